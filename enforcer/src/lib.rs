@@ -1,0 +1,16 @@
+//! Atalaya's enforcer: takes offences from sensors, keeps the bans in its ledger, and holds every
+//! MikroTik router's address list to them.
+//!
+//! Data flows one way: [`intake`] → [`policy`] → [`ledger`] and [`router`] at once. `service.rs`
+//! wires these in that order.
+
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod enrolment;
+pub mod intake;
+pub mod ledger;
+pub mod policy;
+pub mod router;
+pub mod service;
+pub mod tls;

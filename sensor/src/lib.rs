@@ -1,0 +1,16 @@
+//! Atalaya's sensor: notices failed logins in the kernel and in logs, decides in its jails which
+//! addresses offend, and reports the offences to the enforcer.
+//!
+//! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`outbox`] → [`uplink`].
+//! `service.rs` wires these in that order.
+
+pub mod config;
+pub mod date;
+pub mod detector;
+pub mod filter;
+pub mod jail;
+pub mod outbox;
+pub mod service;
+pub mod source;
+pub mod trial;
+pub mod uplink;

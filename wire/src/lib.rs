@@ -1,0 +1,37 @@
+//! What Atalaya's sensor and enforcer say to each other: types and version, nothing else.
+//!
+//! A sensor posts [`Batch`]es as JSON over HTTPS to [`OFFENCES_PATH`], with HTTP Basic
+//! authentication (sensor name, secret), and gets an [`Ack`] or a [`Problem`]. It reads the shared
+//! [`AllowList`] from [`ALLOW_PATH`]. A shell script with curl can do the same.
+
+#![forbid(unsafe_code)]
+
+mod allow;
+mod batch;
+mod name;
+mod problem;
+mod time;
+mod token;
+
+pub use allow::{AllowList, NetworkError, Networks, canonical};
+pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence};
+pub use name::{Name, NameError};
+pub use problem::{Problem, ProblemCode};
+pub use time::{BanTime, Seconds, TimeError};
+pub use token::{Fingerprint, JoinToken, Secret, TokenError};
+
+/// The version of this protocol. A batch of another version is refused with
+/// [`ProblemCode::UnknownVersion`].
+pub const VERSION: u32 = 1;
+
+/// Where a sensor posts its batches.
+pub const OFFENCES_PATH: &str = "/v1/offences";
+
+/// Where a sensor reads the allow list.
+pub const ALLOW_PATH: &str = "/v1/allow";
+
+/// The most offences in one [`Batch`]; the enforcer refuses more.
+pub const MAX_BATCH: usize = 1000;
+
+/// The largest body of one batch in bytes; the enforcer refuses more.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
