@@ -1,1 +1,428 @@
-//! To be written.
+//! `sensor.toml`: what the administrator wrote, checked and with defaults filled in. A mistake is
+//! reported with file, line and column, what was found and what would be right.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use atalaya_wire::{BanTime, Name, Networks, Seconds};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::filter::Filter;
+use crate::jail::Policy;
+
+/// Where the configuration is, unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
+
+/// The whole configuration of a sensor.
+#[derive(Debug)]
+pub struct Config {
+    /// The folder of the sensor's durable state.
+    pub state: PathBuf,
+    /// Addresses and networks that no jail of this sensor counts.
+    pub allow: Networks,
+    /// Whether the host's own addresses are ignored too.
+    pub ignore_self: bool,
+    /// Where to listen for syslog messages; empty lists where no listener is wanted.
+    pub syslog: SyslogConfig,
+    /// The enabled jails, in the order of their names.
+    pub jails: Vec<JailConfig>,
+}
+
+/// The `[syslog]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SyslogConfig {
+    /// UDP addresses to listen on, such as `0.0.0.0:514`.
+    pub udp: Vec<SocketAddr>,
+    /// TCP addresses to listen on.
+    pub tcp: Vec<SocketAddr>,
+}
+
+/// One enabled jail.
+#[derive(Debug)]
+pub struct JailConfig {
+    /// What it counts and when it decides.
+    pub policy: Policy,
+    /// Where it looks.
+    pub source: JailSource,
+}
+
+/// Where a jail looks for failures.
+#[derive(Debug)]
+pub enum JailSource {
+    /// Failed logins that the kernel sees.
+    Logins {
+        /// Only these services (`sshd`, `vsftpd`…); all of them where empty.
+        services: Vec<String>,
+    },
+    /// Lines of log files.
+    Files {
+        /// Paths, which may have wildcards.
+        paths: Vec<String>,
+        /// Which lines are failures.
+        filter: Filter,
+    },
+    /// Messages that arrive at the syslog listener.
+    Syslog {
+        /// Which messages are failures.
+        filter: Filter,
+    },
+}
+
+/// What is wrong with the configuration, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}{}", path.display(), hint(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file's content is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Counted from one.
+        line: usize,
+        /// In characters, counted from one.
+        column: usize,
+        /// What was found and what was expected.
+        message: String,
+    },
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration; `path` is where it came from, for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let at = |span: Range<usize>, message: String| {
+            let (line, column) = position(text, span.start);
+            ConfigError::Content { path: path.to_owned(), line, column, message }
+        };
+        let raw: RawConfig = toml::from_str(text)
+            .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
+
+        let mut jails = Vec::new();
+        for (name, spanned) in raw.jail {
+            let span = spanned.span();
+            let wrong = |message: String| at(span.clone(), format!("jail `{name}`: {message}"));
+            let jail = spanned.into_inner();
+            if !jail.enabled {
+                continue;
+            }
+            let policy = jail.policy(&name, &raw.defaults).map_err(&wrong)?;
+            let source = jail.source(text, at, &wrong)?;
+            jails.push(JailConfig { policy, source });
+        }
+        let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
+        if let Some(deaf) = jails.iter().find(|jail| matches!(jail.source, JailSource::Syslog { .. }))
+            && !listens
+        {
+            let name = &deaf.policy.name;
+            return Err(at(
+                0..0,
+                format!(
+                    "jail `{name}` reads syslog, but nothing listens: add `[syslog]` with `udp = [\"0.0.0.0:514\"]` or `tcp`"
+                ),
+            ));
+        }
+        Ok(Self {
+            state: raw.state,
+            allow: raw.allow,
+            ignore_self: raw.ignoreself,
+            syslog: raw.syslog,
+            jails,
+        })
+    }
+
+    /// The filter of a jail that reads lines.
+    pub fn filter_of(&self, jail: &str) -> Option<&Filter> {
+        let jail = self.jails.iter().find(|config| config.policy.name.as_str() == jail)?;
+        match &jail.source {
+            JailSource::Files { filter, .. } | JailSource::Syslog { filter } => Some(filter),
+            JailSource::Logins { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "state: {}", self.state.display())?;
+        for address in &self.syslog.udp {
+            writeln!(f, "syslog: UDP {address}")?;
+        }
+        for address in &self.syslog.tcp {
+            writeln!(f, "syslog: TCP {address}")?;
+        }
+        if self.jails.is_empty() {
+            writeln!(f, "no jail is enabled: nothing will be banned")?;
+        }
+        for jail in &self.jails {
+            let policy = &jail.policy;
+            let source = match &jail.source {
+                JailSource::Logins { services } if services.is_empty() => "logins of every service".to_owned(),
+                JailSource::Logins { services } => format!("logins of {}", services.join(", ")),
+                JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
+                JailSource::Syslog { .. } => "syslog messages".to_owned(),
+            };
+            writeln!(
+                f,
+                "jail {}: {source}; {} failures in {} ban for {}",
+                policy.name, policy.maxretry, policy.findtime, policy.bantime
+            )?;
+            if let JailSource::Files { filter, .. } | JailSource::Syslog { filter } = &jail.source {
+                for warning in filter.warnings() {
+                    writeln!(f, "  warning: {warning}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    #[serde(default = "default_state")]
+    state: PathBuf,
+    #[serde(default)]
+    allow: Networks,
+    #[serde(default = "yes")]
+    ignoreself: bool,
+    #[serde(default)]
+    defaults: RawDefaults,
+    #[serde(default)]
+    syslog: SyslogConfig,
+    #[serde(default)]
+    jail: BTreeMap<Name, Spanned<RawJail>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDefaults {
+    maxretry: Option<u32>,
+    findtime: Option<Seconds>,
+    bantime: Option<BanTime>,
+    #[serde(default)]
+    ignore: Networks,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawJail {
+    #[serde(default = "yes")]
+    enabled: bool,
+    source: Spanned<RawSource>,
+    #[serde(default)]
+    services: Option<Spanned<OneOrMany>>,
+    #[serde(default)]
+    paths: Option<Spanned<OneOrMany>>,
+    #[serde(default)]
+    failregex: Option<Spanned<OneOrMany>>,
+    #[serde(default)]
+    ignoreregex: Option<Spanned<OneOrMany>>,
+    maxretry: Option<u32>,
+    findtime: Option<Seconds>,
+    bantime: Option<BanTime>,
+    #[serde(default)]
+    ignore: Networks,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum RawSource {
+    Logins,
+    Files,
+    Syslog,
+}
+
+/// A string, or a list of strings.
+#[derive(Clone, Default, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+    #[default]
+    #[serde(skip)]
+    None,
+}
+
+// === impl RawJail ===
+
+impl RawJail {
+    fn policy(&self, name: &Name, defaults: &RawDefaults) -> Result<Policy, String> {
+        let standard = Policy::new(name.clone());
+        let mut ignore = defaults.ignore.clone();
+        ignore.extend(self.ignore.iter());
+        let policy = Policy {
+            maxretry: self.maxretry.or(defaults.maxretry).unwrap_or(standard.maxretry),
+            findtime: self.findtime.or(defaults.findtime).unwrap_or(standard.findtime),
+            bantime: self.bantime.or(defaults.bantime).unwrap_or(standard.bantime),
+            ignore,
+            ..standard
+        };
+        if !(1..=1000).contains(&policy.maxretry) {
+            return Err(format!("maxretry is {}; expected 1 to 1000", policy.maxretry));
+        }
+        if policy.findtime.0 == 0 {
+            return Err("findtime is 0; expected at least one second, such as \"10m\"".to_owned());
+        }
+        if policy.bantime == BanTime::For(Seconds(0)) {
+            return Err("bantime is 0; expected at least one second, such as \"30m\", or \"permanent\"".to_owned());
+        }
+        Ok(policy)
+    }
+
+    fn source(
+        self,
+        _text: &str,
+        at: impl Fn(Range<usize>, String) -> ConfigError,
+        wrong: &impl Fn(String) -> ConfigError,
+    ) -> Result<JailSource, ConfigError> {
+        let source = *self.source.get_ref();
+        let misplaced = |key: &str, value: &Option<Spanned<OneOrMany>>| match value {
+            Some(value) => {
+                Err(at(value.span(), format!("`{key}` does not go with this jail's source; remove it, or choose another source")))
+            }
+            None => Ok(()),
+        };
+        if source == RawSource::Logins {
+            misplaced("paths", &self.paths)?;
+            misplaced("failregex", &self.failregex)?;
+            misplaced("ignoreregex", &self.ignoreregex)?;
+            let services = self.services.map(Spanned::into_inner).unwrap_or_default().into_vec();
+            return Ok(JailSource::Logins { services });
+        }
+        misplaced("services", &self.services)?;
+        let Some(failregex) = self.failregex else {
+            return Err(wrong(
+                "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed'".to_owned(),
+            ));
+        };
+        let span = failregex.span();
+        let ignoreregex = self.ignoreregex.map(Spanned::into_inner).unwrap_or_default().into_vec();
+        let filter = Filter::new(&failregex.into_inner().into_vec(), &ignoreregex)
+            .map_err(|error| at(span, error.to_string()))?;
+        if source == RawSource::Syslog {
+            misplaced("paths", &self.paths)?;
+            return Ok(JailSource::Syslog { filter });
+        }
+        let Some(paths) = self.paths else {
+            return Err(wrong("it reads files and needs `paths`, such as [\"/var/log/syslog\"]".to_owned()));
+        };
+        let span = paths.span();
+        let paths = paths.into_inner().into_vec();
+        if paths.is_empty() {
+            return Err(at(span, "`paths` is empty".to_owned()));
+        }
+        if let Some(relative) = paths.iter().find(|path| !path.starts_with('/')) {
+            return Err(at(span, format!("the path `{relative}` is not absolute: begin it with `/`")));
+        }
+        Ok(JailSource::Files { paths, filter })
+    }
+}
+
+// === impl OneOrMany ===
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+            Self::None => Vec::new(),
+        }
+    }
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/atalaya-sensor".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The line and column of a byte offset, both counted from one.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        "; write it (README.md has one to begin with), or name another with --config"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("sensor.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_jail_of_one_line_has_the_defaults_that_users_know() {
+        let config = parse("[jail.ssh]\nsource = \"logins\"\n").unwrap();
+        let policy = &config.jails[0].policy;
+        assert_eq!((policy.maxretry, policy.findtime), (3, Seconds(600)));
+        assert_eq!(policy.bantime, BanTime::For(Seconds(1800)));
+        assert!(config.ignore_self);
+    }
+
+    #[test]
+    fn a_jails_own_values_win_over_the_defaults_and_ignores_add_up() {
+        let config = parse(
+            "[defaults]\nmaxretry = 5\nfindtime = \"1h\"\nignore = [\"192.0.2.1\"]\n\
+             [jail.a]\nsource = \"logins\"\nmaxretry = 2\nbantime = -1\nignore = [\"198.51.100.0/24\"]\n",
+        )
+        .unwrap();
+        let policy = &config.jails[0].policy;
+        assert_eq!((policy.maxretry, policy.findtime), (2, Seconds(3600)));
+        assert_eq!(policy.bantime, BanTime::Permanent);
+        assert_eq!(policy.ignore.iter().count(), 2);
+    }
+
+    #[test]
+    fn each_mistake_names_its_line_and_what_would_be_right() {
+        for (text, place, says) in [
+            ("[jail.a]\nsource = \"logs\"\n", "sensor.toml:2:10", "logins"),
+            ("[jail.a]\nsource = \"files\"\nfailregex = '<HOST>'\n", "sensor.toml:1:1", "paths"),
+            ("[jail.a]\nsource = \"files\"\npaths = \"/x\"\n", "sensor.toml:1:1", "failregex"),
+            ("[jail.a]\nsource = \"logins\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
+            ("[jail.a]\nsource = \"logins\"\nbantme = 3\n", "sensor.toml:3:1", "bantme"),
+            ("[jail.a]\nsource = \"logins\"\nbantime = \"soon\"\n", "sensor.toml:3:11", "1h30m"),
+            ("[jail.a]\nsource = \"logins\"\nmaxretry = 0\n", "sensor.toml:1:1", "1 to 1000"),
+            ("[jail.\"a b\"]\nsource = \"logins\"\n", "sensor.toml:1:7", "a b"),
+            ("[jail.a]\nsource = \"files\"\npaths = \"x\"\nfailregex = '<HOST>'\n", "sensor.toml:3:9", "absolute"),
+            ("[jail.a]\nsource = \"files\"\npaths = \"/x\"\nfailregex = '(<HOST>'\n", "sensor.toml:4:13", "("),
+            ("[jail.a]\nsource = \"syslog\"\nfailregex = '<HOST>'\n", "sensor.toml:1:1", "[syslog]"),
+            ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
+            ("state = [\n", "sensor.toml:", ""),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(place), "{text:?} gave {error:?}, not at {place}");
+            assert!(error.contains(says), "{text:?} gave {error:?}, without {says:?}");
+        }
+    }
+}

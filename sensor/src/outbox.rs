@@ -1,1 +1,185 @@
-//! To be written.
+//! Offences on their way to the enforcer: numbered, kept by the [`Store`](crate::store::Store) and
+//! handed to the uplink at once, in order. What does not fit in memory waits on disk alone.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atalaya_wire::{Name, NumberedOffence, Offence};
+use tokio::sync::Notify;
+
+use crate::store::{Saved, Store};
+
+/// How many offences are held in memory, beside the disk.
+const IN_MEMORY: usize = 10_000;
+
+/// The queue of offences between the jails and the uplink. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    name: Name,
+    store: Store,
+    queue: Arc<Mutex<Queue>>,
+    arrived: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    next_sequence: u64,
+    waiting: VecDeque<NumberedOffence>,
+    /// Whether offences older than those in memory wait on disk alone.
+    spilled: bool,
+    /// The last sequence that was handed out by [`Outbox::next`].
+    taken: u64,
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// The outbox as it was saved.
+    pub fn new(store: Store, saved: &Saved) -> Self {
+        let queue = Queue {
+            next_sequence: saved.next_sequence,
+            waiting: VecDeque::new(),
+            spilled: saved.waiting > 0,
+            taken: 0,
+        };
+        Self { name: saved.outbox.clone(), store, queue: Arc::new(Mutex::new(queue)), arrived: Arc::default() }
+    }
+
+    /// The outbox's own name, which goes with every batch.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Numbers an offence, keeps it, and wakes the uplink.
+    pub fn push(&self, offence: Offence) {
+        let mut queue = self.lock();
+        let numbered = NumberedOffence { sequence: queue.next_sequence, offence };
+        queue.next_sequence += 1;
+        // Under the lock, so that the store sees the numbers in order.
+        self.store.offence(numbered.clone());
+        if queue.spilled || queue.waiting.len() >= IN_MEMORY {
+            queue.spilled = true;
+        } else {
+            queue.waiting.push_back(numbered);
+        }
+        drop(queue);
+        self.arrived.notify_one();
+    }
+
+    /// The next offences to send, oldest first, at least one and at most `most`; waits for them.
+    /// They come once: whoever takes them sends them until they are acked.
+    pub async fn next(&self, most: usize) -> Vec<NumberedOffence> {
+        loop {
+            let after = {
+                let mut queue = self.lock();
+                let count = queue.waiting.len().min(most);
+                let taken: Vec<_> = queue.waiting.drain(..count).collect();
+                if let Some(last) = taken.last() {
+                    queue.taken = last.sequence;
+                    return taken;
+                }
+                queue.spilled.then_some(queue.taken)
+            };
+            if let Some(after) = after {
+                let before = self.lock().next_sequence;
+                let stored = self.store.load(after, most).await;
+                let mut queue = self.lock();
+                if let Some(last) = stored.last() {
+                    queue.taken = last.sequence;
+                    return stored;
+                }
+                // Only what was pushed since the look may still be on disk alone.
+                if queue.next_sequence == before {
+                    queue.spilled = false;
+                }
+                continue;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// The enforcer has everything up to and with this sequence.
+    pub fn acked(&self, through: u64) {
+        self.store.acked(through);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use atalaya_wire::{BanTime, Seconds};
+
+    use super::*;
+
+    fn open(folder: &Path) -> (Outbox, crate::store::Writer) {
+        let (store, saved, writer) = Store::open(folder).unwrap();
+        (Outbox::new(store, &saved), writer)
+    }
+
+    fn offence(host: u32) -> Offence {
+        Offence {
+            jail: "test".parse().unwrap(),
+            address: std::net::Ipv4Addr::from(0xC000_0200 + host).into(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+            failures: 3,
+            bantime: BanTime::For(Seconds(1800)),
+            evidence: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_acked_comes_again_after_a_restart_with_the_same_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outbox, writer) = open(folder.path());
+        let name = outbox.name().clone();
+        (0..5).for_each(|host| outbox.push(offence(host)));
+        let first = outbox.next(2).await;
+        outbox.acked(first[1].sequence);
+        outbox.store.flush().await;
+        drop(outbox);
+        writer.join();
+
+        let (outbox, _writer) = open(folder.path());
+        assert_eq!(outbox.name(), &name);
+        outbox.push(offence(9));
+        let mut again = Vec::new();
+        while again.len() < 4 {
+            again.extend(outbox.next(100).await);
+        }
+        let sequences: Vec<u64> = again.iter().map(|offence| offence.sequence).collect();
+        assert_eq!(sequences[..3], [3, 4, 5]);
+        assert!(sequences[3] > 5, "a number was given out twice: {sequences:?}");
+    }
+
+    #[tokio::test]
+    async fn more_than_fits_in_memory_arrives_whole_and_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outbox, _writer) = open(folder.path());
+        let count = u32::try_from(IN_MEMORY).unwrap() + 2500;
+        (0..count).for_each(|host| outbox.push(offence(host)));
+        let mut seen = Vec::new();
+        while seen.len() < count as usize {
+            let batch = outbox.next(1000).await;
+            outbox.acked(batch.last().unwrap().sequence);
+            seen.extend(batch.iter().map(|offence| offence.sequence));
+        }
+        assert!(seen.is_sorted());
+        seen.dedup();
+        assert_eq!(seen.len(), count as usize);
+        outbox.push(offence(1));
+        assert_eq!(outbox.next(10).await.len(), 1);
+    }
+
+    #[test]
+    fn a_second_sensor_on_the_same_state_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_outbox, _writer) = open(folder.path());
+        let error = Store::open(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("another atalaya-sensor"), "{error}");
+    }
+}

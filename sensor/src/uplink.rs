@@ -1,1 +1,264 @@
-//! To be written.
+//! The way to the enforcer: HTTPS with the certificate pinned at joining. Batches leave one after
+//! another, each again and again until it is acked; what arrives meanwhile goes with the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atalaya_wire::{
+    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, MAX_BATCH, NumberedOffence, OFFENCES_PATH, Problem,
+    ProblemCode, VERSION,
+};
+use backon::BackoffBuilder;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+
+use crate::membership::Membership;
+use crate::outbox::Outbox;
+
+/// How long one request may take, and how long a refused sensor waits before it asks again.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+/// A connection to one enforcer.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    client: reqwest::Client,
+    membership: Membership,
+}
+
+/// Why the enforcer did not take a request.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The client cannot be made.
+    #[error("cannot set up HTTPS: {0}")]
+    Setup(String),
+    /// The certificate is another one than at joining.
+    #[error("{url} shows another certificate than the one in the join token: this is not the enforcer that enrolled this sensor, or its certificate was made anew; make sure which, then enrol and join again")]
+    Certificate {
+        /// Where it was seen.
+        url: String,
+    },
+    /// No connection, or it broke.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why, from the outermost cause to the innermost.
+        reason: String,
+    },
+    /// The enforcer answered and refused.
+    #[error("{url} refused: {problem}")]
+    Refused {
+        /// Where.
+        url: String,
+        /// Its words.
+        problem: Problem,
+    },
+}
+
+// === impl Uplink ===
+
+impl Uplink {
+    /// Prepares the connection; nothing is sent yet.
+    pub fn new(membership: Membership) -> Result<Self, UplinkError> {
+        let setup = |error: &dyn std::error::Error| UplinkError::Setup(causes(error));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| setup(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned {
+                fingerprint: membership.fingerprint,
+                provider,
+            }))
+            .with_no_client_auth();
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(REQUEST_DEADLINE)
+            .pool_idle_timeout(None)
+            .tcp_keepalive(Duration::from_secs(15))
+            .user_agent(concat!("atalaya-sensor/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| setup(&error))?;
+        Ok(Self { client, membership })
+    }
+
+    /// Sends offences until the enforcer has them, for ever. Ends only with its task.
+    pub async fn send_all(&self, outbox: &Outbox) {
+        loop {
+            let offences = outbox.next(MAX_BATCH).await;
+            let through = offences.last().map_or(0, |last| last.sequence);
+            self.deliver(outbox, offences).await;
+            outbox.acked(through);
+        }
+    }
+
+    /// Reads the allow list.
+    pub async fn allow(&self) -> Result<AllowList, UplinkError> {
+        let request = self.client.get(format!("{}{ALLOW_PATH}", self.membership.url));
+        self.answer(request).await
+    }
+
+    /// Delivers offences, in one batch, or in halves where the enforcer cannot take them together.
+    async fn deliver(&self, outbox: &Outbox, offences: Vec<NumberedOffence>) {
+        let mut stack = vec![offences];
+        let mut backoff = backoff();
+        let mut told = false;
+        while let Some(offences) = stack.pop() {
+            let batch = Batch { version: VERSION, outbox: outbox.name().clone(), offences };
+            let request =
+                self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
+            let error = match self.answer::<Ack>(request).await {
+                Ok(ack) => {
+                    tracing::debug!(through = ack.through, offences = batch.offences.len(), "acked");
+                    if told {
+                        tracing::info!(url = self.membership.url, "the enforcer takes offences again");
+                        told = false;
+                    }
+                    backoff = self::backoff();
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let code = match &error {
+                UplinkError::Refused { problem, .. } => Some(problem.code),
+                _ => None,
+            };
+            let mut offences = batch.offences;
+            if matches!(code, Some(ProblemCode::Malformed | ProblemCode::TooLarge)) {
+                if offences.len() <= 1 {
+                    // Sending it for ever would hold back all that follow.
+                    tracing::error!(%error, ?offences, "the enforcer cannot take this offence; it is dropped");
+                } else {
+                    let later = offences.split_off(offences.len() / 2);
+                    stack.push(later);
+                    stack.push(offences);
+                }
+                continue;
+            }
+            if !told {
+                tracing::warn!(%error, "offences wait in the outbox and are sent again until the enforcer has them");
+                told = true;
+            }
+            stack.push(offences);
+            let pause = match code {
+                Some(ProblemCode::Unauthorized | ProblemCode::UnknownVersion) => REFUSED_PAUSE,
+                _ => backoff.next().unwrap_or(REFUSED_PAUSE),
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, UplinkError> {
+        let secret = self.membership.secret.expose();
+        let response = request
+            .basic_auth(&self.membership.sensor, Some(secret))
+            .send()
+            .await
+            .map_err(|error| self.failure(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| self.failure(&error))?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| UplinkError::Unreachable {
+                url: self.membership.url.clone(),
+                reason: format!("the answer is not an enforcer's: {error}"),
+            });
+        }
+        let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
+            Problem::new(ProblemCode::Other, format!("HTTP status {status}, which is not an enforcer's answer"))
+        });
+        Err(UplinkError::Refused { url: self.membership.url.clone(), problem })
+    }
+
+    fn failure(&self, error: &reqwest::Error) -> UplinkError {
+        let url = self.membership.url.clone();
+        let reason = causes(error);
+        if reason.contains(PIN_MISMATCH) {
+            UplinkError::Certificate { url }
+        } else {
+            UplinkError::Unreachable { url, reason }
+        }
+    }
+}
+
+const PIN_MISMATCH: &str = "the certificate is not the pinned one";
+
+/// Accepts one certificate, whatever names it carries; the handshake's signature is still checked,
+/// so that the peer has the certificate's key.
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: Fingerprint,
+    provider: Arc<CryptoProvider>,
+}
+
+// === impl Pinned ===
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if Fingerprint::of(end_entity) == self.fingerprint {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::Error::General(PIN_MISMATCH.to_owned()))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// 0.1 s, doubling with jitter up to 10 s.
+fn backoff() -> impl Iterator<Item = Duration> {
+    backon::ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(10))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// An error and its causes, outermost first.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,126 @@
+//! Whose sensor this is: the enforcer's URL and certificate, this sensor's name and its secret, as
+//! `atalaya-sensor join` stored them.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
+use serde::{Deserialize, Serialize};
+
+/// What a sensor needs to talk to its enforcer. Stored in `membership.json`, mode 0600.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// Where the enforcer listens, such as `https://enforcer.example:8443`.
+    pub url: String,
+    /// This sensor's name there.
+    pub sensor: Name,
+    /// What proves that it is this sensor.
+    pub secret: Secret,
+    /// The enforcer's certificate.
+    pub fingerprint: Fingerprint,
+}
+
+/// Why the membership cannot be read or stored.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// The URL is not one.
+    #[error("`{0}` is not the enforcer's URL: expected such as `https://enforcer.example:8443`")]
+    Url(String),
+    /// The file cannot be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file's content is damaged.
+    #[error("{} is damaged: {source}; join again with `atalaya-sensor join URL TOKEN`", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+// === impl Membership ===
+
+impl Membership {
+    /// The membership that a token gives, at a URL.
+    pub fn new(url: &str, token: JoinToken) -> Result<Self, MembershipError> {
+        let bad = || MembershipError::Url(url.to_owned());
+        let parsed = reqwest::Url::parse(url).map_err(|_| bad())?;
+        if parsed.scheme() != "https" || !parsed.has_host() {
+            return Err(bad());
+        }
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { url, sensor: token.sensor, secret: token.secret, fingerprint: token.fingerprint })
+    }
+
+    /// Reads the membership from a state folder; `None` where the sensor has not joined yet.
+    pub fn load(state: &Path) -> Result<Option<Self>, MembershipError> {
+        let path = path(state);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text)
+                .map(Some)
+                .map_err(|source| MembershipError::Content { path, source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(MembershipError::File { path, source }),
+        }
+    }
+
+    /// Stores the membership, readable by this user alone; an older one is replaced in one step.
+    pub fn store(&self, state: &Path) -> Result<PathBuf, MembershipError> {
+        let path = path(state);
+        let draft = path.with_extension("new");
+        let failed = |source| MembershipError::File { path: path.clone(), source };
+        std::fs::create_dir_all(state).map_err(failed)?;
+        let _ = std::fs::remove_file(&draft);
+        let mut file =
+            std::fs::File::options().create_new(true).write(true).mode(0o600).open(&draft).map_err(failed)?;
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        std::fs::rename(&draft, &path).map_err(failed)?;
+        Ok(path)
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("membership.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn token() -> JoinToken {
+        JoinToken {
+            sensor: "web-1".parse().unwrap(),
+            secret: Secret::new([1; 32]),
+            fingerprint: Fingerprint::of(b"x"),
+        }
+    }
+
+    #[test]
+    fn a_membership_is_stored_for_this_user_alone_and_read_back() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(Membership::load(state.path()).unwrap(), None);
+        let membership = Membership::new("https://192.0.2.1:8443/", token()).unwrap();
+        let path = membership.store(state.path()).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Membership::load(state.path()).unwrap(), Some(membership.clone()));
+        membership.store(state.path()).unwrap();
+    }
+
+    #[test]
+    fn only_an_https_url_is_taken() {
+        for bad in ["enforcer:8443", "http://enforcer", "https://", "x"] {
+            assert!(Membership::new(bad, token()).is_err(), "{bad} passed");
+        }
+    }
+}

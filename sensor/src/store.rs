@@ -1,0 +1,486 @@
+//! The sensor's durable state, in one SQLite file: the outbox's offences, the positions in log
+//! files, the jails' counters, and the last allow list. A thread of its own does the writing, in
+//! the order in which it was told and many changes to a transaction, so that nobody waits for a disk.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use atalaya_wire::{AllowList, Name, NumberedOffence};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::jail::Counter;
+use crate::source::files::SavedPosition;
+
+/// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
+pub const OUTBOX_LIMIT: u64 = 1_000_000;
+
+/// How many sequence numbers are set aside at once, so that a number given out just before a crash
+/// is never given out again.
+const RESERVE: u64 = 1 << 20;
+
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE outbox (sequence INTEGER PRIMARY KEY, offence TEXT NOT NULL);
+    CREATE TABLE positions (file TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE counters (jail TEXT NOT NULL, address TEXT NOT NULL, counter TEXT NOT NULL,
+                           PRIMARY KEY (jail, address)) WITHOUT ROWID;
+";
+
+/// What the state holds when a sensor starts.
+#[derive(Debug)]
+pub struct Saved {
+    /// The outbox's own name.
+    pub outbox: Name,
+    /// The first sequence number that was never given out.
+    pub next_sequence: u64,
+    /// How many offences wait for the enforcer.
+    pub waiting: u64,
+    /// Where reading of log files stood.
+    pub positions: Vec<SavedPosition>,
+    /// The jails' counters.
+    pub counters: Vec<(Name, IpAddr, Counter)>,
+    /// The allow list as last heard from the enforcer.
+    pub allow: AllowList,
+}
+
+/// What changed since the last snapshot: positions and counters go to disk together, so that a line
+/// is either read and counted, or neither.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Positions that moved.
+    pub positions: Vec<SavedPosition>,
+    /// Files that are gone and drained, by [`SavedPosition::key`].
+    pub forgotten: Vec<String>,
+    /// Counters that changed; `None` where an address is no longer counted.
+    pub counters: Vec<(Name, IpAddr, Option<Counter>)>,
+}
+
+/// The handle to the writing thread. Dropping the last one ends it after its last write.
+#[derive(Clone, Debug)]
+pub struct Store {
+    orders: mpsc::Sender<Order>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder or the lock file cannot be made.
+    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another sensor runs on the same state.
+    #[error("another atalaya-sensor uses {}: stop it first, or give this one a `state` of its own", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// SQLite refused.
+    #[error("the state {} cannot be used: {source}; if it is damaged, move it away: positions and unsent offences in it are lost", path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file is of a later release.
+    #[error("the state {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release, or move the file away", path.display())]
+    TooNew {
+        /// The database file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// No random bytes for the outbox's name.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// What is stored cannot be read back.
+    #[error("the state {} holds a row that cannot be read ({what}): move the file away to start anew", path.display())]
+    Row {
+        /// The database file.
+        path: PathBuf,
+        /// Which.
+        what: &'static str,
+    },
+}
+
+enum Order {
+    Offence(NumberedOffence),
+    Acked(u64),
+    Snapshot(Snapshot),
+    Allow(AllowList),
+    Reserve(u64),
+    Load { after: u64, most: usize, reply: tokio::sync::oneshot::Sender<Vec<NumberedOffence>> },
+    Flush(tokio::sync::oneshot::Sender<()>),
+}
+
+/// Held as long as the sensor runs; ended by [`Writer::join`].
+#[derive(Debug)]
+pub struct Writer {
+    thread: JoinHandle<()>,
+    _lock: std::fs::File,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty() && self.forgotten.is_empty() && self.counters.is_empty()
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens or makes the state in a folder, reads it, and starts the writing thread.
+    pub fn open(folder: &Path) -> Result<(Self, Saved, Writer), StoreError> {
+        let lock = lock(folder)?;
+        let path = folder.join("sensor.sqlite3");
+        let database = |source| StoreError::Database { path: path.clone(), source };
+        let mut connection = connect(&path)?;
+        let saved = read(&mut connection, &path)?;
+
+        let (orders, inbox) = mpsc::channel();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let waiting = saved.waiting;
+        set_meta(&connection, "reserved", &(saved.next_sequence + RESERVE).to_string()).map_err(database)?;
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn({
+                let dropped = dropped.clone();
+                move || write(connection, &inbox, waiting, &dropped)
+            })
+            .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
+        Ok((Self { orders, dropped }, saved, Writer { thread, _lock: lock }))
+    }
+
+    /// Keeps an offence until it is acked.
+    pub fn offence(&self, offence: NumberedOffence) {
+        if offence.sequence % (RESERVE / 2) == 0 {
+            self.send(Order::Reserve(offence.sequence + 2 * RESERVE));
+        }
+        self.send(Order::Offence(offence));
+    }
+
+    /// Forgets the offences up to and with this sequence.
+    pub fn acked(&self, through: u64) {
+        self.send(Order::Acked(through));
+    }
+
+    /// Writes positions and counters, after all offences that were given before.
+    pub fn snapshot(&self, snapshot: Snapshot) {
+        self.send(Order::Snapshot(snapshot));
+    }
+
+    /// Keeps the allow list for the next start.
+    pub fn allow(&self, allow: AllowList) {
+        self.send(Order::Allow(allow));
+    }
+
+    /// The offences that wait, after a sequence, oldest first.
+    pub async fn load(&self, after: u64, most: usize) -> Vec<NumberedOffence> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.send(Order::Load { after, most, reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Returns when all that was given before is on disk.
+    pub async fn flush(&self) {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.send(Order::Flush(reply));
+        let _ = answer.await;
+    }
+
+    /// Offences that were dropped at [`OUTBOX_LIMIT`] since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, order: Order) {
+        // The thread ends only after the last sender is gone.
+        let _ = self.orders.send(order);
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Waits for the last write; all [`Store`]s must be dropped first.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("lock"))
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: folder.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let database = |source| StoreError::Database { path: path.to_owned(), source };
+    let mut connection = Connection::open(path).map_err(database)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
+    // FULL: an offence that is in the outbox survives a power cut too.
+    connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
+    let found: i64 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::TooNew { path: path.to_owned(), found });
+    }
+    if found == 0 {
+        let transaction = connection.transaction().map_err(database)?;
+        transaction.execute_batch(SCHEMA).map_err(database)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)?;
+        transaction.commit().map_err(database)?;
+    }
+    Ok(connection)
+}
+
+fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
+    let database = |source| StoreError::Database { path: path.to_owned(), source };
+    let row = |what| StoreError::Row { path: path.to_owned(), what };
+
+    let outbox = match meta(connection, "outbox").map_err(database)? {
+        Some(name) => name.parse().map_err(|_| row("the outbox's name"))?,
+        None => {
+            let mut bytes = [0; 12];
+            getrandom::fill(&mut bytes).map_err(StoreError::Random)?;
+            let name = data_encoding::HEXLOWER.encode(&bytes);
+            set_meta(connection, "outbox", &name).map_err(database)?;
+            name.parse().map_err(|_| row("the outbox's name"))?
+        }
+    };
+    let reserved = meta(connection, "reserved").map_err(database)?;
+    let next_sequence =
+        reserved.map_or(Ok(1), |text| text.parse()).map_err(|_| row("the next sequence"))?;
+    let waiting = connection
+        .query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))
+        .map_err(database)?;
+    let allow = match meta(connection, "allow").map_err(database)? {
+        Some(text) => serde_json::from_str(&text).map_err(|_| row("the allow list"))?,
+        None => AllowList::default(),
+    };
+
+    let texts = |sql: &str| -> rusqlite::Result<Vec<(String, String, String)>> {
+        connection
+            .prepare(sql)?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect()
+    };
+    let positions = texts("SELECT file, position, '' FROM positions")
+        .map_err(database)?
+        .iter()
+        .map(|(_, position, _)| serde_json::from_str(position).map_err(|_| row("a file's position")))
+        .collect::<Result<_, _>>()?;
+    let counters = texts("SELECT jail, address, counter FROM counters")
+        .map_err(database)?
+        .iter()
+        .map(|(jail, address, counter)| {
+            let bad = || row("a jail's counter");
+            Ok((
+                jail.parse().map_err(|_| bad())?,
+                address.parse().map_err(|_| bad())?,
+                serde_json::from_str(counter).map_err(|_| bad())?,
+            ))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Saved { outbox, next_sequence, waiting, positions, counters, allow })
+}
+
+/// The writing thread: takes all orders that are there, and commits them together.
+fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, mut waiting: u64, dropped: &AtomicU64) {
+    let mut failing = false;
+    while let Ok(first) = inbox.recv() {
+        let mut changes = Vec::new();
+        let mut flushes = Vec::new();
+        let mut loads = Vec::new();
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                Order::Flush(reply) => flushes.push(reply),
+                Order::Load { after, most, reply } => loads.push((after, most, reply)),
+                change => changes.push(change),
+            }
+            next = if changes.len() < 10_000 { inbox.try_recv().ok() } else { None };
+        }
+        while !changes.is_empty() {
+            match commit(&mut connection, &changes, waiting) {
+                Ok((now, lost)) => {
+                    waiting = now;
+                    dropped.fetch_add(lost, Ordering::Relaxed);
+                    if failing {
+                        tracing::info!("the state can be written again");
+                        failing = false;
+                    }
+                    changes.clear();
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::error!(%error, "cannot write the state: offences still leave at once, but would not survive a restart; make room or mend the disk, it is tried again every second");
+                        failing = true;
+                    }
+                    if !gather(inbox, &mut changes, dropped) {
+                        return;
+                    }
+                }
+            }
+        }
+        for (after, most, reply) in loads {
+            let rows = load(&connection, after, most).unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot read the outbox");
+                Vec::new()
+            });
+            let _ = reply.send(rows);
+        }
+        for reply in flushes {
+            let _ = reply.send(());
+        }
+    }
+}
+
+/// Takes along what comes within a second; false when nobody is left to send.
+fn gather(inbox: &mpsc::Receiver<Order>, changes: &mut Vec<Order>, dropped: &AtomicU64) -> bool {
+    let until = Instant::now() + Duration::from_secs(1);
+    loop {
+        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            // Dropping the reply answers: not now.
+            Ok(Order::Flush(_) | Order::Load { .. }) => {}
+            Ok(change) => {
+                changes.push(change);
+                shed(changes, dropped);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => return true,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+}
+
+/// Bounds what is held in memory while the disk refuses.
+fn shed(changes: &mut Vec<Order>, dropped: &AtomicU64) {
+    const MOST: usize = 100_000;
+    if changes.len() > MOST {
+        let before = changes.len();
+        changes.drain(..MOST / 10);
+        dropped.fetch_add((before - changes.len()) as u64, Ordering::Relaxed);
+    }
+}
+
+fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> rusqlite::Result<(u64, u64)> {
+    let mut lost = 0;
+    let transaction = connection.transaction()?;
+    for change in changes {
+        match change {
+            Order::Offence(offence) => {
+                let json = serde_json::to_string(&offence.offence).unwrap_or_default();
+                waiting += transaction
+                    .prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2)")?
+                    .execute(params![offence.sequence.cast_signed(), json])? as u64;
+                if waiting > OUTBOX_LIMIT {
+                    let sql = "DELETE FROM outbox WHERE sequence IN (SELECT sequence FROM outbox ORDER BY sequence LIMIT 1000)";
+                    let gone = transaction.prepare_cached(sql)?.execute([])? as u64;
+                    waiting -= gone;
+                    lost += gone;
+                }
+            }
+            Order::Acked(through) => {
+                waiting -= transaction
+                    .prepare_cached("DELETE FROM outbox WHERE sequence <= ?1")?
+                    .execute([through.cast_signed()])? as u64;
+            }
+            Order::Reserve(next) => {
+                set_meta(&transaction, "reserved", &next.to_string())?;
+            }
+            Order::Allow(allow) => {
+                set_meta(&transaction, "allow", &serde_json::to_string(allow).unwrap_or_default())?;
+            }
+            Order::Snapshot(snapshot) => write_snapshot(&transaction, snapshot)?,
+            Order::Load { .. } | Order::Flush(_) => {}
+        }
+    }
+    transaction.commit()?;
+    Ok((waiting, lost))
+}
+
+fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
+    for key in &snapshot.forgotten {
+        connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
+    }
+    for position in &snapshot.positions {
+        let json = serde_json::to_string(position).unwrap_or_default();
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2)")?
+            .execute(params![position.key(), json])?;
+    }
+    for (jail, address, counter) in &snapshot.counters {
+        let address = address.to_string();
+        match counter {
+            Some(counter) => {
+                let json = serde_json::to_string(counter).unwrap_or_default();
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO counters VALUES (?1, ?2, ?3)")?
+                    .execute(params![jail.as_str(), address, json])?;
+            }
+            None => {
+                connection
+                    .prepare_cached("DELETE FROM counters WHERE jail = ?1 AND address = ?2")?
+                    .execute(params![jail.as_str(), address])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {
+    let mut statement = connection
+        .prepare_cached("SELECT sequence, offence FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2")?;
+    let rows = statement
+        .query_map(params![after.cast_signed(), most.cast_signed()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(sequence, json)| {
+            let offence = serde_json::from_str(&json).ok()?;
+            Some(NumberedOffence { sequence: sequence.cast_unsigned(), offence })
+        })
+        .collect())
+}
+
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+        .optional()
+}
+
+fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?
+        .execute([key, value])?;
+    Ok(())
+}
