@@ -1,0 +1,298 @@
+//! From a log line to the router's list, over real processes: what a kill, a restart, a reboot or a
+//! wrong token may not change. The router is the simulator, in this process.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use atalaya_end_to_end::process::{Process, output, output_with_input, signal};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
+use routeros_sim::{Entry, Router};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One router, one enforcer, one sensor that reads one log file.
+struct Scene {
+    stage: Stage,
+    router: Router,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    async fn new(jail: &str) -> Result<Self> {
+        let stage = Stage::of_this_test()?;
+        let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
+        stage.write_enforcer_config(&[("edge", router.address())], "")?;
+        stage.write_sensor_config(&format!(
+            "[jail.smtp]\nsource = \"files\"\npaths = [\"{}/mail*.log\"]\nfailregex = '^.*\\[\\s*<HOST>\\s*\\].*Error: authentication failed'\n{jail}\n",
+            stage.folder().display()
+        ))?;
+        std::fs::write(stage.folder().join("mail.log"), "")?;
+        Ok(Self { stage, router })
+    }
+
+    fn join(&self) -> Result<()> {
+        let token = self.stage.enrol("web-1")?;
+        self.stage.join(&token)
+    }
+
+    fn fail(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) -> Result<()> {
+        let mut file = std::fs::File::options().append(true).open(self.stage.folder().join("mail.log"))?;
+        let now = jiff::Timestamp::now();
+        let mut text = String::new();
+        for address in addresses {
+            text.push_str(&format!("{now} host VPS-x[{address}] 1-2 RECV - - 535 Error: authentication failed [u]\n"));
+        }
+        Ok(file.write_all(text.as_bytes())?)
+    }
+
+    async fn wait_for(&self, address: &str) -> Result<Entry> {
+        let holds = |entries: &[Entry]| entries.iter().any(|entry| entry.address == address);
+        self.router.wait_for(holds, PATIENCE).await.with_context(|| format!("{address} did not reach the router"))?;
+        self.entry(address).with_context(|| format!("{address} left the router at once"))
+    }
+
+    fn entry(&self, address: &str) -> Option<Entry> {
+        self.entries().into_iter().find(|entry| entry.address == address)
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.router.entries(routeros_sim::Family::V4)
+    }
+
+    fn bans(&self) -> Result<Vec<Value>> {
+        let text = output(self.stage.enforcer().args(["bans", "--json"]))?;
+        Ok(serde_json::from_str::<Value>(&text)?.as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until the ledger holds so many bans.
+    async fn wait_for_bans(&self, count: usize) -> Result<()> {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while self.bans()?.len() < count {
+            anyhow::ensure!(tokio::time::Instant::now() < until, "the ledger does not reach {count} bans");
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_failures_reach_the_router_with_thirty_minutes_and_two_do_not() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let sensor = scene.stage.start_sensor()?;
+
+    scene.fail([address("198.51.100.8"); 2])?;
+    scene.fail([address("198.51.100.7"); 3])?;
+    let entry = scene.wait_for("198.51.100.7").await?;
+
+    let left = entry.timeout_left.context("the entry has no timeout")?;
+    assert!((1799..=1801).contains(&left.as_secs()), "timeout {left:?}");
+    assert_eq!(entry.list, "spammer");
+    assert!(entry.dynamic && entry.comment.contains("smtp") && entry.comment.contains("web-1"), "{entry:?}");
+    assert!(scene.entry("198.51.100.8").is_none(), "two failures banned");
+    sensor.terminate(Duration::from_secs(2))?;
+    enforcer.terminate(Duration::from_secs(2))?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_offenders_at_once_are_all_on_the_router_and_none_twice() -> Result<()> {
+    let scene = Scene::new("maxretry = 1").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+
+    let first = u32::from(address("11.0.0.1"));
+    scene.fail((0..10_000).map(|host| Ipv4Addr::from(first + host)))?;
+    scene.router.wait_for(|entries| entries.len() >= 10_000, PATIENCE).await?;
+    scene.wait_for_bans(10_000).await?;
+
+    let mut addresses: Vec<String> = scene.entries().into_iter().map(|entry| entry.address).collect();
+    assert_eq!(addresses.len(), 10_000);
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 10_000, "some address is there twice");
+    assert_eq!(scene.router.counts().duplicates, 0, "some address was sent twice");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enforcer_killed_before_its_ack_gets_the_offence_again() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+
+    // Stopped, it accepts the connection and never answers: the offence is sent and not acked.
+    signal("STOP", enforcer.id())?;
+    scene.fail([address("198.51.100.7"); 3])?;
+    enforcer.kill()?;
+    assert!(scene.entries().is_empty());
+
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.wait_for("198.51.100.7").await?;
+    scene.wait_for_bans(1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enforcer_killed_between_ack_and_router_still_bans() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+
+    scene.router.go_down().await;
+    scene.fail([address("198.51.100.7"); 3])?;
+    scene.wait_for_bans(1).await?;
+    enforcer.kill()?;
+    scene.router.come_up().await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.wait_for("198.51.100.7").await?;
+    assert_eq!(scene.bans()?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_killed_after_two_failures_counts_the_third_that_was_written_meanwhile() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let mut sensor = scene.stage.start_sensor()?;
+
+    scene.fail([address("198.51.100.7"); 2])?;
+    sensor.wait_for("count the second failure", PATIENCE, |line| line.contains("\"failures\":2"))?;
+    sensor.kill()?;
+    scene.fail([address("198.51.100.7")])?;
+    std::fs::rename(scene.stage.folder().join("mail.log"), scene.stage.folder().join("mail.log.1"))?;
+    std::fs::write(scene.stage.folder().join("mail.log"), "")?;
+    assert!(scene.entries().is_empty());
+
+    let _sensor = scene.stage.start_sensor()?;
+    scene.wait_for("198.51.100.7").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offences_of_a_sensor_without_an_enforcer_are_sent_after_both_were_restarted() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    enforcer.kill()?;
+    let mut sensor = scene.stage.start_sensor()?;
+    scene.fail([address("198.51.100.7"); 3])?;
+    sensor.wait_for("report the offence", PATIENCE, |line| line.contains("\"message\":\"offence\""))?;
+    sensor.terminate(Duration::from_secs(5))?;
+
+    let _enforcer = scene.stage.start_enforcer()?;
+    assert!(scene.bans()?.is_empty());
+    let _sensor = scene.stage.start_sensor()?;
+    scene.wait_for("198.51.100.7").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebooted_router_gets_its_list_back_at_once() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+    scene.fail([address("198.51.100.7"); 3])?;
+    scene.wait_for("198.51.100.7").await?;
+    scene.router.reboot().await;
+    scene.wait_for("198.51.100.7").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_users_ban_and_unban_by_hand_pass_through_the_ledger() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    output(scene.stage.enforcer().args(["ban", "198.51.100.9", "--for", "10m", "--reason", "by hand"]))?;
+    let entry = scene.wait_for("198.51.100.9").await?;
+    assert!((598..=601).contains(&entry.timeout_left.context("no timeout")?.as_secs()));
+    output(scene.stage.enforcer().args(["unban", "198.51.100.9"]))?;
+    scene.router.wait_for(|entries| entries.is_empty(), PATIENCE).await?;
+    assert!(scene.bans()?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_and_a_wrong_certificate_are_told_apart() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    let token = scene.stage.enrol("web-1")?;
+    let parts: Vec<&str> = token.split(':').collect();
+    let other_secret = format!("{}:{}:{}:{}", parts[0], parts[1], "A".repeat(43), parts[3]);
+    let other_certificate = format!("{}:{}:{}:{}", parts[0], parts[1], parts[2], "0".repeat(64));
+
+    let mut join = |token: &str| {
+        let mut command = scene.stage.sensor();
+        command.args(["join", &scene.stage.url(), "-"]);
+        output_with_input(&mut command, token).map_err(|error| error.to_string())
+    };
+    let refused = join(&other_secret).unwrap_err();
+    assert!(refused.contains("refused") && refused.contains("web-1"), "{refused}");
+    let mismatch = join(&other_certificate).unwrap_err();
+    assert!(mismatch.contains("certificate"), "{mismatch}");
+    let garbage = join("atalaya1:x").unwrap_err();
+    assert!(garbage.contains("join token"), "{garbage}");
+    join(&token).map_err(anyhow::Error::msg)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_in_no_log_and_no_process_list() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let start = |name: &str, mut command: std::process::Command| {
+        Process::start(name, command.args(["--log", "trace", "--log-format", "json", "run"]))
+    };
+    let mut enforcer = start("the enforcer", scene.stage.enforcer())?;
+    enforcer.wait_for("become ready", PATIENCE, atalaya_end_to_end::stage::is_ready)?;
+    let token = scene.stage.enrol("web-1")?;
+    let secret = token.split(':').nth(2).context("no secret in the token")?.to_owned();
+
+    // Joining with the token as an argument, while the enforcer is stopped and so keeps it waiting.
+    signal("STOP", enforcer.id())?;
+    let mut join = scene.stage.sensor();
+    let join = join.args(["join", &scene.stage.url(), &token]).stdout(std::process::Stdio::null()).spawn()?;
+    let arguments = std::path::PathBuf::from(format!("/proc/{}/cmdline", join.id()));
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let shown = String::from_utf8_lossy(&std::fs::read(&arguments)?).into_owned();
+        if shown.contains("xxxxxxxx") {
+            assert!(!shown.contains(&secret), "{shown}");
+            break;
+        }
+        anyhow::ensure!(std::time::Instant::now() < until, "the token stays in the process list: {shown}");
+    }
+    signal("CONT", enforcer.id())?;
+    anyhow::ensure!(join.wait_with_output()?.status.success(), "joining failed");
+
+    let mut sensor = start("the sensor", scene.stage.sensor())?;
+    sensor.wait_for("become ready", PATIENCE, atalaya_end_to_end::stage::is_ready)?;
+    scene.fail([address("198.51.100.7"); 3])?;
+    scene.wait_for("198.51.100.7").await?;
+    let mut log = String::new();
+    for mut process in [sensor, enforcer] {
+        signal("TERM", process.id())?;
+        let _ = process.wait_for("never", PATIENCE, |line| {
+            log.push_str(line);
+            false
+        });
+        log.push_str(&process.said());
+    }
+    assert!(log.contains("198.51.100.7"), "the log was not read");
+    for hidden in [secret.as_str(), ROUTER_PASSWORD] {
+        assert!(!log.contains(hidden), "a secret is in the log");
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask test`: every test, with the programs and packages that they need.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::{announce, cargo};
+use crate::setup;
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run only the tests whose name holds this
+    filter: Option<String>,
+}
+
+/// Sets up, builds everything, and runs every test.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::ensure(setup::Purpose::Test)?;
+    // The end-to-end tests start the programs as processes.
+    announce("the end-to-end tests start the programs themselves", cargo().args(["build", "--workspace", "--bins"]))?;
+    announce(
+        "the sensor for logs only needs no eBPF toolchain",
+        cargo().args(["check", "--package", "atalaya-sensor", "--no-default-features"]),
+    )?;
+    let nextest = cargo().args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+    let mut tests = cargo();
+    if nextest {
+        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        tests.args(["test", "--workspace", "--no-fail-fast"]);
+    }
+    announce("every test", tests.args(&arguments.filter))?;
+    if nextest {
+        announce("nextest leaves out the examples in the documentation", cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
+    }
+    licences()
+}
+
+/// The sensor is permissively licensed, so nothing under the AGPL may be linked into it. `deny.toml`
+/// holds this and the rest where cargo-deny is installed; this part is held everywhere.
+fn licences() -> Result<()> {
+    let output = cargo()
+        .args(["tree", "--package", "atalaya-sensor", "--edges", "normal,build", "--prefix", "none", "--format", "{p}\t{l}"])
+        .output()?;
+    let tree = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || tree.lines().count() < 10 {
+        bail!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    if let Some(line) = tree.lines().find(|line| line.contains("AGPL")) {
+        bail!("the sensor links {line}: keep AGPL code on the enforcer's side");
+    }
+    println!("licences: nothing under the AGPL in the sensor ({} packages looked at)", tree.lines().count());
+    let mut deny = cargo();
+    deny.args(["deny", "--version"]);
+    if deny.output().is_ok_and(|output| output.status.success()) {
+        announce("deny.toml", Command::new("cargo").args(["deny", "check", "licenses", "bans", "sources"]))?;
+    }
+    Ok(())
+}
