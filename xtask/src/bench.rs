@@ -1,0 +1,329 @@
+//! `cargo xtask bench`: the budgets of the main job, measured over real processes in release builds.
+//! The router is the simulator; beside it, where there is a peer, the peer runs in the same run.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use atalaya_end_to_end::process::{Line, Process, output};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, START, Stage};
+use serde_json::{Value, json};
+
+use crate::run::{announce, cargo, programs};
+use crate::setup;
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Which; all of them where none is named
+    #[arg(value_enum)]
+    which: Vec<Which>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Which {
+    /// One failed login (kernel) or log line to the command on the router's wire
+    Latency,
+    /// Bans a second through the enforcer, to a router that costs nothing
+    Throughput,
+    /// 25,000 bans to a router 33 ms away that needs 1.2 ms an entry
+    Bulk,
+}
+
+/// How many single bans the latency is taken over, and the pause between them.
+const SINGLES: u32 = 500;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Sets up, builds, measures and prints.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::ensure(setup::Purpose::Test)?;
+    let packages = ["--package", "atalaya-sensor", "--package", "atalaya-enforcer", "--package", "routeros-sim"];
+    announce("what is measured", cargo().args(["build", "--release"]).args(packages))?;
+    let wanted = |which| arguments.which.is_empty() || arguments.which.contains(&which);
+    println!("\nThe router is the simulator in every figure.\n");
+    if wanted(Which::Latency) {
+        latency()?;
+    }
+    if wanted(Which::Throughput) {
+        throughput()?;
+    }
+    if wanted(Which::Bulk) {
+        bulk()?;
+    }
+    Ok(())
+}
+
+/// A simulated router whose events come over a channel, and an enforcer that is connected to it.
+struct Bench {
+    stage: Stage,
+    events: Receiver<Line>,
+    router: SocketAddr,
+    _router: Process,
+    enforcer: Process,
+    token: String,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    fn new(costs: &[&str]) -> Result<Self> {
+        let stage = Stage::new(&programs("release"))?;
+        let (sender, events) = mpsc::channel();
+        let mut router = stage.program("routeros-sim");
+        router.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        router.args(["--events", "json"]).args(costs);
+        let process = Process::start_into("the router", &mut router, &sender, |line| line)?;
+        let listening = events.recv_timeout(START).context("the simulator does not start")?;
+        let event: Value = serde_json::from_str(&listening.text).with_context(|| listening.text.clone())?;
+        let router = event["address"].as_str().context("the simulator does not say where it listens")?.parse()?;
+
+        stage.write_enforcer_config(&[("bench", router)], "")?;
+        let token = stage.enrol("bench")?;
+        let mut enforcer =
+            Process::start("the enforcer", stage.enforcer().args(["--log", "warn,atalaya_enforcer::service=info", "--log-format", "json", "run"]))?;
+        enforcer.wait_for("become ready", START, atalaya_end_to_end::stage::is_ready)?;
+        let bench = Self { stage, events, router, _router: process, enforcer, token };
+        bench.wait_until_connected()?;
+        Ok(bench)
+    }
+
+    fn wait_until_connected(&self) -> Result<()> {
+        let until = Instant::now() + START;
+        while Instant::now() < until {
+            let line = self.events.recv_timeout(until - Instant::now())?;
+            if line.text.contains("\"login\"") {
+                return Ok(());
+            }
+        }
+        bail!("the enforcer does not log in to the router")
+    }
+
+    /// When each address was added, in nanoseconds since the epoch, once there are so many.
+    fn adds(&self, count: usize, within: Duration) -> Result<HashMap<IpAddr, u128>> {
+        let until = Instant::now() + within;
+        let mut adds = HashMap::with_capacity(count);
+        while adds.len() < count {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = self
+                .events
+                .recv_timeout(left)
+                .with_context(|| format!("only {} of {count} bans reached the router", adds.len()))?;
+            let Ok(event) = serde_json::from_str::<Value>(&line.text) else { continue };
+            if event["event"] == "add"
+                && let Some(address) = event["address"].as_str().and_then(|text| text.parse().ok())
+                && let Some(at) = event["at_ns"].as_u64()
+            {
+                adds.insert(address, u128::from(at));
+            }
+        }
+        Ok(adds)
+    }
+
+    /// Posts so many offences, a thousand at a time over one connection, as a script would.
+    fn post(&self, count: u32) -> Result<(u128, Duration)> {
+        let folder = self.stage.folder();
+        let mut parts = self.token.split(':');
+        let (name, secret) = (parts.nth(1).context("no name")?, parts.next().context("no secret")?);
+        let mut config = String::new();
+        let time = jiff::Timestamp::now().to_string();
+        for batch in 0..count / 1000 {
+            let offences: Vec<Value> = (batch * 1000..(batch + 1) * 1000)
+                .map(|number| {
+                    json!({"sequence": number + 1, "jail": "bench", "address": attacker(number), "time": time,
+                           "failures": 3, "bantime": 1800,
+                           "evidence": [{"time": time, "source": "bench", "text": "one line of evidence, as long as such lines are"}]})
+                })
+                .collect();
+            let body = folder.join(format!("batch-{batch}.json"));
+            std::fs::write(&body, json!({"version": 1, "outbox": "bench", "offences": offences}).to_string())?;
+            if batch > 0 {
+                config.push_str("next\n");
+            }
+            writeln!(
+                config,
+                "url = \"{}/v1/offences\"\ninsecure\nsilent\nshow-error\nfail-with-body\nuser = \"{name}:{secret}\"\nheader = \"content-type: application/json\"\nheader = \"expect:\"\ndata-binary = \"@{}\"",
+                self.stage.url(),
+                body.display()
+            )?;
+        }
+        // In a file, not among the arguments: it holds the secret.
+        let path = folder.join("curl.conf");
+        std::fs::write(&path, config)?;
+        let (start, clock) = (unix_nanos(), Instant::now());
+        output(Command::new("curl").arg("--config").arg(&path))?;
+        Ok((start, clock.elapsed()))
+    }
+}
+
+fn latency() -> Result<()> {
+    println!("latency: one ban at a time on an idle link, sensor and enforcer on this host, {SINGLES} bans each");
+    let bench = Bench::new(&[])?;
+    let log = bench.stage.folder().join("mail.log");
+    std::fs::write(&log, "")?;
+    bench.stage.write_sensor_config(&format!(
+        "[jail.ssh]\nsource = \"logins\"\nmaxretry = 1\n[jail.smtp]\nsource = \"files\"\npaths = [\"{}\"]\n\
+         failregex = '^.*\\[\\s*<HOST>\\s*\\].*Error: authentication failed'\nmaxretry = 1\n",
+        log.display()
+    ))?;
+    bench.stage.join(&bench.token)?;
+    let sensor = bench.stage.start_sensor()?;
+    let idle = resident(sensor.id())?;
+
+    let began = logins(bench.stage.folder())?;
+    let added = bench.adds(began.len(), Duration::from_secs(30))?;
+    report("failed login in the kernel → command on the wire", &began, &added, "p50 < 1 ms, p99 < 5 ms")?;
+
+    let began = append_lines(&log)?;
+    let added = bench.adds(began.len(), Duration::from_secs(30))?;
+    report("log line written → command on the wire", &began, &added, "none set")?;
+
+    println!("  memory of the idle sensor: {:.1} MB (budget 20 MB)\n", idle as f64 / 1e6);
+    Ok(())
+}
+
+fn throughput() -> Result<()> {
+    const BANS: u32 = 200_000;
+    println!("throughput: {BANS} offences in batches of 1,000 over one connection (curl), a router that costs nothing");
+    let bench = Bench::new(&[])?;
+    let (start, acked) = bench.post(BANS)?;
+    let last = *bench.adds(BANS as usize, Duration::from_secs(120))?.values().max().unwrap_or(&0);
+    let seconds = (last.saturating_sub(start)) as f64 / 1e9;
+    println!("  to the last command on the wire: {seconds:.2} s, {:.0} bans/s (budget: over 50,000)", f64::from(BANS) / seconds);
+    println!("  to the last ack (all in the ledger, on disk): {:.2} s, {:.0} offences/s", acked.as_secs_f64(), f64::from(BANS) / acked.as_secs_f64());
+    println!("  memory of the enforcer afterwards: {:.0} MB\n", resident(bench.enforcer.id())? as f64 / 1e6);
+    Ok(())
+}
+
+fn bulk() -> Result<()> {
+    const BANS: u32 = 25_000;
+    const SINGLE: u32 = 40;
+    println!("bulk: {BANS} bans to a router 33 ms away that needs 1.2 ms an entry");
+    let costs = ["--round-trip", "33ms", "--insert-cost", "1.2ms"];
+    let bench = Bench::new(&costs)?;
+    let (start, _) = bench.post(BANS)?;
+    let last = *bench.adds(BANS as usize, Duration::from_secs(240))?.values().max().unwrap_or(&0);
+    let seconds = last.saturating_sub(start) as f64 / 1e9;
+    println!("  atalaya: {seconds:.2} s; the router's own insertion is 30 s ({:+.1} %, budget 5 %)", (seconds / 30.0 - 1.0) * 100.0);
+
+    let python = venv()?;
+    let script = bench.stage.folder().join("one_by_one.py");
+    std::fs::write(&script, ONE_BY_ONE)?;
+    let clock = Instant::now();
+    output(Command::new(python).arg(&script).args([
+        bench.router.ip().to_string(),
+        bench.router.port().to_string(),
+        ROUTER_USER.to_owned(),
+        ROUTER_PASSWORD.to_owned(),
+        SINGLE.to_string(),
+    ]))?;
+    let each = clock.elapsed().as_secs_f64() / f64::from(SINGLE);
+    println!(
+        "  routeros_api 0.21, one connection a ban, as users do today: {SINGLE} bans at {:.0} ms each; {BANS} would take {:.0} min (extrapolated): {:.0} times as long\n",
+        each * 1e3,
+        each * f64::from(BANS) / 60.0,
+        each * f64::from(BANS) / seconds
+    );
+    Ok(())
+}
+
+/// What users run today for each ban.
+const ONE_BY_ONE: &str = r"
+import sys, routeros_api
+host, port, user, password, count = sys.argv[1:]
+for number in range(int(count)):
+    pool = routeros_api.RouterOsApiPool(host, username=user, password=password, port=int(port), plaintext_login=True)
+    api = pool.get_api()
+    api.get_resource('/ip/firewall/address-list').add(
+        list='spammer', address='198.18.0.%d' % number, timeout='00:30:00', comment='one by one', disabled='no')
+    pool.disconnect()
+";
+
+/// Failed logins as libaudit's callers report them: root calls the probed function, once an
+/// address. Prints the time just before each call.
+const LOGINS: &str = r"
+import ctypes, sys, time
+libaudit = ctypes.CDLL('libaudit.so.1')
+count, pause = int(sys.argv[1]), float(sys.argv[2])
+for number in range(count):
+    address = b'10.9.%d.%d' % (number // 250, number % 250 + 1)
+    before = time.time_ns()
+    libaudit.audit_log_acct_message(-1, 1100, None, b'PAM:authentication', b'nobody', -1, address, None, b'ssh', 0)
+    print(address.decode(), before, flush=True)
+    time.sleep(pause)
+";
+
+fn logins(folder: &Path) -> Result<HashMap<IpAddr, u128>> {
+    let script = folder.join("logins.py");
+    std::fs::write(&script, LOGINS)?;
+    let pause = PAUSE.as_secs_f64().to_string();
+    let text = output(Command::new("python3").arg(&script).args([&SINGLES.to_string(), &pause]))?;
+    text.lines()
+        .map(|line| {
+            let (address, at) = line.split_once(' ').context("unexpected output")?;
+            Ok((address.parse()?, at.parse()?))
+        })
+        .collect()
+}
+
+fn append_lines(log: &Path) -> Result<HashMap<IpAddr, u128>> {
+    let mut file = std::fs::File::options().append(true).open(log)?;
+    let (_never, pause) = mpsc::channel::<()>();
+    let mut began = HashMap::new();
+    for number in 0..SINGLES {
+        let address = attacker(number);
+        let now = jiff::Timestamp::now();
+        let line = format!("{now} host VPS-x[{address}] 1-2 RECV - - 535 Error: authentication failed [u]\n");
+        began.insert(IpAddr::V4(address), unix_nanos());
+        file.write_all(line.as_bytes())?;
+        let _ = pause.recv_timeout(PAUSE);
+    }
+    Ok(began)
+}
+
+fn report(what: &str, began: &HashMap<IpAddr, u128>, added: &HashMap<IpAddr, u128>, budget: &str) -> Result<()> {
+    let mut micros: Vec<f64> = began
+        .iter()
+        .filter_map(|(address, start)| Some(added.get(address)?.saturating_sub(*start) as f64 / 1e3))
+        .collect();
+    if micros.len() != began.len() {
+        bail!("{} of {} bans reached the router", micros.len(), began.len());
+    }
+    micros.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize] / 1e3;
+    println!("  {what}: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, worst {:.2} ms (budget: {budget})", at(0.5), at(0.9), at(0.99), at(1.0));
+    Ok(())
+}
+
+/// A Python with the client that users run today.
+fn venv() -> Result<PathBuf> {
+    let folder = programs("bench-venv");
+    let python = folder.join("bin/python");
+    let have = || Command::new(&python).args(["-c", "import routeros_api"]).output().is_ok_and(|output| output.status.success());
+    if !have() {
+        announce("a Python environment for the peer", Command::new("python3").arg("-m").arg("venv").arg(&folder))?;
+        announce("the client that users run today", Command::new(&python).args(["-m", "pip", "install", "--quiet", "routeros_api==0.21.0"]))?;
+    }
+    Ok(python)
+}
+
+/// The resident memory of a process, in bytes.
+fn resident(process: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024)
+}
+
+fn attacker(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0B00_0001 + number)
+}
+
+fn unix_nanos() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
