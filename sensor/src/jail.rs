@@ -1,1 +1,387 @@
-//! To be written.
+//! The jail: counts failures by address and decides when one offends. A plain function of (state,
+//! failure, time) without input or output; a true sliding window on the events' own time; bounded.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use atalaya_wire::{BanTime, Evidence, Name, Networks, Offence, Seconds, canonical};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A failure dated later than this after now is dated now: its clock is wrong.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a jail counts and when it decides.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The jail's name.
+    pub name: Name,
+    /// How many failures make an offence.
+    pub maxretry: u32,
+    /// Within which time.
+    pub findtime: Seconds,
+    /// For how long to ban.
+    pub bantime: BanTime,
+    /// Addresses that are not counted.
+    pub ignore: Networks,
+    /// The most addresses counted at once; past it the least recently active is dropped.
+    pub limit: usize,
+}
+
+/// One observed failure.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Who failed.
+    pub address: IpAddr,
+    /// When, by the event's own date.
+    pub time: Timestamp,
+    /// How many failures this stands for.
+    pub weight: u32,
+    /// What was seen.
+    pub evidence: Evidence,
+}
+
+/// What the jail made of a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The address is on the jail's ignore list.
+    Ignored,
+    /// The failure is older than `findtime`.
+    Old,
+    /// Counted; so many failures within `findtime` now.
+    Counted(u32),
+    /// The address reached `maxretry`; it is counted from zero again.
+    Offence(Offence),
+}
+
+/// The failures of one address within the window. Serialized as it is saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// When they happened, oldest first; at most `maxretry`.
+    times: Vec<Timestamp>,
+    /// The last pieces of evidence, oldest first.
+    evidence: Vec<Evidence>,
+    /// Orders the addresses by activity; not saved.
+    #[serde(skip)]
+    touched: u64,
+}
+
+/// Sums since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Failures counted.
+    pub failures: u64,
+    /// Offences.
+    pub offences: u64,
+    /// Failures of ignored addresses.
+    pub ignored: u64,
+    /// Failures older than `findtime`.
+    pub old: u64,
+    /// Addresses dropped at [`Policy::limit`].
+    pub dropped: u64,
+}
+
+/// A jail at work.
+#[derive(Debug)]
+pub struct Jail {
+    policy: Policy,
+    counters: HashMap<IpAddr, Counter>,
+    /// Addresses by their last activity, so that the least active is found at once.
+    activity: BTreeMap<u64, IpAddr>,
+    clock: u64,
+    changed: HashSet<IpAddr>,
+    totals: Totals,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The defaults that users know: 3 failures in 10 minutes ban for 30 minutes.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            maxretry: 3,
+            findtime: Seconds(600),
+            bantime: BanTime::For(Seconds(1800)),
+            ignore: Networks::default(),
+            limit: 100_000,
+        }
+    }
+}
+
+// === impl Jail ===
+
+impl Jail {
+    /// An empty jail.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            counters: HashMap::new(),
+            activity: BTreeMap::new(),
+            clock: 0,
+            changed: HashSet::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Counts a failure; `now` is the wall clock.
+    pub fn failure(&mut self, failure: Failure, now: Timestamp) -> Outcome {
+        let address = canonical(failure.address);
+        if self.policy.ignore.contains(address) {
+            self.totals.ignored += 1;
+            return Outcome::Ignored;
+        }
+        let findtime = self.policy.findtime.signed();
+        let ahead = failure.time.duration_since(now) > CLOCK_TOLERANCE;
+        let time = if ahead { now } else { failure.time };
+        if now.duration_since(time) > findtime {
+            self.totals.old += 1;
+            return Outcome::Old;
+        }
+        self.totals.failures += u64::from(failure.weight);
+        self.touch(address);
+        self.changed.insert(address);
+        let counter = self.counters.entry(address).or_default();
+
+        // The window ends at the latest failure, whichever arrives last.
+        let latest = counter.times.last().map_or(time, |last| time.max(*last));
+        counter.times.retain(|then| latest.duration_since(*then) <= findtime);
+        if latest.duration_since(time) > findtime {
+            self.totals.old += 1;
+            return Outcome::Old;
+        }
+        let place = counter.times.partition_point(|then| *then <= time);
+        let room = (self.policy.maxretry as usize).saturating_sub(counter.times.len());
+        let count = (failure.weight as usize).min(room);
+        counter.times.splice(place..place, std::iter::repeat_n(time, count));
+        if counter.evidence.len() >= Evidence::MOST.min(self.policy.maxretry as usize) {
+            counter.evidence.remove(0);
+        }
+        counter.evidence.push(failure.evidence);
+
+        let failures = counter.times.len() as u32;
+        if failures < self.policy.maxretry {
+            return Outcome::Counted(failures);
+        }
+        let time = counter.times.last().copied().unwrap_or(time);
+        let evidence = std::mem::take(&mut counter.evidence);
+        self.remove(address);
+        self.totals.offences += 1;
+        Outcome::Offence(Offence {
+            jail: self.policy.name.clone(),
+            address,
+            time,
+            failures,
+            bantime: self.policy.bantime,
+            evidence,
+        })
+    }
+
+    /// Takes over counters that were saved.
+    pub fn restore(&mut self, counters: impl IntoIterator<Item = (IpAddr, Counter)>) {
+        for (address, counter) in counters {
+            self.touch(address);
+            if let Some(own) = self.counters.get_mut(&address) {
+                let touched = own.touched;
+                *own = Counter { touched, ..counter };
+            }
+        }
+    }
+
+    /// The counters that changed since the last call; `None` for an address no longer counted.
+    pub fn take_changed(&mut self) -> Vec<(IpAddr, Option<Counter>)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().map(|address| (address, self.counters.get(&address).cloned())).collect()
+    }
+
+    /// Forgets addresses whose failures are all older than `findtime`.
+    pub fn sweep(&mut self, now: Timestamp) {
+        let findtime = self.policy.findtime.signed();
+        let stale: Vec<IpAddr> = self
+            .counters
+            .iter()
+            .filter(|(_, counter)| counter.times.last().is_none_or(|last| now.duration_since(*last) > findtime))
+            .map(|(address, _)| *address)
+            .collect();
+        for address in stale {
+            self.remove(address);
+        }
+    }
+
+    /// The jail's policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// How many addresses are counted now.
+    pub fn counted(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// Sums since the start.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Marks an address as the most recently active, and makes room for it.
+    fn touch(&mut self, address: IpAddr) {
+        self.clock += 1;
+        if !self.counters.contains_key(&address)
+            && self.counters.len() >= self.policy.limit.max(1)
+            && let Some((_, least)) = self.activity.pop_first()
+        {
+            self.counters.remove(&least);
+            self.changed.insert(least);
+            self.totals.dropped += 1;
+        }
+        let counter = self.counters.entry(address).or_default();
+        self.activity.remove(&counter.touched);
+        counter.touched = self.clock;
+        self.activity.insert(self.clock, address);
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        if let Some(counter) = self.counters.remove(&address) {
+            self.activity.remove(&counter.touched);
+            self.changed.insert(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: i64 = 1_800_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(START + second).unwrap()
+    }
+
+    fn failure(address: &str, second: i64) -> Failure {
+        let time = at(second);
+        Failure { address: address.parse().unwrap(), time, weight: 1, evidence: Evidence::new(time, "test", "x") }
+    }
+
+    fn jail() -> Jail {
+        Jail::new(Policy::new("test".parse().unwrap()))
+    }
+
+    fn offends(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Offence(_))
+    }
+
+    #[test]
+    fn the_third_failure_in_ten_minutes_offends_and_bans_from_that_failure_on() {
+        let mut jail = jail();
+        assert_eq!(jail.failure(failure("192.0.2.1", 0), at(0)), Outcome::Counted(1));
+        assert_eq!(jail.failure(failure("192.0.2.1", 300), at(300)), Outcome::Counted(2));
+        let Outcome::Offence(offence) = jail.failure(failure("192.0.2.1", 600), at(601)) else {
+            panic!("no offence")
+        };
+        assert_eq!((offence.time, offence.failures, offence.evidence.len()), (at(600), 3, 3));
+        assert_eq!(offence.bantime, BanTime::For(Seconds(1800)));
+        assert_eq!(jail.counted(), 0);
+    }
+
+    #[test]
+    fn two_failures_or_three_in_eleven_minutes_do_nothing() {
+        let mut jail = jail();
+        for second in [0, 330, 660] {
+            assert!(!offends(&jail.failure(failure("192.0.2.1", second), at(second))));
+        }
+        assert_eq!(jail.counted(), 1);
+    }
+
+    #[test]
+    fn an_ipv4_mapped_address_is_the_same_offender() {
+        let mut jail = jail();
+        jail.failure(failure("::ffff:192.0.2.1", 0), at(0));
+        jail.failure(failure("192.0.2.1", 1), at(1));
+        assert!(offends(&jail.failure(failure("::ffff:192.0.2.1", 2), at(2))));
+    }
+
+    #[test]
+    fn a_failure_of_long_ago_is_old_and_one_of_the_future_is_now() {
+        let mut jail = jail();
+        assert_eq!(jail.failure(failure("192.0.2.1", 0), at(601)), Outcome::Old);
+        jail.failure(failure("192.0.2.1", 90_000), at(700));
+        jail.failure(failure("192.0.2.1", 700), at(700));
+        let Outcome::Offence(offence) = jail.failure(failure("192.0.2.1", 701), at(701)) else {
+            panic!("no offence")
+        };
+        assert_eq!(offence.time, at(701));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_drops_the_least_active_and_counts_them() {
+        let mut jail = jail();
+        jail.policy.limit = 10;
+        jail.failure(failure("192.0.2.1", 0), at(0));
+        for host in 0..9 {
+            jail.failure(failure(&format!("198.51.100.{host}"), 1), at(1));
+        }
+        jail.failure(failure("192.0.2.1", 2), at(2));
+        for host in 0..9 {
+            jail.failure(failure(&format!("203.0.113.{host}"), 3), at(3));
+        }
+        assert_eq!((jail.counted(), jail.totals().dropped), (10, 9));
+        assert!(offends(&jail.failure(failure("192.0.2.1", 4), at(4))), "the active one was dropped");
+    }
+
+    #[test]
+    fn saved_counters_go_on_where_they_stood() {
+        let mut before = jail();
+        before.failure(failure("192.0.2.1", 0), at(0));
+        before.failure(failure("192.0.2.1", 1), at(1));
+        let saved = before.take_changed();
+        assert!(before.take_changed().is_empty());
+        let json = serde_json::to_string(&saved).unwrap();
+        let saved: Vec<(IpAddr, Option<Counter>)> = serde_json::from_str(&json).unwrap();
+        let mut after = jail();
+        after.restore(saved.into_iter().map(|(address, counter)| (address, counter.unwrap())));
+        assert!(offends(&after.failure(failure("192.0.2.1", 2), at(2))));
+        assert_eq!(after.take_changed(), [("192.0.2.1".parse().unwrap(), None)]);
+    }
+
+    /// Says whether the newest failure offends, from the whole history since the last offence.
+    fn naive(history: &mut Vec<i64>, second: i64, findtime: i64, maxretry: usize) -> bool {
+        history.push(second);
+        let latest = *history.iter().max().unwrap();
+        history.retain(|then| latest - then <= findtime);
+        let offends = history.len() >= maxretry;
+        if offends {
+            history.clear();
+        }
+        offends
+    }
+
+    proptest! {
+        #[test]
+        fn the_jail_agrees_with_a_naive_model(
+            steps in prop::collection::vec((0u8..4, 0i64..200, -300i64..30), 1..300),
+            maxretry in 1u32..6,
+            findtime in 1u64..900,
+        ) {
+            let mut jail = jail();
+            jail.policy.maxretry = maxretry;
+            jail.policy.findtime = Seconds(findtime);
+            let mut model: HashMap<u8, Vec<i64>> = HashMap::new();
+            let mut now = 0;
+            for (host, pause, skew) in steps {
+                now += pause;
+                let second = now + skew;
+                let outcome = jail.failure(failure(&format!("192.0.2.{host}"), second), at(now));
+                let old = now - second > findtime.cast_signed();
+                prop_assert!(!old || outcome == Outcome::Old);
+                if !old {
+                    let history = model.entry(host).or_default();
+                    let expected = naive(history, second, findtime.cast_signed(), maxretry as usize);
+                    prop_assert_eq!(offends(&outcome), expected);
+                }
+            }
+        }
+    }
+}

@@ -217,7 +217,7 @@ impl Demo {
 
     /// Appends today's users' log line for an address.
     fn append(&mut self, log: &Path, address: IpAddr) -> Result<()> {
-        let now = jiff::Zoned::now();
+        let now = jiff::ZonedDateTime::now();
         let line = format!(
             "{} server_auth VPS-demo[{address}] 1757081850-967898-29275-965059-1 1757081851 1757081852 RECV - - 2 83 535 Error: authentication failed [nobody]\n",
             now.strftime("%Y-%m-%dT%H:%M:%S.%6f%:z")
@@ -246,7 +246,7 @@ impl Demo {
         let Ok(event) = serde_json::from_str::<Value>(&line.text) else { return Ok(()) };
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         let at = moment(&event).unwrap_or_else(|| line.at.try_into().unwrap_or_default());
-        let clock = at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S.%3f").to_string();
+        let clock = at.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%H:%M:%S.%3f").to_string();
         let paint = self.paint;
         if event["event"] == "list" {
             self.holds = Some(line.text.clone());
