@@ -1,1 +1,450 @@
-//! To be written.
+//! The filter: which lines are failures, and of whom. Takes fail2ban's failregex with its tags
+//! (`<HOST>`, `<ADDR>`, `<F-USER>`…) on the `regex` crate, whose time is linear in the line, and works
+//! on bytes, so that broken UTF-8 hides nothing.
+//!
+//! **Whose address.** A line holds text that the attacker chose, so a pattern may match at several
+//! places. A wildcard at the beginning (`^.*`) only skips: the leftmost place where the rest matches
+//! an *address* is taken, so that what a log puts before the attacker's text wins. Anything else means
+//! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
+
+mod pattern;
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use atalaya_wire::canonical;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use memchr::memmem;
+use regex::bytes::{Captures, Regex};
+
+use crate::date;
+
+pub use pattern::FilterError;
+use pattern::Pattern;
+
+/// How often a place that is no whole address is skipped in one line.
+const RETRIES: usize = 16;
+
+/// A compiled filter.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    patterns: Vec<Pattern>,
+    ignore: Vec<Regex>,
+    warnings: Vec<String>,
+    /// A text for each pattern that its matches must hold; empty where some pattern has none.
+    literals: Vec<memmem::Finder<'static>>,
+}
+
+/// What a filter makes of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No failregex matches.
+    Missed,
+    /// A failregex and an ignoreregex match.
+    Ignored,
+    /// A failure.
+    Matched(Found),
+}
+
+/// A match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Who failed.
+    pub host: Host,
+    /// Which failregex, counted from zero.
+    pub regex: usize,
+    /// Where in the line the host stands.
+    pub span: Range<usize>,
+}
+
+/// Who failed, as the line says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A literal address, in its canonical form.
+    Address(IpAddr),
+    /// Something else; it is never banned.
+    Name(String),
+}
+
+/// A line without its date.
+struct Dateless<'a> {
+    text: std::borrow::Cow<'a, [u8]>,
+    /// What to add to a place in the text, from this place on, for the place in the line.
+    cut: Range<usize>,
+}
+
+// === impl Filter ===
+
+impl Filter {
+    /// Compiles the regexes of a jail.
+    pub fn new(failregex: &[String], ignoreregex: &[String]) -> Result<Self, FilterError> {
+        if failregex.iter().all(|regex| regex.trim().is_empty()) {
+            return Err(FilterError::Empty);
+        }
+        let written = || failregex.iter().filter(|regex| !regex.trim().is_empty());
+        let patterns = written().map(|regex| Pattern::new(regex)).collect::<Result<Vec<_>, _>>()?;
+        let ignore = ignoreregex
+            .iter()
+            .filter(|regex| !regex.trim().is_empty())
+            .map(|regex| pattern::compile_ignore(regex))
+            .collect::<Result<_, _>>()?;
+        let warnings = patterns
+            .iter()
+            .zip(written())
+            .filter(|(pattern, _)| pattern.bendable)
+            .map(|(_, regex)| {
+                format!(
+                    "an attacker's text may decide whose address `{regex}` finds: something unbounded stands before <HOST>, and what follows does not reach the line's end; end it with what the log writes last and `$`, or let `\\S+` stand for the user name"
+                )
+            })
+            .collect();
+        let literals: Option<Vec<_>> = patterns
+            .iter()
+            .map(|pattern| pattern.literal.as_ref().map(|text| memmem::Finder::new(text).into_owned()))
+            .collect();
+        Ok(Self { patterns, ignore, warnings, literals: literals.unwrap_or_default() })
+    }
+
+    /// What this filter makes of one line; a line's end is not part of it.
+    pub fn find(&self, line: &[u8]) -> Verdict {
+        let line = trim_end(line);
+        let dateless = Dateless::new(line);
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            if let Some((host, span)) = pattern.find(&dateless.text) {
+                if self.ignore.iter().any(|ignore| ignore.is_match(&dateless.text)) {
+                    return Verdict::Ignored;
+                }
+                let span = dateless.place(span.start)..dateless.place(span.end);
+                return Verdict::Matched(Found { host, regex: index, span });
+            }
+        }
+        Verdict::Missed
+    }
+
+    /// Calls `each` for every line of a block that is not missed.
+    pub fn find_in_block<'b>(&self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
+        let mut look = |line: &'b [u8]| match self.find(line) {
+            Verdict::Missed => {}
+            verdict => each(trim_end(line), verdict),
+        };
+        match &self.literals[..] {
+            // Nothing to look for first: every line is a candidate.
+            [] => lines(block).for_each(look),
+            // From hit to hit; what lies between cannot match.
+            [literal] => {
+                let mut from = 0;
+                while let Some(hit) = literal.find(&block[from..]) {
+                    let line = line_around(block, from + hit);
+                    from = line.end;
+                    look(&block[line]);
+                }
+            }
+            literals => {
+                let may = |line: &&[u8]| literals.iter().any(|literal| literal.find(line).is_some());
+                lines(block).filter(may).for_each(look);
+            }
+        }
+    }
+
+    /// What an administrator should know of this filter, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The failregexes as they were written.
+    pub fn regexes(&self) -> impl Iterator<Item = &str> {
+        self.patterns.iter().map(|pattern| pattern.written.as_str())
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// The host of the line, and its place.
+    fn find(&self, text: &[u8]) -> Option<(Host, Range<usize>)> {
+        if let Some(addresses) = &self.leading {
+            let mut from = 0;
+            for _ in 0..RETRIES {
+                let Some(captures) = addresses.captures_at(text, from) else { break };
+                if let Some((Host::Address(address), span)) = host(&captures, text) {
+                    return Some((Host::Address(address), span));
+                }
+                from = captures.name(pattern::IP4).or(captures.name(pattern::IP6))?.start() + 1;
+            }
+        }
+        if !self.any.is_match(text) {
+            return None;
+        }
+        host(&self.any.captures(text)?, text)
+    }
+}
+
+/// The host that a match found. An address that is only a part of a longer word is that word.
+fn host(captures: &Captures<'_>, text: &[u8]) -> Option<(Host, Range<usize>)> {
+    let address = captures.name(pattern::IP4).or(captures.name(pattern::IP6));
+    if let Some(found) = address {
+        let parsed = std::str::from_utf8(found.as_bytes()).ok().and_then(|text| text.parse::<IpAddr>().ok());
+        if let Some(address) = parsed
+            && stands_alone(text, found.range())
+        {
+            return Some((Host::Address(canonical(address)), found.range()));
+        }
+    }
+    let found = address.or(captures.name(pattern::DNS))?;
+    Some((Host::Name(String::from_utf8_lossy(found.as_bytes()).into_owned()), found.range()))
+}
+
+/// Whether neither a letter, a digit, nor a dot or hyphen that joins more to it, touches the place.
+fn stands_alone(text: &[u8], place: Range<usize>) -> bool {
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
+    let joins = |byte: u8| matches!(byte, b'.' | b'-');
+    let before = &text[..place.start];
+    let after = &text[place.end..];
+    let touched_before = match before {
+        [.., last] if word(last) => true,
+        [.., other, last] if joins(*last) => word(other),
+        _ => false,
+    };
+    let touched_after = match after {
+        [first, ..] if word(first) => true,
+        [first, next, ..] if joins(*first) => word(next),
+        [b':', b':', ..] => true,
+        // A hexadecimal group would go on; a port after an IPv4 address is fine.
+        [b':', next, ..] => text[place.clone()].contains(&b':') && next.is_ascii_hexdigit(),
+        _ => false,
+    };
+    !touched_before && !touched_after
+}
+
+// === impl Dateless ===
+
+impl<'a> Dateless<'a> {
+    /// Cuts the date out of a line, as fail2ban does, so that `^` applies to what is left.
+    fn new(line: &'a [u8]) -> Self {
+        // Only the date's place matters here.
+        match date::find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC) {
+            Some((_, cut)) if cut.start == 0 => Self { text: line[cut.end..].into(), cut },
+            Some((_, cut)) => Self { text: [&line[..cut.start], &line[cut.end..]].concat().into(), cut },
+            None => Self { text: line.into(), cut: 0..0 },
+        }
+    }
+
+    /// Where a place of the text is in the line.
+    fn place(&self, place: usize) -> usize {
+        if place < self.cut.start { place } else { place + self.cut.len() }
+    }
+}
+
+/// The lines of a block, each with its end.
+pub fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    block.split_inclusive(|byte| *byte == b'\n')
+}
+
+/// The line around a place in a block, with its end.
+fn line_around(block: &[u8], place: usize) -> Range<usize> {
+    let start = memchr::memrchr(b'\n', &block[..place]).map_or(0, |newline| newline + 1);
+    let end = memchr::memchr(b'\n', &block[place..]).map_or(block.len(), |newline| place + newline + 1);
+    start..end
+}
+
+fn trim_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    const SEED: &str = r"^.*\[\s*<HOST>\s*\].*Error: authentication failed";
+    const LINE: &str = "2025-09-05T11:17:32.937307-03:00 server_auth VPS-uIMVkzSz[212.11.64.212] 1757081850-967898-29275-965059-1 1757081851 1757081852 RECV - - 2 83 535 Error: authentication failed [usuario_que_no_existe]";
+
+    fn filter(regex: &str) -> Filter {
+        Filter::new(&[regex.to_owned()], &[]).unwrap()
+    }
+
+    fn address(regex: &str, line: &str) -> Option<String> {
+        match filter(regex).find(line.as_bytes()) {
+            Verdict::Matched(Found { host: Host::Address(address), .. }) => Some(address.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn todays_users_pattern_finds_its_address() {
+        assert_eq!(address(SEED, LINE).as_deref(), Some("212.11.64.212"));
+        assert!(filter(SEED).warnings().is_empty());
+        let Verdict::Matched(found) = filter(SEED).find(LINE.as_bytes()) else { panic!("missed") };
+        assert_eq!(&LINE[found.span], "212.11.64.212");
+    }
+
+    #[rstest]
+    #[case("x[203.0.113.9] Error: authentication failed")]
+    #[case("[203.0.113.9] Error: authentication failed")]
+    #[case("x] [203.0.113.9] Error: authentication failed [203.0.113.9")]
+    #[case("[::ffff:203.0.113.9] Error: authentication failed")]
+    fn a_user_name_that_looks_like_a_failure_bans_nobody_else(#[case] user: &str) {
+        let line = LINE.replace("usuario_que_no_existe", user);
+        assert_eq!(address(SEED, &line).as_deref(), Some("212.11.64.212"));
+    }
+
+    #[test]
+    fn a_process_id_in_brackets_is_not_taken_for_the_host() {
+        let line = "Sep  5 11:17:32 mx smtpd[1234]: VPS-x[192.0.2.1] 535 Error: authentication failed [u]";
+        assert_eq!(address(SEED, line).as_deref(), Some("192.0.2.1"));
+        let line = "Sep  5 11:17:32 mx smtpd[1234]: [11:17:32] VPS-x[192.0.2.1] 535 Error: authentication failed [u]";
+        assert_eq!(address(SEED, line).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[rstest]
+    #[case("Failed password for .* from <HOST>", true)]
+    #[case("Failed password for .* from <HOST> .*$", true)]
+    #[case(r"Failed password for .* from <HOST> port \d+ ssh2$", false)]
+    #[case(r"Failed password for \S+ from <HOST>", false)]
+    #[case("^.*Failed password from <HOST>", false)]
+    #[case(r"authentication failure;.* rhost=<HOST>(?:\s+user=\S*)?\s*$", false)]
+    #[case(r"for (?:invalid user )?[^;]+ from <HOST>", true)]
+    fn a_pattern_that_an_attacker_can_bend_is_warned_of(#[case] regex: &str, #[case] bendable: bool) {
+        assert_eq!(!filter(regex).warnings().is_empty(), bendable, "{regex}");
+    }
+
+    #[test]
+    fn a_wildcard_inside_means_what_it_says() {
+        let line = "sshd: Failed password for invalid user a from 203.0.113.9 port 1 ssh2 from 192.0.2.1 port 5 ssh2";
+        let anchored = r"Failed password for .* from <HOST> port \d+ ssh2$";
+        assert_eq!(address(anchored, line).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[rstest]
+    #[case("from 1.2.3.4", Some("1.2.3.4"))]
+    #[case("from 1.2.3.4:5060", Some("1.2.3.4"))]
+    #[case("from 1.2.3.4.", Some("1.2.3.4"))]
+    #[case("from 1.2.3.4, x", Some("1.2.3.4"))]
+    #[case("from ::ffff:1.2.3.4", Some("1.2.3.4"))]
+    #[case("from 2001:DB8::1", Some("2001:db8::1"))]
+    #[case("from 2001:db8::", Some("2001:db8::"))]
+    #[case("from 1:2:3:4:5:6:7:8", Some("1:2:3:4:5:6:7:8"))]
+    #[case("from ::1", Some("::1"))]
+    #[case("from 1.2.3.4.evil.example", None)]
+    #[case("from 1.2.3.4-evil.example", None)]
+    #[case("from 1.2.3.4evil", None)]
+    #[case("from 1.2.3.4.5", None)]
+    #[case("from 1.2.3.400", None)]
+    #[case("from 999.2.3.4", None)]
+    #[case("from evil.example", None)]
+    #[case("from 1:2:3:4:5:6:7:8:9", None)]
+    fn only_a_whole_address_counts(#[case] line: &str, #[case] expected: Option<&str>) {
+        assert_eq!(address("from <HOST>", line).as_deref(), expected);
+    }
+
+    #[test]
+    fn a_host_name_is_told_apart() {
+        let verdict = filter("from <HOST>").find(b"from evil.example today");
+        let Verdict::Matched(found) = verdict else { panic!("missed") };
+        assert_eq!(found.host, Host::Name("evil.example".to_owned()));
+    }
+
+    #[test]
+    fn the_date_is_cut_out_so_that_the_pattern_begins_after_it() {
+        for line in ["2025-09-05T11:17:32Z sshd: bye 192.0.2.1", "Sep  5 11:17:32 sshd: bye 192.0.2.1"] {
+            assert_eq!(address(r"^\s*sshd: bye <HOST>$", line).as_deref(), Some("192.0.2.1"), "{line}");
+        }
+        let Verdict::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n") else {
+            panic!("missed")
+        };
+        assert_eq!(found.span, 26..35);
+    }
+
+    #[test]
+    fn broken_utf8_in_a_user_name_hides_nothing() {
+        let mut line = b"x[192.0.2.1] ".to_vec();
+        line.extend([0xff, 0x00, 0xc3]);
+        line.extend(b" Error: authentication failed");
+        assert!(matches!(filter(SEED).find(&line), Verdict::Matched(_)));
+    }
+
+    #[test]
+    fn an_ignoreregex_wins() {
+        let filter = Filter::new(&["from <HOST>".to_owned()], &["monitoring".to_owned()]).unwrap();
+        assert_eq!(filter.find(b"monitoring from 192.0.2.1"), Verdict::Ignored);
+        assert!(matches!(filter.find(b"from 192.0.2.1"), Verdict::Matched(_)));
+    }
+
+    #[rstest]
+    #[case(r"\<<HOST>\>", "<192.0.2.1>")]
+    #[case(r"[[]<HOST>[]]", "[192.0.2.1]")]
+    #[case(r"from <ADDR>\Z", "from 192.0.2.1")]
+    #[case(r"user=<F-USER>\S*</F-USER> from <HOST>", "user=x from 192.0.2.1")]
+    #[case(r"(?i)FROM <IP4>", "from 192.0.2.1")]
+    #[case(r"a\-b\/c\@d <HOST>", "a-b/c@d 192.0.2.1")]
+    fn pythons_way_of_writing_is_understood(#[case] regex: &str, #[case] line: &str) {
+        assert_eq!(address(regex, line).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[rstest]
+    #[case("no host", "<HOST>")]
+    #[case("<HOST> <HOST>", "more than one")]
+    #[case("(<HOST>", "unclosed group")]
+    #[case("<SKIPLINES><HOST>", "<SKIPLINES>")]
+    #[case("(?!x)<HOST>", "look-around")]
+    #[case("", "empty")]
+    fn a_regex_that_cannot_be_used_says_why(#[case] regex: &str, #[case] says: &str) {
+        let error = Filter::new(&[regex.to_owned()], &[]).unwrap_err().to_string();
+        assert!(error.contains(says), "{regex}: {error}");
+    }
+
+    #[test]
+    fn a_long_hostile_line_takes_time_in_proportion_to_its_length() {
+        // Quadratic time would be 2^20 times that of one address; a test of time would be one of the
+        // machine, so the work is counted: the engine searches at most RETRIES times.
+        let line = "[1.1.1.1]".repeat(64 * 1024 / 9);
+        assert_eq!(filter(SEED).find(line.as_bytes()), Verdict::Missed);
+        let line = "[1.1.1.1.x]".repeat(64 * 1024 / 11) + "Error: authentication failed";
+        assert!(!matches!(
+            filter(SEED).find(line.as_bytes()),
+            Verdict::Matched(Found { host: Host::Address(_), .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_gives_what_its_lines_give(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "\n", "\r\n", "[192.0.2.1]", "Error: authentication failed", "from 198.51.100.7", " ", "x",
+                    "2025-09-05T11:17:32Z ", "bye", "é", "monitoring",
+                ]),
+                0..60,
+            ),
+            both in any::<bool>(),
+        ) {
+            let block = parts.concat();
+            let mut regexes = vec![SEED.to_owned()];
+            if both {
+                regexes.push("bye.*from <HOST>".to_owned());
+            }
+            let filter = Filter::new(&regexes, &["monitoring".to_owned()]).unwrap();
+            let mut found = Vec::new();
+            filter.find_in_block(block.as_bytes(), |line, verdict| found.push((line.to_vec(), verdict)));
+            let expected: Vec<_> = lines(block.as_bytes())
+                .map(|line| (trim_end(line).to_vec(), filter.find(line)))
+                .filter(|(_, verdict)| *verdict != Verdict::Missed)
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn no_pattern_and_no_line_cause_a_panic(
+            regex in "(\\PC|[<>HOST^.*()\\[\\]\\\\?|+]){0,20}",
+            line in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            if let Ok(filter) = Filter::new(&[regex], &[]) {
+                filter.find(&line);
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! One failregex: fail2ban's tags and Python's habits made into a regex of ours, and what can be
+//! said of it beforehand: whether it begins with a wildcard, what text its matches must hold, and
+//! whether an attacker's text can bend it.
+
+use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::ast::{self, Ast};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
+
+/// The names of the groups that `<HOST>` makes.
+pub(super) const IP4: &str = "atalaya_ip4";
+pub(super) const IP6: &str = "atalaya_ip6";
+pub(super) const DNS: &str = "atalaya_dns";
+
+/// The shortest literal worth searching for.
+const SHORTEST_LITERAL: usize = 3;
+const SIZE_LIMIT: usize = 10 << 20;
+
+/// A compiled failregex.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern {
+    /// As the administrator wrote it.
+    pub(super) written: String,
+    /// With `<HOST>` as address or name.
+    pub(super) any: Regex,
+    /// Where the pattern begins with a wildcard: the rest of it, with `<HOST>` as address alone.
+    pub(super) leading: Option<Regex>,
+    /// A text that each match holds.
+    pub(super) literal: Option<Vec<u8>>,
+    /// Whether an attacker's text can decide which address is found.
+    pub(super) bendable: bool,
+}
+
+/// Why a regex cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// No failregex at all.
+    #[error("the failregex is empty; expected such as '^.*\\[<HOST>\\].*authentication failed'")]
+    Empty,
+    /// No address can be found.
+    #[error("`{regex}` has no <HOST>: write it where the address stands")]
+    NoHost {
+        /// The regex.
+        regex: String,
+    },
+    /// Which address is meant is not clear.
+    #[error("`{regex}` has more than one of <HOST>, <ADDR>, <IP4>, <IP6>: leave one")]
+    ManyHosts {
+        /// The regex.
+        regex: String,
+    },
+    /// A tag that is not supported.
+    #[error("`{regex}` uses {tag}, which is not supported yet: rewrite the regex without it")]
+    Tag {
+        /// The regex.
+        regex: String,
+        /// The tag.
+        tag: String,
+    },
+    /// The regex crate cannot express it.
+    #[error("`{regex}` uses {what}, which is not supported yet: rewrite the regex without it")]
+    Unsupported {
+        /// The regex.
+        regex: String,
+        /// What.
+        what: &'static str,
+    },
+    /// It is no regex.
+    #[error("`{regex}` is not a regular expression: {reason}")]
+    Syntax {
+        /// The regex.
+        regex: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    pub(super) fn new(written: &str) -> Result<Self, FilterError> {
+        let python = rewrite(written);
+        let (any, hosts) = expand(written, &python, true)?;
+        match hosts {
+            0 => return Err(FilterError::NoHost { regex: written.to_owned() }),
+            1 => {}
+            _ => return Err(FilterError::ManyHosts { regex: written.to_owned() }),
+        }
+        let leading = match without_leading_wildcard(&python) {
+            Some(rest) => Some(compile(written, &expand(written, rest, false)?.0)?),
+            None => None,
+        };
+        // What is searched, and what a wildcard before it only skips, are judged apart.
+        let judged = match without_leading_wildcard(&python) {
+            Some(rest) => expand(written, rest, true)?.0,
+            None => any.clone(),
+        };
+        let hir = parse(written, &judged)?;
+        Ok(Self {
+            written: written.to_owned(),
+            any: compile(written, &any)?,
+            leading,
+            literal: literal(&hir).filter(|text| text.len() >= SHORTEST_LITERAL),
+            bendable: bendable(&hir),
+        })
+    }
+}
+
+/// Compiles an ignoreregex, which may hold the tags but needs none.
+pub(super) fn compile_ignore(written: &str) -> Result<Regex, FilterError> {
+    let (expanded, _) = expand(written, &rewrite(written), true)?;
+    compile(written, &expanded)
+}
+
+/// The rest of a pattern that begins with `^.*` or `.*`, which only skip: searching for the rest
+/// finds the same lines, and the leftmost place in them.
+fn without_leading_wildcard(python: &str) -> Option<&str> {
+    let rest = python.strip_prefix('^').unwrap_or(python);
+    let rest = rest.strip_prefix(".*")?;
+    let rest = rest.strip_prefix('?').unwrap_or(rest);
+    // `.*|x` and `.*)` are not what they look like.
+    let whole = Ast::is_empty;
+    let parsed = ast::parse::Parser::new().parse(&placeholder(python)).ok()?;
+    (!whole(&parsed) && !matches!(parsed, Ast::Alternation(_))).then_some(rest)
+}
+
+/// The pattern with its tags replaced by what any parser takes.
+fn placeholder(python: &str) -> String {
+    let mut text = python.to_owned();
+    for tag in ["<HOST>", "<ADDR>", "<IP4>", "<IP6>", "<DNS>"] {
+        text = text.replace(tag, "(?:h)");
+    }
+    text
+}
+
+/// Python's regex syntax where Rust's differs: pointless escapes, `\Z`, and `[`, `&`, `~` in classes.
+fn rewrite(python: &str) -> String {
+    let mut out = String::with_capacity(python.len());
+    let mut characters = python.chars().peekable();
+    let mut in_class = false;
+    let mut class_start = false;
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some('Z') if !in_class => out.push_str(r"\z"),
+                // Literals in Python; word boundaries, or nothing, in Rust.
+                Some(literal @ ('<' | '>')) => out.push(literal),
+                Some(other)
+                    if !other.is_ascii_alphanumeric()
+                        && !regex_syntax::is_meta_character(other)
+                        && other != '_' =>
+                {
+                    out.push(other);
+                }
+                Some(other) => out.extend(['\\', other]),
+                None => out.push('\\'),
+            },
+            '[' if !in_class => {
+                in_class = true;
+                class_start = true;
+                out.push('[');
+                if characters.peek() == Some(&'^') {
+                    characters.next();
+                    out.push('^');
+                }
+                continue;
+            }
+            // A `]` right after `[` or `[^` is a literal.
+            ']' if in_class && class_start => out.push_str(r"\]"),
+            ']' if in_class => {
+                in_class = false;
+                out.push(']');
+            }
+            '[' | '&' | '~' if in_class => out.extend(['\\', character]),
+            other => out.push(other),
+        }
+        class_start = false;
+    }
+    out
+}
+
+/// Replaces the tags; also says how many hosts there are.
+fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), FilterError> {
+    let mut out = String::new();
+    let mut hosts = 0;
+    let mut rest = python;
+    while let Some(start) = rest.find('<') {
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        // A named group, or a look-behind, which the regex crate will refuse by itself.
+        if out.ends_with("(?P") || out.ends_with("(?") {
+            out.push('<');
+            rest = &rest[1..];
+            continue;
+        }
+        let Some(tag) = rest.find('>').map(|end| &rest[..=end]) else { break };
+        let inner = &tag[1..tag.len() - 1];
+        let closing = inner.strip_prefix('/').unwrap_or(inner);
+        match inner {
+            "HOST" if names => {
+                hosts += 1;
+                out.push_str(&format!(r"\[?(?:{}|{}|{})\]?", ip4(), ip6(), dns()));
+            }
+            "HOST" | "ADDR" => {
+                hosts += 1;
+                out.push_str(&format!(r"\[?(?:{}|{})\]?", ip4(), ip6()));
+            }
+            "IP4" => {
+                hosts += 1;
+                out.push_str(&ip4());
+            }
+            "IP6" => {
+                hosts += 1;
+                out.push_str(&format!(r"\[?{}\]?", ip6()));
+            }
+            _ if closing.starts_with("F-") && is_tag(closing) => {
+                if inner.starts_with('/') {
+                    out.push(')');
+                } else {
+                    out.push_str(&format!("(?P<{}>", closing[2..].to_ascii_lowercase().replace('-', "_")));
+                }
+            }
+            _ if is_tag(inner) => {
+                return Err(FilterError::Tag { regex: written.to_owned(), tag: tag.to_owned() });
+            }
+            // A `<` of the log's own.
+            _ => {
+                out.push('<');
+                rest = &rest[1..];
+                continue;
+            }
+        }
+        rest = &rest[tag.len()..];
+    }
+    out.push_str(rest);
+    Ok((out, hosts))
+}
+
+/// Whether what stands between `<` and `>` is a tag: capitals, digits, `-` and `_`.
+fn is_tag(text: &str) -> bool {
+    text.len() > 1
+        && text.starts_with(|c: char| c.is_ascii_uppercase())
+        && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, '-' | '_'))
+}
+
+const OCTET: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+
+fn dotted() -> String {
+    format!(r"{OCTET}(?:\.{OCTET}){{3}}")
+}
+
+fn ip4() -> String {
+    format!("(?P<{IP4}>{})", dotted())
+}
+
+/// An IPv6 address in any of RFC 4291's text forms, the longest of several first.
+fn ip6() -> String {
+    let group = "[0-9a-fA-F]{1,4}";
+    let mut forms = vec![
+        format!("(?:{group}:){{6}}{}", dotted()),
+        format!("::(?:{group}:){{0,5}}{}", dotted()),
+        format!("(?:{group}:){{1,5}}:(?:{group}:){{0,4}}{}", dotted()),
+        format!("(?:{group}:){{7}}{group}"),
+    ];
+    for before in (1..=6).rev() {
+        forms.push(format!("(?:{group}:){{1,{before}}}(?::{group}){{1,{}}}", 7 - before));
+    }
+    forms.push(format!("::(?:{group}:){{0,6}}{group}"));
+    forms.push(format!("(?:{group}:){{1,7}}:"));
+    forms.push("::".to_owned());
+    format!("(?P<{IP6}>{})", forms.join("|"))
+}
+
+fn dns() -> String {
+    format!(r"(?P<{DNS}>[0-9A-Za-z_](?:[0-9A-Za-z_.\-]*[0-9A-Za-z_])?)")
+}
+
+fn compile(written: &str, expanded: &str) -> Result<Regex, FilterError> {
+    RegexBuilder::new(expanded)
+        // Bytes, not characters: broken UTF-8 in a user name must not hide the line from `.`.
+        .unicode(false)
+        .size_limit(SIZE_LIMIT)
+        .build()
+        .map_err(|error| syntax(written, &error.to_string()))
+}
+
+fn parse(written: &str, expanded: &str) -> Result<Hir, FilterError> {
+    regex_syntax::ParserBuilder::new()
+        .unicode(false)
+        .utf8(false)
+        .build()
+        .parse(expanded)
+        .map_err(|error| syntax(written, &error.to_string()))
+}
+
+fn syntax(written: &str, message: &str) -> FilterError {
+    let regex = written.to_owned();
+    if message.contains("look-around") {
+        return FilterError::Unsupported { regex, what: "look-around (`(?=`, `(?!`, `(?<=`, `(?<!`)" };
+    }
+    if message.contains("backreference") {
+        return FilterError::Unsupported { regex, what: "a back-reference (`\\1`, `(?P=name)`)" };
+    }
+    // The crate draws the whole expanded pattern; its last line is the reason.
+    let reason = message.lines().last().unwrap_or(message).trim_start_matches("error: ").to_owned();
+    FilterError::Syntax { regex, reason }
+}
+
+/// The longest text that each match holds.
+fn literal(hir: &Hir) -> Option<Vec<u8>> {
+    match hir.kind() {
+        HirKind::Literal(text) => Some(text.0.to_vec()),
+        HirKind::Capture(capture) => literal(&capture.sub),
+        HirKind::Repetition(repetition) if repetition.min > 0 => literal(&repetition.sub),
+        HirKind::Concat(parts) => parts.iter().filter_map(literal).max_by_key(Vec::len),
+        _ => None,
+    }
+}
+
+/// Whether something unbounded that can hold an address stands before the host, and what follows
+/// the host does not tie it to the line's end.
+fn bendable(hir: &Hir) -> bool {
+    let mut walk = Walk::default();
+    walk.visit(hir);
+    walk.wild_before && (!walk.anchored || walk.wild_after)
+}
+
+#[derive(Default)]
+struct Walk {
+    seen_host: bool,
+    wild_before: bool,
+    wild_after: bool,
+    anchored: bool,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    fn visit(&mut self, hir: &Hir) {
+        match hir.kind() {
+            HirKind::Capture(capture)
+                if matches!(capture.name.as_deref(), Some(name) if [IP4, IP6, DNS].contains(&name)) =>
+            {
+                self.seen_host = true;
+            }
+            HirKind::Capture(capture) => self.visit(&capture.sub),
+            HirKind::Repetition(repetition) => {
+                if repetition.max.is_none() && holds_addresses(&repetition.sub) {
+                    if self.seen_host {
+                        self.wild_after = true;
+                    } else {
+                        self.wild_before = true;
+                    }
+                }
+                self.visit(&repetition.sub);
+            }
+            HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+                parts.iter().for_each(|part| self.visit(part));
+            }
+            HirKind::Look(Look::End | Look::EndLF) => self.anchored |= self.seen_host,
+            _ => {}
+        }
+    }
+}
+
+/// Whether repeating this can spell a blank and an address.
+fn holds_addresses(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Class(Class::Bytes(class)) => {
+            let holds = |byte: u8| class.iter().any(|range| range.start() <= byte && byte <= range.end());
+            holds(b' ') && holds(b'1') && holds(b'.')
+        }
+        HirKind::Class(Class::Unicode(_)) => true,
+        HirKind::Capture(capture) => holds_addresses(&capture.sub),
+        HirKind::Repetition(repetition) => holds_addresses(&repetition.sub),
+        HirKind::Alternation(parts) => parts.iter().any(holds_addresses),
+        _ => false,
+    }
+}
