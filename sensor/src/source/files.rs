@@ -1,1 +1,539 @@
-//! To be written.
+//! Follows log files: every line once, in order, across rotation, truncation and restarts.
+//!
+//! A file is its **inode**, not its name. What is followed is open; names only tell what to open.
+//!
+//! - *Rename and create*: the open old file is drained, and watched on until it was quiet for
+//!   [`QUIET`], for daemons write on until they reopen. The new file is read after it.
+//! - *Copy and truncate*: a file that became shorter than what was read, or whose first bytes changed,
+//!   was truncated. Lines that came between the last read and the truncation are in the copy beside
+//!   it, which is known by the same first bytes; they are read there, then the file from its start.
+//!   A block counts only if, *after* it was read, the file is still the same, so that a truncation in
+//!   the midst of reading cannot pass off new bytes as old ones.
+//! - *Restart*: positions name device, inode, offset and a hash of the first bytes. A file that was
+//!   rotated meanwhile is found in its folder by inode or by hash, and so are those that came and went
+//!   between it and the present one.
+//! - *Missed events*: inotify's are a hint. A full scan every [`RESCAN`] finds what they did not tell.
+
+mod followed;
+mod pattern;
+mod position;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use followed::{Followed, Progress};
+use pattern::PathPattern;
+pub use position::{Fingerprint, Position, SavedPosition};
+
+/// How long a file that lost its name must be quiet before it is let go.
+pub const QUIET: Duration = Duration::from_secs(10);
+/// How often everything is looked at, whatever inotify said.
+pub const RESCAN: Duration = Duration::from_secs(2);
+/// The longest line; what goes beyond is cut off and counted.
+pub const LONGEST_LINE: usize = 1 << 20;
+/// How much one file may hand over before the next has its turn.
+const TURN: usize = 1 << 20;
+/// The most finished files that are remembered, so that none is read again under its archive's name.
+const REMEMBERED: usize = 1000;
+
+/// Where reading of a file that was never seen before starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At its first line.
+    Beginning,
+    /// At its end, for files that are there when following starts; later ones are read whole.
+    End,
+}
+
+/// A file as the sink sees it.
+#[derive(Clone, Debug)]
+pub struct FollowedFile {
+    /// The path under which it was found.
+    pub path: Arc<Path>,
+    /// The patterns that it matches, by their place in the list given to [`Follower::new`].
+    pub patterns: Vec<usize>,
+}
+
+/// Takes lines. Calls come one after another, from the follower's thread.
+pub trait Sink {
+    /// Whole lines, each with its end (only the last line of a file that ended for good may lack
+    /// it), and the position after them: save both effects together, and no line is lost or doubled.
+    fn lines(&mut self, file: &FollowedFile, lines: &[u8], after: &Position);
+
+    /// A file that is gone and read to its end; its position is of no more use.
+    fn forget(&mut self, position: &SavedPosition);
+}
+
+/// Counters that can be read while the follower runs.
+#[derive(Debug, Default)]
+pub struct FilesStatus {
+    bytes: AtomicU64,
+    followed: AtomicU64,
+    backlog: AtomicU64,
+    truncations: AtomicU64,
+    rotations: AtomicU64,
+    cut_lines: AtomicU64,
+}
+
+/// Why files cannot be followed at all. A single file's trouble is logged, and the others go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A path is not usable as a pattern.
+    #[error("the path `{path}` is not a usable pattern: {reason}")]
+    Pattern {
+        /// The path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The kernel refused.
+    #[error("cannot watch files: {0}; raise fs.inotify.max_user_instances if it is exhausted")]
+    Kernel(std::io::Error),
+}
+
+/// Stops a follower and reads its counters, from any thread.
+#[derive(Clone, Debug)]
+pub struct FollowerHandle {
+    stop: Arc<AtomicBool>,
+    wake: Arc<OwnedFd>,
+    status: Arc<FilesStatus>,
+}
+
+/// The follower; [`Follower::run`] is its thread.
+#[derive(Debug)]
+pub struct Follower {
+    patterns: Vec<PathPattern>,
+    start: Start,
+    /// In the order in which they are read: an old file stands before the one that replaced it.
+    files: Vec<Followed>,
+    saved: Vec<SavedPosition>,
+    /// Paths that an earlier run followed: what is new there now is read from its start.
+    known: HashSet<PathBuf>,
+    finished: VecDeque<(u64, u64)>,
+    inotify: Inotify,
+    folders: HashMap<PathBuf, WatchDescriptor>,
+    file_watches: HashMap<WatchDescriptor, (u64, u64)>,
+    complained: HashSet<PathBuf>,
+    handle: FollowerHandle,
+    /// Whether the first scan is over: files that appear later are read from their start.
+    running: bool,
+}
+
+// === impl FilesStatus ===
+
+impl FilesStatus {
+    /// Bytes handed over since the start.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Files that are open now.
+    pub fn followed(&self) -> u64 {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are written and not yet handed over, as of the last look.
+    pub fn backlog(&self) -> u64 {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Truncations seen.
+    pub fn truncations(&self) -> u64 {
+        self.truncations.load(Ordering::Relaxed)
+    }
+
+    /// Files seen to lose their name to another.
+    pub fn rotations(&self) -> u64 {
+        self.rotations.load(Ordering::Relaxed)
+    }
+
+    /// Lines cut at [`LONGEST_LINE`].
+    pub fn cut_lines(&self) -> u64 {
+        self.cut_lines.load(Ordering::Relaxed)
+    }
+}
+
+// === impl FollowerHandle ===
+
+impl FollowerHandle {
+    /// Lets [`Follower::run`] return after the block that it is at.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// The counters.
+    pub fn status(&self) -> Arc<FilesStatus> {
+        self.status.clone()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// Prepares to follow the files that match the patterns, from the saved positions on.
+    pub fn new(patterns: &[String], saved: Vec<SavedPosition>, start: Start) -> Result<Self, FilesError> {
+        let patterns = patterns.iter().map(|path| PathPattern::new(path)).collect::<Result<_, _>>()?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| FilesError::Kernel(error.into()))?;
+        let handle =
+            FollowerHandle { stop: Arc::default(), wake: Arc::new(wake), status: Arc::default() };
+        Ok(Self {
+            patterns,
+            start,
+            files: Vec::new(),
+            known: saved.iter().map(|saved| saved.path.clone()).collect(),
+            saved,
+            finished: VecDeque::new(),
+            inotify: Inotify::init().map_err(FilesError::Kernel)?,
+            folders: HashMap::new(),
+            file_watches: HashMap::new(),
+            complained: HashSet::new(),
+            handle,
+            running: false,
+        })
+    }
+
+    /// What stops this follower and reads its counters.
+    pub fn handle(&self) -> FollowerHandle {
+        self.handle.clone()
+    }
+
+    /// Follows until stopped. Blocks: give it a thread of its own.
+    pub fn run(mut self, sink: &mut impl Sink) {
+        self.resume(sink);
+        self.scan(sink);
+        self.running = true;
+        let mut next_scan = Instant::now() + RESCAN;
+        while !self.handle.stopped() {
+            let more = self.read(sink);
+            if self.handle.stopped() {
+                break;
+            }
+            let wait = if more { Duration::ZERO } else { next_scan.saturating_duration_since(Instant::now()) };
+            let names_changed = self.wait(wait);
+            if names_changed || Instant::now() >= next_scan {
+                if !names_changed {
+                    self.files.iter_mut().for_each(|file| file.dirty = true);
+                }
+                self.scan(sink);
+                self.let_go(sink);
+                next_scan = Instant::now() + RESCAN;
+            }
+        }
+    }
+
+    /// Opens the files of the saved positions, wherever rotation took them, and those that came
+    /// and went meanwhile, in the order in which they were written.
+    fn resume(&mut self, sink: &mut impl Sink) {
+        let mut moved = Vec::new();
+        for saved in std::mem::take(&mut self.saved) {
+            let patterns = self.patterns_of(&saved.path);
+            if patterns.is_empty() {
+                // No jail reads it any more; its position stays in case one will again.
+                continue;
+            }
+            let Some((at, opened)) = position::find(&saved) else {
+                tracing::warn!(path = %saved.path.display(), "the file that was followed is gone; what was written to it since is lost");
+                sink.forget(&saved);
+                continue;
+            };
+            let path: Arc<Path> = saved.path.as_path().into();
+            if opened.id() != saved.position.id() {
+                // A copy: its own inode carries the position from now on.
+                sink.forget(&saved);
+            }
+            if at != saved.path {
+                tracing::info!(path = %saved.path.display(), now = %at.display(), "rotated meanwhile; reading on there");
+                moved.push((path.clone(), patterns.clone(), opened.metadata.modified().ok()));
+            }
+            self.add(Followed::new(path, patterns, opened, saved.position.offset));
+        }
+        for (path, patterns, modified) in moved {
+            self.add_between(&path, &patterns, modified);
+        }
+        self.files.sort_by_key(Followed::modified);
+    }
+
+    /// Adds the archives of a path that were last written after the given moment and were never
+    /// followed: they came and went while nobody looked.
+    fn add_between(
+        &mut self,
+        path: &Arc<Path>,
+        patterns: &[usize],
+        after: Option<std::time::SystemTime>,
+    ) {
+        let Some(after) = after else { return };
+        let known = |id: &(u64, u64)| {
+            self.finished.contains(id) || self.files.iter().any(|file| file.id() == *id)
+        };
+        let mut between: Vec<_> = position::archives(path)
+            .into_iter()
+            .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
+            .filter(|(_, file)| !known(&file.id()))
+            .filter(|(_, file)| !self.files.iter().any(|followed| followed.is_copied_by(&file.file)))
+            .collect();
+        between.sort_by_key(|(_, file)| file.metadata.modified().ok());
+        for (at, file) in between {
+            tracing::info!(path = %path.display(), archive = %at.display(), "came and went meanwhile; reading it");
+            self.add(Followed::new(path.clone(), patterns.to_vec(), file, 0));
+        }
+    }
+
+    /// Looks at all names: which files they stand for now, and which files have lost theirs.
+    fn scan(&mut self, sink: &mut impl Sink) {
+        let mut named: Vec<(PathBuf, Vec<usize>)> = Vec::new();
+        let mut folders = HashSet::new();
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            for path in pattern.paths(&mut folders) {
+                match named.iter_mut().find(|(known, _)| *known == path) {
+                    Some((_, patterns)) => patterns.push(index),
+                    None => named.push((path, vec![index])),
+                }
+            }
+        }
+        self.watch_folders(folders);
+
+        let mut live = HashSet::new();
+        for (path, patterns) in named {
+            let opened = match position::open(&path) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    self.complain(&path, &error);
+                    continue;
+                }
+            };
+            self.complained.remove(&path);
+            let id = opened.id();
+            if let Some(file) = self.files.iter_mut().find(|file| file.id() == id) {
+                // Two names of one file, or a rename within a pattern, are one file still.
+                file.dirty |= opened.metadata.len() != file.seen;
+                file.quiet_since = None;
+                live.insert(id);
+                continue;
+            }
+            if self.finished.contains(&id) {
+                continue;
+            }
+            let path: Arc<Path> = path.into();
+            let replaced = self.files.iter().rposition(|file| file.file.path == path);
+            if let Some(old) = replaced {
+                self.handle.status.rotations.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(path = %path.display(), "rotated; the old file is read to its end first");
+                let modified = self.files[old].modified();
+                self.add_between(&path, &patterns, modified);
+            }
+            let offset = if self.files.iter().any(|file| file.is_copied_by(&opened.file)) {
+                // copytruncate's copy, under a name that a pattern matches: its lines were read.
+                tracing::debug!(path = %path.display(), "a copy of a followed file; passed over");
+                opened.metadata.len()
+            } else if !self.running && !self.known.contains(&*path) && self.start == Start::End {
+                opened.metadata.len()
+            } else {
+                0
+            };
+            let mut file = Followed::new(path, patterns, opened, offset);
+            if offset > 0 {
+                file.start_at_line();
+                let position = file.position();
+                // Saved at once, so that lines written while the sensor is down are read later.
+                sink.lines(&file.file, b"", &position);
+            }
+            live.insert(id);
+            self.add(file);
+        }
+        let now = Instant::now();
+        for file in &mut self.files {
+            if !live.contains(&file.id()) && file.quiet_since.is_none() {
+                file.quiet_since = Some(now);
+                file.dirty = true;
+            }
+        }
+        self.handle.status.followed.store(self.files.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Gives every file with news its turn; whether there is more to read.
+    fn read(&mut self, sink: &mut impl Sink) -> bool {
+        let mut more = false;
+        let mut backlog = 0;
+        for index in 0..self.files.len() {
+            if !self.files[index].dirty {
+                continue;
+            }
+            // An old file is drained before the one that took its name.
+            let path = self.files[index].file.path.clone();
+            if self.files[..index].iter().any(|older| older.dirty && older.file.path == path) {
+                more = true;
+                continue;
+            }
+            let status = self.handle.status.clone();
+            let file = &mut self.files[index];
+            match file.read(TURN, sink, &status) {
+                Ok(Progress::AtEnd) => file.dirty = false,
+                Ok(Progress::More) => more = true,
+                Ok(Progress::Truncated) => {
+                    status.truncations.fetch_add(1, Ordering::Relaxed);
+                    file.restart(sink, &status);
+                    more = true;
+                }
+                Err(error) => {
+                    file.dirty = false;
+                    self.complain(&path, &error);
+                    continue;
+                }
+            }
+            backlog += self.files[index].backlog();
+            if self.handle.stopped() {
+                break;
+            }
+        }
+        self.handle.status.backlog.store(backlog, Ordering::Relaxed);
+        more
+    }
+
+    /// Lets go of files that have no name and were quiet for long enough.
+    fn let_go(&mut self, sink: &mut impl Sink) {
+        let status = self.handle.status.clone();
+        let mut index = 0;
+        while index < self.files.len() {
+            let file = &mut self.files[index];
+            let gone = !file.dirty && file.quiet_since.is_some_and(|since| since.elapsed() > QUIET);
+            if !gone || file.backlog() > file.tail() {
+                index += 1;
+                continue;
+            }
+            file.hand_over_tail(sink, &status);
+            let file = self.files.remove(index);
+            tracing::debug!(path = %file.file.path.display(), "the old file is quiet; let go");
+            self.file_watches.retain(|_, id| *id != file.id());
+            sink.forget(&file.saved_position());
+            if self.finished.len() == REMEMBERED {
+                self.finished.pop_front();
+            }
+            self.finished.push_back(file.id());
+        }
+    }
+
+    /// Waits for news, at most so long; whether names may have changed.
+    fn wait(&mut self, at_most: Duration) -> bool {
+        {
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN),
+                PollFd::new(&*self.handle.wake, PollFlags::IN),
+            ];
+            let timeout = Timespec {
+                tv_sec: at_most.as_secs().cast_signed(),
+                tv_nsec: at_most.subsec_nanos().into(),
+            };
+            // An interrupted wait is a short one.
+            let _ = poll(&mut fds, Some(&timeout));
+        }
+        let mut buffer = [0; 16 * 1024];
+        let mut names_changed = false;
+        loop {
+            let events = match self.inotify.read_events(&mut buffer) {
+                Ok(events) => events,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return names_changed,
+                Err(_) => return true,
+            };
+            let mut any = false;
+            for event in events {
+                any = true;
+                if event.mask.contains(EventMask::MODIFY)
+                    && let Some(id) = self.file_watches.get(&event.wd)
+                {
+                    if let Some(file) = self.files.iter_mut().find(|file| file.id() == *id) {
+                        file.dirty = true;
+                        if let Some(since) = &mut file.quiet_since {
+                            *since = Instant::now();
+                        }
+                    }
+                } else {
+                    if event.mask.contains(EventMask::IGNORED) {
+                        self.folders.retain(|_, wd| *wd != event.wd);
+                        self.file_watches.remove(&event.wd);
+                    }
+                    if event.mask.contains(EventMask::Q_OVERFLOW) {
+                        self.files.iter_mut().for_each(|file| file.dirty = true);
+                    }
+                    names_changed = true;
+                }
+            }
+            if !any {
+                return names_changed;
+            }
+        }
+    }
+
+    fn add(&mut self, mut file: Followed) {
+        // Through the open file, so that a symlink's target and a renamed file are watched too.
+        let mask = WatchMask::MODIFY | WatchMask::ATTRIB | WatchMask::MOVE_SELF;
+        match self.inotify.watches().add(file.open_path(), mask) {
+            Ok(watch) => {
+                self.file_watches.insert(watch, file.id());
+            }
+            Err(error) => {
+                tracing::debug!(path = %file.file.path.display(), %error, "not watched; looked at every two seconds");
+            }
+        }
+        file.dirty = true;
+        self.files.push(file);
+    }
+
+    fn watch_folders(&mut self, folders: HashSet<PathBuf>) {
+        let mask = WatchMask::CREATE
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVED_FROM
+            | WatchMask::DELETE
+            | WatchMask::MOVE_SELF
+            | WatchMask::DELETE_SELF
+            | WatchMask::ONLYDIR;
+        for folder in folders {
+            if !self.folders.contains_key(&folder)
+                && let Ok(watch) = self.inotify.watches().add(&folder, mask)
+            {
+                self.folders.insert(folder, watch);
+            }
+        }
+    }
+
+    fn patterns_of(&self, path: &Path) -> Vec<usize> {
+        let matches = |(_, pattern): &(usize, &PathPattern)| pattern.matches(path);
+        self.patterns.iter().enumerate().filter(matches).map(|(index, _)| index).collect()
+    }
+
+    /// Says once what is wrong with a path; a path that is not there is not wrong.
+    fn complain(&mut self, path: &Path, error: &std::io::Error) {
+        if error.kind() != std::io::ErrorKind::NotFound && self.complained.insert(path.to_owned()) {
+            tracing::warn!(path = %path.display(), %error, "cannot be followed; it is tried again every two seconds");
+        }
+    }
+}
+
+/// An open file with what was known of it when it was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    file: File,
+    metadata: std::fs::Metadata,
+}
+
+// === impl Opened ===
+
+impl Opened {
+    fn id(&self) -> (u64, u64) {
+        (self.metadata.dev(), self.metadata.ino())
+    }
+}

@@ -1,0 +1,188 @@
+//! What a router holds, as far as its worker knows: the mirror of one list of one router, made from
+//! bulk prints and from the worker's own acknowledged commands.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::address_list::{EntryId, Family};
+use super::desired::Moment;
+
+/// Whose an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Its comment carries our mark.
+    Ours,
+    /// Someone else's: never changed, never removed.
+    Foreign,
+    /// An add was refused as a duplicate of it, and no print has shown it yet.
+    Unknown,
+}
+
+/// An entry on the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// When the router drops it; [`Moment::FOREVER`] for a static entry.
+    pub expires: Moment,
+    /// Its id, where the router has told it.
+    pub id: Option<EntryId>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// By how many seconds `expires` may be wrong beyond rounding: the age of the print that showed it.
+    pub slack: u16,
+}
+
+/// The mirror. Entries are kept until a print or [`Actual::sweep`] finds them gone.
+#[derive(Debug, Default)]
+pub struct Actual {
+    entries: HashMap<IpNet, Row>,
+    ours: usize,
+    /// The number of the print that is running or ran last.
+    print: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    held: Held,
+    /// The print that last showed the entry.
+    print: u8,
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Whether the router has dropped it by now.
+    pub fn lapsed(&self, now: Moment) -> bool {
+        self.expires <= now
+    }
+}
+
+// === impl Actual ===
+
+impl Actual {
+    /// An empty mirror.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes an entry.
+    pub fn insert(&mut self, prefix: IpNet, held: Held) {
+        let before = self.entries.insert(prefix, Row { held, print: self.print });
+        self.ours += usize::from(held.owner == Owner::Ours);
+        self.ours -= usize::from(before.is_some_and(|row| row.held.owner == Owner::Ours));
+    }
+
+    /// Notes that an entry is gone.
+    pub fn remove(&mut self, prefix: IpNet) {
+        let before = self.entries.remove(&prefix);
+        self.ours -= usize::from(before.is_some_and(|row| row.held.owner == Owner::Ours));
+    }
+
+    /// Notes that an entry now expires at another time.
+    pub fn renew(&mut self, prefix: IpNet, expires: Moment) {
+        if let Some(row) = self.entries.get_mut(&prefix) {
+            row.held.expires = expires;
+            row.held.slack = 0;
+        }
+    }
+
+    /// Begins a print: entries not inserted from here on are candidates for [`Actual::finish_print`].
+    pub fn begin_print(&mut self) {
+        self.print = self.print.wrapping_add(1);
+    }
+
+    /// Drops the family's entries that were not inserted since the print began, but for those to keep.
+    pub fn finish_print(&mut self, family: Family, keep: impl Fn(&IpNet) -> bool) {
+        let print = self.print;
+        self.retain(|prefix, row| {
+            let stays = Family::of(*prefix) != family || row.print == print || keep(prefix);
+            row.print = print;
+            stays
+        });
+    }
+
+    /// Drops what has lapsed.
+    pub fn sweep(&mut self, now: Moment) {
+        self.retain(|_, row| !row.held.lapsed(now));
+    }
+
+    /// The entry of exactly this prefix.
+    pub fn get(&self, prefix: IpNet) -> Option<Held> {
+        self.entries.get(&prefix).map(|row| row.held)
+    }
+
+    /// The family's prefixes whose entries are, or may be, ours.
+    pub fn perhaps_ours(&self, family: Family) -> Vec<IpNet> {
+        self.entries
+            .iter()
+            .filter(|(prefix, row)| Family::of(**prefix) == family && row.held.owner != Owner::Foreign)
+            .map(|(prefix, _)| *prefix)
+            .collect()
+    }
+
+    /// How many entries are ours.
+    pub fn ours(&self) -> usize {
+        self.ours
+    }
+
+    /// How many entries are someone else's, or may be.
+    pub fn others(&self) -> usize {
+        self.entries.len() - self.ours
+    }
+
+    fn retain(&mut self, mut stays: impl FnMut(&IpNet, &mut Row) -> bool) {
+        let mut ours = 0;
+        self.entries.retain(|prefix, row| {
+            let stays = stays(prefix, row);
+            ours += usize::from(stays && row.held.owner == Owner::Ours);
+            stays
+        });
+        self.ours = ours;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(owner: Owner) -> Held {
+        Held { expires: Moment::FOREVER, id: None, owner, slack: 0 }
+    }
+
+    #[test]
+    fn counts_of_ours_and_others_follow_every_change() {
+        let (a, b): (IpNet, IpNet) = ("192.0.2.1/32".parse().unwrap(), "2001:db8::1/128".parse().unwrap());
+        let mut actual = Actual::new();
+        actual.insert(a, held(Owner::Ours));
+        actual.insert(b, held(Owner::Foreign));
+        assert_eq!((actual.ours(), actual.others()), (1, 1));
+        actual.insert(a, held(Owner::Foreign));
+        assert_eq!((actual.ours(), actual.others()), (0, 2));
+        actual.insert(a, held(Owner::Ours));
+        actual.begin_print();
+        actual.finish_print(Family::V4, |_| false);
+        assert_eq!((actual.ours(), actual.others()), (0, 1));
+        actual.remove(b);
+        assert_eq!((actual.ours(), actual.others()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_print_did_not_show_is_gone_unless_kept() {
+        let [seen, kept, gone]: [IpNet; 3] =
+            ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"].map(|text| text.parse().unwrap());
+        let mut actual = Actual::new();
+        for prefix in [seen, kept, gone] {
+            actual.insert(prefix, held(Owner::Ours));
+        }
+        actual.begin_print();
+        actual.insert(seen, held(Owner::Ours));
+        actual.finish_print(Family::V4, |prefix| *prefix == kept);
+        assert!(actual.get(seen).is_some() && actual.get(kept).is_some());
+        assert_eq!(actual.get(gone), None);
+    }
+
+    #[test]
+    fn an_entry_takes_48_bytes() {
+        assert!(size_of::<(IpNet, Row)>() <= 48);
+    }
+}

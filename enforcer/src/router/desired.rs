@@ -1,0 +1,313 @@
+//! What every router should hold: the bans that stand, in memory, shared by all router workers.
+//!
+//! A worker learns what changed through its [`Subscription`], which gathers changes while the worker
+//! is busy or its router away. Both are bounded: the bans by whoever sets them, a subscription by a
+//! fixed count, past which it only says that much changed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::address_list::{Family, canonical};
+
+/// The most prefixes that a [`Subscription`] names one by one.
+const GATHERED: usize = 65_536;
+
+/// A ban as the routers are to hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// When the ban ends; `None` for a permanent one.
+    pub until: Option<Timestamp>,
+    /// What the entry's comment says after our mark. Cloned bans should share it.
+    pub comment: Arc<str>,
+}
+
+/// A time in milliseconds since 1970, or for ever. Half the size of a [`Timestamp`], which counts with
+/// a million bans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(i64);
+
+/// The bans that every router should hold. Clones of the `Arc` around it are cheap; no call blocks
+/// longer than a walk over the bans' keys.
+#[derive(Debug, Default)]
+pub struct Desired {
+    entries: RwLock<HashMap<IpNet, Entry>>,
+    subscribers: Mutex<Vec<Weak<Mailbox>>>,
+}
+
+/// One worker's view of what changed in [`Desired`] since it last looked.
+#[derive(Debug)]
+pub struct Subscription {
+    mailbox: Arc<Mailbox>,
+}
+
+/// What changed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// These prefixes, each once.
+    Prefixes(HashSet<IpNet>),
+    /// So many that they are not named.
+    Many,
+}
+
+#[derive(Debug)]
+struct Entry {
+    until: Moment,
+    comment: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Mailbox {
+    changes: Mutex<Changes>,
+    arrived: Notify,
+}
+
+// === impl Moment ===
+
+impl Moment {
+    /// Later than every other moment.
+    pub const FOREVER: Self = Self(i64::MAX);
+
+    /// The moment so many seconds later; for ever stays for ever.
+    pub fn plus_seconds(self, seconds: u64) -> Self {
+        let milliseconds = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+        Self(self.0.saturating_add(milliseconds))
+    }
+
+    /// Milliseconds from `now` to here, negative when it is past.
+    pub fn milliseconds_after(self, now: Self) -> i64 {
+        if self == Self::FOREVER { i64::MAX } else { self.0.saturating_sub(now.0) }
+    }
+
+    /// Seconds from `now` to here, rounded up; 0 when it is past.
+    pub fn seconds_after(self, now: Self) -> u64 {
+        u64::try_from(self.milliseconds_after(now)).map_or(0, |ms| ms.div_ceil(1000))
+    }
+}
+
+impl From<Timestamp> for Moment {
+    fn from(timestamp: Timestamp) -> Self {
+        Self(timestamp.as_millisecond())
+    }
+}
+
+// === impl Desired ===
+
+impl Desired {
+    /// With no bans.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bans the prefix, or changes its ban, and tells every worker.
+    pub fn set(&self, prefix: IpNet, wanted: Wanted) {
+        let prefix = canonical(prefix);
+        self.write().insert(prefix, wanted.into());
+        self.tell(|changes| changes.add(prefix));
+    }
+
+    /// Bans many prefixes at once, and tells every worker once.
+    pub fn set_many(&self, bans: impl IntoIterator<Item = (IpNet, Wanted)>) {
+        // Not under the lock while the caller's iterator works; it may read a disk.
+        for chunk in Chunks(bans.into_iter()) {
+            let prefixes: Vec<IpNet> = chunk.iter().map(|(prefix, _)| *prefix).collect();
+            self.write().extend(chunk.into_iter().map(|(prefix, wanted)| (prefix, wanted.into())));
+            self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
+        }
+    }
+
+    /// Lifts the ban, and tells every worker. An entry that is about to lapse is left to the router.
+    pub fn remove(&self, prefix: IpNet) {
+        let prefix = canonical(prefix);
+        if self.write().remove(&prefix).is_some() {
+            self.tell(|changes| changes.add(prefix));
+        }
+    }
+
+    /// A worker's view of the changes; at first, everything has changed.
+    pub fn subscribe(&self) -> Subscription {
+        let mailbox =
+            Arc::new(Mailbox { changes: Mutex::new(Changes::Many), arrived: Notify::new() });
+        mailbox.arrived.notify_one();
+        let mut subscribers = locked(&self.subscribers);
+        subscribers.retain(|subscriber| subscriber.strong_count() > 0);
+        subscribers.push(Arc::downgrade(&mailbox));
+        Subscription { mailbox }
+    }
+
+    /// The ban of exactly this prefix.
+    pub fn get(&self, prefix: IpNet) -> Option<Wanted> {
+        self.read().get(&canonical(prefix)).map(|entry| Wanted {
+            until: (entry.until != Moment::FOREVER)
+                .then(|| Timestamp::from_millisecond(entry.until.0).unwrap_or(Timestamp::MAX)),
+            comment: Arc::clone(&entry.comment),
+        })
+    }
+
+    /// How many bans stand.
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether no ban stands.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When the ban of this (canonical) prefix ends.
+    pub(super) fn until(&self, prefix: IpNet) -> Option<Moment> {
+        self.read().get(&prefix).map(|entry| entry.until)
+    }
+
+    /// What the comment of this (canonical) prefix says.
+    pub(super) fn comment(&self, prefix: IpNet) -> Option<Arc<str>> {
+        self.read().get(&prefix).map(|entry| Arc::clone(&entry.comment))
+    }
+
+    /// The banned prefixes of one family.
+    pub(super) fn prefixes(&self, family: Family) -> Vec<IpNet> {
+        self.read().keys().copied().filter(|prefix| Family::of(*prefix) == family).collect()
+    }
+
+    /// Keeps of these (canonical) prefixes those that are not banned.
+    pub(super) fn keep_unbanned(&self, prefixes: &mut Vec<IpNet>) {
+        let entries = self.read();
+        prefixes.retain(|prefix| !entries.contains_key(prefix));
+    }
+
+    fn tell(&self, change: impl Fn(&mut Changes)) {
+        for subscriber in locked(&self.subscribers).iter().filter_map(Weak::upgrade) {
+            change(&mut locked(&subscriber.changes));
+            subscriber.arrived.notify_one();
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<IpNet, Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<IpNet, Entry>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Takes what changed since the last call.
+    pub fn take(&mut self) -> Changes {
+        std::mem::take(&mut *locked(&self.mailbox.changes))
+    }
+
+    /// Waits until something may have changed. Cancel-safe.
+    pub async fn changed(&self) {
+        self.mailbox.arrived.notified().await;
+    }
+}
+
+// === impl Changes ===
+
+impl Changes {
+    fn add(&mut self, prefix: IpNet) {
+        if let Self::Prefixes(prefixes) = self {
+            prefixes.insert(prefix);
+            if prefixes.len() > GATHERED {
+                *self = Self::Many;
+            }
+        }
+    }
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::Prefixes(HashSet::new())
+    }
+}
+
+// === impl Entry ===
+
+impl From<Wanted> for Entry {
+    fn from(wanted: Wanted) -> Self {
+        Self { until: wanted.until.map_or(Moment::FOREVER, Moment::from), comment: wanted.comment }
+    }
+}
+
+/// Canonical bans in groups of at most 4096.
+struct Chunks<I>(I);
+
+impl<I: Iterator<Item = (IpNet, Wanted)>> Iterator for Chunks<I> {
+    type Item = Vec<(IpNet, Wanted)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let chunk: Vec<_> =
+            self.0.by_ref().take(4096).map(|(prefix, wanted)| (canonical(prefix), wanted)).collect();
+        (!chunk.is_empty()).then_some(chunk)
+    }
+}
+
+/// The content of a lock whose holders cannot panic half-way through a change.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(number: u32) -> IpNet {
+        IpNet::from(std::net::IpAddr::from(number.to_be_bytes()))
+    }
+
+    fn permanent() -> Wanted {
+        Wanted { until: None, comment: "test".into() }
+    }
+
+    #[test]
+    fn changes_of_one_prefix_gather_into_one() {
+        let desired = Desired::new();
+        let mut subscription = desired.subscribe();
+        assert_eq!(subscription.take(), Changes::Many);
+        desired.set(prefix(1), permanent());
+        desired.set(prefix(1), permanent());
+        desired.remove(prefix(1));
+        desired.remove(prefix(2));
+        assert_eq!(subscription.take(), Changes::Prefixes(HashSet::from([prefix(1)])));
+        assert_eq!(subscription.take(), Changes::default());
+    }
+
+    #[test]
+    fn a_subscription_nobody_reads_stays_bounded() {
+        let desired = Desired::new();
+        let mut subscription = desired.subscribe();
+        subscription.take();
+        desired.set_many((0..GATHERED as u32 + 2).map(|number| (prefix(number), permanent())));
+        assert_eq!(subscription.take(), Changes::Many);
+        assert_eq!(desired.len(), GATHERED + 2);
+    }
+
+    #[test]
+    fn a_mapped_address_and_its_ipv4_form_are_one_ban() {
+        let desired = Desired::new();
+        desired.set("::ffff:192.0.2.1/128".parse().unwrap(), permanent());
+        assert_eq!(desired.get("192.0.2.1/32".parse().unwrap()), Some(permanent()));
+        assert_eq!(desired.len(), 1);
+    }
+
+    #[test]
+    fn what_is_left_is_rounded_up() {
+        let now = Moment(1_000);
+        assert_eq!(Moment(2_001).seconds_after(now), 2);
+        assert_eq!(Moment(2_000).seconds_after(now), 1);
+        assert_eq!(Moment(1_000).seconds_after(now), 0);
+        assert_eq!(Moment(0).seconds_after(now), 0);
+        assert!(Moment::FOREVER.seconds_after(now) > u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn an_entry_takes_48_bytes() {
+        assert!(size_of::<(IpNet, Entry)>() <= 48);
+    }
+}

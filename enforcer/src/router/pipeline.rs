@@ -1,0 +1,456 @@
+//! What to send to a router next, and what its answers mean: the reconciler of one session, without I/O.
+//!
+//! Every difference takes one path: a prefix is queued, its [`step`] is computed when its turn comes, and
+//! at most one command is in flight for it. New bans go before the backlog of a reconciliation.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::actual::{Actual, Held, Owner};
+use super::address_list::{EntryId, Family, Mark, parse_address, parse_timeout};
+use super::desired::{Changes, Desired, Moment};
+use super::reconcile::{Step, step};
+use super::sentence::{Row, Trap, TrapMeaning};
+
+/// A command to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The entry's prefix.
+    pub prefix: IpNet,
+    /// What to do with it.
+    pub action: Action,
+}
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Add an entry with this timeout in seconds.
+    Add {
+        /// In seconds.
+        timeout: u64,
+    },
+    /// Give the entry this timeout in seconds.
+    Set {
+        /// The entry.
+        id: EntryId,
+        /// In seconds.
+        timeout: u64,
+    },
+    /// Remove the entry.
+    Remove {
+        /// The entry.
+        id: EntryId,
+    },
+}
+
+/// An entry as a print shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its prefix.
+    pub prefix: IpNet,
+    /// Its id.
+    pub id: Option<EntryId>,
+    /// Seconds until the router drops it; `None` for a static entry.
+    pub timeout: Option<u64>,
+    /// Whether its comment carries our mark.
+    pub ours: bool,
+}
+
+/// What was done since the service started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Entries added.
+    pub adds: u64,
+    /// Timeouts changed.
+    pub sets: u64,
+    /// Entries removed.
+    pub removes: u64,
+    /// Adds refused because the entry was there already, which is as good.
+    pub duplicates: u64,
+    /// Commands refused for any other reason.
+    pub traps: u64,
+    /// Bulk prints finished.
+    pub prints: u64,
+}
+
+/// Where one of the two tables stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Table {
+    /// Not used, by configuration.
+    Off,
+    /// The router has no such table.
+    Missing,
+    /// Its first print is not finished.
+    Unknown,
+    /// Mirrored.
+    Known,
+}
+
+/// The reconciler of one session. Its memory is bounded by the bans and the list's entries.
+#[derive(Debug)]
+pub struct Pipeline {
+    desired: Arc<Desired>,
+    actual: Actual,
+    tables: [Table; 2],
+    /// Changes, which go first.
+    fresh: VecDeque<IpNet>,
+    /// What a reconciliation has to look at.
+    backlog: VecDeque<IpNet>,
+    /// Prefixes with a command in flight, and whether to look at them again after it.
+    busy: HashMap<IpNet, bool>,
+    /// Prefixes whose command was refused.
+    failed: HashSet<IpNet>,
+    /// Prefixes that someone else's entry covers until then.
+    covered: BTreeSet<(Moment, IpNet)>,
+    print: Option<Print>,
+    /// Tables to print at once.
+    due: [bool; 2],
+    /// Tables to print when there is time, because an owner or an id is not known.
+    learn: [bool; 2],
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Print {
+    family: Family,
+    began: Moment,
+    /// Prefixes that our commands changed since it began: its rows may be older than that.
+    touched: HashSet<IpNet>,
+}
+
+// === impl Order ===
+
+impl Order {
+    /// The table that it is for.
+    pub fn family(self) -> Family {
+        Family::of(self.prefix)
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
+    pub fn read(family: Family, row: &Row, mark: &Mark) -> Option<Self> {
+        Some(Self {
+            prefix: parse_address(family, row.text("address")?)?,
+            id: row.text(".id").and_then(EntryId::parse),
+            timeout: row.text("timeout").and_then(parse_timeout),
+            ours: row.raw("comment").is_some_and(|comment| mark.owns(comment)),
+        })
+    }
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// For a session that has just begun: nothing is known of the router.
+    pub fn new(desired: Arc<Desired>, ipv6: bool, counts: Counts) -> Self {
+        let six = if ipv6 { Table::Unknown } else { Table::Off };
+        Self {
+            desired,
+            actual: Actual::new(),
+            tables: [Table::Unknown, six],
+            fresh: VecDeque::new(),
+            backlog: VecDeque::new(),
+            busy: HashMap::new(),
+            failed: HashSet::new(),
+            covered: BTreeSet::new(),
+            print: None,
+            due: [true, ipv6],
+            learn: [false; 2],
+            counts,
+        }
+    }
+
+    /// Takes in what changed in the bans.
+    pub fn note(&mut self, changes: Changes) {
+        match changes {
+            Changes::Prefixes(prefixes) => self.fresh.extend(prefixes),
+            Changes::Many => {
+                for family in [Family::V4, Family::V6] {
+                    // Else the end of the first print does it.
+                    if self.tables[family.index()] == Table::Known {
+                        self.queue_all(family);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next command, marked as in flight. Looks at no more prefixes than the budget has left, which
+    /// it draws down: most may need nothing.
+    pub fn next(&mut self, now: Moment, budget: &mut usize) -> Option<Order> {
+        while *budget > 0 {
+            let prefix = self.fresh.pop_front().or_else(|| self.backlog.pop_front())?;
+            *budget -= 1;
+            let family = Family::of(prefix);
+            if matches!(self.tables[family.index()], Table::Off | Table::Missing) {
+                continue;
+            }
+            if let Some(again) = self.busy.get_mut(&prefix) {
+                *again = true;
+                continue;
+            }
+            let held = self.actual.get(prefix);
+            let action = match step(self.desired.until(prefix), held, now) {
+                Step::Add { timeout } => Action::Add { timeout },
+                Step::Set { id, timeout } => Action::Set { id, timeout },
+                Step::Remove { id } => Action::Remove { id },
+                Step::Nothing => {
+                    if held.is_some_and(|held| held.lapsed(now)) {
+                        self.actual.remove(prefix);
+                    }
+                    continue;
+                }
+                Step::Learn => {
+                    self.learn[family.index()] = true;
+                    continue;
+                }
+                Step::LookAgain { at } => {
+                    self.covered.insert((at, prefix));
+                    continue;
+                }
+            };
+            self.busy.insert(prefix, false);
+            return Some(Order { prefix, action });
+        }
+        None
+    }
+
+    /// Takes in that a command was done; of an add, with the new entry's id where the router told it.
+    pub fn done(&mut self, order: Order, id: Option<EntryId>, now: Moment) {
+        let Order { prefix, action } = order;
+        match action {
+            Action::Add { timeout } => {
+                self.counts.adds += 1;
+                let expires = now.plus_seconds(timeout);
+                self.actual.insert(prefix, Held { expires, id, owner: Owner::Ours, slack: 0 });
+            }
+            Action::Set { timeout, .. } => {
+                self.counts.sets += 1;
+                self.actual.renew(prefix, now.plus_seconds(timeout));
+            }
+            Action::Remove { .. } => {
+                self.counts.removes += 1;
+                self.actual.remove(prefix);
+                // It may be wanted with another timeout.
+                self.fresh.push_back(prefix);
+            }
+        }
+        self.touch(prefix);
+        self.release(prefix);
+    }
+
+    /// Takes in that a command was refused. True where it is to be shown and retried after a pause.
+    pub fn refused(&mut self, order: Order, trap: &Trap, now: Moment) -> bool {
+        let Order { prefix, action } = order;
+        let shown = match (trap.meaning, action) {
+            (TrapMeaning::Duplicate, Action::Add { .. }) => {
+                self.counts.duplicates += 1;
+                if self.actual.get(prefix).is_none_or(|held| held.lapsed(now)) {
+                    let unknown =
+                        Held { expires: Moment::FOREVER, id: None, owner: Owner::Unknown, slack: 0 };
+                    self.actual.insert(prefix, unknown);
+                }
+                self.fresh.push_back(prefix);
+                false
+            }
+            (TrapMeaning::NoSuchItem, Action::Set { .. } | Action::Remove { .. }) => {
+                self.actual.remove(prefix);
+                self.touch(prefix);
+                self.fresh.push_back(prefix);
+                false
+            }
+            _ => {
+                self.counts.traps += 1;
+                self.failed.insert(prefix);
+                true
+            }
+        };
+        self.release(prefix);
+        shown
+    }
+
+    /// The table to print now, if any and no print is running.
+    pub fn print_due(&self) -> Option<Family> {
+        self.wanted_print(self.due)
+    }
+
+    /// The table to print when there is time, if any and no print is running.
+    pub fn learn_due(&self) -> Option<Family> {
+        self.wanted_print(self.learn)
+    }
+
+    /// Takes in that a print was sent.
+    pub fn print_begins(&mut self, family: Family, now: Moment) {
+        self.due[family.index()] = false;
+        self.learn[family.index()] = false;
+        self.actual.begin_print();
+        self.print = Some(Print { family, began: now, touched: HashSet::new() });
+    }
+
+    /// Takes in a row of the print that is running.
+    pub fn row(&mut self, shown: Shown, now: Moment) {
+        let Some(print) = &self.print else { return };
+        let known = self.actual.get(shown.prefix);
+        let owner = if shown.ours { Owner::Ours } else { Owner::Foreign };
+        if print.touched.contains(&shown.prefix) {
+            // Our own command is newer than the row, but the row may know the id.
+            match known {
+                Some(held) if held.id.is_none() && held.owner == owner => {
+                    self.actual.insert(shown.prefix, Held { id: shown.id, ..held });
+                }
+                _ => {}
+            }
+            return;
+        }
+        let slack = now.seconds_after(print.began).try_into().unwrap_or(u16::MAX);
+        let expires = shown.timeout.map_or(Moment::FOREVER, |seconds| now.plus_seconds(seconds));
+        self.actual.insert(shown.prefix, Held { expires, id: shown.id, owner, slack });
+    }
+
+    /// Takes in the end of the print: what it did not show is gone, and everything is looked at.
+    pub fn print_ends(&mut self) {
+        let Some(Print { family, touched, .. }) = self.print.take() else { return };
+        let busy = &self.busy;
+        self.actual
+            .finish_print(family, |prefix| touched.contains(prefix) || busy.contains_key(prefix));
+        self.tables[family.index()] = Table::Known;
+        self.counts.prints += 1;
+        self.covered.retain(|(_, prefix)| Family::of(*prefix) != family);
+        self.queue_all(family);
+    }
+
+    /// Takes in that the router has no such table.
+    pub fn missing(&mut self, family: Family) {
+        self.print = None;
+        self.tables[family.index()] = Table::Missing;
+        self.due[family.index()] = false;
+        self.learn[family.index()] = false;
+    }
+
+    /// Asks for a print of each table, and thereby for a reconciliation of everything.
+    pub fn reconcile_all(&mut self) {
+        for (due, table) in self.due.iter_mut().zip(self.tables) {
+            *due |= matches!(table, Table::Known | Table::Unknown);
+        }
+    }
+
+    /// Queues the prefixes whose commands were refused once more.
+    pub fn retry_failed(&mut self) {
+        self.backlog.extend(self.failed.drain());
+    }
+
+    /// Queues the prefixes whose covering entries have lapsed.
+    pub fn look_again(&mut self, now: Moment) {
+        while let Some((at, prefix)) = self.covered.first().copied()
+            && at <= now
+        {
+            self.covered.remove(&(at, prefix));
+            self.fresh.push_back(prefix);
+        }
+    }
+
+    /// Forgets lapsed entries.
+    pub fn sweep(&mut self, now: Moment) {
+        self.actual.sweep(now);
+    }
+
+    /// Drops the backlog: the service is stopping.
+    pub fn drop_backlog(&mut self) {
+        self.backlog.clear();
+    }
+
+    /// When the next covering entry lapses.
+    pub fn next_look(&self) -> Option<Moment> {
+        self.covered.first().map(|(at, _)| *at)
+    }
+
+    /// Whether commands were refused and wait for a retry.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// How many prefixes are queued, failed ones included.
+    pub fn queued(&self) -> usize {
+        self.fresh.len() + self.backlog.len() + self.failed.len()
+    }
+
+    /// Whether prefixes wait for their turn.
+    pub fn has_next(&self) -> bool {
+        !self.fresh.is_empty() || !self.backlog.is_empty()
+    }
+
+    /// Whether changes wait for their turn, or commands in flight for their answer.
+    pub fn has_changes(&self) -> bool {
+        !self.fresh.is_empty() || !self.busy.is_empty()
+    }
+
+    /// How many commands are in flight; prints do not count.
+    pub fn in_flight(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Whether every table was printed since the session began.
+    pub fn is_known(&self) -> bool {
+        !self.tables.contains(&Table::Unknown)
+    }
+
+    /// Where each table stands, IPv4's first.
+    pub fn tables(&self) -> [Table; 2] {
+        self.tables
+    }
+
+    /// The family whose print is running.
+    pub fn printing(&self) -> Option<Family> {
+        self.print.as_ref().map(|print| print.family)
+    }
+
+    /// The mirror.
+    pub fn actual(&self) -> &Actual {
+        &self.actual
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn wanted_print(&self, wanted: [bool; 2]) -> Option<Family> {
+        let wanted = [Family::V4, Family::V6].into_iter().find(|family| wanted[family.index()]);
+        wanted.filter(|_| self.print.is_none())
+    }
+
+    fn queue_all(&mut self, family: Family) {
+        self.backlog.retain(|prefix| Family::of(*prefix) != family);
+        self.backlog.extend(self.desired.prefixes(family));
+        for chunk in self.actual.perhaps_ours(family).chunks(4096) {
+            let mut unwanted = chunk.to_vec();
+            self.desired.keep_unbanned(&mut unwanted);
+            self.backlog.extend(unwanted);
+        }
+    }
+
+    fn touch(&mut self, prefix: IpNet) {
+        if let Some(print) = &mut self.print
+            && print.family == Family::of(prefix)
+        {
+            print.touched.insert(prefix);
+        }
+    }
+
+    fn release(&mut self, prefix: IpNet) {
+        if self.busy.remove(&prefix) == Some(true) {
+            self.fresh.push_back(prefix);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

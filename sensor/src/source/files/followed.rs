@@ -1,0 +1,291 @@
+//! One open file: what of it was handed over, and how the next lines are read.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use memchr::{memchr, memrchr};
+
+use super::position::{self, Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
+use super::{FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
+
+/// How much is read at once, unless a line is longer.
+const BLOCK: usize = 256 * 1024;
+
+/// A file that is followed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) file: FollowedFile,
+    open: File,
+    id: (u64, u64),
+    /// After the last line that was handed over.
+    offset: u64,
+    /// The file's size at the last look.
+    pub(super) seen: u64,
+    /// The first bytes as they were read.
+    head: Vec<u8>,
+    first: Fingerprint,
+    /// The last bytes before the offset.
+    last: Vec<u8>,
+    /// Whether the rest of a line that was cut is still to be passed over.
+    skipping: bool,
+    /// Whether there may be something to read.
+    pub(super) dirty: bool,
+    /// Since when a file without a name was not written to; `None` while it has one.
+    pub(super) quiet_since: Option<Instant>,
+    block: Vec<u8>,
+}
+
+/// How a turn of reading ended.
+pub(super) enum Progress {
+    /// Everything that is there was handed over.
+    AtEnd,
+    /// The turn is over, and there is more.
+    More,
+    /// The file is no longer what was read: it was truncated.
+    Truncated,
+}
+
+// === impl Followed ===
+
+impl Followed {
+    /// A file from an offset on.
+    pub(super) fn new(path: Arc<Path>, patterns: Vec<usize>, opened: Opened, offset: u64) -> Self {
+        let id = opened.id();
+        let mut followed = Self {
+            file: FollowedFile { path, patterns },
+            open: opened.file,
+            id,
+            offset,
+            seen: opened.metadata.len(),
+            head: Vec::new(),
+            first: Fingerprint::of(&[]),
+            last: Vec::new(),
+            skipping: false,
+            dirty: true,
+            quiet_since: None,
+            block: Vec::new(),
+        };
+        followed.learn();
+        followed
+    }
+
+    pub(super) fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    /// A path that opens this very file, whatever its name is now.
+    pub(super) fn open_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.open.as_raw_fd()))
+    }
+
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        self.open.metadata().and_then(|metadata| metadata.modified()).ok()
+    }
+
+    pub(super) fn position(&self) -> Position {
+        let last = Fingerprint::of(&self.last);
+        Position { device: self.id.0, inode: self.id.1, offset: self.offset, first: self.first, last }
+    }
+
+    pub(super) fn saved_position(&self) -> SavedPosition {
+        SavedPosition { path: self.file.path.to_path_buf(), position: self.position() }
+    }
+
+    /// Bytes that are there and not handed over.
+    pub(super) fn backlog(&self) -> u64 {
+        self.seen.saturating_sub(self.offset)
+    }
+
+    /// Bytes after the last line's end, as of the last read.
+    pub(super) fn tail(&self) -> u64 {
+        self.block.len() as u64
+    }
+
+    /// Whether another file holds what was read of this one, and enough of it to tell.
+    pub(super) fn is_copied_by(&self, other: &File) -> bool {
+        self.head.len() >= 16 && self.has_same_bytes(other).unwrap_or(false)
+    }
+
+    /// Where reading starts at the end of a file whose last line is not complete, at that line.
+    pub(super) fn start_at_line(&mut self) {
+        let from = self.offset.saturating_sub(LONGEST_LINE as u64);
+        let mut before = vec![0; (self.offset - from) as usize];
+        if self.open.read_exact_at(&mut before, from).is_ok() {
+            let end = memrchr(b'\n', &before).map_or(0, |newline| newline as u64 + 1);
+            if from == 0 || end > 0 {
+                self.offset = from + end;
+            }
+        }
+        self.last.clear();
+        self.learn();
+    }
+
+    /// Hands over at most about `most` bytes of whole lines.
+    pub(super) fn read(
+        &mut self,
+        most: usize,
+        sink: &mut impl Sink,
+        status: &FilesStatus,
+    ) -> std::io::Result<Progress> {
+        let mut handed = 0;
+        while handed < most {
+            let before = self.offset;
+            let filled = self.fill(BLOCK)?;
+            if !self.is_same()? {
+                self.block.clear();
+                return Ok(Progress::Truncated);
+            }
+            self.hand_over(filled, sink, status);
+            let advanced = (self.offset - before) as usize;
+            if advanced == 0 {
+                if filled < BLOCK {
+                    return Ok(Progress::AtEnd);
+                }
+                // A line longer than the block.
+                let filled = self.fill(LONGEST_LINE)?;
+                if !self.is_same()? {
+                    self.block.clear();
+                    return Ok(Progress::Truncated);
+                }
+                self.hand_over(filled, sink, status);
+                if self.offset == before {
+                    if filled < LONGEST_LINE {
+                        return Ok(Progress::AtEnd);
+                    }
+                    self.cut(sink, status);
+                }
+            }
+            handed += (self.offset - before) as usize;
+        }
+        Ok(Progress::More)
+    }
+
+    /// After a truncation: reads what the copy has beyond what was handed over, then starts anew.
+    pub(super) fn restart(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
+        self.read_copy(sink, status);
+        tracing::info!(path = %self.file.path.display(), "truncated; reading from its start");
+        self.offset = 0;
+        self.skipping = false;
+        self.head.clear();
+        self.first = Fingerprint::of(&[]);
+        self.last.clear();
+    }
+
+    /// Hands over what stands after the last line's end in a file that ended for good.
+    pub(super) fn hand_over_tail(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
+        let tail = std::mem::take(&mut self.block);
+        if !tail.is_empty() && !self.skipping {
+            self.advance(&tail);
+            status.bytes.fetch_add(tail.len() as u64, Ordering::Relaxed);
+            sink.lines(&self.file, &tail, &self.position());
+        }
+    }
+
+    /// Reads what is there after the offset, at most so much, into the block.
+    fn fill(&mut self, most: usize) -> std::io::Result<usize> {
+        self.block.resize(most, 0);
+        let mut filled = 0;
+        while filled < most {
+            match self.open.read_at(&mut self.block[filled..], self.offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.block.truncate(filled);
+        Ok(filled)
+    }
+
+    /// Whether the file still begins as it did and is as long as what was read of it. Asked after
+    /// reading: what was read before a truncation is good.
+    fn is_same(&mut self) -> std::io::Result<bool> {
+        self.seen = self.open.metadata()?.len();
+        if self.seen < self.offset + self.block.len() as u64 {
+            return Ok(false);
+        }
+        self.has_same_bytes(&self.open)
+    }
+
+    fn has_same_bytes(&self, other: &File) -> std::io::Result<bool> {
+        let before = self.offset - self.last.len() as u64;
+        Ok(bytes_at(other, 0, self.head.len())? == self.head
+            && bytes_at(other, before, self.last.len())? == self.last)
+    }
+
+    /// Hands over the whole lines of the block; what is left in it is the tail.
+    fn hand_over(&mut self, filled: usize, sink: &mut impl Sink, status: &FilesStatus) {
+        let mut block = std::mem::take(&mut self.block);
+        let mut start = 0;
+        if self.skipping {
+            start = memchr(b'\n', &block[..filled]).map_or(filled, |newline| newline + 1);
+            self.skipping = start == filled && block.last() != Some(&b'\n');
+            self.advance(&block[..start]);
+        }
+        let end = memrchr(b'\n', &block[start..filled]).map_or(start, |newline| start + newline + 1);
+        if end > start {
+            self.advance(&block[start..end]);
+            status.bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
+            sink.lines(&self.file, &block[start..end], &self.position());
+        }
+        block.drain(..end);
+        self.block = block;
+    }
+
+    /// Hands over the first part of a line that is too long, and passes over the rest of it.
+    fn cut(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
+        let mut line = std::mem::take(&mut self.block);
+        self.advance(&line);
+        self.skipping = true;
+        status.cut_lines.fetch_add(1, Ordering::Relaxed);
+        line.push(b'\n');
+        sink.lines(&self.file, &line, &self.position());
+    }
+
+    /// Reads the copy that copytruncate made, from the offset on.
+    fn read_copy(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
+        let copies = position::archives(&self.file.path);
+        let copy = copies.into_iter().find(|(_, opened)| {
+            opened.id() != self.id
+                && self.is_copied_by(&opened.file)
+        });
+        let Some((at, opened)) = copy else {
+            tracing::debug!(path = %self.file.path.display(), "truncated, and no copy is beside it");
+            return;
+        };
+        tracing::debug!(path = %self.file.path.display(), copy = %at.display(), "reading the rest in the copy");
+        let original = std::mem::replace(&mut self.open, opened.file);
+        // The copy has its own tail's end, and nobody truncates it.
+        while let Ok(Progress::More) = self.read(usize::MAX, sink, status) {}
+        self.hand_over_tail(sink, status);
+        self.open = original;
+    }
+
+    /// Moves the offset over bytes that were read, and keeps what tells the file from others.
+    fn advance(&mut self, bytes: &[u8]) {
+        let room = HEAD - self.head.len();
+        if room > 0 && self.head.len() as u64 == self.offset {
+            self.head.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            self.first = Fingerprint::of(&self.head);
+        }
+        if !bytes.is_empty() {
+            self.last.clear();
+            self.last.extend_from_slice(&bytes[bytes.len().saturating_sub(LAST)..]);
+        }
+        self.offset += bytes.len() as u64;
+    }
+
+    /// Learns from the file what [`Self::advance`] would have kept up to the offset.
+    fn learn(&mut self) {
+        let length = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        self.head = bytes_at(&self.open, 0, length.min(HEAD)).unwrap_or_default();
+        self.first = Fingerprint::of(&self.head);
+        let last = length.min(LAST);
+        self.last = bytes_at(&self.open, self.offset - last as u64, last).unwrap_or_default();
+    }
+}

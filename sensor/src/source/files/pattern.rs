@@ -1,0 +1,164 @@
+//! A path with wildcards, and the paths that match it now. `*`, `?` and `[…]` match within one
+//! component, as in a shell; archives that are compressed are passed over unless named in full.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+
+use globset::{Glob, GlobMatcher};
+
+use super::FilesError;
+
+/// The most paths that one pattern may match.
+const MOST: usize = 10_000;
+const COMPRESSED: [&str; 5] = ["gz", "xz", "bz2", "zst", "lz4"];
+
+/// A pattern, taken apart.
+#[derive(Debug)]
+pub(super) struct PathPattern {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Part {
+    Plain(PathBuf),
+    Wild { matcher: GlobMatcher, hidden: bool },
+}
+
+// === impl PathPattern ===
+
+impl PathPattern {
+    pub(super) fn new(text: &str) -> Result<Self, FilesError> {
+        let wrong = |reason: String| FilesError::Pattern { path: text.to_owned(), reason };
+        if !text.starts_with('/') {
+            return Err(wrong("it is not absolute".to_owned()));
+        }
+        let mut parts = Vec::new();
+        for component in Path::new(text).components() {
+            let Component::Normal(name) = component else {
+                if component == Component::ParentDir {
+                    return Err(wrong("it holds `..`".to_owned()));
+                }
+                continue;
+            };
+            let name = name.to_string_lossy();
+            if name.contains(['*', '?', '[']) {
+                let matcher = Glob::new(&name).map_err(|error| wrong(error.to_string()))?.compile_matcher();
+                parts.push(Part::Wild { matcher, hidden: name.starts_with('.') });
+            } else if let Some(Part::Plain(plain)) = parts.last_mut() {
+                plain.push(&*name);
+            } else {
+                parts.push(Part::Plain(PathBuf::from(&*name)));
+            }
+        }
+        Ok(Self { parts })
+    }
+
+    /// The paths that match now, sorted within each folder; the folders in which a name that appears
+    /// would matter are added to `folders`.
+    pub(super) fn paths(&self, folders: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
+        let mut paths = vec![PathBuf::from("/")];
+        for (index, part) in self.parts.iter().enumerate() {
+            let last = index + 1 == self.parts.len();
+            paths = match part {
+                Part::Plain(plain) => paths
+                    .into_iter()
+                    .map(|base| base.join(plain))
+                    .inspect(|path| {
+                        if last {
+                            folders.extend(path.parent().map(Path::to_owned));
+                        }
+                    })
+                    .collect(),
+                Part::Wild { .. } => paths
+                    .into_iter()
+                    .inspect(|base| {
+                        folders.insert(base.clone());
+                    })
+                    .flat_map(|base| part.children(&base, last))
+                    .take(MOST)
+                    .collect(),
+            };
+        }
+        paths
+    }
+
+    /// Whether a path could be one of [`Self::paths`].
+    pub(super) fn matches(&self, path: &Path) -> bool {
+        let mut names = path.components().filter(|component| matches!(component, Component::Normal(_)));
+        for part in &self.parts {
+            let good = match part {
+                Part::Plain(plain) => {
+                    plain.components().all(|component| names.next().is_some_and(|name| name == component))
+                }
+                Part::Wild { .. } => names.next().is_some_and(|name| part.takes(Path::new(name.as_os_str()))),
+            };
+            if !good {
+                return false;
+            }
+        }
+        names.next().is_none()
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn takes(&self, name: &Path) -> bool {
+        match self {
+            Self::Plain(plain) => plain == name,
+            Self::Wild { matcher, hidden } => {
+                matcher.is_match(name) && (*hidden || !name.to_string_lossy().starts_with('.'))
+            }
+        }
+    }
+
+    fn children(&self, folder: &Path, last: bool) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+        let mut children: Vec<PathBuf> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| self.takes(Path::new(&entry.file_name())))
+            .map(|entry| entry.path())
+            .filter(|path| !last || !is_compressed(path))
+            .collect();
+        children.sort_unstable();
+        children
+    }
+}
+
+/// Whether a file's name says that it is compressed.
+pub(super) fn is_compressed(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| COMPRESSED.iter().any(|known| extension == *known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_match_within_a_component_and_pass_over_hidden_and_compressed_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a/x.log", "b/x.log", "b/y.log", "b/.x.log", "b/z.log.gz", "b/deep/x.log"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let pattern = PathPattern::new(&format!("{}/*/?.log*", folder.path().display())).unwrap();
+        let mut folders = HashSet::new();
+        let names: Vec<String> = pattern
+            .paths(&mut folders)
+            .iter()
+            .map(|path| path.strip_prefix(folder.path()).unwrap().display().to_string())
+            .collect();
+        assert_eq!(names, ["a/x.log", "b/x.log", "b/y.log"]);
+        assert!(folders.contains(folder.path()) && folders.contains(&folder.path().join("b")));
+        assert!(pattern.matches(&folder.path().join("c/w.log")));
+        assert!(!pattern.matches(&folder.path().join("c/d/w.log")));
+    }
+
+    #[test]
+    fn a_relative_path_and_a_broken_class_are_refused() {
+        assert!(PathPattern::new("var/log").is_err());
+        assert!(PathPattern::new("/var/log/[a").is_err());
+        assert!(PathPattern::new("/var/../log").is_err());
+    }
+}

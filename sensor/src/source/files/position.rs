@@ -1,0 +1,166 @@
+//! Where reading stands in a file, in a form that finds the file again: device, inode, offset and a
+//! hash of its first bytes.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Opened;
+use super::pattern::is_compressed;
+
+/// The most first bytes, and the most bytes before the offset, that tell a file from another. The
+/// first ones alone would not do: some daemons begin every file with the same words.
+pub(super) const HEAD: usize = 256;
+pub(super) const LAST: usize = 64;
+
+/// A hash of a few of a file's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Of how many bytes; never more than were read.
+    pub length: u32,
+    /// The first 16 bytes of their SHA-256.
+    pub hash: u128,
+}
+
+/// Where reading of one file stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The device that holds the file.
+    pub device: u64,
+    /// The file's inode there.
+    pub inode: u64,
+    /// Bytes from the start, after the last line that was handed over.
+    pub offset: u64,
+    /// The file's first bytes, at most 256.
+    pub first: Fingerprint,
+    /// The last bytes before the offset, at most 64.
+    pub last: Fingerprint,
+}
+
+/// A position and the path under which its file was followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPosition {
+    /// The path.
+    pub path: PathBuf,
+    /// The position.
+    pub position: Position,
+}
+
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    pub(super) fn of(head: &[u8]) -> Self {
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&Sha256::digest(head)[..16]);
+        Self { length: head.len() as u32, hash: u128::from_be_bytes(hash) }
+    }
+
+    /// Whether a file has the same bytes, from an offset on.
+    fn is_at(self, file: &File, offset: u64) -> bool {
+        bytes_at(file, offset, self.length as usize).is_ok_and(|bytes| Self::of(&bytes) == self)
+    }
+}
+
+// === impl Position ===
+
+impl Position {
+    pub(super) fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
+// === impl SavedPosition ===
+
+impl SavedPosition {
+    /// What tells this file from others: its device and inode.
+    pub fn key(&self) -> String {
+        format!("{}:{}", self.position.device, self.position.inode)
+    }
+
+    fn is_of(&self, opened: &Opened) -> bool {
+        let Position { offset, first, last, .. } = self.position;
+        opened.metadata.len() >= offset
+            && first.is_at(&opened.file, 0)
+            && last.is_at(&opened.file, offset.saturating_sub(u64::from(last.length)))
+    }
+}
+
+/// Opens a regular file for reading, without waiting on a pipe.
+pub(super) fn open(path: &Path) -> std::io::Result<Opened> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        Ok(Opened { file, metadata })
+    } else {
+        Err(std::io::Error::other("it is not a regular file"))
+    }
+}
+
+/// A file's bytes from an offset on, at most so many.
+pub(super) fn bytes_at(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length.min(HEAD)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Finds the file of a saved position, under its own path or among its archives: by its inode, else
+/// (a copy) by its first bytes.
+pub(super) fn find(saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
+    let mut candidates = archives(&saved.path);
+    if let Ok(opened) = open(&saved.path) {
+        candidates.insert(0, (saved.path.clone(), opened));
+    }
+    candidates.retain(|(_, opened)| saved.is_of(opened));
+    let same = |(_, opened): &(PathBuf, Opened)| {
+        opened.id() == saved.position.id()
+    };
+    // First bytes that are few, or none, are no proof of a copy.
+    let place = candidates
+        .iter()
+        .position(same)
+        .or_else(|| (saved.position.first.length >= 16 && !candidates.is_empty()).then_some(0))?;
+    Some(candidates.swap_remove(place))
+}
+
+/// The files beside a path whose names continue its name: `mail.log.1`, `mail.log-20260101`. For a
+/// symlink, those beside its target too.
+pub(super) fn archives(path: &Path) -> Vec<(PathBuf, Opened)> {
+    let mut found = beside(path);
+    if let Ok(target) = std::fs::canonicalize(path)
+        && target != path
+    {
+        found.extend(beside(&target));
+    }
+    found
+}
+
+fn beside(path: &Path) -> Vec<(PathBuf, Opened)> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let name = name.to_string_lossy();
+    // `mail.log` is also archived as `mail-20260101.log`.
+    let (stem, _) = name.split_once('.').unwrap_or((&name, ""));
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            let other = entry.file_name().to_string_lossy().into_owned();
+            let continues = |base: &str, with: &[char]| {
+                other.strip_prefix(base).is_some_and(|rest| rest.starts_with(with))
+            };
+            other != name && (continues(&name, &['.', '-', '_', '~']) || continues(stem, &['-', '_']))
+        })
+        .map(|entry| entry.path())
+        .filter(|path| !is_compressed(path))
+        .filter_map(|path| Some((path.clone(), open(&path).ok()?)))
+        .collect()
+}

@@ -1,0 +1,446 @@
+//! Following files while they are written at full speed and rotated in every way: each line that was
+//! written arrives once, in order.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use atalaya_sensor::source::files::{
+    FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What arrived, and the positions as a service would save them.
+#[derive(Default)]
+struct Arrived {
+    lines: Vec<String>,
+    saved: Vec<SavedPosition>,
+}
+
+struct Collector {
+    arrived: Arc<Mutex<Arrived>>,
+    news: Sender<()>,
+}
+
+impl Sink for Collector {
+    fn lines(&mut self, file: &FollowedFile, lines: &[u8], after: &Position) {
+        let mut arrived = self.arrived.lock().unwrap();
+        arrived.lines.extend(String::from_utf8_lossy(lines).lines().map(ToOwned::to_owned));
+        let saved = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
+        arrived.saved.retain(|old| old.key() != saved.key());
+        arrived.saved.push(saved);
+        let _ = self.news.send(());
+    }
+
+    fn forget(&mut self, position: &SavedPosition) {
+        self.arrived.lock().unwrap().saved.retain(|old| old.key() != position.key());
+    }
+}
+
+/// A follower on its thread, which can be stopped and started again from what it saved.
+struct Watch {
+    pattern: String,
+    arrived: Arc<Mutex<Arrived>>,
+    news: Receiver<()>,
+    running: Option<(FollowerHandle, JoinHandle<()>)>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn start(pattern: &Path) -> Self {
+        let mut watch = Self {
+            pattern: pattern.to_str().unwrap().to_owned(),
+            arrived: Arc::default(),
+            news: channel().1,
+            running: None,
+        };
+        watch.go();
+        watch
+    }
+
+    fn go(&mut self) {
+        let saved = self.arrived.lock().unwrap().saved.clone();
+        let follower = Follower::new(&[self.pattern.clone()], saved, Start::Beginning).unwrap();
+        let handle = follower.handle();
+        let (news, receiver) = channel();
+        self.news = receiver;
+        let mut sink = Collector { arrived: self.arrived.clone(), news };
+        self.running = Some((handle, std::thread::spawn(move || follower.run(&mut sink))));
+    }
+
+    fn stop(&mut self) {
+        if let Some((handle, thread)) = self.running.take() {
+            handle.stop();
+            thread.join().unwrap();
+        }
+    }
+
+    fn status(&self) -> Arc<atalaya_sensor::source::files::FilesStatus> {
+        self.running.as_ref().unwrap().0.status()
+    }
+
+    /// Waits until so many lines arrived; a little longer would show a doubled one.
+    fn wait(&self, count: usize) {
+        let until = Instant::now() + PATIENCE;
+        while self.arrived.lock().unwrap().lines.len() < count {
+            if self.news.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Asserts that the lines `line 0` to `line count-1` arrived, each once.
+    #[track_caller]
+    fn assert_each_once(&self, count: usize) {
+        self.wait(count);
+        let arrived = self.arrived.lock().unwrap();
+        let mut seen = vec![0u32; count];
+        for line in &arrived.lines {
+            let number: Option<usize> = line.strip_prefix("line ").and_then(|text| text.parse().ok());
+            match number.and_then(|number| seen.get_mut(number)) {
+                Some(times) => *times += 1,
+                None => panic!("a line that nobody wrote: {line:?}"),
+            }
+        }
+        let lost: Vec<usize> = (0..count).filter(|number| seen[*number] == 0).collect();
+        let doubled: Vec<usize> = (0..count).filter(|number| seen[*number] > 1).collect();
+        assert!(
+            lost.is_empty() && doubled.is_empty(),
+            "{} lost (first {:?}), {} doubled (first {:?}) of {count}",
+            lost.len(),
+            lost.first(),
+            doubled.len(),
+            doubled.first()
+        );
+    }
+
+    #[track_caller]
+    fn assert_in_order(&self) {
+        let arrived = self.arrived.lock().unwrap();
+        let number = |line: &String| line.strip_prefix("line ").unwrap().parse::<usize>().unwrap();
+        assert!(arrived.lines.iter().map(number).is_sorted(), "lines are out of order");
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some((handle, thread)) = self.running.take() {
+            handle.stop();
+            // A failed assertion may have poisoned what the thread needs.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Writes numbered lines, in pieces that end anywhere.
+struct Log {
+    path: PathBuf,
+    file: File,
+    next: usize,
+}
+
+// === impl Log ===
+
+impl Log {
+    fn create(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: append_to(path), next: 0 }
+    }
+
+    fn write(&mut self, count: usize) {
+        let text: String = (self.next..self.next + count).map(|number| format!("line {number}\n")).collect();
+        self.next += count;
+        // Cut where no line ends, so that the reader meets partial lines.
+        let (first, second) = text.split_at(text.len() * 2 / 3 + 1);
+        self.file.write_all(first.as_bytes()).unwrap();
+        self.file.write_all(second.as_bytes()).unwrap();
+    }
+
+    fn reopen(&mut self) {
+        self.file = append_to(&self.path);
+    }
+}
+
+fn append_to(path: &Path) -> File {
+    File::options().create(true).append(true).open(path).unwrap()
+}
+
+fn archive(path: &Path, number: usize) -> PathBuf {
+    PathBuf::from(format!("{}.{number}", path.display()))
+}
+
+/// Shifts `log.1` to `log.2` and so on, then `log` to `log.1`, as logrotate does; four are kept.
+fn shift(path: &Path) {
+    for number in (1..4).rev() {
+        let _ = std::fs::rename(archive(path, number), archive(path, number + 1));
+    }
+}
+
+#[test]
+fn rename_and_create_at_full_speed_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    for round in 0..60 {
+        log.write(2000);
+        shift(&path);
+        std::fs::rename(&path, archive(&path, 1)).unwrap();
+        // The daemon writes on in the renamed file until it reopens.
+        log.write(500);
+        if round % 3 == 0 {
+            // …and the file may be created before.
+            append_to(&path);
+            log.write(100);
+        }
+        log.reopen();
+        // Four archives are kept: a reader that is more than four rotations behind cannot find them.
+        watch.wait(log.next.saturating_sub(3 * 2500));
+    }
+    watch.assert_each_once(log.next);
+    assert!(watch.status().rotations() > 0);
+}
+
+#[test]
+fn copytruncate_at_full_speed_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    for _ in 0..40 {
+        log.write(3000);
+        shift(&path);
+        // Nobody writes between copy and truncation here; what is written there is in no file.
+        std::fs::copy(&path, archive(&path, 1)).unwrap();
+        log.file.set_len(0).unwrap();
+        log.write(1000);
+        watch.wait(log.next - 1000);
+    }
+    watch.assert_each_once(log.next);
+    assert!(watch.status().truncations() > 0);
+}
+
+#[test]
+fn a_file_that_regrew_past_the_offset_after_its_truncation_is_read_from_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    log.write(10);
+    let mut watch = Watch::start(&path);
+    watch.wait(10);
+    watch.stop();
+    log.file.set_len(0).unwrap();
+    log.write(1000);
+    watch.go();
+    watch.assert_each_once(1010);
+    watch.assert_in_order();
+}
+
+#[test]
+fn a_plain_truncation_goes_on_with_what_is_written_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    for _ in 0..50 {
+        log.write(200);
+        watch.wait(log.next);
+        log.file.set_len(0).unwrap();
+    }
+    log.write(10);
+    watch.assert_each_once(log.next);
+    watch.assert_in_order();
+}
+
+#[test]
+fn a_deleted_file_is_drained_and_its_return_is_read_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    for _ in 0..30 {
+        log.write(500);
+        watch.wait(log.next - 500);
+        std::fs::remove_file(&path).unwrap();
+        log.write(500);
+        log.reopen();
+    }
+    log.write(10);
+    watch.assert_each_once(log.next);
+}
+
+#[test]
+fn a_symlink_that_is_pointed_elsewhere_is_followed_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("current.log");
+    std::fs::create_dir(folder.path().join("logs")).unwrap();
+    let target = |round: usize| folder.path().join(format!("logs/{round}"));
+    let mut log = Log::create(&target(0));
+    std::os::unix::fs::symlink(target(0), &link).unwrap();
+    let watch = Watch::start(&link);
+    for round in 1..20 {
+        log.write(500);
+        let draft = folder.path().join("draft");
+        log = Log { next: log.next, ..Log::create(&target(round)) };
+        std::os::unix::fs::symlink(target(round), &draft).unwrap();
+        std::fs::rename(&draft, &link).unwrap();
+        log.write(500);
+        watch.wait(log.next - 500);
+    }
+    watch.assert_each_once(log.next);
+}
+
+#[test]
+fn files_and_folders_that_appear_later_are_read_from_their_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::start(&folder.path().join("*/app-*.log"));
+    let mut next = 0;
+    for site in 0..5 {
+        let site = folder.path().join(format!("site-{site}"));
+        std::fs::create_dir(&site).unwrap();
+        for app in 0..5 {
+            let mut log = Log { next, ..Log::create(&site.join(format!("app-{app}.log"))) };
+            log.write(100);
+            next = log.next;
+        }
+        std::fs::write(site.join("other.log"), "not wanted\n").unwrap();
+    }
+    watch.assert_each_once(next);
+}
+
+#[test]
+fn a_partial_line_waits_for_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut file = append_to(&path);
+    let watch = Watch::start(&path);
+    file.write_all(b"line 0\nline").unwrap();
+    watch.wait(1);
+    file.write_all(b" 1\nli").unwrap();
+    watch.wait(2);
+    assert_eq!(watch.arrived.lock().unwrap().lines, ["line 0", "line 1"]);
+    file.write_all(b"ne 2\n").unwrap();
+    watch.assert_each_once(3);
+}
+
+#[test]
+fn a_line_without_end_is_cut_and_what_follows_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut file = append_to(&path);
+    let watch = Watch::start(&path);
+    file.write_all(&vec![b'x'; 3_500_000]).unwrap();
+    file.write_all(b"\nline 0\n").unwrap();
+    watch.wait(2);
+    let arrived = watch.arrived.lock().unwrap();
+    assert_eq!((arrived.lines.len(), arrived.lines[0].len()), (2, 1 << 20));
+    assert_eq!(arrived.lines[1], "line 0");
+    assert_eq!(watch.status().cut_lines(), 1);
+}
+
+#[test]
+fn lines_written_while_down_and_the_files_rotated_meanwhile_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    log.write(100);
+    let mut watch = Watch::start(&path);
+    watch.wait(100);
+    for rotations in [0, 1, 2, 3] {
+        watch.stop();
+        log.write(50);
+        for _ in 0..rotations {
+            shift(&path);
+            std::fs::rename(&path, archive(&path, 1)).unwrap();
+            log.reopen();
+            log.write(70);
+        }
+        watch.go();
+        watch.assert_each_once(log.next);
+    }
+    watch.assert_in_order();
+}
+
+#[test]
+fn a_copytruncate_while_down_is_read_in_the_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    log.write(100);
+    let mut watch = Watch::start(&path);
+    watch.wait(100);
+    watch.stop();
+    log.write(50);
+    std::fs::copy(&path, archive(&path, 1)).unwrap();
+    log.file.set_len(0).unwrap();
+    log.write(30);
+    watch.go();
+    watch.assert_each_once(180);
+    watch.assert_in_order();
+}
+
+#[test]
+fn stopping_and_starting_in_the_midst_of_writing_and_rotating_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let mut watch = Watch::start(&path);
+    for round in 0..60 {
+        log.write(1000 + round * 7);
+        if round % 5 == 0 {
+            watch.stop();
+            log.write(300);
+        }
+        if round % 3 == 0 {
+            shift(&path);
+            std::fs::rename(&path, archive(&path, 1)).unwrap();
+            log.write(200);
+            log.reopen();
+        }
+        if round % 5 == 0 {
+            watch.go();
+        }
+        watch.wait(log.next.saturating_sub(3000));
+    }
+    watch.assert_each_once(log.next);
+}
+
+#[test]
+fn what_is_no_regular_file_leaves_the_others_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("a.log")).unwrap();
+    let pipe = folder.path().join("b.log");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut log = Log::create(&folder.path().join("c.log"));
+    let watch = Watch::start(&folder.path().join("*.log"));
+    log.write(10);
+    watch.assert_each_once(10);
+}
+
+#[test]
+fn a_file_seen_for_the_first_time_is_read_from_its_end_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    std::fs::write(&path, "old\nold\nline").unwrap();
+    let follower =
+        Follower::new(&[path.to_str().unwrap().to_owned()], Vec::new(), Start::End).unwrap();
+    let (news, receiver) = channel();
+    let arrived = Arc::new(Mutex::new(Arrived::default()));
+    let mut sink = Collector { arrived: arrived.clone(), news };
+    let handle = follower.handle();
+    let thread = std::thread::spawn(move || follower.run(&mut sink));
+    // The first call carries the position where reading starts.
+    receiver.recv_timeout(PATIENCE).unwrap();
+    append_to(&path).write_all(b" 0\nline 1\n").unwrap();
+    while arrived.lock().unwrap().lines.len() < 2 {
+        receiver.recv_timeout(PATIENCE).unwrap();
+    }
+    handle.stop();
+    thread.join().unwrap();
+    assert_eq!(arrived.lock().unwrap().lines, ["line 0", "line 1"]);
+}
