@@ -72,6 +72,7 @@ impl Moment {
     pub const FOREVER: Self = Self(i64::MAX);
 
     /// The moment so many seconds later; for ever stays for ever.
+    #[must_use]
     pub fn plus_seconds(self, seconds: u64) -> Self {
         let milliseconds = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
         Self(self.0.saturating_add(milliseconds))
@@ -129,8 +130,7 @@ impl Desired {
 
     /// A worker's view of the changes; at first, everything has changed.
     pub fn subscribe(&self) -> Subscription {
-        let mailbox =
-            Arc::new(Mailbox { changes: Mutex::new(Changes::Many), arrived: Notify::new() });
+        let mailbox = Arc::new(Mailbox { changes: Mutex::new(Changes::Many), arrived: Notify::new() });
         mailbox.arrived.notify_one();
         let mut subscribers = locked(&self.subscribers);
         subscribers.retain(|subscriber| subscriber.strong_count() > 0);
@@ -211,6 +211,11 @@ impl Subscription {
 // === impl Changes ===
 
 impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Prefixes(prefixes) if prefixes.is_empty())
+    }
+
     fn add(&mut self, prefix: IpNet) {
         if let Self::Prefixes(prefixes) = self {
             prefixes.insert(prefix);

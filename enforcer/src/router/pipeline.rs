@@ -318,8 +318,7 @@ impl Pipeline {
     pub fn print_ends(&mut self) {
         let Some(Print { family, touched, .. }) = self.print.take() else { return };
         let busy = &self.busy;
-        self.actual
-            .finish_print(family, |prefix| touched.contains(prefix) || busy.contains_key(prefix));
+        self.actual.finish_print(family, |prefix| touched.contains(prefix) || busy.contains_key(prefix));
         self.tables[family.index()] = Table::Known;
         self.counts.prints += 1;
         self.covered.retain(|(_, prefix)| Family::of(*prefix) != family);
@@ -384,6 +383,11 @@ impl Pipeline {
     /// Whether prefixes wait for their turn.
     pub fn has_next(&self) -> bool {
         !self.fresh.is_empty() || !self.backlog.is_empty()
+    }
+
+    /// Whether changes wait for their turn.
+    pub fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
     }
 
     /// Whether changes wait for their turn, or commands in flight for their answer.

@@ -120,12 +120,12 @@ mod tests {
         EntryId::parse("*1A").unwrap()
     }
 
-    fn ours(expires: Moment) -> Option<Held> {
-        Some(Held { expires, id: Some(id()), owner: Owner::Ours, slack: 0 })
+    fn ours(expires: Moment) -> Held {
+        Held { expires, id: Some(id()), owner: Owner::Ours, slack: 0 }
     }
 
-    fn foreign(expires: Moment) -> Option<Held> {
-        Some(Held { expires, id: Some(id()), owner: Owner::Foreign, slack: 0 })
+    fn foreign(expires: Moment) -> Held {
+        Held { owner: Owner::Foreign, ..ours(expires) }
     }
 
     const HALF: i64 = (LARGEST_TIMEOUT / 2).cast_signed() * 1000;
@@ -137,22 +137,26 @@ mod tests {
     #[case::one_second_is_sent(Some(at(1000)), None, Step::Add { timeout: 1 })]
     #[case::a_ban_that_ended_is_not_sent(Some(at(-5)), None, Step::Nothing)]
     #[case::permanent_is_the_largest(Some(Moment::FOREVER), None, Step::Add { timeout: LARGEST_TIMEOUT })]
-    #[case::rounding_is_let_be(Some(at(60_000)), ours(at(55_000)), Step::Nothing)]
-    #[case::rounding_is_let_be_either_way(Some(at(60_000)), ours(at(65_000)), Step::Nothing)]
-    #[case::extended(Some(at(60_000)), ours(at(30_000)), Step::Set { id: id(), timeout: 60 })]
-    #[case::shortened(Some(at(60_000)), ours(at(90_000)), Step::Set { id: id(), timeout: 60 })]
-    #[case::lapsed_is_absent(Some(at(60_000)), ours(at(0)), Step::Add { timeout: 60 })]
-    #[case::permanent_with_half_left(Some(Moment::FOREVER), ours(at(HALF)), Step::Nothing)]
-    #[case::permanent_with_less(Some(Moment::FOREVER), ours(at(HALF - 1000)), Step::Set { id: id(), timeout: LARGEST_TIMEOUT })]
-    #[case::beyond_the_largest(Some(at(2 * FULL)), ours(at(FULL - 9_000)), Step::Nothing)]
-    #[case::foreign_covers(Some(at(60_000)), foreign(Moment::FOREVER), Step::Nothing)]
-    #[case::foreign_covers_a_while(Some(at(60_000)), foreign(at(30_000)), Step::LookAgain { at: at(31_000) })]
-    #[case::foreign_lapsed(Some(at(60_000)), foreign(at(0)), Step::Add { timeout: 60 })]
-    #[case::not_wanted(None, ours(at(60_000)), Step::Remove { id: id() })]
-    #[case::about_to_lapse(None, ours(at(4_000)), Step::Nothing)]
-    #[case::foreign_is_never_removed(None, foreign(at(60_000)), Step::Nothing)]
-    #[case::static_of_ours_is_replaced(Some(at(60_000)), ours(Moment::FOREVER), Step::Remove { id: id() })]
-    #[case::static_of_ours_for_a_permanent_ban(Some(Moment::FOREVER), ours(Moment::FOREVER), Step::Nothing)]
+    #[case::rounding_is_let_be(Some(at(60_000)), Some(ours(at(55_000))), Step::Nothing)]
+    #[case::rounding_is_let_be_either_way(Some(at(60_000)), Some(ours(at(65_000))), Step::Nothing)]
+    #[case::extended(Some(at(60_000)), Some(ours(at(30_000))), Step::Set { id: id(), timeout: 60 })]
+    #[case::shortened(Some(at(60_000)), Some(ours(at(90_000))), Step::Set { id: id(), timeout: 60 })]
+    #[case::lapsed_is_absent(Some(at(60_000)), Some(ours(at(0))), Step::Add { timeout: 60 })]
+    #[case::permanent_with_half_left(Some(Moment::FOREVER), Some(ours(at(HALF))), Step::Nothing)]
+    #[case::permanent_with_less(Some(Moment::FOREVER), Some(ours(at(HALF - 1000))), Step::Set { id: id(), timeout: LARGEST_TIMEOUT })]
+    #[case::beyond_the_largest(Some(at(2 * FULL)), Some(ours(at(FULL - 9_000))), Step::Nothing)]
+    #[case::foreign_covers(Some(at(60_000)), Some(foreign(Moment::FOREVER)), Step::Nothing)]
+    #[case::foreign_covers_a_while(Some(at(60_000)), Some(foreign(at(30_000))), Step::LookAgain { at: at(31_000) })]
+    #[case::foreign_lapsed(Some(at(60_000)), Some(foreign(at(0))), Step::Add { timeout: 60 })]
+    #[case::not_wanted(None, Some(ours(at(60_000))), Step::Remove { id: id() })]
+    #[case::about_to_lapse(None, Some(ours(at(4_000))), Step::Nothing)]
+    #[case::foreign_is_never_removed(None, Some(foreign(at(60_000))), Step::Nothing)]
+    #[case::static_of_ours_is_replaced(Some(at(60_000)), Some(ours(Moment::FOREVER)), Step::Remove { id: id() })]
+    #[case::static_of_ours_for_a_permanent_ban(
+        Some(Moment::FOREVER),
+        Some(ours(Moment::FOREVER)),
+        Step::Nothing
+    )]
     fn steps(#[case] wanted: Option<Moment>, #[case] held: Option<Held>, #[case] expected: Step) {
         assert_eq!(step(wanted, held, at(0)), expected);
     }
@@ -179,9 +183,14 @@ mod tests {
 
     fn helds() -> impl Strategy<Value = Option<Held>> {
         let owner = prop_oneof![Just(Owner::Ours), Just(Owner::Foreign), Just(Owner::Unknown)];
-        prop::option::of((moments(), any::<bool>(), owner, 0..3_u16).prop_map(|(expires, known, owner, slack)| {
-            Held { expires, id: known.then(id), owner, slack }
-        }))
+        prop::option::of(
+            (moments(), any::<bool>(), owner, 0..3_u16).prop_map(|(expires, known, owner, slack)| Held {
+                expires,
+                id: known.then(id),
+                owner,
+                slack,
+            }),
+        )
     }
 
     proptest! {
@@ -209,7 +218,7 @@ mod tests {
         fn a_step_that_was_done_is_followed_by_none(wanted in prop::option::of(moments()), held in helds()) {
             let now = at(0);
             let after = match step(wanted, held, now) {
-                Step::Add { timeout } | Step::Set { timeout, .. } => ours(now.plus_seconds(timeout)),
+                Step::Add { timeout } | Step::Set { timeout, .. } => Some(ours(now.plus_seconds(timeout))),
                 Step::Remove { .. } => None,
                 Step::Nothing | Step::Learn | Step::LookAgain { .. } => return Ok(()),
             };

@@ -65,9 +65,7 @@ pub enum SessionError {
         source: io::Error,
     },
     /// No address of the router took the connection.
-    #[error(
-        "cannot connect to {address}: {source}; is the router up, and its API service on (/ip/service)?"
-    )]
+    #[error("cannot connect to {address}: {source}; is the router up, and its API service on (/ip/service)?")]
     Connect {
         /// The address tried last.
         address: SocketAddr,
@@ -386,3 +384,7 @@ async fn connect_first(addresses: &[SocketAddr], deadline: Duration) -> Result<T
 fn seconds(duration: &Duration) -> String {
     format!("{} s", duration.as_secs_f64())
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,394 @@
+//! A logged-in session at work: the pipeline's commands go out, the answers come in, and timers keep the
+//! link and the list in order. One link lives as long as its session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::RouterConfig;
+use super::address_list::{EntryId, Family, Mark, address_text, timeout_text};
+use super::desired::{Desired, Moment, Subscription};
+use super::pipeline::{Action, Counts, Order, Pipeline, Shown};
+use super::sentence::{Row, Trap, TrapMeaning};
+use super::session::{Answer, Session, SessionError};
+use super::status::{Failure, RouterStatus, State};
+use crate::clock::Clock;
+
+/// The most prefixes that are looked at before the socket is looked at again.
+const LOOKED_AT: usize = 4096;
+
+/// How long what is in flight may take at a stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long a print that would tell an id or an owner waits for quiet.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The shortest and the longest pause before refused commands are sent again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
+
+/// The longest pause between two prints made only to learn ids or owners.
+const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
+
+/// What a router's worker has at hand in every session.
+pub(super) struct Bench {
+    pub(super) config: RouterConfig,
+    pub(super) mark: Mark,
+    pub(super) desired: Arc<Desired>,
+    pub(super) subscription: Subscription,
+    pub(super) clock: Clock,
+    pub(super) stop: CancellationToken,
+    pub(super) status: watch::Sender<RouterStatus>,
+}
+
+/// A session at work.
+pub(super) struct Link<'a> {
+    bench: &'a mut Bench,
+    session: Session<Asked>,
+    pipeline: Pipeline,
+    timers: Timers,
+    latency: Option<Duration>,
+}
+
+/// What a command in flight was sent for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    Order { order: Order, sent: Instant },
+    Print(Family),
+    Resource,
+    Identity,
+}
+
+/// When to do what next.
+struct Timers {
+    /// Ask for the router's resources: the keepalive.
+    resource: Instant,
+    /// Print everything.
+    reconcile: Instant,
+    /// Send refused commands again; set while there are any.
+    retry: Option<Instant>,
+    retry_pause: Duration,
+    /// When a wish to learn ids or owners came up.
+    learn_since: Option<Instant>,
+    /// No print for learning before this.
+    learn_after: Instant,
+    learn_gap: Duration,
+    print_began: Instant,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now().into()
+    }
+
+    pub(super) fn enter(&self, state: State) {
+        let now = self.clock.now();
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.since = now;
+        });
+    }
+
+    /// Shows and logs what went wrong.
+    pub(super) fn fail(&self, text: String) {
+        tracing::warn!(router = %self.config.name, error = %text, "router trouble");
+        let at = self.clock.now();
+        self.status.send_modify(|status| status.last_error = Some(Failure { at, text }));
+    }
+}
+
+// === impl Link ===
+
+impl<'a> Link<'a> {
+    pub(super) fn new(bench: &'a mut Bench, session: Session<Asked>, counts: Counts) -> Self {
+        // What changed while there was no session is part of the first reconciliation.
+        bench.subscription.take();
+        let pipeline = Pipeline::new(Arc::clone(&bench.desired), bench.config.ipv6, counts);
+        let now = Instant::now();
+        let timers = Timers {
+            resource: now,
+            reconcile: now + jittered(bench.config.reconcile_every),
+            retry: None,
+            retry_pause: RETRY.0,
+            learn_since: None,
+            learn_after: now,
+            learn_gap: Duration::ZERO,
+            print_began: now,
+        };
+        Self { bench, session, pipeline, timers, latency: None }
+    }
+
+    /// Works until the service stops (`Ok`) or the session ends.
+    pub(super) async fn run(&mut self) -> Result<(), SessionError> {
+        self.ask("/system/identity/print", Asked::Identity, |command| command);
+        loop {
+            self.on_time();
+            let more = self.fill();
+            self.publish();
+            let wake = self.next_timer();
+            tokio::select! {
+                biased;
+                () = self.bench.stop.cancelled() => return self.finish().await,
+                answer = self.session.answer() => {
+                    self.take(answer?)?;
+                    while let Some(answer) = self.session.received()? {
+                        self.take(answer)?;
+                    }
+                }
+                () = self.bench.subscription.changed() => {}
+                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::task::yield_now(), if more => {}
+            }
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.pipeline.counts()
+    }
+
+    /// Whether the whole list was read once.
+    pub(super) fn was_good(&self) -> bool {
+        self.pipeline.is_known()
+    }
+
+    /// Sends what has already changed and awaits what is in flight, for a second at most.
+    async fn finish(&mut self) -> Result<(), SessionError> {
+        self.pipeline.drop_backlog();
+        let rest = async {
+            loop {
+                self.fill();
+                if !self.pipeline.has_changes() {
+                    return Ok(());
+                }
+                let answer = self.session.answer().await?;
+                self.take(answer)?;
+            }
+        };
+        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
+    }
+
+    /// Fills the window. True where prefixes were left unlooked at although the window is open.
+    fn fill(&mut self) -> bool {
+        let now = self.bench.now();
+        let mut budget = LOOKED_AT;
+        while self.pipeline.in_flight() < self.bench.config.window.max(1) {
+            if !self.pipeline.has_fresh() {
+                let changes = self.bench.subscription.take();
+                if changes.is_empty() && !self.pipeline.has_next() {
+                    return false;
+                }
+                self.pipeline.note(changes);
+            }
+            match self.pipeline.next(now, &mut budget) {
+                Some(order) => self.send(order),
+                None if budget == 0 => return true,
+                None => {}
+            }
+        }
+        false
+    }
+
+    fn send(&mut self, order: Order) {
+        let Order { prefix, action } = order;
+        let family = order.family();
+        let command = match action {
+            Action::Add { timeout } => {
+                let text = self.bench.desired.comment(prefix);
+                let comment = self.bench.mark.comment(text.as_deref().unwrap_or_default());
+                self.session
+                    .command(family.add())
+                    .attribute("list", Some(&self.bench.config.list))
+                    .attribute("address", Some(&address_text(prefix)))
+                    .attribute("timeout", Some(&timeout_text(timeout)))
+                    .attribute("comment", Some(&comment))
+            }
+            Action::Set { id, timeout } => self
+                .session
+                .command(family.set())
+                .attribute(".id", Some(&id.to_string()))
+                .attribute("timeout", Some(&timeout_text(timeout))),
+            Action::Remove { id } => {
+                self.session.command(family.remove()).attribute(".id", Some(&id.to_string()))
+            }
+        };
+        self.session.send(command, Asked::Order { order, sent: Instant::now() });
+    }
+
+    fn take(&mut self, answer: Answer<Asked>) -> Result<(), SessionError> {
+        match answer {
+            Answer::Row(Asked::Print(family), row) => {
+                if let Some(shown) = Shown::read(family, &row, &self.bench.mark) {
+                    self.pipeline.row(shown, self.bench.now());
+                }
+            }
+            Answer::Row(Asked::Resource, row) => self.note_resource(&row),
+            Answer::Row(Asked::Identity, row) => {
+                self.bench.status.send_modify(|status| status.identity = row.shown("name"));
+            }
+            Answer::Done(Asked::Order { order, sent }, ret) => {
+                self.latency = Some(sent.elapsed());
+                let id = ret.as_deref().and_then(EntryId::parse);
+                self.pipeline.done(order, id, self.bench.now());
+            }
+            Answer::Trap(Asked::Order { order, .. }, trap) => self.take_refusal(order, &trap),
+            Answer::Done(Asked::Print(_), _) => {
+                self.pipeline.print_ends();
+                let took = self.timers.print_began.elapsed();
+                self.timers.learn_after = Instant::now() + self.timers.learn_gap.max(took * 2);
+                self.settle();
+            }
+            Answer::Trap(Asked::Print(Family::V6), trap) => {
+                self.pipeline.missing(Family::V6);
+                self.bench.fail(format!(
+                    "the IPv6 address list cannot be read, so IPv6 bans are not on this router: {trap}; enable the ipv6 package, or set `ipv6 = false` for this router"
+                ));
+                self.settle();
+            }
+            Answer::Trap(Asked::Print(family), trap) => {
+                return Err(SessionError::Refused { command: family.print(), trap });
+            }
+            // Nice to know, but nothing depends on it.
+            Answer::Trap(Asked::Resource | Asked::Identity, _)
+            | Answer::Done(Asked::Resource | Asked::Identity, _)
+            | Answer::Row(Asked::Order { .. }, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Shows that the first reading is over, once it is.
+    fn settle(&self) {
+        let reading = self.bench.status.borrow().state == State::Reading;
+        if reading && self.pipeline.is_known() {
+            self.bench.enter(State::Connected);
+        }
+    }
+
+    fn take_refusal(&mut self, order: Order, trap: &Trap) {
+        if !self.pipeline.refused(order, trap, self.bench.now()) {
+            return;
+        }
+        if trap.meaning == TrapMeaning::NoSuchCommand && order.family() == Family::V6 {
+            self.pipeline.missing(Family::V6);
+        }
+        if self.timers.retry.is_some() {
+            // Said already, for another entry; it is counted.
+            return;
+        }
+        self.timers.retry = Some(Instant::now() + self.timers.retry_pause);
+        self.bench.fail(format!(
+            "{} of {} was refused: {trap}; sent again in {} s",
+            match order.action {
+                Action::Add { .. } => "the add",
+                Action::Set { .. } => "the new timeout",
+                Action::Remove { .. } => "the removal",
+            },
+            address_text(order.prefix),
+            self.timers.retry_pause.as_secs(),
+        ));
+        self.timers.retry_pause = (self.timers.retry_pause * 2).min(RETRY.1);
+    }
+
+    fn note_resource(&mut self, row: &Row) {
+        self.bench.status.send_modify(|status| {
+            status.version = row.shown("version");
+            status.uptime = row.shown("uptime");
+            status.cpu_load = row.text("cpu-load").and_then(|load| load.parse().ok());
+        });
+    }
+
+    /// Does what is due.
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.timers.resource <= now {
+            self.timers.resource = now + self.bench.config.deadlines.keepalive;
+            self.ask("/system/resource/print", Asked::Resource, |command| {
+                command.attribute(".proplist", Some("uptime,version,cpu-load"))
+            });
+            self.pipeline.sweep(self.bench.now());
+        }
+        if self.timers.reconcile <= now {
+            self.timers.reconcile = now + jittered(self.bench.config.reconcile_every);
+            self.pipeline.reconcile_all();
+        }
+        if self.timers.retry.is_some_and(|retry| retry <= now) {
+            self.timers.retry = None;
+            self.pipeline.retry_failed();
+        } else if self.timers.retry.is_none() && !self.pipeline.has_failed() && !self.pipeline.has_changes() {
+            self.timers.retry_pause = RETRY.0;
+        }
+        self.pipeline.look_again(self.bench.now());
+        if let Some(family) = self.pipeline.print_due() {
+            self.print(family);
+        } else if let Some(family) = self.pipeline.learn_due() {
+            let since = *self.timers.learn_since.get_or_insert(now);
+            let quiet = !self.pipeline.has_next() && self.pipeline.in_flight() == 0;
+            if now >= self.timers.learn_after && (quiet || now >= since + QUIET) {
+                let long_ago = now >= self.timers.learn_after + LONGEST_LEARN_GAP / 5;
+                let gap = if long_ago { Duration::ZERO } else { self.timers.learn_gap * 2 };
+                self.timers.learn_gap = gap.clamp(Duration::from_secs(1), LONGEST_LEARN_GAP);
+                self.print(family);
+            }
+        }
+    }
+
+    /// When [`Link::on_time`] has something to do at the latest.
+    fn next_timer(&self) -> Instant {
+        let now = Instant::now();
+        let mut next = self.timers.resource.min(self.timers.reconcile);
+        next = next.min(self.timers.retry.unwrap_or(next));
+        if let Some(at) = self.pipeline.next_look() {
+            // The wall clock may be moved, so look at it once a second.
+            let wait = at.milliseconds_after(self.bench.now()).clamp(1, 1000);
+            next = next.min(now + Duration::from_millis(wait.cast_unsigned()));
+        }
+        if self.pipeline.learn_due().is_some() {
+            let since = self.timers.learn_since.unwrap_or(now);
+            let quiet = !self.pipeline.has_next() && self.pipeline.in_flight() == 0;
+            let at = if quiet { now } else { since + QUIET };
+            next = next.min(self.timers.learn_after.max(at));
+        }
+        next
+    }
+
+    fn print(&mut self, family: Family) {
+        self.timers.learn_since = None;
+        self.timers.print_began = Instant::now();
+        self.pipeline.print_begins(family, self.bench.now());
+        let list = self.bench.config.list.clone();
+        self.ask(family.print(), Asked::Print(family), |command| {
+            command.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", &list)
+        });
+    }
+
+    fn ask(&mut self, path: &str, asked: Asked, arguments: impl FnOnce(Building) -> Building) {
+        let command = arguments(self.session.command(path));
+        self.session.send(command, asked);
+    }
+
+    fn publish(&self) {
+        let pipeline = &self.pipeline;
+        let [ipv4, ipv6] = pipeline.tables();
+        self.bench.status.send_modify(|status| {
+            status.ipv4 = ipv4;
+            status.ipv6 = ipv6;
+            status.ours = pipeline.actual().ours();
+            status.foreign = pipeline.actual().others();
+            status.queued = pipeline.queued();
+            status.in_flight = pipeline.in_flight();
+            status.counts = pipeline.counts();
+            status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
+        });
+    }
+}
+
+type Building = mikrotik_rs::CommandBuilder<mikrotik_rs::proto::command::Cmd>;
+
+/// The duration, up to a tenth shorter, so that many routers are not printed at once.
+fn jittered(duration: Duration) -> Duration {
+    let random = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+    duration.mul_f64(1.0 - random / 10.0)
+}

@@ -1,0 +1,118 @@
+//! What a router's worker shows of itself, for people and for metrics.
+
+use std::net::IpAddr;
+
+use atalaya_wire::Name;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::pipeline::{Counts, Table};
+
+/// A router and its worker at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouterStatus {
+    /// The router's name in the configuration.
+    pub name: Name,
+    /// The configured address.
+    pub address: String,
+    /// What the address resolved to last; empty until it has.
+    pub addresses: Vec<IpAddr>,
+    /// What the worker is at.
+    pub state: State,
+    /// Since when it is at it.
+    pub since: Timestamp,
+    /// The last thing that went wrong, also where it went well since.
+    pub last_error: Option<Failure>,
+    /// The router's own name, where it has told.
+    pub identity: Option<String>,
+    /// The version of RouterOS, where the router has told.
+    pub version: Option<String>,
+    /// How long the router is up, in RouterOS's form, where it has told; at most a minute old.
+    pub uptime: Option<String>,
+    /// The load of the router's processor in per cent, where it has told; at most a minute old.
+    pub cpu_load: Option<u8>,
+    /// The IPv4 table.
+    pub ipv4: Table,
+    /// The IPv6 table.
+    pub ipv6: Table,
+    /// Entries of the list that are ours. Lapsed ones are counted for up to a minute.
+    pub ours: usize,
+    /// Entries of the list that are someone else's, or may be.
+    pub foreign: usize,
+    /// Bans that should be on the router.
+    pub desired: usize,
+    /// Prefixes that wait for their turn or for a retry.
+    pub queued: usize,
+    /// Commands sent and not yet answered.
+    pub in_flight: usize,
+    /// What was done since the service started.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// From sending the last add, set or remove to its answer, in microseconds.
+    pub latency_us: Option<u64>,
+    /// Logins since the service started.
+    pub sessions: u64,
+}
+
+/// What a worker is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "is")]
+pub enum State {
+    /// Connecting and logging in.
+    Connecting,
+    /// Logged in; what the list holds is not known yet. New bans are sent already.
+    Reading,
+    /// Logged in, and knows what the list holds.
+    Connected,
+    /// Waiting before it tries again.
+    Waiting {
+        /// The whole pause, in milliseconds.
+        retry_ms: u64,
+    },
+    /// Stopped, with the service.
+    Stopped,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// What, and what to do about it.
+    pub text: String,
+}
+
+// === impl RouterStatus ===
+
+impl RouterStatus {
+    /// Of a worker that has just been started.
+    pub(super) fn new(name: Name, address: String, now: Timestamp) -> Self {
+        Self {
+            name,
+            address,
+            addresses: Vec::new(),
+            state: State::Connecting,
+            since: now,
+            last_error: None,
+            identity: None,
+            version: None,
+            uptime: None,
+            cpu_load: None,
+            ipv4: Table::Unknown,
+            ipv6: Table::Unknown,
+            ours: 0,
+            foreign: 0,
+            desired: 0,
+            queued: 0,
+            in_flight: 0,
+            counts: Counts::default(),
+            latency_us: None,
+            sessions: 0,
+        }
+    }
+
+    /// Whether the router is logged in to.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Reading | State::Connected)
+    }
+}

@@ -1,0 +1,81 @@
+//! The task of one router: connect, work, and on any failure wait a while and start anew. It knows of no
+//! other router, so that a dead one delays nobody.
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::timeout;
+
+use super::endpoint::{API_PORT, API_TLS_PORT, Endpoint};
+use super::link::{Asked, Bench, Link};
+use super::pipeline::Counts;
+use super::session::{Session, SessionError};
+use super::status::State;
+
+/// Holds the router to what is desired until the service stops.
+pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
+    let stop = bench.stop.clone();
+    let mut pauses = pauses(&bench);
+    let mut counts = Counts::default();
+    loop {
+        bench.enter(State::Connecting);
+        let failure = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            opened = open(&bench, &endpoint) => match opened {
+                Err(failure) => failure,
+                Ok(session) => {
+                    bench.enter(State::Reading);
+                    bench.status.send_modify(|status| status.sessions += 1);
+                    tracing::info!(router = %bench.config.name, "logged in");
+                    let mut link = Link::new(&mut bench, session, counts);
+                    let ended = link.run().await;
+                    counts = link.counts();
+                    if link.was_good() {
+                        pauses = self::pauses(&bench);
+                    }
+                    match ended {
+                        Ok(()) => break,
+                        Err(failure) => failure,
+                    }
+                }
+            },
+        };
+        bench.status.send_modify(|status| status.in_flight = 0);
+        bench.fail(failure.to_string());
+        let pause = pauses.next().unwrap_or(bench.config.deadlines.longest_pause);
+        bench.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    bench.enter(State::Stopped);
+}
+
+async fn open(bench: &Bench, endpoint: &Endpoint) -> Result<Session<Asked>, SessionError> {
+    let config = &bench.config;
+    let port = if config.tls.is_some() { API_TLS_PORT } else { API_PORT };
+    let deadline = config.deadlines.connect;
+    let addresses = timeout(deadline, endpoint.resolve(port))
+        .await
+        .map_err(|_| SessionError::ConnectDeadline(deadline))?
+        .map_err(|source| SessionError::Resolve { host: endpoint.host.clone(), source })?;
+    bench.status.send_modify(|status| {
+        status.addresses = addresses.iter().map(std::net::SocketAddr::ip).collect();
+        status.addresses.dedup();
+    });
+    Session::open(config, &addresses).await
+}
+
+/// Pauses that double from the shortest to the longest, each with jitter on top, without end.
+fn pauses(bench: &Bench) -> ExponentialBackoff {
+    let deadlines = &bench.config.deadlines;
+    ExponentialBuilder::new()
+        .with_min_delay(deadlines.shortest_pause)
+        // Jitter adds up to as much again.
+        .with_max_delay(deadlines.longest_pause / 2)
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
