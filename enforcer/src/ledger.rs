@@ -1,1 +1,452 @@
-//! To be written.
+//! The ledger: the durable record of bans, in one SQLite file. A thread of its own writes it, all that
+//! waits in one transaction, so that a thousand offences cost one flush of the disk; an ack follows
+//! the commit. Readers open it beside.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use atalaya_wire::{Evidence, Name};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, params};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::policy::Standing;
+
+/// The ledger's format, in SQLite's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Times are milliseconds since 1970; `until` is NULL for a permanent ban, `ended` for one that
+/// stands.
+const SCHEMA: &str = "
+    CREATE TABLE bans (
+        id INTEGER PRIMARY KEY, prefix TEXT NOT NULL, list TEXT NOT NULL,
+        since INTEGER NOT NULL, until INTEGER, jail TEXT NOT NULL, sensor TEXT NOT NULL,
+        evidence TEXT NOT NULL, strikes INTEGER NOT NULL, ended INTEGER, ended_by TEXT);
+    CREATE UNIQUE INDEX standing ON bans (prefix, list) WHERE ended IS NULL;
+    CREATE INDEX history ON bans (prefix);
+    CREATE TABLE intake (sensor TEXT NOT NULL, outbox TEXT NOT NULL, through INTEGER NOT NULL,
+        PRIMARY KEY (sensor, outbox)) WITHOUT ROWID;
+    CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// A ban as the ledger keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ban {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// The address list.
+    pub list: String,
+    /// From when.
+    pub since: Timestamp,
+    /// Until when; `None` for a permanent one.
+    pub until: Option<Timestamp>,
+    /// The jail that decided.
+    pub jail: Name,
+    /// The sensor that reported.
+    pub sensor: Name,
+    /// What was seen.
+    pub evidence: Vec<Evidence>,
+    /// How often this prefix was banned, this time included; set by the ledger.
+    pub strikes: u32,
+}
+
+/// A change to the ledger. Making the same change again changes nothing.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A ban, or a later end of the one that stands.
+    Ban(Arc<Ban>),
+    /// The ban that stands has ended.
+    End {
+        /// Of what.
+        prefix: IpNet,
+        /// When.
+        at: Timestamp,
+        /// `lapsed`, or who unbanned.
+        by: String,
+    },
+    /// Everything up to this sequence of a sensor's outbox is in the ledger.
+    Through {
+        /// The sensor.
+        sensor: Name,
+        /// Its outbox.
+        outbox: Name,
+        /// The sequence.
+        sequence: u64,
+    },
+}
+
+/// What the ledger holds when the enforcer starts.
+#[derive(Debug)]
+pub struct Saved {
+    /// The bans that stand.
+    pub bans: Vec<(IpNet, Standing, Arc<str>)>,
+    /// The largest sequence by sensor and outbox.
+    pub through: HashMap<(Name, Name), u64>,
+}
+
+/// The handle to the writing thread. Dropping the last one ends it after its last commit.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    orders: mpsc::Sender<Order>,
+    path: Arc<Path>,
+}
+
+/// The writing thread, and the lock on the state folder.
+#[derive(Debug)]
+pub struct Writer {
+    thread: JoinHandle<()>,
+    _lock: std::fs::File,
+}
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The folder or the lock file cannot be made.
+    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another enforcer runs on the same state.
+    #[error("another atalaya-enforcer uses {}: stop it first, or give this one a `state` of its own", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// SQLite refused.
+    #[error("the ledger {} cannot be used: {source}", path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file is of a later release.
+    #[error("the ledger {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release", path.display())]
+    TooNew {
+        /// The database file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// A change was not written.
+    #[error("the ledger cannot be written: {0}")]
+    NotWritten(String),
+}
+
+struct Order {
+    changes: Vec<Change>,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Opens or makes the ledger in a folder, reads what stands for a list, and starts the writer.
+    pub fn open(
+        folder: &Path,
+        list: &str,
+        comment: &dyn Fn(&str, &str) -> String,
+    ) -> Result<(Self, Saved, Writer), LedgerError> {
+        let connection = connect(folder)?;
+        let lock = lock(folder)?;
+        let path = path(folder);
+        let saved = read(&connection, list, comment)
+            .map_err(|source| LedgerError::Database { path: path.clone(), source })?;
+        let (orders, inbox) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || write(connection, &inbox))
+            .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
+        Ok((Self { orders, path: path.into() }, saved, Writer { thread, _lock: lock }))
+    }
+
+    /// Writes changes; returns once they are on disk.
+    pub async fn commit(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
+        let (done, answer) = oneshot::channel();
+        let gone = || LedgerError::NotWritten("the writer has ended".to_owned());
+        self.orders.send(Order { changes, done }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map_err(LedgerError::NotWritten)
+    }
+
+    /// The bans that stand, the latest first. Blocks: not for an async thread.
+    pub fn bans(&self) -> Result<Vec<Ban>, LedgerError> {
+        let database = |source| LedgerError::Database { path: self.path.to_path_buf(), source };
+        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
+        standing_bans(&connection).map_err(database)
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Waits for the last commit; all [`Ledger`]s must be dropped first.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+/// Opens the database of a state folder, making it where it is missing. For the writer, and for the
+/// commands that work beside a running enforcer.
+pub fn connect(folder: &Path) -> Result<Connection, LedgerError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let path = path(folder);
+    let database = |source| LedgerError::Database { path: path.clone(), source };
+    let mut connection = Connection::open(&path).map_err(database)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
+    // FULL: what was acked survives a power cut.
+    connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
+    let version = |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    let found: i64 = version(&connection).map_err(database)?;
+    if found > SCHEMA_VERSION {
+        return Err(LedgerError::TooNew { path, found });
+    }
+    if found == 0 {
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(database)?;
+        // Another process may have made it while this one waited.
+        if version(&transaction).map_err(database)? == 0 {
+            transaction.execute_batch(SCHEMA).map_err(database)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)?;
+        }
+        transaction.commit().map_err(database)?;
+    }
+    Ok(connection)
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("ledger.sqlite3")
+}
+
+fn lock(folder: &Path) -> Result<std::fs::File, LedgerError> {
+    let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("lock"))
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(LedgerError::Locked { path: folder.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn read(connection: &Connection, list: &str, comment: &dyn Fn(&str, &str) -> String) -> rusqlite::Result<Saved> {
+    // Few comments are many bans': they share them.
+    let mut comments: HashMap<(String, String), Arc<str>> = HashMap::new();
+    let mut statement = connection
+        .prepare("SELECT prefix, until, jail, sensor FROM bans WHERE ended IS NULL AND list = ?1")?;
+    let mut rows = statement.query([list])?;
+    let mut bans = Vec::new();
+    while let Some(row) = rows.next()? {
+        let prefix: IpNet = text(row, 0)?;
+        let until = row.get::<_, Option<i64>>(1)?.map(moment).transpose()?;
+        let key = (row.get(2)?, row.get(3)?);
+        let comment = comments.entry(key).or_insert_with_key(|(jail, sensor)| comment(jail, sensor).into());
+        bans.push((prefix, Standing { until }, comment.clone()));
+    }
+    let mut through = HashMap::new();
+    let mut statement = connection.prepare("SELECT sensor, outbox, through FROM intake")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        through.insert((text(row, 0)?, text(row, 1)?), row.get::<_, i64>(2)?.cast_unsigned());
+    }
+    Ok(Saved { bans, through })
+}
+
+fn standing_bans(connection: &Connection) -> rusqlite::Result<Vec<Ban>> {
+    let mut statement = connection.prepare(
+        "SELECT prefix, list, since, until, jail, sensor, evidence, strikes FROM bans
+         WHERE ended IS NULL ORDER BY since DESC, id DESC",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut bans = Vec::new();
+    while let Some(row) = rows.next()? {
+        bans.push(Ban {
+            prefix: text(row, 0)?,
+            list: row.get(1)?,
+            since: moment(row.get(2)?)?,
+            until: row.get::<_, Option<i64>>(3)?.map(moment).transpose()?,
+            jail: text(row, 4)?,
+            sensor: text(row, 5)?,
+            evidence: serde_json::from_str(&row.get::<_, String>(6)?).unwrap_or_default(),
+            strikes: row.get(7)?,
+        });
+    }
+    Ok(bans)
+}
+
+/// A column's text as what it stands for.
+fn text<T: std::str::FromStr>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get::<_, String>(column)?.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn moment(milliseconds: i64) -> rusqlite::Result<Timestamp> {
+    Timestamp::from_millisecond(milliseconds).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Integer, Box::new(error))
+    })
+}
+
+/// The writing thread: takes all orders that are there, and commits them together.
+fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>) {
+    const MOST: usize = 20_000;
+    let mut failing = false;
+    while let Ok(first) = inbox.recv() {
+        let mut count = first.changes.len();
+        let mut orders = vec![first];
+        while count < MOST
+            && let Ok(order) = inbox.try_recv()
+        {
+            count += order.changes.len();
+            orders.push(order);
+        }
+        let result = apply(&mut connection, &orders).map_err(|error| error.to_string());
+        match &result {
+            Err(error) if !failing => {
+                tracing::error!(error, "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk");
+                failing = true;
+            }
+            Ok(()) if failing => {
+                tracing::info!("the ledger can be written again");
+                failing = false;
+            }
+            _ => {}
+        }
+        for order in orders {
+            // Nobody waits any more where a connection broke.
+            let _ = order.done.send(result.clone());
+        }
+    }
+}
+
+fn apply(connection: &mut Connection, orders: &[Order]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for change in orders.iter().flat_map(|order| &order.changes) {
+        match change {
+            Change::Ban(ban) => {
+                let evidence = serde_json::to_string(&ban.evidence).unwrap_or_default();
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO bans (prefix, list, since, until, jail, sensor, evidence, strikes)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                                 1 + coalesce((SELECT max(strikes) FROM bans WHERE prefix = ?1), 0))
+                         ON CONFLICT (prefix, list) WHERE ended IS NULL DO UPDATE SET until = excluded.until
+                         WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)",
+                    )?
+                    .execute(params![
+                        ban.prefix.to_string(),
+                        ban.list,
+                        ban.since.as_millisecond(),
+                        ban.until.map(Timestamp::as_millisecond),
+                        ban.jail.as_str(),
+                        ban.sensor.as_str(),
+                        evidence
+                    ])?;
+            }
+            Change::End { prefix, at, by } => {
+                transaction
+                    .prepare_cached("UPDATE bans SET ended = ?2, ended_by = ?3 WHERE prefix = ?1 AND ended IS NULL")?
+                    .execute(params![prefix.to_string(), at.as_millisecond(), by])?;
+            }
+            Change::Through { sensor, outbox, sequence } => {
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO intake VALUES (?1, ?2, ?3)
+                         ON CONFLICT DO UPDATE SET through = max(through, excluded.through)",
+                    )?
+                    .execute(params![sensor.as_str(), outbox.as_str(), sequence.cast_signed()])?;
+            }
+        }
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn ban(host: u8, until: Option<i64>) -> Change {
+        Change::Ban(Arc::new(Ban {
+            prefix: format!("192.0.2.{host}/32").parse().unwrap(),
+            list: "spammer".to_owned(),
+            since: at(0),
+            until: until.map(at),
+            jail: "ssh".parse().unwrap(),
+            sensor: "web-1".parse().unwrap(),
+            evidence: vec![Evidence::new(at(0), "test", "a line")],
+            strikes: 0,
+        }))
+    }
+
+    fn open(folder: &Path) -> (Ledger, Saved, Writer) {
+        Ledger::open(folder, "spammer", &|jail, sensor| format!("{jail} {sensor}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_stands_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, _, writer) = open(folder.path());
+        let through =
+            Change::Through { sensor: "web-1".parse().unwrap(), outbox: "o".parse().unwrap(), sequence: 7 };
+        ledger.commit(vec![ban(1, Some(1800)), ban(2, None), through]).await.unwrap();
+        drop(ledger);
+        writer.join();
+        let (ledger, saved, _writer) = open(folder.path());
+        assert_eq!(saved.bans.len(), 2);
+        assert_eq!(saved.bans[0].1, Standing { until: Some(at(1800)) });
+        assert_eq!(&*saved.bans[1].2, "ssh web-1");
+        assert_eq!(saved.through.values().collect::<Vec<_>>(), [&7]);
+        assert_eq!(ledger.bans().unwrap()[0].evidence[0].text, "a line");
+    }
+
+    #[tokio::test]
+    async fn a_ban_is_there_once_is_extended_and_counts_strikes_when_it_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, _, _writer) = open(folder.path());
+        ledger.commit(vec![ban(1, Some(1800)), ban(1, Some(900)), ban(1, Some(3600))]).await.unwrap();
+        let bans = ledger.bans().unwrap();
+        assert_eq!((bans.len(), bans[0].until, bans[0].strikes), (1, Some(at(3600)), 1));
+        let end = Change::End { prefix: bans[0].prefix, at: at(3600), by: "lapsed".to_owned() };
+        ledger.commit(vec![end.clone(), end, ban(1, None)]).await.unwrap();
+        let bans = ledger.bans().unwrap();
+        assert_eq!((bans.len(), bans[0].until, bans[0].strikes), (1, None, 2));
+    }
+
+    #[tokio::test]
+    async fn a_second_enforcer_on_the_same_state_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_ledger, _, _writer) = open(folder.path());
+        let error = Ledger::open(folder.path(), "spammer", &|_, _| String::new()).unwrap_err();
+        assert!(error.to_string().contains("another atalaya-enforcer"), "{error}");
+    }
+
+    #[test]
+    fn a_ledger_of_a_later_release_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        connect(folder.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(connect(folder.path()).unwrap_err().to_string().contains("later release"));
+    }
+}

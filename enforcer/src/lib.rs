@@ -4,6 +4,7 @@
 //! Data flows one way: [`intake`] → [`policy`] → [`ledger`] and [`router`] at once. `service.rs`
 //! wires these in that order.
 
+pub mod bans;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -1,1 +1,113 @@
-//! To be written.
+//! What an offence means: a ban, a longer ban, or nothing. Plain functions of the offence, the ban
+//! that stands, and the time; no input or output.
+
+use atalaya_wire::{BanTime, Networks, Offence};
+use jiff::Timestamp;
+
+/// A ban that stands, as far as a decision needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// When it ends; `None` for a permanent one.
+    pub until: Option<Timestamp>,
+}
+
+/// What to do about an offence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The address is on the allow list.
+    Allowed,
+    /// The ban would be over already.
+    Lapsed,
+    /// A ban stands that ends no sooner.
+    AlreadyBanned,
+    /// The ban that stands ends later now.
+    Extended(Standing),
+    /// A new ban.
+    Banned(Standing),
+}
+
+/// Decides. The ban runs from the offence's own time; one of the future is dated now.
+pub fn decide(offence: &Offence, standing: Option<Standing>, allow: &Networks, now: Timestamp) -> Decision {
+    if allow.contains(offence.address) {
+        return Decision::Allowed;
+    }
+    let until = end(offence.time.min(now), offence.bantime);
+    if until.is_some_and(|until| until <= now) {
+        return Decision::Lapsed;
+    }
+    let wanted = Standing { until };
+    match standing.filter(|standing| standing.until.is_none_or(|until| until > now)) {
+        None => Decision::Banned(wanted),
+        Some(Standing { until: None }) => Decision::AlreadyBanned,
+        Some(Standing { until: Some(stands) }) if until.is_some_and(|until| until <= stands) => {
+            Decision::AlreadyBanned
+        }
+        Some(_) => Decision::Extended(wanted),
+    }
+}
+
+/// When a ban of this length ends; `None` for a permanent one, and for one past the end of time.
+pub fn end(from: Timestamp, bantime: BanTime) -> Option<Timestamp> {
+    match bantime {
+        BanTime::For(seconds) => from.checked_add(seconds.signed()).ok(),
+        BanTime::Permanent => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atalaya_wire::Seconds;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn offence(second: i64, bantime: BanTime) -> Offence {
+        Offence {
+            jail: "test".parse().unwrap(),
+            address: "192.0.2.1".parse().unwrap(),
+            time: at(second),
+            failures: 3,
+            bantime,
+            evidence: Vec::new(),
+        }
+    }
+
+    fn until(second: i64) -> Standing {
+        Standing { until: Some(at(second)) }
+    }
+
+    const HALF_HOUR: BanTime = BanTime::For(Seconds(1800));
+    const FOR_EVER: Standing = Standing { until: None };
+
+    #[rstest]
+    #[case::first(offence(0, HALF_HOUR), None, 0, Decision::Banned(until(1800)))]
+    #[case::arrives_late(offence(0, HALF_HOUR), None, 600, Decision::Banned(until(1800)))]
+    #[case::arrives_too_late(offence(0, HALF_HOUR), None, 1800, Decision::Lapsed)]
+    #[case::of_the_future(offence(900, HALF_HOUR), None, 0, Decision::Banned(until(1800)))]
+    #[case::same_again(offence(0, HALF_HOUR), Some(until(1800)), 1, Decision::AlreadyBanned)]
+    #[case::shorter(offence(5, BanTime::For(Seconds(60))), Some(until(1800)), 5, Decision::AlreadyBanned)]
+    #[case::later(offence(60, HALF_HOUR), Some(until(1800)), 60, Decision::Extended(until(1860)))]
+    #[case::lapsed_before(offence(1800, HALF_HOUR), Some(until(1800)), 1800, Decision::Banned(until(3600)))]
+    #[case::for_ever(offence(0, BanTime::Permanent), None, 0, Decision::Banned(FOR_EVER))]
+    #[case::made_for_ever(offence(0, BanTime::Permanent), Some(until(1800)), 0, Decision::Extended(FOR_EVER))]
+    #[case::is_for_ever(offence(0, HALF_HOUR), Some(FOR_EVER), 0, Decision::AlreadyBanned)]
+    #[case::is_for_ever_again(offence(0, BanTime::Permanent), Some(FOR_EVER), 0, Decision::AlreadyBanned)]
+    fn an_offence_bans_extends_or_changes_nothing(
+        #[case] offence: Offence,
+        #[case] standing: Option<Standing>,
+        #[case] now: i64,
+        #[case] expected: Decision,
+    ) {
+        assert_eq!(decide(&offence, standing, &Networks::default(), at(now)), expected);
+    }
+
+    #[test]
+    fn an_allowed_address_is_never_banned() {
+        let allow: Networks = ["192.0.2.0/24".parse().unwrap()].into_iter().collect();
+        assert_eq!(decide(&offence(0, HALF_HOUR), None, &allow, at(0)), Decision::Allowed);
+    }
+}

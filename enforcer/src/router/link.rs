@@ -279,8 +279,12 @@ impl<'a> Link<'a> {
             return;
         }
         self.timers.retry = Some(Instant::now() + self.timers.retry_pause);
+        let advice = match trap.meaning {
+            TrapMeaning::Permission => "; the user's group needs the policies read, write and api",
+            _ => "",
+        };
         self.bench.fail(format!(
-            "{} of {} was refused: {trap}; sent again in {} s",
+            "{} of {} was refused: {trap}{advice}; sent again in {} s",
             match order.action {
                 Action::Add { .. } => "the add",
                 Action::Set { .. } => "the new timeout",

@@ -297,18 +297,11 @@ impl Pipeline {
     /// Takes in a row of the print that is running.
     pub fn row(&mut self, shown: Shown, now: Moment) {
         let Some(print) = &self.print else { return };
-        let known = self.actual.get(shown.prefix);
-        let owner = if shown.ours { Owner::Ours } else { Owner::Foreign };
+        // Our own command is newer than the row, whose very entry may be gone.
         if print.touched.contains(&shown.prefix) {
-            // Our own command is newer than the row, but the row may know the id.
-            match known {
-                Some(held) if held.id.is_none() && held.owner == owner => {
-                    self.actual.insert(shown.prefix, Held { id: shown.id, ..held });
-                }
-                _ => {}
-            }
             return;
         }
+        let owner = if shown.ours { Owner::Ours } else { Owner::Foreign };
         let slack = now.seconds_after(print.began).try_into().unwrap_or(u16::MAX);
         let expires = shown.timeout.map_or(Moment::FOREVER, |seconds| now.plus_seconds(seconds));
         self.actual.insert(shown.prefix, Held { expires, id: shown.id, owner, slack });

@@ -228,7 +228,7 @@ impl World {
             match result {
                 // Some versions do not tell the id.
                 Ok(id) => {
-                    self.pipeline.done(order, id.filter(|_| !self.router.last_id.is_multiple_of(3)), now)
+                    self.pipeline.done(order, id.filter(|_| !self.router.last_id.is_multiple_of(3)), now);
                 }
                 Err(trap) => assert!(!self.pipeline.refused(order, &trap, now)),
             }
@@ -279,6 +279,10 @@ impl World {
                 }
                 (Some(Wanted { until: Some(until), .. }), Some(entry)) => {
                     let expires = entry.expires.expect("a temporary ban stayed static");
+                    if until.as_millisecond() - now < 1000 {
+                        // Over as good as now: the ledger lifts it, and then it counts as unwanted.
+                        continue;
+                    }
                     let error = (expires - until.as_millisecond()).abs();
                     assert!(error <= TOLERANCE.cast_signed() * 1000 + 2000, "{prefix} is off by {error} ms");
                 }

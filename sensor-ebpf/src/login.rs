@@ -1,0 +1,142 @@
+//! The uprobe on `libaudit.so.1:audit_log_acct_message`, which PAM and login programs call with every
+//! verdict. It copies the call's arguments into the ring and decides nothing: user space does.
+//!
+//! `int audit_log_acct_message(int fd, int type, const char *pgname, const char *op, const char *name,
+//! unsigned id, const char *host, const char *addr, const char *tty, int result)` (libaudit.h)
+
+use core::ffi::{c_char, c_void};
+
+use atalaya_sensor_ebpf::{
+    Drop, LOGINS_BYTES, LoginRecord, PRESENT, Text, UNREADABLE, USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN,
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_ns,
+        bpf_probe_read_user, generated::bpf_probe_read_user_str,
+    },
+    macros::{map, uprobe},
+    maps::RingBuf,
+    programs::ProbeContext,
+};
+use aya_log_ebpf::{debug, warn};
+
+use crate::drops;
+
+#[map]
+static LOGINS: RingBuf = RingBuf::with_byte_size(LOGINS_BYTES, 0);
+
+/// The arguments that the processor's calling convention puts beyond the first six.
+struct Tail {
+    host: *const c_char,
+    addr: *const c_char,
+    tty: *const c_char,
+    result: i32,
+}
+
+#[uprobe]
+pub fn audit_log_acct_message(ctx: ProbeContext) -> u32 {
+    let kind: u32 = ctx.arg(1).unwrap_or(0);
+    if !matches!(kind, USER_AUTH | USER_ACCT | USER_ERR | USER_LOGIN) {
+        return 0;
+    }
+    let Some(tail) = tail(&ctx) else {
+        drops::count(Drop::Unreadable);
+        // Any user may call the function; only root's calls are worth a line.
+        if ctx.uid() == 0 {
+            warn!(&ctx, "a login verdict of process {} has an unreadable stack", ctx.tgid());
+        }
+        return 0;
+    };
+    let Some(mut entry) = LOGINS.reserve::<LoginRecord>(0) else {
+        drops::count(Drop::RingFull);
+        return 0;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the kernel reserved `size_of::<LoginRecord>()` bytes at an 8-byte boundary, and every field
+    // is an integer or an array of bytes, so that zeroes are a valid record; all of it is written here
+    // because the ring's memory holds earlier records.
+    let record = unsafe {
+        record.write_bytes(0, 1);
+        &mut *record
+    };
+    let identity = bpf_get_current_pid_tgid();
+    // SAFETY: a helper without arguments.
+    record.time_ns = unsafe { bpf_ktime_get_ns() };
+    record.kind = kind;
+    record.result = tail.result;
+    record.pid = identity as u32;
+    record.tgid = (identity >> 32) as u32;
+    record.uid = bpf_get_current_uid_gid() as u32;
+    if let Ok(program) = bpf_get_current_comm() {
+        record.program = program;
+    }
+    let mut texts = copy(Text::Host, tail.host, &mut record.host);
+    texts |= copy(Text::Addr, tail.addr, &mut record.addr);
+    texts |= copy(Text::Account, ctx.arg(4).unwrap_or(core::ptr::null()), &mut record.account);
+    texts |= copy(Text::Op, ctx.arg(3).unwrap_or(core::ptr::null()), &mut record.op);
+    texts |= copy(Text::Tty, tail.tty, &mut record.tty);
+    record.texts = texts;
+    let (uid, tgid, result) = (record.uid, record.tgid, record.result);
+    entry.submit(0);
+    if uid == 0 {
+        let broken = Text::Host.shift(UNREADABLE) | Text::Addr.shift(UNREADABLE);
+        if texts & broken != 0 {
+            warn!(&ctx, "a login verdict of process {} has an unreadable host or address", tgid);
+        }
+        debug!(&ctx, "login verdict {} of process {}: result {}", kind, tgid, result);
+    }
+    0
+}
+
+/// System V ABI: from the seventh on, arguments are on the stack above the return address.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn tail(ctx: &ProbeContext) -> Option<Tail> {
+    // SAFETY: the context of a uprobe is the caller's registers.
+    let stack = unsafe { (*ctx.regs).rsp };
+    Some(Tail {
+        host: stacked::<u64>(stack + 8)? as *const c_char,
+        addr: stacked::<u64>(stack + 16)? as *const c_char,
+        tty: stacked::<u64>(stack + 24)? as *const c_char,
+        result: stacked::<i32>(stack + 32)?,
+    })
+}
+
+/// AAPCS64: eight arguments in registers, the rest on the stack, eight bytes each.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn tail(ctx: &ProbeContext) -> Option<Tail> {
+    // SAFETY: the context of a uprobe is the caller's registers.
+    let stack = unsafe { (*ctx.regs).sp };
+    Some(Tail {
+        host: ctx.arg(6)?,
+        addr: ctx.arg(7)?,
+        tty: stacked::<u64>(stack)? as *const c_char,
+        result: stacked::<i32>(stack + 8)?,
+    })
+}
+
+#[cfg(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "aarch64")))]
+compile_error!("login.rs knows the calling conventions of x86_64 and aarch64 only: add this processor's");
+
+/// Reads one argument from the caller's stack.
+#[inline(always)]
+fn stacked<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails where nothing is mapped.
+    unsafe { bpf_probe_read_user(address as *const T) }.ok()
+}
+
+/// Copies a NUL-ended text, cut at the field's size less one; returns the text's bits.
+#[inline(always)]
+fn copy<const N: usize>(text: Text, from: *const c_char, into: &mut [u8; N]) -> u32 {
+    if from.is_null() {
+        return 0;
+    }
+    // SAFETY: the helper writes at most `N` bytes, always ends with a NUL, and fails where nothing is
+    // mapped at `from`.
+    let copied = unsafe {
+        bpf_probe_read_user_str(into.as_mut_ptr().cast::<c_void>(), N as u32, from.cast::<c_void>())
+    };
+    text.shift(if copied < 0 { UNREADABLE } else { PRESENT })
+}
