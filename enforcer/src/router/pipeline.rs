@@ -310,8 +310,7 @@ impl Pipeline {
     /// Takes in the end of the print: what it did not show is gone, and everything is looked at.
     pub fn print_ends(&mut self) {
         let Some(Print { family, touched, .. }) = self.print.take() else { return };
-        let busy = &self.busy;
-        self.actual.finish_print(family, |prefix| touched.contains(prefix) || busy.contains_key(prefix));
+        self.actual.finish_print(family, |prefix| touched.contains(prefix));
         self.tables[family.index()] = Table::Known;
         self.counts.prints += 1;
         self.covered.retain(|(_, prefix)| Family::of(*prefix) != family);
