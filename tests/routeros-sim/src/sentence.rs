@@ -33,6 +33,7 @@ pub struct Sentence {
 }
 
 impl Sentence {
+    #[cfg(test)]
     /// A sentence of these words. Empty words end sentences on the wire and are left out.
     pub fn new<W: AsRef<[u8]>>(words: impl IntoIterator<Item = W>) -> Self {
         let mut sentence = Self::default();
@@ -64,6 +65,7 @@ impl Sentence {
         self.ends.is_empty()
     }
 
+    #[cfg(test)]
     /// Appends the sentence as it goes over the wire, with its end.
     pub fn encode(&self, out: &mut Vec<u8>) {
         for word in self.words() {
