@@ -4,15 +4,15 @@
 //! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`outbox`] → [`uplink`].
 //! `service.rs` wires these in that order.
 
-// pub mod config;
+pub mod config;
 pub mod date;
-// pub mod detector;
+pub mod detector;
 pub mod filter;
 pub mod jail;
 pub mod membership;
-// pub mod outbox;
-// pub mod service;
+pub mod outbox;
+pub mod service;
 pub mod source;
-// pub mod store;
+pub mod store;
 pub mod trial;
-// pub mod uplink;
+pub mod uplink;

@@ -279,8 +279,9 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
     let next_sequence =
         reserved.map_or(Ok(1), |text| text.parse()).map_err(|_| row("the next sequence"))?;
     let waiting = connection
-        .query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))
-        .map_err(database)?;
+        .query_row("SELECT count(*) FROM outbox", [], |row| row.get::<_, i64>(0))
+        .map_err(database)?
+        .cast_unsigned();
     let allow = match meta(connection, "allow").map_err(database)? {
         Some(text) => serde_json::from_str(&text).map_err(|_| row("the allow list"))?,
         None => AllowList::default(),

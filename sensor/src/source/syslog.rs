@@ -1,1 +1,335 @@
-//! To be written.
+//! A syslog listener, so that routers and other hosts can send straight here: UDP and TCP, RFC 3164 and
+//! RFC 5424, with octet counting or a newline after each message. Everything that a sender chooses
+//! is bounded: the length of a message, how long a connection may be idle, how many there are.
+
+mod framing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::date;
+use framing::Framing;
+
+/// Where to listen, and the bounds.
+#[derive(Clone, Debug)]
+pub struct SyslogOptions {
+    /// UDP addresses.
+    pub udp: Vec<SocketAddr>,
+    /// TCP addresses.
+    pub tcp: Vec<SocketAddr>,
+    /// The longest message in bytes; what goes beyond is cut off and counted.
+    pub longest: usize,
+    /// The most TCP connections at once; further ones are closed and counted.
+    pub connections: usize,
+    /// How long a TCP connection may be silent.
+    pub idle: Duration,
+}
+
+/// One message.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// The date that it carries, where it is one.
+    pub time: Option<Timestamp>,
+    /// The message after its priority, as a line of a log file would have it: date, host, program and
+    /// text. Not necessarily UTF-8.
+    pub text: &'a [u8],
+}
+
+/// Counters that can be read while the listener runs.
+#[derive(Debug, Default)]
+pub struct SyslogStatus {
+    messages: AtomicU64,
+    cut: AtomicU64,
+    turned_away: AtomicU64,
+}
+
+/// An open listener.
+#[derive(Debug)]
+pub struct Syslog {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+    options: SyslogOptions,
+    status: Arc<SyslogStatus>,
+}
+
+/// A port that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for syslog on {kind} {address}: {source}; another syslog daemon may have the port, and ports under 1024 need privilege")]
+pub struct SyslogError {
+    kind: &'static str,
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+// === impl SyslogOptions ===
+
+impl Default for SyslogOptions {
+    fn default() -> Self {
+        Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            longest: 8192,
+            connections: 1024,
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+// === impl SyslogStatus ===
+
+impl SyslogStatus {
+    /// Messages taken.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Messages cut at [`SyslogOptions::longest`].
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Connections closed because there were too many.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Syslog ===
+
+impl Syslog {
+    /// Opens the ports.
+    pub async fn bind(options: SyslogOptions) -> Result<Self, SyslogError> {
+        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+        for address in &options.udp {
+            let failed = |source| SyslogError { kind: "UDP", address: *address, source };
+            udp.push(UdpSocket::bind(address).await.map_err(failed)?);
+        }
+        for address in &options.tcp {
+            let failed = |source| SyslogError { kind: "TCP", address: *address, source };
+            tcp.push(TcpListener::bind(address).await.map_err(failed)?);
+        }
+        Ok(Self { udp, tcp, options, status: Arc::default() })
+    }
+
+    /// The addresses that are listened on: UDP, then TCP.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let udp = self.udp.iter().map(UdpSocket::local_addr);
+        udp.chain(self.tcp.iter().map(TcpListener::local_addr)).filter_map(Result::ok).collect()
+    }
+
+    /// The counters.
+    pub fn status(&self) -> Arc<SyslogStatus> {
+        self.status.clone()
+    }
+
+    /// Takes messages until stopped. `sink` is called with each, from several tasks.
+    pub async fn run(self, sink: impl Fn(Message<'_>) + Send + Sync + 'static, stop: CancellationToken) {
+        let sink = Arc::new(sink);
+        let mut tasks = tokio::task::JoinSet::new();
+        for socket in self.udp {
+            tasks.spawn(datagrams(socket, self.options.longest, sink.clone(), self.status.clone()));
+        }
+        let places = Arc::new(Semaphore::new(self.options.connections));
+        for listener in self.tcp {
+            tasks.spawn(connections(
+                listener,
+                self.options.clone(),
+                places.clone(),
+                sink.clone(),
+                self.status.clone(),
+            ));
+        }
+        stop.cancelled().await;
+        tasks.shutdown().await;
+    }
+}
+
+async fn datagrams(
+    socket: UdpSocket,
+    longest: usize,
+    sink: Arc<impl Fn(Message<'_>) + Send + Sync + 'static>,
+    status: Arc<SyslogStatus>,
+) {
+    // One byte more shows that there was more.
+    let mut buffer = vec![0; longest + 1];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, peer)) => {
+                if length > longest {
+                    status.cut.fetch_add(1, Ordering::Relaxed);
+                }
+                hand_over(&buffer[..length.min(longest)], peer, &*sink, &status);
+            }
+            // An ICMP error of an earlier answer, say; there is none, and the socket goes on.
+            Err(error) => tracing::debug!(%error, "a datagram could not be received"),
+        }
+    }
+}
+
+async fn connections(
+    listener: TcpListener,
+    options: SyslogOptions,
+    places: Arc<Semaphore>,
+    sink: Arc<impl Fn(Message<'_>) + Send + Sync + 'static>,
+    status: Arc<SyslogStatus>,
+) {
+    let mut streams = tokio::task::JoinSet::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a syslog connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            Some(_) = streams.join_next() => continue,
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            status.turned_away.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        let (options, sink, status) = (options.clone(), sink.clone(), status.clone());
+        streams.spawn(async move {
+            let _place = place;
+            if let Err(error) = messages(stream, peer, &options, &*sink, &status).await {
+                tracing::debug!(%peer, %error, "a syslog connection ended");
+            }
+        });
+    }
+}
+
+async fn messages(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    options: &SyslogOptions,
+    sink: &impl Fn(Message<'_>),
+    status: &SyslogStatus,
+) -> std::io::Result<()> {
+    let mut framing = Framing::new(options.longest);
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = tokio::time::timeout(options.idle, stream.read(&mut buffer))
+            .await
+            .map_err(|_| std::io::Error::other("it was silent for too long"))??;
+        if read == 0 {
+            framing.finish(|message| hand_over(message, peer, sink, status));
+            break;
+        }
+        framing.feed(&buffer[..read], |message| hand_over(message, peer, sink, status));
+        status.cut.fetch_add(framing.take_cut(), Ordering::Relaxed);
+    }
+    status.cut.fetch_add(framing.take_cut(), Ordering::Relaxed);
+    Ok(())
+}
+
+fn hand_over(message: &[u8], peer: SocketAddr, sink: &impl Fn(Message<'_>), status: &SyslogStatus) {
+    let text = without_priority(message.trim_ascii_end());
+    if text.is_empty() {
+        return;
+    }
+    status.messages.fetch_add(1, Ordering::Relaxed);
+    let time = date::find(text, Timestamp::now(), &TimeZone::system()).map(|(time, _)| time);
+    sink(Message { peer, time, text });
+}
+
+/// The message after `<PRI>`, and after RFC 5424's version.
+fn without_priority(message: &[u8]) -> &[u8] {
+    let Some(rest) = message.strip_prefix(b"<") else { return message };
+    let digits = rest.iter().take(3).take_while(|byte| byte.is_ascii_digit()).count();
+    match rest[digits..].strip_prefix(b">") {
+        Some(rest) if digits > 0 => rest.strip_prefix(b"1 ").unwrap_or(rest),
+        _ => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    async fn start(options: SyslogOptions) -> (Vec<SocketAddr>, mpsc::UnboundedReceiver<String>, Arc<SyslogStatus>) {
+        let syslog = Syslog::bind(options).await.unwrap();
+        let (addresses, status) = (syslog.addresses(), syslog.status());
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let sink = move |message: Message<'_>| {
+            let _ = sender.send(String::from_utf8_lossy(message.text).into_owned());
+        };
+        tokio::spawn(syslog.run(sink, CancellationToken::new()));
+        (addresses, receiver, status)
+    }
+
+    fn loopback() -> Vec<SocketAddr> {
+        vec![SocketAddr::from(([127, 0, 0, 1], 0))]
+    }
+
+    #[tokio::test]
+    async fn datagrams_of_both_rfcs_and_of_routeros_arrive_as_lines() {
+        let (addresses, mut lines, status) =
+            start(SyslogOptions { udp: loopback(), longest: 100, ..SyslogOptions::default() }).await;
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for (message, line) in [
+            ("<34>Oct 11 22:14:15 mymachine su: failed\n", "Oct 11 22:14:15 mymachine su: failed"),
+            ("<165>1 2003-10-11T22:14:15.003Z host app - - - text", "2003-10-11T22:14:15.003Z host app - - - text"),
+            ("<30>system,error,critical login failure for user x from 192.0.2.1 via ssh", "system,error,critical login failure for user x from 192.0.2.1 via ssh"),
+            ("no priority", "no priority"),
+            ("<999999>x", "<999999>x"),
+        ] {
+            socket.send_to(message.as_bytes(), addresses[0]).await.unwrap();
+            assert_eq!(lines.recv().await.unwrap(), line);
+        }
+        socket.send_to(&[b'x'; 500], addresses[0]).await.unwrap();
+        assert_eq!(lines.recv().await.unwrap().len(), 100);
+        socket.send_to(&[0xff, 0x00, b'z'], addresses[0]).await.unwrap();
+        assert!(lines.recv().await.unwrap().ends_with('z'));
+        assert_eq!((status.messages(), status.cut()), (7, 1));
+    }
+
+    #[tokio::test]
+    async fn both_framings_arrive_on_one_connection_and_the_last_needs_no_end() {
+        let (addresses, mut lines, _) = start(SyslogOptions { tcp: loopback(), ..SyslogOptions::default() }).await;
+        let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
+        for piece in ["<34>on", "e\n8 <34>two\n", "10 <34>th", "ree<34>four\r\n\n<34>fi", "ve"] {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        drop(stream);
+        for line in ["one", "two", "three", "four", "five"] {
+            assert_eq!(lines.recv().await.unwrap(), line);
+        }
+    }
+
+    #[tokio::test]
+    async fn too_many_connections_are_turned_away_and_counted() {
+        let (addresses, mut lines, status) =
+            start(SyslogOptions { tcp: loopback(), connections: 1, ..SyslogOptions::default() }).await;
+        let mut first = TcpStream::connect(addresses[0]).await.unwrap();
+        first.write_all(b"<1>first\n").await.unwrap();
+        assert_eq!(lines.recv().await.unwrap(), "first");
+        let mut second = TcpStream::connect(addresses[0]).await.unwrap();
+        assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        assert_eq!(status.turned_away(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named() {
+        let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = Syslog::bind(SyslogOptions { udp: vec![address], ..SyslogOptions::default() }).await.unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}
