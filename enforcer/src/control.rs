@@ -63,6 +63,8 @@ pub struct Status {
     pub bans: usize,
     /// What was decided since the start.
     pub decisions: Counts,
+    /// Why the ledger cannot be written; `None` when all is well.
+    pub ledger_trouble: Option<String>,
     /// The address list's name.
     pub list: String,
     /// The certificate that sensors pin.
@@ -186,6 +188,7 @@ async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
         started: control.started,
         bans: control.bans.len(),
         decisions: control.bans.counts(),
+        ledger_trouble: control.ledger.trouble(),
         fingerprint: control.fingerprint,
         list: control.list.clone(),
         routers: control.routers.iter().map(RouterHandle::status).collect(),

@@ -4,8 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::policy::Standing;
+use crate::state;
 
 mod writer;
 
@@ -113,6 +113,7 @@ pub struct Receipt(Option<oneshot::Receiver<Result<(), String>>>);
 pub struct Ledger {
     orders: mpsc::Sender<Order>,
     path: Arc<Path>,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 /// The writing thread, and the lock on the state folder.
@@ -182,11 +183,15 @@ impl Ledger {
         let saved = read(&connection, list, comment)
             .map_err(|source| LedgerError::Database { path: path.clone(), source })?;
         let (orders, inbox) = mpsc::channel();
+        let trouble = Arc::new(Mutex::new(None));
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || writer::run(connection, &inbox))
+            .spawn({
+                let trouble = trouble.clone();
+                move || writer::run(connection, &inbox, &trouble)
+            })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
-        Ok((Self { orders, path: path.into() }, saved, Writer { thread, _lock: lock }))
+        Ok((Self { orders, path: path.into(), trouble }, saved, Writer { thread, _lock: lock }))
     }
 
     /// Takes changes to be written in the order of these calls. What cannot be written is dropped: for
@@ -208,6 +213,11 @@ impl Ledger {
         // A writer that has ended drops the sender, which the receipt tells.
         let _ = self.orders.send(Order { changes, keep, done });
         Receipt(Some(answer))
+    }
+
+    /// Why nothing can be written at the moment; `None` when all is well.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Hands the selected bans that stand at a time to a function, the latest first, until it returns
@@ -249,9 +259,9 @@ impl Writer {
 /// Opens the database of a state folder, making it where it is missing. For the writer, and for the
 /// commands that work beside a running enforcer.
 pub fn connect(folder: &Path) -> Result<Connection, LedgerError> {
-    use std::os::unix::fs::DirBuilderExt;
     let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    // Two programs cannot turn one new file into a database at once.
+    let _held = state::hold(folder).map_err(failed)?;
     let path = path(folder);
     let database = |source| LedgerError::Database { path: path.clone(), source };
     let mut connection = Connection::open(&path).map_err(database)?;

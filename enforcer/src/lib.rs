@@ -15,4 +15,5 @@ pub mod ledger;
 pub mod policy;
 pub mod router;
 pub mod service;
+pub mod state;
 pub mod tls;

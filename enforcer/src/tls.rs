@@ -1,13 +1,15 @@
 //! The enforcer's certificate: made once, at the first start, and pinned by every sensor that joins.
 
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use atalaya_wire::Fingerprint;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::state;
 
 /// The certificate and its key.
 #[derive(Debug)]
@@ -41,11 +43,14 @@ pub enum TlsError {
 
 impl Identity {
     /// Reads the certificate from the state folder, or makes one there.
-    pub fn load_or_make(state: &Path) -> Result<Self, TlsError> {
-        let (certificate, key) = (state.join("certificate.pem"), state.join("key.pem"));
+    pub fn load_or_make(folder: &Path) -> Result<Self, TlsError> {
+        let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+        let held =
+            state::hold(folder).map_err(|source| TlsError::File { path: folder.to_owned(), source })?;
         if !certificate.exists() && !key.exists() {
-            make(state, &certificate, &key)?;
+            make(&certificate, &key)?;
         }
+        drop(held);
         let damaged = |path: &Path, error: rustls::pki_types::pem::Error| match error {
             rustls::pki_types::pem::Error::Io(source) => TlsError::File { path: path.to_owned(), source },
             other => TlsError::Content { path: path.to_owned(), reason: other.to_string() },
@@ -74,12 +79,7 @@ impl Identity {
     }
 }
 
-fn make(state: &Path, certificate: &Path, key: &Path) -> Result<(), TlsError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state)
-        .map_err(|source| TlsError::File { path: state.to_owned(), source })?;
+fn make(certificate: &Path, key: &Path) -> Result<(), TlsError> {
     let made = rcgen::generate_simple_self_signed(vec!["atalaya-enforcer".to_owned()])
         .map_err(|error| TlsError::Content { path: certificate.to_owned(), reason: error.to_string() })?;
     // The key first: a crash in between leaves a key without certificate, which says what to do.

@@ -1,5 +1,7 @@
 //! From a sensor's post to the routers and the ledger: the enforcer's share of the main job.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod scene;
 
 use atalaya_wire::{BanTime, Seconds};
@@ -202,6 +204,8 @@ async fn a_ledger_that_cannot_be_written_costs_the_ack_and_not_the_ban() {
     let (status, text) = scene.command(reqwest::Method::POST, "bans", Some(by_hand)).await;
     assert!(status == 503 && text.contains("tried again"), "{status} {text}");
     assert!(scene.bans().await.is_empty());
+    let (_, status) = scene.command(reqwest::Method::GET, "status", None).await;
+    assert!(status.contains("\"ledger_trouble\":\"disk is full\""), "{status}");
 
     database.execute_batch("DROP TRIGGER full").unwrap();
     // What nobody sends again is tried again by the enforcer.

@@ -1,5 +1,7 @@
 //! What the enforcer refuses, and that whatever strangers and broken sensors send changes nothing for others.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod scene;
 
 use std::time::Duration;

@@ -31,6 +31,9 @@ pub fn status(out: &mut impl Write, status: &Value) -> io::Result<()> {
         decisions["too_late"],
         decisions["lapsed"]
     )?;
+    if let Some(trouble) = status["ledger_trouble"].as_str() {
+        writeln!(out, "THE LEDGER CANNOT BE WRITTEN: {trouble}")?;
+    }
     writeln!(out, "certificate {}", text(&status["fingerprint"]))?;
     routers(out, &status["routers"])?;
     let mut table = table(["sensor", "last heard", "offences", "sent again"]);

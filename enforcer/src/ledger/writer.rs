@@ -2,6 +2,7 @@
 //! A disk that is full or broken costs acks, never bans; the thread goes on trying.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,11 +17,10 @@ const MOST: usize = 20_000;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Writes until the last sender is gone.
-pub(super) fn run(mut connection: Connection, inbox: &Receiver<Order>) {
+pub(super) fn run(mut connection: Connection, inbox: &Receiver<Order>, trouble: &Mutex<Option<String>>) {
     // Changes that nobody will ask for again, and that could not be written: at most one ban's end for
     // each ban that stood, and what was done by hand.
     let mut kept: Vec<Change> = Vec::new();
-    let mut failing = false;
     loop {
         let orders = match next_orders(inbox, kept.is_empty()) {
             Some(orders) => orders,
@@ -34,18 +34,14 @@ pub(super) fn run(mut connection: Connection, inbox: &Receiver<Order>) {
         };
         let changes = kept.iter().chain(orders.iter().flat_map(|order| &order.changes));
         let result = apply(&mut connection, changes).map_err(|error| error.to_string());
-        match &result {
-            Err(error) if !failing => {
-                tracing::error!(
-                    error,
-                    "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk"
-                );
-                failing = true;
-            }
-            Ok(()) if failing => {
-                tracing::info!("the ledger can be written again");
-                failing = false;
-            }
+        let failed = result.as_ref().err().cloned();
+        let before = std::mem::replace(&mut *trouble.lock().unwrap_or_else(PoisonError::into_inner), failed);
+        match (&result, before) {
+            (Err(error), None) => tracing::error!(
+                error,
+                "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk"
+            ),
+            (Ok(()), Some(_)) => tracing::info!("the ledger can be written again"),
             _ => {}
         }
         if result.is_ok() {

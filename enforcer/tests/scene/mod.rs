@@ -143,9 +143,8 @@ impl Scene {
 
     /// Waits until the first router satisfies the condition.
     pub async fn holds(&self, condition: impl FnMut(&[Entry]) -> bool) {
-        if self.router().wait_for(condition, PATIENCE).await.is_err() {
-            panic!("the router holds {:#?}; {:#?}", self.entries(), self.service.routers()[0].status());
-        }
+        let held = self.router().wait_for(condition, PATIENCE).await.is_ok();
+        assert!(held, "the router holds {:#?}; {:#?}", self.entries(), self.service.routers()[0].status());
     }
 
     /// Waits until the first router has this address, and returns its entry.

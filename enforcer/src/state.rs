@@ -1,0 +1,37 @@
+//! The state folder: made for this user alone, and held while something new is made in it, because
+//! `run` and `enrol` may be started at once on a fresh host.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// Makes the folder where it is missing, and holds it until the returned file is dropped. Waits for
+/// another program that holds it.
+pub fn hold(folder: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let folder = File::open(folder)?;
+    folder.lock()?;
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ledger;
+    use crate::tls::Identity;
+
+    #[test]
+    fn programs_that_start_at_once_on_a_fresh_host_make_one_certificate_and_one_ledger() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("state");
+        let fingerprints: Vec<_> = std::thread::scope(|scope| {
+            let start = || {
+                ledger::connect(&folder).unwrap();
+                Identity::load_or_make(&folder).unwrap().fingerprint()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(fingerprints.iter().all(|fingerprint| *fingerprint == fingerprints[0]));
+    }
+}
