@@ -37,6 +37,7 @@ pub struct Intake {
     /// The largest committed sequence by sensor and outbox.
     through: Mutex<HashMap<(Name, Name), u64>>,
     seen: Mutex<HashMap<Name, Seen>>,
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 /// What is known of a sensor since the start.
@@ -65,7 +66,7 @@ impl Intake {
         clock: Clock,
         through: HashMap<(Name, Name), u64>,
     ) -> Self {
-        Self { bans, ledger, enrolled, clock, through: Mutex::new(through), seen: Mutex::default() }
+        Self { bans, ledger, enrolled, clock, through: Mutex::new(through), seen: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
     /// The paths that sensors use.
@@ -117,35 +118,44 @@ impl Intake {
         Ok(Ack { through: *committed })
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Name, Problem> {
+    async fn authenticate(&self, headers: &HeaderMap) -> Result<Name, Problem> {
         let refused = |message: String| Problem::new(ProblemCode::Unauthorized, message);
         let (name, secret) = headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(credentials)
-            .ok_or_else(|| refused("HTTP Basic authentication with the sensor's name and secret is needed".to_owned()))?;
-        let known = name.parse::<Name>().ok().filter(|name| {
-            secret.parse::<Secret>().is_ok_and(|secret| self.enrolled.knows(name, &secret))
-        });
-        known.ok_or_else(|| {
-            let name: String = name.escape_debug().take(80).collect();
-            tracing::warn!(sensor = name, "refused: the sensor is not enrolled, or its secret is wrong");
-            refused(format!(
-                "no sensor named {name} is enrolled with this secret: run `atalaya-enforcer enrol {name}` (with --replace if the name is taken) on the enforcer's host and join again"
-            ))
-        })
+            .ok_or_else(|| {
+                refused("HTTP Basic authentication with the sensor's name and secret is needed".to_owned())
+            })?;
+        if let (Ok(name), Ok(secret)) = (name.parse::<Name>(), secret.parse::<Secret>()) {
+            if self.enrolled.knows(&name, &secret) {
+                return Ok(name);
+            }
+            // Perhaps it was enrolled a moment ago. One look at a time: a flood waits for itself.
+            let _one = self.refreshing.lock().await;
+            let enrolled = self.enrolled.clone();
+            let _ = tokio::task::spawn_blocking(move || enrolled.refresh()).await;
+            if self.enrolled.knows(&name, &secret) {
+                return Ok(name);
+            }
+        }
+        let name: String = name.escape_debug().take(80).collect();
+        tracing::warn!(sensor = name, "refused: the sensor is not enrolled, or its secret is wrong");
+        Err(refused(format!(
+            "no sensor named {name} is enrolled with this secret: run `atalaya-enforcer enrol {name}` (with --replace if the name is taken) on the enforcer's host and join again"
+        )))
     }
 }
 
 async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<Ack>, Refusal> {
-    let sensor = intake.authenticate(request.headers())?;
+    let sensor = intake.authenticate(request.headers()).await?;
     let body = read_body(request.into_body()).await?;
     let batch = parse(&body)?;
     Ok(Json(intake.take(sensor, batch).await?))
 }
 
 async fn allow(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Result<Json<AllowList>, Refusal> {
-    intake.authenticate(&headers)?;
+    intake.authenticate(&headers).await?;
     Ok(Json(AllowList { networks: intake.bans.allow() }))
 }
 

@@ -212,11 +212,19 @@ impl Follower {
         self.handle.clone()
     }
 
+    /// Looks for the files that are there and takes their positions; what is written from then on is
+    /// read by [`Self::run`], which calls this if nobody did.
+    pub fn begin(&mut self, sink: &mut impl Sink) {
+        if !self.running {
+            self.resume(sink);
+            self.scan(sink);
+            self.running = true;
+        }
+    }
+
     /// Follows until stopped. Blocks: give it a thread of its own.
     pub fn run(mut self, sink: &mut impl Sink) {
-        self.resume(sink);
-        self.scan(sink);
-        self.running = true;
+        self.begin(sink);
         let mut next_scan = Instant::now() + RESCAN;
         while !self.handle.stopped() {
             let more = self.read(sink);
