@@ -48,7 +48,6 @@ pub enum LoginOutcome {
 }
 
 /// The running source.
-#[derive(Debug)]
 pub struct Logins {
     probe: Probe,
     attempts: Attempts,

@@ -2,6 +2,7 @@
 //! its own configuration, keys and port, and ends with its owner.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ impl Sshd {
             output(&mut keygen).with_context(|| format!("cannot make a key of {of}"))?;
         }
         std::fs::copy(path("good.pub"), path("authorized"))?;
+        std::fs::write(path("askpass"), "#!/bin/sh\necho wrong-password\n")?;
+        std::fs::set_permissions(path("askpass"), std::fs::Permissions::from_mode(0o700))?;
         // Privilege separation wants this folder, which Debian's service makes at boot.
         std::fs::create_dir_all("/run/sshd").context("cannot make /run/sshd: that needs root")?;
         let hosts = namespace.hosts().to_vec();
@@ -123,16 +126,18 @@ impl Sshd {
         if !self.hosts.contains(&host) {
             bail!("the sshd does not listen on {host}");
         }
-        let mut client = namespace.command("sshpass");
-        client.args(["-p", "wrong-password", "ssh", "-F", "none", "-b", &from.to_string()]);
+        let mut client = namespace.command("ssh");
+        client.args(["-F", "none", "-b", &from.to_string()]);
         client.args(["-p", &self.port.to_string()]);
         client.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
         client.args(["-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20"]);
         client.args(options).arg(format!("{account}@{host}")).arg("true");
         // No agent of whoever runs this offers keys of its own.
         client.env_remove("SSH_AUTH_SOCK").env("HOME", self.folder.path());
+        // Asked for a password, ssh runs this, as often as it asks.
+        client.env("SSH_ASKPASS", self.key("askpass")).env("SSH_ASKPASS_REQUIRE", "force");
         client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        client.spawn().context("cannot start sshpass; is it installed?")
+        client.spawn().context("cannot start ssh; is openssh-client installed?")
     }
 
     fn key(&self, name: &str) -> PathBuf {

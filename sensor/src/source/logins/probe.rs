@@ -34,7 +34,6 @@ const FOLDERS: [&str; 10] = [
 const LIBAUDIT: &str = "libaudit.so.1";
 
 /// The loaded program. Dropping it detaches it.
-#[derive(Debug)]
 pub struct Probe {
     ring: AsyncFd<RingBuf<MapData>>,
     drops: PerCpuArray<MapData, u64>,
@@ -115,7 +114,9 @@ impl Probe {
             .take_map(DROPS_MAP)
             .and_then(|map| PerCpuArray::try_from(map).ok())
             .ok_or(LoginsError::Object("the counters of drops"))?;
-        let ring = AsyncFd::new(ring).map_err(LoginsError::Wait)?;
+        #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+        // SAFETY: the ring owns its descriptor, keeps it open as long as it lives, and never changes it.
+        let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| LoginsError::Wait(error.into()))?;
         Ok(Self { ring, drops, _ebpf: ebpf })
     }
 
@@ -162,7 +163,9 @@ fn relay_log(ebpf: &mut Ebpf) {
             return;
         }
     };
-    let Ok(mut logger) = AsyncFd::new(logger) else { return };
+    #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+    // SAFETY: the logger's ring owns its descriptor, keeps it open as long as it lives, and never changes it.
+    let Ok(mut logger) = (unsafe { AsyncFd::register(logger) }) else { return };
     tokio::spawn(async move {
         while let Ok(mut guard) = logger.readable_mut().await {
             guard.get_inner_mut().flush();
