@@ -37,8 +37,7 @@ pub struct Config {
 }
 
 /// The `[list]` table.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListConfig {
     /// The address list's name on the routers.
     pub name: String,
@@ -84,26 +83,37 @@ struct RawConfig {
     socket: PathBuf,
     #[serde(default)]
     allow: Networks,
-    list: Option<Spanned<ListConfig>>,
+    #[serde(default)]
+    list: RawList,
     #[serde(default)]
     router: BTreeMap<Name, Spanned<RawRouter>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawList {
+    name: Option<Spanned<String>>,
+    comment: Option<Spanned<String>>,
+    mark: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRouter {
     address: Spanned<String>,
-    port: Option<u16>,
-    user: String,
-    password: Option<Spanned<String>>,
-    password_file: Option<PathBuf>,
-    #[serde(default)]
-    tls: bool,
-    fingerprint: Option<Fingerprint>,
+    port: Option<Spanned<u16>>,
+    user: Spanned<String>,
+    password: Option<Spanned<Hidden>>,
+    password_file: Option<Spanned<PathBuf>>,
+    tls: Option<Spanned<bool>>,
+    fingerprint: Option<Spanned<Fingerprint>>,
     #[serde(default = "yes")]
     ipv6: bool,
     window: Option<Spanned<usize>>,
 }
+
+/// A password that no error message repeats.
+struct Hidden(String);
 
 // === impl Config ===
 
@@ -111,38 +121,40 @@ impl Config {
     /// Reads and checks a configuration file, and the password files that it names.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read(path)?;
-        let mut config = Self::parse(&text, path)?;
+        let (mut config, holds_password) = Self::parse_file(&text, path)?;
         let readable = path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
-        if readable && text.lines().any(|line| line.trim_start().starts_with("password =")) {
+        if readable && holds_password {
             config.warnings.push(format!(
-                "{} holds a password and everyone on this host can read it: chmod 640, or use password_file",
+                "{} holds a password and everyone on this host can read it: chmod 640 it, or use `password_file`",
                 path.display()
             ));
         }
         Ok(config)
     }
 
-    /// Checks a configuration; `path` is where it came from, for messages.
+    /// Checks a configuration; `path` is where it came from, for messages and for relative password files.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::parse_file(text, path).map(|(config, _)| config)
+    }
+
+    /// The configuration, and whether a password is written in the file itself.
+    fn parse_file(text: &str, path: &Path) -> Result<(Self, bool), ConfigError> {
         let at = |span: Range<usize>, message: String| {
             let (line, column) = position(text, span.start);
             ConfigError::Content { path: path.to_owned(), line, column, message }
         };
         let raw: RawConfig = toml::from_str(text)
             .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
-        let list = match raw.list {
-            Some(list) => {
-                list.get_ref().check().map_err(|message| at(list.span(), message))?;
-                list.into_inner()
-            }
-            None => ListConfig::default(),
-        };
+        let list = raw.list.check(&at)?;
+        let holds_password = raw.router.values().any(|router| router.get_ref().password.is_some());
+        let folder = path.parent().unwrap_or(Path::new("."));
         let mut warnings = Vec::new();
         let mut routers = Vec::new();
         for (name, router) in raw.router {
-            routers.push(router.into_inner().check(name, &list, &mut warnings, &at)?);
+            let span = router.span();
+            routers.push(router.into_inner().check(&name, &span, folder, &list, &mut warnings, &at)?);
         }
-        Ok(Self {
+        let config = Self {
             listen: raw.listen,
             state: raw.state,
             socket: raw.socket,
@@ -150,7 +162,8 @@ impl Config {
             list,
             routers,
             warnings,
-        })
+        };
+        Ok((config, holds_password))
     }
 }
 
@@ -158,9 +171,14 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "listen: {}", self.listen)?;
         writeln!(f, "state: {}", self.state.display())?;
+        writeln!(f, "socket: {}", self.socket.display())?;
         writeln!(f, "list: {}, comments begin with `{}:`", self.list.name, self.list.mark)?;
         let allow: Vec<String> = self.allow.clone().into();
-        writeln!(f, "allow: {}", if allow.is_empty() { "nothing configured".to_owned() } else { allow.join(", ") })?;
+        writeln!(
+            f,
+            "allow: {}",
+            if allow.is_empty() { "nothing configured".to_owned() } else { allow.join(", ") }
+        )?;
         if self.routers.is_empty() {
             writeln!(f, "no router is configured: bans are kept and go nowhere")?;
         }
@@ -193,20 +211,33 @@ impl ListConfig {
     pub fn comment_of(&self, jail: &str, sensor: &str) -> String {
         self.comment.replace("{jail}", jail).replace("{sensor}", sensor)
     }
+}
 
-    fn check(&self) -> Result<(), String> {
-        let plain = |text: &str| !text.is_empty() && text.len() <= 64 && text.chars().all(|c| c.is_ascii_graphic());
-        if !plain(&self.name) {
-            return Err(format!("the list's name `{}` is not 1 to 64 printable ASCII characters without blanks", self.name));
-        }
-        if !plain(&self.mark) || self.mark.contains(':') {
-            return Err(format!("the mark `{}` is not 1 to 64 printable ASCII characters without blanks and colons", self.mark));
-        }
-        let rest = self.comment.replace("{jail}", "").replace("{sensor}", "");
-        if rest.contains(['{', '}']) || rest.len() > 100 || rest.chars().any(char::is_control) {
-            return Err(format!("the comment `{}` is not understood: use {{jail}} and {{sensor}}, and at most 100 other characters", self.comment));
-        }
-        Ok(())
+// === impl RawList ===
+
+impl RawList {
+    fn check(self, at: &impl Fn(Range<usize>, String) -> ConfigError) -> Result<ListConfig, ConfigError> {
+        let standard = ListConfig::default();
+        let plain = |text: &str| (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
+        let name = checked(self.name, standard.name, at, |name| {
+            plain(name)
+                .then_some(())
+                .ok_or("the list's name needs 1 to 64 printable ASCII characters without blanks")
+        })?;
+        let mark = checked(self.mark, standard.mark, at, |mark| {
+            (plain(mark) && !mark.contains(':'))
+                .then_some(())
+                .ok_or("the mark needs 1 to 64 printable ASCII characters without blanks and colons")
+        })?;
+        let comment = checked(self.comment, standard.comment, at, |comment| {
+            let rest = comment.replace("{jail}", "").replace("{sensor}", "");
+            (rest.len() <= 100
+                && !rest.contains(['{', '}'])
+                && rest.chars().all(|c| (' '..='~').contains(&c)))
+            .then_some(())
+            .ok_or("the comment may have {jail}, {sensor}, and at most 100 other printable ASCII characters")
+        })?;
+        Ok(ListConfig { name, comment, mark })
     }
 }
 
@@ -215,55 +246,100 @@ impl ListConfig {
 impl RawRouter {
     fn check(
         self,
-        name: Name,
+        name: &Name,
+        whole: &Range<usize>,
+        folder: &Path,
         list: &ListConfig,
         warnings: &mut Vec<String>,
         at: &impl Fn(Range<usize>, String) -> ConfigError,
     ) -> Result<RouterConfig, ConfigError> {
-        let span = self.address.span();
+        let wrong =
+            |span: Range<usize>, message: &dyn fmt::Display| at(span, format!("router `{name}`: {message}"));
         let mut endpoint: Endpoint =
-            self.address.get_ref().parse().map_err(|error| at(span.clone(), format!("router `{name}`: {error}")))?;
+            self.address.get_ref().parse().map_err(|error| wrong(self.address.span(), &error))?;
         if let Some(port) = self.port {
-            if endpoint.port.is_some_and(|written| written != port) {
-                return Err(at(span, format!("router `{name}`: two ports, in `address` and in `port`; leave one")));
+            if *port.get_ref() == 0 || endpoint.port.is_some_and(|written| written != *port.get_ref()) {
+                return Err(wrong(port.span(), &"expected a port from 1 to 65535, here or in `address`"));
             }
-            endpoint.port = Some(port);
+            endpoint.port = Some(port.into_inner());
+        }
+        if self.user.get_ref().is_empty() {
+            return Err(wrong(self.user.span(), &"`user` is empty"));
         }
         let password = match (self.password, self.password_file) {
-            (Some(password), None) => password.into_inner(),
-            (None, Some(file)) => read(&file)?.trim_end_matches(['\n', '\r']).to_owned(),
-            (None, None) => return Err(at(span, format!("router `{name}`: neither `password` nor `password_file`"))),
+            (Some(password), None) => password.into_inner().0,
+            (None, Some(file)) => {
+                let path = folder.join(file.get_ref());
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    wrong(file.span(), &format_args!("cannot read {}: {error}", path.display()))
+                })?;
+                text.trim_end_matches(['\n', '\r']).to_owned()
+            }
+            (None, None) => {
+                return Err(wrong(
+                    whole.clone(),
+                    &"it needs `password`, or `password_file` with the name of a file",
+                ));
+            }
             (Some(password), Some(_)) => {
-                return Err(at(password.span(), format!("router `{name}`: both `password` and `password_file`; leave one")));
+                return Err(wrong(password.span(), &"both `password` and `password_file`; leave one"));
             }
         };
-        if self.tls && self.fingerprint.is_none() {
-            return Err(at(
-                span,
-                format!("router `{name}`: tls = true needs `fingerprint`, the SHA-256 of the router's certificate (/certificate print detail)"),
-            ));
-        }
-        if !self.tls {
-            if self.fingerprint.is_some() {
-                return Err(at(span, format!("router `{name}`: a fingerprint without tls = true")));
+        // A fingerprint alone says enough.
+        match (&self.tls, &self.fingerprint) {
+            (Some(tls), None) if *tls.get_ref() => {
+                return Err(wrong(
+                    tls.span(),
+                    &"TLS needs `fingerprint` too, the SHA-256 of the router's certificate (`/certificate print detail` shows it)",
+                ));
             }
-            warnings.push(format!(
-                "router {name}: the API password crosses the network unencrypted; give the router a certificate, enable api-ssl, and set tls = true"
-            ));
+            (Some(tls), Some(_)) if !*tls.get_ref() => {
+                return Err(wrong(tls.span(), &"a fingerprint, but no TLS: leave one of the two lines away"));
+            }
+            (_, None) => warnings.push(format!(
+                "router {name}: the API password crosses the network unencrypted; give the router a certificate, enable api-ssl, and set `fingerprint`"
+            )),
+            _ => {}
         }
-        let mut config = RouterConfig::new(name.clone(), endpoint, self.user, Password::new(password));
-        config.tls = self.fingerprint;
+        let mut config =
+            RouterConfig::new(name.clone(), endpoint, self.user.into_inner(), Password::new(password));
+        config.tls = self.fingerprint.map(Spanned::into_inner);
         config.list.clone_from(&list.name);
         config.mark.clone_from(&list.mark);
         config.ipv6 = self.ipv6;
         if let Some(window) = self.window {
             if !(1..=1024).contains(window.get_ref()) {
-                return Err(at(window.span(), format!("router `{name}`: window is {}; expected 1 to 1024", window.get_ref())));
+                let message = format!("window is {}; expected 1 to 1024", window.get_ref());
+                return Err(wrong(window.span(), &message));
             }
             config.window = window.into_inner();
         }
         Ok(config)
     }
+}
+
+// === impl Hidden ===
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) => Ok(Self(text)),
+            _ => Err(serde::de::Error::custom("a password is text in quotes")),
+        }
+    }
+}
+
+/// A value that passes the check, or the default where none is written.
+fn checked(
+    value: Option<Spanned<String>>,
+    default: String,
+    at: &impl Fn(Range<usize>, String) -> ConfigError,
+    check: impl Fn(&str) -> Result<(), &'static str>,
+) -> Result<String, ConfigError> {
+    let Some(value) = value else { return Ok(default) };
+    check(value.get_ref())
+        .map_err(|expected| at(value.span(), format!("`{}`: {expected}", value.get_ref().escape_debug())))?;
+    Ok(value.into_inner())
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -329,16 +405,69 @@ mod tests {
             ("alow = []\n".to_owned(), "enforcer.toml:1:1", "alow"),
             ("allow = [\"10.0.0.1-9\"]\n".to_owned(), "enforcer.toml:1:9", "10.0.0.1-9"),
             (router("window = 0"), "enforcer.toml:5:10", "1 to 1024"),
-            (router("tls = true"), "enforcer.toml:2:11", "fingerprint"),
+            (router("tls = true"), "enforcer.toml:5:7", "fingerprint"),
+            (
+                router(&format!("fingerprint = \"{}\"\ntls = false", "0".repeat(64))),
+                "enforcer.toml:6:7",
+                "no TLS",
+            ),
+            (router("port = 0"), "enforcer.toml:5:8", "1 to 65535"),
+            (router("pasword = \"x\""), "enforcer.toml:5:1", "pasword"),
+            (ROUTER.replace("\"p\"", "123"), "enforcer.toml:4:12", "text in quotes"),
+            (ROUTER.replace("password = \"p\"\n", ""), "enforcer.toml:1:1", "password_file"),
+            (
+                ROUTER.replace("password = \"p\"", "password_file = \"/nowhere/x\""),
+                "enforcer.toml:4:17",
+                "/nowhere/x",
+            ),
+            (ROUTER.replace("edge", "\"a b\""), "enforcer.toml:1:9", "a b"),
             (router("password_file = \"/x\""), "enforcer.toml:4:12", "both"),
             (router("fingerprint = \"12\""), "enforcer.toml:5:15", "64 hexadecimal"),
-            ("[list]\nname = \"a b\"\n".to_owned(), "enforcer.toml:1:1", "a b"),
-            ("[list]\ncomment = \"{host}\"\n".to_owned(), "enforcer.toml:1:1", "{jail}"),
-            ("[router.edge]\naddress = \"\"\nuser = \"u\"\npassword = \"p\"\n".to_owned(), "enforcer.toml:2:11", "edge"),
+            ("[list]\nname = \"a b\"\n".to_owned(), "enforcer.toml:2:8", "a b"),
+            ("[list]\ncomment = \"{host}\"\n".to_owned(), "enforcer.toml:2:11", "{jail}"),
+            (
+                "[router.edge]\naddress = \"\"\nuser = \"u\"\npassword = \"p\"\n".to_owned(),
+                "enforcer.toml:2:11",
+                "edge",
+            ),
         ] {
             let error = parse(&text).unwrap_err();
             assert!(error.starts_with(place), "{text:?} gave {error:?}, not at {place}");
             assert!(error.contains(says), "{text:?} gave {error:?}, without {says:?}");
+            assert!(!error.contains("123"), "the password is shown: {error:?}");
         }
+    }
+
+    #[test]
+    fn a_password_file_is_read_beside_the_configuration_and_needs_no_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enforcer.toml");
+        std::fs::write(folder.path().join("secret"), "p w\n").unwrap();
+        std::fs::write(&path, ROUTER.replace("password = \"p\"", "password_file = \"secret\"")).unwrap();
+        let config = Config::read(&path).unwrap();
+        assert_eq!(config.routers[0].password.expose(), "p w");
+        assert!(!config.warnings.iter().any(|warning| warning.contains("everyone")));
+    }
+
+    #[test]
+    fn a_password_that_everyone_can_read_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enforcer.toml");
+        std::fs::write(&path, ROUTER).unwrap();
+        for (mode, warned) in [(0o644, true), (0o640, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let config = Config::read(&path).unwrap();
+            assert_eq!(
+                config.warnings.iter().any(|warning| warning.contains("everyone")),
+                warned,
+                "{mode:o}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_alone_means_tls() {
+        let config = parse(&format!("{ROUTER}fingerprint = \"{}\"\n", "ab".repeat(32))).unwrap();
+        assert!(config.routers[0].tls.is_some() && config.warnings.is_empty());
     }
 }

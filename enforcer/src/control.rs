@@ -2,27 +2,34 @@
 //! may open: HTTP with JSON, so that curl can be such a command too.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use atalaya_wire::{BanTime, Name, Problem, ProblemCode};
+use atalaya_wire::{BanTime, Fingerprint, Name, Problem, ProblemCode};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::body::Frame;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 
-use crate::bans::Bans;
+use crate::bans::{Bans, Counts, HandError};
 use crate::clock::Clock;
 use crate::intake::{Intake, Seen};
-use crate::ledger::{Ban, Ledger};
-use crate::policy;
+use crate::ledger::{Ledger, LedgerError, Receipt, Selection};
 use crate::router::{RouterHandle, RouterStatus};
+
+/// How much of a list of bans is gathered before it is sent, in bytes.
+const PIECE: usize = 64 * 1024;
 
 /// What the commands may ask about.
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub struct Control {
     pub clock: Clock,
     /// The address list's name.
     pub list: String,
+    /// The certificate that sensors pin.
+    pub fingerprint: Fingerprint,
     /// When the enforcer started.
     pub started: Timestamp,
 }
@@ -52,8 +61,12 @@ pub struct Status {
     pub started: Timestamp,
     /// Bans that stand.
     pub bans: usize,
+    /// What was decided since the start.
+    pub decisions: Counts,
     /// The address list's name.
     pub list: String,
+    /// The certificate that sensors pin.
+    pub fingerprint: Fingerprint,
     /// The routers.
     pub routers: Vec<RouterStatus>,
     /// The sensors that sent something since the start.
@@ -73,9 +86,31 @@ pub struct BanRequest {
     pub reason: String,
 }
 
+/// The answer to `POST /bans`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BanAnswer {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// When its ban ends; `None` for a permanent one.
+    pub until: Option<Timestamp>,
+    /// Whether the request changed anything; if not, a ban stood that ends no sooner.
+    pub changed: bool,
+}
+
 /// The query of `DELETE /bans`.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UnbanRequest {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// Who asks, for the ledger.
+    #[serde(default)]
+    pub by: String,
+}
+
+/// The answer to `DELETE /bans`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UnbanAnswer {
     /// The address or network.
     pub prefix: IpNet,
 }
@@ -86,6 +121,9 @@ pub enum ControlError {
     /// Another enforcer answers there.
     #[error("an enforcer answers at {}: stop it first, or give this one a `socket` of its own", .0.display())]
     Taken(PathBuf),
+    /// Something else is there.
+    #[error("{} is there and is no socket: remove it, or give this enforcer another `socket`", .0.display())]
+    NoSocket(PathBuf),
     /// The socket cannot be made.
     #[error("cannot open the socket {}: {source}", path.display())]
     Socket {
@@ -100,22 +138,33 @@ type Answer<T> = Result<Json<T>, Failure>;
 
 struct Failure(StatusCode, Problem);
 
+/// A body that is made while it is sent.
+struct Pieces(mpsc::Receiver<Result<Bytes, LedgerError>>);
+
 /// Opens the socket, replacing one that nobody answers at.
 pub fn listen(path: &Path) -> Result<UnixListener, ControlError> {
     let failed = |source| ControlError::Socket { path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ControlError::Taken(path.to_owned()));
+    match path.symlink_metadata() {
+        Ok(there) if !there.file_type().is_socket() => return Err(ControlError::NoSocket(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(ControlError::Taken(path.to_owned()));
+        }
+        _ => {}
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+    // Under another name until its mode is right, so that nobody else gets in between.
+    let mut draft = path.to_owned().into_os_string();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let listener = UnixListener::bind(&draft).map_err(failed)?;
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::rename(&draft, path).map_err(failed)?;
     Ok(listener)
 }
 
@@ -129,12 +178,6 @@ impl Control {
             .route("/bans", get(bans).post(ban).delete(unban))
             .with_state(Arc::new(self))
     }
-
-    async fn commit(&self, changes: Vec<crate::ledger::Change>) -> Result<(), Failure> {
-        self.ledger.commit(changes).await.map_err(|error| {
-            Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, error.to_string()))
-        })
-    }
 }
 
 async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
@@ -142,55 +185,86 @@ async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
         release: env!("CARGO_PKG_VERSION"),
         started: control.started,
         bans: control.bans.len(),
+        decisions: control.bans.counts(),
+        fingerprint: control.fingerprint,
         list: control.list.clone(),
         routers: control.routers.iter().map(RouterHandle::status).collect(),
         sensors: control.intake.seen().into_iter().collect(),
     })
 }
 
-async fn bans(State(control): State<Arc<Control>>) -> Answer<Vec<Ban>> {
-    let ledger = control.ledger.clone();
-    let read = tokio::task::spawn_blocking(move || ledger.bans()).await;
-    let failed = |message: String| {
-        Failure(StatusCode::INTERNAL_SERVER_ERROR, Problem::new(ProblemCode::Unavailable, message))
-    };
-    let bans = read.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
-    Ok(Json(bans))
+/// The selected bans, a JSON object a line, the latest first: they may be a million.
+async fn bans(State(control): State<Arc<Control>>, Query(selection): Query<Selection>) -> Response {
+    let (sender, receiver) = mpsc::channel(4);
+    let (ledger, now) = (control.ledger.clone(), control.clock.now());
+    tokio::task::spawn_blocking(move || {
+        let mut piece = Vec::with_capacity(PIECE + 4096);
+        let send = |piece: &mut Vec<u8>| sender.blocking_send(Ok(std::mem::take(piece).into())).is_ok();
+        let read = ledger.each_ban(&selection, now, &mut |ban| {
+            if serde_json::to_writer(&mut piece, ban).is_ok() {
+                piece.push(b'\n');
+            }
+            piece.len() < PIECE || send(&mut piece)
+        });
+        match read {
+            Ok(()) => drop(send(&mut piece)),
+            Err(error) => drop(sender.blocking_send(Err(error))),
+        }
+    });
+    Body::new(Pieces(receiver)).into_response()
 }
 
-async fn ban(State(control): State<Arc<Control>>, Json(request): Json<BanRequest>) -> Answer<Ban> {
-    let now = control.clock.now();
-    let evidence = atalaya_wire::Evidence::new(now, "by hand", &request.reason);
-    let by_hand: Name = "manual".parse().map_err(|error: atalaya_wire::NameError| {
-        Failure(StatusCode::INTERNAL_SERVER_ERROR, Problem::new(ProblemCode::Other, error.to_string()))
+async fn ban(State(control): State<Arc<Control>>, Json(request): Json<BanRequest>) -> Answer<BanAnswer> {
+    let BanRequest { prefix, bantime, reason } = request;
+    let done = control.bans.ban(prefix, bantime, &reason, control.clock.now()).map_err(|error| {
+        let status = match error {
+            HandError::Allowed(_) => StatusCode::CONFLICT,
+            HandError::NoTime => StatusCode::BAD_REQUEST,
+        };
+        Failure(status, Problem::new(ProblemCode::Malformed, error.to_string()))
     })?;
-    let ban = Ban {
-        prefix: request.prefix.trunc(),
-        list: control.list.clone(),
-        since: now,
-        until: policy::end(now, request.bantime),
-        jail: by_hand.clone(),
-        sensor: by_hand,
-        evidence: if request.reason.is_empty() { Vec::new() } else { vec![evidence] },
-        strikes: 0,
-    };
-    let change = control.bans.ban(ban.clone()).map_err(|error| {
-        Failure(StatusCode::CONFLICT, Problem::new(ProblemCode::Malformed, error.to_string()))
-    })?;
-    // Ended and begun anew, for by hand a ban may also become shorter.
-    let end = crate::ledger::Change::End { prefix: ban.prefix, at: now, by: "replaced by hand".to_owned() };
-    control.commit(vec![end, change]).await?;
-    Ok(Json(ban))
+    committed(done.receipt).await?;
+    if done.changed {
+        tracing::info!(%prefix, %bantime, reason, "banned by hand");
+    }
+    Ok(Json(BanAnswer { prefix: prefix.trunc(), until: done.until, changed: done.changed }))
 }
 
-async fn unban(State(control): State<Arc<Control>>, Query(request): Query<UnbanRequest>) -> Answer<UnbanRequest> {
+async fn unban(
+    State(control): State<Arc<Control>>,
+    Query(request): Query<UnbanRequest>,
+) -> Answer<UnbanAnswer> {
     let prefix = request.prefix.trunc();
-    let Some(change) = control.bans.unban(prefix, "by hand", control.clock.now()) else {
+    let by: String = request.by.chars().filter(|c| !c.is_control()).take(64).collect();
+    let by = if by.is_empty() { "by hand".to_owned() } else { format!("by hand, {by}") };
+    let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
         let message = format!("{prefix} is not banned; `atalaya-enforcer bans` lists what is");
         return Err(Failure(StatusCode::NOT_FOUND, Problem::new(ProblemCode::NotFound, message)));
     };
-    control.commit(vec![change]).await?;
-    Ok(Json(UnbanRequest { prefix }))
+    committed(receipt).await?;
+    tracing::info!(%prefix, by, "unbanned");
+    Ok(Json(UnbanAnswer { prefix }))
+}
+
+async fn committed(receipt: Receipt) -> Result<(), Failure> {
+    receipt.committed().await.map_err(|error| {
+        let message = format!("done on the routers, but {error}; it is tried again until it is written");
+        Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
+    })
+}
+
+// === impl Pieces ===
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = LedgerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, LedgerError>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
 }
 
 // === impl Failure ===
@@ -198,5 +272,25 @@ async fn unban(State(control): State<Arc<Control>>, Query(request): Query<UnbanR
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/enforcer.sock");
+        let live = listen(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(listen(&path), Err(ControlError::Taken(_))));
+        drop(live);
+        listen(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&path), Err(ControlError::NoSocket(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -2,8 +2,9 @@
 //! and a revocation is noticed within a second.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
 use jiff::Timestamp;
@@ -13,8 +14,12 @@ use subtle::ConstantTimeEq;
 
 use crate::ledger::{self, LedgerError};
 
-/// How often a running enforcer reads who is enrolled.
-pub const REFRESH: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often a running enforcer looks whether the enrolled sensors changed.
+pub const REFRESH: Duration = Duration::from_secs(1);
+
+/// How long a stranger waits at least between two looks at who is enrolled, so that guessing is slow
+/// and costs the disk little.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// An enrolled sensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,8 +33,17 @@ pub struct Sensor {
 /// The enrolled sensors, as a running enforcer knows them.
 #[derive(Debug)]
 pub struct Enrolled {
-    state: PathBuf,
     digests: RwLock<Arc<HashMap<Name, [u8; 32]>>>,
+    source: Arc<Mutex<Source>>,
+    /// Strangers look again one after another.
+    again: tokio::sync::Mutex<()>,
+}
+
+/// The ledger's file, and which state of it was read last.
+#[derive(Debug)]
+struct Source {
+    connection: Connection,
+    version: i64,
 }
 
 /// Why a sensor was not enrolled or revoked.
@@ -50,6 +64,9 @@ pub enum EnrolmentError {
     /// SQLite refused.
     #[error("the ledger cannot be used: {0}")]
     Database(#[from] rusqlite::Error),
+    /// The service is ending.
+    #[error("reading the ledger was cut off: {0}")]
+    Cut(String),
 }
 
 /// Enrols a sensor and returns the token with which it joins.
@@ -104,26 +121,63 @@ pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
 impl Enrolled {
     /// The sensors of a state folder.
     pub fn new(state: &Path) -> Result<Self, EnrolmentError> {
-        let enrolled = Self { state: state.to_owned(), digests: RwLock::default() };
-        enrolled.refresh()?;
-        Ok(enrolled)
+        let mut source = Source { connection: ledger::connect(state)?, version: -1 };
+        let digests = source.read_if_changed()?.unwrap_or_default();
+        Ok(Self {
+            digests: RwLock::new(Arc::new(digests)),
+            source: Arc::new(Mutex::new(source)),
+            again: tokio::sync::Mutex::default(),
+        })
     }
 
-    /// Reads who is enrolled. Blocks: not for an async thread.
-    pub fn refresh(&self) -> Result<(), EnrolmentError> {
-        let digests = read(&ledger::connect(&self.state)?)?;
-        if let Ok(mut current) = self.digests.write() {
-            *current = Arc::new(digests);
+    /// Reads who is enrolled, where that may have changed.
+    pub async fn refresh(&self) -> Result<(), EnrolmentError> {
+        let source = self.source.clone();
+        let read = move || source.lock().unwrap_or_else(PoisonError::into_inner).read_if_changed();
+        let read = tokio::task::spawn_blocking(read).await;
+        if let Some(digests) = read.map_err(|error| EnrolmentError::Cut(error.to_string()))?? {
+            *self.digests.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(digests);
         }
         Ok(())
     }
 
-    /// Whether a secret is the named sensor's.
-    pub fn knows(&self, name: &Name, secret: &Secret) -> bool {
-        let digests = self.digests.read().map(|digests| digests.clone()).unwrap_or_default();
+    /// Whether a secret is the named sensor's. One that is not known may have been enrolled this moment, so
+    /// that it is looked up again before the answer is no.
+    pub async fn knows(&self, name: &Name, secret: &Secret) -> bool {
+        if self.matches(name, secret) {
+            return true;
+        }
+        let turn = self.again.lock().await;
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if let Err(error) = self.refresh().await {
+            tracing::warn!(%error, "who is enrolled could not be read; the last known hold");
+        }
+        drop(turn);
+        self.matches(name, secret)
+    }
+
+    fn matches(&self, name: &Name, secret: &Secret) -> bool {
+        let digests = self.digests.read().unwrap_or_else(PoisonError::into_inner).clone();
         // The digest is computed for unknown names too: how long it takes tells nothing.
         let digest = secret.digest();
         digests.get(name).is_some_and(|known| known.ct_eq(&digest).into())
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Who is enrolled; `None` where nobody wrote to the file since the last time.
+    fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, [u8; 32]>>, EnrolmentError> {
+        // Changes whenever another connection commits, which the ledger's writer does all the time, but
+        // nobody does on a quiet day.
+        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        if version == self.version {
+            return Ok(None);
+        }
+        let digests = read(&self.connection)?;
+        self.version = version;
+        Ok(Some(digests))
     }
 }
 
@@ -144,25 +198,28 @@ fn read(connection: &Connection) -> Result<HashMap<Name, [u8; 32]>, rusqlite::Er
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_enrolled_sensor_is_known_by_its_secret_alone_until_it_is_revoked() {
+    #[tokio::test(start_paused = true)]
+    async fn an_enrolled_sensor_is_known_by_its_secret_alone_until_it_is_revoked() {
         let state = tempfile::tempdir().unwrap();
         let name: Name = "web-1".parse().unwrap();
         let fingerprint = Fingerprint::of(b"x");
-        let token = enrol(state.path(), name.clone(), fingerprint, false).unwrap();
         let enrolled = Enrolled::new(state.path()).unwrap();
-        assert!(enrolled.knows(&name, &token.secret));
-        assert!(!enrolled.knows(&name, &Secret::new([0; 32])));
-        assert!(!enrolled.knows(&"web-2".parse().unwrap(), &token.secret));
+        let token = enrol(state.path(), name.clone(), fingerprint, false).unwrap();
+        assert!(enrolled.knows(&name, &token.secret).await, "one enrolled this moment is a stranger");
+        assert!(!enrolled.knows(&name, &Secret::new([0; 32])).await);
+        assert!(!enrolled.knows(&"web-2".parse().unwrap(), &token.secret).await);
 
-        assert!(matches!(enrol(state.path(), name.clone(), fingerprint, false), Err(EnrolmentError::Taken(_))));
+        assert!(matches!(
+            enrol(state.path(), name.clone(), fingerprint, false),
+            Err(EnrolmentError::Taken(_))
+        ));
         let again = enrol(state.path(), name.clone(), fingerprint, true).unwrap();
-        enrolled.refresh().unwrap();
-        assert!(enrolled.knows(&name, &again.secret) && !enrolled.knows(&name, &token.secret));
+        enrolled.refresh().await.unwrap();
+        assert!(enrolled.knows(&name, &again.secret).await && !enrolled.knows(&name, &token.secret).await);
 
         revoke(state.path(), &name).unwrap();
-        enrolled.refresh().unwrap();
-        assert!(!enrolled.knows(&name, &again.secret));
+        enrolled.refresh().await.unwrap();
+        assert!(!enrolled.knows(&name, &again.secret).await);
         assert!(matches!(revoke(state.path(), &name), Err(EnrolmentError::Unknown(_))));
     }
 }

@@ -9,35 +9,54 @@ use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, Name, OFFENCES_PATH, Problem,
     ProblemCode, Secret, VERSION,
 };
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use data_encoding::BASE64;
 use serde::Serialize;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::enrolment::Enrolled;
-use crate::ledger::{Change, Ledger};
+use crate::https::Caller;
 
 /// How long a request's body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a batch waits for the ledger before its sensor is told to send it again.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The most outboxes that are remembered of one sensor; a new one comes with a new installation.
+const MOST_OUTBOXES: usize = 100;
+
+/// The largest body that is read where offences are decided; a larger one would hold up others.
+const QUICK_BODY: usize = 64 * 1024;
+
+/// The shortest time between two log lines about refused requests.
+const REFUSALS_PAUSE: Duration = Duration::from_secs(5);
 
 /// The intake's parts.
 #[derive(Debug)]
 pub struct Intake {
     bans: Arc<Bans>,
-    ledger: Ledger,
     enrolled: Arc<Enrolled>,
     clock: Clock,
-    /// The largest committed sequence by sensor and outbox.
-    through: Mutex<HashMap<(Name, Name), u64>>,
+    /// The largest committed sequence of each outbox, by sensor.
+    through: Mutex<HashMap<Name, HashMap<Name, u64>>>,
     seen: Mutex<HashMap<Name, Seen>>,
-    refreshing: tokio::sync::Mutex<()>,
+    refusals: Mutex<Refusals>,
+}
+
+/// When refused requests were logged last, and how many were not.
+#[derive(Debug, Default)]
+struct Refusals {
+    told: Option<Instant>,
+    untold: u64,
 }
 
 /// What is known of a sensor since the start.
@@ -58,15 +77,25 @@ struct Refusal(Problem);
 // === impl Intake ===
 
 impl Intake {
-    /// An intake that goes on where the ledger stands.
+    /// An intake that goes on where the ledger stands: at these sequences by sensor and outbox.
     pub fn new(
         bans: Arc<Bans>,
-        ledger: Ledger,
         enrolled: Arc<Enrolled>,
         clock: Clock,
-        through: HashMap<(Name, Name), u64>,
+        saved: HashMap<(Name, Name), u64>,
     ) -> Self {
-        Self { bans, ledger, enrolled, clock, through: Mutex::new(through), seen: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
+        let mut through: HashMap<Name, HashMap<Name, u64>> = HashMap::new();
+        for ((sensor, outbox), sequence) in saved {
+            through.entry(sensor).or_default().insert(outbox, sequence);
+        }
+        Self {
+            bans,
+            enrolled,
+            clock,
+            through: Mutex::new(through),
+            seen: Mutex::default(),
+            refusals: Mutex::default(),
+        }
     }
 
     /// The paths that sensors use.
@@ -87,38 +116,56 @@ impl Intake {
     }
 
     /// Takes a batch: bans at once, and acks once the ledger has them.
-    async fn take(&self, sensor: Name, batch: Batch) -> Result<Ack, Problem> {
+    async fn take(&self, sensor: Name, mut batch: Batch) -> Result<Ack, Problem> {
         let now = self.clock.now();
-        let key = (sensor.clone(), batch.outbox.clone());
-        let through = self.through.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied().unwrap_or(0);
+        let all = batch.offences.len() as u64;
+        let through = self.through(&sensor, &batch.outbox)?;
+        batch.offences.retain(|offence| offence.sequence > through);
+        let fresh = batch.offences.len() as u64;
         let last = batch.offences.last().map_or(through, |last| last.sequence);
-        let fresh = batch.offences.iter().filter(|offence| offence.sequence > through);
-        let mut count = 0;
-        let mut changes: Vec<Change> = fresh
-            .inspect(|_| count += 1)
-            .filter_map(|numbered| self.bans.offence(&sensor, &numbered.offence, now))
-            .collect();
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let seen = seen.entry(sensor.clone()).or_default();
-            seen.last = Some(now);
-            seen.offences += count;
-            seen.again += batch.offences.len() as u64 - count;
-        }
-        if count > 0 {
-            let (sensor, outbox) = key.clone();
-            changes.push(Change::Through { sensor, outbox, sequence: last });
-            self.ledger.commit(changes).await.map_err(|error| {
-                Problem::new(ProblemCode::Unavailable, format!("{error}; the bans are on their way to the routers; send again for the ack"))
-            })?;
-        }
-        let mut committed = self.through.lock().unwrap_or_else(PoisonError::into_inner);
-        let committed = committed.entry(key).or_insert(0);
+        // Two posts of the same offences at once are both decided on, which is as good as once: the second
+        // finds the ban standing, and its ack too follows the commit.
+        let receipt = self.bans.take(&sensor, &batch.outbox, batch.offences, now);
+        self.note(&sensor, now, fresh, all - fresh);
+        let unavailable = |why: String| {
+            let message = format!("{why}; the bans are on their way to the routers; send again for the ack");
+            Problem::new(ProblemCode::Unavailable, message)
+        };
+        timeout(COMMIT_DEADLINE, receipt.committed())
+            .await
+            .map_err(|_| unavailable("the ledger is slow".to_owned()))?
+            .map_err(|error| unavailable(error.to_string()))?;
+        let mut known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
+        let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
         *committed = (*committed).max(last);
         Ok(Ack { through: *committed })
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Name, Problem> {
+    /// The largest committed sequence of an outbox.
+    fn through(&self, sensor: &Name, outbox: &Name) -> Result<u64, Problem> {
+        let known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(outboxes) = known.get(sensor) else { return Ok(0) };
+        match outboxes.get(outbox) {
+            Some(through) => Ok(*through),
+            None if outboxes.len() < MOST_OUTBOXES => Ok(0),
+            None => Err(Problem::new(
+                ProblemCode::Unavailable,
+                format!(
+                    "{sensor} has sent from {MOST_OUTBOXES} outboxes already: does its state folder survive a restart? Then `atalaya-enforcer revoke {sensor}`, and enrol it under another name"
+                ),
+            )),
+        }
+    }
+
+    fn note(&self, sensor: &Name, now: jiff::Timestamp, fresh: u64, again: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.entry(sensor.clone()).or_default();
+        seen.last = Some(now);
+        seen.offences += fresh;
+        seen.again += again;
+    }
+
+    async fn authenticate(&self, headers: &HeaderMap, caller: Option<&Caller>) -> Result<Name, Problem> {
         let refused = |message: String| Problem::new(ProblemCode::Unauthorized, message);
         let (name, secret) = headers
             .get(AUTHORIZATION)
@@ -127,66 +174,152 @@ impl Intake {
             .ok_or_else(|| {
                 refused("HTTP Basic authentication with the sensor's name and secret is needed".to_owned())
             })?;
-        if let (Ok(name), Ok(secret)) = (name.parse::<Name>(), secret.parse::<Secret>()) {
-            if self.enrolled.knows(&name, &secret) {
-                return Ok(name);
+        if let (Ok(name), Ok(secret)) = (name.parse::<Name>(), secret.parse::<Secret>())
+            && self.enrolled.knows(&name, &secret).await
+        {
+            if let Some(caller) = caller {
+                caller.is_known();
             }
-            // Perhaps it was enrolled a moment ago. One look at a time: a flood waits for itself.
-            let _one = self.refreshing.lock().await;
-            let enrolled = self.enrolled.clone();
-            let _ = tokio::task::spawn_blocking(move || enrolled.refresh()).await;
-            if self.enrolled.knows(&name, &secret) {
-                return Ok(name);
-            }
+            return Ok(name);
         }
         let name: String = name.escape_debug().take(80).collect();
-        tracing::warn!(sensor = name, "refused: the sensor is not enrolled, or its secret is wrong");
+        self.tell_refusal(&name, caller);
         Err(refused(format!(
             "no sensor named {name} is enrolled with this secret: run `atalaya-enforcer enrol {name}` (with --replace if the name is taken) on the enforcer's host and join again"
         )))
     }
+
+    /// Logs a refusal, unless there was one just now: strangers must not fill the log.
+    fn tell_refusal(&self, sensor: &str, caller: Option<&Caller>) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.told.is_some_and(|told| told.elapsed() < REFUSALS_PAUSE) {
+            refusals.untold += 1;
+            return;
+        }
+        let untold = std::mem::take(&mut refusals.untold);
+        refusals.told = Some(Instant::now());
+        let peer = caller.map_or_else(|| "unknown".to_owned(), |caller| caller.address.to_string());
+        tracing::warn!(sensor, peer, untold, "refused: the sensor is not enrolled, or its secret is wrong");
+    }
 }
 
 async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<Ack>, Refusal> {
-    let sensor = intake.authenticate(request.headers()).await?;
-    let body = read_body(request.into_body()).await?;
-    let batch = parse(&body)?;
-    Ok(Json(intake.take(sensor, batch).await?))
-}
-
-async fn allow(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Result<Json<AllowList>, Refusal> {
-    intake.authenticate(&headers).await?;
-    Ok(Json(AllowList { networks: intake.bans.allow() }))
-}
-
-async fn read_body(body: Body) -> Result<axum::body::Bytes, Problem> {
-    match tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => {
-            Err(Problem::new(ProblemCode::TooLarge, format!("the body is cut off or larger than {MAX_BODY} bytes")))
+    let (parts, body) = request.into_parts();
+    let sensor = match intake.authenticate(&parts.headers, parts.extensions.get()).await {
+        Ok(sensor) => sensor,
+        Err(problem) => {
+            drain(body).await;
+            return Err(problem.into());
         }
-        Err(_) => Err(Problem::new(ProblemCode::Malformed, "the body did not arrive in time")),
+    };
+    let body = read_body(body).await?;
+    let batch = if body.len() > QUICK_BODY {
+        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
+        parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
+    } else {
+        parse(&body)
+    };
+    let batch = batch.inspect_err(|problem| {
+        tracing::warn!(%sensor, code = ?problem.code, problem = problem.message, "refused a batch");
+    })?;
+    let problem = match intake.take(sensor.clone(), batch).await {
+        Ok(ack) => return Ok(Json(ack)),
+        Err(problem) => problem,
+    };
+    tracing::debug!(%sensor, problem = problem.message, "no ack");
+    Err(problem.into())
+}
+
+async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<AllowList>, Refusal> {
+    let (parts, body) = request.into_parts();
+    // Consumed, so that the connection lives on.
+    drop(body);
+    intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone() }))
+}
+
+async fn read_body(mut body: Body) -> Result<Vec<u8>, Problem> {
+    let too_large = || {
+        Problem::new(
+            ProblemCode::TooLarge,
+            format!("the body is larger than {MAX_BODY} bytes: send fewer offences at once"),
+        )
+    };
+    let deadline = Instant::now() + BODY_DEADLINE;
+    let expected = body.size_hint().lower();
+    if expected > MAX_BODY as u64 {
+        drain(body).await;
+        return Err(too_large());
     }
+    let mut bytes = Vec::with_capacity(expected as usize);
+    while let Some(data) = timeout_at(deadline, next(&mut body))
+        .await
+        .map_err(|_| Problem::new(ProblemCode::Unavailable, "the body did not arrive in time"))?
+    {
+        let data = data
+            .map_err(|error| Problem::new(ProblemCode::Malformed, format!("the body is cut off: {error}")))?;
+        if bytes.len() + data.len() > MAX_BODY {
+            drain(body).await;
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Reads on for a while, so that a client that sends first and listens later gets to see its refusal.
+async fn drain(mut body: Body) {
+    let mut left = 4 * MAX_BODY;
+    let rest = async {
+        while let Some(Ok(data)) = next(&mut body).await {
+            left = left.saturating_sub(data.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = timeout(BODY_DEADLINE, rest).await;
+}
+
+/// The body's next piece.
+async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+    loop {
+        let frame =
+            std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context)).await?;
+        match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => return Some(Ok(data)),
+            // Trailers mean nothing here.
+            Ok(Err(_)) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+/// As much of a batch as every version has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 /// Reads and checks a batch.
 fn parse(body: &[u8]) -> Result<Batch, Problem> {
     let malformed = |message: String| Problem::new(ProblemCode::Malformed, message);
-    // The version first: a later one may look different otherwise.
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    let Versioned { version } =
-        serde_json::from_slice(body).map_err(|error| malformed(format!("the batch is not understood: {error}")))?;
-    if version != VERSION {
+    let parsed = serde_json::from_slice::<Batch>(body);
+    // A batch of another version may look different otherwise.
+    let version = match &parsed {
+        Ok(batch) => Some(batch.version),
+        Err(_) => serde_json::from_slice::<Versioned>(body).ok().map(|versioned| versioned.version),
+    };
+    if let Some(version) = version.filter(|version| *version != VERSION) {
         let message = format!(
             "the batch has version {version}; this enforcer speaks version {VERSION}: use the same release on both sides"
         );
         return Err(Problem::new(ProblemCode::UnknownVersion, message));
     }
-    let mut batch: Batch =
-        serde_json::from_slice(body).map_err(|error| malformed(format!("the batch is not understood: {error}")))?;
+    let mut batch = parsed.map_err(|error| {
+        let why: String = error.to_string().escape_debug().take(300).collect();
+        malformed(format!("the batch is not understood: {why}"))
+    })?;
     if batch.offences.len() > MAX_BATCH {
         let message = format!("{} offences in one batch; at most {MAX_BATCH}", batch.offences.len());
         return Err(Problem::new(ProblemCode::TooLarge, message));
@@ -194,8 +327,9 @@ fn parse(body: &[u8]) -> Result<Batch, Problem> {
     if !batch.offences.is_sorted_by(|before, after| before.sequence < after.sequence) {
         return Err(malformed("the sequences do not grow".to_owned()));
     }
-    if batch.offences.iter().any(|offence| offence.sequence > i64::MAX.cast_unsigned()) {
-        return Err(malformed("a sequence is larger than 2^63-1".to_owned()));
+    let sequences = 1..=i64::MAX.cast_unsigned();
+    if let Some(wrong) = batch.offences.iter().find(|offence| !sequences.contains(&offence.sequence)) {
+        return Err(malformed(format!("a sequence is {}; expected 1 to 2^63-1", wrong.sequence)));
     }
     for numbered in &mut batch.offences {
         let evidence = &mut numbered.offence.evidence;
@@ -241,7 +375,7 @@ impl IntoResponse for Refusal {
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
-                .insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Basic realm=\"atalaya\""));
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"atalaya\""));
         }
         response
     }
@@ -263,7 +397,9 @@ mod tests {
         assert_eq!(code("[1,2"), ProblemCode::Malformed);
         assert_eq!(code(r#"{"version":2,"news":true}"#), ProblemCode::UnknownVersion);
         let offence = |sequence: u64| {
-            format!(r#"{{"sequence":{sequence},"jail":"x","address":"192.0.2.1","time":"2026-01-01T00:00:00Z","failures":3,"bantime":60}}"#)
+            format!(
+                r#"{{"sequence":{sequence},"jail":"x","address":"192.0.2.1","time":"2026-01-01T00:00:00Z","failures":3,"bantime":60}}"#
+            )
         };
         let batch = |offences: &[String]| {
             format!(r#"{{"version":1,"outbox":"o","offences":[{}]}}"#, offences.join(","))
@@ -271,6 +407,9 @@ mod tests {
         assert!(parse(batch(&[offence(1), offence(2)]).as_bytes()).is_ok());
         assert_eq!(code(&batch(&[offence(2), offence(1)])), ProblemCode::Malformed);
         assert_eq!(code(&batch(&[offence(u64::MAX)])), ProblemCode::Malformed);
+        assert_eq!(code(&batch(&[offence(0)])), ProblemCode::Malformed);
+        let newer = batch(&[offence(1)]).replace("\"version\":1", "\"version\":2");
+        assert_eq!(code(&newer), ProblemCode::UnknownVersion);
         let many: Vec<String> = (0..=MAX_BATCH as u64).map(offence).collect();
         assert_eq!(code(&batch(&many)), ProblemCode::TooLarge);
         let bad_jail = offence(1).replace("\"jail\":\"x\"", "\"jail\":\"x y\"");

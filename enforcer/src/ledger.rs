@@ -13,10 +13,12 @@ use atalaya_wire::{Evidence, Name};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::policy::Standing;
+
+mod writer;
 
 /// The ledger's format, in SQLite's `user_version`.
 const SCHEMA_VERSION: i64 = 1;
@@ -36,7 +38,7 @@ const SCHEMA: &str = "
 ";
 
 /// A ban as the ledger keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     /// The address or network.
     pub prefix: IpNet,
@@ -57,10 +59,10 @@ pub struct Ban {
 }
 
 /// A change to the ledger. Making the same change again changes nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A ban, or a later end of the one that stands.
-    Ban(Arc<Ban>),
+    Ban(Box<Ban>),
     /// The ban that stands has ended.
     End {
         /// Of what.
@@ -89,6 +91,22 @@ pub struct Saved {
     /// The largest sequence by sensor and outbox.
     pub through: HashMap<(Name, Name), u64>,
 }
+
+/// Which of the standing bans to read; all of them by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// Only this jail's.
+    pub jail: Option<Name>,
+    /// Only those that this sensor reported.
+    pub sensor: Option<Name>,
+    /// Only those that share an address with this address or network.
+    pub address: Option<IpNet>,
+}
+
+/// Tells when changes are on disk.
+#[derive(Debug)]
+pub struct Receipt(Option<oneshot::Receiver<Result<(), String>>>);
 
 /// The handle to the writing thread. Dropping the last one ends it after its last commit.
 #[derive(Clone, Debug)]
@@ -144,6 +162,8 @@ pub enum LedgerError {
 
 struct Order {
     changes: Vec<Change>,
+    /// Whether nobody will ask for these changes again, so that they are kept until they are written.
+    keep: bool,
     done: oneshot::Sender<Result<(), String>>,
 }
 
@@ -164,24 +184,56 @@ impl Ledger {
         let (orders, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || write(connection, &inbox))
+            .spawn(move || writer::run(connection, &inbox))
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         Ok((Self { orders, path: path.into() }, saved, Writer { thread, _lock: lock }))
     }
 
-    /// Writes changes; returns once they are on disk.
-    pub async fn commit(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
-        let (done, answer) = oneshot::channel();
-        let gone = || LedgerError::NotWritten("the writer has ended".to_owned());
-        self.orders.send(Order { changes, done }).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?.map_err(LedgerError::NotWritten)
+    /// Takes changes to be written in the order of these calls. What cannot be written is dropped: for
+    /// offences, which their sensor sends again until they are acked.
+    pub fn write(&self, changes: Vec<Change>) -> Receipt {
+        self.order(changes, false)
     }
 
-    /// The bans that stand, the latest first. Blocks: not for an async thread.
-    pub fn bans(&self) -> Result<Vec<Ban>, LedgerError> {
+    /// As [`Self::write`], but what cannot be written is kept and tried again every second.
+    pub fn write_surely(&self, changes: Vec<Change>) -> Receipt {
+        self.order(changes, true)
+    }
+
+    fn order(&self, changes: Vec<Change>, keep: bool) -> Receipt {
+        if changes.is_empty() {
+            return Receipt(None);
+        }
+        let (done, answer) = oneshot::channel();
+        // A writer that has ended drops the sender, which the receipt tells.
+        let _ = self.orders.send(Order { changes, keep, done });
+        Receipt(Some(answer))
+    }
+
+    /// Hands the selected bans that stand at a time to a function, the latest first, until it returns
+    /// `false`. Blocks: not for an async thread.
+    pub fn each_ban(
+        &self,
+        selection: &Selection,
+        now: Timestamp,
+        each: &mut dyn FnMut(&Ban) -> bool,
+    ) -> Result<(), LedgerError> {
         let database = |source| LedgerError::Database { path: self.path.to_path_buf(), source };
-        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
-        standing_bans(&connection).map_err(database)
+        let connection =
+            Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
+        connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
+        each_standing(&connection, selection, now, each).map_err(database)
+    }
+}
+
+// === impl Receipt ===
+
+impl Receipt {
+    /// Waits until the changes are on disk.
+    pub async fn committed(self) -> Result<(), LedgerError> {
+        let Some(answer) = self.0 else { return Ok(()) };
+        let gone = |_| LedgerError::NotWritten("its writer has ended".to_owned());
+        answer.await.map_err(gone)?.map_err(LedgerError::NotWritten)
     }
 }
 
@@ -207,7 +259,8 @@ pub fn connect(folder: &Path) -> Result<Connection, LedgerError> {
     connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
     // FULL: what was acked survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
-    let version = |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    let version =
+        |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
     let found: i64 = version(&connection).map_err(database)?;
     if found > SCHEMA_VERSION {
         return Err(LedgerError::TooNew { path, found });
@@ -245,7 +298,11 @@ fn lock(folder: &Path) -> Result<std::fs::File, LedgerError> {
     }
 }
 
-fn read(connection: &Connection, list: &str, comment: &dyn Fn(&str, &str) -> String) -> rusqlite::Result<Saved> {
+fn read(
+    connection: &Connection,
+    list: &str,
+    comment: &dyn Fn(&str, &str) -> String,
+) -> rusqlite::Result<Saved> {
     // Few comments are many bans': they share them.
     let mut comments: HashMap<(String, String), Arc<str>> = HashMap::new();
     let mut statement = connection
@@ -268,16 +325,27 @@ fn read(connection: &Connection, list: &str, comment: &dyn Fn(&str, &str) -> Str
     Ok(Saved { bans, through })
 }
 
-fn standing_bans(connection: &Connection) -> rusqlite::Result<Vec<Ban>> {
+fn each_standing(
+    connection: &Connection,
+    selection: &Selection,
+    now: Timestamp,
+    each: &mut dyn FnMut(&Ban) -> bool,
+) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
         "SELECT prefix, list, since, until, jail, sensor, evidence, strikes FROM bans
-         WHERE ended IS NULL ORDER BY since DESC, id DESC",
+         WHERE ended IS NULL AND (until IS NULL OR until > ?1)
+           AND (?2 IS NULL OR jail = ?2) AND (?3 IS NULL OR sensor = ?3) ORDER BY id DESC",
     )?;
-    let mut rows = statement.query([])?;
-    let mut bans = Vec::new();
+    let name = |name: &Option<Name>| name.as_ref().map(|name| name.as_str().to_owned());
+    let mut rows =
+        statement.query(params![now.as_millisecond(), name(&selection.jail), name(&selection.sensor)])?;
     while let Some(row) = rows.next()? {
-        bans.push(Ban {
-            prefix: text(row, 0)?,
+        let prefix: IpNet = text(row, 0)?;
+        if selection.address.is_some_and(|net| !net.contains(&prefix) && !prefix.contains(&net)) {
+            continue;
+        }
+        let ban = Ban {
+            prefix,
             list: row.get(1)?,
             since: moment(row.get(2)?)?,
             until: row.get::<_, Option<i64>>(3)?.map(moment).transpose()?,
@@ -285,9 +353,12 @@ fn standing_bans(connection: &Connection) -> rusqlite::Result<Vec<Ban>> {
             sensor: text(row, 5)?,
             evidence: serde_json::from_str(&row.get::<_, String>(6)?).unwrap_or_default(),
             strikes: row.get(7)?,
-        });
+        };
+        if !each(&ban) {
+            break;
+        }
     }
-    Ok(bans)
+    Ok(())
 }
 
 /// A column's text as what it stands for.
@@ -306,80 +377,6 @@ fn moment(milliseconds: i64) -> rusqlite::Result<Timestamp> {
     })
 }
 
-/// The writing thread: takes all orders that are there, and commits them together.
-fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>) {
-    const MOST: usize = 20_000;
-    let mut failing = false;
-    while let Ok(first) = inbox.recv() {
-        let mut count = first.changes.len();
-        let mut orders = vec![first];
-        while count < MOST
-            && let Ok(order) = inbox.try_recv()
-        {
-            count += order.changes.len();
-            orders.push(order);
-        }
-        let result = apply(&mut connection, &orders).map_err(|error| error.to_string());
-        match &result {
-            Err(error) if !failing => {
-                tracing::error!(error, "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk");
-                failing = true;
-            }
-            Ok(()) if failing => {
-                tracing::info!("the ledger can be written again");
-                failing = false;
-            }
-            _ => {}
-        }
-        for order in orders {
-            // Nobody waits any more where a connection broke.
-            let _ = order.done.send(result.clone());
-        }
-    }
-}
-
-fn apply(connection: &mut Connection, orders: &[Order]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    for change in orders.iter().flat_map(|order| &order.changes) {
-        match change {
-            Change::Ban(ban) => {
-                let evidence = serde_json::to_string(&ban.evidence).unwrap_or_default();
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO bans (prefix, list, since, until, jail, sensor, evidence, strikes)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                                 1 + coalesce((SELECT max(strikes) FROM bans WHERE prefix = ?1), 0))
-                         ON CONFLICT (prefix, list) WHERE ended IS NULL DO UPDATE SET until = excluded.until
-                         WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)",
-                    )?
-                    .execute(params![
-                        ban.prefix.to_string(),
-                        ban.list,
-                        ban.since.as_millisecond(),
-                        ban.until.map(Timestamp::as_millisecond),
-                        ban.jail.as_str(),
-                        ban.sensor.as_str(),
-                        evidence
-                    ])?;
-            }
-            Change::End { prefix, at, by } => {
-                transaction
-                    .prepare_cached("UPDATE bans SET ended = ?2, ended_by = ?3 WHERE prefix = ?1 AND ended IS NULL")?
-                    .execute(params![prefix.to_string(), at.as_millisecond(), by])?;
-            }
-            Change::Through { sensor, outbox, sequence } => {
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO intake VALUES (?1, ?2, ?3)
-                         ON CONFLICT DO UPDATE SET through = max(through, excluded.through)",
-                    )?
-                    .execute(params![sensor.as_str(), outbox.as_str(), sequence.cast_signed()])?;
-            }
-        }
-    }
-    transaction.commit()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,7 +386,7 @@ mod tests {
     }
 
     fn ban(host: u8, until: Option<i64>) -> Change {
-        Change::Ban(Arc::new(Ban {
+        Change::Ban(Box::new(Ban {
             prefix: format!("192.0.2.{host}/32").parse().unwrap(),
             list: "spammer".to_owned(),
             since: at(0),
@@ -399,6 +396,16 @@ mod tests {
             evidence: vec![Evidence::new(at(0), "test", "a line")],
             strikes: 0,
         }))
+    }
+
+    fn bans(ledger: &Ledger, selection: &Selection) -> Vec<Ban> {
+        let mut bans = Vec::new();
+        let mut each = |ban: &Ban| {
+            bans.push(ban.clone());
+            true
+        };
+        ledger.each_ban(selection, at(1), &mut each).unwrap();
+        bans
     }
 
     fn open(folder: &Path) -> (Ledger, Saved, Writer) {
@@ -411,7 +418,7 @@ mod tests {
         let (ledger, _, writer) = open(folder.path());
         let through =
             Change::Through { sensor: "web-1".parse().unwrap(), outbox: "o".parse().unwrap(), sequence: 7 };
-        ledger.commit(vec![ban(1, Some(1800)), ban(2, None), through]).await.unwrap();
+        ledger.write(vec![ban(1, Some(1800)), ban(2, None), through]).committed().await.unwrap();
         drop(ledger);
         writer.join();
         let (ledger, saved, _writer) = open(folder.path());
@@ -419,20 +426,28 @@ mod tests {
         assert_eq!(saved.bans[0].1, Standing { until: Some(at(1800)) });
         assert_eq!(&*saved.bans[1].2, "ssh web-1");
         assert_eq!(saved.through.values().collect::<Vec<_>>(), [&7]);
-        assert_eq!(ledger.bans().unwrap()[0].evidence[0].text, "a line");
+        assert_eq!(bans(&ledger, &Selection::default())[1].evidence[0].text, "a line");
+        let only = Selection { address: Some("192.0.2.2/32".parse().unwrap()), ..Selection::default() };
+        assert_eq!(bans(&ledger, &only).len(), 1);
+        let none = Selection { jail: Some("ftp".parse().unwrap()), ..Selection::default() };
+        assert!(bans(&ledger, &none).is_empty());
     }
 
     #[tokio::test]
     async fn a_ban_is_there_once_is_extended_and_counts_strikes_when_it_comes_again() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, _, _writer) = open(folder.path());
-        ledger.commit(vec![ban(1, Some(1800)), ban(1, Some(900)), ban(1, Some(3600))]).await.unwrap();
-        let bans = ledger.bans().unwrap();
-        assert_eq!((bans.len(), bans[0].until, bans[0].strikes), (1, Some(at(3600)), 1));
-        let end = Change::End { prefix: bans[0].prefix, at: at(3600), by: "lapsed".to_owned() };
-        ledger.commit(vec![end.clone(), end, ban(1, None)]).await.unwrap();
-        let bans = ledger.bans().unwrap();
-        assert_eq!((bans.len(), bans[0].until, bans[0].strikes), (1, None, 2));
+        ledger
+            .write(vec![ban(1, Some(1800)), ban(1, Some(900)), ban(1, Some(3600))])
+            .committed()
+            .await
+            .unwrap();
+        let extended = bans(&ledger, &Selection::default());
+        assert_eq!((extended.len(), extended[0].until, extended[0].strikes), (1, Some(at(3600)), 1));
+        let end = Change::End { prefix: extended[0].prefix, at: at(3600), by: "lapsed".to_owned() };
+        ledger.write(vec![end.clone(), end, ban(1, None)]).committed().await.unwrap();
+        let anew = bans(&ledger, &Selection::default());
+        assert_eq!((anew.len(), anew[0].until, anew[0].strikes), (1, None, 2));
     }
 
     #[tokio::test]

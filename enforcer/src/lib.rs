@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod enrolment;
+pub mod https;
 pub mod intake;
 pub mod ledger;
 pub mod policy;

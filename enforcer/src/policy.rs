@@ -1,7 +1,8 @@
 //! What an offence means: a ban, a longer ban, or nothing. Plain functions of the offence, the ban
 //! that stands, and the time; no input or output.
 
-use atalaya_wire::{BanTime, Networks, Offence};
+use atalaya_wire::{BanTime, Networks};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 /// A ban that stands, as far as a decision needs it.
@@ -26,12 +27,20 @@ pub enum Decision {
     Banned(Standing),
 }
 
-/// Decides. The ban runs from the offence's own time; one of the future is dated now.
-pub fn decide(offence: &Offence, standing: Option<Standing>, allow: &Networks, now: Timestamp) -> Decision {
-    if allow.contains(offence.address) {
+/// Decides on an offence of an address (or a ban of a network by hand) at a time. The ban runs from
+/// the offence's own time; one of the future is dated now.
+pub fn decide(
+    prefix: IpNet,
+    time: Timestamp,
+    bantime: BanTime,
+    standing: Option<Standing>,
+    allow: &Networks,
+    now: Timestamp,
+) -> Decision {
+    if allow.overlaps(prefix) {
         return Decision::Allowed;
     }
-    let until = end(offence.time.min(now), offence.bantime);
+    let until = end(time.min(now), bantime);
     if until.is_some_and(|until| until <= now) {
         return Decision::Lapsed;
     }
@@ -46,10 +55,14 @@ pub fn decide(offence: &Offence, standing: Option<Standing>, allow: &Networks, n
     }
 }
 
-/// When a ban of this length ends; `None` for a permanent one, and for one past the end of time.
-pub fn end(from: Timestamp, bantime: BanTime) -> Option<Timestamp> {
+/// When a ban of this length ends, in whole milliseconds, as ledger and routers keep it; `None` for a
+/// permanent one, and for one past the end of time.
+fn end(from: Timestamp, bantime: BanTime) -> Option<Timestamp> {
     match bantime {
-        BanTime::For(seconds) => from.checked_add(seconds.signed()).ok(),
+        BanTime::For(seconds) => {
+            let end = from.checked_add(seconds.signed()).ok()?;
+            Timestamp::from_millisecond(end.as_millisecond()).ok()
+        }
         BanTime::Permanent => None,
     }
 }
@@ -65,15 +78,8 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn offence(second: i64, bantime: BanTime) -> Offence {
-        Offence {
-            jail: "test".parse().unwrap(),
-            address: "192.0.2.1".parse().unwrap(),
-            time: at(second),
-            failures: 3,
-            bantime,
-            evidence: Vec::new(),
-        }
+    fn address() -> IpNet {
+        "192.0.2.1/32".parse().unwrap()
     }
 
     fn until(second: i64) -> Standing {
@@ -84,30 +90,31 @@ mod tests {
     const FOR_EVER: Standing = Standing { until: None };
 
     #[rstest]
-    #[case::first(offence(0, HALF_HOUR), None, 0, Decision::Banned(until(1800)))]
-    #[case::arrives_late(offence(0, HALF_HOUR), None, 600, Decision::Banned(until(1800)))]
-    #[case::arrives_too_late(offence(0, HALF_HOUR), None, 1800, Decision::Lapsed)]
-    #[case::of_the_future(offence(900, HALF_HOUR), None, 0, Decision::Banned(until(1800)))]
-    #[case::same_again(offence(0, HALF_HOUR), Some(until(1800)), 1, Decision::AlreadyBanned)]
-    #[case::shorter(offence(5, BanTime::For(Seconds(60))), Some(until(1800)), 5, Decision::AlreadyBanned)]
-    #[case::later(offence(60, HALF_HOUR), Some(until(1800)), 60, Decision::Extended(until(1860)))]
-    #[case::lapsed_before(offence(1800, HALF_HOUR), Some(until(1800)), 1800, Decision::Banned(until(3600)))]
-    #[case::for_ever(offence(0, BanTime::Permanent), None, 0, Decision::Banned(FOR_EVER))]
-    #[case::made_for_ever(offence(0, BanTime::Permanent), Some(until(1800)), 0, Decision::Extended(FOR_EVER))]
-    #[case::is_for_ever(offence(0, HALF_HOUR), Some(FOR_EVER), 0, Decision::AlreadyBanned)]
-    #[case::is_for_ever_again(offence(0, BanTime::Permanent), Some(FOR_EVER), 0, Decision::AlreadyBanned)]
+    #[case::first(0, HALF_HOUR, None, 0, Decision::Banned(until(1800)))]
+    #[case::arrives_late(0, HALF_HOUR, None, 600, Decision::Banned(until(1800)))]
+    #[case::arrives_too_late(0, HALF_HOUR, None, 1800, Decision::Lapsed)]
+    #[case::of_the_future(900, HALF_HOUR, None, 0, Decision::Banned(until(1800)))]
+    #[case::same_again(0, HALF_HOUR, Some(until(1800)), 1, Decision::AlreadyBanned)]
+    #[case::shorter(5, BanTime::For(Seconds(60)), Some(until(1800)), 5, Decision::AlreadyBanned)]
+    #[case::later(60, HALF_HOUR, Some(until(1800)), 60, Decision::Extended(until(1860)))]
+    #[case::lapsed_before(1800, HALF_HOUR, Some(until(1800)), 1800, Decision::Banned(until(3600)))]
+    #[case::for_ever(0, BanTime::Permanent, None, 0, Decision::Banned(FOR_EVER))]
+    #[case::made_for_ever(0, BanTime::Permanent, Some(until(1800)), 0, Decision::Extended(FOR_EVER))]
+    #[case::is_for_ever(0, HALF_HOUR, Some(FOR_EVER), 0, Decision::AlreadyBanned)]
+    #[case::is_for_ever_again(0, BanTime::Permanent, Some(FOR_EVER), 0, Decision::AlreadyBanned)]
     fn an_offence_bans_extends_or_changes_nothing(
-        #[case] offence: Offence,
+        #[case] time: i64,
+        #[case] bantime: BanTime,
         #[case] standing: Option<Standing>,
         #[case] now: i64,
         #[case] expected: Decision,
     ) {
-        assert_eq!(decide(&offence, standing, &Networks::default(), at(now)), expected);
+        assert_eq!(decide(address(), at(time), bantime, standing, &Networks::default(), at(now)), expected);
     }
 
     #[test]
     fn an_allowed_address_is_never_banned() {
         let allow: Networks = ["192.0.2.0/24".parse().unwrap()].into_iter().collect();
-        assert_eq!(decide(&offence(0, HALF_HOUR), None, &allow, at(0)), Decision::Allowed);
+        assert_eq!(decide(address(), at(0), HALF_HOUR, None, &allow, at(0)), Decision::Allowed);
     }
 }

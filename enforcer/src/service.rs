@@ -2,16 +2,14 @@
 //! that nothing is taken before it can be kept.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atalaya_wire::Networks;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use atalaya_wire::{Fingerprint, Networks};
 use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,92 +19,97 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::enrolment::{self, Enrolled};
+use crate::https::{self, Limits};
 use crate::intake::Intake;
 use crate::ledger::{self, Ledger};
 use crate::router::{self, Desired, RouterHandle};
 use crate::tls::Identity;
 
-/// The most connections of sensors at once; further ones wait.
-const MOST_CONNECTIONS: usize = 4096;
-/// How long a TLS handshake, and the head of a request, may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked which bans are over.
-const LAPSE_INTERVAL: Duration = Duration::from_secs(1);
+const LAPSE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the addresses of the routers and of this host are looked at anew.
 const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
+/// How often, while a router's name is not resolved.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running enforcer, for those that started it.
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,
+    socket: PathBuf,
+    fingerprint: Fingerprint,
     stop: CancellationToken,
     tasks: TaskTracker,
     routers: Arc<Vec<RouterHandle>>,
     writer: ledger::Writer,
 }
 
-/// Starts an enforcer; it runs until [`Service::stop`].
+/// Starts an enforcer; it runs until [`Service::stop`]. To be called within a tokio runtime of several
+/// threads.
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
+    let started = clock.now();
     let identity = Identity::load_or_make(&config.state)?;
+    let fingerprint = identity.fingerprint();
     let acceptor = TlsAcceptor::from(identity.server_config()?);
     let list = config.list.clone();
-    let (ledger, mut saved, writer) =
-        Ledger::open(&config.state, &list.name, &|jail, sensor| list.comment_of(jail, sensor))?;
+    let comment = |jail: &str, sensor: &str| list.comment_of(jail, sensor);
+    let (ledger, saved, writer) = Ledger::open(&config.state, &list.name, &comment)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
 
     // Where bans end up.
     let desired = Arc::new(Desired::new());
-    let through = std::mem::take(&mut saved.through);
-    let allow = allow_list(&config.allow, &[]);
-    let bans = Arc::new(Bans::new(config.list.clone(), desired.clone(), allow, saved));
-    let lapsed = bans.lapse(clock.now());
-    if !lapsed.is_empty() {
-        ledger.commit(lapsed).await?;
-    }
-    tracing::info!(bans = bans.len(), "bans stand");
-    let routers: Arc<Vec<RouterHandle>> = Arc::new(
-        config
-            .routers
-            .into_iter()
-            .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.child_token()))
-            .collect(),
-    );
+    let literal: Vec<IpAddr> =
+        config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect();
+    let allow = allow_list(&config.allow, &literal);
+    let bans =
+        Arc::new(Bans::new(config.list.clone(), ledger.clone(), desired.clone(), allow, saved.bans, started));
+    let workers = config
+        .routers
+        .into_iter()
+        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone()));
+    let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
 
     // What keeps them right.
-    tasks.spawn(until(stop.clone(), lapse(bans.clone(), ledger.clone(), clock.clone())));
+    tasks.spawn(until(stop.clone(), lapse(bans.clone(), clock.clone())));
     tasks.spawn(until(
         stop.clone(),
-        keep_allow(config.allow, bans.clone(), routers.clone(), ledger.clone(), clock.clone()),
+        keep_allow(config.allow, literal, bans.clone(), routers.clone(), clock.clone()),
     ));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
 
     // Where offences and commands arrive.
-    let intake = Arc::new(Intake::new(bans.clone(), ledger.clone(), enrolled, clock.clone(), through));
+    let intake = Arc::new(Intake::new(bans.clone(), enrolled, clock.clone(), saved.through));
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
     let address = listener.local_addr()?;
-    let socket = control::listen(&config.socket)?;
+    let commands = control::listen(&config.socket)?;
+    let (count, standing) = (routers.len(), bans.len());
     let control = Control {
         bans,
         ledger,
         intake: intake.clone(),
         routers: routers.clone(),
-        clock: clock.clone(),
-        list: config.list.name,
-        started: clock.now(),
+        clock,
+        list: config.list.name.clone(),
+        fingerprint,
+        started,
     };
     let cancelled = stop.clone().cancelled_owned();
     tasks.spawn(async move {
-        if let Err(error) = axum::serve(socket, control.routes()).with_graceful_shutdown(cancelled).await {
+        if let Err(error) = axum::serve(commands, control.routes()).with_graceful_shutdown(cancelled).await {
             tracing::error!(%error, "the socket for commands failed");
         }
     });
-    tasks.spawn(accept(listener, acceptor, intake.routes(), stop.clone(), tasks.clone()));
-    tracing::info!(%address, socket = %config.socket.display(), routers = routers.len(), "ready");
-    Ok(Service { address, stop, tasks, routers, writer })
+    let accept =
+        https::accept(listener, acceptor, intake.routes(), Limits::default(), stop.clone(), tasks.clone());
+    tasks.spawn(accept);
+    tracing::info!(
+        %address, socket = %config.socket.display(), list = config.list.name, routers = count, bans = standing, "ready"
+    );
+    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, routers, writer })
 }
 
 // === impl Service ===
@@ -115,6 +118,11 @@ impl Service {
     /// Where sensors connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The certificate that sensors pin.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// The routers' workers.
@@ -126,6 +134,7 @@ impl Service {
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
+        let _ = std::fs::remove_file(&self.socket);
         let ended = async {
             self.tasks.wait().await;
             for router in Arc::into_inner(self.routers).into_iter().flatten() {
@@ -136,52 +145,43 @@ impl Service {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         };
         if tokio::time::timeout(Duration::from_millis(1800), ended).await.is_err() {
-            tracing::warn!("something in flight did not finish in time; it is sent again after the next start");
+            tracing::warn!(
+                "something in flight did not finish in time; it is sent again after the next start"
+            );
         }
     }
 }
 
-async fn lapse(bans: Arc<Bans>, ledger: Ledger, clock: Clock) {
+async fn lapse(bans: Arc<Bans>, clock: Clock) {
     let mut interval = tokio::time::interval(LAPSE_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let changes = bans.lapse(clock.now());
-        // Where it is not written, the next start lapses it again.
-        if !changes.is_empty() && ledger.commit(changes).await.is_err() {
-            tracing::debug!("lapsed bans are not in the ledger yet");
+        let lapsed = bans.lapse(clock.now());
+        if lapsed > 0 {
+            tracing::debug!(bans = lapsed, "lapsed");
         }
     }
 }
 
 async fn keep_allow(
     configured: Networks,
+    literal: Vec<IpAddr>,
     bans: Arc<Bans>,
     routers: Arc<Vec<RouterHandle>>,
-    ledger: Ledger,
     clock: Clock,
 ) {
-    let mut connected = routers.first().map(RouterHandle::watch);
     loop {
         // A router's addresses are known once its name is resolved, which is soon.
         let soon = routers.iter().any(|router| router.addresses().is_empty());
-        let pause = if soon { Duration::from_secs(1) } else { ALLOW_INTERVAL };
-        let changed = async {
-            match &mut connected {
-                Some(status) => drop(status.wait_for(|status| !status.addresses.is_empty()).await),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = changed, if soon => {}
-        }
-        let addresses: Vec<IpAddr> = routers.iter().flat_map(RouterHandle::addresses).collect();
+        tokio::time::sleep(if soon { RESOLVE_INTERVAL } else { ALLOW_INTERVAL }).await;
+        let mut addresses: Vec<IpAddr> = literal.clone();
+        addresses.extend(routers.iter().flat_map(RouterHandle::addresses));
         let allow = allow_list(&configured, &addresses);
-        if allow != bans.allow() {
+        if allow != *bans.allow() {
             let lifted = bans.set_allow(allow, clock.now());
-            if !lifted.is_empty() {
-                tracing::warn!(bans = lifted.len(), "bans lifted: their addresses are on the allow list now");
-                let _ = ledger.commit(lifted).await;
+            if lifted > 0 {
+                tracing::warn!(bans = lifted, "bans lifted: their addresses are on the allow list now");
             }
         }
     }
@@ -191,8 +191,7 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     let mut interval = tokio::time::interval(enrolment::REFRESH);
     loop {
         interval.tick().await;
-        let enrolled = enrolled.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || enrolled.refresh()).await {
+        if let Err(error) = enrolled.refresh().await {
             tracing::debug!(%error, "who is enrolled could not be read; the last known hold");
         }
     }
@@ -200,8 +199,16 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
 
 /// What is never banned: what is configured, the routers, this host, and what no other host has.
 fn allow_list(configured: &Networks, routers: &[IpAddr]) -> Networks {
-    const NOBODYS: [&str; 8] =
-        ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/128", "::1/128", "fe80::/10", "ff00::/8"];
+    const NOBODYS: [&str; 8] = [
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/3",
+        "::/128",
+        "::1/128",
+        "fe80::/10",
+        "ff00::/8",
+    ];
     let mut allow = configured.clone();
     allow.extend(NOBODYS.iter().filter_map(|network| network.parse::<IpNet>().ok()));
     allow.extend(routers.iter().map(|address| IpNet::from(*address)));
@@ -210,62 +217,6 @@ fn allow_list(configured: &Networks, routers: &[IpAddr]) -> Networks {
         Err(error) => tracing::warn!(%error, "the host's own addresses cannot be read"),
     }
     allow
-}
-
-/// Takes sensors' connections.
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    routes: axum::Router,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
-        let place = tokio::select! {
-            () = stop.cancelled() => return,
-            place = places.clone().acquire_owned() => place,
-        };
-        let (stream, peer) = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors, say: accepting again at once would not help.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let (acceptor, routes, stop) = (acceptor.clone(), routes.clone(), stop.clone());
-        tasks.spawn(async move {
-            let _place = place;
-            if let Err(error) = serve(stream, acceptor, routes, stop).await {
-                tracing::debug!(%peer, %error, "a connection ended");
-            }
-        });
-    }
-}
-
-async fn serve(
-    stream: tokio::net::TcpStream,
-    acceptor: TlsAcceptor,
-    routes: axum::Router,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await.context("the TLS handshake took too long")??;
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(300))
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    Ok(connection.await?)
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

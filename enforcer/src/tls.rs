@@ -80,9 +80,8 @@ fn make(state: &Path, certificate: &Path, key: &Path) -> Result<(), TlsError> {
         .mode(0o700)
         .create(state)
         .map_err(|source| TlsError::File { path: state.to_owned(), source })?;
-    let made = rcgen::generate_simple_self_signed(vec!["atalaya-enforcer".to_owned()]).map_err(|error| {
-        TlsError::Content { path: certificate.to_owned(), reason: error.to_string() }
-    })?;
+    let made = rcgen::generate_simple_self_signed(vec!["atalaya-enforcer".to_owned()])
+        .map_err(|error| TlsError::Content { path: certificate.to_owned(), reason: error.to_string() })?;
     // The key first: a crash in between leaves a key without certificate, which says what to do.
     write_private(key, &made.signing_key.serialize_pem())?;
     write_private(certificate, &made.cert.pem())?;

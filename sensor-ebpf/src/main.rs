@@ -2,7 +2,10 @@
 //! of the ABI in `lib.rs`. On the host this is an empty program, so that the whole workspace checks.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(target_arch = "bpf", expect(unsafe_code, reason = "kernel programs read raw memory through helpers"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(unsafe_code, reason = "kernel programs read raw memory through helpers")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod drops;

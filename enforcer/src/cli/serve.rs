@@ -1,0 +1,91 @@
+//! `atalaya-enforcer run`: the log, the signals, and systemd's readiness around the service.
+
+use std::io::IsTerminal;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use anyhow::Context;
+use atalaya_enforcer::clock::Clock;
+use atalaya_enforcer::config::Config;
+use atalaya_enforcer::service;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::LogFormat;
+
+/// Runs the service until SIGTERM or SIGINT.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let served = runtime.block_on(serve(config));
+    // A request that is still read from the disk would hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    served
+}
+
+/// Starts the log on standard error.
+pub fn start_log(level: Option<&str>, format: LogFormat) -> anyhow::Result<()> {
+    let from_environment = std::env::var("RUST_LOG").ok();
+    let level = level.or(from_environment.as_deref()).unwrap_or("info");
+    let filter =
+        EnvFilter::try_new(level).with_context(|| format!("--log {level}: not a level or a filter"))?;
+    // journald adds its own time.
+    let under_journald = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    match (format, under_journald) {
+        (LogFormat::Json, _) => log.json().flatten_event(true).init(),
+        (LogFormat::Text, true) => log.without_time().init(),
+        (LogFormat::Text, false) => log.init(),
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    for line in config.to_string().lines() {
+        if let Some(warning) = line.strip_prefix("warning: ") {
+            tracing::warn!("{warning}");
+        } else {
+            tracing::info!("{line}");
+        }
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    // Not the end, which it would be if nobody took it.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let service = service::start(config, Clock::system()).await?;
+    tell_systemd("READY=1");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => tracing::warn!("SIGHUP: the configuration is read at a restart only"),
+        }
+    }
+    tracing::info!("stopping");
+    tell_systemd("STOPPING=1");
+    service.stop().await;
+    Ok(())
+}
+
+/// Tells systemd how the service is (`sd_notify(3)`), where systemd asked for it.
+fn tell_systemd(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    let told = address.and_then(|address| {
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)?;
+        Ok(())
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, "systemd cannot be told {state}");
+    }
+}

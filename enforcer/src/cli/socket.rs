@@ -1,0 +1,140 @@
+//! The running enforcer, as the commands reach it: over its Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use atalaya_enforcer::config::Config;
+use atalaya_enforcer::control::{BanRequest, UnbanRequest};
+use atalaya_enforcer::ledger::Selection;
+use atalaya_wire::Problem;
+use ipnet::IpNet;
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+/// The socket of the enforcer of one configuration.
+pub struct Socket {
+    path: PathBuf,
+    client: Client,
+    runtime: Runtime,
+}
+
+/// Lines of an answer, as they arrive.
+pub struct Lines {
+    response: Response,
+    runtime: Runtime,
+    rest: Vec<u8>,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// The socket that a configuration file names.
+    pub fn of(config: &Path) -> anyhow::Result<Self> {
+        let path = Config::read(config)?.socket;
+        // Nothing is encrypted here, but the client wants to know how it would.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let client = Client::builder().unix_socket(path.as_path()).tls_backend_preconfigured(tls).build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { path, client, runtime })
+    }
+
+    /// Reads a path.
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.value(self.client.get(url(path)))
+    }
+
+    /// Bans.
+    pub fn ban(&self, request: &BanRequest) -> anyhow::Result<Value> {
+        self.value(self.client.post(url("bans")).json(request))
+    }
+
+    /// Lifts a ban.
+    pub fn unban(&self, prefix: IpNet) -> anyhow::Result<Value> {
+        let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default();
+        let query = query(&UnbanRequest { prefix, by })?;
+        self.value(self.client.delete(url(&format!("bans?{query}"))))
+    }
+
+    /// The selected bans, one JSON object a line.
+    pub fn bans(self, selection: &Selection) -> anyhow::Result<Lines> {
+        let response = self.send(self.client.get(url(&format!("bans?{}", query(selection)?))))?;
+        Ok(Lines { response, runtime: self.runtime, rest: Vec::new() })
+    }
+
+    fn value(&self, request: RequestBuilder) -> anyhow::Result<Value> {
+        let body = self.runtime.block_on(self.send(request)?.bytes())?;
+        serde_json::from_slice(&body).context("the enforcer's answer is not understood")
+    }
+
+    /// Sends; an answer that is not a success is an error in the enforcer's words.
+    fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = self.runtime.block_on(request.send()).map_err(|error| {
+            let why = root_cause(&error);
+            anyhow::anyhow!(
+                "no enforcer answers at {} ({why}): start it with `atalaya-enforcer run` or `systemctl start atalaya-enforcer`, or name its configuration with --config",
+                self.path.display()
+            )
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.runtime.block_on(response.bytes())?;
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => bail!("{problem}"),
+            Err(_) => bail!("the enforcer refused ({status}): {}", String::from_utf8_lossy(&body)),
+        }
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    /// The next line.
+    pub fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let rest = self.rest.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.rest, rest);
+                line.pop();
+                return Ok(Some(line));
+            }
+            let piece = self.runtime.block_on(self.response.chunk());
+            match piece.context("the enforcer broke off while it listed the bans")? {
+                Some(piece) => self.rest.extend_from_slice(&piece),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("http://enforcer/{path}")
+}
+
+/// The request as a query; its values need no escape but the slash of a network, which may stand.
+fn query(request: &impl serde::Serialize) -> anyhow::Result<String> {
+    let mut url = reqwest::Url::parse("http://enforcer/")?;
+    if let Value::Object(fields) = serde_json::to_value(request)? {
+        for (name, value) in fields {
+            if let Value::String(text) = value {
+                url.query_pairs_mut().append_pair(&name, &text);
+            }
+        }
+    }
+    Ok(url.query().unwrap_or_default().to_owned())
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,266 @@
+//! The commands as an administrator runs them, against the real program.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use atalaya_wire::JoinToken;
+use routeros_sim::{Family, Router};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder with a configuration.
+struct Host {
+    folder: TempDir,
+}
+
+/// A running enforcer; killed where a test fails.
+struct Running {
+    child: Child,
+    said: mpsc::Receiver<String>,
+}
+
+// === impl Host ===
+
+impl Host {
+    fn new(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nstate = \"{path}/state\"\nsocket = \"{path}/run/enforcer.sock\"\n{more}"
+        );
+        std::fs::write(folder.path().join("enforcer.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-enforcer"));
+        command.env_remove("RUST_LOG").env_remove("ATALAYA_LOG").env_remove("JOURNAL_STREAM");
+        command.arg("--config").arg(self.folder.path().join("enforcer.toml")).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What a command prints, which must succeed.
+    fn prints(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.prints(arguments)).unwrap()
+    }
+
+    /// The message of a command that must fail with exit status 1.
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+        stderr(&output)
+    }
+
+    fn start(&self) -> Running {
+        let mut child = self.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, said) = mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let running = Running { child, said };
+        running.says("ready");
+        running
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn says(&self, word: &str) -> String {
+        loop {
+            let line = self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not say {word}"));
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends SIGTERM, and expects a clean end within two seconds.
+    fn stop(mut self) {
+        let began = Instant::now();
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        // Standard error closes with the process.
+        while self.said.recv_timeout(PATIENCE).is_ok() {}
+        assert!(self.child.wait().unwrap().success());
+        assert!(began.elapsed() < Duration::from_secs(2), "it took {:?} to end", began.elapsed());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn check_names_file_line_and_column_of_a_mistake_and_prints_what_it_understood() {
+    let host = Host::new("[list]\nname = \"spammer\"\ncoment = \"x\"\n");
+    let message = host.fails(&["check"]);
+    let place = format!("{}:6:1: ", host.folder.path().join("enforcer.toml").display());
+    assert!(
+        message.contains(&place) && message.contains("coment") && message.contains("comment"),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 1, "{message}");
+
+    let host = Host::new("[router.edge]\naddress = \"192.0.2.1\"\nuser = \"u\"\npassword = \"hunter2\"\n");
+    let text = host.prints(&["check"]);
+    assert!(text.contains("router edge: 192.0.2.1 as u") && text.contains("unencrypted"), "{text}");
+    assert!(text.contains("everyone on this host can read it"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(host.json(&["check", "--json"])["warnings"].as_array().unwrap().len(), 2);
+
+    let missing = host.command(&[]).args(["check", "--config", "/nowhere/x.toml"]).output().unwrap();
+    assert!(stderr(&missing).contains("/nowhere/x.toml") && stderr(&missing).contains("--config"));
+}
+
+#[test]
+fn enrol_prints_a_token_and_nothing_else_and_keeps_no_secret() {
+    let host = Host::new("");
+    let output = host.run(&["enrol", "web-1"]);
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    let token: JoinToken = printed.parse().unwrap();
+    assert_eq!(printed, format!("{}\n", token.expose()));
+    assert!(stderr(&output).contains("atalaya-sensor join https://HOST:"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains(&token.secret.expose()));
+
+    let state = host.folder.path().join("state");
+    assert_eq!((mode(&state), mode(&state.join("key.pem"))), (0o700, 0o600));
+    for entry in std::fs::read_dir(&state).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let secret = token.secret.expose();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
+    assert!(host.fails(&["enrol", "web-1"]).contains("--replace"));
+    let again: JoinToken = host.prints(&["enrol", "web-1", "--replace"]).parse().unwrap();
+    assert!(again.secret != token.secret && again.fingerprint == token.fingerprint);
+    assert_eq!(host.json(&["sensors", "--json"])[0]["name"], "web-1");
+    host.prints(&["revoke", "web-1"]);
+    assert_eq!(host.json(&["sensors", "--json"]), serde_json::json!([]));
+    assert!(host.fails(&["revoke", "web-1"]).contains("web-1"));
+}
+
+#[test]
+fn without_a_running_enforcer_commands_say_which_socket_and_how_to_start_it() {
+    let host = Host::new("");
+    for command in [&["status"][..], &["bans"], &["ban", "192.0.2.1"], &["unban", "192.0.2.1"], &["routers"]]
+    {
+        let message = host.fails(command);
+        assert!(
+            message.contains("run/enforcer.sock") && message.contains("atalaya-enforcer run"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_ends_with_status_2() {
+    let host = Host::new("");
+    for (arguments, says) in [
+        (&["ban", "192.0.2.1-9"][..], "2001:db8::/64"),
+        (&["ban", "192.0.2.1", "--for", "soon"], "1h30m"),
+        (&["enrol", "../x"], "not a name"),
+        (&["bann"], "ban"),
+    ] {
+        let output = host.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
+    assert!(host.prints(&["--version"]).starts_with("atalaya-enforcer "));
+    assert!(host.prints(&["completions", "bash"]).contains("atalaya-enforcer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
+    let router = Router::builder().start().await.unwrap();
+    let host = Host::new(&format!(
+        "allow = [\"192.0.2.0/24\"]\n[router.edge]\naddress = \"{}\"\nuser = \"atalaya\"\npassword = \"secret\"\n",
+        router.address()
+    ));
+    let running = host.start();
+    assert_eq!(mode(&host.folder.path().join("run/enforcer.sock")), 0o600);
+    let banned = host.prints(&["ban", "198.51.100.9", "--for", "10m", "--reason", "port scan"]);
+    assert!(banned.starts_with("banned 198.51.100.9 until "), "{banned}");
+    let again = host.json(&["ban", "198.51.100.9", "--for", "5m", "--json"]);
+    assert_eq!(again["changed"], false);
+    host.prints(&["ban", "2001:db8:9::/64", "--for", "permanent"]);
+    router.wait_for(|entries| entries.len() == 2, PATIENCE).await.unwrap();
+    let entry = router.entries(Family::V4).remove(0);
+    let left = entry.timeout_left.unwrap().as_secs();
+    assert!((590..=600).contains(&left), "{left} s left");
+
+    let bans = host.json(&["bans", "--json"]);
+    assert_eq!(bans.as_array().unwrap().len(), 2);
+    assert_eq!(bans[1]["evidence"][0]["text"], "port scan");
+    assert_eq!(host.json(&["bans", "--address", "198.51.100.0/24", "--json"]).as_array().unwrap().len(), 1);
+    assert_eq!(host.json(&["bans", "--jail", "ssh", "--json"]), serde_json::json!([]));
+    let table = host.prints(&["bans"]);
+    assert!(table.contains("198.51.100.9 ") && table.contains("permanent"), "{table}");
+
+    assert!(host.fails(&["ban", "192.0.2.0/25"]).contains("allow list"));
+    assert!(host.fails(&["ban", "0.0.0.0/0"]).contains("allow list"));
+    assert!(host.fails(&["unban", "198.51.100.1"]).contains("not banned"));
+    let status = host.json(&["status", "--json"]);
+    assert_eq!(
+        (status["bans"].as_u64(), status["routers"][0]["state"]["is"].as_str()),
+        (Some(2), Some("connected"))
+    );
+    assert!(host.prints(&["status"]).contains("2 bans stand on list spammer"));
+    assert_eq!(host.json(&["routers", "--json"])[0]["name"], "edge");
+    assert!(host.prints(&["routers"]).contains("edge"));
+    let second = host.run(&["run"]);
+    assert!(!second.status.success() && stderr(&second).contains("another atalaya-enforcer"));
+
+    host.prints(&["unban", "198.51.100.9"]);
+    host.prints(&["unban", "2001:db8:9::/64"]);
+    router.wait_for(<[_]>::is_empty, PATIENCE).await.unwrap();
+    assert_eq!(host.json(&["bans", "--json"]), serde_json::json!([]));
+    running.stop();
+    assert!(!host.folder.path().join("run/enforcer.sock").exists());
+}
+
+#[test]
+fn a_started_enforcer_tells_systemd_and_leaves_time_to_journald() {
+    let host = Host::new("");
+    let path = host.folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = host.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path).env("JOURNAL_STREAM", "1:2").stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut bytes = [0; 32];
+    let read = socket.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..read], b"READY=1");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let begins_with_its_level = |line: &str| [" INFO", " WARN"].iter().any(|level| line.starts_with(level));
+    assert!(log.contains("ready") && log.lines().all(begins_with_its_level), "{log}");
+}
