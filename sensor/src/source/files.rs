@@ -356,10 +356,9 @@ impl Follower {
             let mut file = Followed::new(path, patterns, opened, offset);
             if offset > 0 {
                 file.start_at_line();
-                let position = file.position();
-                // Saved at once, so that lines written while the sensor is down are read later.
-                sink.lines(&file.file, b"", &position);
             }
+            // Saved at once, so that lines written while the sensor is down are read later.
+            sink.lines(&file.file, b"", &file.position());
             live.insert(id);
             self.add(file);
         }
