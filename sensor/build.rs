@@ -3,7 +3,6 @@
 
 #[cfg(feature = "kernel")]
 #[path = "../sensor-ebpf/toolchain.rs"]
-#[expect(dead_code, reason = "cargo xtask setup uses the rest")]
 mod toolchain;
 
 fn main() -> anyhow::Result<()> {

@@ -65,6 +65,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     tasks.spawn(stop_at(shutdown.clone(), send(config.state, outbox, store.clone(), watch.clone())));
     let files = follow(&watch, saved.positions)?;
+    // From here on every line counts: where reading starts must survive a crash.
+    store.snapshot(take_snapshot(&watch));
+    store.flush().await;
     let mut sources = Vec::new();
     if files.is_some() {
         sources.push("files");
@@ -161,9 +164,10 @@ fn follow(
     if patterns.is_empty() {
         return Ok(None);
     }
-    let follower = Follower::new(&patterns, saved, Start::End)?;
+    let mut follower = Follower::new(&patterns, saved, Start::End)?;
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern };
+    follower.begin(&mut sink);
     let thread = std::thread::Builder::new()
         .name("files".into())
         .spawn(move || follower.run(&mut sink))

@@ -342,11 +342,13 @@ impl Demo {
             shown = entries.len();
             for entry in &entries {
                 println!(
-                    "  list={}  address={:<20} timeout={:<10} comment=\"{}\"\x1b[K",
+                    "  list={}  address={:<20} timeout={:<10} comment=\"{}\"{}",
                     entry["list"].as_str().unwrap_or_default(),
                     entry["address"].as_str().unwrap_or_default(),
                     entry["timeout"].as_str().unwrap_or_default(),
                     entry["comment"].as_str().unwrap_or_default(),
+                    // Clears what a longer line left there before.
+                    if terminal { "\x1b[K" } else { "" },
                 );
             }
             if entries.len() != expected.len() {

@@ -1,2 +1,55 @@
-//! To be written.
-fn main() {}
+//! Everyday commands of the project: `cargo xtask --help` is the contributors' map. Each prints what
+//! it runs, and why.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod demo;
+mod run;
+mod setup;
+mod test;
+#[path = "../../sensor-ebpf/toolchain.rs"]
+mod toolchain;
+
+/// Everyday commands of the project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(after_help = "Example: from a fresh clone\n  cargo xtask demo\n  cargo xtask test")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building and testing need
+    #[command(after_help = "Example:\n  cargo xtask setup --for build")]
+    Setup(setup::Arguments),
+    /// Show the main job: failed logins become timed entries on a simulated router
+    #[command(after_help = "Example:\n  cargo xtask demo")]
+    Demo(demo::Arguments),
+    /// Run every test
+    #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation")]
+    Test(test::Arguments),
+    /// Measure the budgets of the design
+    #[command(after_help = "Example:\n  cargo xtask bench latency")]
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

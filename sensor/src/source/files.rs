@@ -212,11 +212,19 @@ impl Follower {
         self.handle.clone()
     }
 
+    /// Looks for the files that are there and takes their positions; what is written from then on is
+    /// read by [`Self::run`], which calls this if nobody did.
+    pub fn begin(&mut self, sink: &mut impl Sink) {
+        if !self.running {
+            self.resume(sink);
+            self.scan(sink);
+            self.running = true;
+        }
+    }
+
     /// Follows until stopped. Blocks: give it a thread of its own.
     pub fn run(mut self, sink: &mut impl Sink) {
-        self.resume(sink);
-        self.scan(sink);
-        self.running = true;
+        self.begin(sink);
         let mut next_scan = Instant::now() + RESCAN;
         while !self.handle.stopped() {
             let more = self.read(sink);
@@ -348,10 +356,9 @@ impl Follower {
             let mut file = Followed::new(path, patterns, opened, offset);
             if offset > 0 {
                 file.start_at_line();
-                let position = file.position();
-                // Saved at once, so that lines written while the sensor is down are read later.
-                sink.lines(&file.file, b"", &position);
             }
+            // Saved at once, so that lines written while the sensor is down are read later.
+            sink.lines(&file.file, b"", &file.position());
             live.insert(id);
             self.add(file);
         }

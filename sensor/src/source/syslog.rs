@@ -303,7 +303,7 @@ mod tests {
     async fn both_framings_arrive_on_one_connection_and_the_last_needs_no_end() {
         let (addresses, mut lines, _) = start(SyslogOptions { tcp: loopback(), ..SyslogOptions::default() }).await;
         let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
-        for piece in ["<34>on", "e\n8 <34>two\n", "10 <34>th", "ree<34>four\r\n\n<34>fi", "ve"] {
+        for piece in ["<34>on", "e\n8 <34>two\n", "9 <34>th", "ree<34>four\r\n\n<34>fi", "ve"] {
             stream.write_all(piece.as_bytes()).await.unwrap();
             stream.flush().await.unwrap();
         }

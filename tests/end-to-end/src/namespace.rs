@@ -1,1 +1,92 @@
-//! To be written.
+//! A network namespace with a pair of virtual interfaces: attackers of several addresses on one side,
+//! this host on the other. Removed when dropped, whatever happened; the kernel takes the pair along.
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::output;
+
+/// The namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    hosts: Vec<IpAddr>,
+}
+
+// === impl Namespace ===
+
+impl Namespace {
+    /// Makes a namespace that owns the given addresses; this host gets the first address of each of
+    /// their networks (/24 for IPv4, /64 for IPv6). Needs root and `ip` (iproute2).
+    pub fn new(addresses: &[&str]) -> Result<Self> {
+        // Unique by process and by call: tests run beside one another.
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = format!("{}-{count}", std::process::id());
+        let name = format!("atalaya-{id}");
+        let (outside, inside) = (format!("at{id}a"), format!("at{id}b"));
+        ip(&["netns", "add", &name]).context("cannot make a network namespace: that needs root and iproute2")?;
+        let mut namespace = Self { name: name.clone(), hosts: Vec::new() };
+        ip(&["link", "add", &outside, "type", "veth", "peer", "name", &inside, "netns", &name])?;
+        for address in addresses {
+            let address: IpAddr = address.parse()?;
+            let (length, host) = match address {
+                IpAddr::V4(v4) => {
+                    let [a, b, c, _] = v4.octets();
+                    (24, IpAddr::from([a, b, c, 1]))
+                }
+                IpAddr::V6(v6) => {
+                    let mut segments = v6.segments();
+                    segments[4..].copy_from_slice(&[0, 0, 0, 1]);
+                    (64, IpAddr::from(segments))
+                }
+            };
+            // Without duplicate address detection an IPv6 address is usable at once.
+            let nodad: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
+            ip(&[&["-n", &name, "address", "add", &format!("{address}/{length}"), "dev", &inside], nodad].concat())?;
+            if !namespace.hosts.contains(&host) {
+                ip(&[&["address", "add", &format!("{host}/{length}"), "dev", &outside], nodad].concat())?;
+                namespace.hosts.push(host);
+            }
+        }
+        ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        ip(&["-n", &name, "link", "set", &inside, "up"])?;
+        ip(&["link", "set", &outside, "up"])?;
+        Ok(namespace)
+    }
+
+    /// This host's addresses towards the namespace.
+    pub fn hosts(&self) -> &[IpAddr] {
+        &self.hosts
+    }
+
+    /// This host's address of a family.
+    pub fn host_for(&self, address: IpAddr) -> Result<IpAddr> {
+        self.hosts
+            .iter()
+            .find(|host| host.is_ipv4() == address.is_ipv4())
+            .copied()
+            .with_context(|| format!("the namespace has no network for {address}"))
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&["netns", "delete", &self.name]) {
+            eprintln!("the network namespace {} is left over: {error:#}", self.name);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<String> {
+    output(Command::new("ip").args(arguments))
+}

@@ -1,0 +1,375 @@
+//! Attempts from records: a plain state machine of (records, time) without input or output.
+//!
+//! PAM's verdict on a password (`USER_AUTH`) is an attempt at once. sshd's own `USER_LOGIN` follows it
+//! some two seconds later, and comes before it for an account that does not exist and for keys; so a
+//! `USER_LOGIN` that no password explains waits: for a password, which it then belongs to; for a success,
+//! which clears it; for the session's end (`USER_ERR`); or for [`SETTLING`]. Many keys of one agent are one.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use atalaya_sensor_ebpf::{USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN};
+
+use super::LoginOutcome;
+use super::record::Record;
+
+/// How long a `USER_LOGIN` failure waits for what explains it, in nanoseconds: 10 s.
+pub const SETTLING: u64 = 10_000_000_000;
+/// How long a session without news is remembered, in nanoseconds: 3 min, more than sshd's own grace.
+const FORGETTING: u64 = 180_000_000_000;
+/// The most sessions at once; beyond, the one that was silent longest is forgotten.
+const MOST: usize = 20_000;
+
+/// An attempt, by the records' own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// How it ended.
+    pub outcome: LoginOutcome,
+    /// The remote address, where it is a literal one of another host.
+    pub address: Option<IpAddr>,
+    /// The account that was tried.
+    pub account: String,
+    /// The program.
+    pub service: String,
+    /// The process.
+    pub pid: u32,
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// What the attempt was known by.
+    pub why: &'static str,
+}
+
+/// The sessions that are going on.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    sessions: HashMap<(u32, IpAddr), Session>,
+    forged: u64,
+    forgotten: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    last_ns: u64,
+    /// Passwords that failed.
+    passwords: u32,
+    /// A `USER_LOGIN` failure that waits for what explains it.
+    waiting: Option<Verdict>,
+    /// Whether one that waited was counted: the next password is the same attempt.
+    prepaid: bool,
+}
+
+// === impl Attempts ===
+
+impl Attempts {
+    /// Takes a record; an attempt where it makes one.
+    pub fn record(&mut self, record: &Record) -> Option<Verdict> {
+        if record.uid != 0 {
+            // Any user can call the function with any text.
+            self.forged += 1;
+            return None;
+        }
+        let Some(peer) = record.peer().filter(|peer| !is_local(*peer)) else {
+            return local(record);
+        };
+        if self.sessions.len() >= MOST {
+            self.forget(record.time_ns);
+        }
+        let key = (record.tgid, peer);
+        if record.success {
+            return self.success(record, key);
+        }
+        match record.kind {
+            USER_AUTH => self.password(record, key),
+            USER_LOGIN => {
+                self.login(record, key);
+                None
+            }
+            USER_ACCT => Some(verdict(record, Some(peer), LoginOutcome::Failed, "the account may not log in")),
+            USER_ERR => self.end(record, key),
+            _ => None,
+        }
+    }
+
+    /// When the next attempt settles, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn next_settling(&self) -> Option<u64> {
+        self.sessions.values().filter_map(|session| Some(session.waiting.as_ref()?.time_ns + SETTLING)).min()
+    }
+
+    /// The attempts that nothing explained in time.
+    pub fn settle(&mut self, now_ns: u64) -> Vec<Verdict> {
+        let mut settled = Vec::new();
+        for session in self.sessions.values_mut() {
+            if session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING <= now_ns) {
+                session.prepaid = true;
+                settled.extend(session.waiting.take());
+            }
+        }
+        self.sessions
+            .retain(|_, session| session.waiting.is_some() || session.last_ns + FORGETTING > now_ns);
+        settled
+    }
+
+    /// Records of callers that were not root.
+    pub fn forged(&self) -> u64 {
+        self.forged
+    }
+
+    /// Sessions forgotten because there were too many.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// PAM refused: an attempt, at once.
+    fn password(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
+        // Keyboard-interactive runs PAM in a process of its own: what the session's other process
+        // said belongs here too.
+        for ((_, peer), session) in &mut self.sessions {
+            let waited = session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING > record.time_ns);
+            if *peer == key.1 && waited {
+                session.waiting = None;
+            }
+        }
+        let session = self.session(record, key);
+        session.passwords += 1;
+        if std::mem::take(&mut session.prepaid) {
+            return None;
+        }
+        Some(verdict(record, Some(key.1), LoginOutcome::Failed, "password refused"))
+    }
+
+    /// sshd's own verdict: explained by a password, or waiting for what explains it.
+    fn login(&mut self, record: &Record, key: (u32, IpAddr)) {
+        let by_password = |session: &Session| {
+            session.passwords > 0 && session.last_ns + SETTLING > record.time_ns
+        };
+        let other = self.sessions.iter().any(|((tgid, peer), session)| {
+            *peer == key.1 && *tgid != key.0 && by_password(session) && record.program.starts_with("sshd")
+        });
+        let session = self.session(record, key);
+        if session.passwords == 0 && !other && !session.prepaid && session.waiting.is_none() {
+            session.waiting = Some(verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused"));
+        }
+    }
+
+    /// The session ended without success: what waited was an attempt.
+    fn end(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
+        let session = self.sessions.remove(&key);
+        match session {
+            Some(session) if session.passwords > 0 || session.prepaid => None,
+            Some(Session { waiting: Some(waiting), .. }) => Some(waiting),
+            _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
+        }
+    }
+
+    fn success(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
+        for ((_, peer), session) in &mut self.sessions {
+            // The process that let the session in may not be the one that refused its keys.
+            if *peer == key.1 && session.waiting.is_some() && session.last_ns + SETTLING > record.time_ns {
+                session.waiting = None;
+            }
+        }
+        self.sessions.remove(&key);
+        matches!(record.kind, USER_AUTH | USER_LOGIN)
+            .then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
+    }
+
+    fn session(&mut self, record: &Record, key: (u32, IpAddr)) -> &mut Session {
+        let session = self.sessions.entry(key).or_insert(Session {
+            last_ns: record.time_ns,
+            passwords: 0,
+            waiting: None,
+            prepaid: false,
+        });
+        session.last_ns = record.time_ns;
+        session
+    }
+
+    /// Makes room: old sessions go, and where there are none, the one that was silent longest.
+    fn forget(&mut self, now_ns: u64) {
+        self.sessions.retain(|_, session| session.last_ns + FORGETTING > now_ns);
+        if self.sessions.len() >= MOST
+            && let Some(oldest) =
+                self.sessions.iter().min_by_key(|(_, session)| session.last_ns).map(|(key, _)| *key)
+        {
+            self.sessions.remove(&oldest);
+            self.forgotten += 1;
+        }
+    }
+}
+
+/// A record without a remote literal address: `su`, `sudo`, or a program that knows only a name.
+fn local(record: &Record) -> Option<Verdict> {
+    if record.success || record.kind != USER_AUTH {
+        return None;
+    }
+    let remote = [&record.addr, &record.host].into_iter().flatten().any(|text| !text.is_empty() && text != "?");
+    let named = remote && record.peer().is_none();
+    let outcome = if named { LoginOutcome::Failed } else { LoginOutcome::Local };
+    Some(verdict(record, None, outcome, if named { "the peer is known by name only" } else { "a local login" }))
+}
+
+fn verdict(record: &Record, address: Option<IpAddr>, outcome: LoginOutcome, why: &'static str) -> Verdict {
+    // sshd's privileged process is `sshd`, and since 9.8 `sshd-session`.
+    let service = if record.program.starts_with("sshd") { "sshd" } else { &record.program };
+    Verdict {
+        outcome,
+        address,
+        account: record.account.clone().unwrap_or_default(),
+        service: service.to_owned(),
+        pid: record.tgid,
+        time_ns: record.time_ns,
+        why,
+    }
+}
+
+fn is_local(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified() || address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const PEER: &str = "192.0.2.7";
+
+    /// Type, result, milliseconds, process; the peer stands in `host` for PAM and in `addr` for sshd.
+    type Step = (u32, bool, u64, u32);
+
+    fn record((kind, success, at_ms, tgid): Step, peer: &str) -> Record {
+        let by_pam = matches!(kind, USER_AUTH | USER_ACCT | USER_ERR);
+        let text = Some(peer.to_owned());
+        Record {
+            time_ns: at_ms * 1_000_000,
+            kind,
+            success,
+            tgid,
+            uid: 0,
+            host: if by_pam { text.clone() } else { None },
+            addr: text,
+            account: Some("x".to_owned()),
+            op: None,
+            program: "sshd-session".to_owned(),
+        }
+    }
+
+    /// The failures of a session, and when each was known, in milliseconds.
+    fn failures(steps: &[Step]) -> Vec<u64> {
+        let mut attempts = Attempts::default();
+        let mut known = Vec::new();
+        for step in steps {
+            let failed = |verdict: &Verdict| verdict.outcome == LoginOutcome::Failed;
+            while let Some(at) = attempts.next_settling().filter(|at| *at <= step.2 * 1_000_000) {
+                known.extend(attempts.settle(at).iter().filter(|v| failed(v)).map(|_| at / 1_000_000));
+            }
+            known.extend(attempts.record(&record(*step, PEER)).filter(failed).map(|_| step.2));
+        }
+        while let Some(at) = attempts.next_settling() {
+            known.extend(attempts.settle(at).iter().map(|_| at / 1_000_000));
+        }
+        known
+    }
+
+    #[rstest]
+    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], &[0])]
+    #[case::three_wrong_passwords(&[
+        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1),
+        (USER_AUTH, false, 2500, 1), (USER_LOGIN, false, 4400, 1),
+        (USER_AUTH, false, 5000, 1), (USER_LOGIN, false, 6900, 1),
+    ], &[0, 2500, 5000])]
+    #[case::invalid_user(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 50, 1), (USER_LOGIN, false, 2300, 1),
+    ], &[50])]
+    #[case::invalid_user_who_types_slowly(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 30_000, 1), (USER_LOGIN, false, 32_300, 1),
+    ], &[10_000])]
+    #[case::invalid_user_who_leaves(&[(USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1)], &[10_000])]
+    #[case::failed_key(&[(USER_LOGIN, false, 0, 1), (USER_ERR, false, 80, 1)], &[80])]
+    #[case::an_agent_with_several_wrong_keys(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 10, 1), (USER_LOGIN, false, 20, 1), (USER_ERR, false, 30, 1),
+    ], &[30])]
+    #[case::an_agent_whose_last_key_is_right(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 10, 1), (USER_ACCT, true, 20, 1),
+    ], &[])]
+    #[case::keys_then_a_right_password(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 10, 1), (USER_AUTH, true, 4000, 1), (USER_ACCT, true, 4001, 1),
+    ], &[])]
+    #[case::success(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_LOGIN, true, 9, 1)], &[])]
+    #[case::disconnect_before_authentication(&[], &[])]
+    #[case::keyboard_interactive_in_a_fork(&[(USER_AUTH, false, 0, 2), (USER_LOGIN, false, 1900, 1)], &[0])]
+    #[case::invalid_user_keyboard_interactive(&[
+        (USER_LOGIN, false, 0, 1), (USER_AUTH, false, 50, 2), (USER_LOGIN, false, 2300, 1),
+    ], &[50])]
+    #[case::a_password_after_a_success_counts_again(&[
+        (USER_AUTH, true, 0, 1), (USER_AUTH, false, 5000, 1),
+    ], &[5000])]
+    #[case::two_sessions_are_two(&[
+        (USER_AUTH, false, 0, 1), (USER_AUTH, false, 5, 2), (USER_LOGIN, false, 1900, 1), (USER_LOGIN, false, 1905, 2),
+    ], &[0, 5])]
+    fn one_attempt_is_one_failure(#[case] steps: &[Step], #[case] known: &[u64]) {
+        assert_eq!(failures(steps), known);
+    }
+
+    #[test]
+    fn a_local_failure_is_shown_and_has_no_address() {
+        let mut local = record((USER_AUTH, false, 0, 1), PEER);
+        (local.host, local.addr, local.program) = (None, None, "su".to_owned());
+        let verdict = Attempts::default().record(&local).unwrap();
+        assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Local, None));
+        local.addr = Some("127.0.0.1".to_owned());
+        let verdict = Attempts::default().record(&local).unwrap();
+        assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Local, None));
+    }
+
+    #[test]
+    fn a_peer_known_by_name_alone_is_never_an_address() {
+        let mut named = record((USER_AUTH, false, 0, 1), PEER);
+        (named.host, named.addr) = (Some("evil.example".to_owned()), None);
+        let verdict = Attempts::default().record(&named).unwrap();
+        assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Failed, None));
+        named.host = Some("::ffff:192.0.2.7".to_owned());
+        assert_eq!(Attempts::default().record(&named).unwrap().address, Some(PEER.parse().unwrap()));
+    }
+
+    #[test]
+    fn only_root_is_believed() {
+        let mut forged = record((USER_AUTH, false, 0, 1), PEER);
+        forged.uid = 1000;
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.record(&forged), None);
+        assert_eq!(attempts.forged(), 1);
+    }
+
+    #[test]
+    fn a_flood_of_sessions_is_bounded() {
+        let mut attempts = Attempts::default();
+        for tgid in 0..(MOST as u32 + 100) {
+            attempts.record(&record((USER_LOGIN, false, u64::from(tgid), tgid), PEER));
+        }
+        assert!(attempts.sessions.len() <= MOST);
+        assert_eq!(attempts.forgotten(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn n_passwords_with_any_noise_around_them_are_at_most_n_failures_or_one(
+            passwords in 0u64..5,
+            noise in prop::collection::vec((0u64..30_000, prop_oneof![Just(USER_LOGIN), Just(USER_ERR)]), 0..8),
+        ) {
+            let mut steps: Vec<Step> = (0..passwords).map(|n| (USER_AUTH, false, n * 3000 + 100, 1)).collect();
+            steps.extend(noise.into_iter().filter(|(_, kind)| *kind == USER_LOGIN).map(|(at, kind)| (kind, false, at, 1)));
+            steps.sort_by_key(|step| step.2);
+            let count = failures(&steps).len() as u64;
+            prop_assert!(count <= passwords.max(u64::from(!steps.is_empty())), "{count} of {passwords}: {steps:?}");
+            prop_assert!(count >= passwords.min(1));
+        }
+    }
+
+    #[test]
+    fn settling_is_ten_seconds() {
+        assert_eq!(SETTLING, 10 * SECOND);
+    }
+}

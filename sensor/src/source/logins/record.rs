@@ -1,0 +1,101 @@
+//! One record of the ring, read safely: the bytes are the kernel program's, the texts in them anyone's.
+
+use std::net::IpAddr;
+
+use atalaya_sensor_ebpf::{LoginRecord, PRESENT, Text};
+
+/// A record with its texts taken out. `None` stands for a NULL pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// The audit message type.
+    pub kind: u32,
+    /// Whether the verdict was a success.
+    pub success: bool,
+    /// The calling process.
+    pub tgid: u32,
+    /// The caller's real user id.
+    pub uid: u32,
+    /// The remote host as the program knows it.
+    pub host: Option<String>,
+    /// The remote address.
+    pub addr: Option<String>,
+    /// The account.
+    pub account: Option<String>,
+    /// The operation.
+    pub op: Option<String>,
+    /// The program's name (`comm`).
+    pub program: String,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Reads a record; `None` where the bytes are not exactly one.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<LoginRecord>() {
+            return None;
+        }
+        #[expect(unsafe_code, reason = "the record is the ABI of sensor-ebpf, shared with the kernel")]
+        // SAFETY: there are as many bytes as the record has, any bytes are a valid record (integers and
+        // arrays of bytes without padding), and reading unaligned asks nothing of their address.
+        let raw = unsafe { bytes.as_ptr().cast::<LoginRecord>().read_unaligned() };
+        let text = |text: Text, field: &[u8]| {
+            let bits = (raw.texts >> text.shift_bits()) & 3;
+            (bits & PRESENT != 0).then(|| until_nul(field))
+        };
+        Some(Self {
+            time_ns: raw.time_ns,
+            kind: raw.kind,
+            success: raw.result == 1,
+            tgid: raw.tgid,
+            uid: raw.uid,
+            host: text(Text::Host, &raw.host),
+            addr: text(Text::Addr, &raw.addr),
+            account: text(Text::Account, &raw.account),
+            op: text(Text::Op, &raw.op),
+            program: until_nul(&raw.program),
+        })
+    }
+
+    /// The peer: a literal address in `addr`, else one in `host`.
+    pub fn peer(&self) -> Option<IpAddr> {
+        [&self.addr, &self.host]
+            .into_iter()
+            .flatten()
+            .find_map(|text| text.parse().ok())
+            .map(atalaya_wire::canonical)
+    }
+}
+
+/// Where a text's bits are in `LoginRecord::texts`.
+trait ShiftBits {
+    fn shift_bits(self) -> u32;
+}
+
+impl ShiftBits for Text {
+    fn shift_bits(self) -> u32 {
+        self as u32 * 2
+    }
+}
+
+fn until_nul(field: &[u8]) -> String {
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), size_of::<LoginRecord>())) {
+            prop_assert!(Record::read(&bytes).is_some());
+            prop_assert!(Record::read(&bytes[1..]).is_none());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask setup`: finds what building and testing need, and installs what is missing, printing
+//! each command and why. It never touches the default toolchain, and looks before it runs anything.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::announce;
+use crate::toolchain;
+
+/// Debian's packages with a Rust compiler that has a core library for BPF, and LLVM to link with.
+const BPF_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
+/// Where Debian puts that compiler and that LLVM.
+const DEBIAN_TOOLCHAIN: &str = "/usr";
+const LLVM: &str = "/usr/lib/llvm-22";
+/// What the demo and the tests run: a file of each, and its package.
+const TEST_PACKAGES: [(&str, &str); 5] = [
+    ("/usr/sbin/sshd", "openssh-server"),
+    ("/usr/bin/ssh", "openssh-client"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/bin/curl", "curl"),
+    ("/usr/bin/python3", "python3"),
+];
+
+/// What to set up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Purpose {
+    /// Building everything
+    Build,
+    /// Building, and running the demo, the tests and the benchmarks
+    Test,
+}
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// What for
+    #[arg(long = "for", value_enum, default_value = "test")]
+    purpose: Purpose,
+}
+
+/// Sets up and says so.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    ensure(arguments.purpose)?;
+    if let Ok(found) = toolchain::find() {
+        let core = if found.core { "with a core library for BPF" } else { "with the source of core" };
+        println!("eBPF: rustup toolchain {} ({core}), {}", found.name, found.linker.display());
+    }
+    println!("everything is there");
+    Ok(())
+}
+
+/// Makes sure that everything for a purpose is there; installs what is missing.
+pub fn ensure(purpose: Purpose) -> Result<()> {
+    ensure_compiler()?;
+    ensure_linker()?;
+    if purpose == Purpose::Test {
+        let missing: Vec<&str> =
+            TEST_PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+        if !missing.is_empty() {
+            install("the demo and the tests run real ssh logins in a network namespace", &missing)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the sensor's kernel part can be built as things are.
+pub fn can_build_kernel_part() -> bool {
+    toolchain::find().is_ok()
+}
+
+fn ensure_compiler() -> Result<()> {
+    if toolchain::compiler().is_ok() {
+        return Ok(());
+    }
+    let nightly = toolchain::toolchain_directory(toolchain::NIGHTLY).is_some();
+    let debian = Path::new(DEBIAN_TOOLCHAIN);
+    if toolchain::core_of(debian).is_none() {
+        // rustup's own way first, where it can add components; it says no at once where it cannot.
+        let mut rustup = Command::new("rustup");
+        if nightly {
+            rustup.args(["component", "add", "--toolchain", toolchain::NIGHTLY, "rust-src"]);
+        } else {
+            rustup.args(["toolchain", "install", toolchain::NIGHTLY, "--profile", "minimal", "--component", "rust-src"]);
+        }
+        let why = "the kernel programs need a compiler for BPF: a nightly toolchain with the source of core";
+        if announce(why, &mut rustup).is_ok() && toolchain::compiler().is_ok() {
+            return Ok(());
+        }
+        install("rustup cannot add it here; Debian's Rust has a core library for BPF", &BPF_PACKAGES)?;
+    }
+    announce(
+        "makes Debian's Rust a toolchain of rustup by a name of its own; the default stays",
+        Command::new("rustup").args(["toolchain", "link", toolchain::LINKED, DEBIAN_TOOLCHAIN]),
+    )?;
+    if toolchain::compiler().is_err() {
+        bail!("no compiler for BPF after all; try: rustup toolchain install nightly --component rust-src");
+    }
+    Ok(())
+}
+
+fn ensure_linker() -> Result<()> {
+    if toolchain::linker().is_some() {
+        return Ok(());
+    }
+    if !Path::new(LLVM).exists() {
+        install("bpf-linker is built against LLVM", &["llvm-22-dev"])?;
+    }
+    announce(
+        "links the kernel programs; about a minute",
+        Command::new("cargo")
+            .env("LLVM_PREFIX", LLVM)
+            .env_remove("RUSTC_BOOTSTRAP")
+            .args(["install", "bpf-linker", "--no-default-features", "--features", "llvm-22"]),
+    )
+}
+
+/// Installs Debian's packages, or says how.
+fn install(why: &str, packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    let by_hand = format!("apt-get update && apt-get install {names}");
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("{why}, and this is no Debian: install what Debian calls {names}, and run this again");
+    }
+    let id = Command::new("id").arg("-u").output()?;
+    if id.stdout.trim_ascii() != b"0" {
+        bail!("{why}, and only root can install it: run as root\n    {by_hand}\nand this again");
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    announce("Debian's package lists", apt().args(["update", "--quiet"]))?;
+    let mut install = apt();
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
+    if let Err(error) = announce(why, &mut install) {
+        bail!("{error:#}\nrun as root, with a network\n    {by_hand}\nand this again");
+    }
+    Ok(())
+}
