@@ -175,7 +175,9 @@ impl fmt::Display for Config {
         for jail in &self.jails {
             let policy = &jail.policy;
             let source = match &jail.source {
-                JailSource::Logins { services } if services.is_empty() => "logins of every service".to_owned(),
+                JailSource::Logins { services } if services.is_empty() => {
+                    "logins of every service".to_owned()
+                }
                 JailSource::Logins { services } => format!("logins of {}", services.join(", ")),
                 JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
                 JailSource::Syslog { .. } => "syslog messages".to_owned(),
@@ -284,7 +286,9 @@ impl RawJail {
             return Err("findtime is 0; expected at least one second, such as \"10m\"".to_owned());
         }
         if policy.bantime == BanTime::For(Seconds(0)) {
-            return Err("bantime is 0; expected at least one second, such as \"30m\", or \"permanent\"".to_owned());
+            return Err(
+                "bantime is 0; expected at least one second, such as \"30m\", or \"permanent\"".to_owned()
+            );
         }
         Ok(policy)
     }
@@ -297,9 +301,10 @@ impl RawJail {
     ) -> Result<JailSource, ConfigError> {
         let source = *self.source.get_ref();
         let misplaced = |key: &str, value: &Option<Spanned<OneOrMany>>| match value {
-            Some(value) => {
-                Err(at(value.span(), format!("`{key}` does not go with this jail's source; remove it, or choose another source")))
-            }
+            Some(value) => Err(at(
+                value.span(),
+                format!("`{key}` does not go with this jail's source; remove it, or choose another source"),
+            )),
             None => Ok(()),
         };
         if source == RawSource::Logins {
@@ -312,7 +317,8 @@ impl RawJail {
         misplaced("services", &self.services)?;
         let Some(failregex) = self.failregex else {
             return Err(wrong(
-                "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed'".to_owned(),
+                "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed'"
+                    .to_owned(),
             ));
         };
         let span = failregex.span();
@@ -414,8 +420,16 @@ mod tests {
             ("[jail.a]\nsource = \"logins\"\nbantime = \"soon\"\n", "sensor.toml:3:11", "1h30m"),
             ("[jail.a]\nsource = \"logins\"\nmaxretry = 0\n", "sensor.toml:1:1", "1 to 1000"),
             ("[jail.\"a b\"]\nsource = \"logins\"\n", "sensor.toml:1:7", "a b"),
-            ("[jail.a]\nsource = \"files\"\npaths = \"x\"\nfailregex = '<HOST>'\n", "sensor.toml:3:9", "absolute"),
-            ("[jail.a]\nsource = \"files\"\npaths = \"/x\"\nfailregex = '(<HOST>'\n", "sensor.toml:4:13", "("),
+            (
+                "[jail.a]\nsource = \"files\"\npaths = \"x\"\nfailregex = '<HOST>'\n",
+                "sensor.toml:3:9",
+                "absolute",
+            ),
+            (
+                "[jail.a]\nsource = \"files\"\npaths = \"/x\"\nfailregex = '(<HOST>'\n",
+                "sensor.toml:4:13",
+                "(",
+            ),
             ("[jail.a]\nsource = \"syslog\"\nfailregex = '<HOST>'\n", "sensor.toml:1:1", "[syslog]"),
             ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
             ("state = [\n", "sensor.toml:", ""),

@@ -179,7 +179,15 @@ fn resolve(cursor: &mut Cursor<'_>, civil: DateTime, zone: &TimeZone) -> Option<
     zone.to_timestamp(civil).ok()
 }
 
-fn civil(year: i32, month: i32, day: i32, hour: i32, minute: i32, second: i32, nanos: i32) -> Option<DateTime> {
+fn civil(
+    year: i32,
+    month: i32,
+    day: i32,
+    hour: i32,
+    minute: i32,
+    second: i32,
+    nanos: i32,
+) -> Option<DateTime> {
     let small = |number: i32| i8::try_from(number).ok();
     // A leap second counts as the second before it.
     let second = second.min(59);
@@ -285,7 +293,8 @@ mod tests {
 
     #[track_caller]
     fn assert_date(line: &str, expected: &str, rest: &str) {
-        let (time, range) = find(line.as_bytes(), now(), &zone()).unwrap_or_else(|| panic!("no date in {line}"));
+        let (time, range) =
+            find(line.as_bytes(), now(), &zone()).unwrap_or_else(|| panic!("no date in {line}"));
         assert_eq!(time, expected.parse().unwrap(), "{line}");
         assert_eq!(&line[range.end..], rest, "{line}");
     }
@@ -335,8 +344,21 @@ mod tests {
     #[test]
     fn what_is_no_date_is_none() {
         for line in [
-            "", "hello", "<", "<34>", "[", "[x]", "1757", "2025-13-05T11:17:32Z", "2025-09-31 11:17:32",
-            "Sep 31 11:17:32", "Foo  5 11:17:32", "25:61:61", "12345678901 x", "[1757081852", "2025-09-05",
+            "",
+            "hello",
+            "<",
+            "<34>",
+            "[",
+            "[x]",
+            "1757",
+            "2025-13-05T11:17:32Z",
+            "2025-09-31 11:17:32",
+            "Sep 31 11:17:32",
+            "Foo  5 11:17:32",
+            "25:61:61",
+            "12345678901 x",
+            "[1757081852",
+            "2025-09-05",
         ] {
             assert_eq!(find(line.as_bytes(), now(), &zone()), None, "{line}");
         }
@@ -355,7 +377,7 @@ mod tests {
         #[test]
         fn a_moment_that_is_written_is_read_back(seconds in 1_000_000_000i64..4_000_000_000, micros in 0i32..1_000_000) {
             let time = Timestamp::new(seconds, micros * 1000).unwrap();
-            for line in [format!("{time} x"), format!("{}.{micros:06} x", seconds)] {
+            for line in [format!("{time} x"), format!("{seconds}.{micros:06} x")] {
                 let (found, _) = find(line.as_bytes(), now(), &zone()).unwrap();
                 prop_assert_eq!(found, time);
             }

@@ -117,7 +117,8 @@ impl Detector {
 
     /// Whole lines of a log file, for one jail that reads it.
     pub fn lines(&mut self, jail: usize, source: &str, block: &[u8], now: Timestamp) {
-        let Some(Watched { jail, source: JailSource::Files { filter, .. } }) = self.jails.get_mut(jail) else {
+        let Some(Watched { jail, source: JailSource::Files { filter, .. } }) = self.jails.get_mut(jail)
+        else {
             return;
         };
         let (zone, ignored, dateless, report) =

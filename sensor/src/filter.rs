@@ -353,7 +353,8 @@ mod tests {
         for line in ["2025-09-05T11:17:32Z sshd: bye 192.0.2.1", "Sep  5 11:17:32 sshd: bye 192.0.2.1"] {
             assert_eq!(address(r"^\s*sshd: bye <HOST>$", line).as_deref(), Some("192.0.2.1"), "{line}");
         }
-        let Verdict::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n") else {
+        let Verdict::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n")
+        else {
             panic!("missed")
         };
         assert_eq!(found.span, 26..35);

@@ -200,7 +200,9 @@ impl Jail {
         let stale: Vec<IpAddr> = self
             .counters
             .iter()
-            .filter(|(_, counter)| counter.times.last().is_none_or(|last| now.duration_since(*last) > findtime))
+            .filter(|(_, counter)| {
+                counter.times.last().is_none_or(|last| now.duration_since(*last) > findtime)
+            })
             .map(|(address, _)| *address)
             .collect();
         for address in stale {
@@ -262,7 +264,12 @@ mod tests {
 
     fn failure(address: &str, second: i64) -> Failure {
         let time = at(second);
-        Failure { address: address.parse().unwrap(), time, weight: 1, evidence: Evidence::new(time, "test", "x") }
+        Failure {
+            address: address.parse().unwrap(),
+            time,
+            weight: 1,
+            evidence: Evidence::new(time, "test", "x"),
+        }
     }
 
     fn jail() -> Jail {

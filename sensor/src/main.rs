@@ -58,7 +58,7 @@ enum Command {
         The token holds a secret. Given as an argument it is wiped from the process list at once;\n\
         given on standard input (`-`) it was never there.")]
     Join {
-        /// Where the enforcer listens, such as https://enforcer.example:8443
+        /// Where the enforcer listens, such as `https://enforcer.example:8443`
         url: String,
         /// The token, or `-` to read it from standard input
         token: String,
@@ -73,7 +73,9 @@ enum Command {
         journalctl -o short-iso | atalaya-sensor test - 'Failed password for .* from <HOST> port \\d+ ssh2$'")]
     Test(trial::Arguments),
     /// Print shell completions
-    #[command(after_help = "Example:\n  atalaya-sensor completions bash > /etc/bash_completion.d/atalaya-sensor")]
+    #[command(
+        after_help = "Example:\n  atalaya-sensor completions bash > /etc/bash_completion.d/atalaya-sensor"
+    )]
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
@@ -139,7 +141,9 @@ fn join(url: &str, token: &str, state: &std::path::Path, offline: bool) -> anyho
     if !offline {
         let uplink = Uplink::new(membership.clone())?;
         if let Err(error) = runtime()?.block_on(uplink.allow()) {
-            bail!("{error}\nNothing was stored. Where the enforcer is only away for now, join with --offline.");
+            bail!(
+                "{error}\nNothing was stored. Where the enforcer is only away for now, join with --offline."
+            );
         }
     }
     let path = membership.store(state)?;
@@ -148,7 +152,8 @@ fn join(url: &str, token: &str, state: &std::path::Path, offline: bool) -> anyho
 }
 
 fn start_log(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level).with_context(|| format!("--log {level}: not a level or a filter"))?;
+    let filter =
+        EnvFilter::try_new(level).with_context(|| format!("--log {level}: not a level or a filter"))?;
     // journald adds its own time.
     let under_journald = std::env::var_os("JOURNAL_STREAM").is_some();
     let log = tracing_subscriber::fmt()

@@ -42,7 +42,12 @@ impl Outbox {
             spilled: saved.waiting > 0,
             taken: 0,
         };
-        Self { name: saved.outbox.clone(), store, queue: Arc::new(Mutex::new(queue)), arrived: Arc::default() }
+        Self {
+            name: saved.outbox.clone(),
+            store,
+            queue: Arc::new(Mutex::new(queue)),
+            arrived: Arc::default(),
+        }
     }
 
     /// The outbox's own name, which goes with every batch.

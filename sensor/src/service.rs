@@ -76,7 +76,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         sources.push("logins");
     }
     if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
-        let options = SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
+        let options =
+            SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
         listen(&tasks, &shutdown, &watch, options).await?;
         sources.push("syslog");
     }
@@ -102,11 +103,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     store.snapshot(take_snapshot(&watch));
     store.flush().await;
     drop((store, watch));
-    let _ = tokio::time::timeout(
-        Duration::from_secs(1),
-        tokio::task::spawn_blocking(move || writer.join()),
-    )
-    .await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || writer.join()))
+        .await;
     Ok(())
 }
 
@@ -148,7 +146,6 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
 }
 
 /// Follows the log files of all jails on a thread of its own.
-#[expect(clippy::type_complexity, reason = "a handle and its thread, used once")]
 fn follow(
     watch: &Shared,
     saved: Vec<SavedPosition>,
@@ -213,7 +210,7 @@ impl Sink for FileSink {
 #[cfg(feature = "kernel")]
 fn start_logins(tasks: &TaskTracker, shutdown: &CancellationToken, watch: &Shared) -> bool {
     use crate::detector::FailedLogin;
-    use crate::source::logins::{Logins, LoginOutcome};
+    use crate::source::logins::{LoginOutcome, Logins};
 
     let mut logins = match Logins::start() {
         Ok(logins) => logins,
@@ -228,15 +225,24 @@ fn start_logins(tasks: &TaskTracker, shutdown: &CancellationToken, watch: &Share
             let (account, service) = (&attempt.account, &attempt.service);
             match (attempt.outcome, attempt.address) {
                 (LoginOutcome::Failed, Some(address)) => {
-                    let login =
-                        FailedLogin { address, service, time: attempt.time, text: &attempt.text };
+                    let login = FailedLogin { address, service, time: attempt.time, text: &attempt.text };
                     lock(&watch).detector.failed_login(&login, Timestamp::now());
                 }
                 (LoginOutcome::Failed, None) => {
-                    tracing::info!(?account, service, pid = attempt.pid, "failed login with no remote address: shown, never banned");
+                    tracing::info!(
+                        ?account,
+                        service,
+                        pid = attempt.pid,
+                        "failed login with no remote address: shown, never banned"
+                    );
                 }
                 (LoginOutcome::Local, _) => {
-                    tracing::info!(?account, service, pid = attempt.pid, "failed local login: shown, never banned");
+                    tracing::info!(
+                        ?account,
+                        service,
+                        pid = attempt.pid,
+                        "failed local login: shown, never banned"
+                    );
                 }
                 (LoginOutcome::Succeeded, address) => {
                     tracing::debug!(?account, service, ?address, pid = attempt.pid, "login");
@@ -249,7 +255,9 @@ fn start_logins(tasks: &TaskTracker, shutdown: &CancellationToken, watch: &Share
 
 #[cfg(not(feature = "kernel"))]
 fn start_logins(_tasks: &TaskTracker, _shutdown: &CancellationToken, _watch: &Shared) -> bool {
-    tracing::warn!("this sensor was built without the kernel's side: jails of the source `logins` see nothing");
+    tracing::warn!(
+        "this sensor was built without the kernel's side: jails of the source `logins` see nothing"
+    );
     false
 }
 

@@ -168,7 +168,7 @@ impl Store {
 
     /// Keeps an offence until it is acked.
     pub fn offence(&self, offence: NumberedOffence) {
-        if offence.sequence % (RESERVE / 2) == 0 {
+        if offence.sequence.is_multiple_of(RESERVE / 2) {
             self.send(Order::Reserve(offence.sequence + 2 * RESERVE));
         }
         self.send(Order::Offence(offence));
@@ -276,8 +276,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         }
     };
     let reserved = meta(connection, "reserved").map_err(database)?;
-    let next_sequence =
-        reserved.map_or(Ok(1), |text| text.parse()).map_err(|_| row("the next sequence"))?;
+    let next_sequence = reserved.map_or(Ok(1), |text| text.parse()).map_err(|_| row("the next sequence"))?;
     let waiting = connection
         .query_row("SELECT count(*) FROM outbox", [], |row| row.get::<_, i64>(0))
         .map_err(database)?
@@ -288,10 +287,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
     };
 
     let texts = |sql: &str| -> rusqlite::Result<Vec<(String, String, String)>> {
-        connection
-            .prepare(sql)?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-            .collect()
+        connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
     };
     let positions = texts("SELECT file, position, '' FROM positions")
         .map_err(database)?
@@ -400,7 +396,8 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
                 let json = serde_json::to_string(&offence.offence).unwrap_or_default();
                 waiting += transaction
                     .prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2)")?
-                    .execute(params![offence.sequence.cast_signed(), json])? as u64;
+                    .execute(params![offence.sequence.cast_signed(), json])?
+                    as u64;
                 if waiting > OUTBOX_LIMIT {
                     let sql = "DELETE FROM outbox WHERE sequence IN (SELECT sequence FROM outbox ORDER BY sequence LIMIT 1000)";
                     let gone = transaction.prepare_cached(sql)?.execute([])? as u64;
@@ -457,8 +454,9 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
 }
 
 fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {
-    let mut statement = connection
-        .prepare_cached("SELECT sequence, offence FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT sequence, offence FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+    )?;
     let rows = statement
         .query_map(params![after.cast_signed(), most.cast_signed()], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
@@ -474,14 +472,10 @@ fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Ve
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    connection
-        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-        .optional()
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
 fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?
-        .execute([key, value])?;
+    connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute([key, value])?;
     Ok(())
 }

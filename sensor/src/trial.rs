@@ -65,7 +65,10 @@ pub fn run(arguments: &Arguments, resolve: impl Fn(&str) -> Option<Filter>) -> a
     let (filter, jail) = match resolve(&arguments.regex) {
         Some(filter) => (filter, Some(&arguments.regex)),
         None if !arguments.regex.contains('<') => {
-            bail!("`{}` is neither a jail that reads lines in the configuration nor a regex with <HOST>", arguments.regex)
+            bail!(
+                "`{}` is neither a jail that reads lines in the configuration nor a regex with <HOST>",
+                arguments.regex
+            )
         }
         None => (Filter::new(std::slice::from_ref(&arguments.regex), &arguments.ignoreregex)?, None),
     };

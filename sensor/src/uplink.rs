@@ -35,7 +35,9 @@ pub enum UplinkError {
     #[error("cannot set up HTTPS: {0}")]
     Setup(String),
     /// The certificate is another one than at joining.
-    #[error("{url} shows another certificate than the one in the join token: this is not the enforcer that enrolled this sensor, or its certificate was made anew; make sure which, then enrol and join again")]
+    #[error(
+        "{url} shows another certificate than the one in the join token: this is not the enforcer that enrolled this sensor, or its certificate was made anew; make sure which, then enrol and join again"
+    )]
     Certificate {
         /// Where it was seen.
         url: String,
@@ -110,8 +112,7 @@ impl Uplink {
         let mut told = false;
         while let Some(offences) = stack.pop() {
             let batch = Batch { version: VERSION, outbox: outbox.name().clone(), offences };
-            let request =
-                self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
+            let request = self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
             let error = match self.answer::<Ack>(request).await {
                 Ok(ack) => {
                     tracing::debug!(through = ack.through, offences = batch.offences.len(), "acked");
@@ -172,7 +173,10 @@ impl Uplink {
             });
         }
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
-            Problem::new(ProblemCode::Other, format!("HTTP status {status}, which is not an enforcer's answer"))
+            Problem::new(
+                ProblemCode::Other,
+                format!("HTTP status {status}, which is not an enforcer's answer"),
+            )
         });
         Err(UplinkError::Refused { url: self.membership.url.clone(), problem })
     }

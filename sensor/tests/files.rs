@@ -1,6 +1,8 @@
 //! Following files while they are written at full speed and rotated in every way: each line that was
 //! written arrives once, in order.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -66,7 +68,7 @@ impl Watch {
 
     fn go(&mut self) {
         let saved = self.arrived.lock().unwrap().saved.clone();
-        let follower = Follower::new(&[self.pattern.clone()], saved, Start::Beginning).unwrap();
+        let follower = Follower::new(std::slice::from_ref(&self.pattern), saved, Start::Beginning).unwrap();
         let handle = follower.handle();
         let (news, receiver) = channel();
         self.news = receiver;
@@ -441,8 +443,7 @@ fn a_file_seen_for_the_first_time_is_read_from_its_end_where_that_is_asked_for()
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.log");
     std::fs::write(&path, "old\nold\nline").unwrap();
-    let follower =
-        Follower::new(&[path.to_str().unwrap().to_owned()], Vec::new(), Start::End).unwrap();
+    let follower = Follower::new(&[path.to_str().unwrap().to_owned()], Vec::new(), Start::End).unwrap();
     let (news, receiver) = channel();
     let arrived = Arc::new(Mutex::new(Arrived::default()));
     let mut sink = Collector { arrived: arrived.clone(), news };

@@ -43,7 +43,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Sets up, builds, measures and prints.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Purpose::Test)?;
-    let packages = ["--package", "atalaya-sensor", "--package", "atalaya-enforcer", "--package", "routeros-sim"];
+    let packages =
+        ["--package", "atalaya-sensor", "--package", "atalaya-enforcer", "--package", "routeros-sim"];
     announce("what is measured", cargo().args(["build", "--release"]).args(packages))?;
     let wanted = |which| arguments.which.is_empty() || arguments.which.contains(&which);
     println!("\nThe router is the simulator in every figure.\n");
@@ -81,12 +82,21 @@ impl Bench {
         let process = Process::start_into("the router", &mut router, &sender, |line| line)?;
         let listening = events.recv_timeout(START).context("the simulator does not start")?;
         let event: Value = serde_json::from_str(&listening.text).with_context(|| listening.text.clone())?;
-        let router = event["address"].as_str().context("the simulator does not say where it listens")?.parse()?;
+        let router =
+            event["address"].as_str().context("the simulator does not say where it listens")?.parse()?;
 
         stage.write_enforcer_config(&[("bench", router)], "")?;
         let token = stage.enrol("bench")?;
-        let mut enforcer =
-            Process::start("the enforcer", stage.enforcer().args(["--log", "warn,atalaya_enforcer::service=info", "--log-format", "json", "run"]))?;
+        let mut enforcer = Process::start(
+            "the enforcer",
+            stage.enforcer().args([
+                "--log",
+                "warn,atalaya_enforcer::service=info",
+                "--log-format",
+                "json",
+                "run",
+            ]),
+        )?;
         enforcer.wait_for("become ready", START, atalaya_end_to_end::stage::is_ready)?;
         let bench = Self { stage, events, router, _router: process, enforcer, token };
         bench.wait_until_connected()?;
@@ -141,7 +151,10 @@ impl Bench {
                 })
                 .collect();
             let body = folder.join(format!("batch-{batch}.json"));
-            std::fs::write(&body, json!({"version": 1, "outbox": "bench", "offences": offences}).to_string())?;
+            std::fs::write(
+                &body,
+                json!({"version": 1, "outbox": "bench", "offences": offences}).to_string(),
+            )?;
             if batch > 0 {
                 config.push_str("next\n");
             }
@@ -162,7 +175,9 @@ impl Bench {
 }
 
 fn latency() -> Result<()> {
-    println!("latency: one ban at a time on an idle link, sensor and enforcer on this host, {SINGLES} bans each");
+    println!(
+        "latency: one ban at a time on an idle link, sensor and enforcer on this host, {SINGLES} bans each"
+    );
     let bench = Bench::new(&[])?;
     let log = bench.stage.folder().join("mail.log");
     std::fs::write(&log, "")?;
@@ -189,13 +204,22 @@ fn latency() -> Result<()> {
 
 fn throughput() -> Result<()> {
     const BANS: u32 = 200_000;
-    println!("throughput: {BANS} offences in batches of 1,000 over one connection (curl), a router that costs nothing");
+    println!(
+        "throughput: {BANS} offences in batches of 1,000 over one connection (curl), a router that costs nothing"
+    );
     let bench = Bench::new(&[])?;
     let (start, acked) = bench.post(BANS)?;
     let last = *bench.adds(BANS as usize, Duration::from_secs(120))?.values().max().unwrap_or(&0);
     let seconds = (last.saturating_sub(start)) as f64 / 1e9;
-    println!("  to the last command on the wire: {seconds:.2} s, {:.0} bans/s (budget: over 50,000)", f64::from(BANS) / seconds);
-    println!("  to the last ack (all in the ledger, on disk): {:.2} s, {:.0} offences/s", acked.as_secs_f64(), f64::from(BANS) / acked.as_secs_f64());
+    println!(
+        "  to the last command on the wire: {seconds:.2} s, {:.0} bans/s (budget: over 50,000)",
+        f64::from(BANS) / seconds
+    );
+    println!(
+        "  to the last ack (all in the ledger, on disk): {:.2} s, {:.0} offences/s",
+        acked.as_secs_f64(),
+        f64::from(BANS) / acked.as_secs_f64()
+    );
     println!("  memory of the enforcer afterwards: {:.0} MB\n", resident(bench.enforcer.id())? as f64 / 1e6);
     Ok(())
 }
@@ -209,7 +233,10 @@ fn bulk() -> Result<()> {
     let (start, _) = bench.post(BANS)?;
     let last = *bench.adds(BANS as usize, Duration::from_secs(240))?.values().max().unwrap_or(&0);
     let seconds = last.saturating_sub(start) as f64 / 1e9;
-    println!("  atalaya: {seconds:.2} s; the router's own insertion is 30 s ({:+.1} %, budget 5 %)", (seconds / 30.0 - 1.0) * 100.0);
+    println!(
+        "  atalaya: {seconds:.2} s; the router's own insertion is 30 s ({:+.1} %, budget 5 %)",
+        (seconds / 30.0 - 1.0) * 100.0
+    );
 
     let python = venv()?;
     let script = bench.stage.folder().join("one_by_one.py");
@@ -286,7 +313,12 @@ fn append_lines(log: &Path) -> Result<HashMap<IpAddr, u128>> {
     Ok(began)
 }
 
-fn report(what: &str, began: &HashMap<IpAddr, u128>, added: &HashMap<IpAddr, u128>, budget: &str) -> Result<()> {
+fn report(
+    what: &str,
+    began: &HashMap<IpAddr, u128>,
+    added: &HashMap<IpAddr, u128>,
+    budget: &str,
+) -> Result<()> {
     let mut micros: Vec<f64> = began
         .iter()
         .filter_map(|(address, start)| Some(added.get(address)?.saturating_sub(*start) as f64 / 1e3))
@@ -296,7 +328,13 @@ fn report(what: &str, began: &HashMap<IpAddr, u128>, added: &HashMap<IpAddr, u12
     }
     micros.sort_unstable_by(f64::total_cmp);
     let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize] / 1e3;
-    println!("  {what}: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, worst {:.2} ms (budget: {budget})", at(0.5), at(0.9), at(0.99), at(1.0));
+    println!(
+        "  {what}: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, worst {:.2} ms (budget: {budget})",
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0)
+    );
     Ok(())
 }
 
@@ -304,10 +342,21 @@ fn report(what: &str, began: &HashMap<IpAddr, u128>, added: &HashMap<IpAddr, u12
 fn venv() -> Result<PathBuf> {
     let folder = programs("bench-venv");
     let python = folder.join("bin/python");
-    let have = || Command::new(&python).args(["-c", "import routeros_api"]).output().is_ok_and(|output| output.status.success());
+    let have = || {
+        Command::new(&python)
+            .args(["-c", "import routeros_api"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
     if !have() {
-        announce("a Python environment for the peer", Command::new("python3").arg("-m").arg("venv").arg(&folder))?;
-        announce("the client that users run today", Command::new(&python).args(["-m", "pip", "install", "--quiet", "routeros_api==0.21.0"]))?;
+        announce(
+            "a Python environment for the peer",
+            Command::new("python3").arg("-m").arg("venv").arg(&folder),
+        )?;
+        announce(
+            "the client that users run today",
+            Command::new(&python).args(["-m", "pip", "install", "--quiet", "routeros_api==0.21.0"]),
+        )?;
     }
     Ok(python)
 }

@@ -52,7 +52,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Err(error) => Some(format!("{error:#}")),
     };
     let mut build = cargo();
-    build.args(["build", "--package", "atalaya-sensor", "--package", "atalaya-enforcer", "--package", "routeros-sim"]);
+    build.args([
+        "build",
+        "--package",
+        "atalaya-sensor",
+        "--package",
+        "atalaya-enforcer",
+        "--package",
+        "routeros-sim",
+    ]);
     if !arguments.dev {
         build.arg("--release");
     }
@@ -235,27 +243,27 @@ impl Demo {
                 bail!("interrupted; everything that the demo started is being ended");
             }
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok((program, line)) => self.show(program, &line)?,
+                Ok((program, line)) => self.show(program, &line),
                 Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => bail!("all programs have ended"),
             }
         }
     }
 
-    fn show(&mut self, program: Program, line: &Line) -> Result<()> {
-        let Ok(event) = serde_json::from_str::<Value>(&line.text) else { return Ok(()) };
+    fn show(&mut self, program: Program, line: &Line) {
+        let Ok(event) = serde_json::from_str::<Value>(&line.text) else { return };
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         let at = moment(&event).unwrap_or_else(|| line.at.try_into().unwrap_or_default());
         let clock = at.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%H:%M:%S.%3f").to_string();
         let paint = self.paint;
         if event["event"] == "list" {
             self.holds = Some(line.text.clone());
-            return Ok(());
+            return;
         }
         if matches!(text("level").as_str(), "WARN" | "ERROR") {
             println!("{clock}  {}", paint.yellow(&line.text));
         }
-        let Ok(address) = text("address").trim_end_matches("/128").parse::<IpAddr>() else { return Ok(()) };
+        let Ok(address) = text("address").trim_end_matches("/128").parse::<IpAddr>() else { return };
         let written = self.written.get(&address).copied();
         let story = self.stories.entry(address).or_default();
         match (program, text("message").as_str(), text("event").as_str()) {
@@ -268,12 +276,19 @@ impl Demo {
                 let ago = happened.map(|then| since(then, at)).unwrap_or_default();
                 println!(
                     "{clock}  failure {}/{}  {address:<18} jail {:<5} seen {ago} after it happened",
-                    event["failures"], event["of"], text("jail")
+                    event["failures"],
+                    event["of"],
+                    text("jail")
                 );
             }
             (Program::Sensor, "offence", _) => {
                 story.offence = Some(at);
-                println!("{clock}  {}      {address:<18} jail {:<5} bantime {}", paint.yellow("offence"), text("jail"), text("bantime"));
+                println!(
+                    "{clock}  {}      {address:<18} jail {:<5} bantime {}",
+                    paint.yellow("offence"),
+                    text("jail"),
+                    text("bantime")
+                );
             }
             (Program::Enforcer, "ban", _) => {
                 story.ban.get_or_insert(at);
@@ -285,12 +300,12 @@ impl Demo {
                 let after = story.last_failure.map(|then| since(then, at)).unwrap_or_default();
                 println!(
                     "{clock}  {}    {address:<18} timeout {}; {after} after the third failure",
-                    paint.green("on router"), text("timeout")
+                    paint.green("on router"),
+                    text("timeout")
                 );
             }
             _ => {}
         }
-        Ok(())
     }
 
     fn on_router(&self, address: &IpAddr) -> bool {
@@ -302,7 +317,10 @@ impl Demo {
     }
 
     fn show_latencies(&self) {
-        println!("\n{:<18} {:>14} {:>14} {:>14} {:>14}", "address", "failure seen", "→ offence", "→ ban", "→ on router");
+        println!(
+            "\n{:<18} {:>14} {:>14} {:>14} {:>14}",
+            "address", "failure seen", "→ offence", "→ ban", "→ on router"
+        );
         for (address, story) in &self.stories {
             let step = |from: Option<Timestamp>, to: Option<Timestamp>| match (from, to) {
                 (Some(from), Some(to)) => since(from, to),
@@ -318,7 +336,9 @@ impl Demo {
                 step(start, story.router)
             );
         }
-        println!("(from the moment of the third failure: in the kernel for ssh, the write of the line for logs; the router is simulated)");
+        println!(
+            "(from the moment of the third failure: in the kernel for ssh, the write of the line for logs; the router is simulated)"
+        );
     }
 
     /// What the router holds, as it counts down.
@@ -334,7 +354,8 @@ impl Demo {
             while self.holds.is_none() && Instant::now() < deadline {
                 self.watch_for(Duration::from_millis(20))?;
             }
-            let list: Value = serde_json::from_str(self.holds.as_deref().context("the router does not list its entries")?)?;
+            let list: Value =
+                serde_json::from_str(self.holds.as_deref().context("the router does not list its entries")?)?;
             let entries = list["entries"].as_array().cloned().unwrap_or_default();
             if terminal && shown > 0 {
                 print!("\x1b[{shown}A");

@@ -56,8 +56,11 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     ensure_compiler()?;
     ensure_linker()?;
     if purpose == Purpose::Test {
-        let missing: Vec<&str> =
-            TEST_PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+        let missing: Vec<&str> = TEST_PACKAGES
+            .iter()
+            .filter(|(file, _)| !Path::new(file).exists())
+            .map(|(_, package)| *package)
+            .collect();
         if !missing.is_empty() {
             install("the demo and the tests run real ssh logins in a network namespace", &missing)?;
         }
@@ -82,7 +85,15 @@ fn ensure_compiler() -> Result<()> {
         if nightly {
             rustup.args(["component", "add", "--toolchain", toolchain::NIGHTLY, "rust-src"]);
         } else {
-            rustup.args(["toolchain", "install", toolchain::NIGHTLY, "--profile", "minimal", "--component", "rust-src"]);
+            rustup.args([
+                "toolchain",
+                "install",
+                toolchain::NIGHTLY,
+                "--profile",
+                "minimal",
+                "--component",
+                "rust-src",
+            ]);
         }
         let why = "the kernel programs need a compiler for BPF: a nightly toolchain with the source of core";
         if announce(why, &mut rustup).is_ok() && toolchain::compiler().is_ok() {
@@ -109,10 +120,13 @@ fn ensure_linker() -> Result<()> {
     }
     announce(
         "links the kernel programs; about a minute",
-        Command::new("cargo")
-            .env("LLVM_PREFIX", LLVM)
-            .env_remove("RUSTC_BOOTSTRAP")
-            .args(["install", "bpf-linker", "--no-default-features", "--features", "llvm-22"]),
+        Command::new("cargo").env("LLVM_PREFIX", LLVM).env_remove("RUSTC_BOOTSTRAP").args([
+            "install",
+            "bpf-linker",
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ]),
     )
 }
 

@@ -18,7 +18,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Purpose::Test)?;
     // The end-to-end tests start the programs as processes.
-    announce("the end-to-end tests start the programs themselves", cargo().args(["build", "--workspace", "--bins"]))?;
+    announce(
+        "the end-to-end tests start the programs themselves",
+        cargo().args(["build", "--workspace", "--bins"]),
+    )?;
     announce(
         "the sensor for logs only needs no eBPF toolchain",
         cargo().args(["check", "--package", "atalaya-sensor", "--no-default-features"]),
@@ -32,7 +35,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     announce("every test", tests.args(&arguments.filter))?;
     if nextest {
-        announce("nextest leaves out the examples in the documentation", cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
+        announce(
+            "nextest leaves out the examples in the documentation",
+            cargo().args(["test", "--workspace", "--doc", "--quiet"]),
+        )?;
     }
     licences()
 }
@@ -41,7 +47,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// holds this and the rest where cargo-deny is installed; this part is held everywhere.
 fn licences() -> Result<()> {
     let output = cargo()
-        .args(["tree", "--package", "atalaya-sensor", "--edges", "normal,build", "--prefix", "none", "--format", "{p}\t{l}"])
+        .args([
+            "tree",
+            "--package",
+            "atalaya-sensor",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}\t{l}",
+        ])
         .output()?;
     let tree = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() || tree.lines().count() < 10 {

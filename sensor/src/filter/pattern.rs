@@ -337,8 +337,7 @@ struct Walk {
 impl Walk {
     fn visit(&mut self, hir: &Hir) {
         match hir.kind() {
-            HirKind::Capture(capture)
-                if matches!(capture.name.as_deref(), Some(name) if [IP4, IP6, DNS].contains(&name)) =>
+            HirKind::Capture(capture) if matches!(capture.name.as_deref(), Some(name) if [IP4, IP6, DNS].contains(&name)) =>
             {
                 self.seen_host = true;
             }

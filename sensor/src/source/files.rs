@@ -189,8 +189,7 @@ impl Follower {
         let patterns = patterns.iter().map(|path| PathPattern::new(path)).collect::<Result<_, _>>()?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| FilesError::Kernel(error.into()))?;
-        let handle =
-            FollowerHandle { stop: Arc::default(), wake: Arc::new(wake), status: Arc::default() };
+        let handle = FollowerHandle { stop: Arc::default(), wake: Arc::new(wake), status: Arc::default() };
         Ok(Self {
             patterns,
             start,
@@ -231,7 +230,8 @@ impl Follower {
             if self.handle.stopped() {
                 break;
             }
-            let wait = if more { Duration::ZERO } else { next_scan.saturating_duration_since(Instant::now()) };
+            let wait =
+                if more { Duration::ZERO } else { next_scan.saturating_duration_since(Instant::now()) };
             let names_changed = self.wait(wait);
             if names_changed || Instant::now() >= next_scan {
                 if !names_changed {
@@ -278,16 +278,10 @@ impl Follower {
 
     /// Adds the archives of a path that were last written after the given moment and were never
     /// followed: they came and went while nobody looked.
-    fn add_between(
-        &mut self,
-        path: &Arc<Path>,
-        patterns: &[usize],
-        after: Option<std::time::SystemTime>,
-    ) {
+    fn add_between(&mut self, path: &Arc<Path>, patterns: &[usize], after: Option<std::time::SystemTime>) {
         let Some(after) = after else { return };
-        let known = |id: &(u64, u64)| {
-            self.finished.contains(id) || self.files.iter().any(|file| file.id() == *id)
-        };
+        let known =
+            |id: &(u64, u64)| self.finished.contains(id) || self.files.iter().any(|file| file.id() == *id);
         let mut between: Vec<_> = position::archives(path)
             .into_iter()
             .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
@@ -441,10 +435,8 @@ impl Follower {
                 PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN),
                 PollFd::new(&*self.handle.wake, PollFlags::IN),
             ];
-            let timeout = Timespec {
-                tv_sec: at_most.as_secs().cast_signed(),
-                tv_nsec: at_most.subsec_nanos().into(),
-            };
+            let timeout =
+                Timespec { tv_sec: at_most.as_secs().cast_signed(), tv_nsec: at_most.subsec_nanos().into() };
             // An interrupted wait is a short one.
             let _ = poll(&mut fds, Some(&timeout));
         }

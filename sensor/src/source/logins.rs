@@ -59,7 +59,11 @@ pub struct Logins {
 impl Logins {
     /// Loads and attaches the kernel program. To be called within a tokio runtime.
     pub fn start() -> Result<Self, LoginsError> {
-        Ok(Self { probe: Probe::start()?, attempts: Attempts::default(), ready: std::collections::VecDeque::new() })
+        Ok(Self {
+            probe: Probe::start()?,
+            attempts: Attempts::default(),
+            ready: std::collections::VecDeque::new(),
+        })
     }
 
     /// The next attempt; waits for it. `None` where the ring cannot be read any more.
@@ -108,7 +112,8 @@ impl Logins {
 fn attempt(verdict: Verdict) -> Attempt {
     let behind = i64::try_from(monotonic_ns().saturating_sub(verdict.time_ns)).unwrap_or(0);
     let time = Timestamp::now().saturating_sub(SignedDuration::from_nanos(behind)).unwrap_or(Timestamp::MIN);
-    let address = verdict.address.map_or_else(|| "no remote address".to_owned(), |address| address.to_string());
+    let address =
+        verdict.address.map_or_else(|| "no remote address".to_owned(), |address| address.to_string());
     let ended = match verdict.outcome {
         LoginOutcome::Failed | LoginOutcome::Local => "failed",
         LoginOutcome::Succeeded => "succeeded",

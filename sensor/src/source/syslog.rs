@@ -65,7 +65,9 @@ pub struct Syslog {
 
 /// A port that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for syslog on {kind} {address}: {source}; another syslog daemon may have the port, and ports under 1024 need privilege")]
+#[error(
+    "cannot listen for syslog on {kind} {address}: {source}; another syslog daemon may have the port, and ports under 1024 need privilege"
+)]
 pub struct SyslogError {
     kind: &'static str,
     address: SocketAddr,
@@ -262,7 +264,9 @@ mod tests {
 
     use super::*;
 
-    async fn start(options: SyslogOptions) -> (Vec<SocketAddr>, mpsc::UnboundedReceiver<String>, Arc<SyslogStatus>) {
+    async fn start(
+        options: SyslogOptions,
+    ) -> (Vec<SocketAddr>, mpsc::UnboundedReceiver<String>, Arc<SyslogStatus>) {
         let syslog = Syslog::bind(options).await.unwrap();
         let (addresses, status) = (syslog.addresses(), syslog.status());
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -284,8 +288,14 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         for (message, line) in [
             ("<34>Oct 11 22:14:15 mymachine su: failed\n", "Oct 11 22:14:15 mymachine su: failed"),
-            ("<165>1 2003-10-11T22:14:15.003Z host app - - - text", "2003-10-11T22:14:15.003Z host app - - - text"),
-            ("<30>system,error,critical login failure for user x from 192.0.2.1 via ssh", "system,error,critical login failure for user x from 192.0.2.1 via ssh"),
+            (
+                "<165>1 2003-10-11T22:14:15.003Z host app - - - text",
+                "2003-10-11T22:14:15.003Z host app - - - text",
+            ),
+            (
+                "<30>system,error,critical login failure for user x from 192.0.2.1 via ssh",
+                "system,error,critical login failure for user x from 192.0.2.1 via ssh",
+            ),
             ("no priority", "no priority"),
             ("<999999>x", "<999999>x"),
         ] {
@@ -301,7 +311,8 @@ mod tests {
 
     #[tokio::test]
     async fn both_framings_arrive_on_one_connection_and_the_last_needs_no_end() {
-        let (addresses, mut lines, _) = start(SyslogOptions { tcp: loopback(), ..SyslogOptions::default() }).await;
+        let (addresses, mut lines, _) =
+            start(SyslogOptions { tcp: loopback(), ..SyslogOptions::default() }).await;
         let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
         for piece in ["<34>on", "e\n8 <34>two\n", "9 <34>th", "ree<34>four\r\n\n<34>fi", "ve"] {
             stream.write_all(piece.as_bytes()).await.unwrap();
@@ -329,7 +340,8 @@ mod tests {
     async fn a_taken_port_is_named() {
         let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let error = Syslog::bind(SyslogOptions { udp: vec![address], ..SyslogOptions::default() }).await.unwrap_err();
+        let error =
+            Syslog::bind(SyslogOptions { udp: vec![address], ..SyslogOptions::default() }).await.unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
 }

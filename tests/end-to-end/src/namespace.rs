@@ -27,7 +27,8 @@ impl Namespace {
         let id = format!("{}-{count}", std::process::id());
         let name = format!("atalaya-{id}");
         let (outside, inside) = (format!("at{id}a"), format!("at{id}b"));
-        ip(&["netns", "add", &name]).context("cannot make a network namespace: that needs root and iproute2")?;
+        ip(&["netns", "add", &name])
+            .context("cannot make a network namespace: that needs root and iproute2")?;
         let mut namespace = Self { name: name.clone(), hosts: Vec::new() };
         ip(&["link", "add", &outside, "type", "veth", "peer", "name", &inside, "netns", &name])?;
         for address in addresses {
@@ -45,7 +46,8 @@ impl Namespace {
             };
             // Without duplicate address detection an IPv6 address is usable at once.
             let nodad: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
-            ip(&[&["-n", &name, "address", "add", &format!("{address}/{length}"), "dev", &inside], nodad].concat())?;
+            ip(&[&["-n", &name, "address", "add", &format!("{address}/{length}"), "dev", &inside], nodad]
+                .concat())?;
             if !namespace.hosts.contains(&host) {
                 ip(&[&["address", "add", &format!("{host}/{length}"), "dev", &outside], nodad].concat())?;
                 namespace.hosts.push(host);

@@ -49,12 +49,13 @@ impl Process {
         sender: &Sender<T>,
         wrap: impl Fn(Line) -> T + Clone + Send + 'static,
     ) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {name} ({})", command.get_program().display()))?;
+        let mut child =
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .with_context(|| format!("cannot start {name} ({})", command.get_program().display()))?;
         let stdin = child.stdin.take();
         if let Some(stdout) = child.stdout.take() {
             read_lines(stdout, sender.clone(), wrap.clone());
@@ -72,7 +73,12 @@ impl Process {
     }
 
     /// Waits for a line that satisfies the condition and returns it.
-    pub fn wait_for(&mut self, what: &str, within: Duration, mut is: impl FnMut(&str) -> bool) -> Result<Line> {
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut is: impl FnMut(&str) -> bool,
+    ) -> Result<Line> {
         let until = Instant::now() + within;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -90,7 +96,11 @@ impl Process {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait()?;
-                    bail!("{} ended ({status}) and did not {what}; its last lines:\n{}", self.name, self.said())
+                    bail!(
+                        "{} ended ({status}) and did not {what}; its last lines:\n{}",
+                        self.name,
+                        self.said()
+                    )
                 }
             }
         }
@@ -104,7 +114,9 @@ impl Process {
     /// Writes a line to the process's standard input.
     pub fn tell(&mut self, text: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("standard input is closed")?;
-        writeln!(stdin, "{text}").and_then(|()| stdin.flush()).with_context(|| format!("cannot write to {}", self.name))
+        writeln!(stdin, "{text}")
+            .and_then(|()| stdin.flush())
+            .with_context(|| format!("cannot write to {}", self.name))
     }
 
     /// Asks the process to end, and kills it if it takes longer than that.

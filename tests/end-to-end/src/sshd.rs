@@ -33,7 +33,13 @@ impl Sshd {
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
-        for (key, of) in [("host", "the server"), ("good", "a client"), ("bad1", "a client"), ("bad2", "a client"), ("bad3", "a client")] {
+        for (key, of) in [
+            ("host", "the server"),
+            ("good", "a client"),
+            ("bad1", "a client"),
+            ("bad2", "a client"),
+            ("bad3", "a client"),
+        ] {
             let mut keygen = Command::new("ssh-keygen");
             keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path(key));
             output(&mut keygen).with_context(|| format!("cannot make a key of {of}"))?;
@@ -68,18 +74,29 @@ impl Sshd {
 
     /// A client that sends so many wrong passwords in one connection, not waited for.
     pub fn spawn_wrong_passwords(&self, namespace: &Namespace, from: IpAddr, count: u32) -> Result<Child> {
-        self.spawn(namespace, from, ACCOUNT, &["-o", &format!("NumberOfPasswordPrompts={count}"), "-o", "PubkeyAuthentication=no"])
+        self.spawn(
+            namespace,
+            from,
+            ACCOUNT,
+            &["-o", &format!("NumberOfPasswordPrompts={count}"), "-o", "PubkeyAuthentication=no"],
+        )
     }
 
     /// A client that sends one wrong password for an account that does not exist.
     pub fn spawn_unknown_user(&self, namespace: &Namespace, from: IpAddr) -> Result<Child> {
-        self.spawn(namespace, from, "nobody-of-this-name", &["-o", "NumberOfPasswordPrompts=1", "-o", "PubkeyAuthentication=no"])
+        self.spawn(
+            namespace,
+            from,
+            "nobody-of-this-name",
+            &["-o", "NumberOfPasswordPrompts=1", "-o", "PubkeyAuthentication=no"],
+        )
     }
 
     /// A client that offers so many keys (at most three) that are not the right one.
     pub fn spawn_wrong_keys(&self, namespace: &Namespace, from: IpAddr, count: usize) -> Result<Child> {
-        let keys: Vec<String> =
-            (1..=count).map(|number| format!("IdentityFile={}", self.key(&format!("bad{number}")).display())).collect();
+        let keys: Vec<String> = (1..=count)
+            .map(|number| format!("IdentityFile={}", self.key(&format!("bad{number}")).display()))
+            .collect();
         let mut options = vec!["-o", "PasswordAuthentication=no", "-o", "IdentitiesOnly=yes"];
         for key in &keys {
             options.extend(["-o", key]);

@@ -112,7 +112,8 @@ impl Stage {
 
     /// Starts the enforcer and waits until it is ready.
     pub fn start_enforcer(&self) -> Result<Process> {
-        let mut enforcer = Process::start("the enforcer", self.enforcer().args(["--log-format", "json", "run"]))?;
+        let mut enforcer =
+            Process::start("the enforcer", self.enforcer().args(["--log-format", "json", "run"]))?;
         enforcer.wait_for("become ready", START, is_ready)?;
         Ok(enforcer)
     }
@@ -138,7 +139,6 @@ fn free_port() -> Result<u16> {
 fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file =
-        std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -44,14 +44,19 @@ impl Scene {
         let now = jiff::Timestamp::now();
         let mut text = String::new();
         for address in addresses {
-            text.push_str(&format!("{now} host VPS-x[{address}] 1-2 RECV - - 535 Error: authentication failed [u]\n"));
+            text.push_str(&format!(
+                "{now} host VPS-x[{address}] 1-2 RECV - - 535 Error: authentication failed [u]\n"
+            ));
         }
         Ok(file.write_all(text.as_bytes())?)
     }
 
     async fn wait_for(&self, address: &str) -> Result<Entry> {
         let holds = |entries: &[Entry]| entries.iter().any(|entry| entry.address == address);
-        self.router.wait_for(holds, PATIENCE).await.with_context(|| format!("{address} did not reach the router"))?;
+        self.router
+            .wait_for(holds, PATIENCE)
+            .await
+            .with_context(|| format!("{address} did not reach the router"))?;
         self.entry(address).with_context(|| format!("{address} left the router at once"))
     }
 
@@ -80,7 +85,7 @@ impl Scene {
 }
 
 fn address(text: &str) -> Ipv4Addr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +225,7 @@ async fn a_foreign_users_ban_and_unban_by_hand_pass_through_the_ledger() -> Resu
     let entry = scene.wait_for("198.51.100.9").await?;
     assert!((598..=601).contains(&entry.timeout_left.context("no timeout")?.as_secs()));
     output(scene.stage.enforcer().args(["unban", "198.51.100.9"]))?;
-    scene.router.wait_for(|entries| entries.is_empty(), PATIENCE).await?;
+    scene.router.wait_for(<[Entry]>::is_empty, PATIENCE).await?;
     assert!(scene.bans()?.is_empty());
     Ok(())
 }
@@ -234,7 +239,7 @@ async fn a_wrong_token_and_a_wrong_certificate_are_told_apart() -> Result<()> {
     let other_secret = format!("{}:{}:{}:{}", parts[0], parts[1], "A".repeat(43), parts[3]);
     let other_certificate = format!("{}:{}:{}:{}", parts[0], parts[1], parts[2], "0".repeat(64));
 
-    let mut join = |token: &str| {
+    let join = |token: &str| {
         let mut command = scene.stage.sensor();
         command.args(["join", &scene.stage.url(), "-"]);
         output_with_input(&mut command, token).map_err(|error| error.to_string())

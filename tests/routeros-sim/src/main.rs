@@ -112,7 +112,9 @@ async fn run() -> anyhow::Result<()> {
         .await?;
     let events = (cli.events != Events::None).then(|| router.events());
     match cli.events {
-        Events::Json => print_line(&serde_json::json!({"event": "listening", "address": router.address()}).to_string()),
+        Events::Json => {
+            print_line(&serde_json::json!({"event": "listening", "address": router.address()}).to_string());
+        }
         Events::Text | Events::None => print_line(&format!("listening on {}", router.address())),
     }
     if let Some(events) = events {

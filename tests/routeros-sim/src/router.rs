@@ -188,7 +188,8 @@ impl Builder {
         self
     }
 
-    /// Starts the router.
+    /// Starts the router. To be called within a tokio runtime.
+    #[expect(clippy::unused_async, reason = "a router starts within a runtime, which awaiting makes sure of")]
     pub async fn start(self) -> Result<Router, StartError> {
         let (acceptor, certificate) = if self.tls { make_tls()? } else { (None, None) };
         let now = self.clock.now();
@@ -211,7 +212,7 @@ impl Builder {
             events: broadcast::channel(65_536).0,
         });
         let up = CancellationToken::new();
-        let address = serve(listen, shared.clone(), acceptor.clone(), up.clone()).await?;
+        let address = serve(listen, shared.clone(), acceptor.clone(), up.clone())?;
         Ok(Router { shared, address, acceptor, certificate, up: Mutex::new(up) })
     }
 }
@@ -342,10 +343,11 @@ impl Router {
     }
 
     /// Opens the same port again.
+    #[expect(clippy::unused_async, reason = "as for `Builder::start`")]
     pub async fn come_up(&self) -> Result<(), StartError> {
         let up = CancellationToken::new();
         *self.up.lock().unwrap_or_else(PoisonError::into_inner) = up.clone();
-        serve(self.address, self.shared.clone(), self.acceptor.clone(), up).await.map(drop)
+        serve(self.address, self.shared.clone(), self.acceptor.clone(), up).map(drop)
     }
 
     /// Lets something go wrong at the next command whose path begins so, or after some of them.
@@ -452,14 +454,15 @@ impl State {
     }
 }
 
-async fn serve(
+fn serve(
     listen: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<TlsAcceptor>,
     up: CancellationToken,
 ) -> Result<SocketAddr, StartError> {
     let failed = |source| StartError::Listen { address: listen, source };
-    let socket = if listen.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
+    let socket =
+        if listen.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
     let socket = socket.map_err(failed)?;
     socket.set_reuseaddr(true).map_err(failed)?;
     socket.bind(listen).map_err(failed)?;

@@ -276,7 +276,12 @@ impl Session {
         }
     }
 
-    async fn add(&mut self, family: Family, command: &Command<'_>, received: Timestamp) -> Result<String, Trap> {
+    async fn add(
+        &mut self,
+        family: Family,
+        command: &Command<'_>,
+        received: Timestamp,
+    ) -> Result<String, Trap> {
         let known = ["list", "address", "timeout", "comment", "disabled", "dynamic"];
         if let Some(unknown) = command.names().find(|name| !known.contains(name)) {
             return Err(Trap(format!("unknown parameter {unknown}"), Some(0)));
@@ -350,7 +355,10 @@ impl Session {
             for (id, row) in state.table(family).rows() {
                 let properties = properties(id, row, now);
                 let get = |name: &[u8]| {
-                    properties.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, value)| value.as_slice())
+                    properties
+                        .iter()
+                        .find(|(known, _)| known.as_bytes() == name)
+                        .map(|(_, value)| value.as_slice())
                 };
                 match query::matches(&command.queries, &get) {
                     Ok(true) => count += 1,
@@ -420,7 +428,8 @@ impl Session {
     fn remove(&mut self, family: Family, command: &Command<'_>, received: Timestamp) -> Result<(), Trap> {
         for id in ids(command)? {
             let mut state = self.shared.lock();
-            let row = state.table(family).remove(id).ok_or_else(|| Trap("no such item".to_owned(), Some(0)))?;
+            let row =
+                state.table(family).remove(id).ok_or_else(|| Trap("no such item".to_owned(), Some(0)))?;
             state.counts.removes += 1;
             drop(state);
             self.shared.tell_changed();
@@ -462,7 +471,12 @@ impl Session {
     }
 }
 
-fn encode_row(out: &mut Vec<u8>, tag: Option<&[u8]>, properties: &[(&str, Vec<u8>)], wanted: Option<&[String]>) {
+fn encode_row(
+    out: &mut Vec<u8>,
+    tag: Option<&[u8]>,
+    properties: &[(&str, Vec<u8>)],
+    wanted: Option<&[String]>,
+) {
     encode_word(out, b"!re");
     if let Some(tag) = tag {
         encode_word(out, &[b".tag=", tag].concat());
@@ -505,7 +519,9 @@ fn ids(command: &Command<'_>) -> Result<Vec<u32>, Trap> {
     text.split(',')
         .map(|id| {
             let digits = id.trim().strip_prefix('*');
-            digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).ok_or_else(|| Trap("no such item".to_owned(), Some(0)))
+            digits
+                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+                .ok_or_else(|| Trap("no such item".to_owned(), Some(0)))
         })
         .collect()
 }

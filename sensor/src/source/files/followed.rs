@@ -250,10 +250,8 @@ impl Followed {
     /// Reads the copy that copytruncate made, from the offset on.
     fn read_copy(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
         let copies = position::archives(&self.file.path);
-        let copy = copies.into_iter().find(|(_, opened)| {
-            opened.id() != self.id
-                && self.is_copied_by(&opened.file)
-        });
+        let copy =
+            copies.into_iter().find(|(_, opened)| opened.id() != self.id && self.is_copied_by(&opened.file));
         let Some((at, opened)) = copy else {
             tracing::debug!(path = %self.file.path.display(), "truncated, and no copy is beside it");
             return;

@@ -121,9 +121,7 @@ pub(super) fn find(saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
         candidates.insert(0, (saved.path.clone(), opened));
     }
     candidates.retain(|(_, opened)| saved.is_of(opened));
-    let same = |(_, opened): &(PathBuf, Opened)| {
-        opened.id() == saved.position.id()
-    };
+    let same = |(_, opened): &(PathBuf, Opened)| opened.id() == saved.position.id();
     // First bytes that are few, or none, are no proof of a copy.
     let place = candidates
         .iter()

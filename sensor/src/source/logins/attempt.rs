@@ -84,7 +84,9 @@ impl Attempts {
                 self.login(record, key);
                 None
             }
-            USER_ACCT => Some(verdict(record, Some(peer), LoginOutcome::Failed, "the account may not log in")),
+            USER_ACCT => {
+                Some(verdict(record, Some(peer), LoginOutcome::Failed, "the account may not log in"))
+            }
             USER_ERR => self.end(record, key),
             _ => None,
         }
@@ -104,8 +106,7 @@ impl Attempts {
                 settled.extend(session.waiting.take());
             }
         }
-        self.sessions
-            .retain(|_, session| session.waiting.is_some() || session.last_ns + FORGETTING > now_ns);
+        self.sessions.retain(|_, session| session.waiting.is_some() || session.last_ns + FORGETTING > now_ns);
         settled
     }
 
@@ -124,7 +125,8 @@ impl Attempts {
         // Keyboard-interactive runs PAM in a process of its own: what the session's other process
         // said belongs here too.
         for ((_, peer), session) in &mut self.sessions {
-            let waited = session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING > record.time_ns);
+            let waited =
+                session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING > record.time_ns);
             if *peer == key.1 && waited {
                 session.waiting = None;
             }
@@ -139,15 +141,15 @@ impl Attempts {
 
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
     fn login(&mut self, record: &Record, key: (u32, IpAddr)) {
-        let by_password = |session: &Session| {
-            session.passwords > 0 && session.last_ns + SETTLING > record.time_ns
-        };
+        let by_password =
+            |session: &Session| session.passwords > 0 && session.last_ns + SETTLING > record.time_ns;
         let other = self.sessions.iter().any(|((tgid, peer), session)| {
             *peer == key.1 && *tgid != key.0 && by_password(session) && record.program.starts_with("sshd")
         });
         let session = self.session(record, key);
         if session.passwords == 0 && !other && !session.prepaid && session.waiting.is_none() {
-            session.waiting = Some(verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused"));
+            session.waiting =
+                Some(verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused"));
         }
     }
 
@@ -202,10 +204,16 @@ fn local(record: &Record) -> Option<Verdict> {
     if record.success || record.kind != USER_AUTH {
         return None;
     }
-    let remote = [&record.addr, &record.host].into_iter().flatten().any(|text| !text.is_empty() && text != "?");
+    let remote =
+        [&record.addr, &record.host].into_iter().flatten().any(|text| !text.is_empty() && text != "?");
     let named = remote && record.peer().is_none();
     let outcome = if named { LoginOutcome::Failed } else { LoginOutcome::Local };
-    Some(verdict(record, None, outcome, if named { "the peer is known by name only" } else { "a local login" }))
+    Some(verdict(
+        record,
+        None,
+        outcome,
+        if named { "the peer is known by name only" } else { "a local login" },
+    ))
 }
 
 fn verdict(record: &Record, address: Option<IpAddr>, outcome: LoginOutcome, why: &'static str) -> Verdict {

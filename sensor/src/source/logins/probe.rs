@@ -83,8 +83,9 @@ impl Probe {
         if libraries.is_empty() {
             return Err(LoginsError::NoLibaudit { folders: FOLDERS.join(", ") });
         }
-        let mut ebpf = Ebpf::load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/atalaya-sensor-ebpf")))
-            .map_err(|error| refused(&error))?;
+        let mut ebpf =
+            Ebpf::load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/atalaya-sensor-ebpf")))
+                .map_err(|error| refused(&error))?;
         relay_log(&mut ebpf);
         mount_tracefs();
         let program: &mut UProbe = ebpf
@@ -148,9 +149,7 @@ fn libraries() -> Vec<PathBuf> {
     FOLDERS
         .iter()
         .map(|folder| Path::new(folder).join(LIBAUDIT))
-        .filter(|path| {
-            path.metadata().is_ok_and(|metadata| seen.insert((metadata.dev(), metadata.ino())))
-        })
+        .filter(|path| path.metadata().is_ok_and(|metadata| seen.insert((metadata.dev(), metadata.ino()))))
         .collect()
 }
 
@@ -177,7 +176,9 @@ fn relay_log(ebpf: &mut Ebpf) {
 /// Kernels without the perf type of uprobes attach through tracefs, which may not be mounted.
 fn mount_tracefs() {
     const TRACEFS: &str = "/sys/kernel/tracing";
-    if Path::new("/sys/bus/event_source/devices/uprobe/type").exists() || Path::new(TRACEFS).join("events").exists() {
+    if Path::new("/sys/bus/event_source/devices/uprobe/type").exists()
+        || Path::new(TRACEFS).join("events").exists()
+    {
         return;
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

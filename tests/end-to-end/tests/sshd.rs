@@ -1,0 +1,86 @@
+//! Debian's real sshd and real clients in a network namespace: what the kernel reports, counted as
+//! attempts, and on the router before sshd has answered. Needs root, and fails where it is missing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use atalaya_end_to_end::namespace::Namespace;
+use atalaya_end_to_end::process::Process;
+use atalaya_end_to_end::sshd::Sshd;
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
+use routeros_sim::{Entry, Router};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Wrong passwords, an unknown user, wrong keys, success, three wrong passwords.
+const ATTACKERS: [&str; 5] = ["10.214.88.2", "10.214.88.3", "10.214.88.4", "10.214.88.5", "10.214.88.6"];
+
+/// The next failure that the sensor logs for an address: how many there are, and how long after the
+/// kernel saw it the line was read.
+fn next_failure(sensor: &mut Process, address: &str) -> Result<(u64, Duration)> {
+    let line = sensor.wait_for(&format!("see a failure of {address}"), PATIENCE, |line| {
+        line.contains("\"message\":\"failure\"") && line.contains(&format!("\"address\":\"{address}\""))
+    })?;
+    let event: Value = serde_json::from_str(&line.text)?;
+    let time: jiff::Timestamp = event["time"].as_str().context("no time")?.parse()?;
+    let read = jiff::Timestamp::try_from(line.at)?;
+    let after = Duration::try_from(read.duration_since(time)).unwrap_or_default();
+    Ok((event["failures"].as_u64().context("no count")?, after))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() -> Result<()> {
+    let namespace = Namespace::new(&ATTACKERS)?;
+    let sshd = Sshd::start(&namespace)?;
+    let stage = Stage::of_this_test()?;
+    let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
+    stage.write_enforcer_config(&[("edge", router.address())], "")?;
+    stage.write_sensor_config("[jail.ssh]\nsource = \"logins\"\nservices = [\"sshd\"]\n")?;
+    let _enforcer = stage.start_enforcer()?;
+    stage.join(&stage.enrol("web-1")?)?;
+    let mut sensor = stage.start_sensor()?;
+    let [wrong_password, unknown_user, wrong_keys, success, offender] = ATTACKERS;
+
+    // One wrong password is one failure, seen within 50 ms of the verdict and before sshd answers.
+    let mut client = sshd.spawn_wrong_passwords(&namespace, wrong_password.parse()?, 1)?;
+    let (count, after) = next_failure(&mut sensor, wrong_password)?;
+    ensure!(client.try_wait()?.is_none(), "sshd had answered when the failure was seen");
+    ensure!(count == 1, "one wrong password counted {count}");
+    ensure!(after < Duration::from_millis(50), "seen {after:?} after the verdict");
+    Sshd::finish(client, PATIENCE)?;
+
+    // An account that does not exist gives four records, and is one failure.
+    let client = sshd.spawn_unknown_user(&namespace, unknown_user.parse()?)?;
+    ensure!(next_failure(&mut sensor, unknown_user)?.0 == 1);
+    Sshd::finish(client, PATIENCE)?;
+
+    // Three keys of one agent are one failure, known when the session ends.
+    let client = sshd.spawn_wrong_keys(&namespace, wrong_keys.parse()?, 3)?;
+    Sshd::finish(client, PATIENCE)?;
+    ensure!(next_failure(&mut sensor, wrong_keys)?.0 == 1);
+
+    // A right key after two wrong ones is a login, and nothing is counted.
+    sshd.log_in(&namespace, success.parse()?, 2)?;
+
+    // The third wrong password of one connection is on the router while the client still waits.
+    let mut client = sshd.spawn_wrong_passwords(&namespace, offender.parse()?, 3)?;
+    let holds = |entries: &[Entry]| entries.iter().any(|entry| entry.address == offender);
+    router.wait_for(holds, PATIENCE).await?;
+    let banned = Instant::now();
+    ensure!(client.try_wait()?.is_none(), "sshd had answered when the ban was on the router");
+    let answered = Sshd::finish(client, PATIENCE)?;
+    println!(
+        "the ban was on the router {:.2} s before sshd answered",
+        answered.saturating_duration_since(banned).as_secs_f64()
+    );
+
+    // All that was seen by now, once: nothing but the offender reached three.
+    let entries = router.entries(routeros_sim::Family::V4);
+    ensure!(entries.len() == 1 && entries[0].address == offender, "{entries:?}");
+    for attacker in [wrong_password, unknown_user, wrong_keys] {
+        let again = sensor.said().matches(&format!("\"address\":\"{attacker}\"")).count();
+        ensure!(again <= 1, "{attacker} was counted {again} times");
+    }
+    ensure!(!sensor.said().contains(&format!("\"address\":\"{success}\"")), "a login was counted");
+    Ok(())
+}
