@@ -1,7 +1,7 @@
-//! The clients that people use today, from PyPI and unchanged, take the simulator for a router.
+//! The clients that people use today, from `PyPI` and unchanged, take the simulator for a router.
 //!
 //! They live in a virtual environment under the target directory, made at the first run. That needs
-//! Python's venv module and, once, PyPI.
+//! Python's venv module and, once, `PyPI`.
 
 use std::path::PathBuf;
 use std::process::Stdio;
