@@ -1,8 +1,8 @@
 //! Atalaya's enforcer: takes offences from sensors, keeps the bans in its ledger, and holds every
 //! MikroTik router's address list to them.
 //!
-//! Data flows one way: [`intake`] → [`policy`] → [`ledger`] and [`router`] at once. `service.rs`
-//! wires these in that order.
+//! Data flows one way: [`https`] → [`intake`] → [`bans`], where [`policy`] decides → [`ledger`] and
+//! [`router`] at once. `service.rs` wires these.
 
 pub mod bans;
 pub mod clock;

@@ -65,7 +65,7 @@ pub struct RouterConfig {
 /// How long things may take before a session is given up, and how long to wait before the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// For resolving the host; and again for connecting with the TLS handshake.
+    /// For resolving the host; again for connecting; and again for the TLS handshake.
     pub connect: Duration,
     /// For the answer to the login.
     pub login: Duration,
@@ -78,6 +78,8 @@ pub struct Deadlines {
     pub shortest_pause: Duration,
     /// The longest pause between two attempts.
     pub longest_pause: Duration,
+    /// The first pause before commands that were refused are sent again; it doubles up to five minutes.
+    pub refused_pause: Duration,
 }
 
 /// A password, which `Debug` does not show.
@@ -149,6 +151,7 @@ impl Default for Deadlines {
             keepalive: Duration::from_secs(30),
             shortest_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(30),
+            refused_pause: Duration::from_secs(5),
         }
     }
 }

@@ -26,8 +26,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long a print that would tell an id or an owner waits for quiet.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The shortest and the longest pause before refused commands are sent again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
+/// The longest pause before refused commands are sent again.
+const LONGEST_REFUSED_PAUSE: Duration = Duration::from_mins(5);
 
 /// The longest pause between two prints made only to learn ids or owners.
 const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
@@ -113,7 +113,7 @@ impl<'a> Link<'a> {
             resource: now,
             reconcile: now + jittered(bench.config.reconcile_every),
             retry: None,
-            retry_pause: RETRY.0,
+            retry_pause: bench.config.deadlines.refused_pause,
             learn_since: None,
             learn_after: now,
             learn_gap: Duration::ZERO,
@@ -291,9 +291,9 @@ impl<'a> Link<'a> {
                 Action::Remove { .. } => "the removal",
             },
             address_text(order.prefix),
-            self.timers.retry_pause.as_secs(),
+            self.timers.retry_pause.as_secs_f64(),
         ));
-        self.timers.retry_pause = (self.timers.retry_pause * 2).min(RETRY.1);
+        self.timers.retry_pause = (self.timers.retry_pause * 2).min(LONGEST_REFUSED_PAUSE);
     }
 
     fn note_resource(&mut self, row: &Row) {
@@ -322,7 +322,7 @@ impl<'a> Link<'a> {
             self.timers.retry = None;
             self.pipeline.retry_failed();
         } else if self.timers.retry.is_none() && !self.pipeline.has_failed() && !self.pipeline.has_changes() {
-            self.timers.retry_pause = RETRY.0;
+            self.timers.retry_pause = self.bench.config.deadlines.refused_pause;
         }
         self.pipeline.look_again(self.bench.now());
         if let Some(family) = self.pipeline.print_due() {

@@ -72,7 +72,7 @@ pub enum SessionError {
         /// What the system said.
         source: io::Error,
     },
-    /// Resolving, connecting and the TLS handshake took too long.
+    /// Resolving or connecting took too long.
     #[error("no connection within {}: the router is down, or a firewall drops the packets", seconds(.0))]
     ConnectDeadline(Duration),
     /// The router's certificate is not the pinned one.
@@ -90,6 +90,12 @@ pub enum SessionError {
         "the TLS handshake failed: {0}; does the API-SSL service have a certificate (/ip/service set api-ssl certificate=…)?"
     )]
     Tls(io::Error),
+    /// The TLS handshake took too long.
+    #[error(
+        "connected, but no TLS handshake within {}; is the port the API-SSL service's (8729)?",
+        seconds(.0)
+    )]
+    TlsDeadline(Duration),
     /// The router refused the login.
     #[error(
         "the router refused the login of `{user}`: {reason}; check user and password, and that the user's group has the policies read, write and api"
@@ -154,14 +160,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 // === impl Session ===
 
 impl<C: Copy> Session<C> {
-    /// Connects to the first of the addresses that answers, and logs in. Bounded by the connect and
-    /// the login deadline.
+    /// Connects to the first of the addresses that answers, and logs in. Each step has its
+    /// deadline.
     pub async fn open(config: &RouterConfig, addresses: &[SocketAddr]) -> Result<Self, SessionError> {
         let Deadlines { connect, login, idle, .. } = config.deadlines;
-        let stream = timeout(connect, reach(config, addresses))
-            .await
-            .unwrap_or(Err(SessionError::ConnectDeadline(connect)))?;
-        let mut wire = Wire::new(stream);
+        let stream = connect_first(addresses, connect).await?;
+        let mut wire = Wire::new(secure(stream, config).await?);
         timeout(login, wire.login(&config.user, config.password.expose()))
             .await
             .unwrap_or(Err(SessionError::LoginDeadline(login)))?;
@@ -346,21 +350,24 @@ impl Wire {
     }
 }
 
-async fn reach(config: &RouterConfig, addresses: &[SocketAddr]) -> Result<Box<dyn Stream>, SessionError> {
-    let stream = connect_first(addresses, config.deadlines.connect).await?;
+/// The stream with TLS around it, where a certificate is pinned.
+async fn secure(stream: TcpStream, config: &RouterConfig) -> Result<Box<dyn Stream>, SessionError> {
+    // Without it a command waits for the acknowledgement of the one before; it works without.
     let _ = stream.set_nodelay(true);
     let Some(expected) = config.tls else { return Ok(Box::new(stream)) };
+    let deadline = config.deadlines.connect;
     let pin = Pin::new(expected);
     let client = pin.client().map_err(|error| SessionError::Tls(io::Error::other(error)))?;
     // The name is not sent and not checked: the pin says who the router is.
     let name = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
-    match connector.connect(name, stream).await {
-        Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(match pin.mismatch() {
+    match timeout(deadline, connector.connect(name, stream)).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(error)) => Err(match pin.mismatch() {
             Some(presented) => SessionError::WrongCertificate { presented, expected },
             None => SessionError::Tls(error),
         }),
+        Err(_) => Err(SessionError::TlsDeadline(deadline)),
     }
 }
 

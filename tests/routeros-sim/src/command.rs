@@ -1,57 +1,142 @@
-//! A command as it arrived: its path, attributes, queries and tag.
+//! A command as the router reads it from a sentence: path, attributes, queries, tag.
 
+use crate::address::Family;
 use crate::sentence::Sentence;
 
-/// A command, taken apart. Borrows its sentence.
+/// The parts of a command sentence.
 #[derive(Debug)]
-pub(crate) struct Command<'s> {
-    pub(crate) path: &'s str,
-    pub(crate) tag: Option<&'s [u8]>,
-    attributes: Vec<(&'s str, &'s [u8])>,
-    /// Without their `?`.
-    pub(crate) queries: Vec<&'s [u8]>,
+pub(crate) struct Command<'a> {
+    /// The first word, such as `/ip/firewall/address-list/add`.
+    pub(crate) path: &'a [u8],
+    /// `=name=value` words in order. A value may be empty and its `=` missing.
+    pub(crate) attributes: Vec<(&'a [u8], &'a [u8])>,
+    /// `?…` words in order, with their `?`.
+    pub(crate) queries: Vec<&'a [u8]>,
+    /// The value of `.tag=`.
+    pub(crate) tag: Option<&'a [u8]>,
 }
 
-// === impl Command ===
+/// What a command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Login,
+    Quit,
+    Cancel,
+    Print(Family),
+    Add(Family),
+    Set(Family),
+    Remove(Family),
+    Identity,
+    Resource,
+    /// The directory exists but has no such command.
+    UnknownCommand,
+    /// There is no such directory.
+    UnknownPrefix,
+}
 
-impl<'s> Command<'s> {
-    /// Takes a sentence apart; `None` where it does not begin with a path.
-    pub(crate) fn parse(sentence: &'s Sentence) -> Option<Self> {
+impl<'a> Command<'a> {
+    pub(crate) fn parse(sentence: &'a Sentence) -> Self {
         let mut words = sentence.words();
-        let path = std::str::from_utf8(words.next()?).ok().filter(|path| path.starts_with('/'))?;
-        let mut command = Self { path, tag: None, attributes: Vec::new(), queries: Vec::new() };
+        let mut command = Self {
+            path: words.next().unwrap_or_default(),
+            attributes: Vec::with_capacity(6),
+            queries: Vec::new(),
+            tag: None,
+        };
         for word in words {
             match word {
-                [b'?', query @ ..] => command.queries.push(query),
-                [b'=', rest @ ..] => command.attributes.extend(pair(rest)),
-                [b'.', b't', b'a', b'g', b'=', tag @ ..] => command.tag = Some(tag),
-                // Other API attributes, and words that mean nothing, are passed over as RouterOS does.
-                _ => {}
+                [b'=', attribute @ ..] => command.attributes.push(split(attribute)),
+                [b'?', ..] => command.queries.push(word),
+                _ => {
+                    if let Some(tag) = word.strip_prefix(b".tag=") {
+                        command.tag = Some(tag);
+                    }
+                }
             }
         }
-        Some(command)
+        command
     }
 
-    /// An attribute's value, the last one where it is given twice.
-    pub(crate) fn get(&self, name: &str) -> Option<&'s [u8]> {
+    /// The last value given for an attribute.
+    pub(crate) fn attribute(&self, name: &[u8]) -> Option<&'a [u8]> {
         self.attributes.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
-    /// An attribute's value as text.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
-        self.get(name).map(|value| String::from_utf8_lossy(value).into_owned())
+    pub(crate) fn verb(&self) -> Verb {
+        Self::verb_of(self.path)
     }
 
-    /// The attributes' names.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &'s str> + '_ {
-        self.attributes.iter().map(|(name, _)| *name)
+    /// The path alone, without reading the rest.
+    pub(crate) fn parse_path(sentence: &Sentence) -> &[u8] {
+        sentence.words().next().unwrap_or_default()
+    }
+
+    /// What the command of this path asks for.
+    pub(crate) fn verb_of(path: &[u8]) -> Verb {
+        let slash = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        let (directory, name) = path.split_at(slash);
+        match directory {
+            b"" => match name {
+                b"/login" => Verb::Login,
+                b"/quit" => Verb::Quit,
+                b"/cancel" => Verb::Cancel,
+                _ => Verb::UnknownCommand,
+            },
+            b"/ip/firewall/address-list" => table_verb(Family::V4, name),
+            b"/ipv6/firewall/address-list" => table_verb(Family::V6, name),
+            b"/system/identity" if matches!(name, b"/print" | b"/getall") => Verb::Identity,
+            b"/system/resource" if matches!(name, b"/print" | b"/getall") => Verb::Resource,
+            b"/ip" | b"/ip/firewall" | b"/ipv6" | b"/ipv6/firewall" | b"/system" | b"/system/identity"
+            | b"/system/resource" => Verb::UnknownCommand,
+            _ => Verb::UnknownPrefix,
+        }
     }
 }
 
-fn pair(word: &[u8]) -> Option<(&str, &[u8])> {
-    let (name, value) = match word.iter().position(|byte| *byte == b'=') {
-        Some(at) => (&word[..at], &word[at + 1..]),
-        None => (word, &b""[..]),
-    };
-    Some((std::str::from_utf8(name).ok()?, value))
+fn table_verb(family: Family, name: &[u8]) -> Verb {
+    match name {
+        b"/print" | b"/getall" => Verb::Print(family),
+        b"/add" => Verb::Add(family),
+        b"/set" => Verb::Set(family),
+        b"/remove" => Verb::Remove(family),
+        _ => Verb::UnknownCommand,
+    }
+}
+
+fn split(attribute: &[u8]) -> (&[u8], &[u8]) {
+    match attribute.iter().position(|&byte| byte == b'=') {
+        Some(equals) => (&attribute[..equals], &attribute[equals + 1..]),
+        None => (attribute, b""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_may_hold_equals_signs_and_may_be_missing() {
+        let sentence = Sentence::new(["/x/add", "=comment=a=b", "=list", ".tag=7", "?=list=y", "=comment=c"]);
+        let command = Command::parse(&sentence);
+        assert_eq!(command.attributes[0], (&b"comment"[..], &b"a=b"[..]));
+        assert_eq!(command.attribute(b"list"), Some(&b""[..]));
+        assert_eq!(command.attribute(b"comment"), Some(&b"c"[..]));
+        assert_eq!((command.tag, command.queries.len()), (Some(&b"7"[..]), 1));
+    }
+
+    #[test]
+    fn paths_lead_to_commands_or_to_the_right_kind_of_unknown() {
+        for (path, verb) in [
+            ("/login", Verb::Login),
+            ("/ip/firewall/address-list/getall", Verb::Print(Family::V4)),
+            ("/ipv6/firewall/address-list/remove", Verb::Remove(Family::V6)),
+            ("/ip/firewall/address-list/destroy", Verb::UnknownCommand),
+            ("/ip/firewall/print", Verb::UnknownCommand),
+            ("/no/such/print", Verb::UnknownPrefix),
+            ("nonsense", Verb::UnknownCommand),
+            ("/", Verb::UnknownCommand),
+        ] {
+            assert_eq!(Command::parse(&Sentence::new([path])).verb(), verb, "{path}");
+        }
+    }
 }

@@ -1,87 +1,110 @@
-//! What happens on the router, one event at a time, for whoever watches.
+//! What happens at the router, as a stream for whoever watches: one event for each change.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::address::Family;
 
-/// Something that happened.
-#[derive(Clone, Debug, Serialize)]
+/// Something that happened at the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When: for a command, the moment at which it was received from the wire, on the system's clock.
+    /// What it was.
+    pub kind: EventKind,
+    /// On the router's clock: when the command came in from the wire, when the entry lapsed, or when
+    /// the thing happened.
     pub at: Timestamp,
-    /// The same, in nanoseconds since 1970.
-    pub at_ns: i128,
-    /// What.
-    #[serde(flatten)]
-    pub what: What,
+    /// The session that caused it, if one did.
+    pub session: Option<u64>,
+    /// The user of a login.
+    pub user: Option<String>,
+    /// The entry concerned.
+    pub entry: Option<EventEntry>,
 }
 
-/// What happened.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum What {
-    /// A session logged in.
-    Login {
-        /// As whom.
-        user: String,
-    },
-    /// A login was refused.
-    LoginFailure {
-        /// As whom.
-        user: String,
-    },
+/// The kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A successful login.
+    Login,
+    /// A refused login.
+    LoginFailure,
     /// An entry was added.
-    Add {
-        /// Which table.
-        family: Family,
-        /// The list.
-        list: String,
-        /// The address.
-        address: String,
-        /// The timeout as RouterOS prints it; empty where there is none.
-        timeout: String,
-        /// The comment.
-        comment: String,
-    },
-    /// An entry was there already.
-    Duplicate {
-        /// The list.
-        list: String,
-        /// The address.
-        address: String,
-    },
+    Add,
+    /// An add was refused because the entry was there.
+    Duplicate,
     /// An entry was changed.
-    Set {
-        /// The list.
-        list: String,
-        /// The address.
-        address: String,
-        /// The timeout as RouterOS prints it; empty where there is none.
-        timeout: String,
-    },
+    Set,
     /// An entry was removed.
-    Remove {
-        /// The list.
-        list: String,
-        /// The address.
-        address: String,
-    },
-    /// An entry's time was over.
-    Expire {
-        /// The list.
-        list: String,
-        /// The address.
-        address: String,
-    },
+    Remove,
+    /// An entry reached its timeout.
+    Expire,
     /// The router rebooted.
     Reboot,
+    /// The port was closed.
+    Down,
+    /// The port was opened again.
+    Up,
 }
 
-// === impl Event ===
+/// The entry that an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventEntry {
+    /// Its table.
+    pub family: Family,
+    /// Its id, such as `*1A`; of a duplicate, empty.
+    pub id: String,
+    /// Its list.
+    pub list: String,
+    /// Its address, normalised; of a duplicate, as it was sent.
+    pub address: String,
+    /// What is left of its timeout, as RouterOS prints it.
+    pub timeout: Option<String>,
+    /// Its comment.
+    pub comment: String,
+    /// Whether it is disabled.
+    pub disabled: bool,
+}
 
-impl Event {
-    pub(crate) fn new(at: Timestamp, what: What) -> Self {
-        Self { at, at_ns: at.as_nanosecond(), what }
+impl EventKind {
+    /// The word that stands for it in JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::LoginFailure => "login-failure",
+            Self::Add => "add",
+            Self::Duplicate => "duplicate",
+            Self::Set => "set",
+            Self::Remove => "remove",
+            Self::Expire => "expire",
+            Self::Reboot => "reboot",
+            Self::Down => "down",
+            Self::Up => "up",
+        }
+    }
+}
+
+impl Serialize for Event {
+    /// One flat object. `at` is RFC 3339 with microseconds, `at_ns` the same in Unix nanoseconds.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Event", 12)?;
+        object.serialize_field("event", self.kind.as_str())?;
+        object.serialize_field("at", &format!("{:.6}", self.at))?;
+        object.serialize_field("at_ns", &(self.at.as_nanosecond() as i64))?;
+        if let Some(session) = self.session {
+            object.serialize_field("session", &session)?;
+        }
+        if let Some(user) = &self.user {
+            object.serialize_field("user", user)?;
+        }
+        if let Some(entry) = &self.entry {
+            object.serialize_field("family", &entry.family)?;
+            object.serialize_field("id", &entry.id)?;
+            object.serialize_field("list", &entry.list)?;
+            object.serialize_field("address", &entry.address)?;
+            object.serialize_field("timeout", &entry.timeout)?;
+            object.serialize_field("comment", &entry.comment)?;
+            object.serialize_field("disabled", &entry.disabled)?;
+        }
+        object.end()
     }
 }

@@ -1,27 +1,57 @@
 //! A simulator of the RouterOS API and its firewall address lists, for tests, demos and benchmarks.
 //!
-//! It speaks the API as `mikrotik.com`'s manual and its clients' authors tell, keeps both address-list
-//! tables on a clock that tests can move, takes as long as a real router was measured to take, and
-//! fails on demand. It is written without any client library, so that it checks them.
+//! It speaks the binary API as MikroTik's routers do, with their texts, their normalisation and their
+//! oddities, on a clock that tests can move, with costs that a test can set and faults that it can plan.
+//! What it models, and where that is known from, is in `facts/ROUTEROS.md`; it is no router: nothing is
+//! filtered, and figures measured against it say nothing about a real one.
 //!
-//! It is **not** RouterOS: every figure taken from it says so.
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use routeros_sim::{Family, Router};
+//! use std::time::Duration;
+//!
+//! let router = Router::builder().user("u").password("p").round_trip(Duration::from_millis(33)).start().await?;
+//! // … point a client at router.address() …
+//! router.wait_for(|entries| entries.len() == 1, Duration::from_secs(5)).await?;
+//! router.clock().advance(Duration::from_secs(1800));
+//! assert!(router.entries(Family::V4).is_empty());
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
 
 mod address;
+mod address_list;
+mod builder;
 mod clock;
 mod command;
+mod console;
+mod cost;
 mod event;
 mod fault;
+mod journal;
 mod query;
+mod reply;
 mod router;
-mod sentence;
+pub mod sentence;
 mod session;
-mod table;
+mod shared;
+mod state;
 mod timeout;
+mod tls;
+mod user;
+mod version;
 
 pub use address::Family;
+pub use builder::Builder;
 pub use clock::Clock;
-pub use event::{Event, What};
+pub use cost::Costs;
+pub use event::{Event, EventEntry, EventKind};
 pub use fault::Fault;
-pub use router::{Builder, Counts, Router, StartError, TimedOut};
-pub use table::Entry;
+pub use journal::{CommandRecord, Counts, Outcome};
+pub use router::{Entry, Refused, Router, StartError, TimedOut};
 pub use timeout::{MAX_TIMEOUT, Timeout};
+pub use tls::TlsError;
+pub use user::PolicyError;
+pub use version::VersionError;

@@ -1,299 +1,225 @@
-//! The simulated router: its state, and the handle with which a test drives it.
+//! A router's public handle: what an administrator, the weather and the power company can do to it.
 
-use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, watch};
-use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::address::{Address, Family};
+use crate::address::Family;
+use crate::address_list::{Fields, ListError, parse_id, print_id};
+use crate::builder::Builder;
 use crate::clock::Clock;
-use crate::event::{Event, What};
-use crate::fault::{Armed, Fault};
+use crate::cost::Costs;
+use crate::event::{Event, EventKind};
+use crate::fault::Fault;
+use crate::journal::{CommandRecord, Counts};
 use crate::session;
-use crate::table::{Entry, Row, Table};
+use crate::shared::Shared;
+use crate::state::{Settings, State, lossy};
+use crate::timeout::Timeout;
+use crate::tls::{Tls, TlsError};
+use crate::user::PolicyError;
+use crate::version::VersionError;
 
-/// The most commands that the journal keeps.
-const JOURNAL: usize = 100_000;
+/// How long a peer may take for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How a router is set up.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    pub(crate) listen: SocketAddr,
-    pub(crate) user: String,
-    pub(crate) password: String,
-    pub(crate) identity: String,
-    pub(crate) version: String,
-    pub(crate) policies: Vec<String>,
-    pub(crate) round_trip: Duration,
-    pub(crate) insert_cost: Duration,
-    pub(crate) scan_cost: Duration,
-    pub(crate) max_sessions: usize,
-    pub(crate) tls: bool,
-    clock: Clock,
-}
-
-/// A running router. Dropping it closes its port and its sessions.
+/// A simulated router. Clones are the same router; it ends when the last one is dropped.
+#[derive(Clone)]
 pub struct Router {
     shared: Arc<Shared>,
+    plant: Arc<Plant>,
+}
+
+/// What stands around the state: the port, and the tasks that end with the router.
+struct Plant {
     address: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
-    certificate: Option<Vec<u8>>,
-    /// Ends the listener and all sessions.
-    up: Mutex<CancellationToken>,
+    tls: Option<Tls>,
+    door: tokio::sync::Mutex<Door>,
+    end: CancellationToken,
+    _ends_with_it: DropGuard,
 }
 
-/// What was counted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Entries added.
-    pub adds: u64,
-    /// Adds that were refused as duplicates.
-    pub duplicates: u64,
-    /// Entries changed.
-    pub sets: u64,
-    /// Entries removed.
-    pub removes: u64,
-    /// Prints of a table.
-    pub prints: u64,
-    /// Sessions that logged in.
-    pub logins: u64,
-    /// Logins refused.
-    pub refused: u64,
+enum Door {
+    Open {
+        close: CancellationToken,
+        listener: JoinHandle<()>,
+    },
+    /// The port is held by a socket that does not listen, so that nobody else gets it.
+    Closed {
+        held: Option<TcpSocket>,
+    },
 }
 
-/// Why a router cannot start.
+/// An entry as an administrator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Entry {
+    /// The table it is in.
+    pub family: Family,
+    /// Its id, such as `*1A`.
+    pub id: String,
+    /// Its list.
+    pub list: String,
+    /// Its address, normalised as the table keeps it.
+    pub address: String,
+    /// What is left of its timeout.
+    #[serde(serialize_with = "as_seconds")]
+    pub timeout_left: Option<Duration>,
+    /// Its comment, empty when it has none.
+    pub comment: String,
+    /// Whether it is disabled.
+    pub disabled: bool,
+    /// Whether a reboot would lose it.
+    pub dynamic: bool,
+}
+
+/// Why a router could not start or come up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is taken, say.
-    #[error("cannot listen on {address}: {source}")]
+    /// The port could not be opened.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen {
-        /// The address.
+        /// Where it was to listen.
         address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
+        /// What the system says.
+        source: io::Error,
     },
-    /// No certificate.
-    #[error("cannot make a certificate: {0}")]
-    Certificate(String),
+    /// The version is none.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// A user's policy is none.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
-/// What a test waited for did not come.
+/// What was waited for did not come about in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the router's entries did not become what was waited for within {0:?}; it holds {1}")]
-pub struct TimedOut(Duration, usize);
-
-/// What all sessions share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: Builder,
-    state: Mutex<State>,
-    changed: watch::Sender<u64>,
-    events: broadcast::Sender<Arc<Event>>,
+#[error("after {waited:?} the router still holds {entries:?}")]
+pub struct TimedOut {
+    /// How long was waited.
+    pub waited: Duration,
+    /// What the tables held at the end.
+    pub entries: Vec<Entry>,
 }
 
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) v4: Table,
-    pub(crate) v6: Table,
-    pub(crate) counts: Counts,
-    pub(crate) sessions: usize,
-    pub(crate) booted: Timestamp,
-    /// Ends every session when the router reboots.
-    pub(crate) boot: CancellationToken,
-    busy_until: Instant,
-    faults: Vec<Armed>,
-    journal: VecDeque<String>,
-}
-
-// === impl Builder ===
-
-impl Builder {
-    /// Where to listen; a free port of the loopback unless set.
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = address;
-        self
-    }
-
-    /// The only user; `atalaya` unless set.
-    pub fn user(mut self, user: &str) -> Self {
-        user.clone_into(&mut self.user);
-        self
-    }
-
-    /// The user's password; `secret` unless set.
-    pub fn password(mut self, password: &str) -> Self {
-        password.clone_into(&mut self.password);
-        self
-    }
-
-    /// The system's name.
-    pub fn identity(mut self, identity: &str) -> Self {
-        identity.clone_into(&mut self.identity);
-        self
-    }
-
-    /// The RouterOS release, such as `7.24`: from 7.18 on, an empty answer says `!empty`; before 6.43
-    /// only the old login with a challenge is spoken.
-    pub fn version(mut self, version: &str) -> Self {
-        version.clone_into(&mut self.version);
-        self
-    }
-
-    /// The user's policies; `read`, `write` and `api` unless set.
-    pub fn policies(mut self, policies: &[&str]) -> Self {
-        self.policies = policies.iter().map(ToString::to_string).collect();
-        self
-    }
-
-    /// What passes between a command and its answer on the way.
-    pub fn round_trip(mut self, time: Duration) -> Self {
-        self.round_trip = time;
-        self
-    }
-
-    /// For how long an insertion keeps the router busy.
-    pub fn insert_cost(mut self, time: Duration) -> Self {
-        self.insert_cost = time;
-        self
-    }
-
-    /// For how long each entry keeps the router busy that a print or a search passes.
-    pub fn scan_cost_per_entry(mut self, time: Duration) -> Self {
-        self.scan_cost = time;
-        self
-    }
-
-    /// The most sessions at once; 20 unless set.
-    pub fn max_sessions(mut self, count: usize) -> Self {
-        self.max_sessions = count;
-        self
-    }
-
-    /// Whether to speak API-SSL, with a certificate made at the start.
-    pub fn tls(mut self, tls: bool) -> Self {
-        self.tls = tls;
-        self
-    }
-
-    /// The clock; one of its own unless set.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Starts the router. To be called within a tokio runtime.
-    #[expect(clippy::unused_async, reason = "a router starts within a runtime, which awaiting makes sure of")]
-    pub async fn start(self) -> Result<Router, StartError> {
-        let (acceptor, certificate) = if self.tls { make_tls()? } else { (None, None) };
-        let now = self.clock.now();
-        let state = State {
-            v4: Table::new(Family::V4),
-            v6: Table::new(Family::V6),
-            counts: Counts::default(),
-            sessions: 0,
-            booted: now,
-            boot: CancellationToken::new(),
-            busy_until: Instant::now(),
-            faults: Vec::new(),
-            journal: VecDeque::new(),
-        };
-        let listen = self.listen;
-        let shared = Arc::new(Shared {
-            config: self,
-            state: Mutex::new(state),
-            changed: watch::Sender::new(0),
-            events: broadcast::channel(65_536).0,
-        });
-        let up = CancellationToken::new();
-        let address = serve(listen, shared.clone(), acceptor.clone(), up.clone())?;
-        Ok(Router { shared, address, acceptor, certificate, up: Mutex::new(up) })
-    }
-}
-
-// === impl Router ===
+/// The table refused what an administrator wanted; the text is RouterOS's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
 
 impl Router {
-    /// A router to be set up.
+    /// A router to be, with defaults: `127.0.0.1:0`, user `atalaya`, password `secret`, no costs, 7.24.
     pub fn builder() -> Builder {
-        Builder {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            user: "atalaya".to_owned(),
-            password: "secret".to_owned(),
-            identity: "simulator".to_owned(),
-            version: "7.24".to_owned(),
-            policies: ["read", "write", "api"].map(ToOwned::to_owned).to_vec(),
-            round_trip: Duration::ZERO,
-            insert_cost: Duration::ZERO,
-            scan_cost: Duration::ZERO,
-            max_sessions: 20,
-            tls: false,
-            clock: Clock::new(),
-        }
+        Builder::new()
     }
 
-    /// Where it listens; the same after [`Self::come_up`].
+    pub(crate) async fn start(
+        listen: SocketAddr,
+        settings: Settings,
+        clock: Clock,
+        state: State,
+        tls: bool,
+        events: Option<mpsc::Sender<Event>>,
+    ) -> Result<Self, StartError> {
+        let tls = tls.then(|| Tls::new(&settings.identity)).transpose()?;
+        let failed = |source| StartError::Listen { address: listen, source };
+        let socket = hold(listen).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        let end = CancellationToken::new();
+        let router = Self {
+            shared: Arc::new(Shared::new(settings, clock, state, events)),
+            plant: Arc::new(Plant {
+                address,
+                tls,
+                door: tokio::sync::Mutex::new(Door::Closed { held: Some(socket) }),
+                _ends_with_it: end.clone().drop_guard(),
+                end: end.clone(),
+            }),
+        };
+        router.open().await?;
+        let shared = Arc::clone(&router.shared);
+        let ended = end.clone();
+        tokio::spawn(async move { shared.keep_lapsing(ended).await });
+        let shared = Arc::clone(&router.shared);
+        tokio::spawn(async move {
+            let telling = shared.keep_telling(end.clone());
+            telling.await;
+            // The last handle is gone, and the sessions with it.
+            shared.drop_sessions();
+        });
+        Ok(router)
+    }
+
+    /// Where it listens; the same while it is down.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.plant.address
     }
 
-    /// The certificate in DER form, with TLS.
+    /// The DER bytes of its certificate, when it speaks TLS.
     pub fn certificate(&self) -> Option<Vec<u8>> {
-        self.certificate.clone()
+        self.plant.tls.as_ref().map(|tls| tls.certificate.to_vec())
     }
 
-    /// The router's clock.
+    /// Its clock.
     pub fn clock(&self) -> &Clock {
-        &self.shared.config.clock
+        &self.shared.clock
     }
 
-    /// The entries of a table that are there now.
+    /// The entries of one table, in the order of their ids.
     pub fn entries(&self, family: Family) -> Vec<Entry> {
-        let now = self.shared.now();
-        self.shared.lock().table(family).entries(now)
+        let mut state = self.lock_now();
+        entries(&mut state, family, &self.shared.clock)
     }
 
-    /// Waits until the entries of both tables satisfy a condition.
+    /// How many entries one table holds.
+    pub fn entry_count(&self, family: Family) -> usize {
+        self.lock_now().table_mut(family).len()
+    }
+
+    /// The last commands, the oldest first.
+    pub fn journal(&self) -> Vec<CommandRecord> {
+        self.shared.lock().journal.records()
+    }
+
+    /// How often things happened.
+    pub fn counts(&self) -> Counts {
+        self.lock_now().counts
+    }
+
+    /// How many connections there are.
+    pub fn session_count(&self) -> usize {
+        self.shared.generation().tasks.len()
+    }
+
+    /// Waits until the entries of both tables, IPv4 before IPv6, are as wanted.
     pub async fn wait_for(
         &self,
-        mut condition: impl FnMut(&[Entry]) -> bool,
+        mut wanted: impl FnMut(&[Entry]) -> bool,
         within: Duration,
     ) -> Result<(), TimedOut> {
-        let mut changed = self.shared.changed.subscribe();
-        let mut moved = self.clock().moves();
-        let until = Instant::now() + within;
-        loop {
-            let now = self.shared.now();
-            let (entries, next_end) = {
-                let mut state = self.shared.lock();
-                let mut entries = state.table(Family::V4).entries(now);
-                entries.extend(state.table(Family::V6).entries(now));
-                (entries, state.v4.next_end().into_iter().chain(state.v6.next_end()).min())
-            };
-            if condition(&entries) {
-                return Ok(());
-            }
-            let next_end = next_end
-                .and_then(|end| Duration::try_from(end.duration_since(now)).ok())
-                .unwrap_or(Duration::from_secs(3600));
-            tokio::select! {
-                _ = changed.changed() => {}
-                _ = moved.changed() => {}
-                () = tokio::time::sleep(next_end) => {}
-                () = tokio::time::sleep_until(until) => return Err(TimedOut(within, entries.len())),
-            }
-            // Many changes come together; one look at the end of them is enough.
-            tokio::task::yield_now().await;
-        }
+        self.wait_until(|router| wanted(&router.all_entries()), within).await
     }
 
-    /// An entry that someone else made; static where it has no timeout.
+    /// Waits until the counts are as wanted; cheaper than [`wait_for`](Self::wait_for) on big tables.
+    pub async fn wait_for_counts(
+        &self,
+        mut wanted: impl FnMut(&Counts) -> bool,
+        within: Duration,
+    ) -> Result<(), TimedOut> {
+        self.wait_until(|router| wanted(&router.counts()), within).await
+    }
+
+    /// Adds an entry that is not ours, as another administrator or script would; returns its
+    /// id, or `None` when the table refuses it.
     pub fn insert_foreign(
         &self,
         family: Family,
@@ -301,218 +227,261 @@ impl Router {
         address: &str,
         comment: &str,
         timeout: Option<Duration>,
-    ) {
-        let now = self.shared.now();
-        let length = timeout.map(|timeout| SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX));
-        if let Ok(address) = Address::parse(family, address.as_bytes()) {
-            let row = Row {
-                list: list.into(),
-                address,
-                until: length.map(|length| now.saturating_add(length).unwrap_or(Timestamp::MAX)),
-                created: now,
-                comment: comment.as_bytes().to_vec(),
-                disabled: false,
-                dynamic: timeout.is_some(),
-            };
-            let _ = self.shared.lock().table(family).add(row);
-        }
-        self.shared.tell_changed();
+    ) -> Option<String> {
+        let timeout = timeout.map(|timeout| Timeout(timeout.as_secs()).to_string());
+        let fields = Fields {
+            list: Some(list.as_bytes()),
+            address: Some(address.as_bytes()),
+            comment: Some(comment.as_bytes()),
+            timeout: timeout.as_deref().map(str::as_bytes),
+            ..Fields::default()
+        };
+        let added =
+            self.administer(family, EventKind::Add, |state, now| state.table_mut(family).add(fields, now));
+        added.inspect_err(|error| tracing::warn!(list, address, %error, "the table refuses an entry")).ok()
     }
 
-    /// Removes an entry as an administrator would, by its id; whether it was there.
+    /// Gives an entry another comment, as an administrator would.
+    pub fn edit_comment(&self, family: Family, id: &str, comment: &str) -> Result<(), Refused> {
+        let fields = Fields { comment: Some(comment.as_bytes()), ..Fields::default() };
+        self.edit(family, id, fields)
+    }
+
+    /// Gives an entry another timeout, as an administrator would.
+    pub fn edit_timeout(&self, family: Family, id: &str, timeout: Duration) -> Result<(), Refused> {
+        let timeout = Timeout(timeout.as_secs()).to_string();
+        self.edit(family, id, Fields { timeout: Some(timeout.as_bytes()), ..Fields::default() })
+    }
+
+    /// Disables or enables an entry, as an administrator would.
+    pub fn edit_disabled(&self, family: Family, id: &str, disabled: bool) -> Result<(), Refused> {
+        let disabled: &[u8] = if disabled { b"yes" } else { b"no" };
+        self.edit(family, id, Fields { disabled: Some(disabled), ..Fields::default() })
+    }
+
+    /// Removes an entry, as an administrator would; false when there is none.
     pub fn remove_entry(&self, family: Family, id: &str) -> bool {
-        let id = u32::from_str_radix(id.trim_start_matches('*'), 16).unwrap_or(0);
-        let removed = self.shared.lock().table(family).remove(id).is_some();
-        self.shared.tell_changed();
-        removed
+        let mut state = self.lock_now();
+        let Some(number) = parse_id(id.as_bytes()) else { return false };
+        let Some(record) = state.table_mut(family).remove(number) else { return false };
+        let now = self.shared.clock.now();
+        state.tell_entry(EventKind::Remove, now, None, family, number, &record);
+        self.shared.commit(state);
+        true
     }
 
-    /// Reboots: sessions end, dynamic entries are lost, uptime begins anew.
-    #[expect(clippy::unused_async, reason = "a reboot takes time on a router; callers wait for it")]
+    /// Changes what commands cost from here on.
+    pub fn set_costs(&self, costs: Costs) {
+        self.shared.lock().costs = costs;
+    }
+
+    /// Shows this load in `/system/resource`, in percent; `None` shows how busy the router was.
+    pub fn set_cpu_load(&self, percent: Option<u8>) {
+        self.shared.lock().cpu_load = percent;
+    }
+
+    /// Plans a fault for the next command whose path begins with `path`, or for the one after `after`
+    /// such commands. The empty path is any command.
+    pub fn inject(&self, fault: Fault, path: &str, after: usize) {
+        self.shared.lock().faults.plan(fault, path, after);
+    }
+
+    /// Lets stalled sessions go on.
+    pub fn resume(&self) {
+        self.shared.resumed.send_replace(());
+    }
+
+    /// Drops sessions and dynamic entries and starts uptime anew. The port stays open.
     pub async fn reboot(&self) {
         self.shared.reboot();
+        self.shared.drop_sessions().wait().await;
     }
 
-    /// Closes the port and all sessions; entries stay, and go on to lapse.
+    /// Drops every session and refuses connections; entries are kept and go on lapsing.
     pub async fn go_down(&self) {
-        self.up.lock().unwrap_or_else(PoisonError::into_inner).cancel();
-        // The port is closed once nothing accepts there.
-        while TcpStream::connect(self.address).await.is_ok() {
-            tokio::task::yield_now().await;
+        let mut door = self.plant.door.lock().await;
+        let Door::Open { close, listener } = &mut *door else { return };
+        close.cancel();
+        if let Err(error) = listener.await {
+            tracing::warn!(%error, "the listener had failed");
         }
+        self.shared.drop_sessions().wait().await;
+        *door = Door::Closed { held: hold(self.plant.address).ok() };
+        self.announce(EventKind::Down);
     }
 
     /// Opens the same port again.
-    #[expect(clippy::unused_async, reason = "as for `Builder::start`")]
     pub async fn come_up(&self) -> Result<(), StartError> {
-        let up = CancellationToken::new();
-        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = up.clone();
-        serve(self.address, self.shared.clone(), self.acceptor.clone(), up).map(drop)
-    }
-
-    /// Lets something go wrong at the next command whose path begins so, or after some of them.
-    pub fn inject(&self, fault: Fault, path: &str, after: usize) {
-        self.shared.lock().faults.push(Armed { fault, path: path.to_owned(), after });
-    }
-
-    /// What was counted since the start.
-    pub fn counts(&self) -> Counts {
-        self.shared.lock().counts
-    }
-
-    /// The last commands, as text, without passwords.
-    pub fn journal(&self) -> Vec<String> {
-        self.shared.lock().journal.iter().cloned().collect()
-    }
-
-    /// What happens from now on.
-    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.shared.events.subscribe()
-    }
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        self.up.lock().unwrap_or_else(PoisonError::into_inner).cancel();
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    pub(crate) fn now(&self) -> Timestamp {
-        self.config.clock.now()
-    }
-
-    /// The state, without the entries whose time is over.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        let now = self.now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for row in state.v4.expire(now).into_iter().chain(state.v6.expire(now)) {
-            let (list, address) = (row.list.to_string(), row.address.to_string());
-            self.tell(Timestamp::now(), || What::Expire { list, address });
+        if matches!(*self.plant.door.lock().await, Door::Open { .. }) {
+            return Ok(());
         }
+        self.open().await?;
+        self.announce(EventKind::Up);
+        Ok(())
+    }
+
+    fn all_entries(&self) -> Vec<Entry> {
+        let mut state = self.lock_now();
+        let mut all = entries(&mut state, Family::V4, &self.shared.clock);
+        all.append(&mut entries(&mut state, Family::V6, &self.shared.clock));
+        all
+    }
+
+    /// The state without what has lapsed by now.
+    fn lock_now(&self) -> std::sync::MutexGuard<'_, State> {
+        let mut state = self.shared.lock();
+        state.lapse(self.shared.clock.now());
         state
     }
 
-    pub(crate) fn tell_changed(&self) {
-        self.changed.send_modify(|count| *count += 1);
-    }
-
-    /// Tells an event, where anyone listens.
-    pub(crate) fn tell(&self, at: Timestamp, what: impl FnOnce() -> What) {
-        if self.events.receiver_count() > 0 {
-            let _ = self.events.send(Arc::new(Event::new(at, what())));
-        }
-    }
-
-    pub(crate) fn reboot(&self) {
-        let now = self.now();
-        let mut state = self.lock();
-        state.v4.reboot();
-        state.v6.reboot();
-        state.booted = now;
-        std::mem::take(&mut state.boot).cancel();
-        drop(state);
-        self.tell(Timestamp::now(), || What::Reboot);
-        self.tell_changed();
-    }
-}
-
-// === impl State ===
-
-impl State {
-    pub(crate) fn table(&mut self, family: Family) -> &mut Table {
-        match family {
-            Family::V4 => &mut self.v4,
-            Family::V6 => &mut self.v6,
-        }
-    }
-
-    /// Keeps the router busy; when it is done with this and all before it.
-    pub(crate) fn occupy(&mut self, cost: Duration) -> Instant {
-        self.busy_until = self.busy_until.max(Instant::now()) + cost;
-        self.busy_until
-    }
-
-    /// The fault that this command meets.
-    pub(crate) fn fault(&mut self, path: &str) -> Option<Fault> {
-        let armed = self.faults.iter_mut().position(|armed| {
-            let meant = path.starts_with(&armed.path);
-            let due = meant && armed.after == 0;
-            armed.after -= usize::from(meant && !due);
-            due
-        })?;
-        Some(self.faults.remove(armed).fault)
-    }
-
-    pub(crate) fn record(&mut self, command: String) {
-        if self.journal.len() == JOURNAL {
-            self.journal.pop_front();
-        }
-        self.journal.push_back(command);
-    }
-}
-
-fn serve(
-    listen: SocketAddr,
-    shared: Arc<Shared>,
-    acceptor: Option<TlsAcceptor>,
-    up: CancellationToken,
-) -> Result<SocketAddr, StartError> {
-    let failed = |source| StartError::Listen { address: listen, source };
-    let socket =
-        if listen.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
-    let socket = socket.map_err(failed)?;
-    socket.set_reuseaddr(true).map_err(failed)?;
-    socket.bind(listen).map_err(failed)?;
-    let listener: TcpListener = socket.listen(128).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    tokio::spawn(async move {
+    async fn wait_until(
+        &self,
+        mut reached: impl FnMut(&Self) -> bool,
+        within: Duration,
+    ) -> Result<(), TimedOut> {
+        let deadline = Instant::now() + within;
         loop {
-            let stream = tokio::select! {
-                () = up.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(_) => continue,
-                },
-            };
-            let (shared, acceptor, up) = (shared.clone(), acceptor.clone(), up.clone());
-            tokio::spawn(async move {
-                let work = async {
-                    let _ = stream.set_nodelay(true);
-                    match acceptor {
-                        None => session::run(stream, shared).await,
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => session::run(stream, shared).await,
-                            Err(error) => tracing::debug!(%error, "no TLS"),
-                        },
-                    }
+            let mut changed = std::pin::pin!(self.shared.changed.notified());
+            changed.as_mut().enable();
+            let started = Instant::now();
+            if reached(self) {
+                return Ok(());
+            }
+            let took = started.elapsed();
+            if timeout_at(deadline, changed).await.is_err() {
+                return if reached(self) {
+                    Ok(())
+                } else {
+                    Err(TimedOut { waited: within, entries: self.all_entries() })
                 };
-                tokio::select! {
-                    () = up.cancelled() => {}
-                    () = work => {}
-                }
-            });
+            }
+            // Looking at a big table after each of many changes would slow the router down.
+            tokio::time::sleep_until(deadline.min(Instant::now() + took)).await;
+        }
+    }
+
+    fn edit(&self, family: Family, id: &str, fields: Fields<'_>) -> Result<(), Refused> {
+        let number = parse_id(id.as_bytes()).ok_or_else(|| Refused(ListError::NoSuchItem.to_string()))?;
+        let edit = |state: &mut State, now| state.table_mut(family).set(number, fields, now).map(|()| number);
+        self.administer(family, EventKind::Set, edit).map(drop)
+    }
+
+    fn administer(
+        &self,
+        family: Family,
+        kind: EventKind,
+        act: impl FnOnce(&mut State, jiff::Timestamp) -> Result<u64, ListError>,
+    ) -> Result<String, Refused> {
+        let mut state = self.lock_now();
+        let now = self.shared.clock.now();
+        let id = act(&mut state, now).map_err(|error| Refused(error.to_string()))?;
+        if let Some(record) = state.table_mut(family).get(id).cloned() {
+            state.tell_entry(kind, now, None, family, id, &record);
+        }
+        self.shared.commit(state);
+        Ok(print_id(id))
+    }
+
+    fn announce(&self, kind: EventKind) {
+        let mut state = self.shared.lock();
+        state.tell(kind, self.shared.clock.now());
+        self.shared.commit(state);
+    }
+
+    async fn open(&self) -> Result<(), StartError> {
+        let mut door = self.plant.door.lock().await;
+        let Door::Closed { held } = &mut *door else { return Ok(()) };
+        let address = self.plant.address;
+        let failed = |source| StartError::Listen { address, source };
+        let socket = match held.take() {
+            Some(socket) => socket,
+            None => hold(address).map_err(failed)?,
+        };
+        let listener = socket.listen(1024).map_err(failed)?;
+        let close = self.plant.end.child_token();
+        let acceptor = self.plant.tls.as_ref().map(|tls| tls.acceptor.clone());
+        let task = accept(listener, Arc::clone(&self.shared), acceptor, close.clone());
+        *door = Door::Open { close, listener: tokio::spawn(task) };
+        Ok(())
+    }
+}
+
+/// A socket that has the address but does not listen: connections to it are refused.
+fn hold(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    acceptor: Option<tokio_rustls::TlsAcceptor>,
+    close: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = close.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => admit(stream, &shared, acceptor.clone()),
+            Err(error) => {
+                // Out of descriptors, most likely: the connection stays in the backlog meanwhile.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn admit(stream: TcpStream, shared: &Arc<Shared>, acceptor: Option<tokio_rustls::TlsAcceptor>) {
+    let generation = shared.generation();
+    let mut state = shared.lock();
+    if generation.tasks.len() >= shared.settings.max_sessions {
+        state.counts.sessions_refused += 1;
+        return shared.commit(state);
+    }
+    state.counts.sessions += 1;
+    let number = state.counts.sessions;
+    shared.commit(state);
+    let (shared, gone) = (Arc::clone(shared), generation.gone.clone());
+    generation.tasks.spawn(async move {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "replies may be slow");
+        }
+        let Some(acceptor) = acceptor else {
+            return session::serve(stream, shared, number, gone).await;
+        };
+        let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+        tokio::select! {
+            () = gone.cancelled() => {}
+            shaken = handshake => match shaken {
+                Ok(Ok(stream)) => session::serve(stream, shared, number, gone.clone()).await,
+                Ok(Err(error)) => tracing::debug!(session = number, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(session = number, "TLS handshake took too long"),
+            },
         }
     });
-    Ok(address)
 }
 
-type Tls = (Option<TlsAcceptor>, Option<Vec<u8>>);
+fn entries(state: &mut State, family: Family, clock: &Clock) -> Vec<Entry> {
+    let now = clock.now();
+    let entry = |(id, record): (u64, &crate::address_list::Record)| Entry {
+        family,
+        id: print_id(id),
+        list: lossy(&record.list),
+        address: record.address.to_string(),
+        timeout_left: record.left(now),
+        comment: lossy(&record.comment),
+        disabled: record.disabled,
+        dynamic: record.dynamic,
+    };
+    state.table_mut(family).iter().map(entry).collect()
+}
 
-fn make_tls() -> Result<Tls, StartError> {
-    let failed = |error: &dyn std::fmt::Display| StartError::Certificate(error.to_string());
-    let made =
-        rcgen::generate_simple_self_signed(vec!["router".to_owned()]).map_err(|error| failed(&error))?;
-    let certificate = made.cert.der().clone();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())
-        .map_err(|error| failed(&error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    // RouterOS speaks TLS 1.2 at most.
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS12])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate.clone()], key))
-        .map_err(|error| failed(&error))?;
-    Ok((Some(TlsAcceptor::from(Arc::new(config))), Some(certificate.to_vec())))
+#[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+fn as_seconds<S: serde::Serializer>(left: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&left.map(|left| left.as_secs()), serializer)
 }

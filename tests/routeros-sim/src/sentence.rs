@@ -33,7 +33,6 @@ pub struct Sentence {
 }
 
 impl Sentence {
-    #[cfg(test)]
     /// A sentence of these words. Empty words end sentences on the wire and are left out.
     pub fn new<W: AsRef<[u8]>>(words: impl IntoIterator<Item = W>) -> Self {
         let mut sentence = Self::default();
@@ -65,7 +64,6 @@ impl Sentence {
         self.ends.is_empty()
     }
 
-    #[cfg(test)]
     /// Appends the sentence as it goes over the wire, with its end.
     pub fn encode(&self, out: &mut Vec<u8>) {
         for word in self.words() {
@@ -100,7 +98,7 @@ impl Decoder {
     }
 
     /// The next whole sentence, or `None` until more bytes come. Empty sentences are skipped.
-    pub fn next(&mut self) -> Result<Option<Sentence>, SentenceError> {
+    pub fn take_sentence(&mut self) -> Result<Option<Sentence>, SentenceError> {
         while let Some((prefix, length)) = decode_length(&self.buffer[self.taken..])? {
             if length == 0 {
                 self.taken += prefix;
@@ -170,7 +168,7 @@ mod tests {
         let mut sentences = Vec::new();
         for chunk in bytes.chunks(piece) {
             decoder.buffer().extend_from_slice(chunk);
-            while let Some(sentence) = decoder.next()? {
+            while let Some(sentence) = decoder.take_sentence()? {
                 sentences.push(sentence);
             }
         }

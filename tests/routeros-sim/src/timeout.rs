@@ -29,7 +29,7 @@ impl Timeout {
         if units.is_empty() {
             return (!text.is_empty()).then_some(Self(clock));
         }
-        if let Ok(seconds) = units.parse() {
+        if let Some(seconds) = number(units) {
             return (text == units).then_some(Self(seconds));
         }
         parse_units(units.trim_end())?.checked_add(clock).map(Self)

@@ -1,0 +1,174 @@
+//! How a router is put together before it starts.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::cost::Costs;
+use crate::event::Event;
+use crate::router::{Router, StartError};
+use crate::state::{Settings, State};
+use crate::user::{Policies, User};
+
+/// Settings of a router to be; see [`Router::builder`].
+#[must_use]
+pub struct Builder {
+    listen: SocketAddr,
+    users: Vec<NewUser>,
+    identity: String,
+    version: String,
+    costs: Costs,
+    clock: Clock,
+    max_sessions: usize,
+    tls: bool,
+    journal: usize,
+    table_capacity: usize,
+    events: Option<mpsc::Sender<Event>>,
+}
+
+/// A user whose policies are not read yet.
+struct NewUser {
+    name: String,
+    password: String,
+    policies: String,
+}
+
+impl NewUser {
+    fn new(name: &str, password: &str, policies: &[&str]) -> Self {
+        Self { name: name.to_owned(), password: password.to_owned(), policies: policies.join(",") }
+    }
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            users: vec![NewUser::new("atalaya", "secret", &["read", "write", "api"])],
+            identity: "MikroTik".to_owned(),
+            version: "7.24".to_owned(),
+            costs: Costs::default(),
+            clock: Clock::new(),
+            max_sessions: 20,
+            tls: false,
+            journal: 100_000,
+            table_capacity: 2_000_000,
+            events: None,
+        }
+    }
+
+    /// Where to listen; port 0 takes a free one. Default `127.0.0.1:0`.
+    pub fn listen(self, listen: SocketAddr) -> Self {
+        Self { listen, ..self }
+    }
+
+    /// The user's name. Default `atalaya`.
+    pub fn user(mut self, name: impl Into<String>) -> Self {
+        self.users[0].name = name.into();
+        self
+    }
+
+    /// The user's password. Default `secret`.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.users[0].password = password.into();
+        self
+    }
+
+    /// The user's policies, of `read`, `write` and `api`. Default all three.
+    pub fn policies(mut self, policies: &[&str]) -> Self {
+        self.users[0].policies = policies.join(",");
+        self
+    }
+
+    /// Another user beside the first.
+    pub fn another_user(mut self, name: &str, password: &str, policies: &[&str]) -> Self {
+        self.users.push(NewUser::new(name, password, policies));
+        self
+    }
+
+    /// The name in `/system/identity`. Default `MikroTik`.
+    pub fn identity(self, identity: impl Into<String>) -> Self {
+        Self { identity: identity.into(), ..self }
+    }
+
+    /// The RouterOS version, such as `7.24` or `6.49.10`; it decides about `!empty` (from 7.18) and challenge logins (before 6.43).
+    /// Default 7.24.
+    pub fn version(self, version: impl Into<String>) -> Self {
+        Self { version: version.into(), ..self }
+    }
+
+    /// How much later than its command's end each reply arrives. Default zero.
+    pub fn round_trip(mut self, round_trip: Duration) -> Self {
+        self.costs.round_trip = round_trip;
+        self
+    }
+
+    /// How long each `add`, `set` and `remove` occupies the router. Default zero.
+    pub fn insert_cost(mut self, insert: Duration) -> Self {
+        self.costs.insert = insert;
+        self
+    }
+
+    /// How long `print` occupies the router for each entry of the table. Default zero.
+    pub fn scan_cost_per_entry(mut self, scan: Duration) -> Self {
+        self.costs.scan_per_entry = scan;
+        self
+    }
+
+    /// The clock; routers given clones of one share it.
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The most connections at a time; further ones are closed at once. Default 20, as on RouterOS.
+    pub fn max_sessions(self, max_sessions: usize) -> Self {
+        Self { max_sessions, ..self }
+    }
+
+    /// Whether to speak TLS 1.2 (api-ssl) instead of plain TCP. Default no.
+    pub fn tls(self, tls: bool) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// How many commands the journal keeps (64 MiB of them at most). Default 100,000.
+    pub fn journal(self, commands: usize) -> Self {
+        Self { journal: commands, ..self }
+    }
+
+    /// How many entries each table takes before it answers `failure: table is full`. Default 2,000,000.
+    pub fn table_capacity(self, entries: usize) -> Self {
+        Self { table_capacity: entries, ..self }
+    }
+
+    /// Where to send what happens. None is lost: a full channel makes sessions wait.
+    pub fn events(self, events: mpsc::Sender<Event>) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// Opens the port and starts.
+    pub async fn start(self) -> Result<Router, StartError> {
+        let users = self
+            .users
+            .into_iter()
+            .map(|user| {
+                let policies: Policies = user.policies.parse()?;
+                Ok(User { name: user.name, password: user.password, policies })
+            })
+            .collect::<Result<Vec<_>, StartError>>()?;
+        let state = State::new(
+            self.clock.now(),
+            self.costs,
+            self.table_capacity,
+            self.journal,
+            self.events.is_some(),
+        );
+        let settings = Settings {
+            identity: self.identity,
+            version: self.version.parse()?,
+            users,
+            max_sessions: self.max_sessions,
+        };
+        Router::start(self.listen, settings, self.clock, state, self.tls, self.events).await
+    }
+}
