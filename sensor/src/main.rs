@@ -90,10 +90,19 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("atalaya-sensor: {error:#}");
+            eprintln!("atalaya-sensor: {}", causes(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes, without those that it says already.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => said.to_owned(),
+        said => format!("{said}: {cause}"),
+    })
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -118,9 +118,8 @@ fn without_leading_wildcard(python: &str) -> Option<&str> {
     let rest = rest.strip_prefix(".*")?;
     let rest = rest.strip_prefix('?').unwrap_or(rest);
     // `.*|x` and `.*)` are not what they look like.
-    let whole = Ast::is_empty;
     let parsed = ast::parse::Parser::new().parse(&placeholder(python)).ok()?;
-    (!whole(&parsed) && !matches!(parsed, Ast::Alternation(_))).then_some(rest)
+    (!matches!(parsed, Ast::Alternation(_))).then_some(rest)
 }
 
 /// The pattern with its tags replaced by what any parser takes.

@@ -21,6 +21,10 @@ async fn python() -> PathBuf {
 async fn make_environment() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("routeros-python");
     let python = folder.join("bin/python");
+    // Some runners give each test a process: one of them makes it, the others wait.
+    let lock =
+        std::fs::File::create(folder.with_extension("lock")).expect("the target folder can be written");
+    lock.lock().expect("a lock of the target folder");
     // Written last, so that an interrupted installation is made anew.
     let mark = folder.join(PACKAGES.join(" "));
     if mark.exists() {
