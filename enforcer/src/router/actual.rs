@@ -113,7 +113,7 @@ impl Actual {
 
     /// The entry of exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<Held> {
-        self.entries.get(&prefix).map(|row| row.held())
+        self.entries.get(&prefix).map(Row::held)
     }
 
     /// The family's prefixes whose entries are, or may be, ours.
