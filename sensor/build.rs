@@ -44,6 +44,12 @@ mod kernel {
                 );
             }
         };
+        // aya-build turns every line of the inner cargo into a warning of ours; only real ones shall be.
+        // SAFETY: a build script has one thread, and nothing else reads the environment now.
+        #[expect(unsafe_code, reason = "aya-build offers no other way to pass cargo's settings")]
+        unsafe {
+            std::env::set_var("CARGO_TERM_QUIET", "true");
+        }
         aya_build::build_ebpf(
             [Package {
                 name: "atalaya-sensor-ebpf",

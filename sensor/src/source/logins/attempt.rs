@@ -1,375 +1,327 @@
-//! Attempts from records: a plain state machine of (records, time) without input or output.
+//! Makes attempts of records: one failed password, or the key rounds of one session, is one failure,
+//! though it gives one to four records. A plain function of (state, record, time), without I/O.
 //!
-//! PAM's verdict on a password (`USER_AUTH`) is an attempt at once. sshd's own `USER_LOGIN` follows it
-//! some two seconds later, and comes before it for an account that does not exist and for keys; so a
-//! `USER_LOGIN` that no password explains waits: for a password, which it then belongs to; for a success,
-//! which clears it; for the session's end (`USER_ERR`); or for [`SETTLING`]. Many keys of one agent are one.
+//! What the records of one attempt look like (OpenSSH 9.2 with PAM, measured):
+//!
+//! | case | records |
+//! |---|---|
+//! | wrong password | 1100 failed at once; 1112 failed about 2 s later |
+//! | unknown user | 1112 failed twice before any password; 1100 failed; 1112 failed |
+//! | wrong keys | 1112 failed for each key; 1109 at the session's end |
+//! | success | 1100 or 1101 with result 1 |
+//! | `su`, `sudo` failing | 1100 failed without host and address |
+//!
+//! So 1100 counts at once. 1112 alone waits for the session's end: a password may follow, which counts
+//! for both, or a success, which clears it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use atalaya_sensor_ebpf::{USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN};
+use jiff::Timestamp;
 
-use super::LoginOutcome;
-use super::record::Record;
+use super::record::{Kind, Record};
 
-/// How long a `USER_LOGIN` failure waits for what explains it, in nanoseconds: 10 s.
-pub const SETTLING: u64 = 10_000_000_000;
-/// How long a session without news is remembered, in nanoseconds: 3 min, more than sshd's own grace.
-const FORGETTING: u64 = 180_000_000_000;
-/// The most sessions at once; beyond, the one that was silent longest is forgotten.
-const MOST: usize = 20_000;
-
-/// An attempt, by the records' own clock.
+/// A login attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Attempt {
     /// How it ended.
     pub outcome: LoginOutcome,
-    /// The remote address, where it is a literal one of another host.
+    /// Where it came from: a literal address that is not this host's loopback; `None` where the
+    /// program gave none.
     pub address: Option<IpAddr>,
-    /// The account that was tried.
+    /// The account's name as the program gave it: an attacker's text, at most 63 bytes; empty or `?`
+    /// where the program hid it.
     pub account: String,
-    /// The program.
+    /// The service: `sshd`, `vsftpd`, `su`…
     pub service: String,
-    /// The process.
+    /// When, by the wall clock.
+    pub time: Timestamp,
+    /// When the kernel saw it, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub observed_ns: u64,
+    /// The process that reported it.
     pub pid: u32,
-    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub time_ns: u64,
-    /// What the attempt was known by.
-    pub why: &'static str,
+    /// What was seen, in words.
+    pub text: String,
 }
 
-/// The sessions that are going on.
-#[derive(Debug, Default)]
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginOutcome {
+    /// Authentication failed. Without an address it cannot be held against anyone.
+    Failed,
+    /// Authentication succeeded, from a remote address.
+    Succeeded,
+    /// Authentication failed on this host (`su`, `sudo`, a console): to be shown, never banned.
+    Local,
+}
+
+/// The sessions whose attempts are not over, and what was refused.
+#[derive(Debug)]
 pub struct Attempts {
-    sessions: HashMap<(u32, IpAddr), Session>,
+    sessions: HashMap<Key, Session>,
+    /// Sessions in the order in which they began, the same ones as in `sessions`.
+    order: VecDeque<Key>,
+    /// Sessions by their parent process and peer: keyboard-interactive runs PAM in a child of the
+    /// process that reports the login.
+    children: HashMap<Key, Key>,
+    /// How many sessions have an open round.
+    open: usize,
+    host_name: String,
     forged: u64,
-    forgotten: u64,
+    evicted: u64,
+}
+
+/// One connection of one peer, as far as records tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    process: u32,
+    peer: IpAddr,
 }
 
 #[derive(Debug)]
 struct Session {
-    last_ns: u64,
-    /// Passwords that failed.
-    passwords: u32,
-    /// A `USER_LOGIN` failure that waits for what explains it.
-    waiting: Option<Verdict>,
-    /// Whether one that waited was counted: the next password is the same attempt.
-    prepaid: bool,
+    began_ns: u64,
+    parent: Option<u32>,
+    /// A failure was counted since the last success: what the login program adds to it is no news.
+    counted: bool,
+    /// A success was told since the last failure.
+    succeeded: bool,
+    /// The first failure of the login program itself, if nothing has decided it yet.
+    round: Option<Record>,
+}
+
+/// Where a record says that its peer is.
+#[derive(Debug, PartialEq, Eq)]
+enum Peer {
+    /// A literal address that can be held against.
+    Remote(IpAddr),
+    /// This host.
+    Local,
+    /// A name, which may be anyone's.
+    Named,
 }
 
 // === impl Attempts ===
 
 impl Attempts {
-    /// Takes a record; an attempt where it makes one.
-    pub fn record(&mut self, record: &Record) -> Option<Verdict> {
-        if record.uid != 0 {
-            // Any user can call the function with any text.
+    /// The most sessions that are remembered; beyond it the oldest is decided as if it had ended.
+    pub const MOST_SESSIONS: usize = 8192;
+    /// For how long a session is remembered, in nanoseconds: longer than sshd's `LoginGraceTime` (120 s).
+    pub const LONGEST_NS: u64 = 150_000_000_000;
+
+    /// `host_name` is this host's name: sudo gives it as the remote host.
+    pub fn new(host_name: impl Into<String>) -> Self {
+        Self {
+            sessions: HashMap::new(),
+            order: VecDeque::new(),
+            children: HashMap::new(),
+            open: 0,
+            host_name: host_name.into(),
+            forged: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Takes one record. Returns what it decides, in order: usually nothing or one attempt.
+    pub fn record(&mut self, record: Record) -> Vec<Attempt> {
+        let mut decided = self.expire(record.time_ns);
+        let peer = peer(&record, &self.host_name);
+        if !trusted(&record, &peer) {
             self.forged += 1;
-            return None;
+            return decided;
         }
-        let Some(peer) = record.peer().filter(|peer| !is_local(*peer)) else {
-            return local(record);
-        };
-        if self.sessions.len() >= MOST {
-            self.forget(record.time_ns);
+        let failed_password = record.kind == Kind::Auth && !record.success;
+        match peer {
+            Peer::Remote(address) => decided.extend(self.remote(record, address)),
+            Peer::Local if failed_password => decided.push(attempt(&record, LoginOutcome::Local, None)),
+            Peer::Named if failed_password => decided.push(attempt(&record, LoginOutcome::Failed, None)),
+            Peer::Local | Peer::Named => {}
         }
-        let key = (record.tgid, peer);
-        if record.success {
-            return self.success(record, key);
-        }
-        match record.kind {
-            USER_AUTH => self.password(record, key),
-            USER_LOGIN => {
-                self.login(record, key);
-                None
+        decided
+    }
+
+    /// Decides sessions that are older than [`Self::LONGEST_NS`].
+    pub fn expire(&mut self, now_ns: u64) -> Vec<Attempt> {
+        let mut decided = Vec::new();
+        while let Some(key) = self.order.front().copied() {
+            let young = |session: &Session| now_ns.saturating_sub(session.began_ns) < Self::LONGEST_NS;
+            if self.sessions.get(&key).is_some_and(young) {
+                break;
             }
-            USER_ACCT => Some(verdict(record, Some(peer), LoginOutcome::Failed, "the account may not log in")),
-            USER_ERR => self.end(record, key),
-            _ => None,
+            decided.extend(self.remove_oldest());
         }
+        decided
     }
 
-    /// When the next attempt settles, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub fn next_settling(&self) -> Option<u64> {
-        self.sessions.values().filter_map(|session| Some(session.waiting.as_ref()?.time_ns + SETTLING)).min()
+    /// Decides the sessions of a process that is gone.
+    pub fn ended(&mut self, process: u32) -> Vec<Attempt> {
+        let keys: Vec<Key> = self
+            .sessions
+            .iter()
+            .filter(|(key, session)| key.process == process && session.round.is_some())
+            .map(|(key, _)| *key)
+            .collect();
+        keys.into_iter().filter_map(|key| self.end(key)).collect()
     }
 
-    /// The attempts that nothing explained in time.
-    pub fn settle(&mut self, now_ns: u64) -> Vec<Verdict> {
-        let mut settled = Vec::new();
-        for session in self.sessions.values_mut() {
-            if session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING <= now_ns) {
-                session.prepaid = true;
-                settled.extend(session.waiting.take());
-            }
+    /// The processes with sessions that wait for their end.
+    pub fn waiting(&self) -> Vec<u32> {
+        if self.open == 0 {
+            return Vec::new();
         }
-        self.sessions
-            .retain(|_, session| session.waiting.is_some() || session.last_ns + FORGETTING > now_ns);
-        settled
+        let open = self.sessions.iter().filter(|(_, session)| session.round.is_some());
+        open.map(|(key, _)| key.process).collect()
     }
 
-    /// Records of callers that were not root.
+    /// How many records were refused because their caller was not root.
     pub fn forged(&self) -> u64 {
         self.forged
     }
 
-    /// Sessions forgotten because there were too many.
-    pub fn forgotten(&self) -> u64 {
-        self.forgotten
+    /// How many sessions were decided early because there were too many.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
-    /// PAM refused: an attempt, at once.
-    fn password(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
-        // Keyboard-interactive runs PAM in a process of its own: what the session's other process
-        // said belongs here too.
-        for ((_, peer), session) in &mut self.sessions {
-            let waited = session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING > record.time_ns);
-            if *peer == key.1 && waited {
-                session.waiting = None;
+    fn remote(&mut self, record: Record, address: IpAddr) -> Vec<Attempt> {
+        let own = Key { process: record.tgid, peer: address };
+        let mut decided = Vec::new();
+        let known = self.find(&record, own);
+        match record.kind {
+            // What ends or clears a session that is not known says nothing about the next one.
+            Kind::Error => return known.and_then(|key| self.end(key)).into_iter().collect(),
+            Kind::Account if !record.success => return decided,
+            _ => {}
+        }
+        let key = known.unwrap_or_else(|| {
+            decided.extend(self.begin(own, &record));
+            own
+        });
+        let Some(session) = self.sessions.get_mut(&key) else { return decided };
+        if record.success {
+            self.open -= usize::from(session.round.take().is_some());
+            session.counted = false;
+            // The verdict on the account follows the one on the password, and may still be a refusal.
+            if record.kind != Kind::Auth && !session.succeeded {
+                session.succeeded = true;
+                decided.push(attempt(&record, LoginOutcome::Succeeded, Some(address)));
+            }
+        } else if record.kind == Kind::Auth {
+            self.open -= usize::from(session.round.take().is_some());
+            session.counted = true;
+            session.succeeded = false;
+            decided.push(attempt(&record, LoginOutcome::Failed, Some(address)));
+        } else if !session.counted {
+            session.succeeded = false;
+            if session.round.is_none() {
+                self.open += 1;
+                session.round = Some(record);
             }
         }
-        let session = self.session(record, key);
-        session.passwords += 1;
-        if std::mem::take(&mut session.prepaid) {
-            return None;
-        }
-        Some(verdict(record, Some(key.1), LoginOutcome::Failed, "password refused"))
+        decided
     }
 
-    /// sshd's own verdict: explained by a password, or waiting for what explains it.
-    fn login(&mut self, record: &Record, key: (u32, IpAddr)) {
-        let by_password = |session: &Session| {
-            session.passwords > 0 && session.last_ns + SETTLING > record.time_ns
-        };
-        let other = self.sessions.iter().any(|((tgid, peer), session)| {
-            *peer == key.1 && *tgid != key.0 && by_password(session) && record.program.starts_with("sshd")
-        });
-        let session = self.session(record, key);
-        if session.passwords == 0 && !other && !session.prepaid && session.waiting.is_none() {
-            session.waiting = Some(verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused"));
+    /// The session of a record: its own process's, its parent's, or its child's.
+    fn find(&self, record: &Record, own: Key) -> Option<Key> {
+        if self.sessions.contains_key(&own) {
+            return Some(own);
         }
+        let parent = record.caller.map(|caller| Key { process: caller.parent, peer: own.peer });
+        parent
+            .filter(|parent| self.sessions.contains_key(parent))
+            .or_else(|| self.children.get(&own).copied())
     }
 
-    /// The session ended without success: what waited was an attempt.
-    fn end(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
-        let session = self.sessions.remove(&key);
-        match session {
-            Some(session) if session.passwords > 0 || session.prepaid => None,
-            Some(Session { waiting: Some(waiting), .. }) => Some(waiting),
-            _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
+    fn begin(&mut self, key: Key, record: &Record) -> Option<Attempt> {
+        let mut decided = None;
+        if self.order.len() >= Self::MOST_SESSIONS {
+            self.evicted += 1;
+            decided = self.remove_oldest();
         }
+        let parent = record.caller.map(|caller| caller.parent);
+        if let Some(parent) = parent {
+            self.children.insert(Key { process: parent, peer: key.peer }, key);
+        }
+        let session =
+            Session { began_ns: record.time_ns, parent, counted: false, succeeded: false, round: None };
+        self.sessions.insert(key, session);
+        self.order.push_back(key);
+        decided
     }
 
-    fn success(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
-        for ((_, peer), session) in &mut self.sessions {
-            // The process that let the session in may not be the one that refused its keys.
-            if *peer == key.1 && session.waiting.is_some() && session.last_ns + SETTLING > record.time_ns {
-                session.waiting = None;
+    fn remove_oldest(&mut self) -> Option<Attempt> {
+        let key = self.order.pop_front()?;
+        let decided = self.end(key);
+        let session = self.sessions.remove(&key)?;
+        if let Some(parent) = session.parent {
+            let parent = Key { process: parent, peer: key.peer };
+            if self.children.get(&parent) == Some(&key) {
+                self.children.remove(&parent);
             }
         }
-        self.sessions.remove(&key);
-        matches!(record.kind, USER_AUTH | USER_LOGIN)
-            .then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
+        decided
     }
 
-    fn session(&mut self, record: &Record, key: (u32, IpAddr)) -> &mut Session {
-        let session = self.sessions.entry(key).or_insert(Session {
-            last_ns: record.time_ns,
-            passwords: 0,
-            waiting: None,
-            prepaid: false,
-        });
-        session.last_ns = record.time_ns;
-        session
-    }
-
-    /// Makes room: old sessions go, and where there are none, the one that was silent longest.
-    fn forget(&mut self, now_ns: u64) {
-        self.sessions.retain(|_, session| session.last_ns + FORGETTING > now_ns);
-        if self.sessions.len() >= MOST
-            && let Some(oldest) =
-                self.sessions.iter().min_by_key(|(_, session)| session.last_ns).map(|(key, _)| *key)
-        {
-            self.sessions.remove(&oldest);
-            self.forgotten += 1;
-        }
+    /// The session is over: its open round is one failure. The process's number may be another's next.
+    fn end(&mut self, key: Key) -> Option<Attempt> {
+        let session = self.sessions.get_mut(&key)?;
+        session.counted = false;
+        let round = session.round.take()?;
+        self.open -= 1;
+        let mut failed = attempt(&round, LoginOutcome::Failed, Some(key.peer));
+        failed.text.push_str(", by key or unknown user, without a password");
+        Some(failed)
     }
 }
 
-/// A record without a remote literal address: `su`, `sudo`, or a program that knows only a name.
-fn local(record: &Record) -> Option<Verdict> {
-    if record.success || record.kind != USER_AUTH {
-        return None;
-    }
-    let remote = [&record.addr, &record.host].into_iter().flatten().any(|text| !text.is_empty() && text != "?");
-    let named = remote && record.peer().is_none();
-    let outcome = if named { LoginOutcome::Failed } else { LoginOutcome::Local };
-    Some(verdict(record, None, outcome, if named { "the peer is known by name only" } else { "a local login" }))
+/// Any user can call the probed function in a process of his own. So only what a root process says
+/// can be held against an address; what runs setuid (`su`, `sudo`) is believed about this host alone.
+fn trusted(record: &Record, peer: &Peer) -> bool {
+    let setuid = record.caller.is_some_and(|caller| caller.euid == 0);
+    record.uid == 0 || (setuid && !matches!(peer, Peer::Remote(_)))
 }
 
-fn verdict(record: &Record, address: Option<IpAddr>, outcome: LoginOutcome, why: &'static str) -> Verdict {
-    // sshd's privileged process is `sshd`, and since 9.8 `sshd-session`.
-    let service = if record.program.starts_with("sshd") { "sshd" } else { &record.program };
-    Verdict {
+fn peer(record: &Record, host_name: &str) -> Peer {
+    let texts = [record.addr.as_deref(), record.host.as_deref()];
+    let given = || texts.into_iter().flatten().filter(|text| !text.is_empty());
+    for text in given() {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let address = atalaya_wire::canonical(address);
+            let here = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+            return if here { Peer::Local } else { Peer::Remote(address) };
+        }
+    }
+    let own = |name: &str| name.eq_ignore_ascii_case("localhost") || name.eq_ignore_ascii_case(host_name);
+    if given().all(own) { Peer::Local } else { Peer::Named }
+}
+
+fn attempt(record: &Record, outcome: LoginOutcome, address: Option<IpAddr>) -> Attempt {
+    let account = record.account.clone().unwrap_or_default();
+    let verdict = match outcome {
+        LoginOutcome::Failed | LoginOutcome::Local => "failed",
+        LoginOutcome::Succeeded => "succeeded",
+    };
+    let (service, pid) = (record.service(), record.tgid);
+    let operation = record.op.as_deref().unwrap_or("login").escape_debug();
+    let mut text = format!("{service}[{pid}]: {operation} {verdict} for {account:?}");
+    let from = match (address, &record.host) {
+        (Some(address), _) => format!(" from {address}"),
+        (None, Some(host)) => format!(" from {host:?}"),
+        (None, None) => String::new(),
+    };
+    text.push_str(&from);
+    Attempt {
         outcome,
         address,
-        account: record.account.clone().unwrap_or_default(),
+        account,
         service: service.to_owned(),
-        pid: record.tgid,
-        time_ns: record.time_ns,
-        why,
+        time: record.time,
+        observed_ns: record.time_ns,
+        pid,
+        text,
     }
-}
-
-fn is_local(address: IpAddr) -> bool {
-    address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use rstest::rstest;
-
-    use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
-    const PEER: &str = "192.0.2.7";
-
-    /// Type, result, milliseconds, process; the peer stands in `host` for PAM and in `addr` for sshd.
-    type Step = (u32, bool, u64, u32);
-
-    fn record((kind, success, at_ms, tgid): Step, peer: &str) -> Record {
-        let by_pam = matches!(kind, USER_AUTH | USER_ACCT | USER_ERR);
-        let text = Some(peer.to_owned());
-        Record {
-            time_ns: at_ms * 1_000_000,
-            kind,
-            success,
-            tgid,
-            uid: 0,
-            host: if by_pam { text.clone() } else { None },
-            addr: text,
-            account: Some("x".to_owned()),
-            op: None,
-            program: "sshd-session".to_owned(),
-        }
-    }
-
-    /// The failures of a session, and when each was known, in milliseconds.
-    fn failures(steps: &[Step]) -> Vec<u64> {
-        let mut attempts = Attempts::default();
-        let mut known = Vec::new();
-        for step in steps {
-            let failed = |verdict: &Verdict| verdict.outcome == LoginOutcome::Failed;
-            while let Some(at) = attempts.next_settling().filter(|at| *at <= step.2 * 1_000_000) {
-                known.extend(attempts.settle(at).iter().filter(|v| failed(v)).map(|_| at / 1_000_000));
-            }
-            known.extend(attempts.record(&record(*step, PEER)).filter(failed).map(|_| step.2));
-        }
-        while let Some(at) = attempts.next_settling() {
-            known.extend(attempts.settle(at).iter().map(|_| at / 1_000_000));
-        }
-        known
-    }
-
-    #[rstest]
-    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], &[0])]
-    #[case::three_wrong_passwords(&[
-        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1),
-        (USER_AUTH, false, 2500, 1), (USER_LOGIN, false, 4400, 1),
-        (USER_AUTH, false, 5000, 1), (USER_LOGIN, false, 6900, 1),
-    ], &[0, 2500, 5000])]
-    #[case::invalid_user(&[
-        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 50, 1), (USER_LOGIN, false, 2300, 1),
-    ], &[50])]
-    #[case::invalid_user_who_types_slowly(&[
-        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 30_000, 1), (USER_LOGIN, false, 32_300, 1),
-    ], &[10_000])]
-    #[case::invalid_user_who_leaves(&[(USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1)], &[10_000])]
-    #[case::failed_key(&[(USER_LOGIN, false, 0, 1), (USER_ERR, false, 80, 1)], &[80])]
-    #[case::an_agent_with_several_wrong_keys(&[
-        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 10, 1), (USER_LOGIN, false, 20, 1), (USER_ERR, false, 30, 1),
-    ], &[30])]
-    #[case::an_agent_whose_last_key_is_right(&[
-        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 10, 1), (USER_ACCT, true, 20, 1),
-    ], &[])]
-    #[case::keys_then_a_right_password(&[
-        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 10, 1), (USER_AUTH, true, 4000, 1), (USER_ACCT, true, 4001, 1),
-    ], &[])]
-    #[case::success(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_LOGIN, true, 9, 1)], &[])]
-    #[case::disconnect_before_authentication(&[], &[])]
-    #[case::keyboard_interactive_in_a_fork(&[(USER_AUTH, false, 0, 2), (USER_LOGIN, false, 1900, 1)], &[0])]
-    #[case::invalid_user_keyboard_interactive(&[
-        (USER_LOGIN, false, 0, 1), (USER_AUTH, false, 50, 2), (USER_LOGIN, false, 2300, 1),
-    ], &[50])]
-    #[case::a_password_after_a_success_counts_again(&[
-        (USER_AUTH, true, 0, 1), (USER_AUTH, false, 5000, 1),
-    ], &[5000])]
-    #[case::two_sessions_are_two(&[
-        (USER_AUTH, false, 0, 1), (USER_AUTH, false, 5, 2), (USER_LOGIN, false, 1900, 1), (USER_LOGIN, false, 1905, 2),
-    ], &[0, 5])]
-    fn one_attempt_is_one_failure(#[case] steps: &[Step], #[case] known: &[u64]) {
-        assert_eq!(failures(steps), known);
-    }
-
-    #[test]
-    fn a_local_failure_is_shown_and_has_no_address() {
-        let mut local = record((USER_AUTH, false, 0, 1), PEER);
-        (local.host, local.addr, local.program) = (None, None, "su".to_owned());
-        let verdict = Attempts::default().record(&local).unwrap();
-        assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Local, None));
-        local.addr = Some("127.0.0.1".to_owned());
-        let verdict = Attempts::default().record(&local).unwrap();
-        assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Local, None));
-    }
-
-    #[test]
-    fn a_peer_known_by_name_alone_is_never_an_address() {
-        let mut named = record((USER_AUTH, false, 0, 1), PEER);
-        (named.host, named.addr) = (Some("evil.example".to_owned()), None);
-        let verdict = Attempts::default().record(&named).unwrap();
-        assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Failed, None));
-        named.host = Some("::ffff:192.0.2.7".to_owned());
-        assert_eq!(Attempts::default().record(&named).unwrap().address, Some(PEER.parse().unwrap()));
-    }
-
-    #[test]
-    fn only_root_is_believed() {
-        let mut forged = record((USER_AUTH, false, 0, 1), PEER);
-        forged.uid = 1000;
-        let mut attempts = Attempts::default();
-        assert_eq!(attempts.record(&forged), None);
-        assert_eq!(attempts.forged(), 1);
-    }
-
-    #[test]
-    fn a_flood_of_sessions_is_bounded() {
-        let mut attempts = Attempts::default();
-        for tgid in 0..(MOST as u32 + 100) {
-            attempts.record(&record((USER_LOGIN, false, u64::from(tgid), tgid), PEER));
-        }
-        assert!(attempts.sessions.len() <= MOST);
-        assert_eq!(attempts.forgotten(), 100);
-    }
-
-    proptest! {
-        #[test]
-        fn n_passwords_with_any_noise_around_them_are_at_most_n_failures_or_one(
-            passwords in 0u64..5,
-            noise in prop::collection::vec((0u64..30_000, prop_oneof![Just(USER_LOGIN), Just(USER_ERR)]), 0..8),
-        ) {
-            let mut steps: Vec<Step> = (0..passwords).map(|n| (USER_AUTH, false, n * 3000 + 100, 1)).collect();
-            steps.extend(noise.into_iter().filter(|(_, kind)| *kind == USER_LOGIN).map(|(at, kind)| (kind, false, at, 1)));
-            steps.sort_by_key(|step| step.2);
-            let count = failures(&steps).len() as u64;
-            prop_assert!(count <= passwords.max(u64::from(!steps.is_empty())), "{count} of {passwords}: {steps:?}");
-            prop_assert!(count >= passwords.min(1));
-        }
-    }
-
-    #[test]
-    fn settling_is_ten_seconds() {
-        assert_eq!(SETTLING, 10 * SECOND);
-    }
-}
+#[path = "attempt_tests.rs"]
+mod tests;
