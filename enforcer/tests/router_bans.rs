@@ -114,7 +114,7 @@ async fn a_duplicate_of_someone_elses_new_entry_is_no_error_and_touches_nothing(
 #[tokio::test]
 async fn a_ban_takes_over_when_someone_elses_entry_lapses() {
     let stage = Stage::new().await;
-    let half = Some(Duration::from_secs(900));
+    let half = Some(Duration::from_mins(15));
     stage.router.insert_foreign(Family::V4, "spammer", "192.0.2.1", "by hand", half);
     stage.ban("192.0.2.1", 1800);
     stage.shows(|status| status.foreign == 1 && status.queued == 0).await;

@@ -186,7 +186,11 @@ impl Pipeline {
     /// it draws down: most may need nothing.
     pub fn next(&mut self, now: Moment, budget: &mut usize) -> Option<Order> {
         while *budget > 0 {
-            let prefix = self.fresh.pop_front().or_else(|| self.backlog.pop_front())?;
+            let Some(prefix) = self.fresh.pop_front().or_else(|| self.backlog.pop_front()) else {
+                // A reconciliation of a million bans leaves megabytes of room behind.
+                self.backlog = VecDeque::new();
+                return None;
+            };
             *budget -= 1;
             let family = Family::of(prefix);
             if matches!(self.tables[family.index()], Table::Off | Table::Missing) {
@@ -424,7 +428,7 @@ impl Pipeline {
 
     fn queue_all(&mut self, family: Family) {
         self.backlog.retain(|prefix| Family::of(*prefix) != family);
-        self.backlog.extend(self.desired.prefixes(family));
+        self.backlog.append(&mut self.desired.prefixes(family).into());
         for chunk in self.actual.perhaps_ours(family).chunks(4096) {
             let mut unwanted = chunk.to_vec();
             self.desired.keep_unbanned(&mut unwanted);
