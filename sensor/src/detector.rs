@@ -167,6 +167,11 @@ impl Detector {
         }
     }
 
+    /// Forgets addresses whose failures are all older than their jail's `findtime`.
+    pub fn sweep(&mut self, now: Timestamp) {
+        self.jails.iter_mut().for_each(|watched| watched.jail.sweep(now));
+    }
+
     /// For each jail: its name, how many addresses it counts now, and its totals since the start.
     pub fn totals(&self) -> impl Iterator<Item = (&Name, usize, crate::jail::Totals)> + '_ {
         self.jails

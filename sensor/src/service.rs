@@ -221,7 +221,25 @@ fn start_logins(tasks: &TaskTracker, shutdown: &CancellationToken, watch: &Share
     };
     let watch = watch.clone();
     tasks.spawn(stop_at(shutdown.clone(), async move {
-        while let Some(attempt) = logins.next().await {
+        let mut interval = tokio::time::interval(DROPS_INTERVAL);
+        let mut told = (crate::source::logins::Drops::default(), 0);
+        loop {
+            let attempt = tokio::select! {
+                attempt = logins.next() => match attempt {
+                    Some(attempt) => attempt,
+                    None => return,
+                },
+                _ = interval.tick() => {
+                    let now = (logins.drops(), logins.forged());
+                    if now != told {
+                        let (drops, forged) = now;
+                        let (ring_full, unreadable) = (drops.ring_full, drops.unreadable);
+                        tracing::warn!(ring_full, unreadable, forged, "login records lost, or not believed, in all since the start");
+                        told = now;
+                    }
+                    continue;
+                }
+            };
             let (account, service) = (&attempt.account, &attempt.service);
             match (attempt.outcome, attempt.address) {
                 (LoginOutcome::Failed, Some(address)) => {
@@ -268,6 +286,23 @@ async fn listen(
     options: SyslogOptions,
 ) -> anyhow::Result<()> {
     let syslog = Syslog::bind(options).await?;
+    let status = syslog.status();
+    tasks.spawn(stop_at(shutdown.clone(), async move {
+        let mut told = (0, 0);
+        let mut interval = tokio::time::interval(DROPS_INTERVAL);
+        loop {
+            interval.tick().await;
+            let now = (status.cut(), status.turned_away());
+            if now != told {
+                tracing::warn!(
+                    cut = now.0,
+                    turned_away = now.1,
+                    "syslog messages cut, and connections turned away, in all since the start"
+                );
+                told = now;
+            }
+        }
+    }));
     let watch = watch.clone();
     tasks.spawn(syslog.run(
         move |message| {
@@ -291,7 +326,12 @@ async fn keep(watch: Shared, store: Store, ignore_self: bool) {
                     store.snapshot(snapshot);
                 }
             }
-            _ = refresh.tick() => lock(&watch).detector.set_own(own_addresses(ignore_self)),
+            _ = refresh.tick() => {
+                let own = own_addresses(ignore_self);
+                let mut watch = lock(&watch);
+                watch.detector.set_own(own);
+                watch.detector.sweep(Timestamp::now());
+            }
         }
     }
 }
