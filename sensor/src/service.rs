@@ -86,6 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(stop_at(shutdown.clone(), tell_drops(watch.clone(), store.clone(), files_status)));
 
     let jails = lock(&watch).detector.totals().count();
+    release_free_memory();
     tracing::info!(jails, sources = sources.join(","), "ready");
     if sources.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
@@ -374,6 +375,17 @@ fn own_addresses(ignore_self: bool) -> Networks {
             tracing::warn!(%error, "the host's own addresses cannot be read");
             Networks::default()
         }
+    }
+}
+
+/// Gives back what only the start needed. Loading eBPF programs parses the kernel's type information,
+/// some 20 MB that the allocator would keep for the sensor's whole life.
+fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "glibc's function has no safe wrapper")]
+    // SAFETY: it may be called at any time from any thread, and touches only free memory.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
