@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use atalaya_end_to_end::process::{Line, Process, output};
 use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, START, Stage};
+use atalaya_end_to_end::verdicts;
 use serde_json::{Value, json};
 
 use crate::run::{announce, cargo, programs};
@@ -190,7 +191,7 @@ fn latency() -> Result<()> {
     let sensor = bench.stage.start_sensor()?;
     let idle = resident(sensor.id())?;
 
-    let began = logins(bench.stage.folder())?;
+    let began = verdicts::report(SINGLES, PAUSE, 0)?.into_iter().collect::<HashMap<_, _>>();
     let added = bench.adds(began.len(), Duration::from_secs(30))?;
     report("failed login in the kernel → command on the wire", &began, &added, "p50 < 1 ms, p99 < 5 ms")?;
 
@@ -270,33 +271,6 @@ for number in range(int(count)):
         list='spammer', address='198.18.0.%d' % number, timeout='00:30:00', comment='one by one', disabled='no')
     pool.disconnect()
 ";
-
-/// Failed logins as libaudit's callers report them: root calls the probed function, once an
-/// address. Prints the time just before each call.
-const LOGINS: &str = r"
-import ctypes, sys, time
-libaudit = ctypes.CDLL('libaudit.so.1')
-count, pause = int(sys.argv[1]), float(sys.argv[2])
-for number in range(count):
-    address = b'10.9.%d.%d' % (number // 250, number % 250 + 1)
-    before = time.time_ns()
-    libaudit.audit_log_acct_message(-1, 1100, None, b'PAM:authentication', b'nobody', -1, address, None, b'ssh', 0)
-    print(address.decode(), before, flush=True)
-    time.sleep(pause)
-";
-
-fn logins(folder: &Path) -> Result<HashMap<IpAddr, u128>> {
-    let script = folder.join("logins.py");
-    std::fs::write(&script, LOGINS)?;
-    let pause = PAUSE.as_secs_f64().to_string();
-    let text = output(Command::new("python3").arg(&script).args([&SINGLES.to_string(), &pause]))?;
-    text.lines()
-        .map(|line| {
-            let (address, at) = line.split_once(' ').context("unexpected output")?;
-            Ok((address.parse()?, at.parse()?))
-        })
-        .collect()
-}
 
 fn append_lines(log: &Path) -> Result<HashMap<IpAddr, u128>> {
     let mut file = std::fs::File::options().append(true).open(log)?;

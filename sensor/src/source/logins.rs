@@ -79,7 +79,8 @@ impl Logins {
                 .map_or(Duration::from_secs(3600), |at| Duration::from_nanos(at.saturating_sub(now_ns)));
             let attempts = &mut self.attempts;
             let ready = &mut self.ready;
-            let read = self.probe.read(|record| {
+            let read = self.probe.read(|mut record| {
+                record.look_up_owner();
                 if let Some(verdict) = attempts.record(&record) {
                     ready.push_back(attempt(verdict));
                 }

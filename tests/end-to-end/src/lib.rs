@@ -5,3 +5,4 @@ pub mod namespace;
 pub mod process;
 pub mod sshd;
 pub mod stage;
+pub mod verdicts;

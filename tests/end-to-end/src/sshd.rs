@@ -53,7 +53,7 @@ impl Sshd {
         let first = *hosts.first().context("the namespace has no address")?;
         let port = TcpListener::bind((first, 0))?.local_addr()?.port();
         let mut config = format!(
-            "HostKey {}\nPidFile none\nUsePAM yes\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\n\
+            "HostKey {}\nPidFile none\nUsePAM yes\nPasswordAuthentication yes\nKbdInteractiveAuthentication yes\n\
              PubkeyAuthentication yes\nPermitRootLogin yes\nAuthorizedKeysFile {}\nStrictModes no\nMaxAuthTries 20\n\
              MaxStartups 100\nUseDNS no\nLogLevel VERBOSE\nPrintMotd no\n",
             path("host").display(),
@@ -78,8 +78,15 @@ impl Sshd {
             namespace,
             from,
             ACCOUNT,
-            &["-o", &format!("NumberOfPasswordPrompts={count}"), "-o", "PubkeyAuthentication=no"],
+            &["-o", &format!("NumberOfPasswordPrompts={count}"), "-o", "PreferredAuthentications=password"],
         )
+    }
+
+    /// A client that gives so many wrong answers in one connection, keyboard-interactive, not waited for.
+    pub fn spawn_wrong_answers(&self, namespace: &Namespace, from: IpAddr, count: u32) -> Result<Child> {
+        let prompts = format!("NumberOfPasswordPrompts={count}");
+        let options = ["-o", &prompts, "-o", "PreferredAuthentications=keyboard-interactive"];
+        self.spawn(namespace, from, ACCOUNT, &options)
     }
 
     /// A client that sends one wrong password for an account that does not exist.
@@ -88,7 +95,7 @@ impl Sshd {
             namespace,
             from,
             "nobody-of-this-name",
-            &["-o", "NumberOfPasswordPrompts=1", "-o", "PubkeyAuthentication=no"],
+            &["-o", "NumberOfPasswordPrompts=1", "-o", "PreferredAuthentications=password"],
         )
     }
 
@@ -97,7 +104,7 @@ impl Sshd {
         let keys: Vec<String> = (1..=count)
             .map(|number| format!("IdentityFile={}", self.key(&format!("bad{number}")).display()))
             .collect();
-        let mut options = vec!["-o", "PasswordAuthentication=no", "-o", "IdentitiesOnly=yes"];
+        let mut options = vec!["-o", "PreferredAuthentications=publickey", "-o", "IdentitiesOnly=yes"];
         for key in &keys {
             options.extend(["-o", key]);
         }
@@ -110,7 +117,7 @@ impl Sshd {
             .map(|number| format!("IdentityFile={}", self.key(&format!("bad{number}")).display()))
             .collect();
         keys.push(format!("IdentityFile={}", self.key("good").display()));
-        let mut options = vec!["-o", "PasswordAuthentication=no", "-o", "IdentitiesOnly=yes"];
+        let mut options = vec!["-o", "PreferredAuthentications=publickey", "-o", "IdentitiesOnly=yes"];
         for key in &keys {
             options.extend(["-o", key]);
         }

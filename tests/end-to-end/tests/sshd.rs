@@ -12,8 +12,9 @@ use routeros_sim::{Entry, Router};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(40);
-/// Wrong passwords, an unknown user, wrong keys, success, three wrong passwords.
-const ATTACKERS: [&str; 5] = ["10.214.88.2", "10.214.88.3", "10.214.88.4", "10.214.88.5", "10.214.88.6"];
+/// Wrong passwords, an unknown user, wrong keys, success, wrong answers, three wrong passwords.
+const ATTACKERS: [&str; 6] =
+    ["10.214.88.2", "10.214.88.3", "10.214.88.4", "10.214.88.5", "10.214.88.7", "10.214.88.6"];
 
 /// The next failure that the sensor logs for an address: how many there are, and how long after the
 /// kernel saw it the line was read.
@@ -39,7 +40,7 @@ async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() ->
     let _enforcer = stage.start_enforcer()?;
     stage.join(&stage.enrol("web-1")?)?;
     let mut sensor = stage.start_sensor()?;
-    let [wrong_password, unknown_user, wrong_keys, success, offender] = ATTACKERS;
+    let [wrong_password, unknown_user, wrong_keys, success, wrong_answers, offender] = ATTACKERS;
 
     // One wrong password is one failure, seen within 50 ms of the verdict and before sshd answers.
     let mut client = sshd.spawn_wrong_passwords(&namespace, wrong_password.parse()?, 1)?;
@@ -62,6 +63,12 @@ async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() ->
     // A right key after two wrong ones is a login, and nothing is counted.
     sshd.log_in(&namespace, success.parse()?, 2)?;
 
+    // Keyboard-interactive runs PAM in a process of its own: two wrong answers are two failures.
+    let client = sshd.spawn_wrong_answers(&namespace, wrong_answers.parse()?, 2)?;
+    ensure!(next_failure(&mut sensor, wrong_answers)?.0 == 1);
+    ensure!(next_failure(&mut sensor, wrong_answers)?.0 == 2);
+    Sshd::finish(client, PATIENCE)?;
+
     // The third wrong password of one connection is on the router while the client still waits.
     let mut client = sshd.spawn_wrong_passwords(&namespace, offender.parse()?, 3)?;
     let holds = |entries: &[Entry]| entries.iter().any(|entry| entry.address == offender);
@@ -78,10 +85,11 @@ async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() ->
     // but the offender reached three.
     let mut entries = router.entries(routeros_sim::Family::V4);
     entries.retain(|entry| ATTACKERS.contains(&entry.address.as_str()));
-    ensure!(entries.len() == 1 && entries[0].address == offender, "{entries:?}");
-    for attacker in [wrong_password, unknown_user, wrong_keys] {
-        let again = sensor.said().matches(&format!("\"address\":\"{attacker}\"")).count();
-        ensure!(again <= 1, "{attacker} was counted {again} times");
+    ensure!(entries.len() == 1 && entries[0].address == offender, "{entries:?}\n{}", sensor.said());
+    for (attacker, failures) in [(wrong_password, 1), (unknown_user, 1), (wrong_keys, 1), (wrong_answers, 2)]
+    {
+        let counted = sensor.said().matches(&format!("\"address\":\"{attacker}\"")).count();
+        ensure!(counted <= failures, "{attacker} was counted {counted} times, not {failures}");
     }
     ensure!(!sensor.said().contains(&format!("\"address\":\"{success}\"")), "a login was counted");
     Ok(())

@@ -56,6 +56,8 @@ struct Session {
     waiting: Option<Verdict>,
     /// Whether one that waited was counted: the next password is the same attempt.
     prepaid: bool,
+    /// Whether passwords that another process of the session checked explain its failures.
+    explained: bool,
 }
 
 // === impl Attempts ===
@@ -64,7 +66,11 @@ impl Attempts {
     /// Takes a record; an attempt where it makes one.
     pub fn record(&mut self, record: &Record) -> Option<Verdict> {
         if record.uid != 0 {
-            // Any user can call the function with any text.
+            // Any user can call the function with any text; only root's programs are believed, and of
+            // those that users start, only that a local login failed.
+            if record.set_user_id && record.peer().is_none() {
+                return local(record);
+            }
             self.forged += 1;
             return None;
         }
@@ -141,13 +147,10 @@ impl Attempts {
 
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
     fn login(&mut self, record: &Record, key: (u32, IpAddr)) {
-        let by_password =
-            |session: &Session| session.passwords > 0 && session.last_ns + SETTLING > record.time_ns;
-        let other = self.sessions.iter().any(|((tgid, peer), session)| {
-            *peer == key.1 && *tgid != key.0 && by_password(session) && record.program.starts_with("sshd")
-        });
+        let by_other = self.explained_by_other(record, key);
         let session = self.session(record, key);
-        if session.passwords == 0 && !other && !session.prepaid && session.waiting.is_none() {
+        session.explained |= by_other;
+        if session.passwords == 0 && !by_other && !session.prepaid && session.waiting.is_none() {
             session.waiting =
                 Some(verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused"));
         }
@@ -155,12 +158,25 @@ impl Attempts {
 
     /// The session ended without success: what waited was an attempt.
     fn end(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
-        let session = self.sessions.remove(&key);
-        match session {
-            Some(session) if session.passwords > 0 || session.prepaid => None,
+        let by_other = self.explained_by_other(record, key);
+        match self.sessions.remove(&key) {
             Some(Session { waiting: Some(waiting), .. }) => Some(waiting),
+            Some(session) if session.passwords > 0 || session.prepaid || session.explained => None,
+            _ if by_other => None,
             _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
         }
+    }
+
+    /// Whether another process of the same sshd session, the one that runs PAM for keyboard-interactive,
+    /// refused a password just now.
+    fn explained_by_other(&self, record: &Record, (tgid, peer): (u32, IpAddr)) -> bool {
+        record.program.starts_with("sshd")
+            && self.sessions.iter().any(|((other, address), session)| {
+                *address == peer
+                    && *other != tgid
+                    && session.passwords > 0
+                    && session.last_ns + SETTLING > record.time_ns
+            })
     }
 
     fn success(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
@@ -181,6 +197,7 @@ impl Attempts {
             passwords: 0,
             waiting: None,
             prepaid: false,
+            explained: false,
         });
         session.last_ns = record.time_ns;
         session
@@ -256,6 +273,7 @@ mod tests {
             success,
             tgid,
             uid: 0,
+            set_user_id: false,
             host: if by_pam { text.clone() } else { None },
             addr: text,
             account: Some("x".to_owned()),
@@ -308,6 +326,13 @@ mod tests {
     #[case::success(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_LOGIN, true, 9, 1)], &[])]
     #[case::disconnect_before_authentication(&[], &[])]
     #[case::keyboard_interactive_in_a_fork(&[(USER_AUTH, false, 0, 2), (USER_LOGIN, false, 1900, 1)], &[0])]
+    #[case::keyboard_interactive_in_two_forks_until_the_end(&[
+        (USER_AUTH, false, 0, 2), (USER_LOGIN, false, 1900, 1), (USER_AUTH, false, 2500, 3), (USER_LOGIN, false, 4400, 1),
+        (USER_ERR, false, 30_000, 1),
+    ], &[0, 2500])]
+    #[case::keyboard_interactive_that_ends_before_sshd_says_so(&[
+        (USER_AUTH, false, 0, 2), (USER_ERR, false, 1900, 1),
+    ], &[0])]
     #[case::invalid_user_keyboard_interactive(&[
         (USER_LOGIN, false, 0, 1), (USER_AUTH, false, 50, 2), (USER_LOGIN, false, 2300, 1),
     ], &[50])]
@@ -349,6 +374,10 @@ mod tests {
         let mut attempts = Attempts::default();
         assert_eq!(attempts.record(&forged), None);
         assert_eq!(attempts.forged(), 1);
+        // Not even of a set-user-id program is an address believed.
+        forged.set_user_id = true;
+        assert_eq!(attempts.record(&forged), None);
+        assert_eq!(attempts.forged(), 2);
     }
 
     #[test]

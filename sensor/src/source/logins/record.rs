@@ -17,6 +17,8 @@ pub struct Record {
     pub tgid: u32,
     /// The caller's real user id.
     pub uid: u32,
+    /// Whether a user runs the caller as root, as `su` and `sudo` are run (set-user-id).
+    pub set_user_id: bool,
     /// The remote host as the program knows it.
     pub host: Option<String>,
     /// The remote address.
@@ -51,12 +53,21 @@ impl Record {
             success: raw.result == 1,
             tgid: raw.tgid,
             uid: raw.uid,
+            set_user_id: false,
             host: text(Text::Host, &raw.host),
             addr: text(Text::Addr, &raw.addr),
             account: text(Text::Account, &raw.account),
             op: text(Text::Op, &raw.op),
             program: until_nul(&raw.program),
         })
+    }
+
+    /// Looks up what the kernel program cannot tell: whether a user's process runs as root. Only a
+    /// local login needs it, and is only shown, so that a process that is gone by now harms nothing.
+    pub fn look_up_owner(&mut self) {
+        if self.uid != 0 && self.peer().is_none() {
+            self.set_user_id = effective_uid(self.tgid) == Some(0);
+        }
     }
 
     /// The peer: a literal address in `addr`, else one in `host`.
@@ -67,6 +78,13 @@ impl Record {
             .find_map(|text| text.parse().ok())
             .map(atalaya_wire::canonical)
     }
+}
+
+/// The effective user id of a process, where it still runs.
+fn effective_uid(process: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Where a text's bits are in `LoginRecord::texts`.
