@@ -110,6 +110,92 @@ async fn three_failures_reach_the_router_with_thirty_minutes_and_two_do_not() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+    scene.stage.write_sensor_config(&format!(
+        "[syslog]\nudp = [\"127.0.0.1:{port}\"]\ntcp = [\"127.0.0.1:{port}\"]\n[jail.routeros]\nsource = \"syslog\"\n\
+         failregex = 'login failure for user .* from <HOST> via \\w+$'\n"
+    ))?;
+    let _sensor = scene.stage.start_sensor()?;
+
+    // As RouterOS sends it, as a BSD host does, and as RFC 5424 over TCP with and without a count.
+    let message = |from: &str| format!("login failure for user admin from {from} via winbox");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    for _ in 0..3 {
+        let text = format!("<38>system,error,critical {}", message("198.51.100.21"));
+        socket.send_to(text.as_bytes(), ("127.0.0.1", port))?;
+    }
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    let now = jiff::Timestamp::now();
+    for _ in 0..3 {
+        writeln!(stream, "<38>1 {now} edge system - - - {}", message("2001:db8::21"))?;
+        let text = format!("<38>1 {now} edge system - - - {}", message("198.51.100.22"));
+        write!(stream, "{} {text}", text.len())?;
+    }
+    scene.wait_for("198.51.100.21").await?;
+    scene.wait_for("198.51.100.22").await?;
+    let six = |entries: &[Entry]| entries.iter().any(|entry| entry.address.starts_with("2001:db8::21"));
+    scene.router.wait_for(six, PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_loses_no_ban() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let disk = SmallDisk::mount(&scene.stage.folder().join("enforcer"))?;
+    let mut enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+
+    disk.fill()?;
+    scene.fail((1..=40).flat_map(|host| [address(&format!("198.51.100.{host}")); 3]))?;
+    let told = enforcer.wait_for("tell that the disk is full", PATIENCE, |line| {
+        line.contains("\"level\":\"ERROR\"") || line.contains("\"level\":\"WARN\"")
+    })?;
+    assert!(told.text.contains("full"), "{}", told.text);
+    disk.free()?;
+    // The sensor kept what was not acked, and sends it again.
+    for host in 1..=40 {
+        scene.wait_for(&format!("198.51.100.{host}")).await?;
+    }
+    scene.wait_for_bans(40).await
+}
+
+/// A file system of 8 MB, which is unmounted with its owner. Needs root.
+struct SmallDisk(std::path::PathBuf);
+
+// === impl SmallDisk ===
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path) -> Result<Self> {
+        std::fs::create_dir_all(at)?;
+        let mut mount = std::process::Command::new("mount");
+        output(mount.args(["-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs"]).arg(at))?;
+        Ok(Self(at.to_owned()))
+    }
+
+    /// Writes until nothing more fits.
+    fn fill(&self) -> Result<()> {
+        let mut file = std::fs::File::create(self.0.join("filling"))?;
+        while file.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
+        Ok(())
+    }
+
+    fn free(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.0.join("filling"))?)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_offenders_at_once_are_all_on_the_router_and_none_twice() -> Result<()> {
     let scene = Scene::new("maxretry = 1").await?;
     let _enforcer = scene.stage.start_enforcer()?;
