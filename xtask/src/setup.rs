@@ -14,6 +14,8 @@ const BPF_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-
 /// Where Debian puts that compiler and that LLVM.
 const DEBIAN_TOOLCHAIN: &str = "/usr";
 const LLVM: &str = "/usr/lib/llvm-22";
+/// What linking against it needs; other packages than llvm-22-dev leave the folder without it.
+const LIBLLVM: &str = "/usr/lib/llvm-22/lib/libLLVM.so";
 /// What the demo and the tests run: a file of each, and its package.
 const TEST_PACKAGES: [(&str, &str); 5] = [
     ("/usr/sbin/sshd", "openssh-server"),
@@ -115,7 +117,7 @@ fn ensure_linker() -> Result<()> {
     if toolchain::linker().is_some() {
         return Ok(());
     }
-    if !Path::new(LLVM).exists() {
+    if !Path::new(LIBLLVM).exists() {
         install("bpf-linker is built against LLVM", &["llvm-22-dev"])?;
     }
     announce(
