@@ -7,6 +7,7 @@
 pub mod config;
 pub mod date;
 pub mod detector;
+pub mod fail2ban;
 pub mod filter;
 pub mod jail;
 pub mod membership;

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::run::announce;
+use crate::run::{announce, programs};
 use crate::toolchain;
 
 /// Debian's packages with a Rust compiler that has a core library for BPF, and LLVM to link with.
@@ -66,6 +66,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         if !missing.is_empty() {
             install("the demo and the tests run real ssh logins in a network namespace", &missing)?;
         }
+        unpack_fail2ban()?;
     }
     Ok(())
 }
@@ -130,6 +131,31 @@ fn ensure_linker() -> Result<()> {
             "llvm-22",
         ]),
     )
+}
+
+/// Unpacks Debian's fail2ban beside what is built, for the tests that read its files where they lie. It is
+/// not installed: its service would start to ban.
+fn unpack_fail2ban() -> Result<()> {
+    let folder = programs("fail2ban");
+    if folder.join("etc/fail2ban/jail.conf").exists() {
+        return Ok(());
+    }
+    let downloads = programs("fail2ban-package");
+    std::fs::create_dir_all(&downloads)?;
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["download", "--quiet", "fail2ban"]).current_dir(&downloads);
+        announce("the tests read fail2ban's own configuration; it is unpacked, not installed", &mut apt)
+    };
+    if download().is_err() {
+        announce("Debian's package lists", Command::new("apt-get").args(["update", "--quiet"]))?;
+        download()?;
+    }
+    let package = std::fs::read_dir(&downloads)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get downloaded no package")?;
+    announce("beside what is built", Command::new("dpkg").arg("--extract").args([&package, &folder]))
 }
 
 /// Installs Debian's packages, or says how.
