@@ -11,6 +11,7 @@ use atalaya_wire::{BanTime, Name, Networks, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::jail::Policy;
 
@@ -28,8 +29,23 @@ pub struct Config {
     pub ignore_self: bool,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
-    /// The enabled jails, in the order of their names.
+    /// The enabled jails: those of this file in the order of their names, then fail2ban's.
     pub jails: Vec<JailConfig>,
+    /// fail2ban's folder, where its jails are to run here, and what came of it.
+    pub fail2ban: Option<FromFail2ban>,
+}
+
+/// What came of fail2ban's folder, besides the jails.
+#[derive(Debug)]
+pub struct FromFail2ban {
+    /// The folder.
+    pub folder: PathBuf,
+    /// How many of the jails are its.
+    pub jails: usize,
+    /// Its enabled jails that do not run here, each with the reason.
+    pub left_out: Vec<(String, String)>,
+    /// What of its options is not used here, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// The `[syslog]` table.
@@ -96,16 +112,53 @@ pub enum ConfigError {
         /// What was found and what was expected.
         message: String,
     },
+    /// fail2ban's configuration is wrong as a whole.
+    #[error("fail2ban: {0}")]
+    Fail2ban(#[from] Fail2banError),
 }
 
 // === impl Config ===
 
 impl Config {
-    /// Reads and checks a configuration file.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+    /// Reads and checks a configuration file. With `fail2ban`, the jails of that folder run too,
+    /// instead of what the file says of it, and the file may be missing.
+    pub fn read(path: &Path, fail2ban: Option<&Path>) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if fail2ban.is_some() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        let mut config = Self::parse(&text, path)?;
+        if let Some(folder) = fail2ban {
+            config.take_fail2ban(folder)?;
+        }
+        Ok(config)
+    }
+
+    /// Takes over fail2ban's jails, instead of those that were taken over before.
+    fn take_fail2ban(&mut self, folder: &Path) -> Result<(), Fail2banError> {
+        if let Some(before) = self.fail2ban.take() {
+            self.jails.truncate(self.jails.len() - before.jails);
+        }
+        let mut imported = fail2ban::import(folder)?;
+        let own: Vec<Name> = self.jails.iter().map(|jail| jail.policy.name.clone()).collect();
+        imported.jails.retain(|jail| {
+            let name = &jail.policy.name;
+            let ours = own.contains(name);
+            if ours {
+                let reason = "the jail of this name in our own configuration runs instead".to_owned();
+                imported.left_out.push((name.to_string(), reason));
+            }
+            !ours
+        });
+        self.fail2ban = Some(FromFail2ban {
+            folder: folder.to_owned(),
+            jails: imported.jails.len(),
+            left_out: imported.left_out,
+            notes: imported.notes,
+        });
+        self.jails.append(&mut imported.jails);
+        Ok(())
     }
 
     /// Checks a configuration; `path` is where it came from, for messages.
@@ -141,13 +194,18 @@ impl Config {
                 ),
             ));
         }
-        Ok(Self {
+        let mut config = Self {
             state: raw.state,
             allow: raw.allow,
             ignore_self: raw.ignoreself,
             syslog: raw.syslog,
             jails,
-        })
+            fail2ban: None,
+        };
+        if let Some(folder) = raw.fail2ban {
+            config.take_fail2ban(&folder)?;
+        }
+        Ok(config)
     }
 
     /// The filter of a jail that reads lines.
@@ -193,6 +251,20 @@ impl fmt::Display for Config {
                 }
             }
         }
+        if let Some(fail2ban) = &self.fail2ban {
+            let (jails, folder) = (fail2ban.jails, fail2ban.folder.display());
+            writeln!(
+                f,
+                "fail2ban: {jails} of {} enabled jails of {folder} run here",
+                jails + fail2ban.left_out.len()
+            )?;
+            for (jail, reason) in &fail2ban.left_out {
+                writeln!(f, "  warning: jail {jail} does not run: {reason}")?;
+            }
+            for note in &fail2ban.notes {
+                writeln!(f, "  note: {note}")?;
+            }
+        }
         Ok(())
     }
 }
@@ -211,6 +283,7 @@ struct RawConfig {
     defaults: RawDefaults,
     #[serde(default)]
     syslog: SyslogConfig,
+    fail2ban: Option<PathBuf>,
     #[serde(default)]
     jail: BTreeMap<Name, Spanned<RawJail>>,
 }

@@ -3,13 +3,16 @@
 //!
 //! One jail's mistake is that jail's alone: the others are read on.
 
+mod convert;
 mod definition;
 mod ini;
 mod layers;
 mod tags;
+mod time;
 
 use std::path::{Path, PathBuf};
 
+pub use convert::{Imported, import};
 pub use definition::{FilterDefinition, JailDefinition, LogPath};
 use layers::{Layers, Overrides};
 

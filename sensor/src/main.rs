@@ -25,6 +25,9 @@ struct Cli {
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+    /// Run fail2ban's enabled jails too, as they lie in this folder; their bans go to the routers
+    #[arg(long, global = true, value_name = "DIR")]
+    fail2ban: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace, or a filter such as `atalaya_sensor=debug`
     #[arg(long, global = true, value_name = "LEVEL", env = "ATALAYA_LOG", default_value = "info")]
     log: String,
@@ -46,10 +49,12 @@ enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Watch, and report offences, until stopped
-    #[command(after_help = "Example:\n  atalaya-sensor run --config /etc/atalaya/sensor.toml")]
+    #[command(after_help = "Examples:\n  atalaya-sensor run --config /etc/atalaya/sensor.toml\n  \
+        atalaya-sensor run --fail2ban /etc/fail2ban")]
     Run,
     /// Check the configuration and print what it means
-    #[command(after_help = "Example:\n  atalaya-sensor check --config ./sensor.toml")]
+    #[command(after_help = "Examples:\n  atalaya-sensor check --config ./sensor.toml\n  \
+        atalaya-sensor check --fail2ban /etc/fail2ban   # which of its jails run here, and why others do not")]
     Check,
     /// Join an enforcer, with the token that `atalaya-enforcer enrol NAME` printed
     #[command(after_help = "Examples:\n  \
@@ -109,23 +114,30 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run => {
             start_log(&cli.log, cli.log_format)?;
-            let config = Config::read(&cli.config)?;
+            let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
             for line in config.to_string().lines() {
-                tracing::info!("{line}");
+                match line.trim_start().strip_prefix("warning: ") {
+                    Some(warning) => tracing::warn!("{warning}"),
+                    None => tracing::info!("{line}"),
+                }
             }
             runtime()?.block_on(service::run(config))?;
         }
         Command::Check => {
-            print!("{}", Config::read(&cli.config)?);
-            println!("{}: no mistakes", cli.config.display());
+            print!("{}", Config::read(&cli.config, cli.fail2ban.as_deref())?);
+            if cli.config.exists() {
+                println!("{}: no mistakes", cli.config.display());
+            } else {
+                println!("{} is not there: the defaults hold", cli.config.display());
+            }
         }
         Command::Join { url, token, offline } => {
-            let state = Config::read(&cli.config)?.state;
+            let state = Config::read(&cli.config, cli.fail2ban.as_deref())?.state;
             join(&url, &token, &state, offline)?;
         }
         Command::Test(arguments) => {
             let resolve = |jail: &str| -> Option<atalaya_sensor::filter::Filter> {
-                Config::read(&cli.config).ok()?.filter_of(jail).cloned()
+                Config::read(&cli.config, cli.fail2ban.as_deref()).ok()?.filter_of(jail).cloned()
             };
             return trial::run(&arguments, resolve);
         }

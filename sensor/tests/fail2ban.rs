@@ -1,6 +1,8 @@
 //! fail2ban's configuration as we read it, beside fail2ban's own reading of the same files. They are
 //! Debian's package, unpacked by `cargo xtask setup`; none of its text is in this repository.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -277,7 +277,7 @@ fn log_path(line: &str) -> Option<LogPath> {
 }
 
 /// A switch, as fail2ban writes them.
-fn boolean(text: &str) -> Option<bool> {
+pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "1" | "on" | "true" | "yes" => Some(true),
         "0" | "off" | "false" | "no" | "" => Some(false),

@@ -143,6 +143,40 @@ async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fail2bans_own_jail_bans_on_the_router_for_its_bantime() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let folder = scene.stage.folder().join("fail2ban");
+    std::fs::create_dir_all(folder.join("filter.d"))?;
+    std::fs::write(
+        folder.join("jail.conf"),
+        format!(
+            "[DEFAULT]\nmaxretry = 2\nbantime = 10*90\n[mail]\nenabled = true\nfilter = mail\nlogpath = {}/mail.*\n\
+             ignoreip = 198.51.100.0/28\n[other]\nenabled = yes\nfilter = nothing\n",
+            scene.stage.folder().display()
+        ),
+    )?;
+    std::fs::write(
+        folder.join("filter.d/mail.conf"),
+        "[Definition]\nfailregex = ^.*\\[\\s*<HOST>\\s*\\].*Error: %(what)s\nwhat = authentication failed\n",
+    )?;
+    scene.stage.write_sensor_config(&format!("fail2ban = \"{}\"\n", folder.display()))?;
+    let sensor = scene.stage.start_sensor()?;
+
+    assert!(sensor.said().contains("jail other does not run"), "{}", sensor.said());
+
+    scene.fail([address("198.51.100.7"); 4])?;
+    scene.fail([address("198.51.100.70"); 2])?;
+    let entry = scene.wait_for("198.51.100.70").await?;
+    let left = entry.timeout_left.context("the entry has no timeout")?;
+    assert!((899..=901).contains(&left.as_secs()), "timeout {left:?}");
+    assert!(entry.comment.contains("mail"), "{entry:?}");
+    assert!(scene.entry("198.51.100.7").is_none(), "an address that the jail ignores was banned");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_and_loses_no_ban() -> Result<()> {
     let scene = Scene::new("").await?;
     let disk = SmallDisk::mount(&scene.stage.folder().join("enforcer"))?;

@@ -1,0 +1,128 @@
+//! fail2ban's jails as jails of ours. A jail that would mean something else here, or would ban whom
+//! its administrator spared, is left out, with the reason: a wrong ban locks people out.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use atalaya_wire::{Name, Networks};
+
+use super::definition::{FilterDefinition, JailDefinition};
+use super::{Fail2ban, Fail2banError, time};
+use crate::config::{JailConfig, JailSource};
+use crate::filter::Filter;
+use crate::jail::Policy;
+
+/// What a folder of fail2ban's came to.
+#[derive(Debug, Default)]
+pub struct Imported {
+    /// The jails that run here.
+    pub jails: Vec<JailConfig>,
+    /// The enabled jails that do not, each with the reason.
+    pub left_out: Vec<(String, String)>,
+    /// What of the jails' options is not used here, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Reads a folder such as `/etc/fail2ban` and makes jails of those that are enabled there.
+pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
+    let read = Fail2ban::read(folder)?;
+    let mut imported = Imported::default();
+    let mut of_actions = BTreeSet::new();
+    let mut escalating = Vec::new();
+    for (name, definition) in read.enabled() {
+        let converted = definition.map_err(|error| error.to_string()).and_then(|definition| {
+            let jail = convert(&definition)?;
+            Ok((jail, definition))
+        });
+        match converted {
+            Ok((jail, definition)) => {
+                imported.jails.push(jail);
+                if is_on(&definition, "bantime.increment") {
+                    escalating.push(name.to_owned());
+                }
+                of_actions.extend(definition.unused);
+            }
+            Err(reason) => imported.left_out.push((name.to_owned(), reason)),
+        }
+    }
+    if !of_actions.is_empty() {
+        let options = of_actions.into_iter().collect::<Vec<_>>().join(", ");
+        imported.notes.push(format!("not used here, because the enforcer bans, on the routers: {options}"));
+    }
+    if !escalating.is_empty() {
+        let jails = escalating.join(", ");
+        imported
+            .notes
+            .push(format!("bantime.increment is not used yet: {jails} always ban for their bantime"));
+    }
+    Ok(imported)
+}
+
+fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
+    let option =
+        |name: &str| definition.options.get(name).map(String::as_str).filter(|text| !text.trim().is_empty());
+    let name: Name = definition.name.parse().map_err(|error| format!("its name cannot be used: {error}"))?;
+    let mut policy = Policy::new(name);
+    if let Some(text) = option("maxretry") {
+        let number = text.trim().parse().ok().filter(|number| (1..=1000).contains(number));
+        policy.maxretry =
+            number.ok_or_else(|| format!("maxretry: `{text}` is not a number from 1 to 1000"))?;
+    }
+    if let Some(text) = option("findtime") {
+        policy.findtime = time::seconds(text).map_err(|problem| format!("findtime: {problem}"))?;
+    }
+    if let Some(text) = option("bantime") {
+        policy.bantime = time::ban_time(text).map_err(|problem| format!("bantime: {problem}"))?;
+    }
+    if let Some(text) = option("ignoreip") {
+        let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+        policy.ignore = Networks::try_from(words.map(str::to_owned).collect::<Vec<_>>()).map_err(|error| {
+            format!("ignoreip: {error}; names and files are not read yet, and without them this jail could ban whom you spared")
+        })?;
+    }
+    if option("ignorecommand").is_some() {
+        return Err(
+            "ignorecommand is not run yet, and without it this jail could ban whom it spares".to_owned()
+        );
+    }
+    if option("logtimezone").is_some() {
+        return Err("logtimezone is not used yet, and without it every date would be wrong".to_owned());
+    }
+    if option("backend").is_some_and(|backend| backend.starts_with("systemd")) {
+        return Err("backend = systemd: the journal is not read yet".to_owned());
+    }
+    let paths: Vec<String> = definition.logpath.iter().map(|path| path.path.clone()).collect();
+    if paths.is_empty() {
+        return Err("it has no logpath: nothing to read".to_owned());
+    }
+    if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
+        return Err(format!("logpath: `{path}` does not begin with `/`"));
+    }
+    let filter = filter(&definition.filter)?;
+    Ok(JailConfig { policy, source: JailSource::Files { paths, filter } })
+}
+
+/// A filter that means here what it means there.
+pub(super) fn filter(definition: &FilterDefinition) -> Result<Filter, String> {
+    let unsupported = |what: &str| Err(format!("its filter uses {what}, which is not supported yet"));
+    if definition.prefregex.is_some() {
+        return unsupported("prefregex");
+    }
+    if definition.maxlines > 1 {
+        return unsupported("maxlines");
+    }
+    // The dates that we find stand at the line's beginning.
+    if let Some(pattern) = definition.datepattern.as_deref().filter(|pattern| *pattern != "{^LN-BEG}") {
+        return unsupported(&format!("a datepattern of its own (`{}`)", pattern.escape_debug()));
+    }
+    for tag in ["<F-MLFID>", "<F-NOFAIL>", "<F-MLFFORGET>", "<F-MLFGAINED>", "<SKIPLINES>"] {
+        if definition.failregex.iter().any(|regex| regex.contains(tag)) {
+            return unsupported(tag);
+        }
+    }
+    Filter::new(&definition.failregex, &definition.ignoreregex).map_err(|error| error.to_string())
+}
+
+fn is_on(definition: &JailDefinition, option: &str) -> bool {
+    definition.options.get(option).and_then(|text| super::definition::boolean(text)).unwrap_or(false)
+}
