@@ -7,21 +7,25 @@
 //! an *address* is taken, so that what a log puts before the attacker's text wins. Anything else means
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
+mod machine;
 mod pattern;
+mod session;
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Instant;
 
 use atalaya_wire::canonical;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use memchr::memmem;
-use regex::bytes::{Captures, Regex};
 
 use crate::date;
 
+use machine::{Exhausted, Groups, Machine};
 pub use pattern::FilterError;
 use pattern::Pattern;
+use session::{Marks, Sessions};
 
 /// How often a place that is no whole address is skipped in one line.
 const RETRIES: usize = 16;
@@ -29,8 +33,15 @@ const RETRIES: usize = 16;
 /// A compiled filter.
 #[derive(Clone, Debug)]
 pub struct Filter {
+    /// What a line must match before all; its content is what the others see.
+    prefix: Option<Machine>,
     patterns: Vec<Pattern>,
-    ignore: Vec<Regex>,
+    ignore: Vec<Machine>,
+    sessions: Sessions,
+    /// Whether a machine works on UTF-8 alone.
+    needs_utf8: bool,
+    /// How often a search was given up.
+    exhausted: u64,
     warnings: Vec<String>,
     /// A text for each pattern that its matches must hold; empty where some pattern has none.
     literals: Vec<memmem::Finder<'static>>,
@@ -79,16 +90,28 @@ struct Dateless<'a> {
 impl Filter {
     /// Compiles the regexes of a jail.
     pub fn new(failregex: &[String], ignoreregex: &[String]) -> Result<Self, FilterError> {
+        Self::with_prefix(None, failregex, ignoreregex)
+    }
+
+    /// As [`Filter::new`], with a prefregex: a line must match it, and what its `<F-CONTENT>` holds is
+    /// what the other regexes see.
+    pub fn with_prefix(
+        prefregex: Option<&str>,
+        failregex: &[String],
+        ignoreregex: &[String],
+    ) -> Result<Self, FilterError> {
+        let prefix = prefregex.map(pattern::compile_any).transpose()?;
         if failregex.iter().all(|regex| regex.trim().is_empty()) {
             return Err(FilterError::Empty);
         }
         let written = || failregex.iter().filter(|regex| !regex.trim().is_empty());
-        let patterns = written().map(|regex| Pattern::new(regex)).collect::<Result<Vec<_>, _>>()?;
+        let patterns =
+            written().map(|regex| Pattern::new(regex, prefix.as_ref())).collect::<Result<Vec<_>, _>>()?;
         let ignore = ignoreregex
             .iter()
             .filter(|regex| !regex.trim().is_empty())
-            .map(|regex| pattern::compile_ignore(regex))
-            .collect::<Result<_, _>>()?;
+            .map(|regex| pattern::compile_any(regex))
+            .collect::<Result<Vec<_>, _>>()?;
         let warnings = patterns
             .iter()
             .zip(written())
@@ -103,32 +126,89 @@ impl Filter {
             .iter()
             .map(|pattern| pattern.literal.as_ref().map(|text| memmem::Finder::new(text).into_owned()))
             .collect();
-        Ok(Self { patterns, ignore, warnings, literals: literals.unwrap_or_default() })
+        let machines = prefix.iter().chain(&ignore).chain(patterns.iter().map(|pattern| &pattern.any));
+        let needs_utf8 = machines.into_iter().any(Machine::is_backtracking);
+        Ok(Self {
+            prefix,
+            patterns,
+            ignore,
+            sessions: Sessions::default(),
+            needs_utf8,
+            exhausted: 0,
+            warnings,
+            literals: literals.unwrap_or_default(),
+        })
     }
 
     /// What this filter makes of one line; a line's end is not part of it.
-    pub fn find(&self, line: &[u8]) -> Verdict {
+    pub fn find(&mut self, line: &[u8]) -> Verdict {
         let line = trim_end(line);
-        let dateless = Dateless::new(line);
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            if let Some((host, span)) = pattern.find(&dateless.text) {
-                if self.ignore.iter().any(|ignore| ignore.is_match(&dateless.text)) {
-                    return Verdict::Ignored;
+        match self.search(line) {
+            Ok(verdict) => verdict,
+            Err(Exhausted) => {
+                self.exhausted += 1;
+                // A flood of such lines must not become a flood of messages.
+                if self.exhausted.is_power_of_two() {
+                    let line: String = String::from_utf8_lossy(line).chars().take(200).collect();
+                    tracing::warn!(
+                        line,
+                        lines = self.exhausted,
+                        "a regex took too many steps: the line counts as missed"
+                    );
                 }
-                let span = dateless.place(span.start)..dateless.place(span.end);
-                return Verdict::Matched(Found { host, regex: index, span });
+                Verdict::Missed
             }
         }
-        Verdict::Missed
+    }
+
+    fn search(&mut self, line: &[u8]) -> Result<Verdict, Exhausted> {
+        let mut dateless = Dateless::new(line);
+        if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
+            dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
+        }
+        let text: &[u8] = &dateless.text;
+        let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
+        if let Some(prefix) = &self.prefix {
+            let read =
+                |groups: Groups<'_>| (groups("content"), host(groups, text), pattern::marks(text, groups));
+            let Some((found, host, marks)) = prefix.search(text, read)? else { return Ok(Verdict::Missed) };
+            (content, host_before, marks_before) = (found.unwrap_or(content), host, marks);
+        }
+        let inner = &text[content.clone()];
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let Some((host, marks)) = pattern.find(inner)? else { continue };
+            for ignore in &self.ignore {
+                if ignore.is_match(inner)? {
+                    return Ok(Verdict::Ignored);
+                }
+            }
+            let host = host.map(|(host, span)| (host, span.start + content.start..span.end + content.start));
+            let (host, span) = host.or(host_before).unzip();
+            let marks = marks.or(marks_before);
+            let id = marks.id.as_ref().map(|id| named(id));
+            let mut host = id.or(host);
+            if let Some(session) = marks.session.clone() {
+                host = self.sessions.judge(session, host, &marks, Instant::now());
+            }
+            let Some(host) = host else { return Ok(Verdict::Missed) };
+            // The host of a session may stand in an earlier line.
+            let span = span.map_or(0..0, |span| {
+                let place = |at: usize| dateless.place(at).min(line.len());
+                place(span.start)..place(span.end)
+            });
+            return Ok(Verdict::Matched(Found { host, regex: index, span }));
+        }
+        Ok(Verdict::Missed)
     }
 
     /// Calls `each` for every line of a block that is not missed.
-    pub fn find_in_block<'b>(&self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
+    pub fn find_in_block<'b>(&mut self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
+        let literals = std::mem::take(&mut self.literals);
         let mut look = |line: &'b [u8]| match self.find(line) {
             Verdict::Missed => {}
             verdict => each(trim_end(line), verdict),
         };
-        match &self.literals[..] {
+        match &literals[..] {
             // Nothing to look for first: every line is a candidate.
             [] => lines(block).for_each(look),
             // From hit to hit; what lies between cannot match.
@@ -140,11 +220,12 @@ impl Filter {
                     look(&block[line]);
                 }
             }
-            literals => {
-                let may = |line: &&[u8]| literals.iter().any(|literal| literal.find(line).is_some());
+            several => {
+                let may = |line: &&[u8]| several.iter().any(|literal| literal.find(line).is_some());
                 lines(block).filter(may).for_each(look);
             }
         }
+        self.literals = literals;
     }
 
     /// What an administrator should know of this filter, a sentence each.
@@ -161,38 +242,63 @@ impl Filter {
 // === impl Pattern ===
 
 impl Pattern {
-    /// The host of the line, and its place.
-    fn find(&self, text: &[u8]) -> Option<(Host, Range<usize>)> {
-        if let Some(addresses) = &self.leading {
-            let mut from = 0;
-            for _ in 0..RETRIES {
-                let Some(captures) = addresses.captures_at(text, from) else { break };
-                if let Some((Host::Address(address), span)) = host(&captures, text) {
-                    return Some((Host::Address(address), span));
-                }
-                from = captures.name(pattern::IP4).or(captures.name(pattern::IP6))?.start() + 1;
-            }
+    /// The host of the line and its place, where it has one, and what else it says; `None` where it
+    /// does not match.
+    fn find(&self, text: &[u8]) -> Result<Option<(Option<Place>, Marks)>, Exhausted> {
+        if let Some(addresses) = &self.leading
+            && let Some(place) = leftmost(addresses, text)
+        {
+            let marks = if self.marked {
+                self.any.search(text, |groups| pattern::marks(text, groups))?
+            } else {
+                None
+            };
+            return Ok(Some((Some(place), marks.unwrap_or_default())));
         }
-        if !self.any.is_match(text) {
-            return None;
-        }
-        host(&self.any.captures(text)?, text)
+        self.any.search(text, |groups| {
+            let marks = if self.marked { pattern::marks(text, groups) } else { Marks::default() };
+            (host(groups, text), marks)
+        })
     }
 }
 
-/// The host that a match found. An address that is only a part of a longer word is that word.
-fn host(captures: &Captures<'_>, text: &[u8]) -> Option<(Host, Range<usize>)> {
-    let address = captures.name(pattern::IP4).or(captures.name(pattern::IP6));
-    if let Some(found) = address {
-        let parsed = std::str::from_utf8(found.as_bytes()).ok().and_then(|text| text.parse::<IpAddr>().ok());
-        if let Some(address) = parsed
-            && stands_alone(text, found.range())
-        {
-            return Some((Host::Address(canonical(address)), found.range()));
+/// A host, and where it stands.
+type Place = (Host, Range<usize>);
+
+/// The leftmost place of a match that is a whole address.
+fn leftmost(addresses: &regex::bytes::Regex, text: &[u8]) -> Option<Place> {
+    let mut from = 0;
+    for _ in 0..RETRIES {
+        let captures = addresses.captures_at(text, from)?;
+        let groups = |name: &str| captures.name(name).map(|group| group.range());
+        if let Some((Host::Address(address), span)) = host(&groups, text) {
+            return Some((Host::Address(address), span));
         }
+        from = groups(pattern::IP4).or(groups(pattern::IP6))?.start + 1;
     }
-    let found = address.or(captures.name(pattern::DNS))?;
-    Some((Host::Name(String::from_utf8_lossy(found.as_bytes()).into_owned()), found.range()))
+    None
+}
+
+/// The host that a match found. An address that is only a part of a longer word is that word.
+fn host(groups: Groups<'_>, text: &[u8]) -> Option<Place> {
+    let address = groups(pattern::IP4).or_else(|| groups(pattern::IP6));
+    if let Some(found) = &address
+        && let Host::Address(address) = named(&text[found.clone()])
+        && stands_alone(text, found.clone())
+    {
+        return Some((Host::Address(address), found.clone()));
+    }
+    let found = address.or_else(|| groups(pattern::DNS))?;
+    Some((Host::Name(String::from_utf8_lossy(&text[found.clone()]).into_owned()), found))
+}
+
+/// A text as a host: an address where it is one.
+fn named(text: &[u8]) -> Host {
+    let address = std::str::from_utf8(text).ok().and_then(|text| text.parse::<IpAddr>().ok());
+    address.map_or_else(
+        || Host::Name(String::from_utf8_lossy(text).into_owned()),
+        |address| Host::Address(canonical(address)),
+    )
 }
 
 /// Whether neither a letter, a digit, nor a dot or hyphen that joins more to it, touches the place.
@@ -319,6 +425,62 @@ mod tests {
         assert_eq!(address(anchored, line).as_deref(), Some("192.0.2.1"));
     }
 
+    #[test]
+    fn look_around_is_searched_behind_a_limit() {
+        let regex = r"^user (?!root)\S+ from <HOST>$";
+        assert_eq!(address(regex, "user bob from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(address(regex, "user root from 192.0.2.1"), None);
+        let conditional = r"^(?P<inv>invalid )?user (?(inv)\d+|[a-z]+) from <HOST>$";
+        assert_eq!(address(conditional, "invalid user 7 from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(address(conditional, "user 7 from 192.0.2.1"), None);
+
+        let mut hostile = filter(r"^(?:(?=a)a|a)*c from <HOST>$");
+        assert_eq!(hostile.find(&[b'a'; 5000]), Verdict::Missed);
+        assert_eq!(hostile.exhausted, 1);
+        assert!(matches!(hostile.find(b"aac from 192.0.2.1"), Verdict::Matched(_)));
+        assert!(matches!(hostile.find(b"aac from 192.0.2.1\xff"), Verdict::Missed));
+    }
+
+    #[test]
+    fn pythons_ways_of_writing_are_understood() {
+        assert_eq!(address("((?i)from) <HOST>", "FROM 192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(address("to {x} from <HOST>$", "to {x} from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(address("^<F-ID/> failed", "192.0.2.1 failed").as_deref(), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn the_lines_of_a_session_are_one_story() {
+        let regexes = [
+            r"^<F-NOFAIL>connect</F-NOFAIL> from <HOST>$",
+            r"^bad password for <F-USER>\S+</F-USER>$",
+            r"^<F-MLFGAINED>welcome</F-MLFGAINED> <F-USER>\S+</F-USER>$",
+            r"^<F-NOFAIL><F-MLFFORGET>bye</F-MLFFORGET></F-NOFAIL>$",
+        ]
+        .map(str::to_owned);
+        let prefix = r"^<F-MLFID>daemon\[\d+\]</F-MLFID>: <F-CONTENT>.+</F-CONTENT>$";
+        let mut filter = Filter::with_prefix(Some(prefix), &regexes, &[]).unwrap();
+        for (line, expected) in [
+            ("daemon[1]: connect from 192.0.2.1", None),
+            ("daemon[2]: bad password for bob", None),
+            ("daemon[1]: bad password for bob", Some("192.0.2.1")),
+            ("other[1]: bad password for bob", None),
+            // Its failure waited for the address.
+            ("daemon[2]: connect from 192.0.2.2", Some("192.0.2.2")),
+            ("daemon[3]: connect from 192.0.2.3", None),
+            ("daemon[3]: welcome bob", None),
+            ("daemon[3]: bye", None),
+            ("daemon[1]: bye", None),
+            // The session is over: whose failure this is, nobody knows.
+            ("daemon[1]: bad password for eve", None),
+        ] {
+            let found = match filter.find(line.as_bytes()) {
+                Verdict::Matched(Found { host: Host::Address(address), .. }) => Some(address.to_string()),
+                _ => None,
+            };
+            assert_eq!(found.as_deref(), expected, "{line}");
+        }
+    }
+
     #[rstest]
     #[case("from 1.2.3.4", Some("1.2.3.4"))]
     #[case("from 1.2.3.4:5060", Some("1.2.3.4"))]
@@ -370,7 +532,7 @@ mod tests {
 
     #[test]
     fn an_ignoreregex_wins() {
-        let filter = Filter::new(&["from <HOST>".to_owned()], &["monitoring".to_owned()]).unwrap();
+        let mut filter = Filter::new(&["from <HOST>".to_owned()], &["monitoring".to_owned()]).unwrap();
         assert_eq!(filter.find(b"monitoring from 192.0.2.1"), Verdict::Ignored);
         assert!(matches!(filter.find(b"from 192.0.2.1"), Verdict::Matched(_)));
     }
@@ -391,7 +553,6 @@ mod tests {
     #[case("<HOST> <HOST>", "more than one")]
     #[case("(<HOST>", "unclosed group")]
     #[case("<SKIPLINES><HOST>", "<SKIPLINES>")]
-    #[case("(?!x)<HOST>", "look-around")]
     #[case("", "empty")]
     fn a_regex_that_cannot_be_used_says_why(#[case] regex: &str, #[case] says: &str) {
         let error = Filter::new(&[regex.to_owned()], &[]).unwrap_err().to_string();
@@ -428,7 +589,7 @@ mod tests {
             if both {
                 regexes.push("bye.*from <HOST>".to_owned());
             }
-            let filter = Filter::new(&regexes, &["monitoring".to_owned()]).unwrap();
+            let mut filter = Filter::new(&regexes, &["monitoring".to_owned()]).unwrap();
             let mut found = Vec::new();
             filter.find_in_block(block.as_bytes(), |line, verdict| found.push((line.to_vec(), verdict)));
             let expected: Vec<_> = lines(block.as_bytes())
@@ -443,7 +604,7 @@ mod tests {
             regex in "(\\PC|[<>HOST^.*()\\[\\]\\\\?|+]){0,20}",
             line in prop::collection::vec(any::<u8>(), 0..80),
         ) {
-            if let Ok(filter) = Filter::new(&[regex], &[]) {
+            if let Ok(mut filter) = Filter::new(&[regex], &[]) {
                 filter.find(&line);
             }
         }

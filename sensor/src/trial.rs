@@ -62,7 +62,7 @@ struct Tally {
 /// Runs the trial and prints what it found; `resolve` gives the filter of a jail. Status 0 where
 /// something matched, else 1.
 pub fn run(arguments: &Arguments, resolve: impl Fn(&str) -> Option<Filter>) -> anyhow::Result<ExitCode> {
-    let (filter, jail) = match resolve(&arguments.regex) {
+    let (mut filter, jail) = match resolve(&arguments.regex) {
         Some(filter) => (filter, Some(&arguments.regex)),
         None if !arguments.regex.contains('<') => {
             bail!(
@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments, resolve: impl Fn(&str) -> Option<Filter>) -> a
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let tally = match read(&mut *reader, size, arguments, &filter, &mut out) {
+    let tally = match read(&mut *reader, size, arguments, &mut filter, &mut out) {
         Ok(tally) => tally,
         Err(error) => {
             return match error.downcast_ref::<std::io::Error>() {
@@ -112,7 +112,7 @@ fn read(
     mut reader: &mut dyn BufRead,
     size: Option<u64>,
     arguments: &Arguments,
-    filter: &Filter,
+    filter: &mut Filter,
     out: &mut impl Write,
 ) -> anyhow::Result<Tally> {
     let zone = TimeZone::system();
@@ -146,7 +146,7 @@ impl Tally {
     fn line(
         &mut self,
         line: &[u8],
-        filter: &Filter,
+        filter: &mut Filter,
         zone: &TimeZone,
         arguments: &Arguments,
         out: &mut impl Write,

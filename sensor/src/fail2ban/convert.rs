@@ -105,9 +105,6 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
 /// A filter that means here what it means there.
 pub(super) fn filter(definition: &FilterDefinition) -> Result<Filter, String> {
     let unsupported = |what: &str| Err(format!("its filter uses {what}, which is not supported yet"));
-    if definition.prefregex.is_some() {
-        return unsupported("prefregex");
-    }
     if definition.maxlines > 1 {
         return unsupported("maxlines");
     }
@@ -115,12 +112,11 @@ pub(super) fn filter(definition: &FilterDefinition) -> Result<Filter, String> {
     if let Some(pattern) = definition.datepattern.as_deref().filter(|pattern| *pattern != "{^LN-BEG}") {
         return unsupported(&format!("a datepattern of its own (`{}`)", pattern.escape_debug()));
     }
-    for tag in ["<F-MLFID>", "<F-NOFAIL>", "<F-MLFFORGET>", "<F-MLFGAINED>", "<SKIPLINES>"] {
-        if definition.failregex.iter().any(|regex| regex.contains(tag)) {
-            return unsupported(tag);
-        }
+    if definition.failregex.iter().any(|regex| regex.contains("<SKIPLINES>")) {
+        return unsupported("<SKIPLINES>");
     }
-    Filter::new(&definition.failregex, &definition.ignoreregex).map_err(|error| error.to_string())
+    Filter::with_prefix(definition.prefregex.as_deref(), &definition.failregex, &definition.ignoreregex)
+        .map_err(|error| error.to_string())
 }
 
 fn is_on(definition: &JailDefinition, option: &str) -> bool {

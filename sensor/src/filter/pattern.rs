@@ -2,9 +2,14 @@
 //! said of it beforehand: whether it begins with a wildcard, what text its matches must hold, and
 //! whether an attacker's text can bend it.
 
-use regex::bytes::{Regex, RegexBuilder};
+use std::ops::Range;
+
+use regex::bytes::Regex;
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
+
+use super::machine::{Groups, Machine, linear};
+use super::session::Marks;
 
 /// The names of the groups that `<HOST>` makes.
 pub(super) const IP4: &str = "atalaya_ip4";
@@ -13,7 +18,8 @@ pub(super) const DNS: &str = "atalaya_dns";
 
 /// The shortest literal worth searching for.
 const SHORTEST_LITERAL: usize = 3;
-const SIZE_LIMIT: usize = 10 << 20;
+/// The tags that mark what a line says besides the host, as names of groups.
+const MARKS: [&str; 7] = ["mlfid", "nofail", "mlfgained", "mlfforget", "user", "alt_user", "fid"];
 
 /// A compiled failregex.
 #[derive(Clone, Debug)]
@@ -21,13 +27,15 @@ pub(super) struct Pattern {
     /// As the administrator wrote it.
     pub(super) written: String,
     /// With `<HOST>` as address or name.
-    pub(super) any: Regex,
+    pub(super) any: Machine,
     /// Where the pattern begins with a wildcard: the rest of it, with `<HOST>` as address alone.
     pub(super) leading: Option<Regex>,
     /// A text that each match holds.
     pub(super) literal: Option<Vec<u8>>,
     /// Whether an attacker's text can decide which address is found.
     pub(super) bendable: bool,
+    /// Whether it says more than the host.
+    pub(super) marked: bool,
 }
 
 /// Why a regex cannot be used.
@@ -77,38 +85,65 @@ pub enum FilterError {
 // === impl Pattern ===
 
 impl Pattern {
-    pub(super) fn new(written: &str) -> Result<Self, FilterError> {
+    /// A failregex. Whose line it is may also be known by an id, of the session or of its own, which
+    /// the prefix may hold.
+    pub(super) fn new(written: &str, prefix: Option<&Machine>) -> Result<Self, FilterError> {
         let python = rewrite(written);
         let (any, hosts) = expand(written, &python, true)?;
+        let machine = Machine::new(written, &any)?;
+        let names = machine.names().into_iter().chain(prefix.map(Machine::names).unwrap_or_default());
+        let identified = names.into_iter().any(|name| ["mlfid", "fid", IP4, IP6, DNS].contains(&name));
         match hosts {
-            0 => return Err(FilterError::NoHost { regex: written.to_owned() }),
-            1 => {}
+            0 if !identified => return Err(FilterError::NoHost { regex: written.to_owned() }),
+            0 | 1 => {}
             _ => return Err(FilterError::ManyHosts { regex: written.to_owned() }),
         }
-        let leading = match without_leading_wildcard(&python) {
-            Some(rest) => Some(compile(written, &expand(written, rest, false)?.0)?),
-            None => None,
+        let marked = machine.names().iter().any(|name| MARKS.contains(name) || name.starts_with("alt_user"));
+        let mut pattern = Self {
+            written: written.to_owned(),
+            any: machine,
+            leading: None,
+            literal: None,
+            bendable: false,
+            marked,
         };
+        if pattern.any.is_backtracking() {
+            return Ok(pattern);
+        }
         // What is searched, and what a wildcard before it only skips, are judged apart.
-        let judged = match without_leading_wildcard(&python) {
-            Some(rest) => expand(written, rest, true)?.0,
-            None => any.clone(),
+        let judged = match without_leading_wildcard(&python).filter(|_| hosts == 1) {
+            Some(rest) => {
+                let leading = linear(&expand(written, rest, false)?.0);
+                pattern.leading = Some(leading.map_err(|error| syntax(written, &error.to_string()))?);
+                expand(written, rest, true)?.0
+            }
+            None => any,
         };
         let hir = parse(written, &judged)?;
-        Ok(Self {
-            written: written.to_owned(),
-            any: compile(written, &any)?,
-            leading,
-            literal: literal(&hir).filter(|text| text.len() >= SHORTEST_LITERAL),
-            bendable: bendable(&hir),
-        })
+        pattern.literal = literal(&hir).filter(|text| text.len() >= SHORTEST_LITERAL);
+        pattern.bendable = bendable(&hir);
+        Ok(pattern)
     }
 }
 
-/// Compiles an ignoreregex, which may hold the tags but needs none.
-pub(super) fn compile_ignore(written: &str) -> Result<Regex, FilterError> {
+/// Compiles an ignoreregex or a prefregex, which may hold the tags but needs none.
+pub(super) fn compile_any(written: &str) -> Result<Machine, FilterError> {
     let (expanded, _) = expand(written, &rewrite(written), true)?;
-    compile(written, &expanded)
+    Machine::new(written, &expanded)
+}
+
+/// What the groups of a match say besides the host.
+pub(super) fn marks(text: &[u8], groups: Groups<'_>) -> Marks {
+    let take = |range: Range<usize>| text[range].to_vec();
+    let alternatives = ["user", "alt_user", "alt_user1", "alt_user_1", "alt_user_2"];
+    Marks {
+        session: groups("mlfid").map(take),
+        user: alternatives.into_iter().find_map(groups).map(take),
+        id: groups("fid").map(take),
+        no_failure: groups("nofail").is_some(),
+        gained: groups("mlfgained").is_some(),
+        forget: groups("mlfforget").is_some(),
+    }
 }
 
 /// The rest of a pattern that begins with `^.*` or `.*`, which only skip: searching for the rest
@@ -133,6 +168,7 @@ fn placeholder(python: &str) -> String {
 
 /// Python's regex syntax where Rust's differs: pointless escapes, `\Z`, and `[`, `&`, `~` in classes.
 fn rewrite(python: &str) -> String {
+    let python = local_flags(python);
     let mut out = String::with_capacity(python.len());
     let mut characters = python.chars().peekable();
     let mut in_class = false;
@@ -170,10 +206,46 @@ fn rewrite(python: &str) -> String {
                 out.push(']');
             }
             '[' | '&' | '~' if in_class => out.extend(['\\', character]),
+            // A brace that counts nothing is a literal in Python.
+            '{' if !in_class && !counts(characters.clone()) => out.push_str(r"\{"),
             other => out.push(other),
         }
         class_start = false;
     }
+    out
+}
+
+/// Whether what follows a `{` makes it a repetition: `3}`, `3,}`, `,3}` or `1,3}`.
+fn counts(after: impl Iterator<Item = char>) -> bool {
+    let inner: String = after.take_while(|character| *character != '}').take(12).collect();
+    let (from, to) = inner.split_once(',').unwrap_or((&inner, "0"));
+    let digits = |text: &str| text.chars().all(|character| character.is_ascii_digit());
+    digits(from) && digits(to) && inner.chars().any(|character| character.is_ascii_digit())
+}
+
+/// Flags in the middle hold for their group in Python's old way: `((?i)x)` is `(?i:x)`.
+fn local_flags(python: &str) -> String {
+    let mut out = String::with_capacity(python.len());
+    let mut rest = python;
+    while let Some(at) = rest.find("(?") {
+        let (before, after) = rest.split_at(at);
+        let flags = after[2..].find(|c: char| !c.is_ascii_lowercase()).unwrap_or(0);
+        let closed = flags > 0 && after[2 + flags..].starts_with(')');
+        let opener = ["((?:", "(?:", "("].into_iter().find(|opener| before.ends_with(*opener));
+        match (closed, opener) {
+            (true, Some(opener)) if opener != "((?:" && !before.ends_with("\\(") => {
+                out.push_str(&before[..before.len() - opener.len()]);
+                out.push_str(&format!("(?{}:", &after[2..2 + flags]));
+                rest = &after[3 + flags..];
+            }
+            _ => {
+                out.push_str(before);
+                out.push_str("(?");
+                rest = &after[2..];
+            }
+        }
+    }
+    out.push_str(rest);
     out
 }
 
@@ -211,11 +283,27 @@ fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), F
                 hosts += 1;
                 out.push_str(&format!(r"\[?{}\]?", ip6()));
             }
+            "DNS" => {
+                hosts += 1;
+                out.push_str(&dns());
+            }
+            "CIDR" => out.push_str(r"(?P<cidr>\d+)"),
+            "SUBNET" => {
+                hosts += 1;
+                out.push_str(&format!(r"\[?(?:{}|{})(?:/(?P<cidr>\d+))?\]?", ip4(), ip6()));
+            }
+            "F-ID/" => out.push_str(r"(?P<fid>\S+)"),
+            "F-PORT/" => out.push_str(r"(?P<fport>\w+)"),
             _ if closing.starts_with("F-") && is_tag(closing) => {
                 if inner.starts_with('/') {
                     out.push(')');
                 } else {
-                    out.push_str(&format!("(?P<{}>", closing[2..].to_ascii_lowercase().replace('-', "_")));
+                    let name = match &closing[2..] {
+                        "ID" => "fid".to_owned(),
+                        "PORT" => "fport".to_owned(),
+                        other => other.to_ascii_lowercase().replace('-', "_"),
+                    };
+                    out.push_str(&format!("(?P<{name}>"));
                 }
             }
             _ if is_tag(inner) => {
@@ -273,15 +361,6 @@ fn dns() -> String {
     format!(r"(?P<{DNS}>[0-9A-Za-z_](?:[0-9A-Za-z_.\-]*[0-9A-Za-z_])?)")
 }
 
-fn compile(written: &str, expanded: &str) -> Result<Regex, FilterError> {
-    RegexBuilder::new(expanded)
-        // Bytes, not characters: broken UTF-8 in a user name must not hide the line from `.`.
-        .unicode(false)
-        .size_limit(SIZE_LIMIT)
-        .build()
-        .map_err(|error| syntax(written, &error.to_string()))
-}
-
 fn parse(written: &str, expanded: &str) -> Result<Hir, FilterError> {
     regex_syntax::ParserBuilder::new()
         .unicode(false)
@@ -291,7 +370,7 @@ fn parse(written: &str, expanded: &str) -> Result<Hir, FilterError> {
         .map_err(|error| syntax(written, &error.to_string()))
 }
 
-fn syntax(written: &str, message: &str) -> FilterError {
+pub(super) fn syntax(written: &str, message: &str) -> FilterError {
     let regex = written.to_owned();
     if message.contains("look-around") {
         return FilterError::Unsupported { regex, what: "look-around (`(?=`, `(?!`, `(?<=`, `(?<!`)" };

@@ -1,0 +1,120 @@
+//! Sessions: lines of a log that a common id (`<F-MLFID>`) ties together. One line may name the
+//! address, another say that the login failed; a login that succeeds takes back what was pending.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::Host;
+
+/// How many sessions are open at once; beyond, the one that was silent longest is forgotten.
+const MOST: usize = 100;
+/// How long a silent session is remembered.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// How many different users of one session are told apart.
+const USERS: usize = 16;
+
+/// What a line says besides the host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Marks {
+    /// The session's id.
+    pub(super) session: Option<Vec<u8>>,
+    /// The user.
+    pub(super) user: Option<Vec<u8>>,
+    /// An id to ban by, instead of the host.
+    pub(super) id: Option<Vec<u8>>,
+    /// It is no failure by itself.
+    pub(super) no_failure: bool,
+    /// The login succeeded.
+    pub(super) gained: bool,
+    /// The session ends.
+    pub(super) forget: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sessions {
+    open: HashMap<Vec<u8>, Session>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    seen: Instant,
+    host: Option<Host>,
+    users: HashSet<Vec<u8>>,
+    no_failure: bool,
+    /// A failure was seen, and its host was not known yet.
+    pending: bool,
+}
+
+// === impl Marks ===
+
+impl Marks {
+    /// These, where they are set, else those before.
+    pub(super) fn or(self, before: Self) -> Self {
+        Self {
+            session: self.session.or(before.session),
+            user: self.user.or(before.user),
+            id: self.id.or(before.id),
+            no_failure: self.no_failure || before.no_failure,
+            gained: self.gained || before.gained,
+            forget: self.forget || before.forget,
+        }
+    }
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    /// Takes a line of a session; the host, where this line completes a failure.
+    pub(super) fn judge(
+        &mut self,
+        id: Vec<u8>,
+        host: Option<Host>,
+        marks: &Marks,
+        now: Instant,
+    ) -> Option<Host> {
+        if self.open.get(&id).is_some_and(|session| now.duration_since(session.seen) > REMEMBERED) {
+            self.open.remove(&id);
+        }
+        let mut session = self.open.remove(&id).unwrap_or_else(|| Session {
+            seen: now,
+            host: None,
+            users: HashSet::new(),
+            no_failure: false,
+            pending: false,
+        });
+        session.seen = now;
+        session.no_failure = marks.no_failure || marks.gained;
+        session.pending &= !marks.gained;
+        if host.is_some() {
+            session.host = host;
+        }
+        if let Some(user) = &marks.user
+            && session.users.len() < USERS
+        {
+            session.users.insert(user.clone());
+        }
+        // What is pending, or one more user, makes a failure even of a line that is none by itself.
+        if std::mem::take(&mut session.pending) || session.users.len() > 1 {
+            session.no_failure = false;
+        }
+        let failed = if session.no_failure { None } else { session.host.clone() };
+        session.pending = !session.no_failure && session.host.is_none();
+        if !marks.forget {
+            self.keep(id, session, now);
+        }
+        failed
+    }
+
+    fn keep(&mut self, id: Vec<u8>, session: Session, now: Instant) {
+        if self.open.len() >= MOST {
+            self.open.retain(|_, session| now.duration_since(session.seen) <= REMEMBERED);
+        }
+        if self.open.len() >= MOST
+            && let Some(oldest) =
+                self.open.iter().min_by_key(|(_, session)| session.seen).map(|(id, _)| id.clone())
+        {
+            self.open.remove(&oldest);
+        }
+        self.open.insert(id, session);
+    }
+}
