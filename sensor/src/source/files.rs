@@ -290,6 +290,10 @@ impl Follower {
             .collect();
         between.sort_by_key(|(_, file)| file.metadata.modified().ok());
         for (at, file) in between {
+            // Archives are renamed while they are looked through: one may be found under two names.
+            if self.files.iter().any(|followed| followed.id() == file.id()) {
+                continue;
+            }
             tracing::info!(path = %path.display(), archive = %at.display(), "came and went meanwhile; reading it");
             self.add(Followed::new(path.clone(), patterns.to_vec(), file, 0));
         }
