@@ -16,11 +16,11 @@ pub enum Form {
     /// `2025-09-05T11:17:32.937307-03:00`, with a blank for the `T` or without zone too; also
     /// `2025/09/05 11:17:32`.
     Iso,
-    /// `Sep  5 11:17:32`
+    /// `Sep  5 11:17:32`, also with a weekday before and a year in or after it
     Rfc3164,
     /// `1757081850.123`, also in brackets
     Epoch,
-    /// `05/Sep/2025:11:17:32 -0300`, also in brackets
+    /// `05/Sep/2025:11:17:32 -0300` and `05-Sep-2025 11:17:32 -0300`, also in brackets
     Web,
 }
 
@@ -40,7 +40,7 @@ pub fn find_form(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timest
     let (time, form) = match rest.first()? {
         b'A'..=b'Z' => (rfc3164(&mut cursor, now, zone)?, Form::Rfc3164),
         b'0'..=b'9' => match rest.get(2)? {
-            b'/' => (web(&mut cursor, zone)?, Form::Web),
+            b'/' | b'-' => (web(&mut cursor, zone)?, Form::Web),
             _ if matches!(rest.get(4), Some(b'-' | b'/')) => (iso(&mut cursor, zone)?, Form::Iso),
             _ => (epoch(&mut cursor)?, Form::Epoch),
         },
@@ -85,6 +85,7 @@ fn iso(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
 }
 
 fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    cursor.weekday();
     let month = cursor.month()?;
     cursor.expect(b' ')?;
     let day = if cursor.peek() == Some(b' ') {
@@ -107,6 +108,8 @@ fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<T
     };
     let (hour, minute, second) = cursor.clock()?;
     let nanos = cursor.fraction();
+    // C's own form ends in the year: `Fri Sep  5 11:17:32 2025`.
+    let stated = stated.or_else(|| cursor.year_after());
     let moment = |year| {
         let civil = civil(year, month, day, hour, minute, second, nanos)?;
         zone.to_timestamp(civil).ok()
@@ -128,9 +131,9 @@ fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<T
 
 fn web(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
     let day = cursor.number(2)?;
-    cursor.expect(b'/')?;
+    let separator = cursor.next()?;
     let month = cursor.month()?;
-    cursor.expect(b'/')?;
+    cursor.expect(separator)?;
     let year = cursor.number(4)?;
     if !matches!(cursor.next()?, b':' | b' ') {
         return None;
@@ -237,6 +240,33 @@ impl Cursor<'_> {
         self.at += 3;
         let index = MONTHS.iter().position(|month| *month == name)?;
         Some(index as i32 + 1)
+    }
+
+    /// Skips `Fri ` and `Fri, `, where a weekday stands.
+    fn weekday(&mut self) {
+        const DAYS: [&[u8]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
+        let Some(rest) = self.bytes.get(self.at..) else { return };
+        if !DAYS.iter().any(|day| rest.starts_with(day)) {
+            return;
+        }
+        let comma = usize::from(rest.get(3) == Some(&b','));
+        if rest.get(3 + comma) == Some(&b' ') {
+            self.at += 4 + comma;
+        }
+    }
+
+    /// ` 2025`, where a year follows and is a word of its own.
+    fn year_after(&mut self) -> Option<i32> {
+        let rest = self.bytes.get(self.at..)?;
+        let is_year = rest.first() == Some(&b' ')
+            && matches!(rest.get(1..3), Some(b"19" | b"20"))
+            && rest.get(3..5).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
+            && rest.get(5).is_none_or(|next| matches!(next, b' ' | b']' | b':' | b','));
+        if !is_year {
+            return None;
+        }
+        self.at += 1;
+        self.number(4)
     }
 
     /// `11:17:32`

@@ -317,7 +317,10 @@ fn stands_alone(text: &[u8], place: Range<usize>) -> bool {
         [first, next, ..] if joins(*first) => word(next),
         [b':', b':', ..] => true,
         // A hexadecimal group would go on; a port after an IPv4 address is fine.
-        [b':', next, ..] => text[place.clone()].contains(&b':') && next.is_ascii_hexdigit(),
+        [b':', next, ..] => {
+            let place = &text[place.clone()];
+            place.contains(&b':') && !place.contains(&b'.') && next.is_ascii_hexdigit()
+        }
         _ => false,
     };
     !touched_before && !touched_after
@@ -329,7 +332,12 @@ impl<'a> Dateless<'a> {
     /// Cuts the date out of a line, as fail2ban does, so that `^` applies to what is left.
     fn new(line: &'a [u8]) -> Self {
         // Only the date's place matters here.
-        match date::find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC) {
+        let found = date::find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC).map(|(time, cut)| {
+            // Brackets around the date stay, as `[]`: people's regexes count on it.
+            let bracketed = line.get(cut.start) == Some(&b'[');
+            (time, if bracketed { cut.start + 1..cut.end - 1 } else { cut })
+        });
+        match found {
             Some((_, cut)) if cut.start == 0 => Self { text: line[cut.end..].into(), cut },
             Some((_, cut)) => Self { text: [&line[..cut.start], &line[cut.end..]].concat().into(), cut },
             None => Self { text: line.into(), cut: 0..0 },
@@ -489,6 +497,8 @@ mod tests {
     #[case("from ::ffff:1.2.3.4", Some("1.2.3.4"))]
     #[case("from 2001:DB8::1", Some("2001:db8::1"))]
     #[case("from 2001:db8::", Some("2001:db8::"))]
+    #[case("from 2001:db8:a:b::1:1 port 2", Some("2001:db8:a:b::1:1"))]
+    #[case("from ::ffff:1.2.3.4:60495", Some("1.2.3.4"))]
     #[case("from 1:2:3:4:5:6:7:8", Some("1:2:3:4:5:6:7:8"))]
     #[case("from ::1", Some("::1"))]
     #[case("from 1.2.3.4.evil.example", None)]

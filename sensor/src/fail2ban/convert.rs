@@ -98,25 +98,29 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
         return Err(format!("logpath: `{path}` does not begin with `/`"));
     }
-    let filter = filter(&definition.filter)?;
+    let filter = definition.filter.compile()?;
     Ok(JailConfig { policy, source: JailSource::Files { paths, filter } })
 }
 
-/// A filter that means here what it means there.
-pub(super) fn filter(definition: &FilterDefinition) -> Result<Filter, String> {
-    let unsupported = |what: &str| Err(format!("its filter uses {what}, which is not supported yet"));
-    if definition.maxlines > 1 {
-        return unsupported("maxlines");
+// === impl FilterDefinition ===
+
+impl FilterDefinition {
+    /// The filter, where it means here what it means there; else why it cannot.
+    pub fn compile(&self) -> Result<Filter, String> {
+        let unsupported = |what: &str| Err(format!("its filter uses {what}, which is not supported yet"));
+        if self.maxlines > 1 {
+            return unsupported("maxlines");
+        }
+        // The dates that we find stand at the line's beginning.
+        if let Some(pattern) = self.datepattern.as_deref().filter(|pattern| *pattern != "{^LN-BEG}") {
+            return unsupported(&format!("a datepattern of its own (`{}`)", pattern.escape_debug()));
+        }
+        if self.failregex.iter().any(|regex| regex.contains("<SKIPLINES>")) {
+            return unsupported("<SKIPLINES>");
+        }
+        Filter::with_prefix(self.prefregex.as_deref(), &self.failregex, &self.ignoreregex)
+            .map_err(|error| error.to_string())
     }
-    // The dates that we find stand at the line's beginning.
-    if let Some(pattern) = definition.datepattern.as_deref().filter(|pattern| *pattern != "{^LN-BEG}") {
-        return unsupported(&format!("a datepattern of its own (`{}`)", pattern.escape_debug()));
-    }
-    if definition.failregex.iter().any(|regex| regex.contains("<SKIPLINES>")) {
-        return unsupported("<SKIPLINES>");
-    }
-    Filter::with_prefix(definition.prefregex.as_deref(), &definition.failregex, &definition.ignoreregex)
-        .map_err(|error| error.to_string())
 }
 
 fn is_on(definition: &JailDefinition, option: &str) -> bool {

@@ -348,7 +348,8 @@ fn ip6() -> String {
         format!("(?:{group}:){{1,5}}:(?:{group}:){{0,4}}{}", dotted()),
         format!("(?:{group}:){{7}}{group}"),
     ];
-    for before in (1..=6).rev() {
+    // The fewest groups before the `::` first: then all that stand after it are taken.
+    for before in 1..=6 {
         forms.push(format!("(?:{group}:){{1,{before}}}(?::{group}){{1,{}}}", 7 - before));
     }
     forms.push(format!("::(?:{group}:){{0,6}}{group}"));

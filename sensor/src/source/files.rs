@@ -341,6 +341,11 @@ impl Follower {
                 tracing::info!(path = %path.display(), "rotated; the old file is read to its end first");
                 let modified = self.files[old].modified();
                 self.add_between(&path, &patterns, modified);
+                // Rotated once more since it was opened, it was found among the archives.
+                if self.files.iter().any(|file| file.id() == id) {
+                    live.insert(id);
+                    continue;
+                }
             }
             let offset = if self.files.iter().any(|file| file.is_copied_by(&opened.file)) {
                 // copytruncate's copy, under a name that a pattern matches: its lines were read.
