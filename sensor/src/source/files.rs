@@ -282,7 +282,7 @@ impl Follower {
         let Some(after) = after else { return };
         let known =
             |id: &(u64, u64)| self.finished.contains(id) || self.files.iter().any(|file| file.id() == *id);
-        let mut between: Vec<_> = position::archives(path)
+        let mut between: Vec<_> = settled_archives(path)
             .into_iter()
             .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
             .filter(|(_, file)| !known(&file.id()))
@@ -290,10 +290,6 @@ impl Follower {
             .collect();
         between.sort_by_key(|(_, file)| file.metadata.modified().ok());
         for (at, file) in between {
-            // Archives are renamed while they are looked through: one may be found under two names.
-            if self.files.iter().any(|followed| followed.id() == file.id()) {
-                continue;
-            }
             tracing::info!(path = %path.display(), archive = %at.display(), "came and went meanwhile; reading it");
             self.add(Followed::new(path.clone(), patterns.to_vec(), file, 0));
         }
@@ -529,6 +525,28 @@ impl Follower {
             tracing::warn!(path = %path.display(), %error, "cannot be followed; it is tried again every two seconds");
         }
     }
+}
+
+/// The archives of a path, each file once. A rotation that goes on renames them while they are listed, and
+/// one may be passed over or met twice: they are listed until two lists agree.
+fn settled_archives(path: &Path) -> Vec<(PathBuf, Opened)> {
+    const LISTS: usize = 8;
+    let mut all: Vec<(PathBuf, Opened)> = Vec::new();
+    let mut before = HashSet::new();
+    for _ in 0..LISTS {
+        let listed = position::archives(path);
+        let ids: HashSet<_> = listed.iter().map(|(_, file)| file.id()).collect();
+        for (at, file) in listed {
+            if !all.iter().any(|(_, known)| known.id() == file.id()) {
+                all.push((at, file));
+            }
+        }
+        if ids == before {
+            break;
+        }
+        before = ids;
+    }
+    all
 }
 
 /// An open file with what was known of it when it was opened.
