@@ -189,6 +189,9 @@ impl Filter {
             let mut host = id.or(host);
             if let Some(session) = marks.session.clone() {
                 host = self.sessions.judge(session, host, &marks, Instant::now());
+            } else if marks.no_failure || marks.gained {
+                // Outside a session nothing can make a failure of it.
+                host = None;
             }
             let Some(host) = host else { return Ok(Verdict::Missed) };
             // The host of a session may stand in an earlier line.
@@ -454,6 +457,16 @@ mod tests {
         assert_eq!(address("((?i)from) <HOST>", "FROM 192.0.2.1").as_deref(), Some("192.0.2.1"));
         assert_eq!(address("to {x} from <HOST>$", "to {x} from 192.0.2.1").as_deref(), Some("192.0.2.1"));
         assert_eq!(address("^<F-ID/> failed", "192.0.2.1 failed").as_deref(), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn what_is_marked_as_no_failure_is_none_outside_a_session_too() {
+        let regex = "^<F-NOFAIL>hello</F-NOFAIL> from <HOST>$|^<F-MLFGAINED>welcome</F-MLFGAINED> <F-USER>.*</F-USER>$";
+        assert_eq!(address(regex, "hello from 192.0.2.1"), None);
+        assert_eq!(
+            address("^<F-NOFAIL>hello </F-NOFAIL>?from <HOST>$", "from 192.0.2.1").as_deref(),
+            Some("192.0.2.1")
+        );
     }
 
     #[test]
