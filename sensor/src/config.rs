@@ -179,7 +179,7 @@ impl Config {
                 continue;
             }
             let policy = jail.policy(&name, &raw.defaults).map_err(&wrong)?;
-            let source = jail.source(text, at, &wrong)?;
+            let source = jail.source(at, &wrong)?;
             jails.push(JailConfig { policy, source });
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
@@ -368,7 +368,6 @@ impl RawJail {
 
     fn source(
         self,
-        _text: &str,
         at: impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailSource, ConfigError> {

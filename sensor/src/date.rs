@@ -1,315 +1,210 @@
-//! The date at the start of a log line: ISO 8601, RFC 3164, RFC 5424, epoch seconds and the web
-//! servers' forms. Bytes in, a moment and its place out; nothing is searched beyond the line's start.
+//! Dates in log lines: where one stands, and which moment it means. The forms that nearly all logs use
+//! are read by hand at the line's start ([`plain`]); everything else fail2ban's users may write in a
+//! `datepattern`, and its other usual forms, are regexes with strptime's fields ([`template`]).
+
+mod fields;
+mod plain;
+mod template;
 
 use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
-const MONTHS: [&[u8; 3]; 12] =
-    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+pub use fields::zone;
+pub use plain::{Form, find, find_form};
+pub use template::DateError;
+use template::Template;
 
-/// The form in which a date was written, for reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Form {
-    /// `2025-09-05T11:17:32.937307-03:00`, with a blank for the `T` or without zone too; also
-    /// `2025/09/05 11:17:32`.
-    Iso,
-    /// `Sep  5 11:17:32`, also with a weekday before and a year in or after it
-    Rfc3164,
-    /// `1757081850.123`, also in brackets
-    Epoch,
-    /// `05/Sep/2025:11:17:32 -0300` and `05-Sep-2025 11:17:32 -0300`, also in brackets
-    Web,
-}
+/// The usual forms beyond the plain ones, in strptime's fields. The first that fits the line's start
+/// is taken; else the leftmost that stands anywhere.
+const USUAL: [&str; 23] = [
+    "%ExY-%m-%d(?:T|  ?)%H:%M:%S(?:[.,]%f)?(?:\\s*%z)?",
+    "%ExY/%m/%d(?:T|  ?)%H:%M:%S(?:[.,]%f)?(?:\\s*%z)?",
+    "%ExY\\.%m\\.%d(?:T|  ?)%H:%M:%S(?:[.,]%f)?(?:\\s*%z)?",
+    "(?:%a )?%b %d %k:%M:%S(?:\\.%f)?(?: %ExY)?",
+    "(?:%a )?%b %d %ExY %k:%M:%S(?:\\.%f)?",
+    "%d/%m/(?:%ExY|%Exy) %k:%M:%S",
+    "%d-%m-(?:%ExY|%Exy) %k:%M:%S",
+    "%d/%b/%ExY[ :]?%H:%M:%S(?:\\.%f)?(?: %z)?",
+    "%d-%b-%ExY[ :]?%H:%M:%S(?:\\.%f)?(?: %z)?",
+    "%m/%d/%ExY:%H:%M:%S",
+    "%m-%d-%ExY %k:%M:%S(?:\\.%f)?",
+    "EPOCH",
+    "{^LN-BEG}%H:%M:%S",
+    "^<%m/%d/%Exy@%H:%M:%S>",
+    "%Exy%Exm%Exd  ?%H:%M:%S",
+    "%b %d, %ExY %I:%M:%S %p",
+    "^%b-%d-%Exy %k:%M:%S",
+    "%ExY%Exm%Exd(?:T|  ?)%ExH%ExM%ExS(?:[.,]%f)?(?:\\s*%z)?",
+    "(?:%Z )?(?:%a )?%b %d %k:%M:%S(?:\\.%f)?(?: %ExY)?",
+    "(?:%z )?(?:%a )?%b %d %k:%M:%S(?:\\.%f)?(?: %ExY)?",
+    "TAI64N",
+    // Journals and containers write milliseconds and microseconds.
+    "{^LN-BEG}LEPOCH",
+    "{^LN-BEG}%ExY%Exm%ExdT%ExH%ExM%ExS(?:[.,]%f)?Z",
+];
 
-/// Finds the date at the start of a line. `now` resolves a missing year, `zone` a missing zone.
-/// Returns the moment and the bytes that the date takes, without a syslog priority before it.
-pub fn find(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timestamp, Range<usize>)> {
-    find_form(line, now, zone).map(|(time, range, _)| (time, range))
-}
-
-/// As [`find`], with the form that was found.
-pub fn find_form(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timestamp, Range<usize>, Form)> {
-    let mut start = line.iter().take_while(|byte| **byte == b' ').count();
-    start += priority(&line[start..]);
-    let bracket = usize::from(line.get(start) == Some(&b'['));
-    let rest = line.get(start + bracket..)?;
-    let mut cursor = Cursor { bytes: rest, at: 0 };
-    let (time, form) = match rest.first()? {
-        b'A'..=b'Z' => (rfc3164(&mut cursor, now, zone)?, Form::Rfc3164),
-        b'0'..=b'9' => match rest.get(2)? {
-            b'/' | b'-' => (web(&mut cursor, zone)?, Form::Web),
-            _ if matches!(rest.get(4), Some(b'-' | b'/')) => (iso(&mut cursor, zone)?, Form::Iso),
-            _ => (epoch(&mut cursor)?, Form::Epoch),
-        },
-        _ => return None,
-    };
-    let mut end = start + bracket + cursor.at;
-    if bracket == 1 {
-        if line.get(end) != Some(&b']') {
-            return None;
+static USUAL_TEMPLATES: LazyLock<Arc<[Template]>> = LazyLock::new(|| {
+    let (mut first, mut anywhere) = (Vec::new(), Vec::new());
+    for pattern in USUAL {
+        // All of them are ours; that they compile is tested.
+        let Ok(template) = Template::new(pattern) else { continue };
+        if !template.anchored
+            && let Ok(anchored) = Template::new(&format!("{{^LN-BEG}}{pattern}"))
+        {
+            first.push(anchored);
         }
-        end += 1;
+        anywhere.push(template);
     }
-    Some((time, start..end, form))
+    first.append(&mut anywhere);
+    first.into()
+});
+
+/// The forms in which a log writes its dates.
+#[derive(Clone, Debug, Default)]
+pub struct Dates {
+    kind: Kind,
 }
 
-/// The length of `<PRI>` and, for RFC 5424, the version after it.
-fn priority(line: &[u8]) -> usize {
-    if line.first() != Some(&b'<') {
-        return 0;
-    }
-    let digits = line[1..].iter().take(3).take_while(|byte| byte.is_ascii_digit()).count();
-    if digits == 0 || line.get(1 + digits) != Some(&b'>') {
-        return 0;
-    }
-    let length = digits + 2;
-    if line[length..].starts_with(b"1 ") { length + 2 } else { length }
+#[derive(Clone, Debug, Default)]
+enum Kind {
+    /// The usual ones, anywhere in the line.
+    #[default]
+    Usual,
+    /// The usual ones, at the line's start.
+    UsualAtStart,
+    /// Those of a datepattern; the usual ones after them, where it asks for them.
+    Written { templates: Arc<[Template]>, usual: bool },
+    /// The lines have no date: they are of now.
+    None,
 }
 
-fn iso(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
-    let year = cursor.number(4)?;
-    let separator = cursor.next()?;
-    let month = cursor.number(2)?;
-    cursor.expect(separator)?;
-    let day = cursor.number(2)?;
-    if !matches!(cursor.next()?, b'T' | b't' | b' ') {
-        return None;
-    }
-    let (hour, minute, second) = cursor.clock()?;
-    let nanos = cursor.fraction();
-    let civil = civil(year, month, day, hour, minute, second, nanos)?;
-    resolve(cursor, civil, zone)
+/// A date in a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Date {
+    /// The moment.
+    pub time: Timestamp,
+    /// Where it stands.
+    pub place: Range<usize>,
+    /// How it is written, for reports.
+    pub form: String,
 }
 
-fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-    cursor.weekday();
-    let month = cursor.month()?;
-    cursor.expect(b' ')?;
-    let day = if cursor.peek() == Some(b' ') {
-        cursor.expect(b' ')?;
-        cursor.number(1)?
-    } else if cursor.bytes.get(cursor.at + 1).is_some_and(u8::is_ascii_digit) {
-        cursor.number(2)?
-    } else {
-        cursor.number(1)?
-    };
-    cursor.expect(b' ')?;
-    // Some daemons put the year between day and time: `Sep  5 2025 11:17:32`.
-    let with_year = cursor.bytes.get(cursor.at + 4) == Some(&b' ');
-    let stated = if with_year {
-        let year = cursor.number(4)?;
-        cursor.expect(b' ')?;
-        Some(year)
-    } else {
-        None
-    };
-    let (hour, minute, second) = cursor.clock()?;
-    let nanos = cursor.fraction();
-    // C's own form ends in the year: `Fri Sep  5 11:17:32 2025`.
-    let stated = stated.or_else(|| cursor.year_after());
-    let moment = |year| {
-        let civil = civil(year, month, day, hour, minute, second, nanos)?;
-        zone.to_timestamp(civil).ok()
-    };
-    if let Some(year) = stated {
-        return moment(year);
-    }
-    // The nearest year that is not more than a day ahead: at New Year a line of December is of last
-    // year, and a host whose clock is a little ahead is believed.
-    let this_year = i32::from(now.to_zoned_datetime(zone.clone()).year());
-    let ahead = SignedDuration::from_hours(24);
-    [this_year + 1, this_year, this_year - 1]
-        .into_iter()
-        .filter_map(moment)
-        .find(|time| time.duration_since(now) <= ahead)
-        // The 29th of February exists in one of four years.
-        .or_else(|| (2..=4).find_map(|years| moment(this_year - years)))
-}
+// === impl Dates ===
 
-fn web(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
-    let day = cursor.number(2)?;
-    let separator = cursor.next()?;
-    let month = cursor.month()?;
-    cursor.expect(separator)?;
-    let year = cursor.number(4)?;
-    if !matches!(cursor.next()?, b':' | b' ') {
-        return None;
-    }
-    let (hour, minute, second) = cursor.clock()?;
-    let civil = civil(year, month, day, hour, minute, second, 0)?;
-    resolve(cursor, civil, zone)
-}
-
-fn epoch(cursor: &mut Cursor<'_>) -> Option<Timestamp> {
-    let digits = cursor.bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    // 10 digits of seconds (2001 to 2286), or 13 of milliseconds.
-    let (seconds, nanos) = match digits {
-        10 => (i64::from(cursor.number(5)?) * 100_000 + i64::from(cursor.number(5)?), cursor.fraction()),
-        13 => {
-            let seconds = i64::from(cursor.number(5)?) * 100_000 + i64::from(cursor.number(5)?);
-            (seconds, cursor.number(3)? * 1_000_000)
-        }
-        _ => return None,
-    };
-    Timestamp::new(seconds, nanos).ok()
-}
-
-/// A civil time with the zone that follows it, else with the given one.
-fn resolve(cursor: &mut Cursor<'_>, civil: DateTime, zone: &TimeZone) -> Option<Timestamp> {
-    let before = cursor.at;
-    if cursor.peek() == Some(b' ') && matches!(cursor.bytes.get(cursor.at + 1), Some(b'+' | b'-')) {
-        cursor.at += 1;
-    }
-    let sign = match cursor.peek() {
-        Some(b'Z' | b'z') => {
-            cursor.at += 1;
-            return Offset::UTC.to_timestamp(civil).ok();
-        }
-        Some(b'+') => 1,
-        Some(b'-') => -1,
-        _ => 0,
-    };
-    if sign != 0 {
-        cursor.at += 1;
-        if let Some(seconds) = cursor.offset() {
-            return Offset::from_seconds(sign * seconds).ok()?.to_timestamp(civil).ok();
-        }
-        cursor.at = before;
-    }
-    zone.to_timestamp(civil).ok()
-}
-
-fn civil(
-    year: i32,
-    month: i32,
-    day: i32,
-    hour: i32,
-    minute: i32,
-    second: i32,
-    nanos: i32,
-) -> Option<DateTime> {
-    let small = |number: i32| i8::try_from(number).ok();
-    // A leap second counts as the second before it.
-    let second = second.min(59);
-    DateTime::new(
-        i16::try_from(year).ok()?,
-        small(month)?,
-        small(day)?,
-        small(hour)?,
-        small(minute)?,
-        small(second)?,
-        nanos,
-    )
-    .ok()
-}
-
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-// === impl Cursor ===
-
-impl Cursor<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    fn next(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        (self.next()? == byte).then_some(())
-    }
-
-    /// A number of exactly so many digits, at most nine.
-    fn number(&mut self, digits: usize) -> Option<i32> {
-        let text = self.bytes.get(self.at..self.at + digits)?;
-        self.at += digits;
-        text.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + i32::from(byte - b'0')))
-    }
-
-    fn month(&mut self) -> Option<i32> {
-        let name = self.bytes.get(self.at..self.at + 3)?;
-        self.at += 3;
-        let index = MONTHS.iter().position(|month| *month == name)?;
-        Some(index as i32 + 1)
-    }
-
-    /// Skips `Fri ` and `Fri, `, where a weekday stands.
-    fn weekday(&mut self) {
-        const DAYS: [&[u8]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
-        let Some(rest) = self.bytes.get(self.at..) else { return };
-        if !DAYS.iter().any(|day| rest.starts_with(day)) {
-            return;
-        }
-        let comma = usize::from(rest.get(3) == Some(&b','));
-        if rest.get(3 + comma) == Some(&b' ') {
-            self.at += 4 + comma;
-        }
-    }
-
-    /// ` 2025`, where a year follows and is a word of its own.
-    fn year_after(&mut self) -> Option<i32> {
-        let rest = self.bytes.get(self.at..)?;
-        let is_year = rest.first() == Some(&b' ')
-            && matches!(rest.get(1..3), Some(b"19" | b"20"))
-            && rest.get(3..5).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
-            && rest.get(5).is_none_or(|next| matches!(next, b' ' | b']' | b':' | b','));
-        if !is_year {
-            return None;
-        }
-        self.at += 1;
-        self.number(4)
-    }
-
-    /// `11:17:32`
-    fn clock(&mut self) -> Option<(i32, i32, i32)> {
-        let hour = self.number(2)?;
-        self.expect(b':')?;
-        let minute = self.number(2)?;
-        self.expect(b':')?;
-        Some((hour, minute, self.number(2)?))
-    }
-
-    /// `.937307` or `,937`, in nanoseconds; 0 where there is none.
-    fn fraction(&mut self) -> i32 {
-        let digits = self.bytes.get(self.at + 1..).unwrap_or_default();
-        let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        if count == 0 || !matches!(self.peek(), Some(b'.' | b',')) {
-            return 0;
-        }
-        self.at += 1 + count;
-        (0..9).fold(0, |sum, place| {
-            let digit = if place < count { i32::from(digits[place] - b'0') } else { 0 };
-            sum * 10 + digit
-        })
-    }
-
-    /// `03:00`, `0300` or `03`, in seconds.
-    fn offset(&mut self) -> Option<i32> {
-        let hours = self.number(2)?;
-        let minutes = match self.peek() {
-            Some(b':') => {
-                self.at += 1;
-                self.number(2)?
+impl Dates {
+    /// Those of a datepattern of fail2ban's: strptime's fields in a regex, a line each; `{DATE}` in it
+    /// stands for any usual form, `{^LN-BEG}` for the line's start, `EPOCH` and `LEPOCH` for seconds.
+    pub fn new(datepattern: &str) -> Result<Self, DateError> {
+        let mut templates = Vec::new();
+        let mut usual = None;
+        for pattern in datepattern.lines().map(str::trim).filter(|pattern| !pattern.is_empty()) {
+            match pattern.to_ascii_uppercase().as_str() {
+                "{^LN-BEG}" => usual = Some(Kind::UsualAtStart),
+                "{DEFAULT}" => usual = Some(Kind::Usual),
+                "{NONE}" => usual = Some(Kind::None),
+                upper if upper.contains("{DATE}") => {
+                    for form in USUAL {
+                        templates.push(Template::around(pattern, form)?);
+                    }
+                }
+                _ => templates.push(Template::new(pattern)?),
             }
-            Some(b'0'..=b'9') => self.number(2)?,
-            _ => 0,
+        }
+        let kind = match (templates.is_empty(), usual) {
+            (true, None) => Kind::Usual,
+            (true, Some(kind)) => kind,
+            (false, usual) => Kind::Written {
+                templates: templates.into(),
+                usual: matches!(usual, Some(Kind::Usual | Kind::UsualAtStart)),
+            },
         };
-        Some(hours * 3600 + minutes * 60)
+        Ok(Self { kind })
     }
+
+    /// Where the date stands in a line: what is cut out of it before the regexes see it.
+    pub fn place(&self, line: &[u8]) -> Option<Range<usize>> {
+        if self.is_usual()
+            && let Some((_, mut place)) = find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC)
+        {
+            // Brackets around the date stay, as `[]`: people's regexes count on it.
+            if line.get(place.start) == Some(&b'[') {
+                place = place.start + 1..place.end - 1;
+            }
+            return Some(place);
+        }
+        self.search(line).map(|(_, place)| place)
+    }
+
+    /// The date of a line. `now` resolves a missing year or day, `zone` a missing zone.
+    pub fn find(&self, line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Date> {
+        if matches!(self.kind, Kind::None) {
+            return Some(Date { time: now, place: 0..0, form: "{NONE}".to_owned() });
+        }
+        if self.is_usual()
+            && let Some((time, place, form)) = find_form(line, now, zone)
+        {
+            return Some(Date { time, place, form: form.to_string() });
+        }
+        let (template, place) = self.search(line)?;
+        let time = template.time(line, now, zone)?;
+        Some(Date { time, place, form: template.pattern.clone() })
+    }
+
+    /// Whether what is cut out always begins and ends as a word does.
+    pub fn are_words(&self) -> bool {
+        match &self.kind {
+            Kind::Written { templates, .. } => templates.iter().all(|template| template.is_word),
+            _ => true,
+        }
+    }
+
+    /// Whether some lines have their date in one before.
+    pub(crate) fn span_lines(&self) -> bool {
+        match &self.kind {
+            Kind::Written { templates, .. } => templates.iter().any(|template| template.is_empty),
+            _ => false,
+        }
+    }
+
+    fn is_usual(&self) -> bool {
+        matches!(self.kind, Kind::Usual | Kind::UsualAtStart)
+    }
+
+    /// The template that a line fits, and where.
+    fn search(&self, line: &[u8]) -> Option<(&Template, Range<usize>)> {
+        match &self.kind {
+            Kind::None => None,
+            Kind::Usual => first(&USUAL_TEMPLATES, line, true),
+            Kind::UsualAtStart => first(&USUAL_TEMPLATES, line, false),
+            Kind::Written { templates, usual } => {
+                let found = first(templates, line, true);
+                found.or_else(|| if *usual { first(&USUAL_TEMPLATES, line, true) } else { None })
+            }
+        }
+    }
+}
+
+/// The first template that fits the start, else the one that fits leftmost.
+fn first<'a>(templates: &'a [Template], line: &[u8], anywhere: bool) -> Option<(&'a Template, Range<usize>)> {
+    let mut best: Option<(&Template, Range<usize>)> = None;
+    for template in templates.iter().filter(|template| anywhere || template.anchored) {
+        let Some(place) = template.place(line) else { continue };
+        if template.anchored || place.start == 0 {
+            return Some((template, place));
+        }
+        if best.as_ref().is_none_or(|(_, other)| place.start < other.start) {
+            best = Some((template, place));
+        }
+    }
+    best
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use rstest::rstest;
 
     use super::*;
 
@@ -317,100 +212,103 @@ mod tests {
         "2025-09-06T00:00:00Z".parse().unwrap()
     }
 
-    fn zone() -> TimeZone {
-        TimeZone::fixed(jiff::tz::offset(-3))
-    }
-
     #[track_caller]
-    fn assert_date(line: &str, expected: &str, rest: &str) {
-        let (time, range) =
-            find(line.as_bytes(), now(), &zone()).unwrap_or_else(|| panic!("no date in {line}"));
-        assert_eq!(time, expected.parse().unwrap(), "{line}");
-        assert_eq!(&line[range.end..], rest, "{line}");
+    fn date(pattern: &str, line: &str) -> Option<(String, String)> {
+        let dates = Dates::new(pattern).unwrap();
+        let date = dates.find(line.as_bytes(), now(), &TimeZone::fixed(jiff::tz::offset(-3)))?;
+        let place = dates.place(line.as_bytes()).unwrap_or(0..0);
+        let rest = format!("{}{}", &line[..place.start], &line[place.end..]);
+        Some((date.time.to_string(), rest))
     }
 
     #[test]
-    fn each_form_gives_its_moment_and_its_place() {
-        for line in [
-            "2025-09-05T11:17:32.5-03:00 x",
-            "2025-09-05T11:17:32.5-0300 x",
-            "2025-09-05T14:17:32.5Z x",
-            "2025-09-05 11:17:32.5 x",
-            "2025-09-05 11:17:32,5 x",
-            "2025/09/05 11:17:32.5 x",
-            "<34>1 2025-09-05T14:17:32.500000Z x",
-            "Sep  5 11:17:32.5 x",
-            "<13>Sep  5 11:17:32.5 x",
-            "1757081852.5 x",
-            "[1757081852.5] x",
-            "1757081852500 x",
-        ] {
-            assert_date(line, "2025-09-05T14:17:32.5Z", " x");
+    fn every_usual_form_compiles() {
+        for pattern in USUAL {
+            Template::new(pattern).unwrap();
         }
-        for line in [
-            "05/Sep/2025:11:17:32 -0300 x",
-            "[05/Sep/2025:11:17:32 -0300] x",
-            "[05/Sep/2025:14:17:32 +0000] x",
-            "Sep 05 11:17:32 x",
-            "Sep  5 2025 11:17:32 x",
-        ] {
-            assert_date(line, "2025-09-05T14:17:32Z", " x");
-        }
+    }
+
+    #[rstest]
+    #[case("2025.09.05 11:17:32 x", " x")]
+    #[case("Fri Sep  5 11:17:32.011 2025 x", " x")]
+    #[case("Fri Sep 05 2025 11:17:32 x", " x")]
+    #[case("05/09/2025 11:17:32 x", " x")]
+    #[case("05-09-25 11:17:32 x", " x")]
+    #[case("05-Sep-2025 11:17:32.252 x", " x")]
+    #[case("09/05/2025:11:17:32 x", " x")]
+    #[case("<09/05/25@11:17:32> x", " x")]
+    #[case("250905 11:17:32 x", " x")]
+    #[case("Sep 5, 2025 11:17:32 AM x", " x")]
+    #[case("Sep-05-25 11:17:32 x", " x")]
+    #[case("20250905T111732 x", " x")]
+    #[case("20250905T141732Z x", " x")]
+    #[case("ADT Sep 05 11:17:32 x", " x")]
+    #[case("-03:00 Sep 05 11:17:32 2025 x", " x")]
+    #[case("@4000000068baf0fc077a9e94 x", " x")]
+    #[case("1757081852123456 x", " x")]
+    #[case("host y: [2025-09-05 11:17:32] x", "host y: [] x")]
+    #[case("192.0.2.1 - - [05/Sep/2025:11:17:32 -0300] \"GET /\"", "192.0.2.1 - - [] \"GET /\"")]
+    #[case("type=USER_AUTH msg=audit(1757081852.101:7): x", "type=USER_AUTH msg=audit(:7): x")]
+    fn the_usual_forms_are_found(#[case] line: &str, #[case] rest: &str) {
+        let (time, left) = date("", line).unwrap_or_else(|| panic!("no date in {line}"));
+        assert!(time.starts_with("2025-09-05T14:17:32"), "{line}: {time}");
+        assert_eq!(left, rest);
+    }
+
+    #[rstest]
+    #[case("^%Y-%m-%d %H:%M:%S", "2025-09-05 11:17:32 x", Some("2025-09-05T14:17:32Z"), " x")]
+    #[case("^%Y-%m-%d %H:%M:%S", "x 2025-09-05 11:17:32", None, "")]
+    #[case("EPOCH", "1757081852 x", Some("2025-09-05T14:17:32Z"), " x")]
+    #[case("ts={EPOCH}", "x ts=1757081852 y", Some("2025-09-05T14:17:32Z"), "x  y")]
+    #[case("{^LN-BEG}", "[2025-09-05 11:17:32] y", Some("2025-09-05T14:17:32Z"), "[] y")]
+    #[case("{^LN-BEG}", "y 2025-09-05 11:17:32", None, "")]
+    #[case(
+        "^[^\\[]*\\[({DATE})",
+        "v 192.0.2.1 [05/Sep/2025:11:17:32 -0300] z",
+        Some("2025-09-05T14:17:32Z"),
+        "v 192.0.2.1 [] z"
+    )]
+    #[case("{NONE}", "x", Some("2025-09-06T00:00:00Z"), "x")]
+    #[case("^%H:%M:%S", "11:17:32 x", Some("2025-09-05T14:17:32Z"), " x")]
+    #[case("%d\\.%m\\.%y um %I:%M %p", "am 05.09.25 um 11:17 AM x", Some("2025-09-05T14:17:00Z"), "am  x")]
+    #[case("^%j %Y %H", "248 2025 11 x", Some("2025-09-05T14:00:00Z"), " x")]
+    #[case("^%b %d\n^%Y%m%d", "20250905 x", Some("2025-09-05T03:00:00Z"), " x")]
+    #[case(
+        "%Y(?P<_sep>[-/.])%m(?P=_sep)%d",
+        "2025/09-05 2025/09/05",
+        Some("2025-09-05T03:00:00Z"),
+        "2025/09-05 "
+    )]
+    #[case(
+        "%d/%b[^/]*/%Y:%H:%M:%S %z",
+        "[05/Sept/2025:11:17:32 -0300] x",
+        Some("2025-09-05T14:17:32Z"),
+        "[] x"
+    )]
+    #[case("%Y-%m-%d %H:%M:%S %Z", "2025-09-05 16:17:32 CEST x", Some("2025-09-05T14:17:32Z"), " x")]
+    fn a_datepattern_means_what_it_says(
+        #[case] pattern: &str,
+        #[case] line: &str,
+        #[case] time: Option<&str>,
+        #[case] rest: &str,
+    ) {
+        let found = date(pattern, line);
+        assert_eq!(found, time.map(|time| (time.to_owned(), rest.to_owned())), "{pattern}: {line}");
+    }
+
+    #[rstest]
+    #[case("(%Y", "unclosed group")]
+    #[case("%Y %U", "%U")]
+    #[case("hello", "no field")]
+    #[case("^%Y(?!x)", "look-around")]
+    fn a_datepattern_that_cannot_be_used_says_why(#[case] pattern: &str, #[case] says: &str) {
+        let error = Dates::new(pattern).unwrap_err().to_string();
+        assert!(error.contains(says), "{pattern}: {error}");
     }
 
     #[test]
-    fn the_year_is_the_nearest_one_at_new_year() {
-        let utc = TimeZone::UTC;
-        let year = |line: &str, now: &str| {
-            let (time, _) = find(line.as_bytes(), now.parse().unwrap(), &utc).unwrap();
-            time.to_zoned_datetime(utc.clone()).year()
-        };
-        assert_eq!(year("Dec 31 23:59:59 x", "2026-01-01T00:00:05Z"), 2025);
-        assert_eq!(year("Jan  1 00:00:05 x", "2025-12-31T23:59:59Z"), 2026);
-        assert_eq!(year("Jan  3 00:00:05 x", "2025-12-31T23:59:59Z"), 2025);
-        assert_eq!(year("Feb 29 12:00:00 x", "2026-03-01T00:00:00Z"), 2024);
-    }
-
-    #[test]
-    fn what_is_no_date_is_none() {
-        for line in [
-            "",
-            "hello",
-            "<",
-            "<34>",
-            "[",
-            "[x]",
-            "1757",
-            "2025-13-05T11:17:32Z",
-            "2025-09-31 11:17:32",
-            "Sep 31 11:17:32",
-            "Foo  5 11:17:32",
-            "25:61:61",
-            "12345678901 x",
-            "[1757081852",
-            "2025-09-05",
-        ] {
-            assert_eq!(find(line.as_bytes(), now(), &zone()), None, "{line}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_cause_a_panic_and_the_range_lies_in_the_line(
-            line in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'2'), Just(b':'), Just(b'-'), Just(b' ')], 0..60)
-        ) {
-            if let Some((_, range)) = find(&line, now(), &zone()) {
-                prop_assert!(range.start <= range.end && range.end <= line.len());
-            }
-        }
-
-        #[test]
-        fn a_moment_that_is_written_is_read_back(seconds in 1_000_000_000i64..4_000_000_000, micros in 0i32..1_000_000) {
-            let time = Timestamp::new(seconds, micros * 1000).unwrap();
-            for line in [format!("{time} x"), format!("{seconds}.{micros:06} x")] {
-                let (found, _) = find(line.as_bytes(), now(), &zone()).unwrap();
-                prop_assert_eq!(found, time);
-            }
-        }
+    fn a_day_that_no_month_has_is_no_date() {
+        assert_eq!(date("^%Y-%m-%d", "2025-02-31 x"), None);
+        assert_eq!(date("^%d/%m/%Y", "31/04/2025 x"), None);
     }
 }

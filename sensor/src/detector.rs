@@ -10,8 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::config::{JailConfig, JailSource};
-use crate::date;
-use crate::filter::{Host, Verdict};
+use crate::filter::{Found, Host, Verdict};
 use crate::jail::{Counter, Failure, Jail, Outcome};
 
 /// The jails, and what is common to them.
@@ -123,10 +122,15 @@ impl Detector {
         };
         let (zone, ignored, dateless, report) =
             (&self.zone, &self.ignored, &mut self.dateless, &mut self.report);
+        let dates = filter.dates();
         filter.find_in_block(block, |line, verdict| {
             let Some(address) = bannable(jail, source, line, &verdict) else { return };
-            let time = match date::find(line, now, zone) {
-                Some((time, _)) => time,
+            let dated = match &verdict {
+                Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
+                _ => line,
+            };
+            let time = match dates.find(dated, now, zone) {
+                Some(date) => date.time,
                 None => {
                     warn_dateless(dateless, source);
                     now

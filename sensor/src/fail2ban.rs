@@ -13,8 +13,10 @@ mod time;
 use std::path::{Path, PathBuf};
 
 pub use convert::{Imported, import};
-pub use definition::{FilterDefinition, JailDefinition, LogPath};
+pub use definition::{JailDefinition, LogPath};
 use layers::{Layers, Overrides};
+
+use crate::filter::FilterDefinition;
 
 /// The stock folder.
 pub const DEFAULT_FOLDER: &str = "/etc/fail2ban";

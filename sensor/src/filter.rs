@@ -7,44 +7,71 @@
 //! an *address* is taken, so that what a log puts before the attacker's text wins. Anything else means
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
+mod definition;
+mod literal;
 mod machine;
 mod pattern;
 mod session;
+mod sieve;
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::date::Dates;
 use atalaya_wire::canonical;
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use memchr::memmem;
 
-use crate::date;
-
+pub use definition::FilterDefinition;
+use literal::Text;
 use machine::{Exhausted, Groups, Machine};
 pub use pattern::FilterError;
 use pattern::Pattern;
 use session::{Marks, Sessions};
+pub use sieve::Scanner;
+use sieve::Sieve;
 
 /// How often a place that is no whole address is skipped in one line.
 const RETRIES: usize = 16;
 
+/// How much of the last lines a filter of several lines keeps, in bytes.
+const BUFFER: usize = 1 << 20;
+
 /// A compiled filter.
 #[derive(Clone, Debug)]
 pub struct Filter {
+    /// The lines that it must look at; all of them where there is none.
+    gate: Option<Gate>,
     /// What a line must match before all; its content is what the others see.
     prefix: Option<Machine>,
     patterns: Vec<Pattern>,
     ignore: Vec<Machine>,
+    dates: Dates,
+    /// The last lines, where a regex sees several at once.
+    buffer: Option<Buffer>,
+    /// The last line with a date, where some lines have theirs in one before.
+    dated: Option<Vec<u8>>,
     sessions: Sessions,
     /// Whether a machine works on UTF-8 alone.
     needs_utf8: bool,
     /// How often a search was given up.
     exhausted: u64,
     warnings: Vec<String>,
-    /// A text for each pattern that its matches must hold; empty where some pattern has none.
-    literals: Vec<memmem::Finder<'static>>,
+}
+
+/// Texts of which a line must hold one to be looked at.
+#[derive(Clone, Debug)]
+struct Gate {
+    sieve: Sieve,
+    /// Perhaps fewer texts, which more lines hold: better where many filters share one pass.
+    cheapest: Vec<Text>,
+}
+
+/// The last lines, without their dates.
+#[derive(Clone, Debug)]
+struct Buffer {
+    lines: VecDeque<Vec<u8>>,
+    most: usize,
 }
 
 /// What a filter makes of a line.
@@ -65,8 +92,12 @@ pub struct Found {
     pub host: Host,
     /// Which failregex, counted from zero.
     pub regex: usize,
-    /// Where in the line the host stands.
+    /// Where in the line the host stands; empty where an earlier line named it.
     pub span: Range<usize>,
+    /// Whom they tried to be, where the line or its session says so.
+    pub user: Option<String>,
+    /// The line that has the date, where that is one before.
+    pub dated: Option<Vec<u8>>,
 }
 
 /// Who failed, as the line says it.
@@ -90,60 +121,51 @@ struct Dateless<'a> {
 impl Filter {
     /// Compiles the regexes of a jail.
     pub fn new(failregex: &[String], ignoreregex: &[String]) -> Result<Self, FilterError> {
-        Self::with_prefix(None, failregex, ignoreregex)
+        let (failregex, ignoreregex) = (failregex.to_vec(), ignoreregex.to_vec());
+        FilterDefinition { failregex, ignoreregex, ..FilterDefinition::default() }.compile()
     }
 
-    /// As [`Filter::new`], with a prefregex: a line must match it, and what its `<F-CONTENT>` holds is
-    /// what the other regexes see.
-    pub fn with_prefix(
-        prefregex: Option<&str>,
-        failregex: &[String],
-        ignoreregex: &[String],
-    ) -> Result<Self, FilterError> {
-        let prefix = prefregex.map(pattern::compile_any).transpose()?;
-        if failregex.iter().all(|regex| regex.trim().is_empty()) {
-            return Err(FilterError::Empty);
+    /// The texts that are searched first, where every regex holds one. Several lines at once, or a
+    /// date of any shape, leave none.
+    fn choose_gate(&self) -> Option<Gate> {
+        if self.buffer.is_some() || !self.dates.are_words() {
+            return None;
         }
-        let written = || failregex.iter().filter(|regex| !regex.trim().is_empty());
-        let patterns =
-            written().map(|regex| Pattern::new(regex, prefix.as_ref())).collect::<Result<Vec<_>, _>>()?;
-        let ignore = ignoreregex
-            .iter()
-            .filter(|regex| !regex.trim().is_empty())
-            .map(|regex| pattern::compile_any(regex))
-            .collect::<Result<Vec<_>, _>>()?;
-        let warnings = patterns
-            .iter()
-            .zip(written())
-            .filter(|(pattern, _)| pattern.bendable)
-            .map(|(_, regex)| {
-                format!(
-                    "an attacker's text may decide whose address `{regex}` finds: something unbounded stands before <HOST>, and what follows does not reach the line's end; end it with what the log writes last and `$`, or let `\\S+` stand for the user name"
-                )
-            })
-            .collect();
-        let literals: Option<Vec<_>> = patterns
-            .iter()
-            .map(|pattern| pattern.literal.as_ref().map(|text| memmem::Finder::new(text).into_owned()))
-            .collect();
-        let machines = prefix.iter().chain(&ignore).chain(patterns.iter().map(|pattern| &pattern.any));
-        let needs_utf8 = machines.into_iter().any(Machine::is_backtracking);
-        Ok(Self {
-            prefix,
-            patterns,
-            ignore,
-            sessions: Sessions::default(),
-            needs_utf8,
-            exhausted: 0,
-            warnings,
-            literals: literals.unwrap_or_default(),
-        })
+        let of_prefix = self.prefix.as_ref().and_then(|prefix| literal::required(prefix.source()));
+        let mut of_patterns = Some(Vec::new());
+        for pattern in &self.patterns {
+            of_patterns = of_patterns.zip(literal::required(pattern.any.source())).map(|(mut all, own)| {
+                all.extend(own);
+                all
+            });
+        }
+        if let Some(texts) = &mut of_patterns {
+            texts.sort_unstable();
+            texts.dedup();
+        }
+        let texts = of_patterns.or_else(|| of_prefix.clone())?;
+        let cheapest = of_prefix.filter(|prefix| prefix.len() < texts.len()).unwrap_or_else(|| texts.clone());
+        Some(Gate { sieve: Sieve::new(&texts)?, cheapest })
     }
 
     /// What this filter makes of one line; a line's end is not part of it.
     pub fn find(&mut self, line: &[u8]) -> Verdict {
         let line = trim_end(line);
-        match self.search(line) {
+        let dateless = Dateless::new(line, &self.dates);
+        if !dateless.cut.is_empty() && self.dates.span_lines() {
+            self.dated = Some(line.to_vec());
+        }
+        self.judge(line, dateless)
+    }
+
+    /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
+    pub fn find_message(&mut self, message: &[u8]) -> Verdict {
+        let line = trim_end(message);
+        self.judge(line, Dateless { text: line.into(), cut: 0..0 })
+    }
+
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Verdict {
+        match self.search(line, dateless) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
                 self.exhausted += 1;
@@ -161,12 +183,12 @@ impl Filter {
         }
     }
 
-    fn search(&mut self, line: &[u8]) -> Result<Verdict, Exhausted> {
-        let mut dateless = Dateless::new(line);
+    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Verdict, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
         }
-        let text: &[u8] = &dateless.text;
+        let several = self.buffer.as_mut().map(|buffer| buffer.push(&dateless.text));
+        let text: &[u8] = several.as_deref().unwrap_or(&dateless.text);
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
             let read =
@@ -182,53 +204,61 @@ impl Filter {
                     return Ok(Verdict::Ignored);
                 }
             }
+            if let Some(buffer) = &mut self.buffer {
+                buffer.keep_unmatched(&pattern.any, text)?;
+            }
             let host = host.map(|(host, span)| (host, span.start + content.start..span.end + content.start));
             let (host, span) = host.or(host_before).unzip();
             let marks = marks.or(marks_before);
             let id = marks.id.as_ref().map(|id| named(id));
             let mut host = id.or(host);
+            let mut user = marks.user.clone();
             if let Some(session) = marks.session.clone() {
-                host = self.sessions.judge(session, host, &marks, Instant::now());
+                (host, user) = self.sessions.judge(session, host, &marks, Instant::now());
             } else if marks.no_failure || marks.gained {
                 // Outside a session nothing can make a failure of it.
                 host = None;
             }
             let Some(host) = host else { return Ok(Verdict::Missed) };
-            // The host of a session may stand in an earlier line.
-            let span = span.map_or(0..0, |span| {
+            let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
+            // The host of a session may stand in an earlier line, that of several lines anywhere.
+            let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {
                 let place = |at: usize| dateless.place(at).min(line.len());
                 place(span.start)..place(span.end)
             });
-            return Ok(Verdict::Matched(Found { host, regex: index, span }));
+            let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
+            return Ok(Verdict::Matched(Found { host, regex: index, span, user, dated }));
         }
         Ok(Verdict::Missed)
     }
 
     /// Calls `each` for every line of a block that is not missed.
     pub fn find_in_block<'b>(&mut self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
-        let literals = std::mem::take(&mut self.literals);
+        let gate = self.gate.take();
         let mut look = |line: &'b [u8]| match self.find(line) {
             Verdict::Missed => {}
             verdict => each(trim_end(line), verdict),
         };
-        match &literals[..] {
-            // Nothing to look for first: every line is a candidate.
-            [] => lines(block).for_each(look),
-            // From hit to hit; what lies between cannot match.
-            [literal] => {
-                let mut from = 0;
-                while let Some(hit) = literal.find(&block[from..]) {
-                    let line = line_around(block, from + hit);
-                    from = line.end;
-                    look(&block[line]);
-                }
-            }
-            several => {
-                let may = |line: &&[u8]| several.iter().any(|literal| literal.find(line).is_some());
-                lines(block).filter(may).for_each(look);
-            }
+        match &gate {
+            Some(gate) => gate.sieve.lines(block, &mut look),
+            None => lines(block).for_each(look),
         }
-        self.literals = literals;
+        self.gate = gate;
+    }
+
+    /// The fewest texts of which each line that matches holds one.
+    fn cheapest_texts(&self) -> Option<&[Text]> {
+        self.gate.as_ref().map(|gate| gate.cheapest.as_slice())
+    }
+
+    /// How the lines write their dates.
+    pub fn dates(&self) -> Dates {
+        self.dates.clone()
+    }
+
+    /// How many lines were given up because a regex took too many steps.
+    pub fn exhausted(&self) -> u64 {
+        self.exhausted
     }
 
     /// What an administrator should know of this filter, a sentence each.
@@ -329,20 +359,64 @@ fn stands_alone(text: &[u8], place: Range<usize>) -> bool {
     !touched_before && !touched_after
 }
 
+// === impl Buffer ===
+
+impl Buffer {
+    fn new(most: usize) -> Self {
+        Self { lines: VecDeque::new(), most }
+    }
+
+    /// Adds a line; the last ones together, each with its end.
+    fn push(&mut self, line: &[u8]) -> Vec<u8> {
+        self.lines.push_back(line.to_vec());
+        while self.lines.len() > self.most
+            || self.lines.len() > 1 && self.lines.iter().map(Vec::len).sum::<usize>() > BUFFER
+        {
+            self.lines.pop_front();
+        }
+        let mut text = Vec::new();
+        for line in &self.lines {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+        text
+    }
+
+    /// Forgets the lines that a match took; those that it only skipped may belong to another.
+    fn keep_unmatched(&mut self, machine: &Machine, text: &[u8]) -> Result<(), Exhausted> {
+        let Some((whole, skipped)) = machine.search(text, |groups| {
+            let skipped: Vec<Range<usize>> =
+                (0..pattern::MOST_SKIPS).filter_map(|number| groups(&format!("skiplines{number}"))).collect();
+            (groups(""), skipped)
+        })?
+        else {
+            return Ok(());
+        };
+        let Some(whole) = whole else { return Ok(()) };
+        let mut start = 0;
+        let taken = |start: usize, end: usize| {
+            start < whole.end.max(whole.start + 1)
+                && end > whole.start
+                && !skipped.iter().any(|skip| skip.start <= start && end <= skip.end)
+        };
+        self.lines.retain(|line| {
+            let end = start + line.len() + 1;
+            let keep = !taken(start, end);
+            start = end;
+            keep
+        });
+        Ok(())
+    }
+}
+
 // === impl Dateless ===
 
 impl<'a> Dateless<'a> {
     /// Cuts the date out of a line, as fail2ban does, so that `^` applies to what is left.
-    fn new(line: &'a [u8]) -> Self {
-        // Only the date's place matters here.
-        let found = date::find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC).map(|(time, cut)| {
-            // Brackets around the date stay, as `[]`: people's regexes count on it.
-            let bracketed = line.get(cut.start) == Some(&b'[');
-            (time, if bracketed { cut.start + 1..cut.end - 1 } else { cut })
-        });
-        match found {
-            Some((_, cut)) if cut.start == 0 => Self { text: line[cut.end..].into(), cut },
-            Some((_, cut)) => Self { text: [&line[..cut.start], &line[cut.end..]].concat().into(), cut },
+    fn new(line: &'a [u8], dates: &Dates) -> Self {
+        match dates.place(line) {
+            Some(cut) if cut.start == 0 => Self { text: line[cut.end..].into(), cut },
+            Some(cut) => Self { text: [&line[..cut.start], &line[cut.end..]].concat().into(), cut },
             None => Self { text: line.into(), cut: 0..0 },
         }
     }
@@ -479,7 +553,12 @@ mod tests {
         ]
         .map(str::to_owned);
         let prefix = r"^<F-MLFID>daemon\[\d+\]</F-MLFID>: <F-CONTENT>.+</F-CONTENT>$";
-        let mut filter = Filter::with_prefix(Some(prefix), &regexes, &[]).unwrap();
+        let definition = FilterDefinition {
+            prefregex: Some(prefix.to_owned()),
+            failregex: regexes.to_vec(),
+            ..FilterDefinition::default()
+        };
+        let mut filter = definition.compile().unwrap();
         for (line, expected) in [
             ("daemon[1]: connect from 192.0.2.1", None),
             ("daemon[2]: bad password for bob", None),
@@ -575,7 +654,6 @@ mod tests {
     #[case("no host", "<HOST>")]
     #[case("<HOST> <HOST>", "more than one")]
     #[case("(<HOST>", "unclosed group")]
-    #[case("<SKIPLINES><HOST>", "<SKIPLINES>")]
     #[case("", "empty")]
     fn a_regex_that_cannot_be_used_says_why(#[case] regex: &str, #[case] says: &str) {
         let error = Filter::new(&[regex.to_owned()], &[]).unwrap_err().to_string();

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::date::{self, Form};
 use crate::filter::{Filter, Found, Host, Verdict};
 
 /// The longest line that is looked at whole, in bytes; of a longer one the rest is passed over.
@@ -55,7 +54,7 @@ struct Tally {
     ignored: u64,
     names: u64,
     hits: Vec<u64>,
-    forms: BTreeMap<Option<Form>, u64>,
+    forms: BTreeMap<Option<String>, u64>,
     kept: Vec<serde_json::Value>,
 }
 
@@ -156,10 +155,10 @@ impl Tally {
                 self.matched += 1;
                 self.hits[found.regex] += 1;
                 self.names += u64::from(matches!(found.host, Host::Name(_)));
-                let date = date::find_form(line, Timestamp::now(), zone);
-                *self.forms.entry(date.as_ref().map(|(_, _, form)| *form)).or_default() += 1;
+                let date = filter.dates().find(line, Timestamp::now(), zone);
+                *self.forms.entry(date.as_ref().map(|date| date.form.clone())).or_default() += 1;
                 if arguments.matched && self.matched <= arguments.limit {
-                    let time = date.map(|(time, _, _)| time);
+                    let time = date.map(|date| date.time);
                     return self.keep_match(line, &found, time, arguments.json, out);
                 }
                 return Ok(());
@@ -228,12 +227,8 @@ impl Tally {
         jail: Option<&str>,
         out: &mut impl Write,
     ) -> std::io::Result<()> {
-        let name = |form: &Option<Form>| match form {
-            Some(Form::Iso) => "ISO 8601, such as 2025-09-05T11:17:32-03:00",
-            Some(Form::Rfc3164) => "RFC 3164, such as Sep  5 11:17:32",
-            Some(Form::Epoch) => "seconds since 1970",
-            Some(Form::Web) => "web servers', such as 05/Sep/2025:11:17:32 -0300",
-            None => "none: these lines would count as now",
+        let name = |form: &Option<String>| {
+            form.clone().unwrap_or_else(|| "none: these lines would count as now".to_owned())
         };
         if arguments.json {
             let regexes: Vec<_> = filter

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use atalaya_wire::{Name, Networks};
 
-use super::definition::{FilterDefinition, JailDefinition};
+use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
 use crate::config::{JailConfig, JailSource};
-use crate::filter::Filter;
 use crate::jail::Policy;
 
 /// What a folder of fail2ban's came to.
@@ -98,29 +97,8 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
         return Err(format!("logpath: `{path}` does not begin with `/`"));
     }
-    let filter = definition.filter.compile()?;
+    let filter = definition.filter.compile().map_err(|error| error.to_string())?;
     Ok(JailConfig { policy, source: JailSource::Files { paths, filter } })
-}
-
-// === impl FilterDefinition ===
-
-impl FilterDefinition {
-    /// The filter, where it means here what it means there; else why it cannot.
-    pub fn compile(&self) -> Result<Filter, String> {
-        let unsupported = |what: &str| Err(format!("its filter uses {what}, which is not supported yet"));
-        if self.maxlines > 1 {
-            return unsupported("maxlines");
-        }
-        // The dates that we find stand at the line's beginning.
-        if let Some(pattern) = self.datepattern.as_deref().filter(|pattern| *pattern != "{^LN-BEG}") {
-            return unsupported(&format!("a datepattern of its own (`{}`)", pattern.escape_debug()));
-        }
-        if self.failregex.iter().any(|regex| regex.contains("<SKIPLINES>")) {
-            return unsupported("<SKIPLINES>");
-        }
-        Filter::with_prefix(self.prefregex.as_deref(), &self.failregex, &self.ignoreregex)
-            .map_err(|error| error.to_string())
-    }
 }
 
 fn is_on(definition: &JailDefinition, option: &str) -> bool {

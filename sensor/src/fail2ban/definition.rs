@@ -7,6 +7,7 @@ use super::Fail2banError;
 use super::ini::Place;
 use super::layers::{Layers, Overrides};
 use super::tags::substitute;
+use crate::filter::FilterDefinition;
 
 /// The section of a filter that defines it, and the one with what jails may give it.
 const DEFINITION: &str = "Definition";
@@ -38,27 +39,6 @@ const JAIL_OPTIONS: [&str; 20] = [
     "logtimezone",
     "logencoding",
 ];
-
-/// A filter: which lines are failures, as regexes of fail2ban's language.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FilterDefinition {
-    /// The filter's name, without options; empty where a jail has none.
-    pub name: String,
-    /// What a line must match before all, and which part of it the others see.
-    pub prefregex: Option<String>,
-    /// A line that matches one of these is a failure.
-    pub failregex: Vec<String>,
-    /// Unless it matches one of these.
-    pub ignoreregex: Vec<String>,
-    /// How dates are written, where it is not one of the usual forms.
-    pub datepattern: Option<String>,
-    /// How many lines a regex sees at once.
-    pub maxlines: u32,
-    /// What to read of the journal: a match each.
-    pub journalmatch: Vec<String>,
-    /// What to do with host names: `yes`, `warn`, `no` or `raw`.
-    pub usedns: Option<String>,
-}
 
 /// A jail, with its filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +115,7 @@ pub(super) fn jail(folder: &Path, jails: &Layers, name: &str) -> Result<JailDefi
     };
     let of_jail: BTreeMap<String, String> =
         FILTER_OPTIONS.iter().filter_map(|option| options.remove_entry(*option)).collect();
-    filter.take(&of_jail, &|option| jails.place(name, option))?;
+    take(&mut filter, &of_jail, &|option| jails.place(name, option))?;
 
     let logpath = options.remove("logpath").unwrap_or_default().lines().filter_map(log_path).collect();
     let is_used = |option: &str| {
@@ -191,41 +171,36 @@ pub(super) fn filter(
         .map_err(|(option, problem)| layers.place(DEFINITION, &option).error(problem))?;
 
     let mut filter = FilterDefinition { name, maxlines: 1, ..FilterDefinition::default() };
-    filter.take(&combined, &|option| layers.place(DEFINITION, option))?;
+    take(&mut filter, &combined, &|option| layers.place(DEFINITION, option))?;
     Ok((filter, combined))
 }
 
-// === impl FilterDefinition ===
-
-impl FilterDefinition {
-    /// Takes over those of the options that a filter has.
-    fn take(
-        &mut self,
-        options: &BTreeMap<String, String>,
-        place: &dyn Fn(&str) -> Place,
-    ) -> Result<(), Fail2banError> {
-        let lines = |text: &String| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
-        let unless_blank = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());
-        for (option, value) in options {
-            match option.as_str() {
-                "failregex" => self.failregex = lines(value),
-                "ignoreregex" => self.ignoreregex = lines(value),
-                "journalmatch" => self.journalmatch = lines(value),
-                "prefregex" => self.prefregex = unless_blank(value),
-                "datepattern" => self.datepattern = unless_blank(value),
-                "usedns" => self.usedns = Some(value.clone()),
-                "maxlines" => {
-                    let number = value.trim().parse().ok().filter(|lines| (1..=1000).contains(lines));
-                    self.maxlines = number.ok_or_else(|| {
-                        place(option)
-                            .error(format!("`maxlines` is `{value}`: expected a number from 1 to 1000"))
-                    })?;
-                }
-                _ => {}
+/// Gives a filter those of the options that a filter has.
+fn take(
+    filter: &mut FilterDefinition,
+    options: &BTreeMap<String, String>,
+    place: &dyn Fn(&str) -> Place,
+) -> Result<(), Fail2banError> {
+    let lines = |text: &String| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let unless_blank = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());
+    for (option, value) in options {
+        match option.as_str() {
+            "failregex" => filter.failregex = lines(value),
+            "ignoreregex" => filter.ignoreregex = lines(value),
+            "journalmatch" => filter.journalmatch = lines(value),
+            "prefregex" => filter.prefregex = unless_blank(value),
+            "datepattern" => filter.datepattern = unless_blank(value),
+            "usedns" => filter.usedns = Some(value.clone()),
+            "maxlines" => {
+                let number = value.trim().parse().ok().filter(|lines| (1..=1000).contains(lines));
+                filter.maxlines = number.ok_or_else(|| {
+                    place(option).error(format!("`maxlines` is `{value}`: expected a number from 1 to 1000"))
+                })?;
             }
+            _ => {}
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// `name[option=value, other="a, b"][third='c']` taken apart.

@@ -114,6 +114,14 @@ impl Layers {
         option: &str,
         overrides: &Overrides,
     ) -> Result<Option<String>, Fail2banError> {
+        // Another section's option is resolved there.
+        if let Some((other, inner)) = option.split_once('/')
+            && let Some(name) = self.names().find(|name| name.eq_ignore_ascii_case(other))
+            && !overrides.contains_key(option)
+            && let Some(value) = self.get(name, inner, &Overrides::new())?
+        {
+            return Ok(Some(value));
+        }
         let Some(raw) = self.raw(section, option, overrides) else { return Ok(None) };
         let place = self.place(section, option);
         let mut resolved = String::new();

@@ -25,7 +25,7 @@ pub(super) enum Machine {
 #[derive(Debug)]
 pub(super) struct Exhausted;
 
-/// The place of a group by its name, where it took part and is not empty.
+/// The place of a group by its name, where it took part and is not empty; of the whole match by none.
 pub(super) type Groups<'a> = &'a dyn Fn(&str) -> Option<Range<usize>>;
 
 // === impl Machine ===
@@ -64,6 +64,14 @@ impl Machine {
         }
     }
 
+    /// The regex as it was compiled.
+    pub(super) fn source(&self) -> &str {
+        match self {
+            Self::Linear(regex) => regex.as_str(),
+            Self::Backtracking(regex) => regex.as_str(),
+        }
+    }
+
     pub(super) fn is_match(&self, text: &[u8]) -> Result<bool, Exhausted> {
         match self {
             Self::Linear(regex) => Ok(regex.is_match(text)),
@@ -85,13 +93,17 @@ impl Machine {
                 }
                 let captures = regex.captures(text);
                 Ok(captures.map(|captures| {
-                    read(&|name| captures.name(name).map(|group| group.range()).filter(not_empty))
+                    let group =
+                        |name: &str| if name.is_empty() { captures.get(0) } else { captures.name(name) };
+                    read(&|name| group(name).map(|group| group.range()).filter(not_empty))
                 }))
             }
             Self::Backtracking(regex) => {
                 let captures = regex.captures(utf8(text)).map_err(|_| Exhausted)?;
                 Ok(captures.map(|captures| {
-                    read(&|name| captures.name(name).map(|group| group.range()).filter(not_empty))
+                    let group =
+                        |name: &str| if name.is_empty() { captures.get(0) } else { captures.name(name) };
+                    read(&|name| group(name).map(|group| group.range()).filter(not_empty))
                 }))
             }
         }

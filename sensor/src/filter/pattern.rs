@@ -1,6 +1,5 @@
 //! One failregex: fail2ban's tags and Python's habits made into a regex of ours, and what can be
-//! said of it beforehand: whether it begins with a wildcard, what text its matches must hold, and
-//! whether an attacker's text can bend it.
+//! said of it beforehand: whether it begins with a wildcard, and whether an attacker's text can bend it.
 
 use std::ops::Range;
 
@@ -16,8 +15,8 @@ pub(super) const IP4: &str = "atalaya_ip4";
 pub(super) const IP6: &str = "atalaya_ip6";
 pub(super) const DNS: &str = "atalaya_dns";
 
-/// The shortest literal worth searching for.
-const SHORTEST_LITERAL: usize = 3;
+/// How many `<SKIPLINES>` of one regex are told apart.
+pub(super) const MOST_SKIPS: usize = 8;
 /// The tags that mark what a line says besides the host, as names of groups.
 const MARKS: [&str; 7] = ["mlfid", "nofail", "mlfgained", "mlfforget", "user", "alt_user", "fid"];
 
@@ -30,8 +29,6 @@ pub(super) struct Pattern {
     pub(super) any: Machine,
     /// Where the pattern begins with a wildcard: the rest of it, with `<HOST>` as address alone.
     pub(super) leading: Option<Regex>,
-    /// A text that each match holds.
-    pub(super) literal: Option<Vec<u8>>,
     /// Whether an attacker's text can decide which address is found.
     pub(super) bendable: bool,
     /// Whether it says more than the host.
@@ -56,14 +53,6 @@ pub enum FilterError {
         /// The regex.
         regex: String,
     },
-    /// A tag that is not supported.
-    #[error("`{regex}` uses {tag}, which is not supported yet: rewrite the regex without it")]
-    Tag {
-        /// The regex.
-        regex: String,
-        /// The tag.
-        tag: String,
-    },
     /// The regex crate cannot express it.
     #[error("`{regex}` uses {what}, which is not supported yet: rewrite the regex without it")]
     Unsupported {
@@ -72,6 +61,9 @@ pub enum FilterError {
         /// What.
         what: &'static str,
     },
+    /// The dates cannot be read.
+    #[error(transparent)]
+    Date(#[from] crate::date::DateError),
     /// It is no regex.
     #[error("`{regex}` is not a regular expression: {reason}")]
     Syntax {
@@ -87,10 +79,10 @@ pub enum FilterError {
 impl Pattern {
     /// A failregex. Whose line it is may also be known by an id, of the session or of its own, which
     /// the prefix may hold.
-    pub(super) fn new(written: &str, prefix: Option<&Machine>) -> Result<Self, FilterError> {
+    pub(super) fn new(written: &str, prefix: Option<&Machine>, multiline: bool) -> Result<Self, FilterError> {
         let python = rewrite(written);
-        let (any, hosts) = expand(written, &python, true)?;
-        let machine = Machine::new(written, &any)?;
+        let (any, hosts) = expand(&python, true);
+        let machine = Machine::new(written, &with_lines(&any, multiline))?;
         let names = machine.names().into_iter().chain(prefix.map(Machine::names).unwrap_or_default());
         let identified = names.into_iter().any(|name| ["mlfid", "fid", IP4, IP6, DNS].contains(&name));
         match hosts {
@@ -99,37 +91,35 @@ impl Pattern {
             _ => return Err(FilterError::ManyHosts { regex: written.to_owned() }),
         }
         let marked = machine.names().iter().any(|name| MARKS.contains(name) || name.starts_with("alt_user"));
-        let mut pattern = Self {
-            written: written.to_owned(),
-            any: machine,
-            leading: None,
-            literal: None,
-            bendable: false,
-            marked,
-        };
-        if pattern.any.is_backtracking() {
+        let mut pattern =
+            Self { written: written.to_owned(), any: machine, leading: None, bendable: false, marked };
+        if pattern.any.is_backtracking() || multiline {
             return Ok(pattern);
         }
         // What is searched, and what a wildcard before it only skips, are judged apart.
         let judged = match without_leading_wildcard(&python).filter(|_| hosts == 1) {
             Some(rest) => {
-                let leading = linear(&expand(written, rest, false)?.0);
+                let leading = linear(&expand(rest, false).0);
                 pattern.leading = Some(leading.map_err(|error| syntax(written, &error.to_string()))?);
-                expand(written, rest, true)?.0
+                expand(rest, true).0
             }
             None => any,
         };
         let hir = parse(written, &judged)?;
-        pattern.literal = literal(&hir).filter(|text| text.len() >= SHORTEST_LITERAL);
         pattern.bendable = bendable(&hir);
         Ok(pattern)
     }
 }
 
 /// Compiles an ignoreregex or a prefregex, which may hold the tags but needs none.
-pub(super) fn compile_any(written: &str) -> Result<Machine, FilterError> {
-    let (expanded, _) = expand(written, &rewrite(written), true)?;
-    Machine::new(written, &expanded)
+pub(super) fn compile_any(written: &str, multiline: bool) -> Result<Machine, FilterError> {
+    let (expanded, _) = expand(&rewrite(written), true);
+    Machine::new(written, &with_lines(&expanded, multiline))
+}
+
+/// Where a regex sees several lines, `^` and `$` are those of any.
+fn with_lines(expanded: &str, multiline: bool) -> String {
+    if multiline { format!("(?m){expanded}") } else { expanded.to_owned() }
 }
 
 /// What the groups of a match say besides the host.
@@ -249,10 +239,13 @@ fn local_flags(python: &str) -> String {
     out
 }
 
-/// Replaces the tags; also says how many hosts there are.
-fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), FilterError> {
+/// Replaces the tags; also says how many hosts there are. One for each family, as alternatives, are
+/// one.
+fn expand(python: &str, names: bool) -> (String, usize) {
     let mut out = String::new();
     let mut hosts = 0;
+    let mut families = (0, 0);
+    let mut skips = 0;
     let mut rest = python;
     while let Some(start) = rest.find('<') {
         out.push_str(&rest[..start]);
@@ -276,11 +269,11 @@ fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), F
                 out.push_str(&format!(r"\[?(?:{}|{})\]?", ip4(), ip6()));
             }
             "IP4" => {
-                hosts += 1;
+                families.0 += 1;
                 out.push_str(&ip4());
             }
             "IP6" => {
-                hosts += 1;
+                families.1 += 1;
                 out.push_str(&format!(r"\[?{}\]?", ip6()));
             }
             "DNS" => {
@@ -291,6 +284,10 @@ fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), F
             "SUBNET" => {
                 hosts += 1;
                 out.push_str(&format!(r"\[?(?:{}|{})(?:/(?P<cidr>\d+))?\]?", ip4(), ip6()));
+            }
+            "SKIPLINES" => {
+                out.push_str(&format!(r"\n(?P<skiplines{skips}>(?:(?:.*\n)*?))"));
+                skips += 1;
             }
             "F-ID/" => out.push_str(r"(?P<fid>\S+)"),
             "F-PORT/" => out.push_str(r"(?P<fport>\w+)"),
@@ -306,9 +303,6 @@ fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), F
                     out.push_str(&format!("(?P<{name}>"));
                 }
             }
-            _ if is_tag(inner) => {
-                return Err(FilterError::Tag { regex: written.to_owned(), tag: tag.to_owned() });
-            }
             // A `<` of the log's own.
             _ => {
                 out.push('<');
@@ -319,7 +313,7 @@ fn expand(written: &str, python: &str, names: bool) -> Result<(String, usize), F
         rest = &rest[tag.len()..];
     }
     out.push_str(rest);
-    Ok((out, hosts))
+    (out, hosts.max(families.0).max(families.1))
 }
 
 /// Whether what stands between `<` and `>` is a tag: capitals, digits, `-` and `_`.
@@ -382,17 +376,6 @@ pub(super) fn syntax(written: &str, message: &str) -> FilterError {
     // The crate draws the whole expanded pattern; its last line is the reason.
     let reason = message.lines().last().unwrap_or(message).trim_start_matches("error: ").to_owned();
     FilterError::Syntax { regex, reason }
-}
-
-/// The longest text that each match holds.
-fn literal(hir: &Hir) -> Option<Vec<u8>> {
-    match hir.kind() {
-        HirKind::Literal(text) => Some(text.0.to_vec()),
-        HirKind::Capture(capture) => literal(&capture.sub),
-        HirKind::Repetition(repetition) if repetition.min > 0 => literal(&repetition.sub),
-        HirKind::Concat(parts) => parts.iter().filter_map(literal).max_by_key(Vec::len),
-        _ => None,
-    }
 }
 
 /// Whether something unbounded that can hold an address stands before the host, and what follows

@@ -39,6 +39,8 @@ pub(super) struct Sessions {
 struct Session {
     seen: Instant,
     host: Option<Host>,
+    /// The last that was named.
+    user: Option<Vec<u8>>,
     users: HashSet<Vec<u8>>,
     no_failure: bool,
     /// A failure was seen, and its host was not known yet.
@@ -64,20 +66,21 @@ impl Marks {
 // === impl Sessions ===
 
 impl Sessions {
-    /// Takes a line of a session; the host, where this line completes a failure.
+    /// Takes a line of a session; the host and the user, where this line completes a failure.
     pub(super) fn judge(
         &mut self,
         id: Vec<u8>,
         host: Option<Host>,
         marks: &Marks,
         now: Instant,
-    ) -> Option<Host> {
+    ) -> (Option<Host>, Option<Vec<u8>>) {
         if self.open.get(&id).is_some_and(|session| now.duration_since(session.seen) > REMEMBERED) {
             self.open.remove(&id);
         }
         let mut session = self.open.remove(&id).unwrap_or_else(|| Session {
             seen: now,
             host: None,
+            user: None,
             users: HashSet::new(),
             no_failure: false,
             pending: false,
@@ -88,21 +91,23 @@ impl Sessions {
         if host.is_some() {
             session.host = host;
         }
-        if let Some(user) = &marks.user
-            && session.users.len() < USERS
-        {
-            session.users.insert(user.clone());
+        if let Some(user) = &marks.user {
+            if session.users.len() < USERS {
+                session.users.insert(user.clone());
+            }
+            session.user = Some(user.clone());
         }
         // What is pending, or one more user, makes a failure even of a line that is none by itself.
         if std::mem::take(&mut session.pending) || session.users.len() > 1 {
             session.no_failure = false;
         }
         let failed = if session.no_failure { None } else { session.host.clone() };
+        let user = session.user.clone();
         session.pending = !session.no_failure && session.host.is_none();
         if !marks.forget {
             self.keep(id, session, now);
         }
-        failed
+        (failed, user)
     }
 
     fn keep(&mut self, id: Vec<u8>, session: Session, now: Instant) {
