@@ -8,9 +8,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use atalaya_wire::{BanTime, Name, Networks, Seconds};
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::date;
 use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::jail::Policy;
@@ -65,6 +67,8 @@ pub struct JailConfig {
     pub policy: Policy,
     /// Where it looks.
     pub source: JailSource,
+    /// The zone of dates that state none; the system's where there is none.
+    pub zone: Option<TimeZone>,
 }
 
 /// Where a jail looks for failures.
@@ -179,8 +183,9 @@ impl Config {
                 continue;
             }
             let policy = jail.policy(&name, &raw.defaults).map_err(&wrong)?;
+            let zone = jail.logtimezone.as_deref().map(date::zone).transpose().map_err(&wrong)?;
             let source = jail.source(at, &wrong)?;
-            jails.push(JailConfig { policy, source });
+            jails.push(JailConfig { policy, source, zone });
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
         if let Some(deaf) = jails.iter().find(|jail| matches!(jail.source, JailSource::Syslog { .. }))
@@ -315,6 +320,7 @@ struct RawJail {
     maxretry: Option<u32>,
     findtime: Option<Seconds>,
     bantime: Option<BanTime>,
+    logtimezone: Option<String>,
     #[serde(default)]
     ignore: Networks,
 }

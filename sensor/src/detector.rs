@@ -2,15 +2,17 @@
 //! It does no input or output of its own; the service calls it under one lock, so that a position
 //! in a file and the counters that its lines moved are saved together.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use atalaya_wire::{Evidence, Name, Networks, Offence};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::config::{JailConfig, JailSource};
-use crate::filter::{Found, Host, Verdict};
+use crate::date::Dates;
+use crate::filter::{Found, Host, Scanner, Verdict};
 use crate::jail::{Counter, Failure, Jail, Outcome};
 
 /// The jails, and what is common to them.
@@ -21,6 +23,8 @@ pub struct Detector {
     /// Sources with a line that had no usable date: each is told once. Bounded, for names of
     /// sources are few but not ours to choose.
     dateless: HashSet<String>,
+    /// What finds the lines for the jails that read a file together, by the jails' numbers.
+    scanners: HashMap<Vec<usize>, Arc<Scanner>>,
     report: Box<dyn FnMut(Offence) + Send>,
 }
 
@@ -51,6 +55,7 @@ pub struct FailedLogin<'a> {
 struct Watched {
     jail: Jail,
     source: JailSource,
+    zone: Option<TimeZone>,
 }
 
 // === impl Detector ===
@@ -65,9 +70,20 @@ impl Detector {
     ) -> Self {
         let jails = jails
             .into_iter()
-            .map(|config| Watched { jail: Jail::new(config.policy), source: config.source })
+            .map(|config| Watched {
+                jail: Jail::new(config.policy),
+                source: config.source,
+                zone: config.zone,
+            })
             .collect();
-        Self { jails, ignored, zone, dateless: HashSet::new(), report: Box::new(report) }
+        Self {
+            jails,
+            ignored,
+            zone,
+            dateless: HashSet::new(),
+            scanners: HashMap::new(),
+            report: Box::new(report),
+        }
     }
 
     /// Takes over counters that an earlier run saved; those of jails that are gone are left out.
@@ -114,36 +130,64 @@ impl Detector {
         self.ignored.enforcer = allow;
     }
 
-    /// Whole lines of a log file, for one jail that reads it.
-    pub fn lines(&mut self, jail: usize, source: &str, block: &[u8], now: Timestamp) {
-        let Some(Watched { jail, source: JailSource::Files { filter, .. } }) = self.jails.get_mut(jail)
-        else {
+    /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
+    /// must look at.
+    pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
+        let Self { jails: watched, ignored, zone, dateless, scanners, report } = self;
+        let mut take =
+            |jail: &mut Jail, own: &Option<TimeZone>, line: &[u8], verdict: Verdict, dates: &Dates| {
+                let Some(address) = bannable(jail, source, line, &verdict) else { return };
+                let dated = match &verdict {
+                    Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
+                    _ => line,
+                };
+                let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
+                    Some(date) => date.time,
+                    None => {
+                        warn_dateless(dateless, source);
+                        now
+                    }
+                };
+                count(jail, ignored, failure(address, time, source, line), now, report);
+            };
+        if let [only] = jails {
+            let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone }) =
+                watched.get_mut(*only)
+            else {
+                return;
+            };
+            let dates = filter.dates();
+            filter.find_in_block(block, |line, verdict| take(jail, zone, line, verdict, &dates));
             return;
+        }
+        let scanner = match scanners.get(jails) {
+            Some(scanner) => scanner.clone(),
+            None => {
+                let filters = jails.iter().filter_map(|jail| match &watched.get(*jail)?.source {
+                    JailSource::Files { filter, .. } => Some((*jail, filter)),
+                    _ => None,
+                });
+                let scanner = Arc::new(Scanner::new(filters));
+                scanners.insert(jails.to_vec(), scanner.clone());
+                scanner
+            }
         };
-        let (zone, ignored, dateless, report) =
-            (&self.zone, &self.ignored, &mut self.dateless, &mut self.report);
-        let dates = filter.dates();
-        filter.find_in_block(block, |line, verdict| {
-            let Some(address) = bannable(jail, source, line, &verdict) else { return };
-            let dated = match &verdict {
-                Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
-                _ => line,
+        scanner.scan(block, |jail, line| {
+            let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone }) =
+                watched.get_mut(jail)
+            else {
+                return;
             };
-            let time = match dates.find(dated, now, zone) {
-                Some(date) => date.time,
-                None => {
-                    warn_dateless(dateless, source);
-                    now
-                }
-            };
-            let failure = failure(address, time, source, line);
-            count(jail, ignored, failure, now, report);
+            let verdict = filter.find(line);
+            if matches!(verdict, Verdict::Matched(_)) {
+                take(jail, zone, line, verdict, &filter.dates());
+            }
         });
     }
 
     /// One syslog message, for all jails that read them.
     pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
-        for Watched { jail, source } in &mut self.jails {
+        for Watched { jail, source, .. } in &mut self.jails {
             let JailSource::Syslog { filter } = source else { continue };
             let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
@@ -156,7 +200,7 @@ impl Detector {
 
     /// One failed login, for all jails that want its service.
     pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
-        for Watched { jail, source } in &mut self.jails {
+        for Watched { jail, source, .. } in &mut self.jails {
             let JailSource::Logins { services } = source else { continue };
             if !services.is_empty() && !services.iter().any(|service| service == login.service) {
                 continue;

@@ -187,9 +187,7 @@ impl Sink for FileSink {
         jails.sort_unstable();
         jails.dedup();
         let mut watch = lock(&self.watch);
-        for jail in jails {
-            watch.detector.lines(jail, &source, lines, now);
-        }
+        watch.detector.lines(&jails, &source, lines, now);
         let position = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
         let key = position.key();
         watch.unsaved.forgotten.retain(|gone| *gone != key);

@@ -9,6 +9,7 @@ use atalaya_wire::{Name, Networks};
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
 use crate::config::{JailConfig, JailSource};
+use crate::date;
 use crate::jail::Policy;
 
 /// What a folder of fail2ban's came to.
@@ -84,9 +85,8 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
             "ignorecommand is not run yet, and without it this jail could ban whom it spares".to_owned()
         );
     }
-    if option("logtimezone").is_some() {
-        return Err("logtimezone is not used yet, and without it every date would be wrong".to_owned());
-    }
+    let zone = option("logtimezone").map(date::zone).transpose();
+    let zone = zone.map_err(|problem| format!("logtimezone: {problem}"))?;
     if option("backend").is_some_and(|backend| backend.starts_with("systemd")) {
         return Err("backend = systemd: the journal is not read yet".to_owned());
     }
@@ -98,7 +98,7 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
         return Err(format!("logpath: `{path}` does not begin with `/`"));
     }
     let filter = definition.filter.compile().map_err(|error| error.to_string())?;
-    Ok(JailConfig { policy, source: JailSource::Files { paths, filter } })
+    Ok(JailConfig { policy, source: JailSource::Files { paths, filter }, zone })
 }
 
 fn is_on(definition: &JailDefinition, option: &str) -> bool {
