@@ -17,6 +17,7 @@ mod sieve;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::date::Dates;
@@ -24,16 +25,18 @@ use atalaya_wire::canonical;
 
 pub use definition::FilterDefinition;
 use literal::Text;
-use machine::{Exhausted, Groups, Machine};
+use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
-use pattern::Pattern;
+use pattern::{Leading, Pattern};
 use session::{Marks, Sessions};
 pub use sieve::Scanner;
-use sieve::Sieve;
+use sieve::{Candidates, Sieve};
 
 /// How often a place that is no whole address is skipped in one line.
 const RETRIES: usize = 16;
 
+/// So many patterns are tried one after another; of more it is looked up first which may match.
+const FEW: usize = 2;
 /// How much of the last lines a filter of several lines keeps, in bytes.
 const BUFFER: usize = 1 << 20;
 
@@ -41,7 +44,7 @@ const BUFFER: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Filter {
     /// The lines that it must look at; all of them where there is none.
-    gate: Option<Gate>,
+    gate: Option<Arc<Gate>>,
     /// What a line must match before all; its content is what the others see.
     prefix: Option<Machine>,
     patterns: Vec<Pattern>,
@@ -60,9 +63,12 @@ pub struct Filter {
 }
 
 /// Texts of which a line must hold one to be looked at.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Gate {
+    /// The lines that any pattern must look at.
     sieve: Sieve,
+    /// Which patterns those are, where there are many.
+    patterns: Option<Candidates>,
     /// Perhaps fewer texts, which more lines hold: better where many filters share one pass.
     cheapest: Vec<Text>,
 }
@@ -127,25 +133,23 @@ impl Filter {
 
     /// The texts that are searched first, where every regex holds one. Several lines at once, or a
     /// date of any shape, leave none.
-    fn choose_gate(&self) -> Option<Gate> {
+    fn choose_gate(&self) -> Option<Arc<Gate>> {
         if self.buffer.is_some() || !self.dates.are_words() {
             return None;
         }
         let of_prefix = self.prefix.as_ref().and_then(|prefix| literal::required(prefix.source()));
-        let mut of_patterns = Some(Vec::new());
-        for pattern in &self.patterns {
-            of_patterns = of_patterns.zip(literal::required(pattern.any.source())).map(|(mut all, own)| {
-                all.extend(own);
-                all
-            });
-        }
-        if let Some(texts) = &mut of_patterns {
+        let of_each: Vec<Option<Vec<Text>>> =
+            self.patterns.iter().map(|pattern| literal::required(pattern.any.source())).collect();
+        let of_patterns = of_each.iter().cloned().collect::<Option<Vec<_>>>().map(|texts| {
+            let mut texts = texts.concat();
             texts.sort_unstable();
             texts.dedup();
-        }
+            texts
+        });
+        let patterns = if of_each.len() > FEW { Candidates::new(&of_each) } else { None };
         let texts = of_patterns.or_else(|| of_prefix.clone())?;
         let cheapest = of_prefix.filter(|prefix| prefix.len() < texts.len()).unwrap_or_else(|| texts.clone());
-        Some(Gate { sieve: Sieve::new(&texts)?, cheapest })
+        Some(Arc::new(Gate { sieve: Sieve::new(&texts)?, patterns, cheapest }))
     }
 
     /// What this filter makes of one line; a line's end is not part of it.
@@ -191,13 +195,18 @@ impl Filter {
         let text: &[u8] = several.as_deref().unwrap_or(&dateless.text);
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
-            let read =
-                |groups: Groups<'_>| (groups("content"), host(groups, text), pattern::marks(text, groups));
+            let read = |groups: Groups<'_>| {
+                (groups(Group::Content), host(groups, text), pattern::marks(text, groups))
+            };
             let Some((found, host, marks)) = prefix.search(text, read)? else { return Ok(Verdict::Missed) };
             (content, host_before, marks_before) = (found.unwrap_or(content), host, marks);
         }
         let inner = &text[content.clone()];
+        let candidates = self.gate.as_ref().and_then(|gate| Some(gate.patterns.as_ref()?.of(inner)));
         for (index, pattern) in self.patterns.iter().enumerate() {
+            if candidates.as_ref().is_some_and(|candidates| !candidates.contains(index)) {
+                continue;
+            }
             let Some((host, marks)) = pattern.find(inner)? else { continue };
             for ignore in &self.ignore {
                 if ignore.is_match(inner)? {
@@ -234,16 +243,20 @@ impl Filter {
 
     /// Calls `each` for every line of a block that is not missed.
     pub fn find_in_block<'b>(&mut self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
-        let gate = self.gate.take();
-        let mut look = |line: &'b [u8]| match self.find(line) {
+        let gate = self.gate.clone();
+        let look = |line: &'b [u8]| match self.find(line) {
             Verdict::Missed => {}
             verdict => each(trim_end(line), verdict),
         };
         match &gate {
-            Some(gate) => gate.sieve.lines(block, &mut look),
+            Some(gate) => gate.sieve.lines(block, look),
             None => lines(block).for_each(look),
         }
-        self.gate = gate;
+    }
+
+    /// Whether it knows texts that a line must hold, so that it need not look at each.
+    pub fn is_gated(&self) -> bool {
+        self.gate.is_some()
     }
 
     /// The fewest texts of which each line that matches holds one.
@@ -299,29 +312,38 @@ impl Pattern {
 type Place = (Host, Range<usize>);
 
 /// The leftmost place of a match that is a whole address.
-fn leftmost(addresses: &regex::bytes::Regex, text: &[u8]) -> Option<Place> {
+fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
     let mut from = 0;
     for _ in 0..RETRIES {
-        let captures = addresses.captures_at(text, from)?;
-        let groups = |name: &str| captures.name(name).map(|group| group.range());
+        let captures = leading.addresses.captures_at(text, from)?;
+        let end = captures.get(0)?.end();
+        // Where the rest does not follow here, it follows no later place either.
+        if leading.rest.as_ref().is_some_and(|rest| !rest.is_match_at(text, end)) {
+            return None;
+        }
+        let groups = |group: Group| match group {
+            Group::Ip4 => captures.name(pattern::IP4).map(|group| group.range()),
+            Group::Ip6 => captures.name(pattern::IP6).map(|group| group.range()),
+            _ => None,
+        };
         if let Some((Host::Address(address), span)) = host(&groups, text) {
             return Some((Host::Address(address), span));
         }
-        from = groups(pattern::IP4).or(groups(pattern::IP6))?.start + 1;
+        from = groups(Group::Ip4).or(groups(Group::Ip6))?.start + 1;
     }
     None
 }
 
 /// The host that a match found. An address that is only a part of a longer word is that word.
 fn host(groups: Groups<'_>, text: &[u8]) -> Option<Place> {
-    let address = groups(pattern::IP4).or_else(|| groups(pattern::IP6));
+    let address = groups(Group::Ip4).or_else(|| groups(Group::Ip6));
     if let Some(found) = &address
         && let Host::Address(address) = named(&text[found.clone()])
         && stands_alone(text, found.clone())
     {
         return Some((Host::Address(address), found.clone()));
     }
-    let found = address.or_else(|| groups(pattern::DNS))?;
+    let found = address.or_else(|| groups(Group::Dns))?;
     Some((Host::Name(String::from_utf8_lossy(&text[found.clone()]).into_owned()), found))
 }
 
@@ -386,8 +408,8 @@ impl Buffer {
     fn keep_unmatched(&mut self, machine: &Machine, text: &[u8]) -> Result<(), Exhausted> {
         let Some((whole, skipped)) = machine.search(text, |groups| {
             let skipped: Vec<Range<usize>> =
-                (0..pattern::MOST_SKIPS).filter_map(|number| groups(&format!("skiplines{number}"))).collect();
-            (groups(""), skipped)
+                (0..pattern::MOST_SKIPS).filter_map(|number| groups(Group::Skipped(number))).collect();
+            (groups(Group::All), skipped)
         })?
         else {
             return Ok(());

@@ -114,9 +114,6 @@ impl Template {
     /// Where it fits a line leftmost: what is to be cut out.
     pub(super) fn place(&self, line: &[u8]) -> Option<Range<usize>> {
         let places = self.regexes.iter().filter_map(|regex| {
-            if !regex.is_match(line) {
-                return None;
-            }
             let captures = regex.captures(line)?;
             Some(captures.get(1)?.range())
         });

@@ -6,16 +6,45 @@ use std::ops::Range;
 use fancy_regex::RegexBuilder as BacktrackingBuilder;
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::pattern::{FilterError, syntax};
+use super::pattern::{DNS, FilterError, IP4, IP6, syntax};
 
 /// The largest compiled program, in bytes.
 const SIZE_LIMIT: usize = 10 << 20;
 /// How many steps back a search may take in one line.
 const STEPS: usize = 100_000;
 
+/// A group that means something, by what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    Ip4,
+    Ip6,
+    Dns,
+    Content,
+    Session,
+    NoFailure,
+    Gained,
+    Forget,
+    Id,
+    User,
+    OtherUser,
+    Skipped(usize),
+    /// The whole match.
+    All,
+}
+
+/// The groups of a compiled regex: what each says, and its number.
+#[derive(Clone, Debug, Default)]
+struct Numbers(Vec<(Group, usize)>);
+
 /// A compiled regex.
 #[derive(Clone, Debug)]
-pub(super) enum Machine {
+pub(super) struct Machine {
+    engine: Engine,
+    numbers: Numbers,
+}
+
+#[derive(Clone, Debug)]
+enum Engine {
     Linear(Regex),
     /// Works on UTF-8 alone.
     Backtracking(Box<fancy_regex::Regex>),
@@ -25,8 +54,8 @@ pub(super) enum Machine {
 #[derive(Debug)]
 pub(super) struct Exhausted;
 
-/// The place of a group by its name, where it took part and is not empty; of the whole match by none.
-pub(super) type Groups<'a> = &'a dyn Fn(&str) -> Option<Range<usize>>;
+/// The place of a group, where it took part and is not empty; the first such, where several say the same.
+pub(super) type Groups<'a> = &'a dyn Fn(Group) -> Option<Range<usize>>;
 
 // === impl Machine ===
 
@@ -34,7 +63,7 @@ impl Machine {
     /// Compiles an expanded regex, which `written` stands for in messages.
     pub(super) fn new(written: &str, expanded: &str) -> Result<Self, FilterError> {
         let error = match linear(expanded) {
-            Ok(regex) => return Ok(Self::Linear(regex)),
+            Ok(regex) => return Ok(Self::of(Engine::Linear(regex))),
             Err(error) => error.to_string(),
         };
         // Rust's and Python's conditionals differ in how they name a group.
@@ -43,7 +72,7 @@ impl Machine {
             return Err(syntax(written, &error));
         }
         match BacktrackingBuilder::new(&backtracking).backtrack_limit(STEPS).build() {
-            Ok(regex) => Ok(Self::Backtracking(Box::new(regex))),
+            Ok(regex) => Ok(Self::of(Engine::Backtracking(Box::new(regex)))),
             // What the stricter one says is the better message, unless it only lacks the feature.
             Err(other) => {
                 let lacks = error.contains("look-around") || error.contains("backreference");
@@ -52,30 +81,35 @@ impl Machine {
         }
     }
 
-    pub(super) fn is_backtracking(&self) -> bool {
-        matches!(self, Self::Backtracking(_))
+    fn of(engine: Engine) -> Self {
+        let numbers = match &engine {
+            Engine::Linear(regex) => Numbers::of(regex.capture_names()),
+            Engine::Backtracking(regex) => Numbers::of(regex.capture_names()),
+        };
+        Self { engine, numbers }
     }
 
-    /// The names of its groups.
-    pub(super) fn names(&self) -> Vec<&str> {
-        match self {
-            Self::Linear(regex) => regex.capture_names().flatten().collect(),
-            Self::Backtracking(regex) => regex.capture_names().flatten().collect(),
-        }
+    pub(super) fn is_backtracking(&self) -> bool {
+        matches!(self.engine, Engine::Backtracking(_))
+    }
+
+    /// What its groups say.
+    pub(super) fn groups(&self) -> impl Iterator<Item = Group> {
+        self.numbers.0.iter().map(|(group, _)| *group)
     }
 
     /// The regex as it was compiled.
     pub(super) fn source(&self) -> &str {
-        match self {
-            Self::Linear(regex) => regex.as_str(),
-            Self::Backtracking(regex) => regex.as_str(),
+        match &self.engine {
+            Engine::Linear(regex) => regex.as_str(),
+            Engine::Backtracking(regex) => regex.as_str(),
         }
     }
 
     pub(super) fn is_match(&self, text: &[u8]) -> Result<bool, Exhausted> {
-        match self {
-            Self::Linear(regex) => Ok(regex.is_match(text)),
-            Self::Backtracking(regex) => regex.is_match(utf8(text)).map_err(|_| Exhausted),
+        match &self.engine {
+            Engine::Linear(regex) => Ok(regex.is_match(text)),
+            Engine::Backtracking(regex) => regex.is_match(utf8(text)).map_err(|_| Exhausted),
         }
     }
 
@@ -85,29 +119,52 @@ impl Machine {
         text: &[u8],
         read: impl FnOnce(Groups<'_>) -> T,
     ) -> Result<Option<T>, Exhausted> {
-        let not_empty = |range: &Range<usize>| !range.is_empty();
-        match self {
-            Self::Linear(regex) => {
-                if !regex.is_match(text) {
-                    return Ok(None);
-                }
-                let captures = regex.captures(text);
-                Ok(captures.map(|captures| {
-                    let group =
-                        |name: &str| if name.is_empty() { captures.get(0) } else { captures.name(name) };
-                    read(&|name| group(name).map(|group| group.range()).filter(not_empty))
-                }))
-            }
-            Self::Backtracking(regex) => {
+        match &self.engine {
+            Engine::Linear(regex) => Ok(regex.captures(text).map(|captures| {
+                read(&|group| self.numbers.place(group, |number| Some(captures.get(number)?.range())))
+            })),
+            Engine::Backtracking(regex) => {
                 let captures = regex.captures(utf8(text)).map_err(|_| Exhausted)?;
                 Ok(captures.map(|captures| {
-                    let group =
-                        |name: &str| if name.is_empty() { captures.get(0) } else { captures.name(name) };
-                    read(&|name| group(name).map(|group| group.range()).filter(not_empty))
+                    read(&|group| self.numbers.place(group, |number| Some(captures.get(number)?.range())))
                 }))
             }
         }
     }
+}
+
+// === impl Numbers ===
+
+impl Numbers {
+    /// From the names of a regex's groups, by their numbers.
+    fn of<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Self {
+        let mut numbers: Vec<(Group, usize)> =
+            names.enumerate().filter_map(|(number, name)| Some((group(name?)?, number))).collect();
+        numbers.push((Group::All, 0));
+        Self(numbers)
+    }
+
+    fn place(&self, group: Group, find: impl Fn(usize) -> Option<Range<usize>>) -> Option<Range<usize>> {
+        let mut numbers = self.0.iter().filter(|(other, _)| *other == group);
+        numbers.find_map(|(_, number)| find(*number).filter(|range| !range.is_empty()))
+    }
+}
+
+fn group(name: &str) -> Option<Group> {
+    Some(match name {
+        IP4 => Group::Ip4,
+        IP6 => Group::Ip6,
+        DNS => Group::Dns,
+        "content" => Group::Content,
+        "mlfid" => Group::Session,
+        "nofail" => Group::NoFailure,
+        "mlfgained" => Group::Gained,
+        "mlfforget" => Group::Forget,
+        "fid" => Group::Id,
+        "user" => Group::User,
+        _ if name.starts_with("alt_user") => Group::OtherUser,
+        _ => Group::Skipped(name.strip_prefix("skiplines")?.parse().ok()?),
+    })
 }
 
 /// Compiles for bytes, not characters: broken UTF-8 in a user name must not hide the line from `.`.

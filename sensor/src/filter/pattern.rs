@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-use super::machine::{Groups, Machine, linear};
+use super::machine::{Group, Groups, Machine, linear};
 use super::session::Marks;
 
 /// The names of the groups that `<HOST>` makes.
@@ -17,9 +17,6 @@ pub(super) const DNS: &str = "atalaya_dns";
 
 /// How many `<SKIPLINES>` of one regex are told apart.
 pub(super) const MOST_SKIPS: usize = 8;
-/// The tags that mark what a line says besides the host, as names of groups.
-const MARKS: [&str; 7] = ["mlfid", "nofail", "mlfgained", "mlfforget", "user", "alt_user", "fid"];
-
 /// A compiled failregex.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
@@ -27,12 +24,21 @@ pub(super) struct Pattern {
     pub(super) written: String,
     /// With `<HOST>` as address or name.
     pub(super) any: Machine,
-    /// Where the pattern begins with a wildcard: the rest of it, with `<HOST>` as address alone.
-    pub(super) leading: Option<Regex>,
+    /// Where the pattern begins with a wildcard: what comes after it.
+    pub(super) leading: Option<Leading>,
     /// Whether an attacker's text can decide which address is found.
     pub(super) bendable: bool,
     /// Whether it says more than the host.
     pub(super) marked: bool,
+}
+
+/// What follows a wildcard at the beginning, with `<HOST>` as address alone. Where a second wildcard
+/// follows the host, what stands between the two is searched alone, and the rest after it: that is the
+/// same match, and most of the line is never looked at with groups.
+#[derive(Clone, Debug)]
+pub(super) struct Leading {
+    pub(super) addresses: Regex,
+    pub(super) rest: Option<Regex>,
 }
 
 /// Why a regex cannot be used.
@@ -83,14 +89,20 @@ impl Pattern {
         let python = rewrite(written);
         let (any, hosts) = expand(&python, true);
         let machine = Machine::new(written, &with_lines(&any, multiline))?;
-        let names = machine.names().into_iter().chain(prefix.map(Machine::names).unwrap_or_default());
-        let identified = names.into_iter().any(|name| ["mlfid", "fid", IP4, IP6, DNS].contains(&name));
+        let identifies = |machine: &Machine| {
+            machine.groups().any(|group| {
+                matches!(group, Group::Session | Group::Id | Group::Ip4 | Group::Ip6 | Group::Dns)
+            })
+        };
+        let identified = identifies(&machine) || prefix.is_some_and(identifies);
         match hosts {
             0 if !identified => return Err(FilterError::NoHost { regex: written.to_owned() }),
             0 | 1 => {}
             _ => return Err(FilterError::ManyHosts { regex: written.to_owned() }),
         }
-        let marked = machine.names().iter().any(|name| MARKS.contains(name) || name.starts_with("alt_user"));
+        let marked = machine.groups().any(|group| {
+            !matches!(group, Group::Ip4 | Group::Ip6 | Group::Dns | Group::Content | Group::All)
+        });
         let mut pattern =
             Self { written: written.to_owned(), any: machine, leading: None, bendable: false, marked };
         if pattern.any.is_backtracking() || multiline {
@@ -99,8 +111,13 @@ impl Pattern {
         // What is searched, and what a wildcard before it only skips, are judged apart.
         let judged = match without_leading_wildcard(&python).filter(|_| hosts == 1) {
             Some(rest) => {
-                let leading = linear(&expand(rest, false).0);
-                pattern.leading = Some(leading.map_err(|error| syntax(written, &error.to_string()))?);
+                let compile = |python: &str| {
+                    linear(&expand(python, false).0).map_err(|error| syntax(written, &error.to_string()))
+                };
+                pattern.leading = Some(match at_second_wildcard(rest) {
+                    Some((head, tail)) => Leading { addresses: compile(head)?, rest: Some(compile(tail)?) },
+                    None => Leading { addresses: compile(rest)?, rest: None },
+                });
                 expand(rest, true).0
             }
             None => any,
@@ -125,14 +142,13 @@ fn with_lines(expanded: &str, multiline: bool) -> String {
 /// What the groups of a match say besides the host.
 pub(super) fn marks(text: &[u8], groups: Groups<'_>) -> Marks {
     let take = |range: Range<usize>| text[range].to_vec();
-    let alternatives = ["user", "alt_user", "alt_user1", "alt_user_1", "alt_user_2"];
     Marks {
-        session: groups("mlfid").map(take),
-        user: alternatives.into_iter().find_map(groups).map(take),
-        id: groups("fid").map(take),
-        no_failure: groups("nofail").is_some(),
-        gained: groups("mlfgained").is_some(),
-        forget: groups("mlfforget").is_some(),
+        session: groups(Group::Session).map(take),
+        user: groups(Group::User).or_else(|| groups(Group::OtherUser)).map(take),
+        id: groups(Group::Id).map(take),
+        no_failure: groups(Group::NoFailure).is_some(),
+        gained: groups(Group::Gained).is_some(),
+        forget: groups(Group::Forget).is_some(),
     }
 }
 
@@ -145,6 +161,22 @@ fn without_leading_wildcard(python: &str) -> Option<&str> {
     // `.*|x` and `.*)` are not what they look like.
     let parsed = ast::parse::Parser::new().parse(&placeholder(python)).ok()?;
     (!matches!(parsed, Ast::Alternation(_))).then_some(rest)
+}
+
+/// The pattern before and after the first `.*` behind the host, where both are whole by themselves.
+fn at_second_wildcard(python: &str) -> Option<(&str, &str)> {
+    let host =
+        ["<HOST>", "<ADDR>", "<IP4>", "<IP6>"].iter().find_map(|tag| Some(python.find(tag)? + tag.len()))?;
+    let at = host + python[host..].find(".*")?;
+    let (head, tail) = (&python[..at], &python[at + 2..]);
+    let tail = tail.strip_prefix('?').unwrap_or(tail);
+    let whole = |part: &str| {
+        let parsed = ast::parse::Parser::new().parse(&placeholder(part));
+        matches!(parsed, Ok(ast) if !matches!(ast, Ast::Alternation(_) | Ast::Empty(_)))
+    };
+    // Flags would have to hold on both sides, and `\.*` is no wildcard.
+    let plain = !python.contains("(?") && !head.ends_with('\\') && !tail.starts_with(['*', '+', '{']);
+    (plain && whole(head) && whole(tail)).then_some((head, tail))
 }
 
 /// The pattern with its tags replaced by what any parser takes.
@@ -323,33 +355,19 @@ fn is_tag(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, '-' | '_'))
 }
 
-const OCTET: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
-
-fn dotted() -> String {
-    format!(r"{OCTET}(?:\.{OCTET}){{3}}")
-}
+/// What looks like an IPv4 address. Whether it is one is told by reading it: a regex that knew would be
+/// many times as large, and as slow.
+const DOTTED: &str = r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}";
 
 fn ip4() -> String {
-    format!("(?P<{IP4}>{})", dotted())
+    format!("(?P<{IP4}>{DOTTED})")
 }
 
-/// An IPv6 address in any of RFC 4291's text forms, the longest of several first.
+/// What looks like an IPv6 address: hexadecimal digits with at least two colons, perhaps with an IPv4
+/// address at the end.
 fn ip6() -> String {
-    let group = "[0-9a-fA-F]{1,4}";
-    let mut forms = vec![
-        format!("(?:{group}:){{6}}{}", dotted()),
-        format!("::(?:{group}:){{0,5}}{}", dotted()),
-        format!("(?:{group}:){{1,5}}:(?:{group}:){{0,4}}{}", dotted()),
-        format!("(?:{group}:){{7}}{group}"),
-    ];
-    // The fewest groups before the `::` first: then all that stand after it are taken.
-    for before in 1..=6 {
-        forms.push(format!("(?:{group}:){{1,{before}}}(?::{group}){{1,{}}}", 7 - before));
-    }
-    forms.push(format!("::(?:{group}:){{0,6}}{group}"));
-    forms.push(format!("(?:{group}:){{1,7}}:"));
-    forms.push("::".to_owned());
-    format!("(?P<{IP6}>{})", forms.join("|"))
+    let start = "[0-9a-fA-F]{0,4}:[0-9a-fA-F]{0,4}:";
+    format!("(?P<{IP6}>{start}(?:[0-9a-fA-F]{{1,4}}:)*{DOTTED}|{start}[0-9a-fA-F:]*)")
 }
 
 fn dns() -> String {

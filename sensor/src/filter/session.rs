@@ -1,7 +1,7 @@
 //! Sessions: lines of a log that a common id (`<F-MLFID>`) ties together. One line may name the
 //! address, another say that the login failed; a login that succeeds takes back what was pending.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::Host;
@@ -33,11 +33,15 @@ pub(super) struct Marks {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
     open: HashMap<Vec<u8>, Session>,
+    /// The ids by their last activity, so that the one that was silent longest is found at once.
+    activity: BTreeMap<u64, Vec<u8>>,
+    clock: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Session {
     seen: Instant,
+    touched: u64,
     host: Option<Host>,
     /// The last that was named.
     user: Option<Vec<u8>>,
@@ -74,11 +78,10 @@ impl Sessions {
         marks: &Marks,
         now: Instant,
     ) -> (Option<Host>, Option<Vec<u8>>) {
-        if self.open.get(&id).is_some_and(|session| now.duration_since(session.seen) > REMEMBERED) {
-            self.open.remove(&id);
-        }
-        let mut session = self.open.remove(&id).unwrap_or_else(|| Session {
+        let known = self.remove(&id).filter(|session| now.duration_since(session.seen) <= REMEMBERED);
+        let mut session = known.unwrap_or_else(|| Session {
             seen: now,
+            touched: 0,
             host: None,
             user: None,
             users: HashSet::new(),
@@ -105,21 +108,26 @@ impl Sessions {
         let user = session.user.clone();
         session.pending = !session.no_failure && session.host.is_none();
         if !marks.forget {
-            self.keep(id, session, now);
+            self.keep(id, session);
         }
         (failed, user)
     }
 
-    fn keep(&mut self, id: Vec<u8>, session: Session, now: Instant) {
-        if self.open.len() >= MOST {
-            self.open.retain(|_, session| now.duration_since(session.seen) <= REMEMBERED);
-        }
+    fn remove(&mut self, id: &[u8]) -> Option<Session> {
+        let session = self.open.remove(id)?;
+        self.activity.remove(&session.touched);
+        Some(session)
+    }
+
+    fn keep(&mut self, id: Vec<u8>, mut session: Session) {
         if self.open.len() >= MOST
-            && let Some(oldest) =
-                self.open.iter().min_by_key(|(_, session)| session.seen).map(|(id, _)| id.clone())
+            && let Some((_, oldest)) = self.activity.pop_first()
         {
             self.open.remove(&oldest);
         }
+        self.clock += 1;
+        session.touched = self.clock;
+        self.activity.insert(self.clock, id.clone());
         self.open.insert(id, session);
     }
 }

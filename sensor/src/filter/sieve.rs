@@ -1,7 +1,7 @@
 //! Finding the few lines that a filter must look at: one pass over a block for the texts of which each
 //! match holds one, for one filter or for all that read the same file.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use memchr::memmem;
 
 use super::literal::Text;
@@ -75,6 +75,61 @@ impl Search {
             Self::One(finder) => finder.find(block),
             Self::Many(automaton) => automaton.find(block).map(|hit| hit.start()),
         }
+    }
+}
+
+/// Tells which patterns of a filter a text may match, so that the others need not be tried.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    texts: AhoCorasick,
+    pattern_of: Vec<usize>,
+    /// Those that cannot say what they look for.
+    always: PatternSet,
+}
+
+/// Some of a filter's patterns.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PatternSet(u128);
+
+// === impl Candidates ===
+
+impl Candidates {
+    /// Takes the texts of each pattern. `None` where there are too many patterns, or nothing to tell.
+    pub(super) fn new(of_each: &[Option<Vec<Text>>]) -> Option<Self> {
+        if of_each.len() > u128::BITS as usize || of_each.iter().all(Option::is_none) {
+            return None;
+        }
+        let mut always = PatternSet::default();
+        let (mut texts, mut pattern_of) = (Vec::new(), Vec::new());
+        for (pattern, own) in of_each.iter().enumerate() {
+            match own {
+                None => always.0 |= 1 << pattern,
+                Some(own) => {
+                    texts.extend(own.iter().map(|text| text.text.as_str()));
+                    pattern_of.extend(own.iter().map(|_| pattern));
+                }
+            }
+        }
+        let texts = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(texts)
+            .ok()?;
+        Some(Self { texts, pattern_of, always })
+    }
+
+    pub(super) fn of(&self, text: &[u8]) -> PatternSet {
+        self.texts.find_overlapping_iter(text).fold(self.always, |PatternSet(set), hit| {
+            PatternSet(set | 1 << self.pattern_of[hit.pattern().as_usize()])
+        })
+    }
+}
+
+// === impl PatternSet ===
+
+impl PatternSet {
+    pub(super) fn contains(self, pattern: usize) -> bool {
+        self.0 >> pattern & 1 == 1
     }
 }
 
