@@ -27,7 +27,7 @@ pub use definition::FilterDefinition;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
-use pattern::{Leading, Pattern};
+use pattern::{Leading, Pattern, Prefix};
 use session::{Marks, Sessions};
 pub use sieve::Scanner;
 use sieve::{Candidates, Sieve};
@@ -46,7 +46,7 @@ pub struct Filter {
     /// The lines that it must look at; all of them where there is none.
     gate: Option<Arc<Gate>>,
     /// What a line must match before all; its content is what the others see.
-    prefix: Option<Machine>,
+    prefix: Option<Prefix>,
     patterns: Vec<Pattern>,
     ignore: Vec<Machine>,
     dates: Dates,
@@ -137,7 +137,7 @@ impl Filter {
         if self.buffer.is_some() || !self.dates.are_words() {
             return None;
         }
-        let of_prefix = self.prefix.as_ref().and_then(|prefix| literal::required(prefix.source()));
+        let of_prefix = self.prefix.as_ref().and_then(|prefix| literal::required(prefix.whole.source()));
         let of_each: Vec<Option<Vec<Text>>> =
             self.patterns.iter().map(|pattern| literal::required(pattern.any.source())).collect();
         let of_patterns = of_each.iter().cloned().collect::<Option<Vec<_>>>().map(|texts| {
@@ -195,11 +195,9 @@ impl Filter {
         let text: &[u8] = several.as_deref().unwrap_or(&dateless.text);
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
-            let read = |groups: Groups<'_>| {
-                (groups(Group::Content), host(groups, text), pattern::marks(text, groups))
-            };
-            let Some((found, host, marks)) = prefix.search(text, read)? else { return Ok(Verdict::Missed) };
-            (content, host_before, marks_before) = (found.unwrap_or(content), host, marks);
+            let read = |groups: Groups<'_>| (host(groups, text), pattern::marks(text, groups));
+            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(Verdict::Missed) };
+            (content, host_before, marks_before) = (found, host, marks);
         }
         let inner = &text[content.clone()];
         let candidates = self.gate.as_ref().and_then(|gate| Some(gate.patterns.as_ref()?.of(inner)));

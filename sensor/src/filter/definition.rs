@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::pattern::{self, FilterError, Pattern};
+use super::pattern::{self, FilterError, Pattern, Prefix};
 use super::session::Sessions;
 use super::{Buffer, Filter};
 use crate::date::Dates;
@@ -48,11 +48,10 @@ impl FilterDefinition {
         if failregex.is_empty() {
             return Err(FilterError::Empty);
         }
-        let prefix =
-            self.prefregex.as_deref().map(|regex| pattern::compile_any(regex, multiline)).transpose()?;
+        let prefix = self.prefregex.as_deref().map(|regex| Prefix::new(regex, multiline)).transpose()?;
         let patterns = failregex
             .iter()
-            .map(|regex| Pattern::new(regex, prefix.as_ref(), multiline))
+            .map(|regex| Pattern::new(regex, prefix.as_ref().map(|prefix| &prefix.whole), multiline))
             .collect::<Result<Vec<_>, _>>()?;
         let ignore = written(&self.ignoreregex)
             .iter()
@@ -69,7 +68,11 @@ impl FilterDefinition {
                 )
             })
             .collect();
-        let machines = prefix.iter().chain(&ignore).chain(patterns.iter().map(|pattern| &pattern.any));
+        let machines = prefix
+            .iter()
+            .map(|prefix| &prefix.whole)
+            .chain(&ignore)
+            .chain(patterns.iter().map(|pattern| &pattern.any));
         let needs_utf8 = machines.into_iter().any(super::Machine::is_backtracking);
         let mut filter = Filter {
             gate: None,

@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-use super::machine::{Group, Groups, Machine, linear};
+use super::machine::{Exhausted, Group, Groups, Machine, linear};
 use super::session::Marks;
 
 /// The names of the groups that `<HOST>` makes.
@@ -132,6 +132,49 @@ impl Pattern {
 pub(super) fn compile_any(written: &str, multiline: bool) -> Result<Machine, FilterError> {
     let (expanded, _) = expand(&rewrite(written), true);
     Machine::new(written, &with_lines(&expanded, multiline))
+}
+
+/// A prefregex. Where it ends in a content that takes all of the line's rest, what stands before the
+/// content is searched alone: most of the line need not be looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Prefix {
+    pub(super) whole: Machine,
+    head: Option<Machine>,
+}
+
+// === impl Prefix ===
+
+impl Prefix {
+    pub(super) fn new(written: &str, multiline: bool) -> Result<Self, FilterError> {
+        let whole = compile_any(written, multiline)?;
+        let head = written
+            .trim_end()
+            .strip_suffix("<F-CONTENT>.+</F-CONTENT>$")
+            .filter(|head| head.starts_with('^') && !multiline)
+            .and_then(|head| compile_any(head, false).ok());
+        Ok(Self { whole, head })
+    }
+
+    /// The content of a line that matches, and what `read` makes of the other groups.
+    pub(super) fn search<T>(
+        &self,
+        text: &[u8],
+        read: impl Fn(Groups<'_>) -> T,
+    ) -> Result<Option<(Range<usize>, T)>, Exhausted> {
+        if let Some(head) = &self.head {
+            let found =
+                head.search(text, |groups| (groups(Group::All).map_or(0, |all| all.end), read(groups)))?;
+            match found {
+                None => return Ok(None),
+                Some((end, read)) if end < text.len() && !text.contains(&b'\n') => {
+                    return Ok(Some((end..text.len(), read)));
+                }
+                // Nothing is left for the content: another way through the head may leave some.
+                Some(_) => {}
+            }
+        }
+        self.whole.search(text, |groups| (groups(Group::Content).unwrap_or(0..text.len()), read(groups)))
+    }
 }
 
 /// Where a regex sees several lines, `^` and `$` are those of any.

@@ -1,7 +1,9 @@
 //! Finding the few lines that a filter must look at: one pass over a block for the texts of which each
 //! match holds one, for one filter or for all that read the same file.
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind, packed};
 use memchr::memmem;
 
 use super::literal::Text;
@@ -17,6 +19,8 @@ pub(super) struct Sieve {
 #[derive(Clone, Debug)]
 enum Search {
     One(memmem::Finder<'static>),
+    /// With vector instructions, where the processor has them.
+    Packed(Arc<packed::Searcher>),
     Many(AhoCorasick),
 }
 
@@ -29,7 +33,10 @@ impl Sieve {
         for text in texts {
             if text.any_case { &mut any_case } else { &mut exact }.push(text.text.as_str());
         }
-        Some(Self { exact: Search::new(&exact, false)?, any_case: Search::new(&any_case, true)? })
+        Some(Self {
+            exact: Search::new(&shortest(exact), false)?,
+            any_case: Search::new(&shortest(any_case), true)?,
+        })
     }
 
     /// Calls `each` with every line that holds one of the texts, with its end, in order.
@@ -60,6 +67,9 @@ impl Search {
         Some(match texts {
             [] => None,
             [text] if !any_case => Some(Self::One(memmem::Finder::new(text).into_owned())),
+            several if !any_case && let Some(searcher) = pack(several) => {
+                Some(Self::Packed(Arc::new(searcher)))
+            }
             several => Some(Self::Many(
                 AhoCorasick::builder()
                     .match_kind(MatchKind::LeftmostFirst)
@@ -73,9 +83,27 @@ impl Search {
     fn find(&self, block: &[u8]) -> Option<usize> {
         match self {
             Self::One(finder) => finder.find(block),
+            Self::Packed(searcher) => searcher.find(block).map(|hit| hit.start()),
             Self::Many(automaton) => automaton.find(block).map(|hit| hit.start()),
         }
     }
+}
+
+/// A search of many texts at once, which the crate itself would only build for few.
+fn pack(texts: &[&str]) -> Option<packed::Searcher> {
+    packed::Config::new().heuristic_pattern_limits(false).builder().extend(texts).build()
+}
+
+/// The texts without those that hold another of them: whoever finds that one finds them too.
+fn shortest<'a>(mut texts: Vec<&'a str>) -> Vec<&'a str> {
+    texts.sort_unstable_by_key(|text| text.len());
+    let mut kept: Vec<&str> = Vec::new();
+    for text in texts {
+        if !kept.iter().any(|other| text.contains(other)) {
+            kept.push(text);
+        }
+    }
+    kept
 }
 
 /// Tells which patterns of a filter a text may match, so that the others need not be tried.
