@@ -8,6 +8,7 @@
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
 mod definition;
+mod explain;
 mod literal;
 mod machine;
 mod pattern;
@@ -24,6 +25,7 @@ use crate::date::Dates;
 use atalaya_wire::canonical;
 
 pub use definition::FilterDefinition;
+pub use explain::NearMiss;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;

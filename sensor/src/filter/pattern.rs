@@ -138,6 +138,8 @@ pub(super) fn compile_any(written: &str, multiline: bool) -> Result<Machine, Fil
 /// content is searched alone: most of the line need not be looked at.
 #[derive(Clone, Debug)]
 pub(super) struct Prefix {
+    /// As the administrator wrote it.
+    pub(super) written: String,
     pub(super) whole: Machine,
     head: Option<Machine>,
 }
@@ -152,7 +154,7 @@ impl Prefix {
             .strip_suffix("<F-CONTENT>.+</F-CONTENT>$")
             .filter(|head| head.starts_with('^') && !multiline)
             .and_then(|head| compile_any(head, false).ok());
-        Ok(Self { whole, head })
+        Ok(Self { written: written.to_owned(), whole, head })
     }
 
     /// The content of a line that matches, and what `read` makes of the other groups.
