@@ -6,16 +6,23 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atalaya_wire::{BanTime, Name, Networks, Seconds};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::date;
 use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
+use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::source::journal::JournalMatch;
+
+mod jail;
+
+use jail::RawJail;
+pub use jail::find_filter;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
@@ -29,6 +36,8 @@ pub struct Config {
     pub allow: Networks,
     /// Whether the host's own addresses are ignored too.
     pub ignore_self: bool,
+    /// A folder of systemd's journal files to read, instead of the system's own journal.
+    pub journal: Option<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -69,6 +78,12 @@ pub struct JailConfig {
     pub source: JailSource,
     /// The zone of dates that state none; the system's where there is none.
     pub zone: Option<TimeZone>,
+    /// Whom it spares besides the networks of its policy: names and files, to be looked up.
+    pub ignore: IgnoreList,
+    /// Asked about an address before it is reported.
+    pub ignorecommand: Option<Arc<IgnoreCommand>>,
+    /// Whether the host's own addresses are spared.
+    pub ignore_self: bool,
 }
 
 /// Where a jail looks for failures.
@@ -84,6 +99,13 @@ pub enum JailSource {
         /// Paths, which may have wildcards.
         paths: Vec<String>,
         /// Which lines are failures.
+        filter: Filter,
+    },
+    /// Entries of systemd's journal.
+    Journal {
+        /// Which entries.
+        wanted: JournalMatch,
+        /// Which of them are failures.
         filter: Filter,
     },
     /// Messages that arrive at the syslog listener.
@@ -182,10 +204,8 @@ impl Config {
             if !jail.enabled {
                 continue;
             }
-            let policy = jail.policy(&name, &raw.defaults).map_err(&wrong)?;
-            let zone = jail.logtimezone.as_deref().map(date::zone).transpose().map_err(&wrong)?;
-            let source = jail.source(at, &wrong)?;
-            jails.push(JailConfig { policy, source, zone });
+            let own = raw.fail2ban.as_deref();
+            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, at, &wrong)?);
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
         if let Some(deaf) = jails.iter().find(|jail| matches!(jail.source, JailSource::Syslog { .. }))
@@ -203,6 +223,7 @@ impl Config {
             state: raw.state,
             allow: raw.allow,
             ignore_self: raw.ignoreself,
+            journal: raw.journal,
             syslog: raw.syslog,
             jails,
             fail2ban: None,
@@ -217,7 +238,9 @@ impl Config {
     pub fn filter_of(&self, jail: &str) -> Option<&Filter> {
         let jail = self.jails.iter().find(|config| config.policy.name.as_str() == jail)?;
         match &jail.source {
-            JailSource::Files { filter, .. } | JailSource::Syslog { filter } => Some(filter),
+            JailSource::Files { filter, .. }
+            | JailSource::Journal { filter, .. }
+            | JailSource::Syslog { filter } => Some(filter),
             JailSource::Logins { .. } => None,
         }
     }
@@ -243,6 +266,7 @@ impl fmt::Display for Config {
                 }
                 JailSource::Logins { services } => format!("logins of {}", services.join(", ")),
                 JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
+                JailSource::Journal { .. } => "systemd's journal".to_owned(),
                 JailSource::Syslog { .. } => "syslog messages".to_owned(),
             };
             writeln!(
@@ -250,7 +274,10 @@ impl fmt::Display for Config {
                 "jail {}: {source}; {} failures in {} ban for {}",
                 policy.name, policy.maxretry, policy.findtime, policy.bantime
             )?;
-            if let JailSource::Files { filter, .. } | JailSource::Syslog { filter } = &jail.source {
+            if let JailSource::Files { filter, .. }
+            | JailSource::Journal { filter, .. }
+            | JailSource::Syslog { filter } = &jail.source
+            {
                 for warning in filter.warnings() {
                     writeln!(f, "  warning: {warning}")?;
                 }
@@ -288,6 +315,7 @@ struct RawConfig {
     defaults: RawDefaults,
     #[serde(default)]
     syslog: SyslogConfig,
+    journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]
     jail: BTreeMap<Name, Spanned<RawJail>>,
@@ -300,138 +328,7 @@ struct RawDefaults {
     findtime: Option<Seconds>,
     bantime: Option<BanTime>,
     #[serde(default)]
-    ignore: Networks,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawJail {
-    #[serde(default = "yes")]
-    enabled: bool,
-    source: Spanned<RawSource>,
-    #[serde(default)]
-    services: Option<Spanned<OneOrMany>>,
-    #[serde(default)]
-    paths: Option<Spanned<OneOrMany>>,
-    #[serde(default)]
-    failregex: Option<Spanned<OneOrMany>>,
-    #[serde(default)]
-    ignoreregex: Option<Spanned<OneOrMany>>,
-    maxretry: Option<u32>,
-    findtime: Option<Seconds>,
-    bantime: Option<BanTime>,
-    logtimezone: Option<String>,
-    #[serde(default)]
-    ignore: Networks,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum RawSource {
-    Logins,
-    Files,
-    Syslog,
-}
-
-/// A string, or a list of strings.
-#[derive(Clone, Default, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-    #[default]
-    #[serde(skip)]
-    None,
-}
-
-// === impl RawJail ===
-
-impl RawJail {
-    fn policy(&self, name: &Name, defaults: &RawDefaults) -> Result<Policy, String> {
-        let standard = Policy::new(name.clone());
-        let mut ignore = defaults.ignore.clone();
-        ignore.extend(self.ignore.iter());
-        let policy = Policy {
-            maxretry: self.maxretry.or(defaults.maxretry).unwrap_or(standard.maxretry),
-            findtime: self.findtime.or(defaults.findtime).unwrap_or(standard.findtime),
-            bantime: self.bantime.or(defaults.bantime).unwrap_or(standard.bantime),
-            ignore,
-            ..standard
-        };
-        if !(1..=1000).contains(&policy.maxretry) {
-            return Err(format!("maxretry is {}; expected 1 to 1000", policy.maxretry));
-        }
-        if policy.findtime.0 == 0 {
-            return Err("findtime is 0; expected at least one second, such as \"10m\"".to_owned());
-        }
-        if policy.bantime == BanTime::For(Seconds(0)) {
-            return Err(
-                "bantime is 0; expected at least one second, such as \"30m\", or \"permanent\"".to_owned()
-            );
-        }
-        Ok(policy)
-    }
-
-    fn source(
-        self,
-        at: impl Fn(Range<usize>, String) -> ConfigError,
-        wrong: &impl Fn(String) -> ConfigError,
-    ) -> Result<JailSource, ConfigError> {
-        let source = *self.source.get_ref();
-        let misplaced = |key: &str, value: &Option<Spanned<OneOrMany>>| match value {
-            Some(value) => Err(at(
-                value.span(),
-                format!("`{key}` does not go with this jail's source; remove it, or choose another source"),
-            )),
-            None => Ok(()),
-        };
-        if source == RawSource::Logins {
-            misplaced("paths", &self.paths)?;
-            misplaced("failregex", &self.failregex)?;
-            misplaced("ignoreregex", &self.ignoreregex)?;
-            let services = self.services.map(Spanned::into_inner).unwrap_or_default().into_vec();
-            return Ok(JailSource::Logins { services });
-        }
-        misplaced("services", &self.services)?;
-        let Some(failregex) = self.failregex else {
-            return Err(wrong(
-                "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed'"
-                    .to_owned(),
-            ));
-        };
-        let span = failregex.span();
-        let ignoreregex = self.ignoreregex.map(Spanned::into_inner).unwrap_or_default().into_vec();
-        let filter = Filter::new(&failregex.into_inner().into_vec(), &ignoreregex)
-            .map_err(|error| at(span, error.to_string()))?;
-        if source == RawSource::Syslog {
-            misplaced("paths", &self.paths)?;
-            return Ok(JailSource::Syslog { filter });
-        }
-        let Some(paths) = self.paths else {
-            return Err(wrong("it reads files and needs `paths`, such as [\"/var/log/syslog\"]".to_owned()));
-        };
-        let span = paths.span();
-        let paths = paths.into_inner().into_vec();
-        if paths.is_empty() {
-            return Err(at(span, "`paths` is empty".to_owned()));
-        }
-        if let Some(relative) = paths.iter().find(|path| !path.starts_with('/')) {
-            return Err(at(span, format!("the path `{relative}` is not absolute: begin it with `/`")));
-        }
-        Ok(JailSource::Files { paths, filter })
-    }
-}
-
-// === impl OneOrMany ===
-
-impl OneOrMany {
-    fn into_vec(self) -> Vec<String> {
-        match self {
-            Self::One(text) => vec![text],
-            Self::Many(texts) => texts,
-            Self::None => Vec::new(),
-        }
-    }
+    ignore: IgnoreList,
 }
 
 fn default_state() -> PathBuf {
@@ -488,11 +385,25 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_of_ours_needs_one_line() {
+        let config = parse("[jail.sshd]\n").unwrap();
+        assert!(matches!(config.jails[0].source, JailSource::Files { .. } | JailSource::Journal { .. }));
+        let config = parse("[jail.ssh]\nfilter = \"sshd\"\nsource = \"journal\"\nmaxretry = 2\n").unwrap();
+        assert!(matches!(config.jails[0].source, JailSource::Journal { .. }));
+        assert_eq!(config.jails[0].policy.maxretry, 2);
+    }
+
+    #[test]
     fn each_mistake_names_its_line_and_what_would_be_right() {
         for (text, place, says) in [
             ("[jail.a]\nsource = \"logs\"\n", "sensor.toml:2:10", "logins"),
             ("[jail.a]\nsource = \"files\"\nfailregex = '<HOST>'\n", "sensor.toml:1:1", "paths"),
             ("[jail.a]\nsource = \"files\"\npaths = \"/x\"\n", "sensor.toml:1:1", "failregex"),
+            ("[jail.a]\nfilter = \"ssh\"\n", "sensor.toml:2:10", "sshd"),
+            ("[jail.sshd]\ndatepattern = '%Q'\n", "sensor.toml:1:1", "%Q"),
+            ("[jail.sshd]\nlogtimezone = 'Mars'\n", "sensor.toml:1:1", "Mars"),
+            ("[jail.sshd]\njournalmatch = 'x'\n", "sensor.toml:1:1", "FIELD=value"),
+            ("[jail.sshd]\nignore = ['10.0.0.1-9']\n", "sensor.toml:2:10", "10.0.0.1-9"),
             ("[jail.a]\nsource = \"logins\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
             ("[jail.a]\nsource = \"logins\"\nbantme = 3\n", "sensor.toml:3:1", "bantme"),
             ("[jail.a]\nsource = \"logins\"\nbantime = \"soon\"\n", "sensor.toml:3:11", "1h30m"),

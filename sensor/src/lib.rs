@@ -4,11 +4,13 @@
 //! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`outbox`] → [`uplink`].
 //! `service.rs` wires these in that order.
 
+pub mod catalogue;
 pub mod config;
 pub mod date;
 pub mod detector;
 pub mod fail2ban;
 pub mod filter;
+pub mod ignore;
 pub mod jail;
 pub mod membership;
 pub mod outbox;

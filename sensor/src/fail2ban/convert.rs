@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use atalaya_wire::{Name, Networks};
+use atalaya_wire::Name;
 
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
 use crate::config::{JailConfig, JailSource};
 use crate::date;
+use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::source::journal::JournalMatch;
 
 /// What a folder of fail2ban's came to.
 #[derive(Debug, Default)]
@@ -74,31 +77,33 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     if let Some(text) = option("bantime") {
         policy.bantime = time::ban_time(text).map_err(|problem| format!("bantime: {problem}"))?;
     }
-    if let Some(text) = option("ignoreip") {
-        let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
-        policy.ignore = Networks::try_from(words.map(str::to_owned).collect::<Vec<_>>()).map_err(|error| {
-            format!("ignoreip: {error}; names and files are not read yet, and without them this jail could ban whom you spared")
+    let mut ignore = IgnoreList::default();
+    let spared = option("ignoreip").unwrap_or_default();
+    for word in spared.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty()) {
+        ignore.add(word).map_err(|problem| {
+            format!("ignoreip: {problem}; without it this jail could ban whom you spared")
         })?;
     }
-    if option("ignorecommand").is_some() {
-        return Err(
-            "ignorecommand is not run yet, and without it this jail could ban whom it spares".to_owned()
-        );
-    }
+    policy.ignore = ignore.networks.clone();
+    let ignorecommand = option("ignorecommand").map(|line| Arc::new(IgnoreCommand::new(line)));
+    let ignore_self = option("ignoreself").and_then(super::definition::boolean).unwrap_or(true);
     let zone = option("logtimezone").map(date::zone).transpose();
     let zone = zone.map_err(|problem| format!("logtimezone: {problem}"))?;
-    if option("backend").is_some_and(|backend| backend.starts_with("systemd")) {
-        return Err("backend = systemd: the journal is not read yet".to_owned());
-    }
-    let paths: Vec<String> = definition.logpath.iter().map(|path| path.path.clone()).collect();
-    if paths.is_empty() {
-        return Err("it has no logpath: nothing to read".to_owned());
-    }
-    if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
-        return Err(format!("logpath: `{path}` does not begin with `/`"));
-    }
     let filter = definition.filter.compile().map_err(|error| error.to_string())?;
-    Ok(JailConfig { policy, source: JailSource::Files { paths, filter }, zone })
+    let paths: Vec<String> = definition.logpath.iter().map(|path| path.path.clone()).collect();
+    let source = if option("backend").is_some_and(|backend| backend.starts_with("systemd")) {
+        let wanted = JournalMatch::parse(definition.filter.journalmatch.iter().map(String::as_str));
+        JailSource::Journal { wanted: wanted.map_err(|problem| format!("journalmatch: {problem}"))?, filter }
+    } else {
+        if paths.is_empty() {
+            return Err("it has no logpath: nothing to read".to_owned());
+        }
+        if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
+            return Err(format!("logpath: `{path}` does not begin with `/`"));
+        }
+        JailSource::Files { paths, filter }
+    };
+    Ok(JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self })
 }
 
 fn is_on(definition: &JailDefinition, option: &str) -> bool {

@@ -1,0 +1,52 @@
+//! Filters of our own, for what people run behind a MikroTik: part of the program, so that a new user
+//! enables one by its name. They are written from what the daemons document, one file each in
+//! `filters/`, with lines that they must match and must not match beside them.
+
+use crate::filter::FilterDefinition;
+
+/// Each filter's name and its file.
+const FILTERS: &[(&str, &str)] = &[
+    ("apache", include_str!("../filters/apache.toml")),
+    ("asterisk", include_str!("../filters/asterisk.toml")),
+    ("dovecot", include_str!("../filters/dovecot.toml")),
+    ("mysql", include_str!("../filters/mysql.toml")),
+    ("nginx", include_str!("../filters/nginx.toml")),
+    ("openvpn", include_str!("../filters/openvpn.toml")),
+    ("postfix", include_str!("../filters/postfix.toml")),
+    ("postgresql", include_str!("../filters/postgresql.toml")),
+    ("postgresql-host-last", include_str!("../filters/postgresql-host-last.toml")),
+    ("proftpd", include_str!("../filters/proftpd.toml")),
+    ("routeros", include_str!("../filters/routeros.toml")),
+    ("sshd", include_str!("../filters/sshd.toml")),
+    ("vsftpd", include_str!("../filters/vsftpd.toml")),
+];
+
+/// The names of our filters, in order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FILTERS.iter().map(|(name, _)| *name)
+}
+
+/// A filter of ours by its name.
+pub fn filter(name: &str) -> Option<FilterDefinition> {
+    let (name, text) = FILTERS.iter().find(|(own, _)| *own == name)?;
+    // They are ours: that each can be read is tested.
+    let definition: FilterDefinition = toml::from_str(text).ok()?;
+    Some(FilterDefinition { name: (*name).to_owned(), ..definition })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_of_ours_can_be_read_and_bent_by_nobody() {
+        for name in names() {
+            let definition = filter(name).unwrap_or_else(|| panic!("{name} cannot be read"));
+            assert!(!definition.description.is_empty(), "{name}");
+            let compiled = definition.compile().unwrap();
+            assert_eq!(compiled.warnings(), [""; 0], "{name}");
+            assert!(compiled.is_gated(), "{name} looks at every line");
+            assert!(!definition.paths.is_empty() || !definition.journalmatch.is_empty(), "{name}");
+        }
+    }
+}

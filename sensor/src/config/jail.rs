@@ -1,0 +1,266 @@
+//! One jail of `sensor.toml`, as it is written, and what is wrong with it.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use atalaya_wire::{BanTime, Name, Seconds};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{ConfigError, JailConfig, JailSource, RawDefaults, yes};
+use crate::catalogue;
+use crate::date;
+use crate::fail2ban::Fail2ban;
+use crate::filter::{FilterDefinition, FilterError};
+use crate::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::Policy;
+use crate::source::journal::JournalMatch;
+
+/// The most lines that a regex may see at once.
+const MOST_LINES: u32 = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawJail {
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    source: Option<Spanned<RawSource>>,
+    services: Option<Spanned<OneOrMany>>,
+    filter: Option<Spanned<String>>,
+    paths: Option<Spanned<OneOrMany>>,
+    prefregex: Option<Spanned<String>>,
+    failregex: Option<Spanned<OneOrMany>>,
+    ignoreregex: Option<Spanned<OneOrMany>>,
+    datepattern: Option<Spanned<OneOrMany>>,
+    maxlines: Option<u32>,
+    journalmatch: Option<Spanned<OneOrMany>>,
+    logtimezone: Option<String>,
+    maxretry: Option<u32>,
+    findtime: Option<Seconds>,
+    bantime: Option<BanTime>,
+    #[serde(default)]
+    ignore: IgnoreList,
+    ignorecommand: Option<String>,
+    ignoreself: Option<bool>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum RawSource {
+    Logins,
+    Files,
+    Journal,
+    Syslog,
+}
+
+/// A string, or a list of strings.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+// === impl RawJail ===
+
+impl RawJail {
+    /// Checks it. `own` is fail2ban's folder, where its filters may be named too; `at` makes an error
+    /// at a place of the file, `wrong` one of this jail.
+    pub(super) fn check(
+        self,
+        name: &Name,
+        defaults: &RawDefaults,
+        ignore_self: bool,
+        own: Option<&Path>,
+        at: impl Fn(Range<usize>, String) -> ConfigError,
+        wrong: &impl Fn(String) -> ConfigError,
+    ) -> Result<JailConfig, ConfigError> {
+        let policy = self.policy(name, defaults).map_err(wrong)?;
+        let zone = self.logtimezone.as_deref().map(date::zone).transpose().map_err(wrong)?;
+        let mut ignore = self.ignore.clone();
+        ignore.names.extend(defaults.ignore.names.iter().cloned());
+        ignore.files.extend(defaults.ignore.files.iter().cloned());
+        let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
+        let ignore_self = self.ignoreself.unwrap_or(ignore_self);
+        let source = self.source(name, own, at, wrong)?;
+        Ok(JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self })
+    }
+
+    fn policy(&self, name: &Name, defaults: &RawDefaults) -> Result<Policy, String> {
+        let standard = Policy::new(name.clone());
+        let mut ignore = defaults.ignore.networks.clone();
+        ignore.extend(self.ignore.networks.iter());
+        let policy = Policy {
+            maxretry: self.maxretry.or(defaults.maxretry).unwrap_or(standard.maxretry),
+            findtime: self.findtime.or(defaults.findtime).unwrap_or(standard.findtime),
+            bantime: self.bantime.or(defaults.bantime).unwrap_or(standard.bantime),
+            ignore,
+            ..standard
+        };
+        if !(1..=1000).contains(&policy.maxretry) {
+            return Err(format!("maxretry is {}; expected 1 to 1000", policy.maxretry));
+        }
+        if policy.findtime.0 == 0 {
+            return Err("findtime is 0; expected at least one second, such as \"10m\"".to_owned());
+        }
+        if policy.bantime == BanTime::For(Seconds(0)) {
+            return Err(
+                "bantime is 0; expected at least one second, such as \"30m\", or \"permanent\"".to_owned()
+            );
+        }
+        Ok(policy)
+    }
+
+    fn source(
+        self,
+        name: &Name,
+        own: Option<&Path>,
+        at: impl Fn(Range<usize>, String) -> ConfigError,
+        wrong: &impl Fn(String) -> ConfigError,
+    ) -> Result<JailSource, ConfigError> {
+        let misplaced = |key: &str, place: Option<Range<usize>>| match place {
+            Some(span) => Err(at(
+                span,
+                format!("`{key}` does not go with this jail's source; remove it, or choose another source"),
+            )),
+            None => Ok(()),
+        };
+        let span = |value: &Option<Spanned<OneOrMany>>| value.as_ref().map(Spanned::span);
+        let source = self.source.as_ref().map(|source| *source.get_ref());
+        if source == Some(RawSource::Logins) {
+            misplaced("filter", self.filter.as_ref().map(Spanned::span))?;
+            misplaced("paths", span(&self.paths))?;
+            misplaced("prefregex", self.prefregex.as_ref().map(Spanned::span))?;
+            misplaced("failregex", span(&self.failregex))?;
+            misplaced("ignoreregex", span(&self.ignoreregex))?;
+            misplaced("datepattern", span(&self.datepattern))?;
+            misplaced("journalmatch", span(&self.journalmatch))?;
+            return Ok(JailSource::Logins { services: many(self.services) });
+        }
+        misplaced("services", span(&self.services))?;
+        if source != Some(RawSource::Journal) && source.is_some() {
+            misplaced("journalmatch", span(&self.journalmatch))?;
+        }
+        if matches!(source, Some(RawSource::Journal | RawSource::Syslog)) {
+            misplaced("paths", span(&self.paths))?;
+        }
+        let definition = self.definition(name, own, &at, wrong)?;
+        let place = span(&self.failregex).or_else(|| self.prefregex.as_ref().map(Spanned::span));
+        let filter = definition.compile().map_err(|error| match (&error, place) {
+            (FilterError::Date(_), _) | (_, None) => wrong(error.to_string()),
+            (_, Some(place)) => at(place, error.to_string()),
+        })?;
+        let wanted =
+            JournalMatch::parse(definition.journalmatch.iter().map(String::as_str)).map_err(wrong)?;
+        let paths = definition.paths;
+        // Files that are there are read; a host without them has the journal.
+        let has_files = self.paths.is_some() || paths.iter().any(|path| exists(path));
+        match source {
+            Some(RawSource::Syslog) => Ok(JailSource::Syslog { filter }),
+            Some(RawSource::Journal) => Ok(JailSource::Journal { wanted, filter }),
+            None if !has_files && !definition.journalmatch.is_empty() => {
+                Ok(JailSource::Journal { wanted, filter })
+            }
+            _ if paths.is_empty() => Err(match span(&self.paths) {
+                Some(span) => at(span, "`paths` is empty".to_owned()),
+                None => wrong("it reads files and needs `paths`, such as [\"/var/log/syslog\"]".to_owned()),
+            }),
+            _ => {
+                if let Some(relative) = paths.iter().find(|path| !path.starts_with('/')) {
+                    let message = format!("the path `{relative}` is not absolute: begin it with `/`");
+                    return Err(span(&self.paths)
+                        .map_or_else(|| wrong(message.clone()), |span| at(span, message.clone())));
+                }
+                Ok(JailSource::Files { paths, filter })
+            }
+        }
+    }
+
+    /// The filter as the jail has it: a named one, or ours of the jail's own name, with what the jail
+    /// says in its place.
+    fn definition(
+        &self,
+        name: &Name,
+        own: Option<&Path>,
+        at: &impl Fn(Range<usize>, String) -> ConfigError,
+        wrong: &impl Fn(String) -> ConfigError,
+    ) -> Result<FilterDefinition, ConfigError> {
+        let mut definition = match &self.filter {
+            Some(named) => find_filter(named.get_ref(), own).map_err(|message| at(named.span(), message))?,
+            None if self.failregex.is_none() => catalogue::filter(name.as_str()).ok_or_else(|| {
+                wrong(format!(
+                    "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed', or a `filter`: {}",
+                    catalogue::names().collect::<Vec<_>>().join(", ")
+                ))
+            })?,
+            None => FilterDefinition::default(),
+        };
+        let list = |value: &Option<Spanned<OneOrMany>>, of: &mut Vec<String>| {
+            if value.is_some() {
+                *of = many(value.clone());
+            }
+        };
+        list(&self.failregex, &mut definition.failregex);
+        list(&self.ignoreregex, &mut definition.ignoreregex);
+        list(&self.paths, &mut definition.paths);
+        list(&self.journalmatch, &mut definition.journalmatch);
+        if let Some(prefregex) = &self.prefregex {
+            definition.prefregex = Some(prefregex.get_ref().clone());
+        }
+        if self.datepattern.is_some() {
+            definition.datepattern = Some(many(self.datepattern.clone()).join("\n"));
+        }
+        if let Some(lines) = self.maxlines {
+            if !(1..=MOST_LINES).contains(&lines) {
+                return Err(wrong(format!("maxlines is {lines}; expected 1 to {MOST_LINES}")));
+            }
+            definition.maxlines = lines;
+        }
+        Ok(definition)
+    }
+}
+
+/// A filter by its name: ours, or one in fail2ban's folder, with options as in `sshd[mode=aggressive]`.
+pub fn find_filter(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
+    if let Some(ours) = catalogue::filter(name) {
+        return Ok(ours);
+    }
+    let ours = catalogue::names().collect::<Vec<_>>().join(", ");
+    let Some(folder) = fail2ban else {
+        return Err(format!(
+            "there is no filter `{name}`; there are {ours}, and with `fail2ban = \"/etc/fail2ban\"` those of its filter.d"
+        ));
+    };
+    let file = name.split('[').next().unwrap_or_default().trim();
+    if !folder.join("filter.d").join(format!("{file}.conf")).exists()
+        && !folder.join("filter.d").join(format!("{file}.local")).exists()
+    {
+        return Err(format!(
+            "there is no filter `{file}`: neither one of ours ({ours}) nor one in {}",
+            folder.join("filter.d").display()
+        ));
+    }
+    Fail2ban::read(folder).and_then(|read| read.filter(name)).map_err(|error| error.to_string())
+}
+
+/// Whether a path is there, or something that a pattern fits.
+fn exists(pattern: &str) -> bool {
+    let path = Path::new(pattern);
+    if !pattern.contains(['*', '?', '[']) {
+        return path.exists();
+    }
+    let folder = path.parent().filter(|folder| !folder.to_string_lossy().contains(['*', '?', '[']));
+    let Ok(glob) = globset::Glob::new(pattern) else { return false };
+    let matcher = glob.compile_matcher();
+    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
+    entries.filter_map(Result::ok).any(|entry| matcher.is_match(entry.path()))
+}
+
+fn many(value: Option<Spanned<OneOrMany>>) -> Vec<String> {
+    match value.map(Spanned::into_inner) {
+        Some(OneOrMany::One(text)) => vec![text],
+        Some(OneOrMany::Many(texts)) => texts,
+        None => Vec::new(),
+    }
+}

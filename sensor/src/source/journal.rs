@@ -1,0 +1,326 @@
+//! systemd's journal, read through `journalctl`: every entry once, in order, from the cursor where
+//! reading stood. One `journalctl` reads for all jails; which of them want an entry is told here.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio_util::sync::CancellationToken;
+
+/// The longest entry that is read, in bytes of journalctl's JSON; of a longer one the message is lost.
+const LONGEST_ENTRY: u64 = 4 << 20;
+/// How long to wait before journalctl is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
+
+/// Where reading stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// journald's own mark.
+    pub cursor: String,
+    /// When that entry was written, for a journal that no longer has it.
+    pub time: Timestamp,
+}
+
+/// What a jail wants of the journal: one of these groups, in which each field has one of its values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalMatch {
+    /// Empty where every entry is wanted.
+    groups: Vec<Vec<(String, String)>>,
+}
+
+/// An entry, as a log line would have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where reading goes on after it.
+    pub cursor: Cursor,
+    /// When it was logged.
+    pub time: Timestamp,
+    /// Host, program and message, as syslog writes them: `host sshd[123]: message`.
+    pub text: Vec<u8>,
+    fields: HashMap<String, String>,
+}
+
+/// Which journal to read.
+#[derive(Clone, Debug, Default)]
+pub struct JournalOptions {
+    /// A folder of journal files; the system's journal where there is none.
+    pub folder: Option<PathBuf>,
+}
+
+// === impl JournalMatch ===
+
+impl JournalMatch {
+    /// Reads matches as journalctl takes them, such as `_SYSTEMD_UNIT=ssh.service + _COMM=sshd`; several
+    /// texts are alternatives.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut groups = Vec::new();
+        for text in texts {
+            let mut group = Vec::new();
+            for word in words(text)? {
+                if word == "+" {
+                    groups.push(std::mem::take(&mut group));
+                    continue;
+                }
+                let (field, value) = word.split_once('=').ok_or_else(|| {
+                    format!("`{word}` is no match of the journal: write FIELD=value, such as _SYSTEMD_UNIT=ssh.service")
+                })?;
+                let is_field = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+                if field.is_empty() || !field.chars().all(is_field) {
+                    return Err(format!(
+                        "`{field}` is no field of the journal: they are in capitals, such as _COMM"
+                    ));
+                }
+                group.push((field.to_owned(), value.to_owned()));
+            }
+            groups.push(group);
+        }
+        groups.retain(|group| !group.is_empty());
+        Ok(Self { groups })
+    }
+
+    /// Whether an entry is wanted.
+    pub fn wants(&self, entry: &Entry) -> bool {
+        let fits = |group: &Vec<(String, String)>| {
+            group.iter().all(|(field, _)| {
+                let mut values = group.iter().filter(|(other, _)| other == field);
+                entry.fields.get(field).is_some_and(|found| values.any(|(_, value)| value == found))
+            })
+        };
+        self.groups.is_empty() || self.groups.iter().any(fits)
+    }
+
+    /// journalctl's arguments for all that any of these want; none where one wants everything.
+    fn arguments(all: &[Self]) -> Vec<String> {
+        if all.iter().any(|wanted| wanted.groups.is_empty()) {
+            return Vec::new();
+        }
+        let mut arguments: Vec<String> = Vec::new();
+        for group in all.iter().flat_map(|wanted| &wanted.groups) {
+            if !arguments.is_empty() {
+                arguments.push("+".to_owned());
+            }
+            arguments.extend(group.iter().map(|(field, value)| format!("{field}={value}")));
+        }
+        arguments
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Reads a line of `journalctl --output=json`; `None` where it is no entry with a message.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
+        // What is not UTF-8 comes as a list of bytes, what is set twice as a list of texts.
+        let bytes = |value: &serde_json::Value| -> Option<Vec<u8>> {
+            match value {
+                serde_json::Value::String(text) => Some(text.clone().into_bytes()),
+                serde_json::Value::Array(list) => list
+                    .iter()
+                    .map(|byte| Some(u8::try_from(byte.as_u64()?).ok()?))
+                    .collect::<Option<Vec<u8>>>()
+                    .or_else(|| Some(list.last()?.as_str()?.as_bytes().to_vec())),
+                _ => None,
+            }
+        };
+        let text = |name: &str| Some(String::from_utf8_lossy(&bytes(object.get(name)?)?).into_owned());
+        let message = bytes(object.get("MESSAGE")?)?;
+        let moment = |name: &str| Timestamp::from_microsecond(text(name)?.parse().ok()?).ok();
+        let written = moment("__REALTIME_TIMESTAMP")?;
+        let time = moment("_SOURCE_REALTIME_TIMESTAMP").unwrap_or(written);
+        let cursor = Cursor { cursor: text("__CURSOR")?, time: written };
+        let mut line = String::new();
+        if let Some(host) = text("_HOSTNAME") {
+            line.push_str(&host);
+            line.push(' ');
+        }
+        if let Some(program) = text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")) {
+            line.push_str(&program);
+            if let Some(pid) = text("SYSLOG_PID").or_else(|| text("_PID")) {
+                line.push_str(&format!("[{pid}]"));
+            }
+            line.push_str(": ");
+        }
+        // A line of a log has no line ends in it.
+        let message = message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
+        let text = line.into_bytes().into_iter().chain(message).collect();
+        let fields = object
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), String::from_utf8(bytes(value)?).ok()?)));
+        Some(Self { cursor, time, text, fields: fields.collect() })
+    }
+}
+
+/// Reads the journal until it is stopped, and hands over the entries that any of the matches want.
+/// Without a cursor it begins now. Where journalctl ends, it is started again where it stood.
+pub async fn follow(
+    options: JournalOptions,
+    wanted: Vec<JournalMatch>,
+    mut cursor: Option<Cursor>,
+    mut take: impl FnMut(Entry),
+    shutdown: CancellationToken,
+) {
+    let mut told = false;
+    let mut lost_cursor = false;
+    let since = Timestamp::now();
+    while !shutdown.is_cancelled() {
+        let mut command = tokio::process::Command::new("journalctl");
+        command.args(["--follow", "--output=json", "--no-pager", "--quiet"]);
+        if let Some(folder) = &options.folder {
+            command.arg("--directory").arg(folder);
+        }
+        match &cursor {
+            Some(cursor) if !lost_cursor => {
+                command.args(["--lines=all", &format!("--after-cursor={}", cursor.cursor)]);
+            }
+            Some(cursor) => {
+                let seconds = cursor.time.as_second();
+                command.args(["--lines=all", &format!("--since=@{seconds}")]);
+            }
+            None => {
+                command.args(["--lines=all", &format!("--since=@{}", since.as_second())]);
+            }
+        }
+        command.args(JournalMatch::arguments(&wanted));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let before = cursor.clone();
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => return,
+            ended = read(&mut command, &mut cursor, &mut take) => ended,
+        };
+        if cursor != before {
+            told = false;
+            lost_cursor = false;
+        } else if cursor.is_some() && !lost_cursor {
+            // The journal may have let go of that entry; its time is left.
+            lost_cursor = true;
+            continue;
+        }
+        if !told {
+            tracing::warn!(
+                "the journal cannot be read: {ended}; it is tried again every {} s, and the other sources go on",
+                RESTART_PAUSE.as_secs()
+            );
+            told = true;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(RESTART_PAUSE) => {}
+        }
+    }
+}
+
+/// Runs journalctl to its end; why it ended.
+async fn read(
+    command: &mut tokio::process::Command,
+    cursor: &mut Option<Cursor>,
+    take: &mut impl FnMut(Entry),
+) -> String {
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return format!("cannot start journalctl: {error}; is systemd's journal on this host?"),
+    };
+    let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return "journalctl has no output".to_owned();
+    };
+    let mut reader = BufReader::with_capacity(256 * 1024, stdout);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LONGEST_ENTRY).read_until(b'\n', &mut line).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => return format!("reading journalctl's output: {error}"),
+        }
+        // What is cut, or no entry, is passed over; the rest of a cut one is no entry either.
+        if let Some(entry) = Entry::parse(&line) {
+            *cursor = Some(entry.cursor.clone());
+            take(entry);
+        }
+    }
+    let mut said = String::new();
+    let _ = (&mut stderr).take(1000).read_to_string(&mut said).await;
+    let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+    format!("journalctl ended with {status}: {}", said.trim())
+}
+
+/// Words as a shell would take them apart, with quotes.
+fn words(text: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            quote @ ('"' | '\'') => {
+                let inner = word.get_or_insert_default();
+                loop {
+                    match characters.next() {
+                        Some(next) if next == quote => break,
+                        Some(next) => inner.push(next),
+                        None => return Err(format!("the {quote} in `{text}` is not closed")),
+                    }
+                }
+            }
+            blank if blank.is_whitespace() => words.extend(word.take()),
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const ENTRY: &str = r#"{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"1757081852500000","_HOSTNAME":"web","SYSLOG_IDENTIFIER":"sshd","_PID":"77","_COMM":"sshd","_SYSTEMD_UNIT":"ssh.service","MESSAGE":"Failed password for root from 192.0.2.1 port 2 ssh2"}"#;
+
+    #[test]
+    fn an_entry_reads_like_a_line_of_syslog() {
+        let entry = Entry::parse(ENTRY.as_bytes()).unwrap();
+        assert_eq!(entry.text, b"web sshd[77]: Failed password for root from 192.0.2.1 port 2 ssh2");
+        assert_eq!(entry.time.to_string(), "2025-09-05T14:17:32.5Z");
+        assert_eq!(entry.cursor.cursor, "s=1;i=2");
+        let bytes = ENTRY.replace(r#""Failed password for root from 192.0.2.1 port 2 ssh2""#, "[65,10,255]");
+        assert_eq!(Entry::parse(bytes.as_bytes()).unwrap().text, b"web sshd[77]: A \xff");
+        for wrong in ["", "{}", "[]", "{\"MESSAGE\":\"x\"}", &ENTRY[..100], "{\"MESSAGE\":null}"] {
+            assert_eq!(Entry::parse(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+
+    #[rstest]
+    #[case(&[], true)]
+    #[case(&["_COMM=sshd"], true)]
+    #[case(&["_COMM=sshd _SYSTEMD_UNIT=other.service"], false)]
+    #[case(&["_COMM=sshd _SYSTEMD_UNIT=other.service + _PID=77"], true)]
+    #[case(&["_COMM=login _COMM=sshd"], true)]
+    #[case(&["_COMM=login", "_SYSTEMD_UNIT='ssh.service'"], true)]
+    #[case(&["_COMM=login"], false)]
+    fn a_match_wants_what_journalctl_would_show(#[case] texts: &[&str], #[case] wanted: bool) {
+        let matches = JournalMatch::parse(texts.iter().copied()).unwrap();
+        assert_eq!(matches.wants(&Entry::parse(ENTRY.as_bytes()).unwrap()), wanted);
+    }
+
+    #[test]
+    fn one_journalctl_reads_for_all() {
+        let parse = |text| JournalMatch::parse([text]).unwrap();
+        let arguments = JournalMatch::arguments(&[parse("_COMM=a + _COMM=b"), parse("_PID=1 _COMM=c")]);
+        assert_eq!(arguments.join(" "), "_COMM=a + _COMM=b + _PID=1 _COMM=c");
+        assert!(JournalMatch::arguments(&[parse("_COMM=a"), JournalMatch::default()]).is_empty());
+    }
+
+    #[rstest]
+    #[case("sshd", "FIELD=value")]
+    #[case("comm=sshd", "capitals")]
+    #[case("_COMM='sshd", "not closed")]
+    fn a_mistake_in_a_match_is_told(#[case] text: &str, #[case] says: &str) {
+        let error = JournalMatch::parse([text]).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
+}
