@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, Name, OFFENCES_PATH, Problem,
-    ProblemCode, Secret, VERSION,
+    ProblemCode, Secret, UNBAN_PATH, Unban, VERSION, canonical,
 };
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use data_encoding::BASE64;
+use ipnet::IpNet;
 use serde::Serialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -24,6 +25,7 @@ use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::enrolment::Enrolled;
 use crate::https::Caller;
+use crate::ledger::{Ledger, Selection};
 
 /// How long a request's body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);
@@ -44,6 +46,7 @@ const REFUSALS_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Intake {
     bans: Arc<Bans>,
+    ledger: Ledger,
     enrolled: Arc<Enrolled>,
     clock: Clock,
     /// The largest committed sequence of each outbox, by sensor.
@@ -80,6 +83,7 @@ impl Intake {
     /// An intake that goes on where the ledger stands: at these sequences by sensor and outbox.
     pub fn new(
         bans: Arc<Bans>,
+        ledger: Ledger,
         enrolled: Arc<Enrolled>,
         clock: Clock,
         saved: HashMap<(Name, Name), u64>,
@@ -90,6 +94,7 @@ impl Intake {
         }
         Self {
             bans,
+            ledger,
             enrolled,
             clock,
             through: Mutex::new(through),
@@ -103,8 +108,10 @@ impl Intake {
         Router::new()
             .route(OFFENCES_PATH, post(offences))
             .route(ALLOW_PATH, get(allow))
+            .route(UNBAN_PATH, post(unban))
             .fallback(|| async {
-                let paths = format!("nothing is here; sensors use {OFFENCES_PATH} and {ALLOW_PATH}");
+                let paths =
+                    format!("nothing is here; sensors use {OFFENCES_PATH}, {ALLOW_PATH} and {UNBAN_PATH}");
                 Refusal(Problem::new(ProblemCode::NotFound, paths))
             })
             .with_state(self)
@@ -139,6 +146,43 @@ impl Intake {
         let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
         *committed = (*committed).max(last);
         Ok(Ack { through: *committed })
+    }
+
+    /// Lifts a ban that this sensor asked for; one of another sensor's is none of its business.
+    async fn unban(&self, sensor: &Name, unban: Unban) -> Result<(), Problem> {
+        let prefix = IpNet::from(canonical(unban.address));
+        let now = self.clock.now();
+        let selection = Selection { jail: unban.jail, sensor: Some(sensor.clone()), address: Some(prefix) };
+        let ledger = self.ledger.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let mut own = false;
+            ledger
+                .each_ban(&selection, now, &mut |ban| {
+                    own |= ban.prefix == prefix;
+                    !own
+                })
+                .map(|()| own)
+        });
+        let unavailable = |why: String| Problem::new(ProblemCode::Unavailable, why);
+        let own = look
+            .await
+            .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
+            .map_err(|error| unavailable(error.to_string()))?;
+        let receipt = if own { self.bans.unban(prefix, &format!("sensor {sensor}"), now) } else { None };
+        let Some(receipt) = receipt else {
+            return Err(Problem::new(
+                ProblemCode::NotFound,
+                format!(
+                    "{sensor} asked for no ban of {} that stands; `atalaya-enforcer unban` lifts others",
+                    unban.address
+                ),
+            ));
+        };
+        tracing::info!(%sensor, %prefix, "unbanned by a sensor");
+        timeout(COMMIT_DEADLINE, receipt.committed())
+            .await
+            .map_err(|_| unavailable("lifted on the routers, but the ledger is slow".to_owned()))?
+            .map_err(|error| unavailable(format!("lifted on the routers, but {error}")))
     }
 
     /// The largest committed sequence of an outbox.
@@ -236,6 +280,23 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     drop(body);
     intake.authenticate(&parts.headers, parts.extensions.get()).await?;
     Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone() }))
+}
+
+async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let sensor = match intake.authenticate(&parts.headers, parts.extensions.get()).await {
+        Ok(sensor) => sensor,
+        Err(problem) => {
+            drain(body).await;
+            return Err(problem.into());
+        }
+    };
+    let body = read_body(body).await?;
+    let unban = serde_json::from_slice(&body).map_err(|error| {
+        Problem::new(ProblemCode::Malformed, format!("the request cannot be understood: {error}"))
+    })?;
+    intake.unban(&sensor, unban).await?;
+    Ok(Json(()))
 }
 
 async fn read_body(mut body: Body) -> Result<Vec<u8>, Problem> {

@@ -80,7 +80,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
 
     // Where offences and commands arrive.
-    let intake = Arc::new(Intake::new(bans.clone(), enrolled, clock.clone(), saved.through));
+    let intake = Arc::new(Intake::new(bans.clone(), ledger.clone(), enrolled, clock.clone(), saved.through));
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;

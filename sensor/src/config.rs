@@ -234,13 +234,13 @@ impl Config {
         Ok(config)
     }
 
-    /// The filter of a jail that reads lines.
-    pub fn filter_of(&self, jail: &str) -> Option<&Filter> {
+    /// The filter of a jail that reads lines, and the zone of its dates.
+    pub fn filter_of(&self, jail: &str) -> Option<(&Filter, Option<&TimeZone>)> {
         let jail = self.jails.iter().find(|config| config.policy.name.as_str() == jail)?;
         match &jail.source {
             JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
-            | JailSource::Syslog { filter } => Some(filter),
+            | JailSource::Syslog { filter } => Some((filter, jail.zone.as_ref())),
             JailSource::Logins { .. } => None,
         }
     }
@@ -329,6 +329,21 @@ struct RawDefaults {
     bantime: Option<BanTime>,
     #[serde(default)]
     ignore: IgnoreList,
+}
+
+/// The state folder that a configuration names, whatever else is wrong in it.
+pub fn state_of(path: &Path) -> Option<PathBuf> {
+    let table = table(path)?;
+    Some(table.get("state").and_then(|state| state.as_str()).map_or_else(default_state, PathBuf::from))
+}
+
+/// fail2ban's folder, where a configuration names it, whatever else is wrong in it.
+pub fn fail2ban_of(path: &Path) -> Option<PathBuf> {
+    Some(PathBuf::from(table(path)?.get("fail2ban")?.as_str()?))
+}
+
+fn table(path: &Path) -> Option<toml::Table> {
+    std::fs::read_to_string(path).ok()?.parse().ok()
 }
 
 fn default_state() -> PathBuf {

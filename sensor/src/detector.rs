@@ -6,14 +6,18 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use atalaya_wire::{Evidence, Name, Networks, Offence};
+use atalaya_wire::{BanTime, Evidence, Name, Networks, Offence, Seconds};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{JailConfig, JailSource};
 use crate::date::Dates;
 use crate::filter::{Found, Host, Scanner, Verdict};
-use crate::jail::{Counter, Failure, Jail, Outcome};
+use crate::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
+use crate::source::journal::{Entry, JournalMatch};
 
 /// The jails, and what is common to them.
 pub struct Detector {
@@ -25,8 +29,11 @@ pub struct Detector {
     dateless: HashSet<String>,
     /// What finds the lines for the jails that read a file together, by the jails' numbers.
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
-    report: Box<dyn FnMut(Offence) + Send>,
+    report: Box<Report>,
 }
+
+/// Takes an offence, with the command that is to be asked about its address first, where there is one.
+type Report = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send;
 
 /// What no jail counts.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +63,58 @@ struct Watched {
     jail: Jail,
     source: JailSource,
     zone: Option<TimeZone>,
+    spared: Spared,
+    /// What is to be looked up again and again.
+    lookups: IgnoreList,
+}
+
+/// Whom one jail spares, besides what all do and its policy says.
+#[derive(Default)]
+struct Spared {
+    /// What names and files stand for now.
+    looked_up: Networks,
+    /// Added while running.
+    added: Networks,
+    /// The host's own addresses.
+    own: bool,
+    /// Asked before an address is reported.
+    command: Option<Arc<IgnoreCommand>>,
+}
+
+/// A jail as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JailStatus {
+    /// Its name.
+    pub name: Name,
+    /// What it reads.
+    pub source: String,
+    /// How many failures make an offence, within which time, and for how long it bans.
+    pub maxretry: u32,
+    /// Within which time.
+    pub findtime: Seconds,
+    /// For how long it bans.
+    pub bantime: BanTime,
+    /// Addresses with failures within `findtime`.
+    pub failing: usize,
+    /// Failures since the start.
+    pub failures: u64,
+    /// Offences since the start.
+    pub offences: u64,
+    /// Failures since the start of addresses that are spared, or older than `findtime`.
+    pub ignored: u64,
+    /// Lines that were given up because a regex took too many steps, since the start.
+    pub exhausted: u64,
+    /// The bans that it asked for and that are not over.
+    pub banned: Vec<BannedAddress>,
+}
+
+/// A ban that a jail asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BannedAddress {
+    /// Who is banned.
+    pub address: IpAddr,
+    /// Until when; `None` for ever.
+    pub until: BanEnd,
 }
 
 // === impl Detector ===
@@ -66,16 +125,9 @@ impl Detector {
         jails: Vec<JailConfig>,
         ignored: Ignored,
         zone: TimeZone,
-        report: impl FnMut(Offence) + Send + 'static,
+        report: impl FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send + 'static,
     ) -> Self {
-        let jails = jails
-            .into_iter()
-            .map(|config| Watched {
-                jail: Jail::new(config.policy),
-                source: config.source,
-                zone: config.zone,
-            })
-            .collect();
+        let jails = jails.into_iter().map(|config| Watched::new(config, None)).collect();
         Self {
             jails,
             ignored,
@@ -84,6 +136,88 @@ impl Detector {
             scanners: HashMap::new(),
             report: Box::new(report),
         }
+    }
+
+    /// Goes on with other jails. One of the same name keeps what it counted and banned.
+    pub fn replace(&mut self, jails: Vec<JailConfig>, configured: Networks) {
+        let mut before = std::mem::take(&mut self.jails);
+        self.jails = jails
+            .into_iter()
+            .map(|config| {
+                let same = before.iter().position(|old| old.jail.policy().name == config.policy.name);
+                Watched::new(config, same.map(|index| before.swap_remove(index)))
+            })
+            .collect();
+        self.ignored.configured = configured;
+        self.scanners.clear();
+    }
+
+    /// Takes over bans that an earlier run saved.
+    pub fn restore_bans(&mut self, bans: Vec<(Name, IpAddr, BanEnd)>) {
+        for (name, address, until) in bans {
+            if let Some(watched) = self.find(&name) {
+                watched.jail.restore_bans([(address, until)]);
+            }
+        }
+    }
+
+    /// Bans by hand: an offence like any other, whoever is spared.
+    pub fn ban(
+        &mut self,
+        jail: &Name,
+        address: IpAddr,
+        bantime: Option<BanTime>,
+        now: Timestamp,
+    ) -> Option<BanTime> {
+        let watched = self.find(jail)?;
+        let bantime = bantime.unwrap_or(watched.jail.policy().bantime);
+        let evidence = vec![Evidence::new(now, "by hand", "atalaya-sensor ban")];
+        let offence = watched.jail.offence(atalaya_wire::canonical(address), now, 0, bantime, evidence);
+        tracing::info!(jail = %jail, %address, %bantime, "banned by hand");
+        (self.report)(offence, None);
+        Some(bantime)
+    }
+
+    /// Forgets a ban and the failures of an address, in one jail or in all; in which.
+    pub fn lift(&mut self, jail: Option<&Name>, address: IpAddr) -> Vec<Name> {
+        let address = atalaya_wire::canonical(address);
+        let wanted = |watched: &&mut Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
+        let lifted = self
+            .jails
+            .iter_mut()
+            .filter(wanted)
+            .filter_map(|watched| watched.jail.lift(address).then(|| watched.jail.policy().name.clone()));
+        lifted.collect()
+    }
+
+    /// Spares a network in a jail until the sensor ends; `None` where there is no such jail.
+    pub fn spare(&mut self, jail: &Name, network: IpNet) -> Option<()> {
+        self.find(jail)?.spared.added.extend([network]);
+        Some(())
+    }
+
+    /// What has to be looked up for which jail.
+    pub fn lookups(&self) -> Vec<(Name, IgnoreList)> {
+        let open = self.jails.iter().filter(|watched| !watched.lookups.is_fixed());
+        open.map(|watched| (watched.jail.policy().name.clone(), watched.lookups.clone())).collect()
+    }
+
+    /// What a jail's names and files stand for now.
+    pub fn set_looked_up(&mut self, jail: &Name, networks: Networks) {
+        if let Some(watched) = self.find(jail) {
+            watched.spared.looked_up = networks;
+        }
+    }
+
+    /// The jails as they stand; of all, or of one.
+    pub fn status(&self, jail: Option<&Name>, now: Timestamp) -> Vec<JailStatus> {
+        let wanted =
+            self.jails.iter().filter(|watched| jail.is_none_or(|name| watched.jail.policy().name == *name));
+        wanted.map(|watched| watched.status(now)).collect()
+    }
+
+    fn find(&mut self, jail: &Name) -> Option<&mut Watched> {
+        self.jails.iter_mut().find(|watched| watched.jail.policy().name == *jail)
     }
 
     /// Takes over counters that an earlier run saved; those of jails that are gone are left out.
@@ -104,6 +238,41 @@ impl Detector {
             changed.extend(counters.into_iter().map(|(address, counter)| (name.clone(), address, counter)));
         }
         changed
+    }
+
+    /// The bans that changed since the last call.
+    pub fn take_changed_bans(&mut self) -> Vec<(Name, IpAddr, Option<BanEnd>)> {
+        let mut changed = Vec::new();
+        for watched in &mut self.jails {
+            let name = watched.jail.policy().name.clone();
+            let bans = watched.jail.take_changed_bans();
+            changed.extend(bans.into_iter().map(|(address, until)| (name.clone(), address, until)));
+        }
+        changed
+    }
+
+    /// What the jails want of the journal.
+    pub fn journal_matches(&self) -> Vec<JournalMatch> {
+        let wanted = |watched: &Watched| match &watched.source {
+            JailSource::Journal { wanted, .. } => Some(wanted.clone()),
+            _ => None,
+        };
+        self.jails.iter().filter_map(wanted).collect()
+    }
+
+    /// One entry of the journal, for all jails that want it.
+    pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let JailSource::Journal { wanted, filter } = source else { continue };
+            if !wanted.wants(entry) {
+                continue;
+            }
+            let verdict = filter.find_message(&entry.text);
+            if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
+                let failure = failure(address, entry.time, "journal", &entry.text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.report);
+            }
+        }
     }
 
     /// The jails that read files, each with its paths.
@@ -134,30 +303,34 @@ impl Detector {
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
         let Self { jails: watched, ignored, zone, dateless, scanners, report } = self;
-        let mut take =
-            |jail: &mut Jail, own: &Option<TimeZone>, line: &[u8], verdict: Verdict, dates: &Dates| {
-                let Some(address) = bannable(jail, source, line, &verdict) else { return };
-                let dated = match &verdict {
-                    Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
-                    _ => line,
-                };
-                let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
-                    Some(date) => date.time,
-                    None => {
-                        warn_dateless(dateless, source);
-                        now
-                    }
-                };
-                count(jail, ignored, failure(address, time, source, line), now, report);
+        let mut take = |jail: &mut Jail,
+                        own: &Option<TimeZone>,
+                        spared: &Spared,
+                        line: &[u8],
+                        verdict: Verdict,
+                        dates: &Dates| {
+            let Some(address) = bannable(jail, source, line, &verdict) else { return };
+            let dated = match &verdict {
+                Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
+                _ => line,
             };
+            let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
+                Some(date) => date.time,
+                None => {
+                    warn_dateless(dateless, source);
+                    now
+                }
+            };
+            count(jail, ignored, spared, failure(address, time, source, line), now, report);
+        };
         if let [only] = jails {
-            let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone }) =
+            let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone, spared, .. }) =
                 watched.get_mut(*only)
             else {
                 return;
             };
             let dates = filter.dates();
-            filter.find_in_block(block, |line, verdict| take(jail, zone, line, verdict, &dates));
+            filter.find_in_block(block, |line, verdict| take(jail, zone, spared, line, verdict, &dates));
             return;
         }
         let scanner = match scanners.get(jails) {
@@ -173,34 +346,34 @@ impl Detector {
             }
         };
         scanner.scan(block, |jail, line| {
-            let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone }) =
+            let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone, spared, .. }) =
                 watched.get_mut(jail)
             else {
                 return;
             };
             let verdict = filter.find(line);
             if matches!(verdict, Verdict::Matched(_)) {
-                take(jail, zone, line, verdict, &filter.dates());
+                take(jail, zone, spared, line, verdict, &filter.dates());
             }
         });
     }
 
     /// One syslog message, for all jails that read them.
     pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
-        for Watched { jail, source, .. } in &mut self.jails {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
             let JailSource::Syslog { filter } = source else { continue };
             let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
             if let Some(address) = bannable(jail, &source, text, &verdict) {
                 let failure = failure(address, time.unwrap_or(now), &source, text);
-                count(jail, &self.ignored, failure, now, &mut self.report);
+                count(jail, &self.ignored, spared, failure, now, &mut self.report);
             }
         }
     }
 
     /// One failed login, for all jails that want its service.
     pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
-        for Watched { jail, source, .. } in &mut self.jails {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
             let JailSource::Logins { services } = source else { continue };
             if !services.is_empty() && !services.iter().any(|service| service == login.service) {
                 continue;
@@ -211,7 +384,7 @@ impl Detector {
                 weight: 1,
                 evidence: Evidence::new(login.time, "logins", login.text),
             };
-            count(jail, &self.ignored, failure, now, &mut self.report);
+            count(jail, &self.ignored, spared, failure, now, &mut self.report);
         }
     }
 
@@ -228,18 +401,61 @@ impl Detector {
     }
 }
 
+// === impl Watched ===
+
+impl Watched {
+    /// A jail, which goes on where the one before it stood.
+    fn new(config: JailConfig, before: Option<Self>) -> Self {
+        let JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self } = config;
+        let (mut jail, added) = match before {
+            Some(before) => (before.jail, before.spared.added),
+            None => (Jail::new(policy.clone()), Networks::default()),
+        };
+        jail.set_policy(policy);
+        let spared =
+            Spared { looked_up: Networks::default(), added, own: ignore_self, command: ignorecommand };
+        Self { jail, source, zone, spared, lookups: ignore }
+    }
+
+    fn status(&self, now: Timestamp) -> JailStatus {
+        let (policy, totals) = (self.jail.policy(), self.jail.totals());
+        let (source, exhausted) = match &self.source {
+            JailSource::Logins { services } if services.is_empty() => ("logins".to_owned(), 0),
+            JailSource::Logins { services } => (format!("logins of {}", services.join(", ")), 0),
+            JailSource::Files { paths, filter } => (paths.join(", "), filter.exhausted()),
+            JailSource::Journal { filter, .. } => ("journal".to_owned(), filter.exhausted()),
+            JailSource::Syslog { filter } => ("syslog".to_owned(), filter.exhausted()),
+        };
+        JailStatus {
+            name: policy.name.clone(),
+            source,
+            maxretry: policy.maxretry,
+            findtime: policy.findtime,
+            bantime: policy.bantime,
+            failing: self.jail.counted(),
+            failures: totals.failures,
+            offences: totals.offences,
+            ignored: totals.ignored + totals.old,
+            exhausted,
+            banned: self.jail.bans(now).map(|(address, until)| BannedAddress { address, until }).collect(),
+        }
+    }
+}
+
 // === impl Ignored ===
 
 impl Ignored {
-    /// Whether no jail may count this address: configured, the host's own, on the enforcer's list,
-    /// or not an address of another host at all.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    /// Whether a jail may not count this address: configured, the host's own, on the enforcer's list,
+    /// spared by the jail, or not an address of another host at all.
+    fn contains(&self, address: IpAddr, spared: &Spared) -> bool {
         let address = atalaya_wire::canonical(address);
         address.is_loopback()
             || address.is_unspecified()
             || address.is_multicast()
             || self.configured.contains(address)
-            || self.own.contains(address)
+            || spared.own && self.own.contains(address)
+            || spared.looked_up.contains(address)
+            || spared.added.contains(address)
             || self.enforcer.contains(address)
     }
 }
@@ -265,13 +481,14 @@ fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &Verdict) -> Option
 fn count(
     jail: &mut Jail,
     ignored: &Ignored,
+    spared: &Spared,
     failure: Failure,
     now: Timestamp,
-    report: &mut dyn FnMut(Offence),
+    report: &mut Report,
 ) {
     let name = jail.policy().name.clone();
     let (address, time) = (failure.address, failure.time);
-    if ignored.contains(address) {
+    if ignored.contains(address, spared) {
         tracing::debug!(jail = %name, %address, "ignored: on an allow list, or this host's own");
         return;
     }
@@ -283,7 +500,7 @@ fn count(
         Outcome::Offence(offence) => {
             tracing::info!(jail = %name, %address, failures = offence.failures, of = jail.policy().maxretry, %time, source, "failure");
             tracing::info!(jail = %name, %address, bantime = %offence.bantime, "offence");
-            report(offence);
+            report(offence, spared.command.clone());
         }
         Outcome::Ignored => tracing::debug!(jail = %name, %address, "ignored by the jail"),
         Outcome::Old => tracing::debug!(jail = %name, %address, %time, "older than findtime"),

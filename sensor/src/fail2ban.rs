@@ -12,7 +12,7 @@ mod time;
 
 use std::path::{Path, PathBuf};
 
-pub use convert::{Imported, import};
+pub use convert::{Imported, as_toml, import};
 pub use definition::{JailDefinition, LogPath};
 use layers::{Layers, Overrides};
 
@@ -80,6 +80,13 @@ impl Fail2ban {
     pub fn filter(&self, filter: &str) -> Result<FilterDefinition, Fail2banError> {
         let place = ini::Place::whole(&self.folder);
         definition::filter(&self.folder, filter, "auto", &Overrides::new(), &place).map(|(filter, _)| filter)
+    }
+}
+
+impl Fail2ban {
+    /// A filter in a file of fail2ban's form, wherever it lies; what it includes is looked for beside it.
+    pub fn filter_in_file(path: &Path) -> Result<FilterDefinition, Fail2banError> {
+        definition::filter_in_file(path)
     }
 }
 

@@ -133,6 +133,16 @@ impl Filter {
         FilterDefinition { failregex, ignoreregex, ..FilterDefinition::default() }.compile()
     }
 
+    /// Leaves out what these match too.
+    pub fn ignore_too(&mut self, ignoreregex: &[String]) -> Result<(), FilterError> {
+        for regex in ignoreregex {
+            let machine = pattern::compile_any(regex, self.buffer.is_some())?;
+            self.needs_utf8 |= machine.is_backtracking();
+            self.ignore.push(machine);
+        }
+        Ok(())
+    }
+
     /// The texts that are searched first, where every regex holds one. Several lines at once, or a
     /// date of any shape, leave none.
     fn choose_gate(&self) -> Option<Arc<Gate>> {
@@ -277,6 +287,28 @@ impl Filter {
     /// What an administrator should know of this filter, a sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What makes a filter worse than it looks, a sentence each: regexes that never get their turn, host
+    /// names that are found and never banned.
+    pub fn lint(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for (index, later) in self.patterns.iter().enumerate() {
+            let first = self.patterns[..index].iter().find(|earlier| pattern::wins_always(earlier, later));
+            if let Some(earlier) = first {
+                said.push(format!(
+                    "`{}` never gets its turn: `{}` before it matches every such line",
+                    later.written, earlier.written
+                ));
+            }
+        }
+        let named = self.patterns.iter().filter(|pattern| pattern.names_only()).count();
+        if named > 0 {
+            said.push(format!(
+                "{named} regexes look for host names alone (<DNS>): whoever owns an address decides on its name, so names are never banned"
+            ));
+        }
+        said
     }
 
     /// The failregexes as they were written.

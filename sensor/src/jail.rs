@@ -66,6 +66,9 @@ pub struct Counter {
     touched: u64,
 }
 
+/// When a ban ends; `None` for one that is permanent.
+pub type BanEnd = Option<Timestamp>;
+
 /// Sums since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -90,6 +93,9 @@ pub struct Jail {
     activity: BTreeMap<u64, IpAddr>,
     clock: u64,
     changed: HashSet<IpAddr>,
+    /// The bans that were asked for and should not be over, and which of them changed.
+    bans: BTreeMap<IpAddr, BanEnd>,
+    changed_bans: BTreeMap<IpAddr, Option<BanEnd>>,
     totals: Totals,
 }
 
@@ -120,6 +126,8 @@ impl Jail {
             activity: BTreeMap::new(),
             clock: 0,
             changed: HashSet::new(),
+            bans: BTreeMap::new(),
+            changed_bans: BTreeMap::new(),
             totals: Totals::default(),
         }
     }
@@ -166,15 +174,59 @@ impl Jail {
         let time = counter.times.last().copied().unwrap_or(time);
         let evidence = std::mem::take(&mut counter.evidence);
         self.remove(address);
+        Outcome::Offence(self.offence(address, time, failures, self.policy.bantime, evidence))
+    }
+
+    /// An offence, whoever found it: counted, and its ban remembered.
+    pub fn offence(
+        &mut self,
+        address: IpAddr,
+        time: Timestamp,
+        failures: u32,
+        bantime: BanTime,
+        evidence: Vec<Evidence>,
+    ) -> Offence {
         self.totals.offences += 1;
-        Outcome::Offence(Offence {
-            jail: self.policy.name.clone(),
-            address,
-            time,
-            failures,
-            bantime: self.policy.bantime,
-            evidence,
-        })
+        let until = match bantime {
+            BanTime::For(seconds) => time.checked_add(seconds.signed()).ok(),
+            BanTime::Permanent => None,
+        };
+        if self.bans.len() < self.policy.limit || self.bans.contains_key(&address) {
+            self.bans.insert(address, until);
+            self.changed_bans.insert(address, Some(until));
+        }
+        Offence { jail: self.policy.name.clone(), address, time, failures, bantime, evidence }
+    }
+
+    /// Forgets a ban that was lifted, and the address's failures; whether there was one.
+    pub fn lift(&mut self, address: IpAddr) -> bool {
+        self.remove(address);
+        let stood = self.bans.remove(&address).is_some();
+        if stood {
+            self.changed_bans.insert(address, None);
+        }
+        stood
+    }
+
+    /// The bans that were asked for and are not over, by address.
+    pub fn bans(&self, now: Timestamp) -> impl Iterator<Item = (IpAddr, BanEnd)> + '_ {
+        let stands = move |until: &BanEnd| until.is_none_or(|until| until > now);
+        self.bans.iter().filter(move |(_, until)| stands(until)).map(|(address, until)| (*address, *until))
+    }
+
+    /// Takes over bans that were saved.
+    pub fn restore_bans(&mut self, bans: impl IntoIterator<Item = (IpAddr, BanEnd)>) {
+        self.bans.extend(bans);
+    }
+
+    /// The bans that changed since the last call; `None` for one that is over.
+    pub fn take_changed_bans(&mut self) -> BTreeMap<IpAddr, Option<BanEnd>> {
+        std::mem::take(&mut self.changed_bans)
+    }
+
+    /// Goes on under another policy; what was counted stays.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
     /// Takes over counters that were saved.
@@ -194,7 +246,7 @@ impl Jail {
         changed.into_iter().map(|address| (address, self.counters.get(&address).cloned())).collect()
     }
 
-    /// Forgets addresses whose failures are all older than `findtime`.
+    /// Forgets addresses whose failures are all older than `findtime`, and bans that are over.
     pub fn sweep(&mut self, now: Timestamp) {
         let findtime = self.policy.findtime.signed();
         let stale: Vec<IpAddr> = self
@@ -208,6 +260,14 @@ impl Jail {
         for address in stale {
             self.remove(address);
         }
+        let changed = &mut self.changed_bans;
+        self.bans.retain(|address, until| {
+            let stands = until.is_none_or(|until| until > now);
+            if !stands {
+                changed.insert(*address, None);
+            }
+            stands
+        });
     }
 
     /// The jail's policy.

@@ -6,16 +6,20 @@
 
 pub mod catalogue;
 pub mod config;
+pub mod control;
 pub mod date;
 pub mod detector;
 pub mod fail2ban;
 pub mod filter;
 pub mod ignore;
 pub mod jail;
+pub mod lint;
 pub mod membership;
+pub mod named;
 pub mod outbox;
 pub mod service;
 pub mod source;
+pub mod status;
 pub mod store;
 pub mod trial;
 pub mod uplink;

@@ -1,15 +1,18 @@
 //! `atalaya-sensor`: the command line. What each command does is in the library.
 
 use std::io::{IsTerminal, Read};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use atalaya_sensor::config::{self, Config};
+use atalaya_sensor::control::{self, Answer, Request};
 use atalaya_sensor::membership::Membership;
+use atalaya_sensor::named::Named;
 use atalaya_sensor::uplink::Uplink;
-use atalaya_sensor::{service, trial};
-use atalaya_wire::JoinToken;
+use atalaya_sensor::{fail2ban, lint, service, status, trial};
+use atalaya_wire::{BanTime, JoinToken, Name};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -56,6 +59,68 @@ enum Command {
     #[command(after_help = "Examples:\n  atalaya-sensor check --config ./sensor.toml\n  \
         atalaya-sensor check --fail2ban /etc/fail2ban   # which of its jails run here, and why others do not")]
     Check,
+    /// Show how the running sensor stands: sources, files, jails, and whom they banned
+    #[command(after_help = "Examples:\n  atalaya-sensor status\n  atalaya-sensor status sshd\n  \
+        atalaya-sensor status --json | jq '.jails[] | {name, banned: (.banned | length)}'")]
+    Status {
+        /// Only this jail, with the addresses that it banned
+        jail: Option<Name>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let the running sensor read its configuration again; counters and positions stay
+    #[command(after_help = "Example:\n  atalaya-sensor check && atalaya-sensor reload")]
+    Reload,
+    /// Ban an address in a jail's name, through the enforcer
+    #[command(
+        after_help = "Examples:\n  atalaya-sensor ban sshd 192.0.2.1\n  atalaya-sensor ban sshd 192.0.2.1 --for 2h\n\n\
+        The enforcer decides: what is on its allow list is not banned."
+    )]
+    Ban {
+        /// The jail
+        jail: Name,
+        /// Whom
+        address: IpAddr,
+        /// For how long, such as 600, 30m or permanent; the jail's own time unless given
+        #[arg(long = "for", value_name = "TIME")]
+        bantime: Option<BanTime>,
+    },
+    /// Lift a ban that this sensor asked for, at the enforcer and on the routers
+    #[command(
+        after_help = "Examples:\n  atalaya-sensor unban 192.0.2.1\n  atalaya-sensor unban 192.0.2.1 --jail sshd"
+    )]
+    Unban {
+        /// Whose
+        address: IpAddr,
+        /// Only where this jail asked for it
+        #[arg(long)]
+        jail: Option<Name>,
+    },
+    /// Spare an address or network in a jail, until the sensor ends
+    #[command(after_help = "Example:\n  atalaya-sensor ignore sshd 192.0.2.0/24\n\n\
+        To spare it for ever, write it to the jail's `ignore`, and reload.")]
+    Ignore {
+        /// The jail
+        jail: Name,
+        /// Whom
+        network: String,
+    },
+    /// Write fail2ban's enabled jails as a configuration of our own
+    #[command(
+        after_help = "Example:\n  atalaya-sensor import /etc/fail2ban > sensor.toml\n  atalaya-sensor check --config sensor.toml\n\n\
+        What cannot run here is written as a comment, with the reason."
+    )]
+    Import {
+        /// fail2ban's folder
+        #[arg(default_value = "/etc/fail2ban")]
+        folder: PathBuf,
+    },
+    /// Warn of filters that an attacker's text can bend, of regexes that never get their turn, of dates that never parse
+    #[command(after_help = "Examples:\n  atalaya-sensor lint\n  atalaya-sensor lint sshd nginx\n  \
+        atalaya-sensor lint ./my-filter.conf --log /var/log/my.log\n\n\
+        Exits with 1 where there is something to warn of.")]
+    Lint(lint::Arguments),
     /// Join an enforcer, with the token that `atalaya-enforcer enrol NAME` printed
     #[command(after_help = "Examples:\n  \
         atalaya-sensor join https://enforcer.example:8443 atalaya1:web-1:…:…\n  \
@@ -71,10 +136,13 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
-    /// Try a regex or a jail on a log, a line or standard input
+    /// Try a regex, a filter or a jail on a log, a line or standard input
     #[command(after_help = "Examples:\n  \
         atalaya-sensor test /var/log/syslog '^.*\\[\\s*<HOST>\\s*\\].*authentication failed' --matched\n  \
-        atalaya-sensor test /var/log/mail.log smtp\n  \
+        atalaya-sensor test /var/log/auth.log sshd --output 'ip time user'\n  \
+        atalaya-sensor test /var/log/auth.log sshd --missed   # and why they missed\n  \
+        atalaya-sensor test --fail2ban /etc/fail2ban /var/log/auth.log 'sshd[mode=aggressive]'\n  \
+        atalaya-sensor test /var/log/my.log ./my-filter.conf\n  \
         journalctl -o short-iso | atalaya-sensor test - 'Failed password for .* from <HOST> port \\d+ ssh2$'")]
     Test(trial::Arguments),
     /// Print shell completions
@@ -121,7 +189,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                     None => tracing::info!("{line}"),
                 }
             }
-            runtime()?.block_on(service::run(config))?;
+            let reread = || Config::read(&cli.config, cli.fail2ban.as_deref());
+            runtime()?.block_on(service::run(config, reread))?;
         }
         Command::Check => {
             print!("{}", Config::read(&cli.config, cli.fail2ban.as_deref())?);
@@ -136,16 +205,67 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             join(&url, &token, &state, offline)?;
         }
         Command::Test(arguments) => {
-            let resolve = |jail: &str| -> Option<atalaya_sensor::filter::Filter> {
-                Config::read(&cli.config, cli.fail2ban.as_deref()).ok()?.filter_of(jail).cloned()
+            let named = Named::new(&cli.config, cli.fail2ban.as_deref());
+            return trial::run(&arguments, &named);
+        }
+        Command::Lint(arguments) => {
+            let named = Named::new(&cli.config, cli.fail2ban.as_deref());
+            return lint::run(&arguments, &named);
+        }
+        Command::Import { folder } => print!("{}", fail2ban::as_toml(&folder)?),
+        Command::Status { ref jail, json } => {
+            let answer = ask(&cli, Request::Status { jail: jail.clone() })?;
+            let Answer::Status(status) = answer else { return said(answer) };
+            let mut out = std::io::stdout().lock();
+            let written = if json {
+                status::json(&status, &mut out)
+            } else {
+                status::table(&status, jail.is_some(), &mut out)
             };
-            return trial::run(&arguments, resolve);
+            trial::quiet(written)?;
+        }
+        Command::Reload => return said(ask(&cli, Request::Reload)?),
+        Command::Ban { ref jail, address, bantime } => {
+            return said(ask(&cli, Request::Ban { jail: jail.clone(), address, bantime })?);
+        }
+        Command::Unban { address, ref jail } => {
+            return said(ask(&cli, Request::Unban { jail: jail.clone(), address })?);
+        }
+        Command::Ignore { ref jail, ref network } => {
+            let network = network.parse().or_else(|_| network.parse::<IpAddr>().map(Into::into));
+            let network = network.map_err(|_| {
+                anyhow::anyhow!("that is neither an address nor a network such as 192.0.2.0/24")
+            })?;
+            return said(ask(&cli, Request::Ignore { jail: jail.clone(), network })?);
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "atalaya-sensor", &mut std::io::stdout());
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the running sensor.
+fn ask(cli: &Cli, request: Request) -> anyhow::Result<Answer> {
+    let state = Config::read(&cli.config, cli.fail2ban.as_deref()).map(|config| config.state);
+    // A mistake in the jails must not keep from asking a sensor that runs with what was right before.
+    let state = match state {
+        Ok(state) => state,
+        Err(error) => config::state_of(&cli.config).ok_or(error)?,
+    };
+    Ok(runtime()?.block_on(control::ask(&state, &request))?)
+}
+
+/// Prints what the sensor answered.
+fn said(answer: Answer) -> anyhow::Result<ExitCode> {
+    match answer {
+        Answer::Done { message } => {
+            println!("{message}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Answer::Failed { message } => bail!("{message}"),
+        Answer::Status(_) => bail!("the sensor answered something else than was asked"),
+    }
 }
 
 fn join(url: &str, token: &str, state: &std::path::Path, offline: bool) -> anyhow::Result<()> {

@@ -1,24 +1,33 @@
 //! The running sensor: its parts, started in the order in which data flows back from the enforcer
 //! to the sources, so that nothing is noticed before it can be kept.
 
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use atalaya_wire::Networks;
+use atalaya_wire::{Name, Networks, Offence, Unban};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
+use crate::control::{self, Answer, FileStatus, Request, Status};
 use crate::detector::{Detector, Ignored};
+use crate::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::{BanEnd, Counter};
 use crate::membership::Membership;
 use crate::outbox::Outbox;
-use crate::source::files::{FilesStatus, FollowedFile, Follower, Position, SavedPosition, Sink, Start};
+use crate::source::files::{
+    FilesStatus, FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
+};
+use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::{Syslog, SyslogOptions};
 use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
@@ -29,6 +38,8 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// How often a sensor that has not joined looks whether it has.
 const JOIN_INTERVAL: Duration = Duration::from_secs(2);
+/// How many ignorecommands run at once.
+const COMMANDS: usize = 16;
 /// How often drops are looked at, and told when there are new ones.
 const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -36,81 +47,429 @@ const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 struct Watch {
     detector: Detector,
     unsaved: Snapshot,
+    /// Where reading of each file stands, by the positions' keys.
+    positions: HashMap<String, SavedPosition>,
+    journal: Option<Cursor>,
+    /// Offences whose ignorecommand runs: until it ends, nothing that led to them is saved.
+    asked: Arc<AtomicUsize>,
+    /// Counters of the files that are followed.
+    files: Option<Arc<FilesStatus>>,
+    /// Lines looked at since the start.
+    lines: u64,
 }
 
 type Shared = Arc<Mutex<Watch>>;
 
-/// Runs the sensor until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let shutdown = CancellationToken::new();
-    let tasks = TaskTracker::new();
+/// The way to the enforcer, for `status` and `unban`.
+#[derive(Clone, Default)]
+struct Link(Arc<Mutex<Option<Uplink>>>);
 
+/// What runs between two reloads.
+struct Sources {
+    token: CancellationToken,
+    tasks: TaskTracker,
+    files: Option<(FollowerHandle, std::thread::JoinHandle<()>)>,
+    names: Vec<&'static str>,
+}
+
+/// What the whole run shares.
+struct Service {
+    watch: Shared,
+    link: Link,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    started: Timestamp,
+    rate: Arc<Mutex<Rate>>,
+    logins: bool,
+}
+
+/// Lines a second over the last looks.
+#[derive(Default)]
+struct Rate(VecDeque<u64>);
+
+/// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
+/// `atalaya-sensor reload`.
+pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<()> {
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
     if saved.waiting > 0 {
         tracing::info!(offences = saved.waiting, "offences from before wait for the enforcer");
     }
+    let listener = control::listen(&config.state)?;
+    let state = config.state.clone();
 
+    // At most as many wait here as offences come within an ignorecommand's deadline.
+    let (doubtful, doubts) = mpsc::unbounded_channel();
+    let asked = Arc::new(AtomicUsize::new(0));
     let ignored = Ignored {
-        configured: config.allow,
-        own: own_addresses(config.ignore_self),
+        configured: config.allow.clone(),
+        own: own_addresses(),
         enforcer: std::mem::take(&mut saved.allow).networks,
     };
-    let mut detector = Detector::new(config.jails, ignored, TimeZone::system(), {
-        let outbox = outbox.clone();
-        move |offence| outbox.push(offence)
+    let detector = Detector::new(Vec::new(), ignored, TimeZone::system(), {
+        let (outbox, asked) = (outbox.clone(), asked.clone());
+        move |offence, command| match command {
+            None => outbox.push(offence),
+            Some(command) => {
+                asked.fetch_add(1, Ordering::SeqCst);
+                // The receiver lives as long as the service.
+                let _ = doubtful.send((offence, command));
+            }
+        }
     });
-    detector.restore(std::mem::take(&mut saved.counters));
-    let watch = Arc::new(Mutex::new(Watch { detector, unsaved: Snapshot::default() }));
+    let positions = saved.positions.into_iter().map(|position| (position.key(), position)).collect();
+    let watch = Watch {
+        detector,
+        unsaved: Snapshot::default(),
+        positions,
+        journal: saved.journal,
+        asked,
+        files: None,
+        lines: 0,
+    };
+    let mut service = Service {
+        watch: Arc::new(Mutex::new(watch)),
+        link: Link::default(),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        started: Timestamp::now(),
+        rate: Arc::default(),
+        logins: false,
+    };
+    service.spawn(send(
+        state.clone(),
+        outbox.clone(),
+        store.clone(),
+        service.watch.clone(),
+        service.link.clone(),
+    ));
+    service.spawn(ask_commands(service.watch.clone(), doubts, outbox));
 
-    tasks.spawn(stop_at(shutdown.clone(), send(config.state, outbox, store.clone(), watch.clone())));
-    let files = follow(&watch, saved.positions)?;
+    let mut sources = service.start(config, Some((saved.counters, saved.bans))).await?;
     // From here on every line counts: where reading starts must survive a crash.
-    store.snapshot(take_snapshot(&watch));
+    store.snapshot(take_snapshot(&service.watch));
     store.flush().await;
-    let mut sources = Vec::new();
-    if files.is_some() {
-        sources.push("files");
-    }
-    if lock(&watch).detector.wants_logins() && start_logins(&tasks, &shutdown, &watch) {
-        sources.push("logins");
-    }
-    if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
-        let options =
-            SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
-        listen(&tasks, &shutdown, &watch, options).await?;
-        sources.push("syslog");
-    }
-    tasks.spawn(stop_at(shutdown.clone(), keep(watch.clone(), store.clone(), config.ignore_self)));
-    let files_status = files.as_ref().map(|(handle, _)| handle.status());
-    tasks.spawn(stop_at(shutdown.clone(), tell_drops(watch.clone(), store.clone(), files_status)));
+    service.spawn(keep(service.watch.clone(), store.clone(), service.rate.clone()));
+    service.spawn(tell_drops(service.watch.clone(), store.clone()));
+    let (calls, mut requests) = mpsc::channel(16);
+    service.spawn(control::serve(listener, calls));
 
-    let jails = lock(&watch).detector.totals().count();
+    let jails = lock(&service.watch).detector.totals().count();
     release_free_memory();
-    tracing::info!(jails, sources = sources.join(","), "ready");
-    if sources.is_empty() {
+    tracing::info!(jails, sources = sources.names.join(","), "ready");
+    if sources.names.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
     }
 
-    wait_for_signal().await?;
-    tracing::info!("stopping");
-    if let Some((handle, thread)) = files {
-        handle.stop();
-        let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let stop = wait_for_signal();
+    tokio::pin!(stop);
+    loop {
+        let reply = tokio::select! {
+            stopped = &mut stop => {
+                stopped?;
+                break;
+            }
+            _ = hangup.recv() => None,
+            call = requests.recv() => match call {
+                Some((Request::Reload, reply)) => Some(reply),
+                Some((request, reply)) => {
+                    service.answer(request, reply, &sources);
+                    continue;
+                }
+                None => continue,
+            },
+        };
+        let answer = match reread() {
+            Ok(config) if config.state != state => Answer::Failed {
+                message: format!(
+                    "`state` cannot be changed by a reload: restart the sensor to go on with {}; it runs on as before",
+                    config.state.display()
+                ),
+            },
+            Ok(config) => {
+                sources.stop().await;
+                store.snapshot(take_snapshot(&service.watch));
+                let told = config.to_string();
+                match service.start(config, None).await {
+                    Ok(started) => {
+                        sources = started;
+                        told.lines().for_each(|line| tracing::info!("{line}"));
+                        let jails = lock(&service.watch).detector.totals().count();
+                        tracing::info!(jails, sources = sources.names.join(","), "reloaded");
+                        Answer::Done {
+                            message: format!("reloaded: {jails} jails, sources {}", sources.names.join(", ")),
+                        }
+                    }
+                    Err(error) => {
+                        sources = Sources::none();
+                        Answer::Failed {
+                            message: format!(
+                                "the new configuration cannot run: {error:#}; nothing is noticed until it is mended and loaded again"
+                            ),
+                        }
+                    }
+                }
+            }
+            Err(error) => Answer::Failed { message: format!("{error}; the sensor runs on as before") },
+        };
+        if let Answer::Failed { message } = &answer {
+            tracing::error!("reload: {message}");
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(answer);
+        }
     }
-    shutdown.cancel();
-    tasks.close();
-    let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
-    store.snapshot(take_snapshot(&watch));
+    tracing::info!("stopping");
+    sources.stop().await;
+    service.shutdown.cancel();
+    service.tasks.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), service.tasks.wait()).await;
+    store.snapshot(take_snapshot(&service.watch));
     store.flush().await;
-    drop((store, watch));
+    drop((store, service));
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || writer.join()))
         .await;
     Ok(())
 }
 
+/// Counters and bans as they were saved.
+type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
+
+// === impl Service ===
+
+impl Service {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(stop_at(self.shutdown.clone(), work));
+    }
+
+    /// Goes on with a configuration: its jails, and the sources that they need.
+    async fn start(&mut self, config: Config, counted: Option<Counted>) -> anyhow::Result<Sources> {
+        let watch = &self.watch;
+        let lookups = {
+            let mut watch = lock(watch);
+            watch.detector.replace(config.jails, config.allow);
+            if let Some((counters, bans)) = counted {
+                watch.detector.restore(counters);
+                watch.detector.restore_bans(bans);
+            }
+            watch.detector.lookups()
+        };
+        // Nobody is banned before it is known who is spared.
+        look_up(watch, lookups).await;
+        let mut sources = Sources::none();
+        sources.files = follow(watch)?;
+        lock(watch).files = sources.files.as_ref().map(|(handle, _)| handle.status());
+        if sources.files.is_some() {
+            sources.names.push("files");
+        }
+        if lock(watch).detector.wants_logins() {
+            // The kernel's side outlives a reload: no login may be missed.
+            self.logins = self.logins || start_logins(&self.tasks, &self.shutdown, watch);
+            if self.logins {
+                sources.names.push("logins");
+            }
+        }
+        let wanted = lock(watch).detector.journal_matches();
+        if !wanted.is_empty() {
+            let cursor = lock(watch).journal.clone();
+            let options = JournalOptions { folder: config.journal };
+            let take = {
+                let watch = watch.clone();
+                move |entry: Entry| {
+                    let mut watch = lock(&watch);
+                    watch.detector.journal(&entry, Timestamp::now());
+                    watch.lines += 1;
+                    watch.journal = Some(entry.cursor.clone());
+                    watch.unsaved.journal = Some(entry.cursor);
+                }
+            };
+            sources.tasks.spawn(journal::follow(options, wanted, cursor, take, sources.token.clone()));
+            sources.names.push("journal");
+        }
+        if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
+            let options =
+                SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
+            listen(&sources.tasks, &sources.token, watch, options).await?;
+            sources.names.push("syslog");
+        }
+        Ok(sources)
+    }
+
+    /// Answers a command, here or, where it has to ask the enforcer, on a task of its own.
+    fn answer(&self, request: Request, reply: oneshot::Sender<Answer>, sources: &Sources) {
+        let now = Timestamp::now();
+        let done = |message: String| Answer::Done { message };
+        let failed = |message: String| Answer::Failed { message };
+        let unknown = |watch: &Watch, jail: &Name| {
+            let jails: Vec<&str> = watch.detector.totals().map(|(name, _, _)| name.as_str()).collect();
+            failed(format!("there is no jail `{jail}`; there are {}", jails.join(", ")))
+        };
+        let mut watch = lock(&self.watch);
+        let answer = match request {
+            Request::Status { jail } => match &jail {
+                Some(name) if !watch.detector.totals().any(|(other, _, _)| other == name) => {
+                    unknown(&watch, name)
+                }
+                _ => Answer::Status(Box::new(self.status(&watch, jail.as_ref(), sources, now))),
+            },
+            Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
+            {
+                Some(bantime) => done(format!(
+                    "{address} is banned for {bantime} in the name of jail {jail}; the enforcer's allow list is above it"
+                )),
+                None => unknown(&watch, &jail),
+            },
+            Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
+                Some(()) => done(format!(
+                    "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
+                )),
+                None => unknown(&watch, &jail),
+            },
+            Request::Unban { jail, address } => {
+                if let Some(name) = &jail
+                    && !watch.detector.totals().any(|(other, _, _)| other == name)
+                {
+                    unknown(&watch, name)
+                } else {
+                    let lifted = watch.detector.lift(jail.as_ref(), address);
+                    let link = self.link.clone();
+                    self.tasks.spawn(async move {
+                        let _ = reply.send(unban(&link, jail, address, &lifted).await);
+                    });
+                    return;
+                }
+            }
+            Request::Reload => failed("a reload is answered elsewhere".to_owned()),
+        };
+        drop(watch);
+        let _ = reply.send(answer);
+    }
+
+    fn status(&self, watch: &Watch, jail: Option<&Name>, sources: &Sources, now: Timestamp) -> Status {
+        let link = self.link.lock();
+        let files = watch.positions.values().map(|saved| FileStatus {
+            path: saved.path.clone(),
+            read: saved.position.offset,
+            size: std::fs::metadata(&saved.path).map_or(saved.position.offset, |file| file.len()),
+        });
+        let mut files: Vec<FileStatus> = files.collect();
+        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        Status {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            enforcer: link.as_ref().map(|uplink| uplink.url().to_owned()),
+            connected: link.as_ref().and_then(Uplink::is_connected),
+            sources: sources.names.iter().map(ToString::to_string).collect(),
+            lines: watch.lines,
+            lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
+            backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
+            files,
+            jails: watch.detector.status(jail, now),
+        }
+    }
+}
+
+// === impl Sources ===
+
+impl Sources {
+    fn none() -> Self {
+        Self { token: CancellationToken::new(), tasks: TaskTracker::new(), files: None, names: Vec::new() }
+    }
+
+    /// Ends them, each after what it is at.
+    async fn stop(&mut self) {
+        if let Some((handle, thread)) = self.files.take() {
+            handle.stop();
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+        self.token.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        self.names.clear();
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    fn lock(&self) -> MutexGuard<'_, Option<Uplink>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Rate ===
+
+impl Rate {
+    /// Notes how many lines there were in all, a second after the last note.
+    fn note(&mut self, lines: u64) {
+        self.0.push_back(lines);
+        if self.0.len() > 11 {
+            self.0.pop_front();
+        }
+    }
+
+    fn per_second(&self) -> f64 {
+        match (self.0.front(), self.0.back()) {
+            (Some(first), Some(last)) if self.0.len() > 1 => {
+                (last - first) as f64 / (self.0.len() - 1) as f64
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// Lifts a ban at the enforcer.
+async fn unban(link: &Link, jail: Option<Name>, address: IpAddr, lifted: &[Name]) -> Answer {
+    let uplink = link.lock().clone();
+    let Some(uplink) = uplink else {
+        return Answer::Failed {
+            message: format!("{address} cannot be unbanned: this sensor has not joined an enforcer"),
+        };
+    };
+    let jails = lifted.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    match uplink.unban(&Unban { address, jail }).await {
+        Ok(()) if lifted.is_empty() => Answer::Done { message: format!("{address} is unbanned") },
+        Ok(()) => Answer::Done { message: format!("{address} is unbanned (jail {jails})") },
+        Err(error) => Answer::Failed { message: error.to_string() },
+    }
+}
+
+/// Asks the jails' ignorecommands, several at once, and hands over the offences that none spares.
+async fn ask_commands(
+    watch: Shared,
+    mut doubts: mpsc::UnboundedReceiver<(Offence, Arc<IgnoreCommand>)>,
+    outbox: Outbox,
+) {
+    let room = Arc::new(Semaphore::new(COMMANDS));
+    while let Some((offence, command)) = doubts.recv().await {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let (watch, outbox) = (watch.clone(), outbox.clone());
+        tokio::spawn(async move {
+            let spares = command.spares(offence.address).await;
+            let mut watch = lock(&watch);
+            if spares {
+                tracing::info!(jail = %offence.jail, address = %offence.address, "spared by the ignorecommand");
+                watch.detector.lift(Some(&offence.jail), offence.address);
+            } else {
+                outbox.push(offence);
+            }
+            watch.asked.fetch_sub(1, Ordering::SeqCst);
+            drop(permit);
+        });
+    }
+}
+
+/// Looks up the names and files that jails spare.
+async fn look_up(watch: &Shared, lookups: Vec<(Name, IgnoreList)>) {
+    for (jail, list) in lookups {
+        let networks = list.look_up().await;
+        lock(watch).detector.set_looked_up(&jail, networks);
+    }
+}
+
 /// The way out: once the sensor has joined, sends offences and keeps the allow list fresh.
-async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shared) {
+async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shared, link: Link) {
     let mut told = false;
     let uplink = loop {
         let problem = match Membership::load(state.as_ref()) {
@@ -130,6 +489,7 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
         }
         tokio::time::sleep(JOIN_INTERVAL).await;
     };
+    *link.lock() = Some(uplink.clone());
     let refresh = async {
         let mut interval = tokio::time::interval(REFRESH_INTERVAL);
         loop {
@@ -146,11 +506,8 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
     tokio::join!(uplink.send_all(&outbox), refresh);
 }
 
-/// Follows the log files of all jails on a thread of its own.
-fn follow(
-    watch: &Shared,
-    saved: Vec<SavedPosition>,
-) -> anyhow::Result<Option<(crate::source::files::FollowerHandle, std::thread::JoinHandle<()>)>> {
+/// Follows the log files of all jails on a thread of its own, from where reading stands.
+fn follow(watch: &Shared) -> anyhow::Result<Option<(FollowerHandle, std::thread::JoinHandle<()>)>> {
     let mut patterns = Vec::new();
     let mut jail_of_pattern = Vec::new();
     for (jail, paths) in lock(watch).detector.paths() {
@@ -162,6 +519,7 @@ fn follow(
     if patterns.is_empty() {
         return Ok(None);
     }
+    let saved = lock(watch).positions.values().cloned().collect();
     let mut follower = Follower::new(&patterns, saved, Start::End)?;
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern };
@@ -188,9 +546,11 @@ impl Sink for FileSink {
         jails.dedup();
         let mut watch = lock(&self.watch);
         watch.detector.lines(&jails, &source, lines, now);
+        watch.lines += memchr::memchr_iter(b'\n', lines).count() as u64;
         let position = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
         let key = position.key();
         watch.unsaved.forgotten.retain(|gone| *gone != key);
+        watch.positions.insert(key.clone(), position.clone());
         match watch.unsaved.positions.iter_mut().find(|old| old.key() == key) {
             Some(old) => *old = position,
             None => watch.unsaved.positions.push(position),
@@ -201,6 +561,7 @@ impl Sink for FileSink {
         let key = position.key();
         let mut watch = lock(&self.watch);
         watch.unsaved.positions.retain(|old| old.key() != key);
+        watch.positions.remove(&key);
         watch.unsaved.forgotten.push(key);
     }
 }
@@ -306,15 +667,17 @@ async fn listen(
     tasks.spawn(syslog.run(
         move |message| {
             let peer: IpAddr = message.peer.ip();
-            lock(&watch).detector.syslog(peer, message.time, message.text, Timestamp::now());
+            let mut watch = lock(&watch);
+            watch.detector.syslog(peer, message.time, message.text, Timestamp::now());
+            watch.lines += 1;
         },
         shutdown.clone(),
     ));
     Ok(())
 }
 
-/// Saves what changed, and keeps the host's own addresses fresh.
-async fn keep(watch: Shared, store: Store, ignore_self: bool) {
+/// Saves what changed, and keeps fresh who is spared.
+async fn keep(watch: Shared, store: Store, rate: Arc<Mutex<Rate>>) {
     let mut snapshots = tokio::time::interval(SNAPSHOT_INTERVAL);
     let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
     loop {
@@ -324,25 +687,33 @@ async fn keep(watch: Shared, store: Store, ignore_self: bool) {
                 if !snapshot.is_empty() {
                     store.snapshot(snapshot);
                 }
+                let lines = lock(&watch).lines;
+                rate.lock().unwrap_or_else(PoisonError::into_inner).note(lines);
             }
             _ = refresh.tick() => {
-                let own = own_addresses(ignore_self);
-                let mut watch = lock(&watch);
-                watch.detector.set_own(own);
-                watch.detector.sweep(Timestamp::now());
+                let own = own_addresses();
+                let lookups = {
+                    let mut watch = lock(&watch);
+                    watch.detector.set_own(own);
+                    watch.detector.sweep(Timestamp::now());
+                    watch.detector.lookups()
+                };
+                // On a task of its own: a slow name must not hold up what is saved.
+                let watch = watch.clone();
+                tokio::spawn(async move { look_up(&watch, lookups).await });
             }
         }
     }
 }
 
 /// Tells of everything that was dropped at a bound, when there is more of it than at the last look.
-async fn tell_drops(watch: Shared, store: Store, files: Option<Arc<FilesStatus>>) {
+async fn tell_drops(watch: Shared, store: Store) {
     let mut last = (0, 0, 0);
     let mut interval = tokio::time::interval(DROPS_INTERVAL);
     loop {
         interval.tick().await;
         let counters: u64 = lock(&watch).detector.totals().map(|(_, _, totals)| totals.dropped).sum();
-        let lines = files.as_ref().map_or(0, |status| status.cut_lines());
+        let lines = lock(&watch).files.as_ref().map_or(0, |status| status.cut_lines());
         let now = (store.dropped(), counters, lines);
         if now != last {
             tracing::warn!(
@@ -356,17 +727,20 @@ async fn tell_drops(watch: Shared, store: Store, files: Option<Arc<FilesStatus>>
     }
 }
 
+/// What changed since the last call; nothing while an ignorecommand runs, so that what led to its
+/// offence is read again after a crash.
 fn take_snapshot(watch: &Shared) -> Snapshot {
     let mut watch = lock(watch);
+    if watch.asked.load(Ordering::SeqCst) > 0 {
+        return Snapshot::default();
+    }
     let mut snapshot = std::mem::take(&mut watch.unsaved);
     snapshot.counters = watch.detector.take_changed();
+    snapshot.bans = watch.detector.take_changed_bans();
     snapshot
 }
 
-fn own_addresses(ignore_self: bool) -> Networks {
-    if !ignore_self {
-        return Networks::default();
-    }
+fn own_addresses() -> Networks {
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => interfaces.iter().map(|interface| interface.ip().into()).collect(),
         Err(error) => {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use atalaya_wire::{AllowList, Name, NumberedOffence};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::jail::Counter;
+use crate::jail::{BanEnd, Counter};
 use crate::source::files::SavedPosition;
+use crate::source::journal::Cursor;
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
 pub const OUTBOX_LIMIT: u64 = 1_000_000;
@@ -33,6 +34,12 @@ const SCHEMA: &str = "
                            PRIMARY KEY (jail, address)) WITHOUT ROWID;
 ";
 
+/// Added later, to files of the same format too.
+const ADDITIONS: &str = "
+    CREATE TABLE IF NOT EXISTS bans (jail TEXT NOT NULL, address TEXT NOT NULL, until TEXT NOT NULL,
+                                     PRIMARY KEY (jail, address)) WITHOUT ROWID;
+";
+
 /// What the state holds when a sensor starts.
 #[derive(Debug)]
 pub struct Saved {
@@ -46,6 +53,10 @@ pub struct Saved {
     pub positions: Vec<SavedPosition>,
     /// The jails' counters.
     pub counters: Vec<(Name, IpAddr, Counter)>,
+    /// The bans that the jails asked for.
+    pub bans: Vec<(Name, IpAddr, BanEnd)>,
+    /// Where reading of the journal stood.
+    pub journal: Option<Cursor>,
     /// The allow list as last heard from the enforcer.
     pub allow: AllowList,
 }
@@ -60,6 +71,10 @@ pub struct Snapshot {
     pub forgotten: Vec<String>,
     /// Counters that changed; `None` where an address is no longer counted.
     pub counters: Vec<(Name, IpAddr, Option<Counter>)>,
+    /// Bans that were asked for; `None` where one is over.
+    pub bans: Vec<(Name, IpAddr, Option<BanEnd>)>,
+    /// Where reading of the journal stands, where it moved.
+    pub journal: Option<Cursor>,
 }
 
 /// The handle to the writing thread. Dropping the last one ends it after its last write.
@@ -137,7 +152,11 @@ pub struct Writer {
 impl Snapshot {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.positions.is_empty() && self.forgotten.is_empty() && self.counters.is_empty()
+        self.positions.is_empty()
+            && self.forgotten.is_empty()
+            && self.counters.is_empty()
+            && self.bans.is_empty()
+            && self.journal.is_none()
     }
 }
 
@@ -258,6 +277,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)?;
         transaction.commit().map_err(database)?;
     }
+    connection.execute_batch(ADDITIONS).map_err(database)?;
     Ok(connection)
 }
 
@@ -306,7 +326,23 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
             ))
         })
         .collect::<Result<_, StoreError>>()?;
-    Ok(Saved { outbox, next_sequence, waiting, positions, counters, allow })
+    let bans = texts("SELECT jail, address, until FROM bans")
+        .map_err(database)?
+        .iter()
+        .map(|(jail, address, until)| {
+            let bad = || row("a ban");
+            Ok((
+                jail.parse().map_err(|_| bad())?,
+                address.parse().map_err(|_| bad())?,
+                serde_json::from_str(until).map_err(|_| bad())?,
+            ))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    let journal = match meta(connection, "journal").map_err(database)? {
+        Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
+        None => None,
+    };
+    Ok(Saved { outbox, next_sequence, waiting, positions, counters, bans, journal, allow })
 }
 
 /// The writing thread: takes all orders that are there, and commits them together.
@@ -425,6 +461,10 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
 }
 
 fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
+    write_bans(connection, &snapshot.bans)?;
+    if let Some(cursor) = &snapshot.journal {
+        set_meta(connection, "journal", &serde_json::to_string(cursor).unwrap_or_default())?;
+    }
     for key in &snapshot.forgotten {
         connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
     }
@@ -446,6 +486,26 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
             None => {
                 connection
                     .prepare_cached("DELETE FROM counters WHERE jail = ?1 AND address = ?2")?
+                    .execute(params![jail.as_str(), address])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_bans(connection: &Connection, bans: &[(Name, IpAddr, Option<BanEnd>)]) -> rusqlite::Result<()> {
+    for (jail, address, until) in bans {
+        let address = address.to_string();
+        match until {
+            Some(until) => {
+                let until = serde_json::to_string(until).unwrap_or_default();
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3)")?
+                    .execute(params![jail.as_str(), address, until])?;
+            }
+            None => {
+                connection
+                    .prepare_cached("DELETE FROM bans WHERE jail = ?1 AND address = ?2")?
                     .execute(params![jail.as_str(), address])?;
             }
         }

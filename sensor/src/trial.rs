@@ -1,9 +1,9 @@
 //! `atalaya-sensor test`: what a filter would match, without a jail and without a ban. Reads a file, one
-//! line, or standard input, in constant memory.
+//! line, or standard input, in constant memory and at the speed of the running sensor.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,25 +13,27 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::filter::{Filter, Found, Host, Verdict};
+use crate::date::Dates;
+use crate::filter::{Filter, Found, Host, Verdict, lines};
+use crate::named::{self, Named};
 
-/// The longest line that is looked at whole, in bytes; of a longer one the rest is passed over.
-const LONGEST: u64 = 1 << 20;
+/// How much is read at once; also the longest line that is looked at whole, in bytes.
+const BLOCK: usize = 1 << 20;
 
 /// The arguments of `atalaya-sensor test`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A log file, `-` for standard input, or a line itself
     log: String,
-    /// A regex with <HOST>, or the name of a jail in the configuration
-    regex: String,
+    /// The name of a jail or filter, a filter's file, or a regex with <HOST>
+    filter: String,
     /// A regex for lines to leave out
     #[arg(long, value_name = "REGEX")]
     ignoreregex: Vec<String>,
     /// Print the lines that match, with their addresses
     #[arg(long)]
     matched: bool,
-    /// Print the lines that do not match
+    /// Print the lines that do not match, and which regex came closest
     #[arg(long)]
     missed: bool,
     /// Print the lines that an ignoreregex leaves out
@@ -43,249 +45,382 @@ pub struct Arguments {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Print only these of every match, such as 'ip time user'; also regex, line and text
+    #[arg(long, value_name = "FIELDS", value_parser = fields, conflicts_with_all = ["json", "matched", "missed", "ignored"])]
+    output: Option<Fields>,
 }
+
+/// One thing to print of a match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Ip,
+    Time,
+    User,
+    Regex,
+    Line,
+    Text,
+}
+
+#[derive(Clone, Debug)]
+struct Fields(Vec<Field>);
 
 /// What was found.
 #[derive(Default)]
 struct Tally {
     lines: u64,
     matched: u64,
-    missed: u64,
     ignored: u64,
+    /// Shown, not counted: the missed are what is left.
+    missed_shown: u64,
     names: u64,
     hits: Vec<u64>,
     forms: BTreeMap<Option<String>, u64>,
     kept: Vec<serde_json::Value>,
 }
 
-/// Runs the trial and prints what it found; `resolve` gives the filter of a jail. Status 0 where
-/// something matched, else 1.
-pub fn run(arguments: &Arguments, resolve: impl Fn(&str) -> Option<Filter>) -> anyhow::Result<ExitCode> {
-    let (mut filter, jail) = match resolve(&arguments.regex) {
-        Some(filter) => (filter, Some(&arguments.regex)),
-        None if !arguments.regex.contains('<') => {
-            bail!(
-                "`{}` is neither a jail that reads lines in the configuration nor a regex with <HOST>",
-                arguments.regex
-            )
-        }
-        None => (Filter::new(std::slice::from_ref(&arguments.regex), &arguments.ignoreregex)?, None),
-    };
+/// What a trial is run with, besides the filter.
+struct Trial<'a, W> {
+    arguments: &'a Arguments,
+    /// What the filter is, for people.
+    what: String,
+    dates: Dates,
+    zone: TimeZone,
+    out: W,
+    colour: bool,
+    tally: Tally,
+}
+
+/// Runs the trial and prints what it found. Status 0 where something matched, else 1.
+pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
+    let mut found = named.find(&arguments.filter).map_err(anyhow::Error::msg)?;
+    if !arguments.ignoreregex.is_empty() {
+        found.filter.ignore_too(&arguments.ignoreregex)?;
+    }
     let path = Path::new(&arguments.log);
-    let (mut reader, size): (Box<dyn BufRead>, Option<u64>) = if arguments.log == "-" {
-        (Box::new(BufReader::with_capacity(1 << 18, std::io::stdin())), None)
+    let (mut reader, size): (Box<dyn Read>, Option<u64>) = if arguments.log == "-" {
+        (Box::new(io::stdin()), None)
     } else if path.exists() {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             bail!("{} is a folder; name a file in it", path.display());
         }
-        (Box::new(BufReader::with_capacity(1 << 18, file)), Some(metadata.len()))
+        (Box::new(file), Some(metadata.len()))
     } else if arguments.log.starts_with('/') && !arguments.log.contains(' ') {
         bail!("cannot read {}: there is no such file", path.display());
     } else {
-        (Box::new(std::io::Cursor::new(arguments.log.clone().into_bytes())), None)
+        (Box::new(io::Cursor::new(arguments.log.clone().into_bytes())), None)
     };
 
-    let mut out = std::io::stdout().lock();
-    if !arguments.json {
-        let written = filter.warnings().iter().try_for_each(|warning| writeln!(out, "warning: {warning}"));
-        if quiet(written)? {
-            return Ok(ExitCode::SUCCESS);
-        }
+    let named::Found { mut filter, what, zone } = found;
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let tally = Tally { hits: vec![0; filter.regexes().count()], ..Tally::default() };
+    let out = io::BufWriter::new(io::stdout().lock());
+    let mut trial = Trial { arguments, what, dates: filter.dates(), zone, out, colour, tally };
+    match trial.run(&mut filter, &mut *reader, size) {
+        Ok(()) if trial.tally.matched > 0 => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(ExitCode::FAILURE),
+        Err(error) => match error.downcast::<io::Error>() {
+            // The reader of the output went away, which is no error.
+            Ok(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            Ok(error) => Err(error.into()),
+            Err(error) => Err(error),
+        },
     }
-    let tally = match read(&mut *reader, size, arguments, &mut filter, &mut out) {
-        Ok(tally) => tally,
-        Err(error) => {
-            return match error.downcast_ref::<std::io::Error>() {
-                Some(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-                _ => Err(error),
-            };
-        }
-    };
-    quiet(tally.print(arguments, &filter, jail.map(String::as_str), &mut out))?;
-    Ok(if tally.matched > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(
-    mut reader: &mut dyn BufRead,
-    size: Option<u64>,
-    arguments: &Arguments,
-    filter: &mut Filter,
-    out: &mut impl Write,
-) -> anyhow::Result<Tally> {
-    let zone = TimeZone::system();
-    let progress = progress(size);
-    let mut tally = Tally { hits: vec![0; filter.regexes().count()], ..Tally::default() };
-    let mut line = Vec::new();
-    let mut done = 0;
-    loop {
-        line.clear();
-        let read = (&mut reader).take(LONGEST).read_until(b'\n', &mut line).context("reading the log")?;
-        if read == 0 {
-            break;
+fn fields(text: &str) -> Result<Fields, String> {
+    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+    let fields: Vec<Field> = words
+        .map(|word| match word.to_ascii_lowercase().trim_matches(['<', '>']) {
+            "ip" | "host" | "address" | "f-id" => Ok(Field::Ip),
+            "time" => Ok(Field::Time),
+            "user" | "f-user" => Ok(Field::User),
+            "regex" => Ok(Field::Regex),
+            "line" => Ok(Field::Line),
+            "text" | "row" | "msg" => Ok(Field::Text),
+            other => Err(format!("`{other}` is none of ip, time, user, regex, line, text")),
+        })
+        .collect::<Result<_, _>>()?;
+    if fields.is_empty() {
+        Err("name at least one of ip, time, user, regex, line, text".to_owned())
+    } else {
+        Ok(Fields(fields))
+    }
+}
+
+// === impl Trial ===
+
+impl<W: Write> Trial<'_, W> {
+    fn run(&mut self, filter: &mut Filter, reader: &mut dyn Read, size: Option<u64>) -> anyhow::Result<()> {
+        let only_fields = self.arguments.output.is_some();
+        if !self.arguments.json && !only_fields {
+            for warning in filter.warnings() {
+                writeln!(self.out, "warning: {warning}")?;
+            }
         }
-        if read as u64 == LONGEST && line.last() != Some(&b'\n') {
-            reader.skip_until(b'\n').context("reading the log")?;
+        self.read(filter, reader, size)?;
+        if self.arguments.json {
+            self.print_json(filter)?;
+        } else if !only_fields {
+            self.print(filter)?;
         }
-        done += read as u64;
-        tally.lines += 1;
-        if tally.lines.is_multiple_of(10_000) {
+        self.out.flush()?;
+        Ok(())
+    }
+
+    /// Reads the log in blocks of whole lines. Of a line that is longer than a block the rest is passed
+    /// over.
+    fn read(&mut self, filter: &mut Filter, reader: &mut dyn Read, size: Option<u64>) -> anyhow::Result<()> {
+        let progress = progress(size);
+        let mut buffer = vec![0; BLOCK];
+        let (mut filled, mut done, mut skipping) = (0, 0, false);
+        loop {
+            let read = reader.read(&mut buffer[filled..]).context("reading the log")?;
+            done += read as u64;
             progress.set_position(done);
-        }
-        tally.line(&line, filter, &zone, arguments, out)?;
-    }
-    progress.finish_and_clear();
-    Ok(tally)
-}
-
-// === impl Tally ===
-
-impl Tally {
-    fn line(
-        &mut self,
-        line: &[u8],
-        filter: &mut Filter,
-        zone: &TimeZone,
-        arguments: &Arguments,
-        out: &mut impl Write,
-    ) -> std::io::Result<()> {
-        let (kind, count, wanted) = match filter.find(line) {
-            Verdict::Matched(found) => {
-                self.matched += 1;
-                self.hits[found.regex] += 1;
-                self.names += u64::from(matches!(found.host, Host::Name(_)));
-                let date = filter.dates().find(line, Timestamp::now(), zone);
-                *self.forms.entry(date.as_ref().map(|date| date.form.clone())).or_default() += 1;
-                if arguments.matched && self.matched <= arguments.limit {
-                    let time = date.map(|date| date.time);
-                    return self.keep_match(line, &found, time, arguments.json, out);
+            filled += read;
+            let mut start = 0;
+            if skipping {
+                let end = memchr::memchr(b'\n', &buffer[..filled]);
+                skipping = end.is_none();
+                start = end.map_or(filled, |end| end + 1);
+            }
+            let end = match memchr::memrchr(b'\n', &buffer[start..filled]) {
+                Some(newline) => start + newline + 1,
+                None if read == 0 => filled,
+                None if start == 0 && filled == BLOCK => {
+                    skipping = true;
+                    filled
                 }
-                return Ok(());
+                None => start,
+            };
+            self.block(filter, &buffer[start..end])?;
+            buffer.copy_within(end..filled, 0);
+            filled -= end;
+            if read == 0 {
+                break;
             }
+        }
+        progress.finish_and_clear();
+        Ok(())
+    }
+
+    /// Looks at whole lines.
+    fn block(&mut self, filter: &mut Filter, block: &[u8]) -> io::Result<()> {
+        if self.arguments.missed {
+            // Every line is wanted, also those that the filter need not look at.
+            for line in lines(block) {
+                let verdict = filter.find(line);
+                self.tally.lines += 1;
+                let number = self.tally.lines;
+                if verdict == Verdict::Missed {
+                    self.missed(filter, line, number)?;
+                } else {
+                    self.line(line, number, verdict)?;
+                }
+            }
+            return Ok(());
+        }
+        let mut result = Ok(());
+        let (mut counted, mut number) = (0, self.tally.lines + 1);
+        filter.find_in_block(block, |line, verdict| {
+            if result.is_ok() {
+                let at = line.as_ptr() as usize - block.as_ptr() as usize;
+                number += memchr::memchr_iter(b'\n', &block[counted..at]).count() as u64;
+                counted = at;
+                result = self.line(line, number, verdict);
+            }
+        });
+        let unfinished = block.last().is_some_and(|last| *last != b'\n');
+        self.tally.lines += memchr::memchr_iter(b'\n', block).count() as u64 + u64::from(unfinished);
+        result
+    }
+
+    /// A line that a failregex matches.
+    fn line(&mut self, line: &[u8], number: u64, verdict: Verdict) -> io::Result<()> {
+        let found = match verdict {
+            Verdict::Matched(found) => found,
             Verdict::Ignored => {
-                self.ignored += 1;
-                ("ignored", self.ignored, arguments.ignored)
+                self.tally.ignored += 1;
+                let wanted = self.arguments.ignored && self.tally.ignored <= self.arguments.limit;
+                return if wanted { self.keep("ignored", number, line) } else { Ok(()) };
             }
-            Verdict::Missed => {
-                self.missed += 1;
-                ("missed", self.missed, arguments.missed)
-            }
+            Verdict::Missed => return Ok(()),
         };
-        if wanted && count <= arguments.limit {
-            let text = printable(line);
-            if arguments.json {
-                self.kept.push(json!({"line": self.lines, "is": kind, "text": text}));
-            } else {
-                writeln!(out, "{kind} {:>7}: {text}", self.lines)?;
-            }
+        self.tally.matched += 1;
+        self.tally.hits[found.regex] += 1;
+        self.tally.names += u64::from(matches!(found.host, Host::Name(_)));
+        let dated = found.dated.as_deref().unwrap_or(line);
+        let date = self.dates.find(dated, Timestamp::now(), &self.zone);
+        let (time, form) = date.map(|date| (date.time, date.form)).unzip();
+        *self.tally.forms.entry(form).or_default() += 1;
+        if let Some(Fields(fields)) = &self.arguments.output {
+            let words: Vec<String> = fields
+                .iter()
+                .map(|field| match field {
+                    Field::Ip => host(&found),
+                    Field::Time => time.map_or_else(|| "-".to_owned(), |time| time.to_string()),
+                    Field::User => {
+                        let user = found.user.as_deref().filter(|user| !user.is_empty()).unwrap_or("-");
+                        printable(user.as_bytes())
+                    }
+                    Field::Regex => (found.regex + 1).to_string(),
+                    Field::Line => number.to_string(),
+                    Field::Text => printable(line),
+                })
+                .collect();
+            return writeln!(self.out, "{}", words.join(" "));
+        }
+        if self.arguments.matched && self.tally.matched <= self.arguments.limit {
+            return self.keep_match(number, line, &found, time);
         }
         Ok(())
     }
 
+    fn missed(&mut self, filter: &Filter, line: &[u8], number: u64) -> io::Result<()> {
+        if self.tally.missed_shown >= self.arguments.limit {
+            return Ok(());
+        }
+        self.tally.missed_shown += 1;
+        let near = filter.explain(line);
+        if self.arguments.json {
+            let near = near.map(|near| {
+                json!({
+                    "regex": near.regex.map(|regex| regex + 1),
+                    "matched": printable(&line[near.matched]),
+                    "expected": near.expected,
+                })
+            });
+            let text = printable(line);
+            self.tally.kept.push(json!({"line": number, "is": "missed", "text": text, "near": near}));
+            return Ok(());
+        }
+        self.keep("missed", number, line)?;
+        let Some(near) = near else { return Ok(()) };
+        let regex =
+            near.regex.map_or_else(|| "the prefregex".to_owned(), |regex| format!("regex {}", regex + 1));
+        let column = String::from_utf8_lossy(&line[..near.matched.end]).chars().count() + 1;
+        writeln!(
+            self.out,
+            "                {regex} came closest: up to `{}`, column {column}, where it expects `{}`",
+            printable(&line[near.matched]),
+            near.expected
+        )
+    }
+
+    fn keep(&mut self, kind: &str, number: u64, line: &[u8]) -> io::Result<()> {
+        let text = printable(line);
+        if self.arguments.json {
+            self.tally.kept.push(json!({"line": number, "is": kind, "text": text}));
+            return Ok(());
+        }
+        writeln!(self.out, "{kind} {number:>7}: {text}")
+    }
+
     fn keep_match(
         &mut self,
+        number: u64,
         line: &[u8],
         found: &Found,
         time: Option<Timestamp>,
-        json: bool,
-        out: &mut impl Write,
-    ) -> std::io::Result<()> {
-        let (host, bannable) = match &found.host {
-            Host::Address(address) => (address.to_string(), true),
-            Host::Name(name) => (printable(name.as_bytes()), false),
-        };
-        if json {
-            self.kept.push(json!({
-                "line": self.lines, "is": "matched", "host": host, "bannable": bannable,
+    ) -> io::Result<()> {
+        let (host, bannable) = (host(found), matches!(found.host, Host::Address(_)));
+        let user = found.user.as_deref().map(|user| printable(user.as_bytes()));
+        if self.arguments.json {
+            self.tally.kept.push(json!({
+                "line": number, "is": "matched", "host": host, "bannable": bannable, "user": user,
                 "time": time, "regex": found.regex + 1, "text": printable(line),
             }));
             return Ok(());
         }
         let (before, place, after) =
             (&line[..found.span.start], &line[found.span.clone()], &line[found.span.end..]);
-        let (bold, plain) = if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-            ("\x1b[1;31m", "\x1b[0m")
-        } else {
-            ("", "")
-        };
+        let (bold, plain) = if self.colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         let note = if bannable { "" } else { " (a host name: never banned)" };
         writeln!(
-            out,
-            "matched {:>7}: {host}{note}: {}{bold}{}{plain}{}",
-            self.lines,
+            self.out,
+            "matched {number:>7}: {host}{note}: {}{bold}{}{plain}{}",
             printable(before),
             printable(place),
             printable(after)
         )
     }
 
-    fn print(
-        &self,
-        arguments: &Arguments,
-        filter: &Filter,
-        jail: Option<&str>,
-        out: &mut impl Write,
-    ) -> std::io::Result<()> {
-        let name = |form: &Option<String>| {
-            form.clone().unwrap_or_else(|| "none: these lines would count as now".to_owned())
-        };
-        if arguments.json {
-            let regexes: Vec<_> = filter
-                .regexes()
-                .zip(&self.hits)
-                .map(|(regex, hits)| json!({"regex": regex, "hits": hits}))
-                .collect();
-            let dates: BTreeMap<_, _> = self.forms.iter().map(|(form, hits)| (name(form), hits)).collect();
-            return writeln!(
-                out,
-                "{}",
-                json!({
-                    "jail": jail, "lines": self.lines, "matched": self.matched, "missed": self.missed,
-                    "ignored": self.ignored, "names": self.names, "regexes": regexes, "dates": dates,
-                    "warnings": filter.warnings(), "kept": self.kept,
-                })
-            );
-        }
-        writeln!(out, "\nHits per regex:")?;
-        for (index, (regex, hits)) in filter.regexes().zip(&self.hits).enumerate() {
+    fn missed_count(&self) -> u64 {
+        self.tally.lines - self.tally.matched - self.tally.ignored
+    }
+
+    fn print_json(&mut self, filter: &Filter) -> io::Result<()> {
+        let tally = &self.tally;
+        let hits = filter.regexes().zip(&tally.hits);
+        let regexes: Vec<_> = hits.map(|(regex, hits)| json!({"regex": regex, "hits": hits})).collect();
+        let dates: BTreeMap<_, _> =
+            tally.forms.iter().map(|(form, hits)| (form.as_deref().unwrap_or("none"), hits)).collect();
+        writeln!(
+            self.out,
+            "{}",
+            json!({
+                "filter": self.what, "lines": tally.lines, "matched": tally.matched,
+                "missed": self.missed_count(), "ignored": tally.ignored, "names": tally.names,
+                "exhausted": filter.exhausted(), "regexes": regexes, "dates": dates,
+                "warnings": filter.warnings(), "kept": tally.kept,
+            })
+        )
+    }
+
+    fn print(&mut self, filter: &Filter) -> io::Result<()> {
+        let (tally, out) = (&self.tally, &mut self.out);
+        writeln!(out, "\nHits per regex of {}:", self.what)?;
+        for (index, (regex, hits)) in filter.regexes().zip(&tally.hits).enumerate() {
             writeln!(out, "{hits:>9}  {}) {regex}", index + 1)?;
         }
-        if !self.forms.is_empty() {
+        if !tally.forms.is_empty() {
             writeln!(out, "Dates of the lines that matched:")?;
-            for (form, hits) in &self.forms {
-                writeln!(out, "{hits:>9}  {}", name(form))?;
+            for (form, hits) in &tally.forms {
+                let form = form.as_deref().unwrap_or("none: these lines would count as now");
+                writeln!(out, "{hits:>9}  {form}")?;
             }
         }
-        if self.names > 0 {
-            writeln!(out, "{} matches found a host name, which is never banned", self.names)?;
+        if tally.names > 0 {
+            writeln!(out, "{} matches found a host name, which is never banned", tally.names)?;
         }
+        if filter.exhausted() > 0 {
+            writeln!(out, "{} lines were given up, because a regex took too many steps", filter.exhausted())?;
+        }
+        let missed = tally.lines - tally.matched - tally.ignored;
         writeln!(
             out,
-            "\nLines: {} lines, {} ignored, {} matched, {} missed",
-            self.lines, self.ignored, self.matched, self.missed
+            "\nLines: {} lines, {} ignored, {} matched, {missed} missed",
+            tally.lines, tally.ignored, tally.matched
         )
     }
 }
 
+fn host(found: &Found) -> String {
+    match &found.host {
+        Host::Address(address) => address.to_string(),
+        Host::Name(name) => printable(name.as_bytes()),
+    }
+}
+
 /// A line as it can be shown on a terminal: it is an attacker's.
-fn printable(line: &[u8]) -> String {
+pub fn printable(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let text = text.trim_end_matches(['\n', '\r']);
     text.chars().map(|character| if character.is_control() { '·' } else { character }).collect()
 }
 
-/// Whether the reader of the output went away, which is no error.
-fn quiet(written: std::io::Result<()>) -> anyhow::Result<bool> {
+/// Passes over that the reader of the output went away, which is no error.
+pub fn quiet(written: io::Result<()>) -> io::Result<()> {
     match written {
-        Ok(()) => Ok(false),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
-        Err(error) => Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }
 
 fn progress(size: Option<u64>) -> ProgressBar {
-    let Some(size) = size.filter(|size| *size > 1 << 20 && std::io::stderr().is_terminal()) else {
+    let Some(size) = size.filter(|size| *size > 1 << 20 && io::stderr().is_terminal()) else {
         return ProgressBar::hidden();
     };
     let bar = ProgressBar::new(size);

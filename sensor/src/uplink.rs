@@ -2,11 +2,12 @@
 //! another, each again and again until it is acked; what arrives meanwhile goes with the next.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, MAX_BATCH, NumberedOffence, OFFENCES_PATH, Problem,
-    ProblemCode, VERSION,
+    ProblemCode, UNBAN_PATH, Unban, VERSION,
 };
 use backon::BackoffBuilder;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -26,6 +27,8 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 pub struct Uplink {
     client: reqwest::Client,
     membership: Membership,
+    /// Whether the last request was answered: 0 before the first, then 1 for no and 2 for yes.
+    answered: Arc<AtomicU8>,
 }
 
 /// Why the enforcer did not take a request.
@@ -86,7 +89,7 @@ impl Uplink {
             .user_agent(concat!("atalaya-sensor/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| setup(&error))?;
-        Ok(Self { client, membership })
+        Ok(Self { client, membership, answered: Arc::default() })
     }
 
     /// Sends offences until the enforcer has them, for ever. Ends only with its task.
@@ -103,6 +106,25 @@ impl Uplink {
     pub async fn allow(&self) -> Result<AllowList, UplinkError> {
         let request = self.client.get(format!("{}{ALLOW_PATH}", self.membership.url));
         self.answer(request).await
+    }
+
+    /// Lifts a ban that this sensor asked for.
+    pub async fn unban(&self, unban: &Unban) -> Result<(), UplinkError> {
+        let request = self.client.post(format!("{}{UNBAN_PATH}", self.membership.url)).json(unban);
+        self.answer::<serde_json::Value>(request).await.map(drop)
+    }
+
+    /// Where the enforcer is.
+    pub fn url(&self) -> &str {
+        &self.membership.url
+    }
+
+    /// Whether the enforcer answered the last request; `None` before the first.
+    pub fn is_connected(&self) -> Option<bool> {
+        match self.answered.load(Ordering::Relaxed) {
+            0 => None,
+            answered => Some(answered == 2),
+        }
     }
 
     /// Delivers offences, in one batch, or in halves where the enforcer cannot take them together.
@@ -163,6 +185,8 @@ impl Uplink {
             .basic_auth(&self.membership.sensor, Some(secret))
             .send()
             .await
+            .inspect(|_| self.answered.store(2, Ordering::Relaxed))
+            .inspect_err(|_| self.answered.store(1, Ordering::Relaxed))
             .map_err(|error| self.failure(&error))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|error| self.failure(&error))?;

@@ -59,6 +59,16 @@ pub struct Batch {
     pub offences: Vec<NumberedOffence>,
 }
 
+/// What a sensor posts to lift a ban that it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unban {
+    /// Whose ban.
+    pub address: IpAddr,
+    /// Only where this jail asked for it.
+    #[serde(default)]
+    pub jail: Option<Name>,
+}
+
 /// The enforcer's answer to a batch: its ledger has all of it on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {

@@ -2,7 +2,7 @@
 //!
 //! A sensor posts [`Batch`]es as JSON over HTTPS to [`OFFENCES_PATH`], with HTTP Basic
 //! authentication (sensor name, secret), and gets an [`Ack`] or a [`Problem`]. It reads the shared
-//! [`AllowList`] from [`ALLOW_PATH`]. A shell script with curl can do the same.
+//! [`AllowList`] from [`ALLOW_PATH`], and lifts bans of its own at [`UNBAN_PATH`]. A shell script with curl can do the same.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ mod time;
 mod token;
 
 pub use allow::{AllowList, NetworkError, Networks, canonical};
-pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence};
+pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence, Unban};
 pub use name::{Name, NameError};
 pub use problem::{Problem, ProblemCode};
 pub use time::{BanTime, Seconds, TimeError};
@@ -29,6 +29,10 @@ pub const OFFENCES_PATH: &str = "/v1/offences";
 
 /// Where a sensor reads the allow list.
 pub const ALLOW_PATH: &str = "/v1/allow";
+
+/// Where a sensor posts an [`Unban`]. The answer has no body; a ban that another sensor asked for is not
+/// found.
+pub const UNBAN_PATH: &str = "/v1/unban";
 
 /// The most offences in one [`Batch`]; the enforcer refuses more.
 pub const MAX_BATCH: usize = 1000;

@@ -1,11 +1,13 @@
 //! fail2ban's jails as jails of ours. A jail that would mean something else here, or would ban whom
 //! its administrator spared, is left out, with the reason: a wrong ban locks people out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use atalaya_wire::Name;
+use serde::Serialize;
 
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
@@ -104,6 +106,101 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
         JailSource::Files { paths, filter }
     };
     Ok(JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self })
+}
+
+/// A jail as `sensor.toml` has it.
+#[derive(Serialize)]
+struct TomlJail<'a> {
+    source: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    journalmatch: &'a [String],
+    maxretry: u32,
+    findtime: String,
+    bantime: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignore: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignorecommand: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::clone::Clone::clone")]
+    ignoreself: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logtimezone: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datepattern: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maxlines: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefregex: Option<&'a str>,
+    failregex: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    ignoreregex: &'a [String],
+}
+
+/// The enabled jails of a folder such as `/etc/fail2ban`, written as `sensor.toml` has them; what does
+/// not run here as comments.
+pub fn as_toml(folder: &Path) -> Result<String, Fail2banError> {
+    let read = Fail2ban::read(folder)?;
+    let mut out = format!(
+        "# fail2ban's jails of {}, as Atalaya's. Give this sensor a `state` of its own, or\n# take the jails over into your own file.\n",
+        folder.display()
+    );
+    for (name, definition) in read.enabled() {
+        let converted = definition.map_err(|error| error.to_string()).and_then(|definition| {
+            let jail = convert(&definition)?;
+            written(&definition, &jail).map(|text| (definition.unused.clone(), text))
+        });
+        match converted {
+            Ok((unused, text)) => {
+                if !unused.is_empty() {
+                    let _ = write!(
+                        out,
+                        "\n# not used here, because the enforcer bans, on the routers: {}",
+                        unused.join(", ")
+                    );
+                }
+                let _ = write!(out, "\n{text}");
+            }
+            Err(reason) => {
+                let _ = write!(out, "\n# jail {name} does not run here: {}\n", reason.replace('\n', "\n# "));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, String> {
+    let option =
+        |name: &str| definition.options.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let filter = &definition.filter;
+    let spared = option("ignoreip").unwrap_or_default();
+    let is_journal = matches!(jail.source, JailSource::Journal { .. });
+    let toml = TomlJail {
+        source: if is_journal { "journal" } else { "files" },
+        paths: match &jail.source {
+            JailSource::Files { paths, .. } => paths.iter().map(String::as_str).collect(),
+            _ => Vec::new(),
+        },
+        journalmatch: if is_journal { &filter.journalmatch } else { &[] },
+        maxretry: jail.policy.maxretry,
+        findtime: jail.policy.findtime.to_string(),
+        bantime: jail.policy.bantime.to_string(),
+        ignore: spared
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|word| !word.is_empty())
+            .collect(),
+        ignorecommand: option("ignorecommand"),
+        ignoreself: jail.ignore_self,
+        logtimezone: option("logtimezone"),
+        datepattern: filter.datepattern.as_deref(),
+        maxlines: Some(filter.maxlines).filter(|lines| *lines > 1),
+        prefregex: filter.prefregex.as_deref(),
+        failregex: &filter.failregex,
+        ignoreregex: &filter.ignoreregex,
+    };
+    let jails = BTreeMap::from([("jail", BTreeMap::from([(&definition.name, toml)]))]);
+    toml::to_string(&jails).map_err(|error| format!("it cannot be written as TOML: {error}"))
 }
 
 fn is_on(definition: &JailDefinition, option: &str) -> bool {

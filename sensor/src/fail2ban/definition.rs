@@ -133,11 +133,29 @@ pub(super) fn filter(
     of_jail: &Overrides,
     place: &Place,
 ) -> Result<(FilterDefinition, BTreeMap<String, String>), Fail2banError> {
-    let (name, mut given) = split(spec).map_err(|problem| place.error(format!("`{spec}`: {problem}")))?;
+    let (name, given) = split(spec).map_err(|problem| place.error(format!("`{spec}`: {problem}")))?;
     if name.contains("..") || name.starts_with('/') {
         return Err(place.error(format!("`{name}` is no name of a filter: it must lie in filter.d")));
     }
     let layers = Layers::read(folder, &format!("filter.d/{name}"))?;
+    resolve(&layers, name, given, backend, of_jail)
+}
+
+/// Resolves a filter in a file that lies anywhere, for no jail.
+pub(super) fn filter_in_file(path: &Path) -> Result<FilterDefinition, Fail2banError> {
+    let (folder, stem) = (path.parent().unwrap_or(Path::new(".")), path.file_stem());
+    let name = stem.map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let layers = Layers::read(folder, &name)?;
+    resolve(&layers, name, Overrides::new(), "auto", &Overrides::new()).map(|(filter, _)| filter)
+}
+
+fn resolve(
+    layers: &Layers,
+    name: String,
+    mut given: Overrides,
+    backend: &str,
+    of_jail: &Overrides,
+) -> Result<(FilterDefinition, BTreeMap<String, String>), Fail2banError> {
     if layers.own(DEFINITION).is_none() {
         return Err(layers.place(DEFINITION, "failregex").error("has no [Definition]"));
     }

@@ -128,6 +128,24 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether it looks for a name and never for an address.
+    pub(super) fn names_only(&self) -> bool {
+        let has = |wanted: Group| self.any.groups().any(|group| group == wanted);
+        has(Group::Dns) && !has(Group::Ip4) && !has(Group::Ip6)
+    }
+}
+
+/// Whether one regex, tried before another, leaves it no line: it is the same, or the beginning of it
+/// and open at its end.
+pub(super) fn wins_always(earlier: &Pattern, later: &Pattern) -> bool {
+    let Some(rest) = later.written.strip_prefix(earlier.written.as_str()) else { return false };
+    let open = !earlier.written.ends_with(['$', '\\']) && !earlier.written.contains(r"\Z");
+    let parsed = ast::parse::Parser::new().parse(&placeholder(&rewrite(&earlier.written)));
+    let alternatives = matches!(parsed, Ok(Ast::Alternation(_)) | Err(_));
+    rest.is_empty() || open && !alternatives && !rest.starts_with(['*', '+', '?', '{', '|'])
+}
+
 /// Compiles an ignoreregex or a prefregex, which may hold the tags but needs none.
 pub(super) fn compile_any(written: &str, multiline: bool) -> Result<Machine, FilterError> {
     let (expanded, _) = expand(&rewrite(written), true);

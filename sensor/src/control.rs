@@ -1,0 +1,255 @@
+//! What the commands of this host say to the running sensor: one request and one answer, each a line
+//! of JSON, over a Unix socket in the state folder that only its user may open.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use atalaya_wire::{BanTime, Name};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::detector::JailStatus;
+
+/// The socket's name in the state folder.
+const SOCKET: &str = "control.sock";
+/// The longest request, and the longest answer, in bytes.
+const LONGEST_REQUEST: u64 = 64 * 1024;
+const LONGEST_ANSWER: u64 = 256 * 1024 * 1024;
+/// How long a request and its answer may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How the sensor stands; with all jails, or one.
+    Status {
+        /// Only this jail.
+        jail: Option<Name>,
+    },
+    /// Read the configuration again and go on with it.
+    Reload,
+    /// Ban an address in a jail's name.
+    Ban {
+        /// The jail.
+        jail: Name,
+        /// Whom.
+        address: IpAddr,
+        /// For how long; the jail's own time where there is none.
+        bantime: Option<BanTime>,
+    },
+    /// Lift a ban that this sensor asked for.
+    Unban {
+        /// In this jail; in all where there is none.
+        jail: Option<Name>,
+        /// Whose.
+        address: IpAddr,
+    },
+    /// Spare an address or network in a jail, until the sensor ends.
+    Ignore {
+        /// The jail.
+        jail: Name,
+        /// Whom.
+        network: IpNet,
+    },
+}
+
+/// What comes back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// How the sensor stands.
+    Status(Box<Status>),
+    /// It is done, in a sentence.
+    Done {
+        /// The sentence.
+        message: String,
+    },
+    /// It is not, and why.
+    Failed {
+        /// What failed, and what to do.
+        message: String,
+    },
+}
+
+/// How a sensor stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Its release.
+    pub release: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// The enforcer's URL; `None` where it has not joined.
+    pub enforcer: Option<String>,
+    /// Whether the enforcer answered last; `None` where it was not asked yet.
+    pub connected: Option<bool>,
+    /// The sources that run.
+    pub sources: Vec<String>,
+    /// Lines and messages looked at since the start.
+    pub lines: u64,
+    /// Of these in a second, over the last ten.
+    pub lines_per_second: f64,
+    /// Bytes written to log files and not yet read.
+    pub backlog: u64,
+    /// The log files that are read.
+    pub files: Vec<FileStatus>,
+    /// The jails.
+    pub jails: Vec<JailStatus>,
+}
+
+/// How far a log file is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FileStatus {
+    /// Its path.
+    pub path: PathBuf,
+    /// How much of it is read, in bytes.
+    pub read: u64,
+    /// How large it is, in bytes.
+    pub size: u64,
+}
+
+/// A request, and where its answer goes.
+pub type Call = (Request, oneshot::Sender<Answer>);
+
+/// Why the sensor cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody answers.
+    #[error("no sensor answers at {}: {source}; is it running (`atalaya-sensor run`), with this `state`, and may this user ask it?", path.display())]
+    Nobody {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It answers, and not as a sensor does.
+    #[error("the sensor at {} gave no answer that can be understood: {reason}", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The socket cannot be made.
+    #[error("cannot open the socket {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Opens the socket in a state folder, whose lock this process holds.
+pub fn listen(state: &Path) -> Result<UnixListener, ControlError> {
+    let path = state.join(SOCKET);
+    let failed = |source| ControlError::Socket { path: path.clone(), source };
+    // Under another name until its mode is right, so that nobody else gets in between.
+    let draft = state.join(format!("{SOCKET}.new"));
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&draft).map_err(failed)?;
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::rename(&draft, &path).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Answers requests, for ever.
+pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let calls = calls.clone();
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(DEADLINE, answer(stream, calls)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a command cannot be answered");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    BufReader::new(reader).take(LONGEST_REQUEST).read_until(b'\n', &mut line).await?;
+    let failed = |message: String| Answer::Failed { message };
+    let answer = match serde_json::from_slice::<Request>(&line) {
+        Ok(request) => {
+            let (reply, answer) = oneshot::channel();
+            let sent = calls.send((request, reply)).await;
+            match (sent, answer.await) {
+                (Ok(()), Ok(answer)) => answer,
+                _ => failed("the sensor is stopping".to_owned()),
+            }
+        }
+        Err(error) => failed(format!("the request cannot be understood: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    writer.write_all(&text).await?;
+    writer.shutdown().await
+}
+
+/// Asks the sensor that runs on a state folder.
+pub async fn ask(state: &Path, request: &Request) -> Result<Answer, ControlError> {
+    let path = state.join(SOCKET);
+    let nobody = |source| ControlError::Nobody { path: path.clone(), source };
+    let broken = |reason: String| ControlError::Broken { path: path.clone(), reason };
+    let mut stream = UnixStream::connect(&path).await.map_err(nobody)?;
+    let exchange = async {
+        let mut text = serde_json::to_vec(request).map_err(|error| broken(error.to_string()))?;
+        text.push(b'\n');
+        stream.write_all(&text).await.map_err(|error| broken(error.to_string()))?;
+        let mut line = Vec::new();
+        let mut reader = BufReader::new(stream).take(LONGEST_ANSWER);
+        reader.read_until(b'\n', &mut line).await.map_err(|error| broken(error.to_string()))?;
+        serde_json::from_slice(&line).map_err(|error| broken(error.to_string()))
+    };
+    tokio::time::timeout(DEADLINE, exchange)
+        .await
+        .map_err(|_| broken(format!("none within {} s", DEADLINE.as_secs())))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_gets_its_answer_and_nonsense_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let nobody = ask(folder.path(), &Request::Reload).await.unwrap_err();
+        assert!(nobody.to_string().contains("is it running"), "{nobody}");
+
+        let listener = listen(folder.path()).unwrap();
+        let mode = folder.path().join(SOCKET).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let (calls, mut inbox) = mpsc::channel::<Call>(1);
+        tokio::spawn(serve(listener, calls));
+        tokio::spawn(async move {
+            while let Some((request, reply)) = inbox.recv().await {
+                let _ = reply.send(Answer::Done { message: format!("{request:?}") });
+            }
+        });
+        let answer = ask(folder.path(), &Request::Reload).await.unwrap();
+        assert!(matches!(answer, Answer::Done { message } if message == "Reload"));
+
+        let mut stream = UnixStream::connect(folder.path().join(SOCKET)).await.unwrap();
+        stream.write_all(b"{\"command\":\"dance\"}\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.contains("cannot be understood"), "{text}");
+    }
+}

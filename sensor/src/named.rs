@@ -1,0 +1,103 @@
+//! What a person means by a filter: the name of a jail or of a filter, a file, or a regex itself.
+
+use std::path::{Path, PathBuf};
+
+use jiff::tz::TimeZone;
+
+use crate::config::{self, Config};
+use crate::fail2ban::{DEFAULT_FOLDER, Fail2ban};
+use crate::filter::{Filter, FilterDefinition};
+
+/// Where to look for what is named.
+#[derive(Clone, Debug)]
+pub struct Named {
+    config: PathBuf,
+    fail2ban: Option<PathBuf>,
+}
+
+/// A filter that was named.
+#[derive(Debug)]
+pub struct Found {
+    /// The filter.
+    pub filter: Filter,
+    /// What it is: `jail sshd`, `filter sshd`, a path, or `regex`.
+    pub what: String,
+    /// The zone of dates that state none.
+    pub zone: TimeZone,
+}
+
+// === impl Named ===
+
+impl Named {
+    /// Looks in a configuration, which may be missing, and in fail2ban's folder: the given one, else that
+    /// of the configuration, else the stock one where it is there.
+    pub fn new(config: &Path, fail2ban: Option<&Path>) -> Self {
+        let stock = || Some(PathBuf::from(DEFAULT_FOLDER)).filter(|folder| folder.is_dir());
+        let fail2ban = fail2ban.map(Path::to_owned).or_else(|| config::fail2ban_of(config)).or_else(stock);
+        Self { config: config.to_owned(), fail2ban }
+    }
+
+    /// Finds what is meant; a jail wins over a filter of its name.
+    pub fn find(&self, word: &str) -> Result<Found, String> {
+        let zone = TimeZone::system();
+        let of = |what: String, definition: &FilterDefinition| {
+            let filter = definition.compile().map_err(|error| format!("{what}: {error}"))?;
+            Ok(Found { filter, what, zone: zone.clone() })
+        };
+        let configured = if self.config.exists() { Some(Config::read(&self.config, None)) } else { None };
+        let mut trouble = None;
+        match configured {
+            Some(Ok(config)) => {
+                if let Some((filter, zone)) = config.filter_of(word) {
+                    let zone = zone.cloned().unwrap_or_else(TimeZone::system);
+                    return Ok(Found { filter: filter.clone(), what: format!("jail {word}"), zone });
+                }
+            }
+            Some(Err(error)) => trouble = Some(error.to_string()),
+            None => {}
+        }
+        let path = Path::new(word);
+        if word.contains('/') && path.is_file() {
+            return of(word.to_owned(), &read_file(path)?);
+        }
+        let name = word.split('[').next().unwrap_or_default();
+        let is_name =
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let jail = self.fail2ban.as_deref().and_then(|folder| Fail2ban::read(folder).ok()?.jail(word).ok());
+        match config::find_filter(word, self.fail2ban.as_deref()) {
+            Ok(definition) => of(format!("filter {word}"), &definition),
+            Err(_) if jail.is_some() => {
+                let definition = jail.map(|jail| jail.filter).unwrap_or_default();
+                of(format!("jail {word} of fail2ban"), &definition)
+            }
+            Err(error) if is_name => Err(match trouble {
+                Some(trouble) => format!("{error}; and no jail could be looked up: {trouble}"),
+                None => format!("{error}; nor is there a jail of this name in {}", self.config.display()),
+            }),
+            Err(_) if word.contains('/') && !word.contains('<') => {
+                Err(format!("there is no file {word}, and a regex would need <HOST>"))
+            }
+            Err(_) => of(
+                "regex".to_owned(),
+                &FilterDefinition { failregex: vec![word.to_owned()], ..FilterDefinition::default() },
+            ),
+        }
+    }
+
+    /// The jails of the configuration that read lines.
+    pub fn jails(&self) -> Result<Vec<String>, String> {
+        let config = Config::read(&self.config, None).map_err(|error| error.to_string())?;
+        let names = config.jails.iter().map(|jail| jail.policy.name.to_string());
+        Ok(names.filter(|name| config.filter_of(name).is_some()).collect())
+    }
+}
+
+/// A filter in a file: our TOML, or fail2ban's form, with what it includes.
+fn read_file(path: &Path) -> Result<FilterDefinition, String> {
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        return toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()));
+    }
+    Fail2ban::filter_in_file(path).map_err(|error| error.to_string())
+}

@@ -1,0 +1,117 @@
+//! How `atalaya-sensor status` shows the running sensor.
+
+use std::io::{self, Write};
+
+use comfy_table::{Table, presets};
+use jiff::{Timestamp, Unit};
+
+use crate::control::Status;
+use crate::trial::printable;
+
+/// How many addresses of a jail are listed; the JSON has all.
+const LISTED: usize = 50;
+
+/// Prints all of it as one JSON document.
+pub fn json(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, status)?;
+    writeln!(out)
+}
+
+/// Prints tables; with `addresses` also whom the jails banned.
+pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Result<()> {
+    let now = Timestamp::now();
+    let up = now.duration_since(status.started).as_secs();
+    let enforcer = match (&status.enforcer, status.connected) {
+        (None, _) => "not joined".to_owned(),
+        (Some(url), Some(false)) => format!("{url}, which does not answer"),
+        (Some(url), _) => url.clone(),
+    };
+    let sources = if status.sources.is_empty() { "none".to_owned() } else { status.sources.join(", ") };
+    writeln!(
+        out,
+        "sensor {}, up {}, enforcer {enforcer}",
+        status.release,
+        atalaya_wire::Seconds(up.unsigned_abs())
+    )?;
+    writeln!(
+        out,
+        "sources {sources}; {} lines, {:.0} a second; {} to catch up",
+        status.lines,
+        status.lines_per_second,
+        indicatif::HumanBytes(status.backlog)
+    )?;
+    let mut jails =
+        new_table(["jail", "source", "failing", "failures", "banned now", "banned in all", "ignored"]);
+    for jail in &status.jails {
+        jails.add_row([
+            jail.name.to_string(),
+            short(&jail.source),
+            jail.failing.to_string(),
+            jail.failures.to_string(),
+            jail.banned.len().to_string(),
+            jail.offences.to_string(),
+            jail.ignored.to_string(),
+        ]);
+    }
+    writeln!(out, "{jails}")?;
+    for jail in status.jails.iter().filter(|jail| jail.exhausted > 0) {
+        writeln!(
+            out,
+            "jail {}: {} lines were given up, because a regex took too many steps",
+            jail.name, jail.exhausted
+        )?;
+    }
+    if !status.files.is_empty() {
+        let mut files = new_table(["file", "read", "of"]);
+        for file in &status.files {
+            let percent = if file.size == 0 { 100 } else { file.read.min(file.size) * 100 / file.size };
+            files.add_row([
+                printable(file.path.to_string_lossy().as_bytes()),
+                format!("{percent} %"),
+                indicatif::HumanBytes(file.size).to_string(),
+            ]);
+        }
+        writeln!(out, "{files}")?;
+    }
+    if !addresses {
+        return Ok(());
+    }
+    for jail in &status.jails {
+        writeln!(
+            out,
+            "{}: {} failures in {} ban for {}",
+            jail.name, jail.maxretry, jail.findtime, jail.bantime
+        )?;
+        let mut banned = new_table(["banned", "until"]);
+        for ban in jail.banned.iter().take(LISTED) {
+            let until = ban.until.map_or_else(
+                || "for ever".to_owned(),
+                |until| until.round(Unit::Second).unwrap_or(until).to_string(),
+            );
+            banned.add_row([ban.address.to_string(), until]);
+        }
+        writeln!(out, "{banned}")?;
+        if jail.banned.len() > LISTED {
+            writeln!(out, "and {} more; --json has all", jail.banned.len() - LISTED)?;
+        }
+    }
+    Ok(())
+}
+
+fn new_table<const N: usize>(columns: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY);
+    table.set_header(columns);
+    table
+}
+
+/// A source that fits a column.
+fn short(source: &str) -> String {
+    const LONGEST: usize = 40;
+    let source = printable(source.as_bytes());
+    if source.chars().count() <= LONGEST {
+        source
+    } else {
+        source.chars().take(LONGEST - 1).chain(['…']).collect()
+    }
+}
