@@ -86,7 +86,7 @@ impl IgnoreList {
                     names.append(&mut inner.names);
                 }
                 Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "cannot be read: what it lists is not ignored")
+                    tracing::warn!(file = %path.display(), %error, "cannot be read: what it lists is not ignored");
                 }
             }
         }

@@ -22,7 +22,7 @@ pub struct Arguments {
     filters: Vec<String>,
     /// Also tell whether dates can be read in this log
     #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
+    dates: Option<PathBuf>,
 }
 
 /// Prints warnings. Status 1 where there is one.
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
         };
         found.filter.warnings().iter().for_each(|warning| tell(&found.what, warning));
         found.filter.lint().iter().for_each(|warning| tell(&found.what, warning));
-        if let Some(log) = &arguments.log
+        if let Some(log) = &arguments.dates
             && let Some(warning) = dates(log, &found)?
         {
             tell(&found.what, &warning);

@@ -118,7 +118,7 @@ enum Command {
     },
     /// Warn of filters that an attacker's text can bend, of regexes that never get their turn, of dates that never parse
     #[command(after_help = "Examples:\n  atalaya-sensor lint\n  atalaya-sensor lint sshd nginx\n  \
-        atalaya-sensor lint ./my-filter.conf --log /var/log/my.log\n\n\
+        atalaya-sensor lint ./my-filter.conf --dates /var/log/my.log\n\n\
         Exits with 1 where there is something to warn of.")]
     Lint(lint::Arguments),
     /// Join an enforcer, with the token that `atalaya-enforcer enrol NAME` printed
@@ -214,7 +214,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Import { folder } => print!("{}", fail2ban::as_toml(&folder)?),
         Command::Status { ref jail, json } => {
-            let answer = ask(&cli, Request::Status { jail: jail.clone() })?;
+            let answer = ask(&cli, &Request::Status { jail: jail.clone() })?;
             let Answer::Status(status) = answer else { return said(answer) };
             let mut out = std::io::stdout().lock();
             let written = if json {
@@ -224,19 +224,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             trial::quiet(written)?;
         }
-        Command::Reload => return said(ask(&cli, Request::Reload)?),
+        Command::Reload => return said(ask(&cli, &Request::Reload)?),
         Command::Ban { ref jail, address, bantime } => {
-            return said(ask(&cli, Request::Ban { jail: jail.clone(), address, bantime })?);
+            return said(ask(&cli, &Request::Ban { jail: jail.clone(), address, bantime })?);
         }
         Command::Unban { address, ref jail } => {
-            return said(ask(&cli, Request::Unban { jail: jail.clone(), address })?);
+            return said(ask(&cli, &Request::Unban { jail: jail.clone(), address })?);
         }
         Command::Ignore { ref jail, ref network } => {
             let network = network.parse().or_else(|_| network.parse::<IpAddr>().map(Into::into));
             let network = network.map_err(|_| {
                 anyhow::anyhow!("that is neither an address nor a network such as 192.0.2.0/24")
             })?;
-            return said(ask(&cli, Request::Ignore { jail: jail.clone(), network })?);
+            return said(ask(&cli, &Request::Ignore { jail: jail.clone(), network })?);
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "atalaya-sensor", &mut std::io::stdout());
@@ -246,14 +246,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Asks the running sensor.
-fn ask(cli: &Cli, request: Request) -> anyhow::Result<Answer> {
+fn ask(cli: &Cli, request: &Request) -> anyhow::Result<Answer> {
     let state = Config::read(&cli.config, cli.fail2ban.as_deref()).map(|config| config.state);
     // A mistake in the jails must not keep from asking a sensor that runs with what was right before.
     let state = match state {
         Ok(state) => state,
         Err(error) => config::state_of(&cli.config).ok_or(error)?,
     };
-    Ok(runtime()?.block_on(control::ask(&state, &request))?)
+    Ok(runtime()?.block_on(control::ask(&state, request))?)
 }
 
 /// Prints what the sensor answered.

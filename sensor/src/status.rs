@@ -64,7 +64,7 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     if !status.files.is_empty() {
         let mut files = new_table(["file", "read", "of"]);
         for file in &status.files {
-            let percent = if file.size == 0 { 100 } else { file.read.min(file.size) * 100 / file.size };
+            let percent = (file.read.min(file.size) * 100).checked_div(file.size).unwrap_or(100);
             files.add_row([
                 printable(file.path.to_string_lossy().as_bytes()),
                 format!("{percent} %"),

@@ -240,7 +240,7 @@ impl Corpus {
                 if let Some((word, json)) = instruction {
                     let value: Value = serde_json::from_str(json.trim()).unwrap();
                     match word {
-                        "fileOptions" => common = value.as_object().unwrap().clone(),
+                        "fileOptions" => common.clone_from(value.as_object().unwrap()),
                         "addFILE" => files.push(path.with_file_name(value.as_str().unwrap())),
                         "filterOptions" => {
                             let list = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);

@@ -163,8 +163,7 @@ fn expand(pattern: &str) -> Result<(String, bool), String> {
     let mut fields = pattern.contains("(?P<") && !pattern.contains('%');
     let mut letters = false;
     let mut rest = pattern;
-    loop {
-        let Some(at) = rest.find(['%', '{']) else { break };
+    while let Some(at) = rest.find(['%', '{']) {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
         let upper = from.get(..8.min(from.len())).unwrap_or_default().to_ascii_uppercase();
@@ -176,9 +175,9 @@ fn expand(pattern: &str) -> Result<(String, bool), String> {
             rest = &from[mark.len()..];
             continue;
         }
-        if from.starts_with('{') {
+        if let Some(after) = from.strip_prefix('{') {
             out.push('{');
-            rest = &from[1..];
+            rest = after;
             continue;
         }
         let name_length = if from[1..].starts_with("Ex") { 3 } else { 1 };

@@ -96,7 +96,7 @@ fn pieces(written: &str) -> Vec<&str> {
         let end = piece_end(written, at);
         let end = repetition_end(bytes, end);
         // Plain characters stay together.
-        let plain = end == at + 1 && bytes[at].is_ascii_alphanumeric() || bytes[at] == b' ' && end == at + 1;
+        let plain = end == at + 1 && (bytes[at].is_ascii_alphanumeric() || bytes[at] == b' ');
         if !plain {
             if start < at {
                 pieces.push(&written[start..at]);

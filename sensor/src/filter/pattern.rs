@@ -464,7 +464,7 @@ pub(super) fn syntax(written: &str, message: &str) -> FilterError {
 fn bendable(hir: &Hir) -> bool {
     let mut walk = Walk::default();
     walk.visit(hir);
-    walk.wild_before && (!walk.anchored || walk.wild_after)
+    walk.seen_host && walk.wild_before && (!walk.anchored || walk.wild_after)
 }
 
 #[derive(Default)]

@@ -18,7 +18,7 @@ pub(super) struct Sieve {
 
 #[derive(Clone, Debug)]
 enum Search {
-    One(memmem::Finder<'static>),
+    One(Box<memmem::Finder<'static>>),
     /// With vector instructions, where the processor has them.
     Packed(Arc<packed::Searcher>),
     Many(AhoCorasick),
@@ -33,10 +33,10 @@ impl Sieve {
         for text in texts {
             if text.any_case { &mut any_case } else { &mut exact }.push(text.text.as_str());
         }
-        Some(Self {
-            exact: Search::new(&shortest(exact), false)?,
-            any_case: Search::new(&shortest(any_case), true)?,
-        })
+        let search = |texts: Vec<&str>, any_case| {
+            if texts.is_empty() { Some(None) } else { Search::new(&shortest(texts), any_case).map(Some) }
+        };
+        Some(Self { exact: search(exact, false)?, any_case: search(any_case, true)? })
     }
 
     /// Calls `each` with every line that holds one of the texts, with its end, in order.
@@ -63,21 +63,19 @@ impl Sieve {
 // === impl Search ===
 
 impl Search {
-    fn new(texts: &[&str], any_case: bool) -> Option<Option<Self>> {
-        Some(match texts {
-            [] => None,
-            [text] if !any_case => Some(Self::One(memmem::Finder::new(text).into_owned())),
-            several if !any_case && let Some(searcher) = pack(several) => {
-                Some(Self::Packed(Arc::new(searcher)))
-            }
-            several => Some(Self::Many(
-                AhoCorasick::builder()
-                    .match_kind(MatchKind::LeftmostFirst)
-                    .ascii_case_insensitive(any_case)
-                    .build(several)
-                    .ok()?,
-            )),
-        })
+    /// `None` where they cannot be searched together.
+    fn new(texts: &[&str], any_case: bool) -> Option<Self> {
+        if let ([text], false) = (texts, any_case) {
+            return Some(Self::One(Box::new(memmem::Finder::new(text).into_owned())));
+        }
+        if !any_case && let Some(searcher) = pack(texts) {
+            return Some(Self::Packed(Arc::new(searcher)));
+        }
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostFirst)
+            .ascii_case_insensitive(any_case)
+            .build(texts);
+        automaton.ok().map(Self::Many)
     }
 
     fn find(&self, block: &[u8]) -> Option<usize> {
@@ -95,7 +93,7 @@ fn pack(texts: &[&str]) -> Option<packed::Searcher> {
 }
 
 /// The texts without those that hold another of them: whoever finds that one finds them too.
-fn shortest<'a>(mut texts: Vec<&'a str>) -> Vec<&'a str> {
+fn shortest(mut texts: Vec<&str>) -> Vec<&str> {
     texts.sort_unstable_by_key(|text| text.len());
     let mut kept: Vec<&str> = Vec::new();
     for text in texts {

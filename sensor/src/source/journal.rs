@@ -121,7 +121,7 @@ impl Entry {
                 serde_json::Value::String(text) => Some(text.clone().into_bytes()),
                 serde_json::Value::Array(list) => list
                     .iter()
-                    .map(|byte| Some(u8::try_from(byte.as_u64()?).ok()?))
+                    .map(|byte| u8::try_from(byte.as_u64()?).ok())
                     .collect::<Option<Vec<u8>>>()
                     .or_else(|| Some(list.last()?.as_str()?.as_bytes().to_vec())),
                 _ => None,
