@@ -421,3 +421,122 @@ async fn secrets_are_in_no_log_and_no_process_list() -> Result<()> {
     }
     Ok(())
 }
+
+/// What `atalaya-sensor status --json` says.
+fn status(stage: &Stage) -> Result<Value> {
+    Ok(serde_json::from_str(&output(stage.sensor().args(["status", "--json"]))?)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_fail2ban_client_have_their_like() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    let stopped = scene.stage.sensor().arg("status").output()?;
+    assert!(String::from_utf8_lossy(&stopped.stderr).contains("is it running"), "{stopped:?}");
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+    let run = |arguments: &[&str]| output(scene.stage.sensor().args(arguments));
+
+    // By hand, and back.
+    let said = run(&["ban", "smtp", "198.51.100.41", "--for", "2h"])?;
+    assert!(said.contains("2h"), "{said}");
+    let entry = scene.wait_for("198.51.100.41").await?;
+    assert!(entry.timeout_left.is_some_and(|left| left.as_secs() > 7100), "{entry:?}");
+    let table = run(&["status", "smtp"])?;
+    assert!(table.contains("198.51.100.41") && table.contains("mail.log"), "{table}");
+    let said = run(&["unban", "198.51.100.41"])?;
+    assert!(said.contains("unbanned"), "{said}");
+    let gone = |entries: &[Entry]| entries.iter().all(|entry| entry.address != "198.51.100.41");
+    scene.router.wait_for(gone, PATIENCE).await?;
+    let again = scene.stage.sensor().args(["unban", "198.51.100.41"]).output()?;
+    assert!(!again.status.success(), "a ban that does not stand was lifted");
+    let unknown = scene.stage.sensor().args(["ban", "nosuch", "198.51.100.41"]).output()?;
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there are smtp"), "{unknown:?}");
+
+    // Spared while running; counted before the reload, banned after it.
+    run(&["ignore", "smtp", "198.51.100.42"])?;
+    scene.fail([address("198.51.100.42"); 3])?;
+    scene.fail([address("198.51.100.43"); 2])?;
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while status(&scene.stage)?["jails"][0]["failures"] != 2 {
+        anyhow::ensure!(tokio::time::Instant::now() < until, "{}", status(&scene.stage)?);
+        tokio::task::yield_now().await;
+    }
+    let config = std::fs::read_to_string(scene.stage.folder().join("sensor.toml"))?;
+    std::fs::write(scene.stage.folder().join("sensor.toml"), format!("{config}\nmaxretri = 4\n"))?;
+    let refused = scene.stage.sensor().arg("reload").output()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("maxretri") && said.contains("as before"), "{said}");
+    std::fs::write(scene.stage.folder().join("sensor.toml"), format!("{config}\nbantime = \"1h\"\n"))?;
+    let said = run(&["reload"])?;
+    assert!(said.contains("1 jails"), "{said}");
+    scene.fail([address("198.51.100.43")])?;
+    let entry = scene.wait_for("198.51.100.43").await?;
+    assert!(entry.timeout_left.is_some_and(|left| left.as_secs() > 3500), "{entry:?}");
+    assert!(scene.entry("198.51.100.42").is_none(), "a spared address was banned");
+    let status = status(&scene.stage)?;
+    assert_eq!(status["jails"][0]["banned"][0]["address"], "198.51.100.43", "{status}");
+    assert_eq!(status["connected"], true, "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ignorecommand_and_a_name_spare_whom_they_say() -> Result<()> {
+    let scene =
+        Scene::new("ignorecommand = \"test <ip> = 198.51.100.51\"\nignore = [\"file:/nowhere/at/all\"]")
+            .await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let _sensor = scene.stage.start_sensor()?;
+    scene.fail([address("198.51.100.51"); 3])?;
+    scene.fail([address("198.51.100.52"); 3])?;
+    scene.wait_for("198.51.100.52").await?;
+    assert!(scene.entry("198.51.100.51").is_none(), "the command spares it");
+    Ok(())
+}
+
+/// Adds entries to a journal, as journald would write them.
+fn write_journal(folder: &std::path::Path, addresses: &[&str]) -> Result<()> {
+    let now = jiff::Timestamp::now().as_microsecond();
+    let mut export = String::new();
+    for (index, address) in addresses.iter().enumerate() {
+        let time = now + index as i64;
+        export.push_str(&format!(
+            "__REALTIME_TIMESTAMP={time}\n__MONOTONIC_TIMESTAMP={time}\n_BOOT_ID=00000000000000000000000000000001\n\
+             _HOSTNAME=web\nSYSLOG_IDENTIFIER=sshd\n_COMM=sshd\n_PID={}\n_SYSTEMD_UNIT=ssh.service\n\
+             MESSAGE=Failed password for root from {address} port 22 ssh2\n\n",
+            1000 + index
+        ));
+    }
+    let mut remote = std::process::Command::new("/lib/systemd/systemd-journal-remote");
+    remote.arg(format!("--output={}", folder.join("test.journal").display())).arg("-");
+    output_with_input(&mut remote, &export).map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_is_read_on_where_it_stood() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let journal = scene.stage.folder().join("journal");
+    std::fs::create_dir(&journal)?;
+    write_journal(&journal, &["198.51.100.60"])?;
+    scene.stage.write_sensor_config(&format!(
+        "journal = \"{}\"\n[jail.sshd]\nsource = \"journal\"\n",
+        journal.display()
+    ))?;
+    let sensor = scene.stage.start_sensor()?;
+    write_journal(
+        &journal,
+        &["198.51.100.61", "198.51.100.61", "198.51.100.61", "198.51.100.62", "198.51.100.62"],
+    )?;
+    scene.wait_for("198.51.100.61").await?;
+    sensor.terminate(Duration::from_secs(5))?;
+
+    // Written while nobody reads.
+    write_journal(&journal, &["198.51.100.62", "198.51.100.63"])?;
+    let _sensor = scene.stage.start_sensor()?;
+    scene.wait_for("198.51.100.62").await?;
+    assert!(scene.entry("198.51.100.63").is_none() && scene.entry("198.51.100.60").is_none());
+    Ok(())
+}
