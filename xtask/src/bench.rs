@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: the budgets of the main job, measured over real processes in release builds.
 //! The router is the simulator; beside it, where there is a peer, the peer runs in the same run.
 
+mod filters;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -35,6 +37,8 @@ enum Which {
     Throughput,
     /// 25,000 bans to a router 33 ms away that needs 1.2 ms an entry
     Bulk,
+    /// The filter engine, beside ripgrep and fail2ban-regex; a live file, and a backlog
+    Filters,
 }
 
 /// How many single bans the latency is taken over, and the pause between them.
@@ -57,6 +61,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Bulk) {
         bulk()?;
+    }
+    if wanted(Which::Filters) {
+        filters::run()?;
     }
     Ok(())
 }
