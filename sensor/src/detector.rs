@@ -19,6 +19,9 @@ use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
 use crate::source::journal::{Entry, JournalMatch};
 
+/// How many failures are logged one by one in a second.
+const MOST_SAID: u32 = 200;
+
 /// The jails, and what is common to them.
 pub struct Detector {
     jails: Vec<Watched>,
@@ -29,7 +32,16 @@ pub struct Detector {
     dateless: HashSet<String>,
     /// What finds the lines for the jails that read a file together, by the jails' numbers.
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
+    chatter: Chatter,
     report: Box<Report>,
+}
+
+/// Keeps a flood of failures from becoming a flood of log lines.
+#[derive(Default)]
+struct Chatter {
+    second: i64,
+    said: u32,
+    kept_back: u64,
 }
 
 /// Takes an offence, with the command that is to be asked about its address first, where there is one.
@@ -134,6 +146,7 @@ impl Detector {
             zone,
             dateless: HashSet::new(),
             scanners: HashMap::new(),
+            chatter: Chatter::default(),
             report: Box::new(report),
         }
     }
@@ -270,7 +283,7 @@ impl Detector {
             let verdict = filter.find_message(&entry.text);
             if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
                 let failure = failure(address, entry.time, "journal", &entry.text);
-                count(jail, &self.ignored, spared, failure, now, &mut self.report);
+                count(jail, &self.ignored, spared, failure, now, &mut self.chatter, &mut self.report);
             }
         }
     }
@@ -302,7 +315,7 @@ impl Detector {
     /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
-        let Self { jails: watched, ignored, zone, dateless, scanners, report } = self;
+        let Self { jails: watched, ignored, zone, dateless, scanners, chatter, report } = self;
         let mut take = |jail: &mut Jail,
                         own: &Option<TimeZone>,
                         spared: &Spared,
@@ -321,7 +334,7 @@ impl Detector {
                     now
                 }
             };
-            count(jail, ignored, spared, failure(address, time, source, line), now, report);
+            count(jail, ignored, spared, failure(address, time, source, line), now, chatter, report);
         };
         if let [only] = jails {
             let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone, spared, .. }) =
@@ -366,7 +379,7 @@ impl Detector {
             let verdict = filter.find(text);
             if let Some(address) = bannable(jail, &source, text, &verdict) {
                 let failure = failure(address, time.unwrap_or(now), &source, text);
-                count(jail, &self.ignored, spared, failure, now, &mut self.report);
+                count(jail, &self.ignored, spared, failure, now, &mut self.chatter, &mut self.report);
             }
         }
     }
@@ -384,7 +397,7 @@ impl Detector {
                 weight: 1,
                 evidence: Evidence::new(login.time, "logins", login.text),
             };
-            count(jail, &self.ignored, spared, failure, now, &mut self.report);
+            count(jail, &self.ignored, spared, failure, now, &mut self.chatter, &mut self.report);
         }
     }
 
@@ -398,6 +411,29 @@ impl Detector {
         self.jails
             .iter()
             .map(|watched| (&watched.jail.policy().name, watched.jail.counted(), watched.jail.totals()))
+    }
+}
+
+// === impl Chatter ===
+
+impl Chatter {
+    /// Whether one more failure may be logged by itself this second. What is kept back is summed up.
+    fn may_say(&mut self, now: Timestamp) -> bool {
+        if now.as_second() != self.second {
+            if self.kept_back > 0 {
+                tracing::info!(
+                    failures = self.kept_back,
+                    "more failures came than are logged one by one; all are counted"
+                );
+            }
+            *self = Self { second: now.as_second(), said: 0, kept_back: 0 };
+        }
+        if self.said < MOST_SAID {
+            self.said += 1;
+            return true;
+        }
+        self.kept_back += 1;
+        false
     }
 }
 
@@ -484,6 +520,7 @@ fn count(
     spared: &Spared,
     failure: Failure,
     now: Timestamp,
+    chatter: &mut Chatter,
     report: &mut Report,
 ) {
     let name = jail.policy().name.clone();
@@ -495,12 +532,17 @@ fn count(
     let source = failure.evidence.source.clone();
     match jail.failure(failure, now) {
         Outcome::Counted(failures) => {
-            tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
+            if chatter.may_say(now) {
+                tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
+            }
         }
         Outcome::Offence(offence) => {
-            tracing::info!(jail = %name, %address, failures = offence.failures, of = jail.policy().maxretry, %time, source, "failure");
-            tracing::info!(jail = %name, %address, bantime = %offence.bantime, "offence");
+            let (failures, bantime) = (offence.failures, offence.bantime);
             report(offence, spared.command.clone());
+            if chatter.may_say(now) {
+                tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
+                tracing::info!(jail = %name, %address, %bantime, "offence");
+            }
         }
         Outcome::Ignored => tracing::debug!(jail = %name, %address, "ignored by the jail"),
         Outcome::Old => tracing::debug!(jail = %name, %address, %time, "older than findtime"),

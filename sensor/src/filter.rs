@@ -347,33 +347,44 @@ type Place = (Host, Range<usize>);
 fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
     let mut from = 0;
     for _ in 0..RETRIES {
-        let captures = leading.addresses.captures_at(text, from)?;
-        let end = captures.get(0)?.end();
+        let (end, place, next) = if leading.is_bare {
+            let found = leading.addresses.find_at(text, from)?.range();
+            let start =
+                found.start + text[found.clone()].iter().position(|byte| pattern::in_addresses(*byte))?;
+            let length =
+                text[start..found.end].iter().take_while(|byte| pattern::in_addresses(**byte)).count();
+            (found.end, whole_address(text, start..start + length), start)
+        } else {
+            let captures = leading.addresses.captures_at(text, from)?;
+            let group = |name: &str| captures.name(name).map(|group| group.range());
+            let range = group(pattern::IP4).or_else(|| group(pattern::IP6))?;
+            (captures.get(0)?.end(), whole_address(text, range.clone()), range.start)
+        };
         // Where the rest does not follow here, it follows no later place either.
         if leading.rest.as_ref().is_some_and(|rest| !rest.is_match_at(text, end)) {
             return None;
         }
-        let groups = |group: Group| match group {
-            Group::Ip4 => captures.name(pattern::IP4).map(|group| group.range()),
-            Group::Ip6 => captures.name(pattern::IP6).map(|group| group.range()),
-            _ => None,
-        };
-        if let Some((Host::Address(address), span)) = host(&groups, text) {
-            return Some((Host::Address(address), span));
+        if place.is_some() {
+            return place;
         }
-        from = groups(Group::Ip4).or(groups(Group::Ip6))?.start + 1;
+        from = next + 1;
     }
     None
+}
+
+/// What stands at a place, where it is an address and no part of a longer word.
+fn whole_address(text: &[u8], place: Range<usize>) -> Option<Place> {
+    match named(&text[place.clone()]) {
+        Host::Address(address) if stands_alone(text, place.clone()) => Some((Host::Address(address), place)),
+        _ => None,
+    }
 }
 
 /// The host that a match found. An address that is only a part of a longer word is that word.
 fn host(groups: Groups<'_>, text: &[u8]) -> Option<Place> {
     let address = groups(Group::Ip4).or_else(|| groups(Group::Ip6));
-    if let Some(found) = &address
-        && let Host::Address(address) = named(&text[found.clone()])
-        && stands_alone(text, found.clone())
-    {
-        return Some((Host::Address(address), found.clone()));
+    if let Some(place) = address.clone().and_then(|found| whole_address(text, found)) {
+        return Some(place);
     }
     let found = address.or_else(|| groups(Group::Dns))?;
     Some((Host::Name(String::from_utf8_lossy(&text[found.clone()]).into_owned()), found))

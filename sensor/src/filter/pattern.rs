@@ -39,6 +39,9 @@ pub(super) struct Pattern {
 pub(super) struct Leading {
     pub(super) addresses: Regex,
     pub(super) rest: Option<Regex>,
+    /// Whether nothing but the host has characters that an address has: then it is found in the match by
+    /// these, and no groups are needed.
+    pub(super) is_bare: bool,
 }
 
 /// Why a regex cannot be used.
@@ -115,8 +118,12 @@ impl Pattern {
                     linear(&expand(python, false).0).map_err(|error| syntax(written, &error.to_string()))
                 };
                 pattern.leading = Some(match at_second_wildcard(rest) {
-                    Some((head, tail)) => Leading { addresses: compile(head)?, rest: Some(compile(tail)?) },
-                    None => Leading { addresses: compile(rest)?, rest: None },
+                    Some((head, tail)) => Leading {
+                        addresses: compile(head)?,
+                        rest: Some(compile(tail)?),
+                        is_bare: is_bare(&parse(written, &expand(head, false).0)?),
+                    },
+                    None => Leading { addresses: compile(rest)?, rest: None, is_bare: false },
                 });
                 expand(rest, true).0
             }
@@ -457,6 +464,28 @@ pub(super) fn syntax(written: &str, message: &str) -> FilterError {
     // The crate draws the whole expanded pattern; its last line is the reason.
     let reason = message.lines().last().unwrap_or(message).trim_start_matches("error: ").to_owned();
     FilterError::Syntax { regex, reason }
+}
+
+/// Whether outside of the host's groups there is nothing that an address could hold.
+fn is_bare(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Capture(capture) => {
+            matches!(capture.name.as_deref(), Some(IP4 | IP6)) || is_bare(&capture.sub)
+        }
+        HirKind::Literal(text) => !text.0.iter().any(|byte| in_addresses(*byte)),
+        HirKind::Class(Class::Bytes(class)) => !(0..=u8::MAX)
+            .filter(|byte| in_addresses(*byte))
+            .any(|byte| class.iter().any(|range| range.start() <= byte && byte <= range.end())),
+        HirKind::Class(Class::Unicode(_)) => false,
+        HirKind::Repetition(repetition) => is_bare(&repetition.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().all(is_bare),
+        HirKind::Empty | HirKind::Look(_) => true,
+    }
+}
+
+/// Whether a literal address may hold this.
+pub(super) fn in_addresses(byte: u8) -> bool {
+    byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')
 }
 
 /// Whether something unbounded that can hold an address stands before the host, and what follows
