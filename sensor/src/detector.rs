@@ -302,6 +302,11 @@ impl Detector {
         self.jails.iter().any(|watched| matches!(watched.source, JailSource::Logins { .. }))
     }
 
+    /// The host's time zone, as it is now.
+    pub fn set_zone(&mut self, zone: TimeZone) {
+        self.zone = zone;
+    }
+
     /// The host's own addresses, as they are now.
     pub fn set_own(&mut self, own: Networks) {
         self.ignored.own = own;
@@ -556,5 +561,88 @@ fn warn_dateless(dateless: &mut HashSet<String>, source: &str) {
             source,
             "lines without a date that can be read count as now; a backlog would count as fresh"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Jails of a configuration, and the offences that they find.
+    fn detector(config: &str) -> (Detector, mpsc::Receiver<Offence>) {
+        let config = Config::parse(config, std::path::Path::new("sensor.toml")).unwrap();
+        let (sender, offences) = mpsc::channel();
+        let detector = Detector::new(config.jails, Ignored::default(), TimeZone::UTC, move |offence, _| {
+            let _ = sender.send(offence);
+        });
+        (detector, offences)
+    }
+
+    const JAIL: &str =
+        "[jail.a]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 2\nfailregex = '^ bad .*from <ADDR>$'\n";
+
+    #[test]
+    fn bad_lines_are_passed_over_and_the_good_ones_among_them_counted() {
+        let (mut detector, offences) = detector(JAIL);
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let mut block = b"2025-09-05T11:17:32Z bad one from 192.0.2.1\r\n".to_vec();
+        block.extend(b"\0\0\0\n\n\r\n\xff\xfe bad from 192.0.2.9 \n");
+        block.extend(b"2025-09-05T11:17:32Z bad ");
+        block.extend(vec![b'x'; 1 << 20]);
+        block.extend(b" from 192.0.2.2\n2025-09-05T11:17:32Z bad \0\xc3 from 192.0.2.1\n");
+        // The last line of a file that ended for good.
+        block.extend(b"2025-09-05T11:17:33Z bad x from 192.0.2.2");
+        detector.lines(&[0], "x", &block, now);
+        let found: Vec<String> = offences.try_iter().map(|offence| offence.address.to_string()).collect();
+        assert_eq!(found, ["192.0.2.1", "192.0.2.2"]);
+    }
+
+    #[test]
+    fn a_time_zone_that_changes_holds_from_then_on() {
+        let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 1"));
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let line = b"Sep  5 13:19:00 bad one from 192.0.2.1\n";
+        detector.set_zone(TimeZone::fixed(jiff::tz::offset(2)));
+        detector.lines(&[0], "x", line, now);
+        assert_eq!(offences.try_recv().unwrap().time.to_string(), "2025-09-05T11:19:00Z");
+    }
+
+    #[test]
+    fn jails_of_one_file_each_get_their_lines() {
+        let three = format!(
+            "{JAIL}[jail.b]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 1\nfailregex = '(?i)^ WORSE from <ADDR>$'\n\
+             [jail.c]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 1\nfailregex = '^ [a-z]+ \\d from <ADDR>$'\n"
+        );
+        let (mut detector, offences) = detector(&three);
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let block = b"2025-09-05T11:17:32Z bad x from 192.0.2.1\n2025-09-05T11:17:32Z worse from 192.0.2.2\n\
+            2025-09-05T11:17:32Z nothing\n2025-09-05T11:17:32Z any 7 from 192.0.2.3\n2025-09-05T11:17:32Z bad 7 from 192.0.2.1\n";
+        detector.lines(&[0, 1, 2], "x", block, now);
+        let mut found: Vec<String> =
+            offences.try_iter().map(|offence| format!("{} {}", offence.jail, offence.address)).collect();
+        found.sort_unstable();
+        assert_eq!(found, ["a 192.0.2.1", "b 192.0.2.2", "c 192.0.2.1", "c 192.0.2.3"]);
+    }
+
+    #[test]
+    fn a_reload_keeps_what_was_counted() {
+        let (mut detector, offences) = detector(JAIL);
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let line = b"2025-09-05T11:17:32Z bad x from 192.0.2.1\n";
+        detector.lines(&[0], "x", line, now);
+        let config = Config::parse(
+            &JAIL.replace("[jail.a]", "[jail.new]\nsource = \"logins\"\n[jail.a]\nbantime = \"9m\""),
+            std::path::Path::new("x"),
+        )
+        .unwrap();
+        detector.replace(config.jails, Networks::default());
+        let index = detector.paths()[0].0;
+        detector.lines(&[index], "x", line, now);
+        let offence = offences.try_recv().unwrap();
+        assert_eq!((offence.failures, offence.bantime), (2, BanTime::For(Seconds(540))));
+        assert_eq!(detector.status(None, now).iter().map(|jail| jail.banned.len()).sum::<usize>(), 1);
     }
 }

@@ -695,6 +695,7 @@ async fn keep(watch: Shared, store: Store, rate: Arc<Mutex<Rate>>) {
                 let lookups = {
                     let mut watch = lock(&watch);
                     watch.detector.set_own(own);
+                    watch.detector.set_zone(TimeZone::system());
                     watch.detector.sweep(Timestamp::now());
                     watch.detector.lookups()
                 };

@@ -401,3 +401,141 @@ fn the_sample_lines_are_judged_as_fail2ban_judges_them() {
     differences.iter().for_each(|difference| println!("{difference}"));
     assert!(same * 1000 >= checks * 995, "only {percent:.2} %:\n{}", differences.join("\n"));
 }
+
+/// Each mistake is its jail's alone, and says where it is and what would be right.
+#[test]
+fn broken_filters_are_told_and_the_other_jails_run() {
+    let folder = folder(
+        "[DEFAULT]\nlogpath = /dev/null\nenabled = true\n[INCLUDES]\n[good]\nfilter = good\n[itself]\nfilter = itself\n\
+         [circle]\nfilter = circle\n[regex]\nfilter = regex\n[date]\nfilter = date\n[missing]\nfilter = nowhere\n\
+         [folder]\nfilter = folder\n[spared]\nfilter = good\nignoreip = 10.0.0.1-9\n",
+    );
+    let filters = folder.path().join("filter.d");
+    for (name, text) in [
+        ("good", "[Definition]\nfailregex = ^bad from <HOST>$\n"),
+        ("itself", "[INCLUDES]\nbefore = itself.conf\n[Definition]\nfailregex = ^bad from <HOST>$\n"),
+        ("circle", "[Definition]\nfailregex = ^%(one)s <HOST>$\none = %(two)s\ntwo = %(one)s\n"),
+        ("regex", "[Definition]\nfailregex = ^(bad from <HOST>$\n"),
+        ("date", "[Definition]\nfailregex = ^bad from <HOST>$\ndatepattern = ^%%Q\n"),
+    ] {
+        std::fs::write(filters.join(format!("{name}.conf")), text).unwrap();
+    }
+    std::fs::create_dir(filters.join("folder.conf")).unwrap();
+    // Only the jails of this test: what is stock is disabled in its own sections.
+    let jails = std::fs::read_to_string(folder.path().join("jail.conf")).unwrap();
+    let defaults: String = jails.split("\n[sshd]").next().unwrap().to_owned();
+    std::fs::write(folder.path().join("jail.conf"), defaults).unwrap();
+    for entry in std::fs::read_dir(folder.path().join("jail.d")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+
+    let imported = atalaya_sensor::fail2ban::import(folder.path()).unwrap();
+    let names: Vec<String> = imported.jails.iter().map(|jail| jail.policy.name.to_string()).collect();
+    assert_eq!(names, ["good", "itself"], "{:?}", imported.left_out);
+    for (jail, says) in [
+        ("circle", "circle"),
+        ("regex", "unclosed group"),
+        ("date", "%Q"),
+        ("missing", "nowhere"),
+        ("folder", "folder.conf"),
+        ("spared", "10.0.0.1-9"),
+    ] {
+        let reason =
+            imported.left_out.iter().find(|(name, _)| name == jail).map(|(_, reason)| reason.as_str());
+        assert!(reason.is_some_and(|reason| reason.contains(says)), "{jail}: {reason:?}");
+    }
+}
+
+/// All stock jails run here, and mean as TOML what they mean where they lie.
+#[test]
+fn an_import_is_read_back_as_the_same_jails() {
+    let folder = folder("[DEFAULT]\nenabled = true\naction =\nignoreip = 192.0.2.0/24 office.example\n");
+    let imported = atalaya_sensor::fail2ban::import(folder.path()).unwrap();
+    assert_eq!(imported.left_out, []);
+    let text = atalaya_sensor::fail2ban::as_toml(folder.path()).unwrap();
+    let config = atalaya_sensor::config::Config::parse(&text, Path::new("imported.toml")).unwrap();
+    assert_eq!(config.jails.len(), imported.jails.len());
+    for theirs in &imported.jails {
+        let name = theirs.policy.name.as_str();
+        let ours = config.jails.iter().find(|jail| jail.policy.name.as_str() == name).unwrap();
+        let policy = |jail: &atalaya_sensor::config::JailConfig| {
+            let policy = &jail.policy;
+            (policy.maxretry, policy.findtime, policy.bantime, Vec::<String>::from(policy.ignore.clone()))
+        };
+        assert_eq!(policy(ours), policy(theirs), "{name}");
+        assert_eq!(ours.ignore.names, theirs.ignore.names, "{name}");
+        let regexes = |config: &atalaya_sensor::config::JailConfig| match &config.source {
+            atalaya_sensor::config::JailSource::Files { paths, filter } => {
+                (paths.clone(), filter.regexes().map(str::to_owned).collect::<Vec<_>>())
+            }
+            atalaya_sensor::config::JailSource::Journal { filter, .. } => {
+                (Vec::new(), filter.regexes().map(str::to_owned).collect())
+            }
+            _ => panic!("{name} reads something else"),
+        };
+        assert_eq!(regexes(ours), regexes(theirs), "{name}");
+    }
+}
+
+/// Long lines that an attacker may bring into a log, made of what filters look for.
+fn hostile_lines() -> Vec<Vec<u8>> {
+    const LENGTH: usize = 64 * 1024;
+    let pieces = [
+        "[1.1.1.1]",
+        "1.1.1.1 ",
+        "a",
+        " ",
+        "((((",
+        " from 1.1.1.1 port 22 ",
+        "Failed password for invalid user ",
+        "user=<a>, ",
+        ": ",
+        "\"\\\"",
+        "Sep  5 11:17:32 ",
+        "2025-09-05 11:17:32 ",
+        "\u{fffd}\u{e9}",
+        "::1:",
+    ];
+    let starts = [
+        "",
+        "Sep  5 11:17:32 web sshd[1]: Failed password for ",
+        "Sep  5 11:17:32 web dovecot: imap-login: Aborted login (auth failed, 1 attempts): user=<",
+        "1.1.1.1 - - [05/Sep/2025:11:17:32 +0000] \"GET ",
+    ];
+    let mut lines = Vec::new();
+    for start in starts {
+        for piece in pieces {
+            lines.push(format!("{start}{}", piece.repeat(LENGTH / piece.len())).into_bytes());
+        }
+    }
+    lines
+}
+
+/// A search is given up after so many steps, and everything else is linear: no line of 64 kB holds a
+/// filter up. The test is that it ends; what it takes is for the bench.
+#[test]
+fn no_filter_is_held_up_by_a_long_hostile_line() {
+    let folder = package().join("etc/fail2ban");
+    let read = Fail2ban::read(&folder).unwrap();
+    let lines = hostile_lines();
+    let mut filters: Vec<(String, Filter)> = std::fs::read_dir(folder.join("filter.d"))
+        .unwrap()
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_suffix(".conf")?.to_owned()))
+        .filter_map(|name| Some((name.clone(), read.filter(&name).ok()?.compile().ok()?)))
+        .collect();
+    assert!(filters.len() > 80, "only {} filters", filters.len());
+    let ours = atalaya_sensor::catalogue::names();
+    filters.extend(ours.map(|name| {
+        (format!("our {name}"), atalaya_sensor::catalogue::filter(name).unwrap().compile().unwrap())
+    }));
+    let mut slowest = Vec::new();
+    for (name, filter) in &mut filters {
+        for (index, line) in lines.iter().enumerate() {
+            let start = std::time::Instant::now();
+            filter.find(line);
+            slowest.push((start.elapsed(), name.clone(), index));
+        }
+    }
+    slowest.sort_unstable();
+    slowest.iter().rev().take(12).for_each(|(time, name, line)| println!("{time:?} {name}, line {line}"));
+}

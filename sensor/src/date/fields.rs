@@ -130,7 +130,7 @@ impl Fields {
         let zone = self.offset.map_or_else(|| zone.clone(), TimeZone::fixed);
         let today = now.to_zoned_datetime(zone.clone()).date();
         let time = self.time()?;
-        let at = |date: Date| zone.to_timestamp(DateTime::from_parts(date, time)).ok();
+        let at = |date: Date| super::plain::local(DateTime::from_parts(date, time), now, &zone);
         if let Some(date) = self.year.map(|year| self.date(year)) {
             return at(date?);
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
 const MONTHS: [&[u8; 3]; 12] =
@@ -54,8 +54,8 @@ pub fn find_form(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timest
     let (time, form) = match rest.first()? {
         b'A'..=b'Z' => (rfc3164(&mut cursor, now, zone)?, Form::Rfc3164),
         b'0'..=b'9' => match rest.get(2)? {
-            b'/' | b'-' => (web(&mut cursor, zone)?, Form::Web),
-            _ if matches!(rest.get(4), Some(b'-' | b'/')) => (iso(&mut cursor, zone)?, Form::Iso),
+            b'/' | b'-' => (web(&mut cursor, now, zone)?, Form::Web),
+            _ if matches!(rest.get(4), Some(b'-' | b'/')) => (iso(&mut cursor, now, zone)?, Form::Iso),
             _ => (epoch(&mut cursor)?, Form::Epoch),
         },
         _ => return None,
@@ -83,7 +83,7 @@ fn priority(line: &[u8]) -> usize {
     if line[length..].starts_with(b"1 ") { length + 2 } else { length }
 }
 
-fn iso(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
+fn iso(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let year = cursor.number(4)?;
     let separator = cursor.next()?;
     let month = cursor.number(2)?;
@@ -95,7 +95,7 @@ fn iso(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
     let (hour, minute, second) = cursor.clock()?;
     let nanos = cursor.fraction();
     let civil = civil(year, month, day, hour, minute, second, nanos)?;
-    resolve(cursor, civil, zone)
+    resolve(cursor, civil, now, zone)
 }
 
 fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
@@ -126,7 +126,7 @@ fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<T
     let stated = stated.or_else(|| cursor.year_after());
     let moment = |year| {
         let civil = civil(year, month, day, hour, minute, second, nanos)?;
-        zone.to_timestamp(civil).ok()
+        local(civil, now, zone)
     };
     if let Some(year) = stated {
         return moment(year);
@@ -143,7 +143,7 @@ fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<T
         .or_else(|| (2..=4).find_map(|years| moment(this_year - years)))
 }
 
-fn web(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
+fn web(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let day = cursor.number(2)?;
     let separator = cursor.next()?;
     let month = cursor.month()?;
@@ -155,7 +155,7 @@ fn web(cursor: &mut Cursor<'_>, zone: &TimeZone) -> Option<Timestamp> {
     let (hour, minute, second) = cursor.clock()?;
     let nanos = cursor.fraction();
     let civil = civil(year, month, day, hour, minute, second, nanos)?;
-    resolve(cursor, civil, zone)
+    resolve(cursor, civil, now, zone)
 }
 
 fn epoch(cursor: &mut Cursor<'_>) -> Option<Timestamp> {
@@ -173,7 +173,7 @@ fn epoch(cursor: &mut Cursor<'_>) -> Option<Timestamp> {
 }
 
 /// A civil time with the zone that follows it, else with the given one.
-fn resolve(cursor: &mut Cursor<'_>, civil: DateTime, zone: &TimeZone) -> Option<Timestamp> {
+fn resolve(cursor: &mut Cursor<'_>, civil: DateTime, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let before = cursor.at;
     if cursor.peek() == Some(b' ') && matches!(cursor.bytes.get(cursor.at + 1), Some(b'+' | b'-')) {
         cursor.at += 1;
@@ -194,7 +194,20 @@ fn resolve(cursor: &mut Cursor<'_>, civil: DateTime, zone: &TimeZone) -> Option<
         }
         cursor.at = before;
     }
-    zone.to_timestamp(civil).ok()
+    local(civil, now, zone)
+}
+
+/// A civil time that states no zone. In the hour that comes twice when summer time ends it is the later
+/// of the two, unless that is yet to come: the earlier would be an hour old, and no jail would count it.
+pub(super) fn local(civil: DateTime, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    let either = zone.to_ambiguous_timestamp(civil);
+    if let AmbiguousOffset::Fold { after, .. } = either.offset() {
+        let later = after.to_timestamp(civil).ok()?;
+        if later.duration_since(now) <= SignedDuration::from_mins(1) {
+            return Some(later);
+        }
+    }
+    either.compatible().ok()
 }
 
 fn civil(
@@ -384,6 +397,20 @@ mod tests {
         assert_eq!(year("Jan  1 00:00:05 x", "2025-12-31T23:59:59Z"), 2026);
         assert_eq!(year("Jan  3 00:00:05 x", "2025-12-31T23:59:59Z"), 2025);
         assert_eq!(year("Feb 29 12:00:00 x", "2026-03-01T00:00:00Z"), 2024);
+    }
+
+    #[test]
+    fn in_the_hour_that_comes_twice_a_line_is_of_the_time_it_was_written() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let moment = |now: &str| {
+            let (time, _) = find(b"Oct 26 02:30:00 x", now.parse().unwrap(), &zone).unwrap();
+            time.to_string()
+        };
+        assert_eq!(moment("2025-10-26T00:30:01Z"), "2025-10-26T00:30:00Z");
+        assert_eq!(moment("2025-10-26T01:30:01Z"), "2025-10-26T01:30:00Z");
+        // The hour that is left out in spring.
+        let (time, _) = find(b"Mar 30 02:30:00 x", "2025-03-30T01:31:00Z".parse().unwrap(), &zone).unwrap();
+        assert_eq!(time.to_string(), "2025-03-30T01:30:00Z");
     }
 
     #[test]
