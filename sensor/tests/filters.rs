@@ -1,0 +1,204 @@
+//! The filters that come with the sensor, each beside its lines: a line that must match names the address
+//! and the user that it must yield, a line that must not match is mostly an attack or a second line of the
+//! same attempt.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
+
+use std::collections::BTreeSet;
+use std::fs::{read_dir, read_to_string};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use atalaya_sensor::filter::{Filter, FilterDefinition, Found, Host, Verdict};
+use atalaya_sensor::source::journal::JournalMatch;
+
+/// The fewest lines of each kind for a filter.
+const FEWEST: usize = 8;
+/// Whom an attacker would have banned.
+const VICTIM: &str = "203.0.113.66";
+/// How far around an address a line is cut into pieces, in bytes.
+const AROUND: usize = 70;
+/// How many pieces are tried in place of a name.
+const TRIED: usize = 300;
+
+/// A line of a filter's log.
+struct Sample<'a> {
+    number: usize,
+    line: &'a str,
+    /// The address and the user, where the line must match.
+    expected: Option<(IpAddr, &'a str)>,
+}
+
+#[test]
+fn every_filter_finds_the_true_address_or_none() {
+    let (mut differences, mut filters) = (Vec::new(), 0);
+    for path in written() {
+        filters += 1;
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let mut filter = filter(&path);
+        let log = read_to_string(path.with_extension("log")).unwrap();
+        for sample in samples(&name, &log) {
+            let found = filter.find(sample.line.as_bytes());
+            let address = match &found {
+                Verdict::Matched(Found { host: Host::Address(address), user, .. }) => {
+                    Some((*address, user.as_deref().unwrap_or_default()))
+                }
+                _ => None,
+            };
+            if address != sample.expected {
+                let expected =
+                    sample.expected.map_or_else(|| "none".to_owned(), |(address, _)| address.to_string());
+                differences.push(format!(
+                    "{name}.log:{}: expected {expected}, found {found:?}\n    {}",
+                    sample.number, sample.line
+                ));
+            }
+        }
+    }
+    assert!(filters > 0, "there are no filters");
+    assert!(differences.is_empty(), "{} differences\n{}", differences.len(), differences.join("\n"));
+}
+
+#[test]
+fn no_name_made_of_pieces_of_the_lines_themselves_brings_its_address_in() {
+    let mut bent = Vec::new();
+    for path in written() {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let mut filter = filter(&path);
+        let log = read_to_string(path.with_extension("log")).unwrap();
+        let samples = samples(&name, &log);
+        let mut attacks: Vec<String> = samples.iter().flat_map(pieces).collect();
+        if name == "nginx" {
+            // Its names end at the first colon.
+            attacks.iter_mut().for_each(|attack| *attack = attack.replace(':', ""));
+        }
+        for (line, chosen) in samples.iter().flat_map(chosen) {
+            // Another part of the pieces for every line, the same in every run.
+            let stride = attacks.len() / TRIED + 1;
+            for attack in attacks.iter().skip(line.len() % stride).step_by(stride) {
+                let line = chosen.replace('\0', attack);
+                let found = filter.find(line.as_bytes());
+                if matches!(&found, Verdict::Matched(Found { host: Host::Address(address), .. }) if address.to_string() == VICTIM)
+                {
+                    bent.push(format!("{name}: {line}"));
+                }
+            }
+        }
+    }
+    bent.truncate(20);
+    assert!(bent.is_empty(), "{}", bent.join("\n"));
+}
+
+#[test]
+fn no_filter_has_a_regex_that_an_attacker_can_bend() {
+    for path in written() {
+        let filter = filter(&path);
+        assert!(filter.warnings().is_empty(), "{}: {:#?}", path.display(), filter.warnings());
+    }
+}
+
+#[test]
+fn every_filter_says_what_it_counts_and_where_its_lines_are() {
+    for path in written() {
+        let written = definition(&path);
+        let place = path.display();
+        assert!(!written.description.is_empty() && !written.description.contains('\n'), "{place}");
+        assert!(!written.paths.is_empty(), "{place}: no paths");
+        assert!(written.paths.iter().all(|path| path.starts_with('/')), "{place}: {:?}", written.paths);
+        JournalMatch::parse(written.journalmatch.iter().map(String::as_str)).unwrap();
+    }
+}
+
+#[test]
+fn every_filter_has_enough_lines_and_every_log_its_filter() {
+    let folder = folder();
+    for path in written() {
+        let log = read_to_string(path.with_extension("log")).unwrap();
+        let samples = samples(&path.display().to_string(), &log);
+        let matching = samples.iter().filter(|sample| sample.expected.is_some()).count();
+        let missing = samples.len() - matching;
+        assert!(matching >= FEWEST && missing >= FEWEST, "{}: {matching} and {missing}", path.display());
+    }
+    for entry in read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let other = path.with_extension(if path.extension().unwrap() == "toml" { "log" } else { "toml" });
+        assert!(other.is_file(), "{} has no {}", path.display(), other.display());
+    }
+}
+
+/// What an attacker would write: a sample's line around its address, cut at every place that ends or begins
+/// a word, with the victim's address.
+fn pieces(sample: &Sample<'_>) -> BTreeSet<String> {
+    let Some((address, _)) = sample.expected else { return BTreeSet::new() };
+    let address = address.to_string();
+    let Some(start) = sample.line.rfind(&address) else { return BTreeSet::new() };
+    let end = start + address.len();
+    let is_edge = |at: &usize| {
+        let word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = sample.line.as_bytes();
+        !(word(at.checked_sub(1).and_then(|before| bytes.get(before))) && word(bytes.get(*at)))
+    };
+    let begins: Vec<_> = (start.saturating_sub(AROUND)..=start).filter(is_edge).collect();
+    let ends: Vec<_> = (end..=sample.line.len().min(end + AROUND)).filter(is_edge).collect();
+    let piece =
+        |begin: usize, last: usize| [&sample.line[begin..start], VICTIM, &sample.line[end..last]].concat();
+    begins.iter().flat_map(|begin| ends.iter().map(move |last| piece(*begin, *last))).collect()
+}
+
+/// A sample's line, and the same with what its client chose, the user or the database, as `\0`; with
+/// another text beside it, too.
+fn chosen<'a>(sample: &Sample<'a>) -> Vec<(&'a str, String)> {
+    let Some((_, user)) = sample.expected else { return Vec::new() };
+    let names =
+        [user, "@app", "db=app"].into_iter().filter(|name| name.len() > 2 && sample.line.contains(name));
+    names
+        .flat_map(|name| {
+            let kept = &name[..name.rfind(['@', '=']).filter(|_| name != user).map_or(0, |at| at + 1)];
+            ["\0", "x\0", "\0x", "x \0", "\0 y", "x\0y"]
+                .map(|place| (sample.line, sample.line.replace(name, &[kept, place].concat())))
+        })
+        .collect()
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("filters")
+}
+
+/// The filters' files, in order.
+fn written() -> Vec<PathBuf> {
+    let mut paths: Vec<_> = read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    paths
+}
+
+fn definition(path: &Path) -> FilterDefinition {
+    toml::from_str(&read_to_string(path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn filter(path: &Path) -> Filter {
+    definition(path).compile().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The lines of a log: `! ADDRESS | USER | LINE` must match, `- LINE` must not, `#` begins a comment.
+fn samples<'a>(name: &str, log: &'a str) -> Vec<Sample<'a>> {
+    let sample = |(index, text): (usize, &'a str)| {
+        let number = index + 1;
+        if text.is_empty() || text.starts_with('#') {
+            return None;
+        }
+        if let Some(line) = text.strip_prefix("- ") {
+            return Some(Sample { number, line, expected: None });
+        }
+        let parts = text.strip_prefix("! ").and_then(|rest| {
+            let (address, rest) = rest.split_once(" |")?;
+            let (user, line) = rest.split_once("| ")?;
+            Some((address.parse().ok()?, user.trim(), line))
+        });
+        let (address, user, line) =
+            parts.unwrap_or_else(|| panic!("{name}:{number}: expected `! ADDRESS | USER | LINE`: {text}"));
+        Some(Sample { number, line, expected: Some((address, user)) })
+    };
+    log.lines().enumerate().filter_map(sample).collect()
+}
