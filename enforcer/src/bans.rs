@@ -10,15 +10,18 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use atalaya_wire::{BanTime, Evidence, Name, Networks, NumberedOffence, Offence, canonical};
+use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, NumberedOffence, Offence, canonical};
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::config::ListConfig;
 use crate::ledger::{Ban, Change, Ledger, Receipt};
 use crate::policy::{self, Decision, Standing};
 use crate::router::{Desired, Wanted};
+
+/// For how long an earlier ban makes the next one longer.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// The jail, and the sensor, of a ban by hand.
 pub const BY_HAND: &str = "manual";
@@ -302,7 +305,11 @@ impl Bans {
     ) -> Decided {
         let prefix = IpNet::from(canonical(offence.address));
         let before = self.standing(prefix);
-        let decision = policy::decide(prefix, offence.time, offence.bantime, before, allow, now);
+        let bantime = match (&offence.escalation, before) {
+            (Some(escalation), None) => self.escalated(prefix, &offence, escalation, now),
+            _ => offence.bantime,
+        };
+        let decision = policy::decide(prefix, offence.time, bantime, before, allow, now);
         let decided = Decided {
             decision,
             prefix,
@@ -333,6 +340,25 @@ impl Bans {
             strikes: 0,
         })));
         decided
+    }
+
+    /// The time of a ban that grows with those before it.
+    fn escalated(
+        &self,
+        prefix: IpNet,
+        offence: &Offence,
+        escalation: &Escalation,
+        now: Timestamp,
+    ) -> BanTime {
+        let jail = Some(&offence.jail).filter(|_| !escalation.overall);
+        let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
+        match self.ledger.earlier_bans(prefix, jail, since) {
+            Ok(earlier) => escalation.time(offence.bantime, earlier, fastrand::f64()),
+            Err(error) => {
+                tracing::warn!(%prefix, %error, "earlier bans cannot be looked up: banned for the jail's own time");
+                offence.bantime
+            }
+        }
     }
 
     fn lift(&self, book: &mut Book, prefix: IpNet, by: &str, at: Timestamp) -> Receipt {
@@ -488,6 +514,7 @@ mod tests {
             time: at(second),
             failures: 3,
             bantime: BanTime::For(Seconds(1800)),
+            escalation: None,
             evidence: Vec::new(),
         };
         NumberedOffence { sequence, offence }
@@ -511,6 +538,39 @@ mod tests {
                 })
                 .unwrap();
             bans
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ban_grows_with_those_before_it_of_its_own_jail_or_of_all() {
+        let scene = scene(&[], "10.0.0.0/8");
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let mut sequence = 0;
+        let mut ban = |jail: &str, second: i64, overall: bool| {
+            sequence += 1;
+            let mut numbered = offence(sequence, "192.0.2.1", second);
+            numbered.offence.jail = name(jail);
+            numbered.offence.bantime = BanTime::For(Seconds(600));
+            numbered.offence.escalation =
+                Some(Escalation { thousandths: vec![1000, 2000, 4000], max: None, random: None, overall });
+            scene.bans.take(&name("web"), &name("box"), vec![numbered], at(second))
+        };
+        let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
+        let left = |second: i64| {
+            scene.bans.standing(prefix).unwrap().until.unwrap().duration_since(at(second)).as_secs()
+        };
+        for (jail, second, overall, expected) in [
+            ("a", 0, false, 600),
+            ("a", 1000, false, 1200),
+            ("b", 3000, false, 600),
+            ("b", 4000, true, 2400),
+            ("a", 7000, false, 2400),
+            // Long ago is forgotten.
+            ("a", 4_000_000, false, 600),
+        ] {
+            scene.bans.lapse(at(second));
+            ban(jail, second, overall).committed().await.unwrap();
+            assert_eq!(left(second), expected, "{jail} at {second}");
         }
     }
 

@@ -114,6 +114,8 @@ pub struct Ledger {
     orders: mpsc::Sender<Order>,
     path: Arc<Path>,
     trouble: Arc<Mutex<Option<String>>>,
+    /// For what is looked up while deciding.
+    reader: Arc<Mutex<Option<Connection>>>,
 }
 
 /// The writing thread, and the lock on the state folder.
@@ -191,7 +193,11 @@ impl Ledger {
                 move || writer::run(connection, &inbox, &trouble)
             })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
-        Ok((Self { orders, path: path.into(), trouble }, saved, Writer { thread, _lock: lock }))
+        Ok((
+            Self { orders, path: path.into(), trouble, reader: Arc::default() },
+            saved,
+            Writer { thread, _lock: lock },
+        ))
     }
 
     /// Takes changes to be written in the order of these calls. What cannot be written is dropped: for
@@ -213,6 +219,34 @@ impl Ledger {
         // A writer that has ended drops the sender, which the receipt tells.
         let _ = self.orders.send(Order { changes, keep, done });
         Receipt(Some(answer))
+    }
+
+    /// How often a prefix was banned since a time, by one jail or by all. Blocks for as long as an index
+    /// is looked up in.
+    pub fn earlier_bans(
+        &self,
+        prefix: IpNet,
+        jail: Option<&Name>,
+        since: Timestamp,
+    ) -> Result<u32, LedgerError> {
+        let database = |source| LedgerError::Database { path: self.path.to_path_buf(), source };
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = match reader.take() {
+            Some(connection) => connection,
+            None => {
+                Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?
+            }
+        };
+        let count = connection
+            .prepare_cached(
+                "SELECT count(*) FROM bans WHERE prefix = ?1 AND (?2 IS NULL OR jail = ?2) AND since >= ?3",
+            )
+            .and_then(|mut statement| {
+                let jail = jail.map(Name::as_str);
+                statement.query_row((prefix.to_string(), jail, since.as_millisecond()), |row| row.get(0))
+            });
+        *reader = Some(connection);
+        count.map_err(database)
     }
 
     /// Why nothing can be written at the moment; `None` when all is well.

@@ -22,7 +22,7 @@ use crate::source::journal::JournalMatch;
 mod jail;
 
 use jail::RawJail;
-pub use jail::find_filter;
+pub use jail::{EscalateTable, find_filter};
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
@@ -271,8 +271,12 @@ impl fmt::Display for Config {
             };
             writeln!(
                 f,
-                "jail {}: {source}; {} failures in {} ban for {}",
-                policy.name, policy.maxretry, policy.findtime, policy.bantime
+                "jail {}: {source}; {} failures in {} ban for {}{}",
+                policy.name,
+                policy.maxretry,
+                policy.findtime,
+                policy.bantime,
+                if policy.escalation.is_some() { ", longer each time" } else { "" }
             )?;
             if let JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
@@ -418,6 +422,7 @@ mod tests {
             ("[jail.sshd]\ndatepattern = '%Q'\n", "sensor.toml:1:1", "%Q"),
             ("[jail.sshd]\nlogtimezone = 'Mars'\n", "sensor.toml:1:1", "Mars"),
             ("[jail.sshd]\njournalmatch = 'x'\n", "sensor.toml:1:1", "FIELD=value"),
+            ("[jail.sshd]\nescalate = { multipliers = [] }\n", "sensor.toml:1:1", "multipliers"),
             ("[jail.sshd]\nignore = ['10.0.0.1-9']\n", "sensor.toml:2:10", "10.0.0.1-9"),
             ("[jail.a]\nsource = \"logins\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
             ("[jail.a]\nsource = \"logins\"\nbantme = 3\n", "sensor.toml:3:1", "bantme"),

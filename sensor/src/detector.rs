@@ -185,7 +185,9 @@ impl Detector {
         let watched = self.find(jail)?;
         let bantime = bantime.unwrap_or(watched.jail.policy().bantime);
         let evidence = vec![Evidence::new(now, "by hand", "atalaya-sensor ban")];
-        let offence = watched.jail.offence(atalaya_wire::canonical(address), now, 0, bantime, evidence);
+        let address = atalaya_wire::canonical(address);
+        let offence =
+            Offence { escalation: None, ..watched.jail.offence(address, now, 0, bantime, evidence) };
         tracing::info!(jail = %jail, %address, %bantime, "banned by hand");
         (self.report)(offence, None);
         Some(bantime)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use atalaya_wire::{BanTime, Evidence, Name, Networks, Offence, Seconds, canonical};
+use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, Offence, Seconds, canonical};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct Policy {
     pub findtime: Seconds,
     /// For how long to ban.
     pub bantime: BanTime,
+    /// How much longer for an address that was banned before.
+    pub escalation: Option<Escalation>,
     /// Addresses that are not counted.
     pub ignore: Networks,
     /// The most addresses counted at once; past it the least recently active is dropped.
@@ -109,6 +111,7 @@ impl Policy {
             maxretry: 3,
             findtime: Seconds(600),
             bantime: BanTime::For(Seconds(1800)),
+            escalation: None,
             ignore: Networks::default(),
             limit: 100_000,
         }
@@ -195,7 +198,8 @@ impl Jail {
             self.bans.insert(address, until);
             self.changed_bans.insert(address, Some(until));
         }
-        Offence { jail: self.policy.name.clone(), address, time, failures, bantime, evidence }
+        let escalation = self.policy.escalation.clone();
+        Offence { jail: self.policy.name.clone(), address, time, failures, bantime, escalation, evidence }
     }
 
     /// Forgets a ban that was lifted, and the address's failures; whether there was one.

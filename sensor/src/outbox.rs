@@ -133,6 +133,7 @@ mod tests {
             time: jiff::Timestamp::UNIX_EPOCH,
             failures: 3,
             bantime: BanTime::For(Seconds(1800)),
+            escalation: None,
             evidence: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{BanTime, Name};
+use crate::{BanTime, Escalation, Name};
 
 /// A jail's verdict that an address reached `maxretry` failures within `findtime`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Offence {
     pub failures: u32,
     /// For how long the jail asks to ban.
     pub bantime: BanTime,
+    /// How much longer for an address that was banned before; not at all where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<Escalation>,
     /// What was seen, oldest first; at most [`Evidence::MOST`] pieces.
     #[serde(default)]
     pub evidence: Vec<Evidence>,

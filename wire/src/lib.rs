@@ -8,6 +8,7 @@
 
 mod allow;
 mod batch;
+mod escalation;
 mod name;
 mod problem;
 mod time;
@@ -15,6 +16,7 @@ mod token;
 
 pub use allow::{AllowList, NetworkError, Networks, canonical};
 pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence, Unban};
+pub use escalation::Escalation;
 pub use name::{Name, NameError};
 pub use problem::{Problem, ProblemCode};
 pub use time::{BanTime, Seconds, TimeError};

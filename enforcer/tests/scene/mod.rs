@@ -223,6 +223,7 @@ pub fn offence(sequence: u64, address: &str, time: Timestamp) -> NumberedOffence
         time,
         failures: 3,
         bantime: BanTime::For(Seconds(1800)),
+        escalation: None,
         evidence: vec![Evidence::new(time, "logins", "failed password of root")],
     };
     NumberedOffence { sequence, offence }

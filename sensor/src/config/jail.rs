@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use atalaya_wire::{BanTime, Name, Seconds};
-use serde::Deserialize;
+use atalaya_wire::{BanTime, Escalation, Name, Seconds};
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{ConfigError, JailConfig, JailSource, RawDefaults, yes};
@@ -39,6 +39,7 @@ pub(super) struct RawJail {
     maxretry: Option<u32>,
     findtime: Option<Seconds>,
     bantime: Option<BanTime>,
+    escalate: Option<Escalate>,
     #[serde(default)]
     ignore: IgnoreList,
     ignorecommand: Option<String>,
@@ -52,6 +53,33 @@ enum RawSource {
     Files,
     Journal,
     Syslog,
+}
+
+/// `escalate = true`, or a table of what is other than usual.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Escalate {
+    Usual(bool),
+    Table(EscalateTable),
+}
+
+/// How bans grow for an address that comes back.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EscalateTable {
+    /// What the ban time is multiplied with: for an address that was never banned, once, twice…; the last
+    /// repeats. Doubles each time unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multipliers: Option<Vec<f64>>,
+    /// The longest that a ban grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Seconds>,
+    /// Up to so much more, by chance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random: Option<Seconds>,
+    /// Whether bans of other jails count too.
+    #[serde(default)]
+    pub overall: bool,
 }
 
 /// A string, or a list of strings.
@@ -95,6 +123,11 @@ impl RawJail {
             maxretry: self.maxretry.or(defaults.maxretry).unwrap_or(standard.maxretry),
             findtime: self.findtime.or(defaults.findtime).unwrap_or(standard.findtime),
             bantime: self.bantime.or(defaults.bantime).unwrap_or(standard.bantime),
+            escalation: match &self.escalate {
+                None | Some(Escalate::Usual(false)) => None,
+                Some(Escalate::Usual(true)) => Some(EscalateTable::default().check()?),
+                Some(Escalate::Table(table)) => Some(table.check()?),
+            },
             ignore,
             ..standard
         };
@@ -218,6 +251,29 @@ impl RawJail {
             definition.maxlines = lines;
         }
         Ok(definition)
+    }
+}
+
+// === impl EscalateTable ===
+
+impl EscalateTable {
+    /// How the enforcer is told.
+    pub fn check(&self) -> Result<Escalation, String> {
+        let doubling: Vec<f64> = (0..=20).map(|count| f64::from(1u32 << count)).collect();
+        let multipliers = self.multipliers.as_ref().unwrap_or(&doubling);
+        let most = Escalation::MOST_STEPS;
+        if multipliers.is_empty() || multipliers.len() > most {
+            return Err(format!("escalate: {} multipliers; expected 1 to {most}", multipliers.len()));
+        }
+        if let Some(wrong) = multipliers.iter().find(|number| !(0.001..=1e12).contains(*number)) {
+            return Err(format!("escalate: the multiplier {wrong} is not from 0.001 to 1e12"));
+        }
+        Ok(Escalation {
+            thousandths: multipliers.iter().map(|number| (number * 1000.0).round() as u64).collect(),
+            max: self.max,
+            random: self.random,
+            overall: self.overall,
+        })
     }
 }
 

@@ -11,11 +11,19 @@ use serde::Serialize;
 
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
-use crate::config::{JailConfig, JailSource};
+use crate::config::{EscalateTable, JailConfig, JailSource};
 use crate::date;
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
 use crate::source::journal::JournalMatch;
+
+/// Options that mean nothing here, with the values that mean nothing there either, and why.
+const NOT_USED: [(&str, &[&str], &str); 4] = [
+    ("usedns", &["no"], "whoever owns an address decides on its name: names are never banned"),
+    ("maxmatches", &["", "5"], "each ban keeps its last five lines as evidence"),
+    ("logencoding", &["", "auto", "utf-8", "UTF-8", "ascii"], "lines are read as bytes, whatever they mean"),
+    ("ignorecache", &[""], "an ignorecommand's answers are remembered for five minutes"),
+];
 
 /// What a folder of fail2ban's came to.
 #[derive(Debug, Default)]
@@ -33,7 +41,7 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
     let read = Fail2ban::read(folder)?;
     let mut imported = Imported::default();
     let mut of_actions = BTreeSet::new();
-    let mut escalating = Vec::new();
+    let mut others = BTreeSet::new();
     for (name, definition) in read.enabled() {
         let converted = definition.map_err(|error| error.to_string()).and_then(|definition| {
             let jail = convert(&definition)?;
@@ -42,9 +50,14 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
         match converted {
             Ok((jail, definition)) => {
                 imported.jails.push(jail);
-                if is_on(&definition, "bantime.increment") {
-                    escalating.push(name.to_owned());
-                }
+                others.extend(NOT_USED.iter().filter(|(option, usual, _)| {
+                    let set = definition.options.get(*option).or(if *option == "usedns" {
+                        definition.filter.usedns.as_ref()
+                    } else {
+                        None
+                    });
+                    set.is_some_and(|value| !usual.contains(&value.trim()))
+                }));
                 of_actions.extend(definition.unused);
             }
             Err(reason) => imported.left_out.push((name.to_owned(), reason)),
@@ -54,11 +67,8 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
         let options = of_actions.into_iter().collect::<Vec<_>>().join(", ");
         imported.notes.push(format!("not used here, because the enforcer bans, on the routers: {options}"));
     }
-    if !escalating.is_empty() {
-        let jails = escalating.join(", ");
-        imported
-            .notes
-            .push(format!("bantime.increment is not used yet: {jails} always ban for their bantime"));
+    for (option, _, reason) in others {
+        imported.notes.push(format!("{option} is not used here, because {reason}"));
     }
     Ok(imported)
 }
@@ -79,6 +89,7 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     if let Some(text) = option("bantime") {
         policy.bantime = time::ban_time(text).map_err(|problem| format!("bantime: {problem}"))?;
     }
+    policy.escalation = escalation(definition)?.map(|table| table.check()).transpose()?;
     let mut ignore = IgnoreList::default();
     let spared = option("ignoreip").unwrap_or_default();
     for word in spared.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty()) {
@@ -119,6 +130,8 @@ struct TomlJail<'a> {
     maxretry: u32,
     findtime: String,
     bantime: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    escalate: Option<EscalateTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +199,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
         maxretry: jail.policy.maxretry,
         findtime: jail.policy.findtime.to_string(),
         bantime: jail.policy.bantime.to_string(),
+        escalate: escalation(definition)?,
         ignore: spared
             .split(|c: char| c.is_whitespace() || c == ',')
             .filter(|word| !word.is_empty())
@@ -203,6 +217,47 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
     toml::to_string(&jails).map_err(|error| format!("it cannot be written as TOML: {error}"))
 }
 
-fn is_on(definition: &JailDefinition, option: &str) -> bool {
-    definition.options.get(option).and_then(|text| super::definition::boolean(text)).unwrap_or(false)
+/// How the jail's bans grow, where they do.
+fn escalation(definition: &JailDefinition) -> Result<Option<EscalateTable>, String> {
+    /// How many earlier bans are told apart; fail2ban's own formula stops there.
+    const STEPS: i32 = 20;
+    let option =
+        |name: &str| definition.options.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let is_on = |name: &str| option(name).and_then(super::definition::boolean).unwrap_or(false);
+    if !is_on("bantime.increment") {
+        return Ok(None);
+    }
+    let number = |name: &str, text: &str| {
+        let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+        number.ok_or_else(|| format!("{name}: `{text}` is not a number above 0"))
+    };
+    let factor = option("bantime.factor").map_or(Ok(1.0), |text| number("bantime.factor", text))?;
+    let seconds = |name: &str| {
+        option(name).map(time::seconds).transpose().map_err(|problem| format!("{name}: {problem}"))
+    };
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    let multipliers = match (
+        option("bantime.multipliers"),
+        option("bantime.formula").map(squeezed).as_deref(),
+    ) {
+        (Some(list), _) => list
+            .split_whitespace()
+            .map(|text| Ok(number("bantime.multipliers", text)? * factor))
+            .collect::<Result<Vec<f64>, String>>()?,
+        (None, None | Some("ban.Time*(1<<(ban.Countifban.Count<20else20))*banFactor")) => {
+            (0..=STEPS).map(|count| 2f64.powi(count) * factor).collect()
+        }
+        (None, Some("ban.Time*math.exp(float(ban.Count+1)*banFactor)/math.exp(1*banFactor)")) => {
+            (0..=STEPS).map(|count| (f64::from(count) * factor).exp().min(1e12)).collect()
+        }
+        (None, Some(_)) => {
+            return Err("bantime.formula is neither of the two that fail2ban documents: write its values as bantime.multipliers".to_owned());
+        }
+    };
+    Ok(Some(EscalateTable {
+        multipliers: Some(multipliers),
+        max: seconds("bantime.maxtime")?,
+        random: seconds("bantime.rndtime")?,
+        overall: is_on("bantime.overalljails"),
+    }))
 }

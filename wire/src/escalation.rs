@@ -1,0 +1,70 @@
+//! How bans grow for those who come back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BanTime, Seconds};
+
+/// How much longer a ban is for an address that was banned before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Escalation {
+    /// What the jail's time is multiplied with, in thousandths: the first for an address that was never
+    /// banned, the next for one that was banned once, and so on; the last repeats.
+    pub thousandths: Vec<u64>,
+    /// The longest that a ban grows; without end where there is none.
+    #[serde(default)]
+    pub max: Option<Seconds>,
+    /// Up to so much is added by chance to a ban that has grown, so that nobody can tell its end.
+    #[serde(default)]
+    pub random: Option<Seconds>,
+    /// Whether bans of other jails count too.
+    #[serde(default)]
+    pub overall: bool,
+}
+
+// === impl Escalation ===
+
+impl Escalation {
+    /// The most steps that are told apart.
+    pub const MOST_STEPS: usize = 100;
+
+    /// The time of a ban after so many earlier ones. `chance` is from 0 to 1. A permanent ban stays one.
+    pub fn time(&self, bantime: BanTime, earlier: u32, chance: f64) -> BanTime {
+        let BanTime::For(base) = bantime else { return bantime };
+        if earlier == 0 {
+            return bantime;
+        }
+        let steps = &self.thousandths[..self.thousandths.len().min(Self::MOST_STEPS)];
+        let Some(times) = steps.get(earlier as usize).or(steps.last()) else { return bantime };
+        let grown = u128::from(base.0) * u128::from(*times) / 1000;
+        let random = self.random.map_or(0.0, |random| random.0 as f64 * chance.clamp(0.0, 1.0)) as u128;
+        let longest = self.max.unwrap_or(Seconds::LONGEST).0.min(Seconds::LONGEST.0);
+        let seconds = (grown + random).clamp(1, u128::from(longest.max(1)));
+        BanTime::For(Seconds(u64::try_from(seconds).unwrap_or(longest)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ban_grows_with_each_one_before_it_up_to_its_end() {
+        let escalation = Escalation {
+            thousandths: vec![1000, 2000, 4500],
+            max: Some(Seconds(5000)),
+            random: Some(Seconds(100)),
+            overall: false,
+        };
+        let time = |earlier, chance| escalation.time(BanTime::For(Seconds(600)), earlier, chance);
+        assert_eq!(time(0, 1.0), BanTime::For(Seconds(600)));
+        assert_eq!(time(1, 0.0), BanTime::For(Seconds(1200)));
+        assert_eq!(time(1, 0.5), BanTime::For(Seconds(1250)));
+        assert_eq!(time(2, 0.0), BanTime::For(Seconds(2700)));
+        assert_eq!(time(9, 0.0), BanTime::For(Seconds(2700)));
+        assert_eq!(escalation.time(BanTime::For(Seconds(3000)), 2, 1.0), BanTime::For(Seconds(5000)));
+        assert_eq!(escalation.time(BanTime::Permanent, 2, 1.0), BanTime::Permanent);
+        let endless = Escalation { thousandths: vec![u64::MAX], max: None, random: None, overall: true };
+        assert_eq!(endless.time(BanTime::For(Seconds(600)), 1, 0.0), BanTime::For(Seconds::LONGEST));
+    }
+}
