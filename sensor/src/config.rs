@@ -22,7 +22,8 @@ use crate::source::journal::JournalMatch;
 mod jail;
 
 use jail::RawJail;
-pub use jail::{EscalateTable, find_filter};
+pub(crate) use jail::exists;
+pub use jail::{EscalateTable, find_filter, find_theirs};
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";

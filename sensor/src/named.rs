@@ -13,6 +13,8 @@ use crate::filter::{Filter, FilterDefinition};
 pub struct Named {
     config: PathBuf,
     fail2ban: Option<PathBuf>,
+    /// Whether fail2ban's filters win over ours.
+    theirs_first: bool,
 }
 
 /// A filter that was named.
@@ -29,12 +31,13 @@ pub struct Found {
 // === impl Named ===
 
 impl Named {
-    /// Looks in a configuration, which may be missing, and in fail2ban's folder: the given one, else that
-    /// of the configuration, else the stock one where it is there.
+    /// Looks in a configuration, which may be missing, and in fail2ban's folder: the given one, whose
+    /// filters then win over ours, else that of the configuration, else the stock one where it is there.
     pub fn new(config: &Path, fail2ban: Option<&Path>) -> Self {
+        let theirs_first = fail2ban.is_some();
         let stock = || Some(PathBuf::from(DEFAULT_FOLDER)).filter(|folder| folder.is_dir());
         let fail2ban = fail2ban.map(Path::to_owned).or_else(|| config::fail2ban_of(config)).or_else(stock);
-        Self { config: config.to_owned(), fail2ban }
+        Self { config: config.to_owned(), fail2ban, theirs_first }
     }
 
     /// Finds what is meant; a jail wins over a filter of its name.
@@ -64,7 +67,9 @@ impl Named {
         let is_name =
             !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let jail = self.fail2ban.as_deref().and_then(|folder| Fail2ban::read(folder).ok()?.jail(word).ok());
-        match config::find_filter(word, self.fail2ban.as_deref()) {
+        let fail2ban = self.fail2ban.as_deref();
+        let theirs = if self.theirs_first { config::find_theirs(word, fail2ban).ok() } else { None };
+        match theirs.map_or_else(|| config::find_filter(word, fail2ban), Ok) {
             Ok(definition) => of(format!("filter {word}"), &definition),
             Err(_) if jail.is_some() => {
                 let definition = jail.map(|jail| jail.filter).unwrap_or_default();

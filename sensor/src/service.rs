@@ -38,6 +38,8 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// How often a sensor that has not joined looks whether it has.
 const JOIN_INTERVAL: Duration = Duration::from_secs(2);
+/// How many offences wait for an ignorecommand at most.
+const DOUBTS: usize = 10_000;
 /// How many ignorecommands run at once.
 const COMMANDS: usize = 16;
 /// How often drops are looked at, and told when there are new ones.
@@ -98,8 +100,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     let listener = control::listen(&config.state)?;
     let state = config.state.clone();
 
-    // At most as many wait here as offences come within an ignorecommand's deadline.
-    let (doubtful, doubts) = mpsc::unbounded_channel();
+    let (doubtful, doubts) = mpsc::channel(DOUBTS);
     let asked = Arc::new(AtomicUsize::new(0));
     let ignored = Ignored {
         configured: config.allow.clone(),
@@ -112,8 +113,10 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
             None => outbox.push(offence),
             Some(command) => {
                 asked.fetch_add(1, Ordering::SeqCst);
-                // The receiver lives as long as the service.
-                let _ = doubtful.send((offence, command));
+                if let Err(error) = doubtful.try_send((offence, command)) {
+                    asked.fetch_sub(1, Ordering::SeqCst);
+                    tracing::warn!(%error, "an ignorecommand is too slow for the offences that come: one is dropped, and comes again with its next failures");
+                }
             }
         }
     });
@@ -438,7 +441,7 @@ async fn unban(link: &Link, jail: Option<Name>, address: IpAddr, lifted: &[Name]
 /// Asks the jails' ignorecommands, several at once, and hands over the offences that none spares.
 async fn ask_commands(
     watch: Shared,
-    mut doubts: mpsc::UnboundedReceiver<(Offence, Arc<IgnoreCommand>)>,
+    mut doubts: mpsc::Receiver<(Offence, Arc<IgnoreCommand>)>,
     outbox: Outbox,
 ) {
     let room = Arc::new(Semaphore::new(COMMANDS));

@@ -279,9 +279,11 @@ impl EscalateTable {
 
 /// A filter by its name: ours, or one in fail2ban's folder, with options as in `sshd[mode=aggressive]`.
 pub fn find_filter(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    if let Some(ours) = catalogue::filter(name) {
-        return Ok(ours);
-    }
+    catalogue::filter(name).map_or_else(|| find_theirs(name, fail2ban), Ok)
+}
+
+/// A filter in fail2ban's folder by its name.
+pub fn find_theirs(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
     let ours = catalogue::names().collect::<Vec<_>>().join(", ");
     let Some(folder) = fail2ban else {
         return Err(format!(
@@ -301,7 +303,7 @@ pub fn find_filter(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefiniti
 }
 
 /// Whether a path is there, or something that a pattern fits.
-fn exists(pattern: &str) -> bool {
+pub(crate) fn exists(pattern: &str) -> bool {
     let path = Path::new(pattern);
     if !pattern.contains(['*', '?', '[']) {
         return path.exists();

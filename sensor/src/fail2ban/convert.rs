@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
-use crate::config::{EscalateTable, JailConfig, JailSource};
+use crate::config::{self, EscalateTable, JailConfig, JailSource};
 use crate::date;
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
@@ -49,6 +49,13 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
         });
         match converted {
             Ok((jail, definition)) => {
+                let systemd =
+                    definition.options.get("backend").is_some_and(|backend| backend.starts_with("systemd"));
+                if matches!(jail.source, JailSource::Journal { .. }) && !systemd {
+                    imported.notes.push(format!(
+                        "jail {name} reads the journal, because none of its log files is there"
+                    ));
+                }
                 imported.jails.push(jail);
                 others.extend(NOT_USED.iter().filter(|(option, usual, _)| {
                     let set = definition.options.get(*option).or(if *option == "usedns" {
@@ -104,7 +111,13 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let zone = zone.map_err(|problem| format!("logtimezone: {problem}"))?;
     let filter = definition.filter.compile().map_err(|error| error.to_string())?;
     let paths: Vec<String> = definition.logpath.iter().map(|path| path.path.clone()).collect();
-    let source = if option("backend").is_some_and(|backend| backend.starts_with("systemd")) {
+    // A host without these files has the journal; fail2ban would not start there.
+    let is_auto = option("backend").is_none_or(|backend| backend == "auto");
+    let no_file = is_auto
+        && !definition.filter.journalmatch.is_empty()
+        && !paths.iter().any(|path| config::exists(path));
+    let systemd = option("backend").is_some_and(|backend| backend.starts_with("systemd"));
+    let source = if systemd || no_file {
         let wanted = JournalMatch::parse(definition.filter.journalmatch.iter().map(String::as_str));
         JailSource::Journal { wanted: wanted.map_err(|problem| format!("journalmatch: {problem}"))?, filter }
     } else {

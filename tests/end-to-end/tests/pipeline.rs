@@ -117,7 +117,7 @@ async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
     let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
     scene.stage.write_sensor_config(&format!(
         "[syslog]\nudp = [\"127.0.0.1:{port}\"]\ntcp = [\"127.0.0.1:{port}\"]\n[jail.routeros]\nsource = \"syslog\"\n\
-         failregex = 'login failure for user .* from <HOST> via \\w+$'\n"
+         [jail.others]\nsource = \"syslog\"\nfailregex = ' - - - login failure for user .* from <HOST> via \\w+$'\n"
     ))?;
     let _sensor = scene.stage.start_sensor()?;
 
