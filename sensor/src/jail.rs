@@ -22,6 +22,9 @@ pub struct Policy {
     pub findtime: Seconds,
     /// For how long to ban.
     pub bantime: BanTime,
+    /// Whether failures count on in fail2ban's way too: those of before `findtime` are not forgotten at
+    /// once but scaled down, so that whoever fails steadily, and a little more slowly, is banned as there.
+    pub decay: bool,
     /// How much longer for an address that was banned before.
     pub escalation: Option<Escalation>,
     /// Addresses that are not counted.
@@ -63,9 +66,20 @@ pub struct Counter {
     times: Vec<Timestamp>,
     /// The last pieces of evidence, oldest first.
     evidence: Vec<Evidence>,
+    /// The count that is scaled down, where the jail decays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decaying: Option<Decaying>,
     /// Orders the addresses by activity; not saved.
     #[serde(skip)]
     touched: u64,
+}
+
+/// fail2ban's count: so many failures since a time, taken for an even rate once that is too long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Decaying {
+    first: Timestamp,
+    last: Timestamp,
+    count: u32,
 }
 
 /// When a ban ends; `None` for one that is permanent.
@@ -111,10 +125,28 @@ impl Policy {
             maxretry: 3,
             findtime: Seconds(600),
             bantime: BanTime::For(Seconds(1800)),
+            decay: false,
             escalation: None,
             ignore: Networks::default(),
             limit: 100_000,
         }
+    }
+}
+
+// === impl Decaying ===
+
+impl Decaying {
+    fn after(before: Option<Self>, time: Timestamp, weight: u32, findtime: SignedDuration) -> Self {
+        let known = before.filter(|before| time.duration_since(before.last) < findtime);
+        let Some(Self { mut first, last, mut count }) = known else {
+            return Self { first: time, last: time, count: weight };
+        };
+        let span = time.duration_since(first);
+        if time > last && span > findtime {
+            count = (f64::from(count) / span.as_secs_f64() * findtime.as_secs_f64()).round_ties_even() as u32;
+            first = time.checked_sub(findtime).unwrap_or(first);
+        }
+        Self { first, last: last.max(time), count: count.saturating_add(weight) }
     }
 }
 
@@ -170,7 +202,12 @@ impl Jail {
         }
         counter.evidence.push(failure.evidence);
 
-        let failures = counter.times.len() as u32;
+        let mut failures = counter.times.len() as u32;
+        if self.policy.decay {
+            let decaying = Decaying::after(counter.decaying, time, failure.weight, findtime);
+            counter.decaying = Some(decaying);
+            failures = failures.max(decaying.count);
+        }
         if failures < self.policy.maxretry {
             return Outcome::Counted(failures);
         }
@@ -364,6 +401,22 @@ mod tests {
             assert!(!offends(&jail.failure(failure("192.0.2.1", second), at(second))));
         }
         assert_eq!(jail.counted(), 1);
+    }
+
+    #[test]
+    fn a_jail_that_decays_bans_whoever_fails_steadily_as_fail2ban_does() {
+        // What fail2ban 1.0.2 bans of an address that fails every so many seconds, with 5 in 600.
+        for (every, bans) in
+            [(120, true), (150, true), (160, true), (171, true), (172, false), (300, false), (599, false)]
+        {
+            let mut jail = jail();
+            jail.policy = Policy { maxretry: 5, decay: true, ..jail.policy };
+            let offended = (0..50).any(|number| {
+                let second = number * every;
+                offends(&jail.failure(failure("192.0.2.1", second), at(second)))
+            });
+            assert_eq!(offended, bans, "every {every} s");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(super) struct RawJail {
     maxretry: Option<u32>,
     findtime: Option<Seconds>,
     bantime: Option<BanTime>,
+    decay: Option<bool>,
     escalate: Option<Escalate>,
     #[serde(default)]
     ignore: IgnoreList,
@@ -123,6 +124,7 @@ impl RawJail {
             maxretry: self.maxretry.or(defaults.maxretry).unwrap_or(standard.maxretry),
             findtime: self.findtime.or(defaults.findtime).unwrap_or(standard.findtime),
             bantime: self.bantime.or(defaults.bantime).unwrap_or(standard.bantime),
+            decay: self.decay.unwrap_or(standard.decay),
             escalation: match &self.escalate {
                 None | Some(Escalate::Usual(false)) => None,
                 Some(Escalate::Usual(true)) => Some(EscalateTable::default().check()?),

@@ -84,7 +84,7 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let option =
         |name: &str| definition.options.get(name).map(String::as_str).filter(|text| !text.trim().is_empty());
     let name: Name = definition.name.parse().map_err(|error| format!("its name cannot be used: {error}"))?;
-    let mut policy = Policy::new(name);
+    let mut policy = Policy { decay: true, ..Policy::new(name) };
     if let Some(text) = option("maxretry") {
         let number = text.trim().parse().ok().filter(|number| (1..=1000).contains(number));
         policy.maxretry =
@@ -143,6 +143,7 @@ struct TomlJail<'a> {
     maxretry: u32,
     findtime: String,
     bantime: String,
+    decay: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     escalate: Option<EscalateTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -212,6 +213,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
         maxretry: jail.policy.maxretry,
         findtime: jail.policy.findtime.to_string(),
         bantime: jail.policy.bantime.to_string(),
+        decay: jail.policy.decay,
         escalate: escalation(definition)?,
         ignore: spared
             .split(|c: char| c.is_whitespace() || c == ',')
