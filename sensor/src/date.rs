@@ -177,6 +177,7 @@ impl Dates {
     fn search(&self, line: &[u8]) -> Option<(&Template, Range<usize>)> {
         match &self.kind {
             Kind::None => None,
+            Kind::Usual | Kind::UsualAtStart if !may_hold_usual(line) => None,
             Kind::Usual => first(&USUAL_TEMPLATES, line, true),
             Kind::UsualAtStart => first(&USUAL_TEMPLATES, line, false),
             Kind::Written { templates, usual } => {
@@ -185,6 +186,23 @@ impl Dates {
             }
         }
     }
+}
+
+/// Whether a line has what each usual form has: a clock, ten digits or more in a row, or a label of TAI64.
+fn may_hold_usual(line: &[u8]) -> bool {
+    let is_digit = |at: usize| line.get(at).is_some_and(u8::is_ascii_digit);
+    let is_clock = |colon: usize| colon.checked_sub(1).is_some_and(is_digit) && is_digit(colon + 1);
+    let mut run = 0;
+    memchr::memchr_iter(b':', line).any(is_clock)
+        || memchr::memchr(b'@', line).is_some()
+        || line.iter().any(|byte| {
+            run = if byte.is_ascii_digit() { run + 1 } else { 0 };
+            run == 10
+        })
+        // `20250905T111732`
+        || line.windows(9).any(|window| {
+            matches!(window[8], b'T' | b' ' | b'0'..=b'9') && window[..8].iter().all(u8::is_ascii_digit)
+        })
 }
 
 /// The first template that fits the start, else the one that fits leftmost.

@@ -450,13 +450,13 @@ impl Watched {
     /// A jail, which goes on where the one before it stood.
     fn new(config: JailConfig, before: Option<Self>) -> Self {
         let JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self } = config;
-        let (mut jail, added) = match before {
-            Some(before) => (before.jail, before.spared.added),
-            None => (Jail::new(policy.clone()), Networks::default()),
+        let (mut jail, looked_up, added) = match before {
+            // What names stood for holds until they are looked up again.
+            Some(before) => (before.jail, before.spared.looked_up, before.spared.added),
+            None => (Jail::new(policy.clone()), Networks::default(), Networks::default()),
         };
         jail.set_policy(policy);
-        let spared =
-            Spared { looked_up: Networks::default(), added, own: ignore_self, command: ignorecommand };
+        let spared = Spared { looked_up, added, own: ignore_self, command: ignorecommand };
         Self { jail, source, zone, spared, lookups: ignore }
     }
 

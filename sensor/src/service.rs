@@ -92,6 +92,7 @@ struct Rate(VecDeque<u64>);
 /// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
 /// `atalaya-sensor reload`.
 pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
     if saved.waiting > 0 {
@@ -164,7 +165,6 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
         tracing::warn!("no source runs: nothing will be noticed");
     }
 
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let stop = wait_for_signal();
     tokio::pin!(stop);
     loop {
@@ -293,7 +293,10 @@ impl Service {
         if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
             let options =
                 SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
-            listen(&sources.tasks, &sources.token, watch, options).await?;
+            if let Err(error) = listen(&sources.tasks, &sources.token, watch, options).await {
+                sources.stop().await;
+                return Err(error);
+            }
             sources.names.push("syslog");
         }
         Ok(sources)
