@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(20);
 /// The running sshd.
 #[derive(Debug)]
 pub struct Sshd {
-    _process: Process,
+    process: Process,
     folder: TempDir,
     port: u16,
     hosts: Vec<IpAddr>,
@@ -69,7 +69,17 @@ impl Sshd {
         for _ in &hosts {
             process.wait_for("listen", START, |line| line.contains("Server listening"))?;
         }
-        Ok(Self { _process: process, folder, port, hosts })
+        Ok(Self { process, folder, port, hosts })
+    }
+
+    /// What sshd logged since the last call, up to a line that fits.
+    pub fn log_until(&mut self, within: Duration, is_last: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        self.process.wait_for("log what it saw", within, |line| {
+            lines.push(line.to_owned());
+            is_last(line)
+        })?;
+        Ok(lines)
     }
 
     /// A client that sends so many wrong passwords in one connection, not waited for.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::namespace::Namespace;
-use atalaya_end_to_end::process::Process;
+use atalaya_end_to_end::process::{Process, output_with_input};
 use atalaya_end_to_end::sshd::Sshd;
 use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
 use routeros_sim::{Entry, Router};
@@ -32,7 +32,7 @@ fn next_failure(sensor: &mut Process, address: &str) -> Result<(u64, Duration)> 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() -> Result<()> {
     let namespace = Namespace::new(&ATTACKERS)?;
-    let sshd = Sshd::start(&namespace)?;
+    let mut sshd = Sshd::start(&namespace)?;
     let stage = Stage::of_this_test()?;
     let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
     stage.write_enforcer_config(&[("edge", router.address())], "")?;
@@ -92,5 +92,26 @@ async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() ->
         ensure!(counted <= failures, "{attacker} was counted {counted} times, not {failures}");
     }
     ensure!(!sensor.said().contains(&format!("\"address\":\"{success}\"")), "a login was counted");
+
+    // What this sshd logged of the same attempts, as syslog would have it, counts the same in the log's
+    // jail; only keys are none there: whether they were an attack, a line does not tell.
+    let is_last = |line: &str| line.contains("Connection closed") && line.contains(offender);
+    let mut log = String::new();
+    for line in sshd.log_until(PATIENCE, is_last)? {
+        log.push_str(&format!("Nov 24 10:00:00 host sshd[7]: {}\n", line.trim_end()));
+    }
+    let mut test = stage.sensor();
+    let counted = output_with_input(test.args(["test", "-", "sshd", "--output", "ip"]), &log)?;
+    for (attacker, failures) in [
+        (wrong_password, 1),
+        (unknown_user, 1),
+        (wrong_keys, 0),
+        (success, 0),
+        (wrong_answers, 2),
+        (offender, 3),
+    ] {
+        let lines = counted.lines().filter(|line| *line == attacker).count();
+        ensure!(lines == failures, "{attacker}: {lines} lines of {failures}:\n{log}");
+    }
     Ok(())
 }
