@@ -6,6 +6,7 @@ mod fields;
 mod plain;
 mod template;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -89,7 +90,7 @@ pub struct Date {
     /// Where it stands.
     pub place: Range<usize>,
     /// How it is written, for reports.
-    pub form: String,
+    pub form: Cow<'static, str>,
 }
 
 // === impl Dates ===
@@ -141,16 +142,16 @@ impl Dates {
     /// The date of a line. `now` resolves a missing year or day, `zone` a missing zone.
     pub fn find(&self, line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Date> {
         if matches!(self.kind, Kind::None) {
-            return Some(Date { time: now, place: 0..0, form: "{NONE}".to_owned() });
+            return Some(Date { time: now, place: 0..0, form: "{NONE}".into() });
         }
         if self.is_usual()
             && let Some((time, place, form)) = find_form(line, now, zone)
         {
-            return Some(Date { time, place, form: form.to_string() });
+            return Some(Date { time, place, form: form.name().into() });
         }
         let (template, place) = self.search(line)?;
         let time = template.time(line, now, zone)?;
-        Some(Date { time, place, form: template.pattern.clone() })
+        Some(Date { time, place, form: template.pattern.clone().into() })
     }
 
     /// Whether what is cut out always begins and ends as a word does.

@@ -81,9 +81,7 @@ impl Fail2ban {
         let place = ini::Place::whole(&self.folder);
         definition::filter(&self.folder, filter, "auto", &Overrides::new(), &place).map(|(filter, _)| filter)
     }
-}
 
-impl Fail2ban {
     /// A filter in a file of fail2ban's form, wherever it lies; what it includes is looked for beside it.
     pub fn filter_in_file(path: &Path) -> Result<FilterDefinition, Fail2banError> {
         definition::filter_in_file(path)

@@ -1,6 +1,7 @@
 //! `atalaya-sensor test`: what a filter would match, without a jail and without a ban. Reads a file, one
 //! line, or standard input, in constant memory and at the speed of the running sensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -74,7 +75,7 @@ struct Tally {
     missed_shown: u64,
     names: u64,
     hits: Vec<u64>,
-    forms: BTreeMap<Option<String>, u64>,
+    forms: BTreeMap<Option<Cow<'static, str>>, u64>,
     kept: Vec<serde_json::Value>,
 }
 

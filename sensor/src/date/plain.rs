@@ -1,7 +1,6 @@
 //! The date at the start of a log line: ISO 8601, RFC 3164, RFC 5424, epoch seconds and the web
 //! servers' forms. Bytes in, a moment and its place out; nothing is searched beyond the line's start.
 
-use std::fmt;
 use std::ops::Range;
 
 use jiff::civil::DateTime;
@@ -27,14 +26,15 @@ pub enum Form {
 
 // === impl Form ===
 
-impl fmt::Display for Form {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Form {
+    /// For people, with an example.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Iso => "ISO 8601, such as 2025-09-05T11:17:32-03:00",
             Self::Rfc3164 => "RFC 3164, such as Sep  5 11:17:32",
             Self::Epoch => "seconds since 1970",
             Self::Web => "web servers', such as 05/Sep/2025:11:17:32 -0300",
-        })
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct NearMiss {
     worth: usize,
 }
 
+// === impl Filter ===
+
 impl Filter {
     /// The regex that got furthest in a line that it does not match; `None` where none got anywhere.
     pub fn explain(&self, line: &[u8]) -> Option<NearMiss> {

@@ -133,9 +133,7 @@ impl Pattern {
         pattern.bendable = bendable(&hir);
         Ok(pattern)
     }
-}
 
-impl Pattern {
     /// Whether it looks for a name and never for an address.
     pub(super) fn names_only(&self) -> bool {
         let has = |wanted: Group| self.any.groups().any(|group| group == wanted);
