@@ -38,7 +38,8 @@ impl Filter {
                 Some((found, ())) => content = found,
                 None => {
                     let mut miss = furthest(&prefix.written, &text, multiline)?;
-                    miss.matched = dateless.place(miss.matched.start)..dateless.place(miss.matched.end);
+                    let place = |at: usize| dateless.place(at).min(line.len());
+                    miss.matched = place(miss.matched.start)..place(miss.matched.end);
                     return Some(miss);
                 }
             }
@@ -208,6 +209,7 @@ fn literal_length(piece: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
@@ -219,6 +221,27 @@ mod tests {
     #[case("a|b", &["a|b"])]
     fn a_regex_is_taken_apart(#[case] written: &str, #[case] expected: &[&str]) {
         assert_eq!(pieces(written), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_regex_and_no_line_cause_a_panic(
+            regex in "(\\PC|[<>HOST^.*()\\[\\]\\\\?|+{}é ]|<HOST>|from ){0,12}",
+            prefixed in any::<bool>(),
+            line in prop::collection::vec(prop_oneof![any::<u8>(), Just(b' '), Just(b'f'), Just(b'1'), Just(b'.')], 0..60),
+        ) {
+            let definition = crate::filter::FilterDefinition {
+                prefregex: prefixed.then(|| format!("^abcd{regex}<F-CONTENT>.+</F-CONTENT>$")),
+                failregex: vec![regex, "^from <HOST>$".to_owned()],
+                ..crate::filter::FilterDefinition::default()
+            };
+            if let Ok(mut filter) = definition.compile() {
+                filter.find(&line);
+                if let Some(miss) = filter.explain(&line) {
+                    prop_assert!(miss.matched.start <= miss.matched.end && miss.matched.end <= line.len());
+                }
+            }
+        }
     }
 
     #[test]

@@ -141,14 +141,19 @@ impl Pattern {
     }
 }
 
+/// Whether a regex has alternatives at its top level, as far as can be told.
+fn has_alternatives(written: &str) -> bool {
+    let parsed = ast::parse::Parser::new().parse(&placeholder(&rewrite(written)));
+    matches!(parsed, Ok(Ast::Alternation(_)) | Err(_))
+}
+
 /// Whether one regex, tried before another, leaves it no line: it is the same, or the beginning of it
 /// and open at its end.
 pub(super) fn wins_always(earlier: &Pattern, later: &Pattern) -> bool {
     let Some(rest) = later.written.strip_prefix(earlier.written.as_str()) else { return false };
     let open = !earlier.written.ends_with(['$', '\\']) && !earlier.written.contains(r"\Z");
-    let parsed = ast::parse::Parser::new().parse(&placeholder(&rewrite(&earlier.written)));
-    let alternatives = matches!(parsed, Ok(Ast::Alternation(_)) | Err(_));
-    rest.is_empty() || open && !alternatives && !rest.starts_with(['*', '+', '?', '{', '|'])
+    rest.is_empty()
+        || open && !has_alternatives(&earlier.written) && !rest.starts_with(['*', '+', '?', '{', '|'])
 }
 
 /// Compiles an ignoreregex or a prefregex, which may hold the tags but needs none.
@@ -175,7 +180,7 @@ impl Prefix {
         let head = written
             .trim_end()
             .strip_suffix("<F-CONTENT>.+</F-CONTENT>$")
-            .filter(|head| head.starts_with('^') && !multiline)
+            .filter(|head| head.starts_with('^') && !multiline && !has_alternatives(head))
             .and_then(|head| compile_any(head, false).ok());
         Ok(Self { written: written.to_owned(), whole, head })
     }
