@@ -286,6 +286,9 @@ impl fmt::Display for Config {
                 for warning in filter.warnings() {
                     writeln!(f, "  warning: {warning}")?;
                 }
+                if !filter.caution().is_empty() {
+                    writeln!(f, "  caution: {}", filter.caution())?;
+                }
             }
         }
         if let Some(fail2ban) = &self.fail2ban {

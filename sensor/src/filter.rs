@@ -61,6 +61,7 @@ pub struct Filter {
     needs_utf8: bool,
     /// How often a search was given up.
     exhausted: u64,
+    caution: String,
     warnings: Vec<String>,
 }
 
@@ -282,6 +283,11 @@ impl Filter {
     /// How many lines were given up because a regex took too many steps.
     pub fn exhausted(&self) -> u64 {
         self.exhausted
+    }
+
+    /// What no filter of this log can mend; empty where nothing is known.
+    pub fn caution(&self) -> &str {
+        &self.caution
     }
 
     /// What an administrator should know of this filter, a sentence each.

@@ -46,6 +46,9 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
             }
         };
         found.filter.warnings().iter().for_each(|warning| tell(&found.what, warning));
+        if !found.filter.caution().is_empty() {
+            tell(&found.what, found.filter.caution());
+        }
         found.filter.lint().iter().for_each(|warning| tell(&found.what, warning));
         if let Some(log) = &arguments.dates
             && let Some(warning) = dates(log, &found)?

@@ -16,6 +16,8 @@ pub struct FilterDefinition {
     pub name: String,
     /// What it counts, in a sentence.
     pub description: String,
+    /// What no filter can mend and its user has to know.
+    pub caution: String,
     /// What a line must match before all, and which part of it the others see.
     pub prefregex: Option<String>,
     /// A line that matches one of these is a failure.
@@ -85,6 +87,7 @@ impl FilterDefinition {
             sessions: Sessions::default(),
             needs_utf8,
             exhausted: 0,
+            caution: self.caution.clone(),
             warnings,
         };
         filter.gate = filter.choose_gate();
