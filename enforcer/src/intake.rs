@@ -233,6 +233,18 @@ impl Intake {
         )))
     }
 
+    /// Who sent a request, and its body, which is read for enrolled sensors alone.
+    async fn receive(&self, request: Request) -> Result<(Name, Vec<u8>), Problem> {
+        let (parts, body) = request.into_parts();
+        match self.authenticate(&parts.headers, parts.extensions.get()).await {
+            Ok(sensor) => Ok((sensor, read_body(body).await?)),
+            Err(problem) => {
+                drain(body).await;
+                Err(problem)
+            }
+        }
+    }
+
     /// Logs a refusal, unless there was one just now: strangers must not fill the log.
     fn tell_refusal(&self, sensor: &str, caller: Option<&Caller>) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -248,15 +260,7 @@ impl Intake {
 }
 
 async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<Ack>, Refusal> {
-    let (parts, body) = request.into_parts();
-    let sensor = match intake.authenticate(&parts.headers, parts.extensions.get()).await {
-        Ok(sensor) => sensor,
-        Err(problem) => {
-            drain(body).await;
-            return Err(problem.into());
-        }
-    };
-    let body = read_body(body).await?;
+    let (sensor, body) = intake.receive(request).await?;
     let batch = if body.len() > QUICK_BODY {
         let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
         parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
@@ -283,15 +287,7 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
 }
 
 async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
-    let (parts, body) = request.into_parts();
-    let sensor = match intake.authenticate(&parts.headers, parts.extensions.get()).await {
-        Ok(sensor) => sensor,
-        Err(problem) => {
-            drain(body).await;
-            return Err(problem.into());
-        }
-    };
-    let body = read_body(body).await?;
+    let (sensor, body) = intake.receive(request).await?;
     let unban = serde_json::from_slice(&body).map_err(|error| {
         Problem::new(ProblemCode::Malformed, format!("the request cannot be understood: {error}"))
     })?;

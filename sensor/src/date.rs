@@ -64,22 +64,26 @@ static USUAL_TEMPLATES: LazyLock<Arc<[Template]>> = LazyLock::new(|| {
 });
 
 /// The forms in which a log writes its dates.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Dates {
     kind: Kind,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 enum Kind {
-    /// The usual ones, anywhere in the line.
-    #[default]
-    Usual,
-    /// The usual ones, at the line's start.
-    UsualAtStart,
+    /// The usual ones.
+    Usual(Where),
     /// Those of a datepattern; the usual ones after them, where it asks for them.
-    Written { templates: Arc<[Template]>, usual: bool },
+    Written(Arc<[Template]>, Option<Where>),
     /// The lines have no date: they are of now.
     None,
+}
+
+/// Where in a line a usual form counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    Anywhere,
+    AtStart,
 }
 
 /// A date in a line.
@@ -103,9 +107,9 @@ impl Dates {
         let mut usual = None;
         for pattern in datepattern.lines().map(str::trim).filter(|pattern| !pattern.is_empty()) {
             match pattern.to_ascii_uppercase().as_str() {
-                "{^LN-BEG}" => usual = Some(Kind::UsualAtStart),
-                "{DEFAULT}" => usual = Some(Kind::Usual),
-                "{NONE}" => usual = Some(Kind::None),
+                "{^LN-BEG}" => usual = Some(Where::AtStart),
+                "{DEFAULT}" => usual = Some(Where::Anywhere),
+                "{NONE}" => return Ok(Self { kind: Kind::None }),
                 upper if upper.contains("{DATE}") => {
                     for form in USUAL {
                         templates.push(Template::around(pattern, form)?);
@@ -114,13 +118,10 @@ impl Dates {
                 _ => templates.push(Template::new(pattern)?),
             }
         }
-        let kind = match (templates.is_empty(), usual) {
-            (true, None) => Kind::Usual,
-            (true, Some(kind)) => kind,
-            (false, usual) => Kind::Written {
-                templates: templates.into(),
-                usual: matches!(usual, Some(Kind::Usual | Kind::UsualAtStart)),
-            },
+        let kind = if templates.is_empty() {
+            Kind::Usual(usual.unwrap_or(Where::Anywhere))
+        } else {
+            Kind::Written(templates.into(), usual)
         };
         Ok(Self { kind })
     }
@@ -157,7 +158,7 @@ impl Dates {
     /// Whether what is cut out always begins and ends as a word does.
     pub fn are_words(&self) -> bool {
         match &self.kind {
-            Kind::Written { templates, .. } => templates.iter().all(|template| template.is_word),
+            Kind::Written(templates, _) => templates.iter().all(|template| template.is_word),
             _ => true,
         }
     }
@@ -165,28 +166,35 @@ impl Dates {
     /// Whether some lines have their date in one before.
     pub(crate) fn span_lines(&self) -> bool {
         match &self.kind {
-            Kind::Written { templates, .. } => templates.iter().any(|template| template.is_empty),
+            Kind::Written(templates, _) => templates.iter().any(|template| template.is_empty),
             _ => false,
         }
     }
 
     fn is_usual(&self) -> bool {
-        matches!(self.kind, Kind::Usual | Kind::UsualAtStart)
+        matches!(self.kind, Kind::Usual(_))
     }
 
     /// The template that a line fits, and where.
     fn search(&self, line: &[u8]) -> Option<(&Template, Range<usize>)> {
         match &self.kind {
             Kind::None => None,
-            Kind::Usual | Kind::UsualAtStart if !may_hold_usual(line) => None,
-            Kind::Usual => first(&USUAL_TEMPLATES, line, true),
-            Kind::UsualAtStart => first(&USUAL_TEMPLATES, line, false),
-            Kind::Written { templates, usual } => {
-                let found = first(templates, line, true);
-                found.or_else(|| if *usual { first(&USUAL_TEMPLATES, line, true) } else { None })
+            Kind::Usual(place) => usual(line, *place),
+            Kind::Written(templates, place) => {
+                first(templates, line, Where::Anywhere).or_else(|| usual(line, (*place)?))
             }
         }
     }
+}
+
+impl Default for Dates {
+    fn default() -> Self {
+        Self { kind: Kind::Usual(Where::Anywhere) }
+    }
+}
+
+fn usual(line: &[u8], place: Where) -> Option<(&'static Template, Range<usize>)> {
+    if may_hold_usual(line) { first(&USUAL_TEMPLATES, line, place) } else { None }
 }
 
 /// Whether a line has what each usual form has: a clock, ten digits or more in a row, or a label of TAI64.
@@ -207,9 +215,9 @@ fn may_hold_usual(line: &[u8]) -> bool {
 }
 
 /// The first template that fits the start, else the one that fits leftmost.
-fn first<'a>(templates: &'a [Template], line: &[u8], anywhere: bool) -> Option<(&'a Template, Range<usize>)> {
+fn first<'a>(templates: &'a [Template], line: &[u8], allowed: Where) -> Option<(&'a Template, Range<usize>)> {
     let mut best: Option<(&Template, Range<usize>)> = None;
-    for template in templates.iter().filter(|template| anywhere || template.anchored) {
+    for template in templates.iter().filter(|template| allowed == Where::Anywhere || template.anchored) {
         let Some(place) = template.place(line) else { continue };
         if template.anchored || place.start == 0 {
             return Some((template, place));
@@ -287,6 +295,8 @@ mod tests {
         Some("2025-09-05T14:17:32Z"),
         "v 192.0.2.1 [] z"
     )]
+    #[case("^%Y/%m/%d\n{^LN-BEG}", "2025-09-05 11:17:32 x", Some("2025-09-05T14:17:32Z"), " x")]
+    #[case("^%Y/%m/%d\n{^LN-BEG}", "y 2025-09-05 11:17:32", None, "")]
     #[case("{NONE}", "x", Some("2025-09-06T00:00:00Z"), "x")]
     #[case("^%H:%M:%S", "11:17:32 x", Some("2025-09-05T14:17:32Z"), " x")]
     #[case("%d\\.%m\\.%y um %I:%M %p", "am 05.09.25 um 11:17 AM x", Some("2025-09-05T14:17:00Z"), "am  x")]

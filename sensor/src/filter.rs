@@ -29,7 +29,7 @@ pub use explain::NearMiss;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
-use pattern::{Leading, Pattern, Prefix};
+use pattern::{Leading, Parts, Pattern, Prefix};
 use session::{Marks, Sessions};
 pub use sieve::Scanner;
 use sieve::{Candidates, Sieve};
@@ -252,6 +252,21 @@ impl Filter {
         Ok(Verdict::Missed)
     }
 
+    /// Where in a line one of the failregexes matches, by its number, for showing it.
+    pub fn matched_part(&self, line: &[u8], regex: usize) -> Option<Range<usize>> {
+        let line = trim_end(line);
+        let dateless = Dateless::new(line, &self.dates);
+        let text = String::from_utf8_lossy(&dateless.text);
+        let mut start = 0;
+        if let Some(prefix) = &self.prefix {
+            start = prefix.search(text.as_bytes(), |_| ()).ok()??.0.start;
+        }
+        let inner = text.as_bytes().get(start..)?;
+        let found = self.patterns.get(regex)?.any.search(inner, |groups| groups(Group::All)).ok()???;
+        let place = |at: usize| dateless.place(at + start).min(line.len());
+        Some(place(found.start)..place(found.end))
+    }
+
     /// Calls `each` for every line of a block that is not missed.
     pub fn find_in_block<'b>(&mut self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
         let gate = self.gate.clone();
@@ -351,31 +366,50 @@ type Place = (Host, Range<usize>);
 
 /// The leftmost place of a match that is a whole address.
 fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
-    let mut from = 0;
-    for _ in 0..RETRIES {
-        let (end, place, next) = if leading.is_bare {
-            let found = leading.addresses.find_at(text, from)?.range();
+    leading.parts.as_ref().and_then(|parts| leftmost_in_parts(parts, text)).or_else(|| {
+        first_address(text, |from| {
+            let captures = leading.whole.captures_at(text, from)?;
+            host_range(&captures)
+        })
+    })
+}
+
+/// The same where the head's own choice of a place leaves one for the rest. Where it does not, another
+/// choice may: that is for the whole regex to find.
+fn leftmost_in_parts(parts: &Parts, text: &[u8]) -> Option<Place> {
+    first_address(text, |from| {
+        let (end, host) = if parts.is_bare {
+            let found = parts.head.find_at(text, from)?.range();
             let start =
                 found.start + text[found.clone()].iter().position(|byte| pattern::in_addresses(*byte))?;
             let length =
                 text[start..found.end].iter().take_while(|byte| pattern::in_addresses(**byte)).count();
-            (found.end, whole_address(text, start..start + length), start)
+            (found.end, start..start + length)
         } else {
-            let captures = leading.addresses.captures_at(text, from)?;
-            let group = |name: &str| captures.name(name).map(|group| group.range());
-            let range = group(pattern::IP4).or_else(|| group(pattern::IP6))?;
-            (captures.get(0)?.end(), whole_address(text, range.clone()), range.start)
+            let captures = parts.head.captures_at(text, from)?;
+            (captures.get(0)?.end(), host_range(&captures)?)
         };
-        // Where the rest does not follow here, it follows no later place either.
-        if leading.rest.as_ref().is_some_and(|rest| !rest.is_match_at(text, end)) {
-            return None;
+        parts.rest.is_match_at(text, end).then_some(host)
+    })
+}
+
+/// The first of the places that `next` finds, each from a place in the text on, that is a whole address.
+fn first_address(text: &[u8], next: impl Fn(usize) -> Option<Range<usize>>) -> Option<Place> {
+    let mut from = 0;
+    for _ in 0..RETRIES {
+        let place = next(from)?;
+        from = place.start + 1;
+        let found = whole_address(text, place);
+        if found.is_some() {
+            return found;
         }
-        if place.is_some() {
-            return place;
-        }
-        from = next + 1;
     }
     None
+}
+
+fn host_range(captures: &regex::bytes::Captures<'_>) -> Option<Range<usize>> {
+    let host = captures.name(pattern::IP4).or_else(|| captures.name(pattern::IP6))?;
+    Some(host.range())
 }
 
 /// What stands at a place, where it is an address and no part of a longer word.
@@ -560,6 +594,14 @@ mod tests {
         assert_eq!(address(SEED, line).as_deref(), Some("192.0.2.1"));
         let line = "Sep  5 11:17:32 mx smtpd[1234]: [11:17:32] VPS-x[192.0.2.1] 535 Error: authentication failed [u]";
         assert_eq!(address(SEED, line).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_second_wildcard_changes_nothing_about_which_place_is_found() {
+        let greedy = r"^.*a.+ <HOST> .*fail";
+        assert_eq!(address(greedy, "a x 192.0.2.1 fail 203.0.113.9 y").as_deref(), Some("192.0.2.1"));
+        let blanks = r"^.*\[<HOST>[\] -]*.* - fail";
+        assert_eq!(address(blanks, "[192.0.2.1] - fail [203.0.113.9] - fail").as_deref(), Some("192.0.2.1"));
     }
 
     #[rstest]

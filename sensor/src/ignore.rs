@@ -232,4 +232,10 @@ mod tests {
         }
         assert_eq!(std::fs::read_to_string(asked).unwrap(), "192.0.2.1\n192.0.2.2\n");
     }
+
+    // The clock of the test runs ahead to the deadline as soon as nothing else is to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_takes_too_long_is_ended_and_spares_nobody() {
+        assert!(!IgnoreCommand::new("sleep 60").spares("192.0.2.1".parse().unwrap()).await);
+    }
 }

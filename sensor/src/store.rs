@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use atalaya_wire::{AllowList, Name, NumberedOffence};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
 
 use crate::jail::{BanEnd, Counter};
 use crate::source::files::SavedPosition;
@@ -461,7 +462,6 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
 }
 
 fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
-    write_bans(connection, &snapshot.bans)?;
     if let Some(cursor) = &snapshot.journal {
         set_meta(connection, "journal", &serde_json::to_string(cursor).unwrap_or_default())?;
     }
@@ -474,39 +474,36 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
             .prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2)")?
             .execute(params![position.key(), json])?;
     }
-    for (jail, address, counter) in &snapshot.counters {
-        let address = address.to_string();
-        match counter {
-            Some(counter) => {
-                let json = serde_json::to_string(counter).unwrap_or_default();
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO counters VALUES (?1, ?2, ?3)")?
-                    .execute(params![jail.as_str(), address, json])?;
-            }
-            None => {
-                connection
-                    .prepare_cached("DELETE FROM counters WHERE jail = ?1 AND address = ?2")?
-                    .execute(params![jail.as_str(), address])?;
-            }
-        }
-    }
-    Ok(())
+    write_by_address(
+        connection,
+        "INSERT OR REPLACE INTO counters VALUES (?1, ?2, ?3)",
+        "DELETE FROM counters WHERE jail = ?1 AND address = ?2",
+        &snapshot.counters,
+    )?;
+    write_by_address(
+        connection,
+        "INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3)",
+        "DELETE FROM bans WHERE jail = ?1 AND address = ?2",
+        &snapshot.bans,
+    )
 }
 
-fn write_bans(connection: &Connection, bans: &[(Name, IpAddr, Option<BanEnd>)]) -> rusqlite::Result<()> {
-    for (jail, address, until) in bans {
+/// Writes what a jail knows of an address; `None` deletes it.
+fn write_by_address<T: Serialize>(
+    connection: &Connection,
+    insert: &str,
+    delete: &str,
+    rows: &[(Name, IpAddr, Option<T>)],
+) -> rusqlite::Result<()> {
+    for (jail, address, value) in rows {
         let address = address.to_string();
-        match until {
-            Some(until) => {
-                let until = serde_json::to_string(until).unwrap_or_default();
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3)")?
-                    .execute(params![jail.as_str(), address, until])?;
+        match value {
+            Some(value) => {
+                let json = serde_json::to_string(value).unwrap_or_default();
+                connection.prepare_cached(insert)?.execute(params![jail.as_str(), address, json])?;
             }
             None => {
-                connection
-                    .prepare_cached("DELETE FROM bans WHERE jail = ?1 AND address = ?2")?
-                    .execute(params![jail.as_str(), address])?;
+                connection.prepare_cached(delete)?.execute(params![jail.as_str(), address])?;
             }
         }
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -86,6 +87,8 @@ struct Trial<'a, W> {
     what: String,
     dates: Dates,
     zone: TimeZone,
+    /// For showing what matched; the one that judges keeps sessions.
+    shown: Filter,
     out: W,
     colour: bool,
     tally: Tally,
@@ -117,7 +120,8 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let tally = Tally { hits: vec![0; filter.regexes().count()], ..Tally::default() };
     let out = io::BufWriter::new(io::stdout().lock());
-    let mut trial = Trial { arguments, what, dates: filter.dates(), zone, out, colour, tally };
+    let mut trial =
+        Trial { arguments, what, dates: filter.dates(), zone, shown: filter.clone(), out, colour, tally };
     match trial.run(&mut filter, &mut *reader, size) {
         Ok(()) if trial.tally.matched > 0 => Ok(ExitCode::SUCCESS),
         Ok(()) => Ok(ExitCode::FAILURE),
@@ -335,16 +339,24 @@ impl<W: Write> Trial<'_, W> {
             }));
             return Ok(());
         }
-        let (before, place, after) =
-            (&line[..found.span.start], &line[found.span.clone()], &line[found.span.end..]);
-        let (bold, plain) = if self.colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         let note = if bannable { "" } else { " (a host name: never banned)" };
-        writeln!(
-            self.out,
-            "matched {number:>7}: {host}{note}: {}{bold}{}{plain}{}",
-            printable(before),
-            printable(place),
-            printable(after)
+        let text = if self.colour { self.in_colour(line, found) } else { printable(line) };
+        writeln!(self.out, "matched {number:>7}: {host}{note}: {text}")
+    }
+
+    /// The part that matched in bold, the host in it in red.
+    fn in_colour(&self, line: &[u8], found: &Found) -> String {
+        let (bold, red, plain) = ("\x1b[1m", "\x1b[1;31m", "\x1b[0m");
+        let whole = self.shown.matched_part(line, found.regex).unwrap_or_else(|| found.span.clone());
+        let (start, end) = (whole.start.min(found.span.start), whole.end.max(found.span.end));
+        let part = |range: Range<usize>| printable(line.get(range).unwrap_or_default());
+        format!(
+            "{}{bold}{}{red}{}{plain}{bold}{}{plain}{}",
+            part(0..start),
+            part(start..found.span.start),
+            part(found.span.clone()),
+            part(found.span.end..end),
+            part(end..line.len())
         )
     }
 

@@ -81,12 +81,11 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
 }
 
 fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
-    let option =
-        |name: &str| definition.options.get(name).map(String::as_str).filter(|text| !text.trim().is_empty());
+    let option = |name: &str| definition.option(name);
     let name: Name = definition.name.parse().map_err(|error| format!("its name cannot be used: {error}"))?;
     let mut policy = Policy { decay: true, ..Policy::new(name) };
     if let Some(text) = option("maxretry") {
-        let number = text.trim().parse().ok().filter(|number| (1..=1000).contains(number));
+        let number = text.parse().ok().filter(|number| (1..=1000).contains(number));
         policy.maxretry =
             number.ok_or_else(|| format!("maxretry: `{text}` is not a number from 1 to 1000"))?;
     }
@@ -98,8 +97,7 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     }
     policy.escalation = escalation(definition)?.map(|table| table.check()).transpose()?;
     let mut ignore = IgnoreList::default();
-    let spared = option("ignoreip").unwrap_or_default();
-    for word in spared.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty()) {
+    for word in spared(definition) {
         ignore.add(word).map_err(|problem| {
             format!("ignoreip: {problem}; without it this jail could ban whom you spared")
         })?;
@@ -130,6 +128,12 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
         JailSource::Files { paths, filter }
     };
     Ok(JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self })
+}
+
+/// The words of `ignoreip`.
+fn spared(definition: &JailDefinition) -> impl Iterator<Item = &str> {
+    let list = definition.option("ignoreip").unwrap_or_default();
+    list.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty())
 }
 
 /// A jail as `sensor.toml` has it.
@@ -198,10 +202,8 @@ pub fn as_toml(folder: &Path) -> Result<String, Fail2banError> {
 }
 
 fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, String> {
-    let option =
-        |name: &str| definition.options.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let option = |name: &str| definition.option(name);
     let filter = &definition.filter;
-    let spared = option("ignoreip").unwrap_or_default();
     let is_journal = matches!(jail.source, JailSource::Journal { .. });
     let toml = TomlJail {
         source: if is_journal { "journal" } else { "files" },
@@ -215,10 +217,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
         bantime: jail.policy.bantime.to_string(),
         decay: jail.policy.decay,
         escalate: escalation(definition)?,
-        ignore: spared
-            .split(|c: char| c.is_whitespace() || c == ',')
-            .filter(|word| !word.is_empty())
-            .collect(),
+        ignore: spared(definition).collect(),
         ignorecommand: option("ignorecommand"),
         ignoreself: jail.ignore_self,
         logtimezone: option("logtimezone"),
@@ -236,8 +235,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
 fn escalation(definition: &JailDefinition) -> Result<Option<EscalateTable>, String> {
     /// How many earlier bans are told apart; fail2ban's own formula stops there.
     const STEPS: i32 = 20;
-    let option =
-        |name: &str| definition.options.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let option = |name: &str| definition.option(name);
     let is_on = |name: &str| option(name).and_then(super::definition::boolean).unwrap_or(false);
     if !is_on("bantime.increment") {
         return Ok(None);

@@ -64,6 +64,15 @@ pub struct LogPath {
     pub tail: bool,
 }
 
+// === impl JailDefinition ===
+
+impl JailDefinition {
+    /// An option of the jail, where it is set and not blank.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())
+    }
+}
+
 /// Whether a jail is enabled.
 pub(super) fn is_enabled(jails: &Layers, name: &str) -> Result<bool, Fail2banError> {
     match jails.get(name, "enabled", &Overrides::new())? {

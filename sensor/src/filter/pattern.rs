@@ -32,13 +32,20 @@ pub(super) struct Pattern {
     pub(super) marked: bool,
 }
 
-/// What follows a wildcard at the beginning, with `<HOST>` as address alone. Where a second wildcard
-/// follows the host, what stands between the two is searched alone, and the rest after it: that is the
-/// same match, and most of the line is never looked at with groups.
+/// What follows a wildcard at the beginning, with `<HOST>` as address alone.
 #[derive(Clone, Debug)]
 pub(super) struct Leading {
-    pub(super) addresses: Regex,
-    pub(super) rest: Option<Regex>,
+    pub(super) whole: Regex,
+    pub(super) parts: Option<Parts>,
+}
+
+/// A pattern in which a second wildcard follows the host, in two: what stands before that wildcard is
+/// searched alone, and the rest after it. Where both are found it is the same match, and most of the line
+/// is never looked at with groups.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) head: Regex,
+    pub(super) rest: Regex,
     /// Whether nothing but the host has characters that an address has: then it is found in the match by
     /// these, and no groups are needed.
     pub(super) is_bare: bool,
@@ -117,14 +124,15 @@ impl Pattern {
                 let compile = |python: &str| {
                     linear(&expand(python, false).0).map_err(|error| syntax(written, &error.to_string()))
                 };
-                pattern.leading = Some(match at_second_wildcard(rest) {
-                    Some((head, tail)) => Leading {
-                        addresses: compile(head)?,
-                        rest: Some(compile(tail)?),
+                let parts = match at_second_wildcard(rest) {
+                    Some((head, tail)) => Some(Parts {
+                        head: compile(head)?,
+                        rest: compile(tail)?,
                         is_bare: is_bare(&parse(written, &expand(head, false).0)?),
-                    },
-                    None => Leading { addresses: compile(rest)?, rest: None, is_bare: false },
-                });
+                    }),
+                    None => None,
+                };
+                pattern.leading = Some(Leading { whole: compile(rest)?, parts });
                 expand(rest, true).0
             }
             None => any,
