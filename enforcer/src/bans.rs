@@ -6,7 +6,7 @@
 //! disk see the same order.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use crate::config::ListConfig;
 use crate::ledger::{Ban, Change, Ledger, Receipt};
-use crate::policy::{self, Decision, Standing};
-use crate::router::{Desired, Wanted};
+use crate::policy::{self, Decision, Severity, Standing};
+use crate::router::{Desired, Label, Wanted};
 
 /// For how long an earlier ban makes the next one longer.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -30,6 +30,7 @@ pub const BY_HAND: &str = "manual";
 #[derive(Debug)]
 pub struct Bans {
     list: ListConfig,
+    severity: BTreeMap<Name, Severity>,
     ledger: Ledger,
     desired: Arc<Desired>,
     allow: RwLock<Arc<Networks>>,
@@ -86,8 +87,8 @@ struct Book {
     ends: BinaryHeap<Reverse<(i64, IpNet)>>,
     /// The standing bans of more than one address.
     wide: BTreeSet<IpNet>,
-    /// Comments, shared by all bans of one jail and sensor.
-    comments: HashMap<(Name, Name), Arc<str>>,
+    /// Labels, shared by all bans of one jail and sensor.
+    labels: HashMap<(Name, Name), Arc<Label>>,
 }
 
 #[derive(Debug, Default)]
@@ -115,16 +116,17 @@ impl Bans {
     /// Takes over what the ledger holds. Bans that are over, or whose addresses are allowed now, end.
     pub fn new(
         list: ListConfig,
+        severity: BTreeMap<Name, Severity>,
         ledger: Ledger,
         desired: Arc<Desired>,
         allow: Networks,
-        saved: Vec<(IpNet, Standing, Arc<str>)>,
+        saved: Vec<(IpNet, Standing, Arc<Label>)>,
         now: Timestamp,
     ) -> Self {
         let mut book = Book::default();
         book.ends.reserve_exact(saved.len());
         let mut ended = Vec::new();
-        let standing = saved.into_iter().filter_map(|(prefix, ban, comment)| {
+        let standing = saved.into_iter().filter_map(|(prefix, ban, label)| {
             let end = |at, by: &str| Change::End { prefix, at, by: by.to_owned() };
             if let Some(until) = ban.until.filter(|until| *until <= now) {
                 ended.push(end(until, "lapsed"));
@@ -135,7 +137,7 @@ impl Bans {
                 return None;
             }
             book.watch(prefix, ban);
-            Some((prefix, Wanted { until: ban.until, comment }))
+            Some((prefix, Wanted { until: ban.until, label }))
         });
         desired.set_many(standing);
         if !ended.is_empty() {
@@ -143,7 +145,7 @@ impl Bans {
         }
         ledger.write_surely(ended);
         let (allow, book) = (RwLock::new(Arc::new(allow)), Mutex::new(book));
-        Self { list, ledger, desired, allow, book, counters: Counters::default() }
+        Self { list, severity, ledger, desired, allow, book, counters: Counters::default() }
     }
 
     /// Decides on a sensor's offences, in their order. Bans are on their way to the routers when this
@@ -201,11 +203,11 @@ impl Bans {
             }
         };
         let name: Name = BY_HAND.parse().expect("the constant is a name");
-        let comment = book.comment(&self.list, &name, &name);
-        self.desired.set(prefix, Wanted { until: ban.until, comment });
+        let label = self.label(&mut book, &name, &name);
+        self.desired.set(prefix, Wanted { until: ban.until, label });
         changes.push(Change::Ban(Box::new(Ban {
             prefix,
-            list: self.list.name.clone(),
+            list: self.list.names[0].clone(),
             since: now,
             until: ban.until,
             jail: name.clone(),
@@ -323,15 +325,15 @@ impl Bans {
             (Decision::Allowed | Decision::Lapsed | Decision::AlreadyBanned, _) => return decided,
         };
         if changed {
-            let comment = book.comment(&self.list, &offence.jail, sensor);
-            self.desired.set(prefix, Wanted { until: ban.until, comment });
+            let label = self.label(book, &offence.jail, sensor);
+            self.desired.set(prefix, Wanted { until: ban.until, label });
         }
         if matches!(decision, Decision::Banned(_)) {
             book.begin(prefix, ban, before, changes);
         }
         changes.push(Change::Ban(Box::new(Ban {
             prefix,
-            list: self.list.name.clone(),
+            list: self.list.names[0].clone(),
             since: offence.time.min(now),
             until: ban.until,
             jail: offence.jail,
@@ -366,6 +368,19 @@ impl Bans {
         book.wide.remove(&prefix);
         book.forget_lifted(&self.desired);
         self.ledger.write_surely(vec![Change::End { prefix, at, by: by.to_owned() }])
+    }
+
+    fn label(&self, book: &mut Book, jail: &Name, sensor: &Name) -> Arc<Label> {
+        /// Names are few in practice, but sensors choose those of jails.
+        const MOST: usize = 100_000;
+        if book.labels.len() > MOST {
+            book.labels.clear();
+        }
+        let label = book
+            .labels
+            .entry((jail.clone(), sensor.clone()))
+            .or_insert_with(|| Label::new(jail.clone(), sensor.clone(), &self.list, &self.severity).into());
+        label.clone()
     }
 
     fn standing(&self, prefix: IpNet) -> Option<Standing> {
@@ -404,18 +419,6 @@ impl Book {
             let mut seen = BTreeSet::new();
             self.ends.retain(|Reverse((_, prefix))| desired.get(*prefix).is_some() && seen.insert(*prefix));
         }
-    }
-
-    fn comment(&mut self, list: &ListConfig, jail: &Name, sensor: &Name) -> Arc<str> {
-        /// Names are few in practice, but sensors choose those of jails.
-        const MOST: usize = 100_000;
-        if self.comments.len() > MOST {
-            self.comments.clear();
-        }
-        self.comments
-            .entry((jail.clone(), sensor.clone()))
-            .or_insert_with(|| list.comment_of(jail.as_str(), sensor.as_str()).into())
-            .clone()
     }
 }
 
@@ -488,14 +491,25 @@ mod tests {
 
     fn scene(saved: &[(&str, Option<i64>)], allow: &str) -> Scene {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, _, writer) = Ledger::open(folder.path(), "spammer", &|_, _| String::new()).unwrap();
+        let (ledger, _, writer) = Ledger::open(folder.path(), "spammer", &|jail, sensor| {
+            Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
+        })
+        .unwrap();
         let desired = Arc::new(Desired::new());
         let allow: Networks = [allow.parse().unwrap()].into_iter().collect();
         let saved = saved
             .iter()
-            .map(|(prefix, until)| (net(prefix), Standing { until: until.map(at) }, "saved".into()))
+            .map(|(prefix, until)| (net(prefix), Standing { until: until.map(at) }, Label::test("saved")))
             .collect();
-        let bans = Bans::new(ListConfig::default(), ledger.clone(), desired.clone(), allow, saved, at(0));
+        let bans = Bans::new(
+            ListConfig::default(),
+            BTreeMap::new(),
+            ledger.clone(),
+            desired.clone(),
+            allow,
+            saved,
+            at(0),
+        );
         Scene { bans, desired, ledger, _writer: writer, _folder: folder }
     }
 
@@ -551,8 +565,13 @@ mod tests {
             let mut numbered = offence(sequence, "192.0.2.1", second);
             numbered.offence.jail = name(jail);
             numbered.offence.bantime = BanTime::For(Seconds(600));
-            numbered.offence.escalation =
-                Some(Escalation { thousandths: vec![1000, 2000, 4000], max: None, random: None, overall });
+            numbered.offence.escalation = Some(Escalation {
+                thousandths: vec![1000, 2000, 4000],
+                max: None,
+                random: None,
+                overall,
+                decay: None,
+            });
             scene.bans.take(&name("web"), &name("box"), vec![numbered], at(second))
         };
         let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
@@ -581,8 +600,8 @@ mod tests {
         assert_eq!(scene.until("192.0.2.1/32"), Some(at(1800)));
         receipt.committed().await.unwrap();
         assert_eq!(scene.in_ledger(5), [(net("192.0.2.1/32"), 1)]);
-        let comment = scene.desired.get(net("192.0.2.1/32")).unwrap().comment;
-        assert_eq!(&*comment, "ssh from web-1");
+        let label = scene.desired.get(net("192.0.2.1/32")).unwrap().label;
+        assert_eq!(label.comment, "ssh from web-1");
     }
 
     #[tokio::test]

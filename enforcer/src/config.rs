@@ -8,11 +8,23 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use atalaya_wire::{Fingerprint, Name, Networks};
+use atalaya_wire::{Escalation, Name};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::router::{Endpoint, Password, RouterConfig};
+use crate::policy::Severity;
+use crate::router::RouterConfig;
+
+mod list;
+mod policy;
+mod router;
+
+pub use list::ListConfig;
+pub use policy::{AllowConfig, FleetConfig, HistoryConfig, ProtectConfig, WidenConfig, is_host_name};
+
+use list::RawList;
+use policy::{RawEscalation, RawFleet, RawHistory, RawProtect, RawWiden};
+use router::RawRouter;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
@@ -27,24 +39,25 @@ pub struct Config {
     /// The socket for the commands of this host.
     pub socket: PathBuf,
     /// What is never banned.
-    pub allow: Networks,
-    /// The address list, and what its entries say.
+    pub allow: AllowConfig,
+    /// The address lists, and what their entries say.
     pub list: ListConfig,
+    /// The severities of jails; medium where none is named.
+    pub severity: BTreeMap<Name, Severity>,
+    /// When many bans become one of the network around them.
+    pub widen: WidenConfig,
+    /// How bans grow whose jails say nothing of it; not at all where there is none.
+    pub escalation: Option<Escalation>,
+    /// The enforcer's own jails, in the order of their names.
+    pub fleet: Vec<FleetConfig>,
+    /// Who is not banned without a word.
+    pub protect: ProtectConfig,
+    /// How much of what is over is kept.
+    pub history: HistoryConfig,
     /// The routers, in the order of their names.
     pub routers: Vec<RouterConfig>,
     /// What an administrator should know, a sentence each.
     pub warnings: Vec<String>,
-}
-
-/// The `[list]` table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListConfig {
-    /// The address list's name on the routers.
-    pub name: String,
-    /// What an entry's comment says after the mark; `{jail}` and `{sensor}` are filled in.
-    pub comment: String,
-    /// What opens the comment of our entries.
-    pub mark: String,
 }
 
 /// What is wrong with the configuration, and where.
@@ -82,38 +95,23 @@ struct RawConfig {
     #[serde(default = "default_socket")]
     socket: PathBuf,
     #[serde(default)]
-    allow: Networks,
+    allow: Vec<Spanned<String>>,
     #[serde(default)]
     list: RawList,
     #[serde(default)]
+    severity: BTreeMap<Name, Severity>,
+    #[serde(default)]
+    widen: RawWiden,
+    escalation: Option<RawEscalation>,
+    #[serde(default)]
+    fleet: BTreeMap<Name, RawFleet>,
+    #[serde(default)]
+    protect: RawProtect,
+    #[serde(default)]
+    history: RawHistory,
+    #[serde(default)]
     router: BTreeMap<Name, Spanned<RawRouter>>,
 }
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawList {
-    name: Option<Spanned<String>>,
-    comment: Option<Spanned<String>>,
-    mark: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRouter {
-    address: Spanned<String>,
-    port: Option<Spanned<u16>>,
-    user: Spanned<String>,
-    password: Option<Spanned<Hidden>>,
-    password_file: Option<Spanned<PathBuf>>,
-    tls: Option<Spanned<bool>>,
-    fingerprint: Option<Spanned<Fingerprint>>,
-    #[serde(default = "yes")]
-    ipv6: bool,
-    window: Option<Spanned<usize>>,
-}
-
-/// A password that no error message repeats.
-struct Hidden(String);
 
 // === impl Config ===
 
@@ -146,7 +144,7 @@ impl Config {
         let raw: RawConfig = toml::from_str(text)
             .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
         let list = raw.list.check(&at)?;
-        let holds_password = raw.router.values().any(|router| router.get_ref().password.is_some());
+        let holds_password = raw.router.values().any(|router| router.get_ref().holds_password());
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut warnings = Vec::new();
         let mut routers = Vec::new();
@@ -158,8 +156,18 @@ impl Config {
             listen: raw.listen,
             state: raw.state,
             socket: raw.socket,
-            allow: raw.allow,
+            allow: AllowConfig::check(raw.allow, &at)?,
             list,
+            severity: raw.severity,
+            widen: raw.widen.check(&at)?,
+            escalation: raw.escalation.map(|escalation| escalation.check(&at)).transpose()?,
+            fleet: raw
+                .fleet
+                .into_iter()
+                .map(|(name, fleet)| fleet.check(name, &at))
+                .collect::<Result<_, _>>()?,
+            protect: raw.protect.check(&at)?,
+            history: raw.history.check(&at)?,
             routers,
             warnings,
         };
@@ -172,8 +180,11 @@ impl fmt::Display for Config {
         writeln!(f, "listen: {}", self.listen)?;
         writeln!(f, "state: {}", self.state.display())?;
         writeln!(f, "socket: {}", self.socket.display())?;
-        writeln!(f, "list: {}, comments begin with `{}:`", self.list.name, self.list.mark)?;
-        let allow: Vec<String> = self.allow.clone().into();
+        let [ipv4, ipv6] = &self.list.names;
+        let lists = if ipv4 == ipv6 { ipv4.clone() } else { format!("{ipv4}, {ipv6} for IPv6") };
+        writeln!(f, "list: {lists}; comments begin with `{}:`", self.list.mark)?;
+        let mut allow: Vec<String> = self.allow.networks.clone().into();
+        allow.extend(self.allow.names.iter().cloned());
         writeln!(
             f,
             "allow: {}",
@@ -191,141 +202,6 @@ impl fmt::Display for Config {
             writeln!(f, "warning: {warning}")?;
         }
         Ok(())
-    }
-}
-
-// === impl ListConfig ===
-
-impl Default for ListConfig {
-    fn default() -> Self {
-        Self {
-            name: "spammer".to_owned(),
-            comment: "{jail} from {sensor}".to_owned(),
-            mark: "atalaya".to_owned(),
-        }
-    }
-}
-
-impl ListConfig {
-    /// The comment's text for a ban, without the mark.
-    pub fn comment_of(&self, jail: &str, sensor: &str) -> String {
-        self.comment.replace("{jail}", jail).replace("{sensor}", sensor)
-    }
-}
-
-// === impl RawList ===
-
-impl RawList {
-    fn check(self, at: &impl Fn(Range<usize>, String) -> ConfigError) -> Result<ListConfig, ConfigError> {
-        let standard = ListConfig::default();
-        let plain = |text: &str| (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
-        let name = checked(self.name, standard.name, at, |name| {
-            plain(name)
-                .then_some(())
-                .ok_or("the list's name needs 1 to 64 printable ASCII characters without blanks")
-        })?;
-        let mark = checked(self.mark, standard.mark, at, |mark| {
-            (plain(mark) && !mark.contains(':'))
-                .then_some(())
-                .ok_or("the mark needs 1 to 64 printable ASCII characters without blanks and colons")
-        })?;
-        let comment = checked(self.comment, standard.comment, at, |comment| {
-            let rest = comment.replace("{jail}", "").replace("{sensor}", "");
-            (rest.len() <= 100
-                && !rest.contains(['{', '}'])
-                && rest.chars().all(|c| (' '..='~').contains(&c)))
-            .then_some(())
-            .ok_or("the comment may have {jail}, {sensor}, and at most 100 other printable ASCII characters")
-        })?;
-        Ok(ListConfig { name, comment, mark })
-    }
-}
-
-// === impl RawRouter ===
-
-impl RawRouter {
-    fn check(
-        self,
-        name: &Name,
-        whole: &Range<usize>,
-        folder: &Path,
-        list: &ListConfig,
-        warnings: &mut Vec<String>,
-        at: &impl Fn(Range<usize>, String) -> ConfigError,
-    ) -> Result<RouterConfig, ConfigError> {
-        let wrong =
-            |span: Range<usize>, message: &dyn fmt::Display| at(span, format!("router `{name}`: {message}"));
-        let mut endpoint: Endpoint =
-            self.address.get_ref().parse().map_err(|error| wrong(self.address.span(), &error))?;
-        if let Some(port) = self.port {
-            if *port.get_ref() == 0 || endpoint.port.is_some_and(|written| written != *port.get_ref()) {
-                return Err(wrong(port.span(), &"expected a port from 1 to 65535, here or in `address`"));
-            }
-            endpoint.port = Some(port.into_inner());
-        }
-        if self.user.get_ref().is_empty() {
-            return Err(wrong(self.user.span(), &"`user` is empty"));
-        }
-        let password = match (self.password, self.password_file) {
-            (Some(password), None) => password.into_inner().0,
-            (None, Some(file)) => {
-                let path = folder.join(file.get_ref());
-                let text = std::fs::read_to_string(&path).map_err(|error| {
-                    wrong(file.span(), &format_args!("cannot read {}: {error}", path.display()))
-                })?;
-                text.trim_end_matches(['\n', '\r']).to_owned()
-            }
-            (None, None) => {
-                return Err(wrong(
-                    whole.clone(),
-                    &"it needs `password`, or `password_file` with the name of a file",
-                ));
-            }
-            (Some(password), Some(_)) => {
-                return Err(wrong(password.span(), &"both `password` and `password_file`; leave one"));
-            }
-        };
-        // A fingerprint alone says enough.
-        match (&self.tls, &self.fingerprint) {
-            (Some(tls), None) if *tls.get_ref() => {
-                return Err(wrong(
-                    tls.span(),
-                    &"TLS needs `fingerprint` too, the SHA-256 of the router's certificate (`/certificate print detail` shows it)",
-                ));
-            }
-            (Some(tls), Some(_)) if !*tls.get_ref() => {
-                return Err(wrong(tls.span(), &"a fingerprint, but no TLS: leave one of the two lines away"));
-            }
-            (_, None) => warnings.push(format!(
-                "router {name}: the API password crosses the network unencrypted; give the router a certificate, enable api-ssl, and set `fingerprint`"
-            )),
-            _ => {}
-        }
-        let mut config =
-            RouterConfig::new(name.clone(), endpoint, self.user.into_inner(), Password::new(password));
-        config.tls = self.fingerprint.map(Spanned::into_inner);
-        config.list.clone_from(&list.name);
-        config.mark.clone_from(&list.mark);
-        config.ipv6 = self.ipv6;
-        if let Some(window) = self.window {
-            if !(1..=1024).contains(window.get_ref()) {
-                let message = format!("window is {}; expected 1 to 1024", window.get_ref());
-                return Err(wrong(window.span(), &message));
-            }
-            config.window = window.into_inner();
-        }
-        Ok(config)
-    }
-}
-
-// === impl Hidden ===
-
-impl<'de> Deserialize<'de> for Hidden {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match toml::Value::deserialize(deserializer)? {
-            toml::Value::String(text) => Ok(Self(text)),
-            _ => Err(serde::de::Error::custom("a password is text in quotes")),
-        }
     }
 }
 
@@ -358,10 +234,6 @@ fn default_socket() -> PathBuf {
     "/run/atalaya-enforcer/enforcer.sock".into()
 }
 
-fn yes() -> bool {
-    true
-}
-
 /// The line and column of a byte offset, both counted from one.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
@@ -391,7 +263,7 @@ mod tests {
     fn a_router_of_four_lines_has_the_defaults_that_users_know() {
         let config = parse(ROUTER).unwrap();
         let router = &config.routers[0];
-        assert_eq!((router.list.as_str(), router.mark.as_str()), ("spammer", "atalaya"));
+        assert_eq!((router.lists[1].as_str(), router.mark.as_str()), ("spammer", "atalaya"));
         assert_eq!(config.list.comment_of("ssh", "web-1"), "ssh from web-1");
         assert!(config.warnings[0].contains("unencrypted"));
         assert!(!format!("{config:?}").contains("\"p\""), "the password is shown");

@@ -145,7 +145,7 @@ impl Intake {
         let mut known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
         let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
         *committed = (*committed).max(last);
-        Ok(Ack { through: *committed })
+        Ok(Ack { through: *committed, ledger: None })
     }
 
     /// Lifts a ban that this sensor asked for; one of another sensor's is none of its business.
@@ -283,7 +283,7 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     // Consumed, so that the connection lives on.
     drop(body);
     intake.authenticate(&parts.headers, parts.extensions.get()).await?;
-    Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone() }))
+    Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone(), ledger: None }))
 }
 
 async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {

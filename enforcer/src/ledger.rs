@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::policy::Standing;
+use crate::router::Label;
 use crate::state;
 
 mod writer;
@@ -87,7 +88,7 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Saved {
     /// The bans that stand.
-    pub bans: Vec<(IpNet, Standing, Arc<str>)>,
+    pub bans: Vec<(IpNet, Standing, Arc<Label>)>,
     /// The largest sequence by sensor and outbox.
     pub through: HashMap<(Name, Name), u64>,
 }
@@ -177,12 +178,12 @@ impl Ledger {
     pub fn open(
         folder: &Path,
         list: &str,
-        comment: &dyn Fn(&str, &str) -> String,
+        label: &dyn Fn(Name, Name) -> Label,
     ) -> Result<(Self, Saved, Writer), LedgerError> {
         let connection = connect(folder)?;
         let lock = lock(folder)?;
         let path = path(folder);
-        let saved = read(&connection, list, comment)
+        let saved = read(&connection, list, label)
             .map_err(|source| LedgerError::Database { path: path.clone(), source })?;
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
@@ -342,13 +343,9 @@ fn lock(folder: &Path) -> Result<std::fs::File, LedgerError> {
     }
 }
 
-fn read(
-    connection: &Connection,
-    list: &str,
-    comment: &dyn Fn(&str, &str) -> String,
-) -> rusqlite::Result<Saved> {
-    // Few comments are many bans': they share them.
-    let mut comments: HashMap<(String, String), Arc<str>> = HashMap::new();
+fn read(connection: &Connection, list: &str, label: &dyn Fn(Name, Name) -> Label) -> rusqlite::Result<Saved> {
+    // Few labels are many bans': they share them.
+    let mut labels: HashMap<(String, String), Arc<Label>> = HashMap::new();
     let mut statement = connection
         .prepare("SELECT prefix, until, jail, sensor FROM bans WHERE ended IS NULL AND list = ?1")?;
     let mut rows = statement.query([list])?;
@@ -357,8 +354,11 @@ fn read(
         let prefix: IpNet = text(row, 0)?;
         let until = row.get::<_, Option<i64>>(1)?.map(moment).transpose()?;
         let key = (row.get(2)?, row.get(3)?);
-        let comment = comments.entry(key).or_insert_with_key(|(jail, sensor)| comment(jail, sensor).into());
-        bans.push((prefix, Standing { until }, comment.clone()));
+        let label = match labels.get(&key) {
+            Some(label) => label.clone(),
+            None => labels.entry(key).or_insert(Arc::new(label(text(row, 2)?, text(row, 3)?))).clone(),
+        };
+        bans.push((prefix, Standing { until }, label));
     }
     let mut through = HashMap::new();
     let mut statement = connection.prepare("SELECT sensor, outbox, through FROM intake")?;
@@ -452,8 +452,12 @@ mod tests {
         bans
     }
 
+    fn label(jail: Name, sensor: Name) -> Label {
+        Label::new(jail, sensor, &crate::config::ListConfig::default(), &std::collections::BTreeMap::new())
+    }
+
     fn open(folder: &Path) -> (Ledger, Saved, Writer) {
-        Ledger::open(folder, "spammer", &|jail, sensor| format!("{jail} {sensor}")).unwrap()
+        Ledger::open(folder, "spammer", &label).unwrap()
     }
 
     #[tokio::test]
@@ -468,7 +472,7 @@ mod tests {
         let (ledger, saved, _writer) = open(folder.path());
         assert_eq!(saved.bans.len(), 2);
         assert_eq!(saved.bans[0].1, Standing { until: Some(at(1800)) });
-        assert_eq!(&*saved.bans[1].2, "ssh web-1");
+        assert_eq!(saved.bans[1].2.comment, "ssh from web-1");
         assert_eq!(saved.through.values().collect::<Vec<_>>(), [&7]);
         assert_eq!(bans(&ledger, &Selection::default())[1].evidence[0].text, "a line");
         let only = Selection { address: Some("192.0.2.2/32".parse().unwrap()), ..Selection::default() };
@@ -498,7 +502,7 @@ mod tests {
     async fn a_second_enforcer_on_the_same_state_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (_ledger, _, _writer) = open(folder.path());
-        let error = Ledger::open(folder.path(), "spammer", &|_, _| String::new()).unwrap_err();
+        let error = Ledger::open(folder.path(), "spammer", &label).unwrap_err();
         assert!(error.to_string().contains("another atalaya-enforcer"), "{error}");
     }
 

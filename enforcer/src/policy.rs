@@ -4,12 +4,26 @@
 use atalaya_wire::{BanTime, Networks};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// A ban that stands, as far as a decision needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// When it ends; `None` for a permanent one.
     pub until: Option<Timestamp>,
+}
+
+/// How bad what a jail sees is, as the configuration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Left out first where a router cannot hold everything.
+    Low,
+    /// What a jail has where nothing is said.
+    #[default]
+    Medium,
+    /// Left out last.
+    High,
 }
 
 /// What to do about an offence.

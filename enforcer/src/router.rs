@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::policy::Severity;
 
 pub mod actual;
 pub mod address_list;
@@ -31,7 +32,7 @@ pub mod session;
 pub mod status;
 mod worker;
 
-pub use desired::{Desired, Wanted};
+pub use desired::{Desired, Label, Wanted};
 pub use endpoint::{Endpoint, EndpointError};
 pub use status::{RouterStatus, State};
 
@@ -48,14 +49,24 @@ pub struct RouterConfig {
     pub password: Password,
     /// The SHA-256 of the router's certificate, for API-SSL; `None` for the plain API.
     pub tls: Option<Fingerprint>,
-    /// The address list.
-    pub list: String,
+    /// The address lists, IPv4's first.
+    pub lists: [String; 2],
     /// What opens the comment of our entries. Two enforcers with one list need different marks.
     pub mark: String,
     /// Whether to keep the IPv6 list too.
     pub ipv6: bool,
-    /// The most commands in flight; at least 1.
+    /// Only bans of these jails are for this router; of all where none is named.
+    pub jails: Vec<Name>,
+    /// Only bans of this severity and above are.
+    pub severity: Severity,
+    /// The most entries of ours, of both families together; `None` for what its memory allows.
+    pub max_entries: Option<usize>,
+    /// The most commands in flight; at least 1. How many there are follows the router's answers.
     pub window: usize,
+    /// The most commands a second; without limit where there is none.
+    pub rate: Option<u32>,
+    /// The load of the router's processor, in per cent, above which less is sent.
+    pub max_cpu: u8,
     /// How often the whole list is read and reconciled; each time up to a tenth sooner.
     pub reconcile_every: Duration,
     /// How long things may take.
@@ -121,6 +132,16 @@ pub fn spawn(
 // === impl RouterConfig ===
 
 impl RouterConfig {
+    /// The list of a family.
+    pub fn list(&self, family: address_list::Family) -> &str {
+        &self.lists[family.index()]
+    }
+
+    /// Whether a ban of this label is for this router.
+    pub fn takes(&self, label: &Label) -> bool {
+        label.severity >= self.severity && (self.jails.is_empty() || self.jails.contains(&label.jail))
+    }
+
     /// A router on the plain API with the defaults: list `spammer`, mark `atalaya`, both families, 128
     /// commands in flight, a reconciliation every 15 minutes.
     pub fn new(name: Name, address: Endpoint, user: impl Into<String>, password: Password) -> Self {
@@ -130,10 +151,15 @@ impl RouterConfig {
             user: user.into(),
             password,
             tls: None,
-            list: "spammer".to_owned(),
+            lists: ["spammer".to_owned(), "spammer".to_owned()],
             mark: "atalaya".to_owned(),
             ipv6: true,
+            jails: Vec::new(),
+            severity: Severity::Low,
+            max_entries: None,
             window: 128,
+            rate: None,
+            max_cpu: 85,
             reconcile_every: Duration::from_mins(15),
             deadlines: Deadlines::default(),
         }

@@ -22,7 +22,7 @@ use crate::enrolment::{self, Enrolled};
 use crate::https::{self, Limits};
 use crate::intake::Intake;
 use crate::ledger::{self, Ledger};
-use crate::router::{self, Desired, RouterHandle};
+use crate::router::{self, Desired, Label, RouterHandle};
 use crate::tls::Identity;
 
 /// How often it is looked which bans are over.
@@ -52,8 +52,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let fingerprint = identity.fingerprint();
     let acceptor = TlsAcceptor::from(identity.server_config()?);
     let list = config.list.clone();
-    let comment = |jail: &str, sensor: &str| list.comment_of(jail, sensor);
-    let (ledger, saved, writer) = Ledger::open(&config.state, &list.name, &comment)?;
+    let label = |jail, sensor| Label::new(jail, sensor, &list, &config.severity);
+    let (ledger, saved, writer) = Ledger::open(&config.state, &list.names[0], &label)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -62,9 +62,16 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let desired = Arc::new(Desired::new());
     let literal: Vec<IpAddr> =
         config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect();
-    let allow = allow_list(&config.allow, &literal);
-    let bans =
-        Arc::new(Bans::new(config.list.clone(), ledger.clone(), desired.clone(), allow, saved.bans, started));
+    let allow = allow_list(&config.allow.networks, &literal);
+    let bans = Arc::new(Bans::new(
+        config.list.clone(),
+        config.severity.clone(),
+        ledger.clone(),
+        desired.clone(),
+        allow,
+        saved.bans,
+        started,
+    ));
     let workers = config
         .routers
         .into_iter()
@@ -75,7 +82,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tasks.spawn(until(stop.clone(), lapse(bans.clone(), clock.clone())));
     tasks.spawn(until(
         stop.clone(),
-        keep_allow(config.allow, literal, bans.clone(), routers.clone(), clock.clone()),
+        keep_allow(config.allow.networks, literal, bans.clone(), routers.clone(), clock.clone()),
     ));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
 
@@ -93,7 +100,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         intake: intake.clone(),
         routers: routers.clone(),
         clock,
-        list: config.list.name.clone(),
+        list: config.list.names[0].clone(),
         fingerprint,
         started,
     };
@@ -107,7 +114,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         https::accept(listener, acceptor, intake.routes(), Limits::default(), stop.clone(), tasks.clone());
     tasks.spawn(accept);
     tracing::info!(
-        %address, socket = %config.socket.display(), list = config.list.name, routers = count, bans = standing, "ready"
+        %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
     Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, routers, writer })
 }

@@ -133,7 +133,8 @@ impl Uplink {
         let mut backoff = backoff();
         let mut told = false;
         while let Some(offences) = stack.pop() {
-            let batch = Batch { version: VERSION, outbox: outbox.name().clone(), offences };
+            let sent = Some(jiff::Timestamp::now());
+            let batch = Batch { version: VERSION, outbox: outbox.name().clone(), sent, offences };
             let request = self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
             let error = match self.answer::<Ack>(request).await {
                 Ok(ack) => {

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::Name;
+
 /// The form in which every address is counted, compared and banned: an IPv4-mapped IPv6 address
 /// (`::ffff:192.0.2.1`) is the IPv4 address that it maps.
 pub fn canonical(address: IpAddr) -> IpAddr {
@@ -23,6 +25,9 @@ pub struct Networks(Vec<IpNet>);
 pub struct AllowList {
     /// What is never banned: the configured networks, the routers' addresses, the enforcer's own.
     pub networks: Networks,
+    /// Which ledger the enforcer has, as in an [`Ack`](crate::Ack).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Name>,
 }
 
 /// `{0}` is neither an address nor a network; expected such as `192.0.2.1`, `192.0.2.0/24` or `2001:db8::/32`

@@ -58,6 +58,9 @@ pub struct Batch {
     /// Names the outbox that numbered these offences (chosen at random when an outbox is made), so
     /// that a sensor that was set up anew may count from one again.
     pub outbox: Name,
+    /// The sensor's clock at the moment of sending, by which the enforcer sees how far that clock is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Timestamp>,
     /// At most [`MAX_BATCH`](crate::MAX_BATCH), in growing order of sequence.
     pub offences: Vec<NumberedOffence>,
 }
@@ -73,10 +76,14 @@ pub struct Unban {
 }
 
 /// The enforcer's answer to a batch: its ledger has all of it on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The largest sequence of this outbox that the ledger has; 0 where it has none.
     pub through: u64,
+    /// Which ledger has it. Where it is another one than before, the enforcer lost its ledger, and a
+    /// sensor sends the bans that it asked for and that are not over once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Name>,
 }
 
 // === impl Evidence ===

@@ -20,6 +20,9 @@ pub struct Escalation {
     /// Whether bans of other jails count too.
     #[serde(default)]
     pub overall: bool,
+    /// For each such time since the last ban ended, one earlier ban is forgotten; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay: Option<Seconds>,
 }
 
 // === impl Escalation ===
@@ -27,6 +30,12 @@ pub struct Escalation {
 impl Escalation {
     /// The most steps that are told apart.
     pub const MOST_STEPS: usize = 100;
+
+    /// How many of so many earlier bans still count, so long after the last of them ended.
+    pub fn remembered(&self, earlier: u32, quiet: Seconds) -> u32 {
+        let Some(decay) = self.decay.filter(|decay| decay.0 > 0) else { return earlier };
+        earlier.saturating_sub(u32::try_from(quiet.0 / decay.0).unwrap_or(u32::MAX))
+    }
 
     /// The time of a ban after so many earlier ones. `chance` is from 0 to 1. A permanent ban stays one.
     pub fn time(&self, bantime: BanTime, earlier: u32, chance: f64) -> BanTime {
@@ -55,6 +64,7 @@ mod tests {
             max: Some(Seconds(5000)),
             random: Some(Seconds(100)),
             overall: false,
+            decay: None,
         };
         let time = |earlier, chance| escalation.time(BanTime::For(Seconds(600)), earlier, chance);
         assert_eq!(time(0, 1.0), BanTime::For(Seconds(600)));
@@ -64,7 +74,11 @@ mod tests {
         assert_eq!(time(9, 0.0), BanTime::For(Seconds(2700)));
         assert_eq!(escalation.time(BanTime::For(Seconds(3000)), 2, 1.0), BanTime::For(Seconds(5000)));
         assert_eq!(escalation.time(BanTime::Permanent, 2, 1.0), BanTime::Permanent);
-        let endless = Escalation { thousandths: vec![u64::MAX], max: None, random: None, overall: true };
+        let decaying = Escalation { decay: Some(Seconds(100)), ..escalation.clone() };
+        assert_eq!([99, 100, 250, 9000].map(|quiet| decaying.remembered(3, Seconds(quiet))), [3, 2, 1, 0]);
+        assert_eq!(escalation.remembered(3, Seconds(9000)), 3);
+        let endless =
+            Escalation { thousandths: vec![u64::MAX], max: None, random: None, overall: true, decay: None };
         assert_eq!(endless.time(BanTime::For(Seconds(600)), 1, 0.0), BanTime::For(Seconds::LONGEST));
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! A sensor posts [`Batch`]es as JSON over HTTPS to [`OFFENCES_PATH`], with HTTP Basic
 //! authentication (sensor name, secret), and gets an [`Ack`] or a [`Problem`]. It reads the shared
-//! [`AllowList`] from [`ALLOW_PATH`], and lifts bans of its own at [`UNBAN_PATH`]. A shell script with curl can do the same.
+//! [`AllowList`] from [`ALLOW_PATH`], lifts bans of its own at [`UNBAN_PATH`], and tells of
+//! failures below its jails' thresholds and of good logins at [`REPORTS_PATH`]. A shell script with curl can do
+//! the same.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +13,7 @@ mod batch;
 mod escalation;
 mod name;
 mod problem;
+mod report;
 mod time;
 mod token;
 
@@ -19,6 +22,7 @@ pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence, Unban};
 pub use escalation::Escalation;
 pub use name::{Name, NameError};
 pub use problem::{Problem, ProblemCode};
+pub use report::{Failures, Login, Report};
 pub use time::{BanTime, Seconds, TimeError};
 pub use token::{Fingerprint, JoinToken, Secret, TokenError};
 
@@ -35,6 +39,12 @@ pub const ALLOW_PATH: &str = "/v1/allow";
 /// Where a sensor posts an [`Unban`]. The answer has no body; a ban that another sensor asked for is not
 /// found.
 pub const UNBAN_PATH: &str = "/v1/unban";
+
+/// Where a sensor posts a [`Report`]. The answer has no body.
+pub const REPORTS_PATH: &str = "/v1/reports";
+
+/// The most failures, and the most logins, in one [`Report`]; the enforcer refuses more.
+pub const MAX_REPORT: usize = 10_000;
 
 /// The most offences in one [`Batch`]; the enforcer refuses more.
 pub const MAX_BATCH: usize = 1000;

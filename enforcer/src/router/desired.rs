@@ -4,14 +4,17 @@
 //! is busy or its router away. Both are bounded: the bans by whoever sets them, a subscription by a
 //! fixed count, past which it only says that much changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 
+use atalaya_wire::Name;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::address_list::{Family, canonical};
+use crate::config::ListConfig;
+use crate::policy::Severity;
 
 /// The most prefixes that a [`Subscription`] names one by one.
 const GATHERED: usize = 65_536;
@@ -21,8 +24,21 @@ const GATHERED: usize = 65_536;
 pub struct Wanted {
     /// When the ban ends; `None` for a permanent one.
     pub until: Option<Timestamp>,
-    /// What the entry's comment says after our mark. Cloned bans should share it.
-    pub comment: Arc<str>,
+    /// What is said of it. The bans of one jail and sensor share one.
+    pub label: Arc<Label>,
+}
+
+/// What many bans have in common: what routers choose by, and what they are told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Label {
+    /// The jail that decided.
+    pub jail: Name,
+    /// The sensor that reported.
+    pub sensor: Name,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What the entries' comments say after our mark.
+    pub comment: String,
 }
 
 /// A time in milliseconds since 1970, or for ever. Half the size of a [`Timestamp`], which counts with
@@ -56,13 +72,36 @@ pub enum Changes {
 #[derive(Debug)]
 struct Entry {
     until: Moment,
-    comment: Arc<str>,
+    label: Arc<Label>,
 }
 
 #[derive(Debug)]
 struct Mailbox {
     changes: Mutex<Changes>,
     arrived: Notify,
+}
+
+// === impl Label ===
+
+impl Label {
+    /// The label of the bans of one jail and sensor, as the configuration has it.
+    pub fn new(jail: Name, sensor: Name, list: &ListConfig, severity: &BTreeMap<Name, Severity>) -> Self {
+        let comment = list.comment_of(jail.as_str(), sensor.as_str());
+        let severity = severity.get(&jail).copied().unwrap_or_default();
+        Self { jail, sensor, severity, comment }
+    }
+
+    /// A label of a test's, whose comment is all that matters.
+    #[doc(hidden)]
+    pub fn test(comment: &str) -> Arc<Self> {
+        let name = |text: &str| text.parse::<Name>().expect("a constant name");
+        Arc::new(Self {
+            jail: name("ssh"),
+            sensor: name("web-1"),
+            severity: Severity::Medium,
+            comment: comment.to_owned(),
+        })
+    }
 }
 
 // === impl Moment ===
@@ -143,7 +182,7 @@ impl Desired {
         self.read().get(&canonical(prefix)).map(|entry| Wanted {
             until: (entry.until != Moment::FOREVER)
                 .then(|| Timestamp::from_millisecond(entry.until.0).unwrap_or(Timestamp::MAX)),
-            comment: Arc::clone(&entry.comment),
+            label: Arc::clone(&entry.label),
         })
     }
 
@@ -162,9 +201,9 @@ impl Desired {
         self.read().get(&prefix).map(|entry| entry.until)
     }
 
-    /// What the comment of this (canonical) prefix says.
-    pub(super) fn comment(&self, prefix: IpNet) -> Option<Arc<str>> {
-        self.read().get(&prefix).map(|entry| Arc::clone(&entry.comment))
+    /// What is said of the ban of this (canonical) prefix.
+    pub(super) fn label(&self, prefix: IpNet) -> Option<Arc<Label>> {
+        self.read().get(&prefix).map(|entry| Arc::clone(&entry.label))
     }
 
     /// The banned prefixes of one family.
@@ -236,7 +275,7 @@ impl Default for Changes {
 
 impl From<Wanted> for Entry {
     fn from(wanted: Wanted) -> Self {
-        Self { until: wanted.until.map_or(Moment::FOREVER, Moment::from), comment: wanted.comment }
+        Self { until: wanted.until.map_or(Moment::FOREVER, Moment::from), label: wanted.label }
     }
 }
 
@@ -267,7 +306,7 @@ mod tests {
     }
 
     fn permanent() -> Wanted {
-        Wanted { until: None, comment: "test".into() }
+        Wanted { until: None, label: Label::test("test") }
     }
 
     #[test]

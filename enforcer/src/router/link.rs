@@ -197,11 +197,12 @@ impl<'a> Link<'a> {
         let family = order.family();
         let command = match action {
             Action::Add { timeout } => {
-                let text = self.bench.desired.comment(prefix);
-                let comment = self.bench.mark.comment(text.as_deref().unwrap_or_default());
+                let label = self.bench.desired.label(prefix);
+                let text = label.as_ref().map_or("", |label| label.comment.as_str());
+                let comment = self.bench.mark.comment(text);
                 self.session
                     .command(family.add())
-                    .attribute("list", Some(&self.bench.config.list))
+                    .attribute("list", Some(self.bench.config.list(family)))
                     .attribute("address", Some(&address_text(prefix)))
                     .attribute("timeout", Some(&timeout_text(timeout)))
                     .attribute("comment", Some(&comment))
@@ -362,7 +363,7 @@ impl<'a> Link<'a> {
         self.timers.learn_since = None;
         self.timers.print_began = Instant::now();
         self.pipeline.print_begins(family, self.bench.now());
-        let list = self.bench.config.list.clone();
+        let list = self.bench.config.list(family).to_owned();
         self.ask(family.print(), Asked::Print(family), |command| {
             command.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", &list)
         });

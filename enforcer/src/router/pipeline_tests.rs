@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::router::Wanted;
 use crate::router::address_list::LARGEST_TIMEOUT;
 use crate::router::desired::Subscription;
 use crate::router::reconcile::TOLERANCE;
+use crate::router::{Label, Wanted};
 
 /// A router: one list, ids that grow, entries that lapse.
 #[derive(Default)]
@@ -144,7 +144,7 @@ impl World {
 
     fn ban(&self, host: u8, until: Option<i64>) {
         let until = until.map(|until| Timestamp::from_millisecond(until).unwrap());
-        self.desired.set(prefix(host), Wanted { until, comment: "test".into() });
+        self.desired.set(prefix(host), Wanted { until, label: Label::test("test") });
     }
 
     fn happen(&mut self, event: &Event) {
@@ -420,7 +420,7 @@ fn a_router_without_the_ipv6_table_gets_the_ipv4_bans() {
     let now = Model { now: 0, ..Model::default() }.moment();
     let [four, six] = [prefix(1), "2001:db8::1/128".parse().unwrap()];
     for prefix in [four, six] {
-        desired.set(prefix, Wanted { until: None, comment: "test".into() });
+        desired.set(prefix, Wanted { until: None, label: Label::test("test") });
     }
     assert_eq!(pipeline.print_due(), Some(Family::V4));
     pipeline.print_begins(Family::V4, now);

@@ -230,7 +230,7 @@ pub fn offence(sequence: u64, address: &str, time: Timestamp) -> NumberedOffence
 }
 
 pub fn batch(offences: Vec<NumberedOffence>) -> Batch {
-    Batch { version: VERSION, outbox: "o1".parse().unwrap(), offences }
+    Batch { version: VERSION, outbox: "o1".parse().unwrap(), sent: None, offences }
 }
 
 /// A distinct public address for each number.

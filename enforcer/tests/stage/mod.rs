@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::router::{
-    self, Desired, Password, RouterConfig, RouterHandle, RouterStatus, State, Wanted,
+    self, Desired, Label, Password, RouterConfig, RouterHandle, RouterStatus, State, Wanted,
 };
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -55,12 +55,12 @@ impl Stage {
     /// Bans for so many seconds from now.
     pub fn ban(&self, prefix: &str, seconds: i64) {
         let until = self.clock.now() + SignedDuration::from_secs(seconds);
-        self.desired.set(parse(prefix), Wanted { until: Some(until), comment: "sshd at web-1".into() });
+        self.desired.set(parse(prefix), Wanted { until: Some(until), label: Label::test("sshd at web-1") });
     }
 
     /// Bans for ever.
     pub fn ban_forever(&self, prefix: &str) {
-        self.desired.set(parse(prefix), Wanted { until: None, comment: "sshd at web-1".into() });
+        self.desired.set(parse(prefix), Wanted { until: None, label: Label::test("sshd at web-1") });
     }
 
     pub fn unban(&self, prefix: &str) {

@@ -81,6 +81,9 @@ pub struct EscalateTable {
     /// Whether bans of other jails count too.
     #[serde(default)]
     pub overall: bool,
+    /// For each such time since the last ban ended, one earlier ban is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay: Option<Seconds>,
 }
 
 /// A string, or a list of strings.
@@ -275,6 +278,7 @@ impl EscalateTable {
             max: self.max,
             random: self.random,
             overall: self.overall,
+            decay: self.decay,
         })
     }
 }

@@ -272,5 +272,6 @@ fn escalation(definition: &JailDefinition) -> Result<Option<EscalateTable>, Stri
         max: seconds("bantime.maxtime")?,
         random: seconds("bantime.rndtime")?,
         overall: is_on("bantime.overalljails"),
+        decay: None,
     }))
 }
