@@ -275,7 +275,7 @@ mod tests {
         for (text, place, says) in [
             ("listen = \"everywhere\"\n".to_owned(), "enforcer.toml:1:10", "socket address"),
             ("alow = []\n".to_owned(), "enforcer.toml:1:1", "alow"),
-            ("allow = [\"10.0.0.1-9\"]\n".to_owned(), "enforcer.toml:1:9", "10.0.0.1-9"),
+            ("allow = [\"10.0.0.1-9\"]\n".to_owned(), "enforcer.toml:1:10", "10.0.0.1-9"),
             (router("window = 0"), "enforcer.toml:5:10", "1 to 1024"),
             (router("tls = true"), "enforcer.toml:5:7", "fingerprint"),
             (
