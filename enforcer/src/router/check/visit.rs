@@ -258,7 +258,7 @@ impl Visit<'_> {
         let facts = &mut self.facts;
         match asked {
             Asked::Identity => {
-                facts.identity = of_one(first.map(|row| row.shown("name").unwrap_or_default()))
+                facts.identity = of_one(first.map(|row| row.shown("name").unwrap_or_default()));
             }
             Asked::Resource => facts.resource = of_one(first.map(Resource::read)),
             Asked::Clock => {
