@@ -36,12 +36,8 @@ pub struct Arguments {
 impl Arguments {
     /// Prints the bans.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-        let selection = Selection {
-            jail: self.jail,
-            sensor: self.sensor,
-            address: self.address,
-            ..Selection::default()
-        };
+        let selection =
+            Selection { jail: self.jail, sensor: self.sensor, address: self.address, ..Selection::default() };
         let bans = Socket::of(config)?.bans(&selection)?;
         if self.json { as_json(out, bans) } else { as_table(out, bans) }
     }
