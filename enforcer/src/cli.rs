@@ -72,6 +72,8 @@ enum Command {
     Watch(watch::Arguments),
     /// List the bans that stand, the latest first
     Bans(bans::Arguments),
+    /// List the bans that stand and those that are over, and who ended them
+    History(bans::History),
     /// Ban an address or a network by hand; a ban that stands can only become longer
     Ban(hand::Ban),
     /// Lift a ban
@@ -125,6 +127,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             watch.run(config)?;
         }
         Command::Bans(bans) => bans.run(config, &mut out)?,
+        Command::History(history) => history.run(config, &mut out)?,
         Command::Ban(ban) => ban.run(config, &mut out)?,
         Command::Unban(unban) => unban.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,

@@ -353,7 +353,7 @@ mod tests {
         assert!(screen[0].starts_with("Atalaya all is well  25,000 bans"), "{text}");
         assert!(text.contains("bans/s 1, 16 a minute") && text.contains('█'), "{text}");
         for expected in
-            ["edge-2  ", "25,000 of 25,000", "1.2 ms", "5 sensors, 5 heard", "web-4", "192.0.2.1 "]
+            ["edge-2 up", "25,000 of 25,000", "1.2 ms", "5 sensors, 5 heard", "web-4", "192.0.2.1 "]
         {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
