@@ -33,7 +33,7 @@ pub struct Arguments {
     atalaya-enforcer history --since yesterday\n  \
     atalaya-enforcer history --over --address 192.0.2.1\n  \
     atalaya-enforcer history --since 2026-01-01 --until 2026-02-01 --json\n\n\
-    The JSON is that of `bans --json`; ended and ended_by are null while a ban stands.")]
+    The JSON is that of `bans --json`; ended and ended_by are there once it is over.")]
 pub struct History {
     #[command(flatten)]
     filter: Filter,
