@@ -1,9 +1,9 @@
 //! How fast commands go to a router: a window that follows its answers, a pause where its processor is
 //! too busy, and the configured rate. A plain function of answers and time, without I/O.
 //!
-//! The window is LEDBAT's (RFC 6817): it grows while answers come about as soon as they can, and shrinks
-//! once commands queue at the router, so that a new ban never waits behind more than [`TARGET`] of work
-//! and a router far away is still kept busy. A refusal halves it.
+//! As with LEDBAT (RFC 6817), delay is what is steered by: the window is such that about [`TARGET`] of work
+//! waits at the router, whatever its distance, so that it is always busy and a new ban waits no longer
+//! than that. Each round, a window's worth of answers, sets it in proportion. A refusal halves it.
 
 use std::time::Duration;
 
@@ -30,8 +30,9 @@ pub struct Pace {
     rate: Option<f64>,
     max_cpu: u8,
     window: f64,
-    /// Whether the window still doubles with each round trip.
+    /// Whether the window still doubles with each round.
     starting: bool,
+    round: Round,
     /// The shortest round trip of each of the last minutes, the current one first.
     shortest: [Option<Duration>; MINUTES],
     minute_began: Option<Instant>,
@@ -48,6 +49,18 @@ pub struct Pace {
     counted: Option<Instant>,
 }
 
+/// A window's worth of answers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    answers: usize,
+    /// The shortest round trip of it: what stands before every command, bursts apart.
+    shortest: Option<Duration>,
+    /// Whether the window was ever full, without which it says nothing about a larger one.
+    was_full: bool,
+    /// Whether it only waits for the answers to what went out under the window before.
+    settles: bool,
+}
+
 // === impl Pace ===
 
 impl Pace {
@@ -60,6 +73,7 @@ impl Pace {
             max_cpu,
             window: FIRST_WINDOW.min(most),
             starting: true,
+            round: Round::default(),
             shortest: [None; MINUTES],
             minute_began: None,
             round_trip: None,
@@ -75,6 +89,7 @@ impl Pace {
     pub fn begin(&mut self) {
         self.window = self.window.min(FIRST_WINDOW).min(self.most);
         self.starting = true;
+        self.round = Round::default();
         self.rest_until = None;
         self.counted = None;
     }
@@ -88,20 +103,17 @@ impl Pace {
     /// print held up.
     pub fn answered(&mut self, took: Duration, in_flight: usize, now: Instant) {
         self.note_round_trip(took, now);
-        let queued = took.saturating_sub(self.shortest().unwrap_or(took)).as_secs_f64();
-        let off_target = 1.0 - queued / TARGET.as_secs_f64();
-        // What was not limited by the window says nothing about a larger one.
-        let was_full = in_flight as f64 + 1.0 >= self.window;
-        if self.starting && off_target > 0.5 {
-            self.window += if was_full { 1.0 } else { 0.0 };
-        } else {
-            self.starting = false;
-            let change = off_target.max(-1.0) / self.window;
-            self.window += if change > 0.0 && !was_full { 0.0 } else { change };
-        }
-        self.window = self.window.clamp(1.0, self.most);
         if self.share < 1.0 {
+            // One at a time, with a rest after each.
             self.rest_until = Some(now + took.mul_f64(1.0 / self.share - 1.0));
+            return;
+        }
+        let round = &mut self.round;
+        round.answers += 1;
+        round.shortest = Some(round.shortest.map_or(took, |shortest| shortest.min(took)));
+        round.was_full |= in_flight + 1 >= self.window as usize;
+        if round.answers >= self.window as usize {
+            self.end_round();
         }
     }
 
@@ -155,7 +167,8 @@ impl Pace {
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let by_rate = self.rate.filter(|_| self.tokens < 1.0).map(|rate| {
             let counted = self.counted.unwrap_or(now);
-            counted + Duration::from_secs_f64((1.0 - self.tokens) / rate)
+            // Rounded up, so that there is a whole one then.
+            counted + Duration::from_secs_f64((1.0 - self.tokens) / rate) + Duration::from_micros(10)
         });
         [by_rate, self.rest_until.filter(|until| *until > now)].into_iter().flatten().max()
     }
@@ -168,6 +181,21 @@ impl Pace {
     /// The last round trips, smoothed; work that waited at the router included.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip
+    }
+
+    fn end_round(&mut self) {
+        let Round { shortest, was_full, settles, .. } = std::mem::take(&mut self.round);
+        if settles {
+            return;
+        }
+        let (Some(took), Some(away)) = (shortest, self.shortest()) else { return };
+        self.starting &= took.saturating_sub(away) < TARGET / 2;
+        let fitting = (away + TARGET).as_secs_f64() / took.as_secs_f64().max(1e-9);
+        let factor = if self.starting { 2.0 } else { fitting.clamp(0.5, 2.0) };
+        if factor < 1.0 || was_full {
+            self.window = (self.window * factor).clamp(1.0, self.most);
+            self.round.settles = !self.starting;
+        }
     }
 
     fn shortest(&self) -> Option<Duration> {
