@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
 use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
@@ -71,7 +71,7 @@ pub struct Found {
 }
 
 /// What was done since the service started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Entries added.
     pub adds: u64,
@@ -88,7 +88,7 @@ pub struct Counts {
 }
 
 /// Where one of the two tables stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
     /// Not used, by configuration.
