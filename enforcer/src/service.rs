@@ -79,7 +79,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let workers = config
         .routers
         .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone()));
+        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), None));
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
 
     // What keeps them right.
