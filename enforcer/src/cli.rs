@@ -13,6 +13,7 @@ mod enrolment;
 mod hand;
 mod man;
 mod paint;
+mod router;
 mod serve;
 mod socket;
 mod status;
@@ -80,6 +81,12 @@ enum Command {
     Unban(hand::Unban),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// Add a router step by step, or look whether one is ready for bans
+    #[command(after_help = router::EXAMPLES)]
+    Router {
+        #[command(subcommand)]
+        command: router::Command,
+    },
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -131,6 +138,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ban(ban) => ban.run(config, &mut out)?,
         Command::Unban(unban) => unban.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Router { command } => return command.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }
     Ok(ExitCode::SUCCESS)

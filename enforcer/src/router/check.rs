@@ -71,9 +71,6 @@ pub struct Report {
     /// SHA-256 of the certificate that api-ssl presented, where none is pinned, and the port.
     #[serde(skip)]
     pub certificate: Option<(atalaya_wire::Fingerprint, u16)>,
-    /// How many entries the router's memory allows, where it has told.
-    #[serde(skip)]
-    pub max_entries: Option<usize>,
     /// Whether the router has no `/ipv6`.
     #[serde(skip)]
     pub lacks_ipv6: bool,
@@ -92,7 +89,6 @@ pub async fn check(config: &RouterConfig, clock: &Clock, writes: bool) -> Report
         board: resource.map(|resource| resource.board.clone()),
         findings: examine(config, &facts),
         certificate: facts.presented.as_ref().and_then(|(port, seen)| Some((*seen.as_ref().ok()?, *port))),
-        max_entries: resource.and_then(|resource| resource.total_memory).map(system::max_entries),
         lacks_ipv6: facts.lacks_ipv6(),
     }
 }
@@ -142,6 +138,11 @@ impl Report {
     /// The worst of the findings.
     pub fn worst(&self) -> Grade {
         self.findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Good)
+    }
+
+    /// Whether the router let us in.
+    pub fn admitted(&self) -> bool {
+        self.findings.iter().any(|finding| finding.check == "login" && finding.grade == Grade::Good)
     }
 
     /// All commands that mend something, each once, in order.

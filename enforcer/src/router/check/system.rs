@@ -4,25 +4,13 @@ use super::facts::{ClockFace, Facts};
 use super::release::Release;
 use super::{Finding, Grade, command};
 use crate::router::RouterConfig;
+use crate::router::link::entries_by_memory;
 
 /// How far the router's clock may be from ours, in seconds.
 const CLOCK_TOLERANCE: u64 = 60;
 
-/// How many entries 256 MiB of memory carry. Users report trouble past 35,000 on such boards.
-const ENTRIES_PER_QUARTER: u64 = 32_768;
-
-/// The most entries that are suggested, however large the memory: a CCR2116 stuck at 146,000.
-const MOST_ENTRIES: u64 = 131_072;
-
 pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     vec![version(config, facts), memory(config, facts), clock(facts)]
-}
-
-/// How many entries a router of so many bytes of memory should hold at most.
-pub(super) fn max_entries(memory: u64) -> usize {
-    // Boards have a little less than their nominal memory.
-    let quarters = memory.div_ceil(1024 * 1024) * ENTRIES_PER_QUARTER / 256;
-    quarters.clamp(1024, MOST_ENTRIES) as usize
 }
 
 fn version(config: &RouterConfig, facts: &Facts) -> Finding {
@@ -66,7 +54,7 @@ fn memory(config: &RouterConfig, facts: &Facts) -> Finding {
         let says = "how many entries the router may hold cannot be told, for it does not show its memory: set `max_entries` by hand, 32768 for each 256 MiB".to_owned();
         return Finding::new(CHECK, Grade::Unclear, says);
     };
-    let suggested = max_entries(total);
+    let suggested = entries_by_memory(total);
     let free = resource.free_memory.map_or_else(String::new, |free| format!(", {} free", mebibytes(free)));
     let board = format!("{} with {}{free}", resource.board, mebibytes(total));
     let held: usize =
@@ -132,20 +120,5 @@ fn span(seconds: u64) -> String {
         120..=7199 => format!("{} min", seconds / 60),
         7200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_carries_so_many_entries_and_no_more() {
-        for (mebibytes, entries) in
-            [(4096, 131_072), (1024, 131_072), (512, 65_536), (256, 32_768), (64, 8192), (1, 1024)]
-        {
-            assert_eq!(max_entries(mebibytes * 1024 * 1024), entries, "{mebibytes} MiB");
-        }
-        assert_eq!(max_entries(u64::MAX), 131_072);
     }
 }
