@@ -55,7 +55,10 @@ fn policies(config: &RouterConfig, facts: &Facts) -> Finding {
         );
         return Finding::new(CHECK, Grade::Warning, says).mended_by(entry::grant(config, facts));
     }
-    Finding::good(CHECK, format!("`{}` may {} and no more", config.user, command::POLICIES.join(", ")))
+    Finding::good(
+        CHECK,
+        format!("`{}` has the policies {} and no more", config.user, command::POLICIES.join(", ")),
+    )
 }
 
 fn write(config: &RouterConfig, facts: &Facts) -> Finding {

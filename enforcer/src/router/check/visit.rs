@@ -194,7 +194,8 @@ impl Visit<'_> {
             self.ask(filter, Asked::Filter(family), wanted);
         }
         self.read_all().await?;
-        // The lists come last, for a big one keeps the router busy.
+        // The lists come last, for a big one keeps the router busy before its first row.
+        self.session.set_idle(self.config.deadlines.idle);
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
             self.ask(family.print(), Asked::List(family), |command| {
@@ -202,6 +203,7 @@ impl Visit<'_> {
             });
             self.read_all().await?;
         }
+        self.session.set_idle(self.config.deadlines.answer);
         if writes {
             self.facts.write = self.try_to_write().await?;
         }
