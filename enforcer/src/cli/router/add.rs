@@ -1,7 +1,7 @@
 //! `router add`: from an address to a router that is ready for bans, step by step at a terminal, or from the
 //! command line alone.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::config::{Config, ListConfig};
+use atalaya_enforcer::config::{Config, ConfigError, ListConfig};
 use atalaya_enforcer::router::check::{self, Grade, Report, command};
 use atalaya_enforcer::router::endpoint::{API_PORT, API_TLS_PORT};
 use atalaya_enforcer::router::{Endpoint, Password, RouterConfig};
@@ -75,12 +75,17 @@ struct Walk {
 impl Arguments {
     /// Walks through it.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let (lists, taken) = match config.exists() {
-            true => {
-                let config = Config::read(config)?;
-                (config.list, config.routers.into_iter().map(|router| router.name).collect())
+        let (lists, taken) = match Config::read(config) {
+            Ok(config) => {
+                (config.list, config.routers.into_iter().map(|router| router.name).collect::<Vec<_>>())
             }
-            false => (ListConfig::default(), Vec::new()),
+            // The first router may be the beginning of the configuration.
+            Err(ConfigError::Read { path, source })
+                if path == config && source.kind() == io::ErrorKind::NotFound =>
+            {
+                (ListConfig::default(), Vec::new())
+            }
+            Err(error) => return Err(error.into()),
         };
         let prompt = Prompt::new();
         let name: Name = prompt.value(self.name, "Name of the router, such as edge", None, "NAME")?;
@@ -171,7 +176,7 @@ impl Walk {
         let text = match file {
             Some(file) if file.as_os_str() == "-" => {
                 let mut line = String::new();
-                std::io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
+                io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
                 line.trim_end_matches(['\n', '\r']).to_owned()
             }
             Some(file) => {
