@@ -846,3 +846,21 @@ async fn wait_for_signal() -> anyhow::Result<()> {
 fn lock(watch: &Shared) -> MutexGuard<'_, Watch> {
     watch.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+impl Watch {
+    /// The jails of a configuration; offences go nowhere.
+    fn for_test(config: &str) -> Self {
+        let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
+        Self {
+            detector: Detector::new(config.jails, Ignored::default(), TimeZone::UTC, |_, _| {}),
+            unsaved: Snapshot::default(),
+            positions: HashMap::new(),
+            journal: None,
+            asked: Arc::default(),
+            files: None,
+            lines: 0,
+            reports: ReportStatus::default(),
+        }
+    }
+}

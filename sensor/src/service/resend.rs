@@ -58,3 +58,64 @@ async fn send(bans: &[(Name, std::net::IpAddr)], watch: &Shared, outbox: &Outbox
     }
     sent
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use atalaya_wire::BanTime;
+
+    use super::*;
+    use crate::service::Watch;
+    use crate::store::Store;
+
+    const JAIL: &str = "[jail.a]\nsource = \"logins\"\n";
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    /// Bans so many addresses for ever.
+    fn ban(watch: &Shared, count: u32) {
+        for number in 0..count {
+            let address = std::net::Ipv4Addr::from(0xC612_0000 + number).into();
+            let banned =
+                lock(watch).detector.ban(&name("a"), address, Some(BanTime::Permanent), Timestamp::now());
+            assert!(banned.is_some());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_another_ledger_than_a_known_one_gets_the_bans_again_a_chunk_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, saved, _writer) = Store::open(folder.path()).unwrap();
+        let outbox = Outbox::new(store, &saved);
+        let watch: Shared = Arc::new(Mutex::new(Watch::for_test(JAIL)));
+        let bans = u32::try_from(AT_ONCE).unwrap() + 3;
+        ban(&watch, bans);
+        let (seen, ledger) = watch::channel(None);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn({
+            let (watch, outbox, kept) = (watch.clone(), outbox.clone(), kept.clone());
+            let keep = move |ledger: Name| kept.lock().unwrap().push(ledger.to_string());
+            async move { resend(None, ledger, &watch, &outbox, keep).await }
+        });
+        seen.send_replace(Some(name("one")));
+        tokio::time::sleep(PAUSE).await;
+        assert_eq!(*kept.lock().unwrap(), ["one"]);
+        seen.send_replace(Some(name("two")));
+        let first = outbox.next(10_000).await;
+        assert_eq!(first.len(), AT_ONCE);
+        assert_eq!(*kept.lock().unwrap(), ["one"], "the new ledger does not have them yet");
+        // Lifted while it waits for its turn.
+        lock(&watch).detector.lift(None, std::net::Ipv4Addr::from(0xC612_0000 + bans - 1).into());
+        outbox.acked(first.last().unwrap().sequence);
+        let rest = outbox.next(10_000).await;
+        assert_eq!(rest.len(), 2);
+        assert!(rest.iter().all(|resent| resent.offence.bantime == BanTime::Permanent));
+        outbox.acked(rest.last().unwrap().sequence);
+        tokio::time::sleep(PAUSE / 2).await;
+        assert_eq!(*kept.lock().unwrap(), ["one", "two"]);
+        task.abort();
+    }
+}
