@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, NumberedOffence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::ListConfig;
 use crate::ledger::{Ban, Change, Ledger, Receipt};
@@ -39,7 +39,7 @@ pub struct Bans {
 }
 
 /// What was decided since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Offences that led to a new ban.
     pub banned: u64,
@@ -446,6 +446,15 @@ impl Decided {
                 tracing::info!(%address, %jail, %sensor, time = %self.time, "not banned: the ban would be over already");
             }
         }
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Offences taken, whatever came of them.
+    pub fn offences(&self) -> u64 {
+        self.banned + self.extended + self.already_banned + self.allowed + self.too_late
     }
 }
 

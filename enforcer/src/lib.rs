@@ -14,6 +14,7 @@ pub mod https;
 pub mod intake;
 pub mod ledger;
 pub mod policy;
+pub mod rates;
 pub mod router;
 pub mod service;
 pub mod state;
