@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, NumberedOffence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::ListConfig;
 use crate::ledger::{Ban, Change, Ledger, Receipt};
@@ -39,7 +39,7 @@ pub struct Bans {
 }
 
 /// What was decided since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Offences that led to a new ban.
     pub banned: u64,
@@ -207,7 +207,6 @@ impl Bans {
         self.desired.set(prefix, Wanted { until: ban.until, label });
         changes.push(Change::Ban(Box::new(Ban {
             prefix,
-            list: self.list.names[0].clone(),
             since: now,
             until: ban.until,
             jail: name.clone(),
@@ -218,6 +217,8 @@ impl Bans {
                 vec![Evidence::new(now, "by hand", reason)]
             },
             strikes: 0,
+            ended: None,
+            ended_by: None,
         })));
         let receipt = self.ledger.write_surely(changes);
         Ok(ByHand { changed: true, until: ban.until, receipt })
@@ -333,13 +334,14 @@ impl Bans {
         }
         changes.push(Change::Ban(Box::new(Ban {
             prefix,
-            list: self.list.names[0].clone(),
             since: offence.time.min(now),
             until: ban.until,
             jail: offence.jail,
             sensor: sensor.clone(),
             evidence: offence.evidence,
             strikes: 0,
+            ended: None,
+            ended_by: None,
         })));
         decided
     }
@@ -355,7 +357,7 @@ impl Bans {
         let jail = Some(&offence.jail).filter(|_| !escalation.overall);
         let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         match self.ledger.earlier_bans(prefix, jail, since) {
-            Ok(earlier) => escalation.time(offence.bantime, earlier, fastrand::f64()),
+            Ok(earlier) => escalation.time(offence.bantime, earlier.count, fastrand::f64()),
             Err(error) => {
                 tracing::warn!(%prefix, %error, "earlier bans cannot be looked up: banned for the jail's own time");
                 offence.bantime
@@ -447,6 +449,15 @@ impl Decided {
     }
 }
 
+// === impl Counts ===
+
+impl Counts {
+    /// Offences taken, whatever came of them.
+    pub fn offences(&self) -> u64 {
+        self.banned + self.extended + self.already_banned + self.allowed + self.too_late
+    }
+}
+
 // === impl Counters ===
 
 impl Counters {
@@ -479,7 +490,7 @@ mod tests {
     use atalaya_wire::Seconds;
 
     use super::*;
-    use crate::ledger::{Selection, Writer};
+    use crate::ledger::{Selection, Terms, Writer};
 
     struct Scene {
         bans: Bans,
@@ -491,7 +502,7 @@ mod tests {
 
     fn scene(saved: &[(&str, Option<i64>)], allow: &str) -> Scene {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, _, writer) = Ledger::open(folder.path(), "spammer", &|jail, sensor| {
+        let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &|jail, sensor| {
             Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
         })
         .unwrap();

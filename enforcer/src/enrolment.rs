@@ -2,17 +2,17 @@
 //! and a revocation is noticed within a second.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
-use serde::Serialize;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use crate::ledger::{self, LedgerError};
+mod roll;
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub const REFRESH: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// An enrolled sensor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sensor {
     /// Its name.
     pub name: Name,
@@ -33,13 +33,20 @@ pub struct Sensor {
 /// The enrolled sensors, as a running enforcer knows them.
 #[derive(Debug)]
 pub struct Enrolled {
-    digests: RwLock<Arc<HashMap<Name, [u8; 32]>>>,
+    known: RwLock<Arc<HashMap<Name, Known>>>,
     source: Arc<Mutex<Source>>,
     /// Strangers look again one after another.
     again: tokio::sync::Mutex<()>,
 }
 
-/// The ledger's file, and which state of it was read last.
+/// What is kept of a sensor.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    digest: [u8; 32],
+    enrolled: Timestamp,
+}
+
+/// The file, and which state of it was read last.
 #[derive(Debug)]
 struct Source {
     connection: Connection,
@@ -58,14 +65,27 @@ pub enum EnrolmentError {
     /// No random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
-    /// The ledger cannot be used.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    /// The folder cannot be made or held.
+    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// SQLite refused.
-    #[error("the ledger cannot be used: {0}")]
+    #[error("the enrolled sensors (sensors.sqlite3 in the state folder) cannot be read or written: {0}")]
     Database(#[from] rusqlite::Error),
+    /// The file is of a later release.
+    #[error("{} was written by a later release (format {found}): use that release", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
     /// The service is ending.
-    #[error("reading the ledger was cut off: {0}")]
+    #[error("reading who is enrolled was cut off: {0}")]
     Cut(String),
 }
 
@@ -79,7 +99,7 @@ pub fn enrol(
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
     let secret = Secret::new(bytes);
-    let connection = ledger::connect(state)?;
+    let connection = roll::open(state)?;
     let sql = if replace {
         "INSERT OR REPLACE INTO sensors VALUES (?1, ?2, ?3)"
     } else {
@@ -94,7 +114,7 @@ pub fn enrol(
 
 /// Takes a sensor's right to send.
 pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
-    let connection = ledger::connect(state)?;
+    let connection = roll::open(state)?;
     if connection.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()])? == 0 {
         return Err(EnrolmentError::Unknown(name.clone()));
     }
@@ -103,7 +123,7 @@ pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
 
 /// The enrolled sensors, by name.
 pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
-    let connection = ledger::connect(state)?;
+    let connection = roll::open(state)?;
     let mut statement = connection.prepare("SELECT name, enrolled FROM sensors ORDER BY name")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
     let mut sensors = Vec::new();
@@ -116,15 +136,39 @@ pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
     Ok(sensors)
 }
 
+/// Sees to it that the sensors have a file of their own, which a ledger of the first release has not.
+pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
+    roll::open(state).map(drop)
+}
+
+/// The name of the ledger that this state folder had last; `None` where it never had one.
+pub(crate) fn had_ledger(state: &Path) -> Result<Option<String>, EnrolmentError> {
+    let connection = roll::open(state)?;
+    let name = connection.query_row("SELECT value FROM meta WHERE key = 'ledger'", [], |row| row.get(0));
+    Ok(name.optional()?)
+}
+
+/// Remembers which ledger this state folder has.
+pub(crate) fn note_ledger(state: &Path, name: &str) -> Result<(), EnrolmentError> {
+    let connection = roll::open(state)?;
+    // Nothing is written where nothing changes, for a full disk must not keep the enforcer from starting.
+    connection.execute(
+        "INSERT INTO meta (key, value) VALUES ('ledger', ?1)
+         ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value",
+        [name],
+    )?;
+    Ok(())
+}
+
 // === impl Enrolled ===
 
 impl Enrolled {
     /// The sensors of a state folder.
     pub fn new(state: &Path) -> Result<Self, EnrolmentError> {
-        let mut source = Source { connection: ledger::connect(state)?, version: -1 };
-        let digests = source.read_if_changed()?.unwrap_or_default();
+        let mut source = Source { connection: roll::open(state)?, version: -1 };
+        let known = source.read_if_changed()?.unwrap_or_default();
         Ok(Self {
-            digests: RwLock::new(Arc::new(digests)),
+            known: RwLock::new(Arc::new(known)),
             source: Arc::new(Mutex::new(source)),
             again: tokio::sync::Mutex::default(),
         })
@@ -135,8 +179,8 @@ impl Enrolled {
         let source = self.source.clone();
         let read = move || source.lock().unwrap_or_else(PoisonError::into_inner).read_if_changed();
         let read = tokio::task::spawn_blocking(read).await;
-        if let Some(digests) = read.map_err(|error| EnrolmentError::Cut(error.to_string()))?? {
-            *self.digests.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(digests);
+        if let Some(known) = read.map_err(|error| EnrolmentError::Cut(error.to_string()))?? {
+            *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         }
         Ok(())
     }
@@ -156,11 +200,20 @@ impl Enrolled {
         self.matches(name, secret)
     }
 
+    /// Who is enrolled, in no order; at most [`REFRESH`] old while [`Self::refresh`] is called.
+    pub fn sensors(&self) -> Vec<Sensor> {
+        let known = self.known();
+        known.iter().map(|(name, known)| Sensor { name: name.clone(), enrolled: known.enrolled }).collect()
+    }
+
+    fn known(&self) -> Arc<HashMap<Name, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn matches(&self, name: &Name, secret: &Secret) -> bool {
-        let digests = self.digests.read().unwrap_or_else(PoisonError::into_inner).clone();
         // The digest is computed for unknown names too: how long it takes tells nothing.
         let digest = secret.digest();
-        digests.get(name).is_some_and(|known| known.ct_eq(&digest).into())
+        self.known().get(name).is_some_and(|known| known.digest.ct_eq(&digest).into())
     }
 }
 
@@ -168,30 +221,29 @@ impl Enrolled {
 
 impl Source {
     /// Who is enrolled; `None` where nobody wrote to the file since the last time.
-    fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, [u8; 32]>>, EnrolmentError> {
-        // Changes whenever another connection commits, which the ledger's writer does all the time, but
-        // nobody does on a quiet day.
+    fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, Known>>, EnrolmentError> {
+        // Changes whenever another connection commits.
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if version == self.version {
             return Ok(None);
         }
-        let digests = read(&self.connection)?;
+        let known = read(&self.connection)?;
         self.version = version;
-        Ok(Some(digests))
+        Ok(Some(known))
     }
 }
 
-fn read(connection: &Connection) -> Result<HashMap<Name, [u8; 32]>, rusqlite::Error> {
-    let mut statement = connection.prepare("SELECT name, digest FROM sensors")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
-    let mut digests = HashMap::new();
+fn read(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
+    let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))?;
+    let mut known = HashMap::new();
     for row in rows {
-        let (name, digest) = row?;
-        if let Ok(name) = name.parse() {
-            digests.insert(name, digest);
+        let (name, digest, enrolled) = row?;
+        if let (Ok(name), Ok(enrolled)) = (name.parse(), Timestamp::from_millisecond(enrolled)) {
+            known.insert(name, Known { digest, enrolled });
         }
     }
-    Ok(digests)
+    Ok(known)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use data_encoding::BASE64;
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bans::Bans;
@@ -63,9 +63,9 @@ struct Refusals {
 }
 
 /// What is known of a sensor since the start.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
-    /// When it last sent something.
+    /// When it was last heard: when it sent something, or read the allow list, which ours do every minute.
     pub last: Option<jiff::Timestamp>,
     /// Offences taken.
     pub offences: u64,
@@ -117,6 +117,11 @@ impl Intake {
             .with_state(self)
     }
 
+    /// Who is enrolled.
+    pub fn enrolled(&self) -> Vec<crate::enrolment::Sensor> {
+        self.enrolled.sensors()
+    }
+
     /// What is known of each sensor since the start.
     pub fn seen(&self) -> HashMap<Name, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -152,7 +157,12 @@ impl Intake {
     async fn unban(&self, sensor: &Name, unban: Unban) -> Result<(), Problem> {
         let prefix = IpNet::from(canonical(unban.address));
         let now = self.clock.now();
-        let selection = Selection { jail: unban.jail, sensor: Some(sensor.clone()), address: Some(prefix) };
+        let selection = Selection {
+            jail: unban.jail,
+            sensor: Some(sensor.clone()),
+            address: Some(prefix),
+            ..Selection::default()
+        };
         let ledger = self.ledger.clone();
         let look = tokio::task::spawn_blocking(move || {
             let mut own = false;
@@ -282,7 +292,8 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     let (parts, body) = request.into_parts();
     // Consumed, so that the connection lives on.
     drop(body);
-    intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    let sensor = intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    intake.note(&sensor, intake.clock.now(), 0, 0);
     Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone(), ledger: None }))
 }
 

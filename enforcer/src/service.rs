@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,11 +17,12 @@ use tokio_util::task::TaskTracker;
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{Control, socket};
 use crate::enrolment::{self, Enrolled};
 use crate::https::{self, Limits};
 use crate::intake::Intake;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, Terms};
+use crate::rates::{Rates, Totals};
 use crate::router::{self, Desired, Label, RouterHandle};
 use crate::tls::Identity;
 
@@ -29,6 +30,8 @@ use crate::tls::Identity;
 const LAPSE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the addresses of the routers and of this host are looked at anew.
 const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is counted what happened.
+const RATES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often, while a router's name is not resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -53,7 +56,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let acceptor = TlsAcceptor::from(identity.server_config()?);
     let list = config.list.clone();
     let label = |jail, sensor| Label::new(jail, sensor, &list, &config.severity);
-    let (ledger, saved, writer) = Ledger::open(&config.state, &list.names[0], &label)?;
+    let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
+    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &label)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -75,7 +79,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let workers = config
         .routers
         .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone()));
+        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), None));
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
 
     // What keeps them right.
@@ -85,6 +89,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         keep_allow(config.allow.networks, literal, bans.clone(), routers.clone(), clock.clone()),
     ));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
+    let rates = Arc::new(Mutex::new(Rates::default()));
+    tasks.spawn(until(stop.clone(), keep_rates(rates.clone(), bans.clone(), routers.clone())));
 
     // Where offences and commands arrive.
     let intake = Arc::new(Intake::new(bans.clone(), ledger.clone(), enrolled, clock.clone(), saved.through));
@@ -92,13 +98,14 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
     let address = listener.local_addr()?;
-    let commands = control::listen(&config.socket)?;
+    let commands = socket::listen(&config.socket)?;
     let (count, standing) = (routers.len(), bans.len());
     let control = Control {
         bans,
         ledger,
         intake: intake.clone(),
         routers: routers.clone(),
+        rates,
         clock,
         list: config.list.names[0].clone(),
         fingerprint,
@@ -201,6 +208,19 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
         if let Err(error) = enrolled.refresh().await {
             tracing::debug!(%error, "who is enrolled could not be read; the last known hold");
         }
+    }
+}
+
+async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Vec<RouterHandle>>) {
+    let began = tokio::time::Instant::now();
+    let mut interval = tokio::time::interval(RATES_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let now = interval.tick().await;
+        let routers: Vec<_> = routers.iter().map(RouterHandle::status).collect();
+        let totals = Totals::of(&bans.counts(), &routers);
+        let second = now.duration_since(began).as_secs();
+        rates.lock().unwrap_or_else(PoisonError::into_inner).sample(second, totals, &routers);
     }
 }
 

@@ -1,17 +1,20 @@
 //! The running enforcer, as the commands reach it: over its Unix socket.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
-use atalaya_enforcer::control::{BanRequest, UnbanRequest};
-use atalaya_enforcer::ledger::Selection;
+use atalaya_enforcer::ledger::{Ban, Selection};
 use atalaya_wire::Problem;
-use ipnet::IpNet;
 use reqwest::{Client, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+
+use super::words;
 
 /// The socket of the enforcer of one configuration.
 pub struct Socket {
@@ -32,49 +35,73 @@ pub struct Lines {
 impl Socket {
     /// The socket that a configuration file names.
     pub fn of(config: &Path) -> anyhow::Result<Self> {
-        let path = Config::read(config)?.socket;
+        Self::at(&Config::read(config)?.socket)
+    }
+
+    /// A socket.
+    pub fn at(path: &Path) -> anyhow::Result<Self> {
         // Nothing is encrypted here, but the client wants to know how it would.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let client = Client::builder().unix_socket(path.as_path()).tls_backend_preconfigured(tls).build()?;
+        let client = Client::builder().unix_socket(path).tls_backend_preconfigured(tls).build()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { path, client, runtime })
+        Ok(Self { path: path.to_owned(), client, runtime })
     }
 
     /// Reads a path.
-    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.value(self.client.get(url(path)))
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.answer(self.client.get(url(path)))
     }
 
-    /// Bans.
-    pub fn ban(&self, request: &BanRequest) -> anyhow::Result<Value> {
-        self.value(self.client.post(url("bans")).json(request))
+    /// Reads a path with a query.
+    pub fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(self.client.get(url(&format!("{path}?{}", query(request)?))))
     }
 
-    /// Lifts a ban.
-    pub fn unban(&self, prefix: IpNet) -> anyhow::Result<Value> {
-        let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default();
-        let query = query(&UnbanRequest { prefix, by })?;
-        self.value(self.client.delete(url(&format!("bans?{query}"))))
+    /// Posts to a path.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(self.client.post(url(path)).json(request))
+    }
+
+    /// Deletes what a query says.
+    pub fn delete<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(self.client.delete(url(&format!("{path}?{}", query(request)?))))
     }
 
     /// The selected bans, one JSON object a line.
     pub fn bans(self, selection: &Selection) -> anyhow::Result<Lines> {
-        let response = self.send(self.client.get(url(&format!("bans?{}", query(selection)?))))?;
+        let request = self.client.get(url(&format!("bans?{}", query(selection)?)));
+        let response = self.block_on(self.send(request))?;
         Ok(Lines { response, runtime: self.runtime, rest: Vec::new() })
     }
 
-    fn value(&self, request: RequestBuilder) -> anyhow::Result<Value> {
-        let body = self.runtime.block_on(self.send(request)?.bytes())?;
-        serde_json::from_slice(&body).context("the enforcer's answer is not understood")
+    /// Reads a path, within [`Self::block_on`].
+    pub async fn fetch<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        understood(&self.send(self.client.get(url(path))).await?.bytes().await?)
+    }
+
+    /// The selected bans, within [`Self::block_on`]; for a few.
+    pub async fn fetch_bans(&self, selection: &Selection) -> anyhow::Result<Vec<Ban>> {
+        let request = self.client.get(url(&format!("bans?{}", query(selection)?)));
+        let lines = self.send(request).await?.bytes().await?;
+        lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(understood).collect()
+    }
+
+    /// Runs on this thread.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
+        self.block_on(async { understood(&self.send(request).await?.bytes().await?) })
     }
 
     /// Sends; an answer that is not a success is an error in the enforcer's words.
-    fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = self.runtime.block_on(request.send()).map_err(|error| {
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.map_err(|error| {
             let why = root_cause(&error);
             anyhow::anyhow!(
                 "no enforcer answers at {} ({why}): start it with `atalaya-enforcer run` or `systemctl start atalaya-enforcer`, or name its configuration with --config",
@@ -85,10 +112,12 @@ impl Socket {
             return Ok(response);
         }
         let status = response.status();
-        let body = self.runtime.block_on(response.bytes())?;
+        let body = response.bytes().await?;
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{problem}"),
-            Err(_) => bail!("the enforcer refused ({status}): {}", String::from_utf8_lossy(&body)),
+            Ok(problem) => bail!("{}", words::harmless(&problem.message)),
+            Err(_) => {
+                bail!("the enforcer refused ({status}): {}", words::harmless(&String::from_utf8_lossy(&body)))
+            }
         }
     }
 }
@@ -114,18 +143,33 @@ impl Lines {
     }
 }
 
+/// Prints an answer as JSON, on one line that no terminal obeys.
+pub fn print_json(out: &mut impl Write, answer: &impl Serialize) -> anyhow::Result<()> {
+    let json = serde_json::to_string(answer)?;
+    Ok(writeln!(out, "{}", words::harmless_json(&json))?)
+}
+
+fn understood<T: DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(body).context(
+        "the enforcer's answer is not understood: is it of another release than this command? Restart it",
+    )
+}
+
 fn url(path: &str) -> String {
     format!("http://enforcer/{path}")
 }
 
 /// The request as a query; its values need no escape but the slash of a network, which may stand.
-fn query(request: &impl serde::Serialize) -> anyhow::Result<String> {
+fn query(request: &impl Serialize) -> anyhow::Result<String> {
     let mut url = reqwest::Url::parse("http://enforcer/")?;
     if let Value::Object(fields) = serde_json::to_value(request)? {
         for (name, value) in fields {
-            if let Value::String(text) = value {
-                url.query_pairs_mut().append_pair(&name, &text);
-            }
+            let text = match value {
+                Value::Null => continue,
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            url.query_pairs_mut().append_pair(&name, &text);
         }
     }
     Ok(url.query().unwrap_or_default().to_owned())

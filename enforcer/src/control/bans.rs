@@ -1,0 +1,215 @@
+//! `/bans`: which of them stand, and bans by hand.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use atalaya_wire::{BanTime, Problem, ProblemCode};
+use axum::Json;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Frame;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::holding::{self, Goal, RouterHolding};
+use super::{Answer, Control, Failure};
+use crate::bans::HandError;
+use crate::ledger::{LedgerError, Receipt, Selection, Sort};
+use crate::router::address_list::canonical;
+
+/// How much of a list of bans is gathered before it is sent, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// The body of `POST /bans`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BanRequest {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// For how long, from now.
+    pub bantime: BanTime,
+    /// Why; becomes the ban's evidence.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The answer to `POST /bans`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BanAnswer {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// When its ban ends; `None` for a permanent one.
+    pub until: Option<Timestamp>,
+    /// Whether the request changed anything; if not, a ban stood that ends no sooner.
+    pub changed: bool,
+    /// What each router holds, up to a second later.
+    pub routers: Vec<RouterHolding>,
+}
+
+/// The query of `DELETE /bans`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnbanRequest {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// Who asks, for the ledger.
+    #[serde(default)]
+    pub by: String,
+    /// Why, for the ledger.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The answer to `DELETE /bans`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UnbanAnswer {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// What each router still holds, up to a second later.
+    pub routers: Vec<RouterHolding>,
+}
+
+/// A body that is made while it is sent.
+struct Pieces(mpsc::Receiver<Result<Bytes, LedgerError>>);
+
+/// The selected bans, a JSON object a line, the latest first: they may be a million.
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Query(selection): Query<Selection>,
+) -> Response {
+    let (sender, receiver) = mpsc::channel(4);
+    let (ledger, now) = (control.ledger.clone(), control.clock.now());
+    tokio::task::spawn_blocking(move || {
+        let mut piece = Vec::with_capacity(PIECE + 4096);
+        let send = |piece: &mut Vec<u8>| sender.blocking_send(Ok(std::mem::take(piece).into())).is_ok();
+        let read = ledger.each_ban(&selection, now, &mut |ban| {
+            if serde_json::to_writer(&mut piece, ban).is_ok() {
+                piece.push(b'\n');
+            }
+            piece.len() < PIECE || send(&mut piece)
+        });
+        match read {
+            Ok(()) => drop(send(&mut piece)),
+            Err(error) => drop(sender.blocking_send(Err(error))),
+        }
+    });
+    Body::new(Pieces(receiver)).into_response()
+}
+
+pub(super) async fn ban(
+    State(control): State<Arc<Control>>,
+    Json(request): Json<BanRequest>,
+) -> Answer<BanAnswer> {
+    let BanRequest { prefix, bantime, reason } = request;
+    let done = control.bans.ban(prefix, bantime, &reason, control.clock.now()).map_err(|error| {
+        let status = match error {
+            HandError::Allowed(_) => StatusCode::CONFLICT,
+            HandError::NoTime => StatusCode::BAD_REQUEST,
+        };
+        Failure(status, Problem::new(ProblemCode::Malformed, error.to_string()))
+    })?;
+    committed(done.receipt).await?;
+    if done.changed {
+        tracing::info!(%prefix, %bantime, reason, "banned by hand");
+    }
+    let prefix = canonical(prefix);
+    let routers = control.ask(prefix, Goal::Held).await;
+    Ok(Json(BanAnswer { prefix, until: done.until, changed: done.changed, routers }))
+}
+
+pub(super) async fn unban(
+    State(control): State<Arc<Control>>,
+    Query(request): Query<UnbanRequest>,
+) -> Answer<UnbanAnswer> {
+    let prefix = canonical(request.prefix);
+    let by = by_hand(&request.by, &request.reason);
+    let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
+        return Err(Failure(
+            StatusCode::NOT_FOUND,
+            Problem::new(ProblemCode::NotFound, control.not_banned(prefix).await),
+        ));
+    };
+    committed(receipt).await?;
+    tracing::info!(%prefix, by, "unbanned");
+    let routers = control.ask(prefix, Goal::Gone).await;
+    Ok(Json(UnbanAnswer { prefix, routers }))
+}
+
+/// Who did something and why, as the ledger keeps it.
+pub(super) fn by_hand(by: &str, reason: &str) -> String {
+    let clean = |text: &str, most| -> String {
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+    };
+    let (by, reason) = (clean(by, 64), clean(reason, 256));
+    match (by.is_empty(), reason.is_empty()) {
+        (true, true) => "by hand".to_owned(),
+        (false, true) => format!("by hand, {by}"),
+        (true, false) => format!("by hand: {reason}"),
+        (false, false) => format!("by hand, {by}: {reason}"),
+    }
+}
+
+/// An address without its length, a network with it.
+fn written(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        prefix.addr().to_string()
+    } else {
+        prefix.to_string()
+    }
+}
+
+async fn committed(receipt: Receipt) -> Result<(), Failure> {
+    receipt.committed().await.map_err(|error| {
+        let message = format!("done on the routers, but {error}; it is tried again until it is written");
+        Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
+    })
+}
+
+// === impl Control ===
+
+impl Control {
+    /// What each router holds of a prefix.
+    async fn ask(&self, prefix: IpNet, goal: Goal) -> Vec<RouterHolding> {
+        holding::ask(&self.routers, |place| self.down_since(place), &[prefix], goal).await
+    }
+
+    /// That a prefix is not banned, and what around it is.
+    async fn not_banned(&self, prefix: IpNet) -> String {
+        let (ledger, now) = (self.ledger.clone(), self.clock.now());
+        let selection = Selection { address: Some(prefix), sort: Sort::Address, ..Selection::default() };
+        let around = tokio::task::spawn_blocking(move || {
+            let mut around = None;
+            let read = ledger.each_ban(&selection, now, &mut |ban| {
+                around = Some(ban.prefix).filter(|other| other.contains(&prefix));
+                around.is_none()
+            });
+            read.ok().and(around)
+        });
+        let prefix = written(prefix);
+        match around.await.ok().flatten().map(written) {
+            Some(around) => format!(
+                "{prefix} has no ban of its own; the network {around} around it is banned: `atalaya-enforcer unban {around}` lifts that, `atalaya-enforcer allow {prefix}` spares it alone"
+            ),
+            None => format!("{prefix} is not banned; `atalaya-enforcer bans` lists what is"),
+        }
+    }
+}
+
+// === impl Pieces ===
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = LedgerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, LedgerError>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
