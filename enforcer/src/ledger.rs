@@ -23,6 +23,7 @@ use crate::router::address_list::Family;
 
 mod draft;
 mod file;
+mod housekeeping;
 mod migration;
 mod place;
 mod row;
@@ -34,6 +35,7 @@ mod writer;
 
 pub use selection::{Selection, Sort, Which};
 
+use housekeeping::Housekeeping;
 use place::Place;
 
 /// The most good logins that are remembered, each of another address; the latest stay.
@@ -315,7 +317,8 @@ impl Ledger {
             .name("ledger".into())
             .spawn({
                 let trouble = trouble.clone();
-                move || writer::run(connection, &inbox, &trouble)
+                let housekeeping = Housekeeping::new(terms);
+                move || writer::run(connection, &inbox, &trouble, housekeeping)
             })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         Ok((
@@ -465,6 +468,8 @@ impl Writer {
 
 #[cfg(test)]
 mod file_tests;
+#[cfg(test)]
+mod housekeeping_tests;
 #[cfg(test)]
 mod scene;
 
