@@ -8,6 +8,7 @@ use atalaya_enforcer::config::{self, Config};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+mod backup;
 mod bans;
 mod enrolment;
 mod hand;
@@ -60,6 +61,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Save the ledger, the enrolled sensors and the certificate to one file
+    Backup(backup::Backup),
+    /// Bring back what `backup` saved, with the enforcer stopped
+    Restore(backup::Restore),
     /// Let a sensor send, and print the token with which it joins
     Enrol(enrolment::Enrol),
     /// Take a sensor's right to send; its bans stand
@@ -118,6 +123,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 writeln!(out, "{}: no mistakes", config.display())?;
             }
         }
+        Command::Backup(backup) => backup.run(config, &mut out)?,
+        Command::Restore(restore) => restore.run(config, &mut out)?,
         Command::Enrol(enrol) => enrol.run(config, &mut out)?,
         Command::Revoke(revoke) => revoke.run(config, &mut out)?,
         Command::Sensors(sensors) => sensors.run(config, &mut out)?,

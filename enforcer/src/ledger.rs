@@ -35,6 +35,9 @@ mod writer;
 
 pub use selection::{Selection, Sort, Which};
 
+pub(crate) use file::{lock, path, settle};
+pub(crate) use schema::{VERSION as FORM, sign_as_recovering};
+
 use housekeeping::Housekeeping;
 use place::Place;
 
@@ -305,8 +308,8 @@ impl Ledger {
         terms: &Terms,
         label: &dyn Fn(Name, Name) -> Label,
     ) -> Result<(Self, Saved, Writer), LedgerError> {
-        let lock = file::lock(folder)?;
-        let path = file::path(folder);
+        let lock = lock(folder)?;
+        let path = path(folder);
         let now = terms.clock.now();
         let logins_since = terms.logins.map(|within| now - within.signed());
         let (connection, saved) =

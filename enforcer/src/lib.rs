@@ -4,6 +4,7 @@
 //! Data flows one way: [`https`] → [`intake`] → [`bans`], where [`policy`] decides → [`ledger`] and
 //! [`router`] at once. `service.rs` wires these.
 
+pub mod backup;
 pub mod bans;
 pub mod clock;
 pub mod config;
