@@ -8,12 +8,14 @@ use atalaya_enforcer::config::{self, Config};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+mod address;
 mod backup;
 mod bans;
 mod enrolment;
 mod hand;
 mod man;
 mod paint;
+mod router;
 mod serve;
 mod socket;
 mod status;
@@ -79,12 +81,20 @@ enum Command {
     Bans(bans::Arguments),
     /// List the bans that stand and those that are over, and who ended them
     History(bans::History),
+    /// Show all that is known of an address: bans, evidence, strikes, which routers hold it
+    Show(address::Arguments),
     /// Ban an address or a network by hand; a ban that stands can only become longer
     Ban(hand::Ban),
     /// Lift a ban
     Unban(hand::Unban),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// Add a router step by step, or look whether one is ready for bans
+    #[command(after_help = router::EXAMPLES)]
+    Router {
+        #[command(subcommand)]
+        command: router::Command,
+    },
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -135,12 +145,19 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Bans(bans) => bans.run(config, &mut out)?,
         Command::History(history) => history.run(config, &mut out)?,
-        Command::Ban(ban) => ban.run(config, &mut out)?,
-        Command::Unban(unban) => unban.run(config, &mut out)?,
+        Command::Show(show) => show.run(config, &mut out)?,
+        Command::Ban(ban) => return ban.run(config, &mut out),
+        Command::Unban(unban) => return unban.run(config, &mut out),
         Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Router { command } => return command.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who runs the command, for the ledger; empty where that is not known.
+fn who() -> String {
+    std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default()
 }
 
 /// An address or a network.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, Name};
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use crate::policy::Severity;
 
 pub mod actual;
 pub mod address_list;
+pub mod check;
 pub mod desired;
 pub mod endpoint;
 mod link;
@@ -124,7 +125,7 @@ pub struct RouterHandle {
 }
 
 /// What a router holds for one prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "holds")]
 pub enum Holding {
     /// Nothing.
@@ -303,6 +304,11 @@ impl RouterHandle {
         let mut status = self.status.borrow().clone();
         status.desired = self.view.taken();
         status
+    }
+
+    /// Whether a ban of exactly this prefix stands that is for the router, whatever its limit.
+    pub fn takes(&self, prefix: IpNet) -> bool {
+        self.view.until(address_list::canonical(prefix)).is_some()
     }
 
     /// What the router holds for exactly this prefix, by its worker's mirror; waits for the worker for up to

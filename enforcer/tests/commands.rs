@@ -171,8 +171,15 @@ fn enrol_prints_a_token_and_nothing_else_and_keeps_no_secret() {
 #[test]
 fn without_a_running_enforcer_commands_say_which_socket_and_how_to_start_it() {
     let host = Host::new("");
-    for command in [&["status"][..], &["bans"], &["ban", "192.0.2.1"], &["unban", "192.0.2.1"], &["routers"]]
-    {
+    for command in [
+        &["status"][..],
+        &["bans"],
+        &["ban", "192.0.2.1"],
+        &["unban", "192.0.2.1"],
+        &["routers"],
+        &["show", "192.0.2.1"],
+        &["history"],
+    ] {
         let message = host.fails(command);
         assert!(
             message.contains("run/enforcer.sock") && message.contains("atalaya-enforcer run"),
@@ -253,6 +260,7 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
     assert_eq!(mode(&host.folder.path().join("run/enforcer.sock")), 0o600);
     let banned = host.prints(&["ban", "198.51.100.9", "--for", "10m", "--reason", "port scan"]);
     assert!(banned.starts_with("banned 198.51.100.9 until "), "{banned}");
+    assert!(banned.contains("on router edge"), "{banned}");
     let again = host.json(&["ban", "198.51.100.9", "--for", "5m", "--json"]);
     assert_eq!(again["changed"], false);
     host.prints(&["ban", "2001:db8:9::/64", "--for", "permanent"]);
@@ -296,8 +304,22 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
     assert_eq!(order(&["--since", "1h"]).len(), 2);
     assert!(host.prints(&["bans", "--jail", "ssh"]).contains("no ban"));
 
-    host.prints(&["unban", "198.51.100.9"]);
-    host.prints(&["unban", "2001:db8:9::/64"]);
+    let shown = host.prints(&["show", "198.51.100.9"]);
+    assert!(shown.starts_with("198.51.100.9: banned, ends in ") && shown.contains("port scan"), "{shown}");
+    assert!(shown.contains("edge  holds it"), "{shown}");
+    assert!(host.prints(&["show", "2001:db8:9::1"]).contains("banned with the network 2001:db8:9::/64"));
+    let shown = host.json(&["show", "192.0.2.1", "--json"]);
+    assert_eq!((&shown["ban"], &shown["allowed"]), (&Value::Null, &"192.0.2.0/24".into()));
+    let inside = host.fails(&["unban", "2001:db8:9::1"]);
+    assert!(inside.contains("2001:db8:9::/64 around it is banned"), "{inside}");
+
+    host.prints(&["unban", "198.51.100.9", "--reason", "a mistake"]);
+    let several = host.run(&["unban", "203.0.113.1", "2001:db8:9::/64"]);
+    assert_eq!(several.status.code(), Some(1));
+    assert!(stderr(&several).contains("203.0.113.1") && stderr(&several).contains("not banned"));
+    assert!(String::from_utf8_lossy(&several.stdout).contains("lifted the ban of 2001:db8:9::/64"));
+    let after = host.prints(&["show", "198.51.100.9"]);
+    assert!(after.contains("not banned; it was once before") && after.contains(": a mistake"), "{after}");
     let history = host.prints(&["history", "--address", "198.51.100.9"]);
     assert!(history.contains("by hand") && history.lines().count() == 2, "{history}");
     assert_eq!(host.json(&["history", "--over", "--json"]).as_array().unwrap().len(), 2);
