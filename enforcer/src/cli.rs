@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 mod address;
+mod backup;
 mod bans;
 mod enrolment;
 mod hand;
@@ -62,6 +63,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Save the ledger, the enrolled sensors and the certificate to one file
+    Backup(backup::Backup),
+    /// Bring back what `backup` saved, with the enforcer stopped
+    Restore(backup::Restore),
     /// Let a sensor send, and print the token with which it joins
     Enrol(enrolment::Enrol),
     /// Take a sensor's right to send; its bans stand
@@ -128,6 +133,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 writeln!(out, "{}: no mistakes", config.display())?;
             }
         }
+        Command::Backup(backup) => backup.run(config, &mut out)?,
+        Command::Restore(restore) => restore.run(config, &mut out)?,
         Command::Enrol(enrol) => enrol.run(config, &mut out)?,
         Command::Revoke(revoke) => revoke.run(config, &mut out)?,
         Command::Sensors(sensors) => sensors.run(config, &mut out)?,
