@@ -46,6 +46,7 @@ pub struct Service {
     stop: CancellationToken,
     tasks: TaskTracker,
     bans: Arc<Bans>,
+    reports: Arc<Reports>,
     routers: Arc<Vec<RouterHandle>>,
     writer: ledger::Writer,
 }
@@ -99,7 +100,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
     // Where offences and commands arrive.
     let ledger_and_id = (ledger.clone(), saved.id);
-    let intake = Intake::new(bans.clone(), reports, ledger_and_id, enrolled, clock.clone(), saved.through);
+    let intake =
+        Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), saved.through);
     let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
@@ -130,7 +132,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
-    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, routers, writer })
+    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, reports, routers, writer })
 }
 
 // === impl Service ===
@@ -151,6 +153,11 @@ impl Service {
         &self.bans
     }
 
+    /// What sensors report beside offences.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// The routers' workers.
     pub fn routers(&self) -> &[RouterHandle] {
         &self.routers
@@ -166,7 +173,7 @@ impl Service {
             for router in Arc::into_inner(self.routers).into_iter().flatten() {
                 router.stopped().await;
             }
-            drop(self.bans);
+            drop((self.reports, self.bans));
             // The last sender is gone: the writer ends after its last commit.
             let writer = self.writer;
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
