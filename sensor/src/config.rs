@@ -461,6 +461,20 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_say_how_fail2bans_jails_count_ipv6_for_it_has_no_word_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("filter.d")).unwrap();
+        let write = |path: &str, text: &str| std::fs::write(folder.path().join(path), text).unwrap();
+        write("filter.d/x.conf", "[Definition]\nfailregex = ^bad <HOST>$\n");
+        write("jail.conf", "[x]\nenabled = true\nfilter = x\nlogpath = /x\nbackend = polling\n");
+        for (defaults, expected) in [("", 64), ("[defaults]\nipv6_prefix = 128\n", 128)] {
+            let config = parse(&format!("fail2ban = {:?}\n{defaults}", folder.path())).unwrap();
+            assert_eq!(config.jails.len(), 1, "{config}");
+            assert_eq!(config.jails[0].policy.ipv6_prefix, expected);
+        }
+    }
+
+    #[test]
     fn each_mistake_names_its_line_and_what_would_be_right() {
         for (text, place, says) in [
             ("[jail.a]\nsource = \"logs\"\n", "sensor.toml:2:10", "logins"),
