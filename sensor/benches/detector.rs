@@ -64,7 +64,7 @@ fn pass(log: &str, reporting: bool, now: Timestamp) -> Duration {
             }
         }
     }
-    spent() - start
+    spent().saturating_sub(start)
 }
 
 /// Processor time of this thread.
