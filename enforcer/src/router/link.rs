@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Family, Marks, address_text, parse_timeout, timeout_text};
-use super::desired::{Desired, Moment, Subscription};
-use super::pace::Pace;
-use super::pipeline::{Action, Counts, Order, Pipeline, Shown};
+use super::bench::Bench;
+use super::desired::Moment;
+use super::order::{Action, Order, Shown};
+use super::pipeline::{Counts, Pipeline};
 use super::sentence::{Row, Trap, TrapMeaning};
 use super::session::{Answer, Session, SessionError};
-use super::status::{Failure, RouterStatus, State};
-use super::view::View;
-use super::{Deadlines, Holding, Question, Recovery, RouterConfig};
-use crate::clock::Clock;
+use super::status::State;
+use super::view::{View, entries_by_memory};
+use super::{Deadlines, Holding, Question};
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
@@ -38,23 +36,6 @@ const BOOT_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// The longest pause between two prints made only to learn ids or owners.
 const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
-
-/// What a router's worker has at hand in every session.
-pub(super) struct Bench {
-    pub(super) config: RouterConfig,
-    pub(super) pace: Pace,
-    pub(super) desired: Arc<Desired>,
-    pub(super) recovery: Option<Arc<Recovery>>,
-    pub(super) asked: mpsc::Receiver<Question>,
-    /// When the router booted, by what it told of its uptime.
-    pub(super) booted: Option<Instant>,
-    /// How many entries its memory allows, by what it told of that.
-    pub(super) memory_limit: Option<usize>,
-    pub(super) subscription: Subscription,
-    pub(super) clock: Clock,
-    pub(super) stop: CancellationToken,
-    pub(super) status: watch::Sender<RouterStatus>,
-}
 
 /// A session at work.
 pub(super) struct Link<'a> {
@@ -94,29 +75,6 @@ struct Timers {
     learn_gap: Duration,
     print_began: Instant,
     print_ended: Instant,
-}
-
-// === impl Bench ===
-
-impl Bench {
-    pub(super) fn now(&self) -> Moment {
-        self.clock.now().into()
-    }
-
-    pub(super) fn enter(&self, state: State) {
-        let now = self.clock.now();
-        self.status.send_modify(|status| {
-            status.state = state;
-            status.since = now;
-        });
-    }
-
-    /// Shows and logs what went wrong.
-    pub(super) fn fail(&self, text: String) {
-        tracing::warn!(router = %self.config.name, error = %text, "router trouble");
-        let at = self.clock.now();
-        self.status.send_modify(|status| status.last_error = Some(Failure { at, text }));
-    }
 }
 
 // === impl Link ===
@@ -516,17 +474,6 @@ impl<'a> Link<'a> {
 }
 
 type Building = mikrotik_rs::CommandBuilder<mikrotik_rs::proto::command::Cmd>;
-
-/// How many entries a router with so many bytes of memory is given where nothing is configured: 32,768 for
-/// each 256 MiB and at most 131,072. Routers of 256 MiB were seen to struggle past 35,000 entries, and
-/// the largest ones past 146,000.
-pub fn entries_by_memory(bytes: u64) -> usize {
-    const FOR_EACH: u64 = 256 * 1024 * 1024;
-    const MOST: u64 = 131_072;
-    // A router keeps a little of its memory to itself and tells of the rest.
-    let quarters = bytes.saturating_add(FOR_EACH / 4) / FOR_EACH;
-    (quarters * 32_768).clamp(8192, MOST) as usize
-}
 
 /// The duration, up to a tenth shorter, so that many routers are not printed at once.
 fn jittered(duration: Duration) -> Duration {
