@@ -32,6 +32,7 @@ pub mod order;
 pub mod pace;
 pub mod pin;
 pub mod pipeline;
+pub mod plan;
 pub mod reconcile;
 pub mod sentence;
 pub mod session;

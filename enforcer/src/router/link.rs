@@ -442,9 +442,7 @@ impl<'a> Link<'a> {
         self.timers.print_began = Instant::now();
         self.pipeline.print_begins(family, self.bench.now());
         let list = self.bench.config.list(family).to_owned();
-        self.ask(family.print(), Asked::Print(family), |command| {
-            command.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", &list)
-        });
+        self.ask(family.print(), Asked::Print(family), |command| Shown::ask(command, &list));
     }
 
     fn ask(&mut self, path: &str, asked: Asked, arguments: impl FnOnce(Building) -> Building) {

@@ -1,6 +1,8 @@
 //! The commands that go to a router's address lists, and the entries that come back.
 
 use ipnet::IpNet;
+use mikrotik_rs::CommandBuilder;
+use mikrotik_rs::proto::command::Cmd;
 
 use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
 use super::desired::Moment;
@@ -73,6 +75,12 @@ impl Order {
 // === impl Shown ===
 
 impl Shown {
+    /// Completes a `print` of one list: with the properties that are needed and no others, for the router's
+    /// time goes by them.
+    pub fn ask(print: CommandBuilder<Cmd>, list: &str) -> CommandBuilder<Cmd> {
+        print.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", list)
+    }
+
     /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
     pub fn read(family: Family, row: &Row, marks: &Marks) -> Option<Self> {
         Some(Self {
