@@ -8,6 +8,7 @@ use atalaya_enforcer::config::{self, Config};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+mod address;
 mod bans;
 mod enrolment;
 mod hand;
@@ -72,6 +73,10 @@ enum Command {
     Watch(watch::Arguments),
     /// List the bans that stand, the latest first
     Bans(bans::Arguments),
+    /// List the bans that stand and those that are over, and who ended them
+    History(bans::History),
+    /// Show all that is known of an address: bans, evidence, strikes, which routers hold it
+    Show(address::Arguments),
     /// Ban an address or a network by hand; a ban that stands can only become longer
     Ban(hand::Ban),
     /// Lift a ban
@@ -125,12 +130,19 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             watch.run(config)?;
         }
         Command::Bans(bans) => bans.run(config, &mut out)?,
-        Command::Ban(ban) => ban.run(config, &mut out)?,
-        Command::Unban(unban) => unban.run(config, &mut out)?,
+        Command::History(history) => history.run(config, &mut out)?,
+        Command::Show(show) => show.run(config, &mut out)?,
+        Command::Ban(ban) => return ban.run(config, &mut out),
+        Command::Unban(unban) => return unban.run(config, &mut out),
         Command::Routers(routers) => routers.run(config, &mut out)?,
         Command::Man(man) => man::run(&man)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who runs the command, for the ledger; empty where that is not known.
+fn who() -> String {
+    std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default()
 }
 
 /// An address or a network.

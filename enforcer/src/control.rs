@@ -2,7 +2,7 @@
 //! may open: HTTP with JSON, so that curl can be such a command too. A file a resource; every answer is
 //! a type here, which the commands read again.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atalaya_wire::{Fingerprint, Problem};
 use axum::http::StatusCode;
@@ -18,8 +18,10 @@ use crate::ledger::Ledger;
 use crate::rates::Rates;
 use crate::router::RouterHandle;
 
+pub mod address;
 pub mod bans;
 pub mod fault;
+pub mod holding;
 pub mod socket;
 pub mod status;
 
@@ -57,8 +59,15 @@ impl Control {
     pub fn routes(self) -> Router {
         Router::new()
             .route("/status", get(status::status))
+            .route("/address", get(address::address))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .with_state(Arc::new(self))
+    }
+
+    /// Since when a router, by its place, is not logged in to; `None` for one that is.
+    fn down_since(&self, router: usize) -> Option<Timestamp> {
+        let status = self.routers.get(router)?.status();
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).down_since(router, &status)
     }
 }
 

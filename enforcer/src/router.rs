@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, Name};
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +127,7 @@ pub struct RouterHandle {
 }
 
 /// What a router holds for one prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "holds")]
 pub enum Holding {
     /// Nothing.
@@ -306,6 +306,11 @@ impl RouterHandle {
         let mut status = self.status.borrow().clone();
         status.desired = self.view.taken();
         status
+    }
+
+    /// Whether a ban of exactly this prefix stands that is for the router, whatever its limit.
+    pub fn takes(&self, prefix: IpNet) -> bool {
+        self.view.until(address_list::canonical(prefix)).is_some()
     }
 
     /// What the router holds for exactly this prefix, by its worker's mirror; waits for the worker for up to

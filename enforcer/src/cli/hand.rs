@@ -2,11 +2,15 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 
-use atalaya_enforcer::control::bans::BanRequest;
+use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
+use atalaya_enforcer::router::Holding;
 use atalaya_wire::{BanTime, Seconds};
 use ipnet::IpNet;
+use jiff::Timestamp;
 
+use super::address::on_routers;
 use super::socket::{Socket, print_json};
 use super::words;
 
@@ -14,11 +18,12 @@ use super::words;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer ban 192.0.2.1 --for 2h --reason 'port scan'\n  \
-    atalaya-enforcer ban 2001:db8::/64 --for permanent")]
+    atalaya-enforcer ban 2001:db8::/64 198.51.100.0/24 --for permanent\n\n\
+    The JSON is {prefix, until, changed, routers}, a line for each address; routers as in `show --json`.")]
 pub struct Ban {
-    /// The address or network
-    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK")]
-    prefix: IpNet,
+    /// The addresses or networks
+    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
+    prefixes: Vec<IpNet>,
     /// For how long: 600, 10m, 1h30m, permanent
     #[arg(long = "for", value_name = "TIME", default_value_t = BanTime::For(Seconds(1800)))]
     bantime: BanTime,
@@ -32,11 +37,17 @@ pub struct Ban {
 
 /// Whose ban to lift.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  atalaya-enforcer unban 192.0.2.1")]
+#[command(after_help = "Examples:\n  \
+    atalaya-enforcer unban 192.0.2.1 --reason 'our own scanner'\n  \
+    atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n\n\
+    The JSON is {prefix, routers}, a line for each address; routers as in `show --json`.")]
 pub struct Unban {
-    /// The address or network, as it was banned
-    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK")]
-    prefix: IpNet,
+    /// The addresses or networks, as they were banned
+    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
+    prefixes: Vec<IpNet>,
+    /// Why; kept in the ledger
+    #[arg(long, default_value = "")]
+    reason: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,14 +57,31 @@ pub struct Unban {
 
 impl Ban {
     /// Bans.
-    pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-        let request = BanRequest { prefix: self.prefix, bantime: self.bantime, reason: self.reason };
-        let done = Socket::of(config)?.ban(&request)?;
+    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let socket = Socket::of(config)?;
+        each(&self.prefixes, |prefix| {
+            let done = socket
+                .post("bans", &BanRequest { prefix, bantime: self.bantime, reason: self.reason.clone() })?;
+            self.print(&done, out)
+        })
+    }
+
+    fn print(&self, done: &BanAnswer, out: &mut impl Write) -> anyhow::Result<()> {
         if self.json {
-            return print_json(out, &done);
+            return print_json(out, done);
         }
+        let now = Timestamp::now();
         let what = if done.changed { "banned" } else { "already banned:" };
-        Ok(writeln!(out, "{what} {} {}", words::prefix(done.prefix), words::end(done.until))?)
+        let left = if done.until.is_some() {
+            format!(" ({})", words::until(done.until, now))
+        } else {
+            String::new()
+        };
+        writeln!(out, "{what} {} {}{left}", words::prefix(done.prefix), words::end(done.until))?;
+        if let Some(text) = on_routers(&done.routers, now) {
+            writeln!(out, "  {text}")?;
+        }
+        Ok(())
     }
 }
 
@@ -61,11 +89,51 @@ impl Ban {
 
 impl Unban {
     /// Unbans.
-    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-        let done = Socket::of(config)?.unban(self.prefix)?;
-        if self.json {
-            return print_json(out, &done);
-        }
-        Ok(writeln!(out, "lifted the ban of {}", words::prefix(done.prefix))?)
+    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let socket = Socket::of(config)?;
+        each(&self.prefixes, |prefix| {
+            let request = UnbanRequest { prefix, by: super::who(), reason: self.reason.clone() };
+            let done = socket.delete("bans", &request)?;
+            self.print(&done, out)
+        })
     }
+
+    fn print(&self, done: &UnbanAnswer, out: &mut impl Write) -> anyhow::Result<()> {
+        if self.json {
+            return print_json(out, done);
+        }
+        writeln!(out, "lifted the ban of {}", words::prefix(done.prefix))?;
+        for router in &done.routers {
+            let text = match (router.holding, &router.why) {
+                (Holding::Entry { ours: false, .. }, _) => {
+                    "keeps an entry for it that is not ours".to_owned()
+                }
+                (Holding::Entry { .. }, _) => "still holds it; its removal is on the way".to_owned(),
+                (Holding::Unknown, Some(why)) => {
+                    format!("{}; it is removed there when that is over", words::harmless(why))
+                }
+                _ => continue,
+            };
+            writeln!(out, "  {}: {text}", router.router)?;
+        }
+        Ok(())
+    }
+}
+
+/// Does something for each prefix; where one fails the others are done all the same.
+fn each(prefixes: &[IpNet], mut one: impl FnMut(IpNet) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    let [prefix] = prefixes else {
+        let mut code = ExitCode::SUCCESS;
+        for prefix in prefixes {
+            if let Err(error) = one(*prefix) {
+                if error.is::<std::io::Error>() {
+                    return Err(error);
+                }
+                eprintln!("atalaya-enforcer: {error:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+        return Ok(code);
+    };
+    one(*prefix).map(|()| ExitCode::SUCCESS)
 }

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
-use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
 use atalaya_enforcer::ledger::{Ban, Selection};
 use atalaya_wire::Problem;
-use ipnet::IpNet;
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,16 +56,19 @@ impl Socket {
         self.answer(self.client.get(url(path)))
     }
 
-    /// Bans.
-    pub fn ban(&self, request: &BanRequest) -> anyhow::Result<BanAnswer> {
-        self.answer(self.client.post(url("bans")).json(request))
+    /// Reads a path with a query.
+    pub fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(self.client.get(url(&format!("{path}?{}", query(request)?))))
     }
 
-    /// Lifts a ban.
-    pub fn unban(&self, prefix: IpNet) -> anyhow::Result<UnbanAnswer> {
-        let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default();
-        let query = query(&UnbanRequest { prefix, by })?;
-        self.answer(self.client.delete(url(&format!("bans?{query}"))))
+    /// Posts to a path.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(self.client.post(url(path)).json(request))
+    }
+
+    /// Deletes what a query says.
+    pub fn delete<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(self.client.delete(url(&format!("{path}?{}", query(request)?))))
     }
 
     /// The selected bans, one JSON object a line.

@@ -9,7 +9,7 @@ use atalaya_enforcer::control::fault::{Fault, FaultKind};
 use atalaya_enforcer::control::status::{RouterAnswer, SensorAnswer, Status};
 use atalaya_enforcer::enrolment::{self, Sensor};
 use atalaya_enforcer::intake::Seen;
-use atalaya_enforcer::router::State;
+use atalaya_enforcer::router::{RouterStatus, State};
 use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -222,7 +222,7 @@ pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
     let of = match fault.kind {
         FaultKind::Ledger => "the ledger",
         FaultKind::NoRouter => "configuration",
-        FaultKind::RouterDown | FaultKind::RouterRefuses => "router",
+        FaultKind::RouterDown | FaultKind::RouterRefuses | FaultKind::RouterFull => "router",
         FaultKind::SensorSilent => "sensor",
     };
     let name = fault.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
@@ -271,10 +271,10 @@ fn router_rows(status: &Status) -> Vec<(Tone, [String; 8])> {
 
 fn router_row(router: &RouterAnswer, status: &Status) -> (Tone, [String; 8]) {
     let RouterAnswer { status: router, down_since, .. } = router;
-    let faulty = status.faults.iter().any(|fault| {
-        fault.name.as_ref() == Some(&router.name)
-            && matches!(fault.kind, FaultKind::RouterDown | FaultKind::RouterRefuses)
-    });
+    let faulty = status
+        .faults
+        .iter()
+        .any(|fault| fault.name.as_ref() == Some(&router.name) && fault.kind.is_routers());
     let ours = if router.is_up() {
         format!("{} of {}", words::count(router.ours), words::count(router.desired))
     } else {
@@ -285,7 +285,7 @@ fn router_row(router: &RouterAnswer, status: &Status) -> (Tone, [String; 8]) {
         if faulty { Tone::Bad } else { Tone::Plain },
         [
             router.name.to_string(),
-            router_state(router.state, *down_since, status.now),
+            router_state(router, *down_since, status.now),
             ours,
             known(router.foreign),
             words::count(router.queued + router.in_flight),
@@ -297,9 +297,10 @@ fn router_row(router: &RouterAnswer, status: &Status) -> (Tone, [String; 8]) {
 }
 
 /// What a router is at, in a word or two.
-pub fn router_state(state: State, down_since: Option<Timestamp>, now: Timestamp) -> String {
+pub fn router_state(router: &RouterStatus, down_since: Option<Timestamp>, now: Timestamp) -> String {
     let down = down_since.map(|since| format!("down {}", words::length(now.duration_since(since))));
-    match (state, down) {
+    match (router.state, down) {
+        (State::Connected, _) if router.read_only => "read-only".to_owned(),
         (State::Connected, _) => "up".to_owned(),
         (State::Reading, _) => "up, reading".to_owned(),
         (State::Stopped, _) => "stopped".to_owned(),
@@ -322,7 +323,7 @@ fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timesta
 }
 
 fn is_sensors(fault: &Fault, name: &Name) -> bool {
-    fault.kind == FaultKind::SensorSilent && fault.name.as_ref() == Some(name)
+    fault.kind.is_sensors() && fault.name.as_ref() == Some(name)
 }
 
 /// A table's first rows, and which command shows the rest.

@@ -47,7 +47,8 @@ struct Screen(DefaultTerminal);
 impl Arguments {
     /// Watches until a key or a signal ends it.
     pub fn run(&self, config: &Path) -> anyhow::Result<()> {
-        if !self.json && !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+        let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+        if !self.json && !terminal {
             bail!(
                 "watch needs a terminal: `watch --json` prints a JSON object a second, `status` what is so now"
             );

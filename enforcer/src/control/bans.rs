@@ -16,9 +16,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::holding::{self, Goal, RouterHolding};
 use super::{Answer, Control, Failure};
 use crate::bans::HandError;
-use crate::ledger::{LedgerError, Receipt, Selection};
+use crate::ledger::{LedgerError, Receipt, Selection, Sort};
+use crate::router::address_list::canonical;
 
 /// How much of a list of bans is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -45,6 +47,8 @@ pub struct BanAnswer {
     pub until: Option<Timestamp>,
     /// Whether the request changed anything; if not, a ban stood that ends no sooner.
     pub changed: bool,
+    /// What each router holds, up to a second later.
+    pub routers: Vec<RouterHolding>,
 }
 
 /// The query of `DELETE /bans`.
@@ -56,6 +60,9 @@ pub struct UnbanRequest {
     /// Who asks, for the ledger.
     #[serde(default)]
     pub by: String,
+    /// Why, for the ledger.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// The answer to `DELETE /bans`.
@@ -63,6 +70,8 @@ pub struct UnbanRequest {
 pub struct UnbanAnswer {
     /// The address or network.
     pub prefix: IpNet,
+    /// What each router still holds, up to a second later.
+    pub routers: Vec<RouterHolding>,
 }
 
 /// A body that is made while it is sent.
@@ -108,23 +117,50 @@ pub(super) async fn ban(
     if done.changed {
         tracing::info!(%prefix, %bantime, reason, "banned by hand");
     }
-    Ok(Json(BanAnswer { prefix: prefix.trunc(), until: done.until, changed: done.changed }))
+    let prefix = canonical(prefix);
+    let routers = control.ask(prefix, Goal::Held).await;
+    Ok(Json(BanAnswer { prefix, until: done.until, changed: done.changed, routers }))
 }
 
 pub(super) async fn unban(
     State(control): State<Arc<Control>>,
     Query(request): Query<UnbanRequest>,
 ) -> Answer<UnbanAnswer> {
-    let prefix = request.prefix.trunc();
-    let by: String = request.by.chars().filter(|c| !c.is_control()).take(64).collect();
-    let by = if by.is_empty() { "by hand".to_owned() } else { format!("by hand, {by}") };
+    let prefix = canonical(request.prefix);
+    let by = by_hand(&request.by, &request.reason);
     let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
-        let message = format!("{prefix} is not banned; `atalaya-enforcer bans` lists what is");
-        return Err(Failure(StatusCode::NOT_FOUND, Problem::new(ProblemCode::NotFound, message)));
+        return Err(Failure(
+            StatusCode::NOT_FOUND,
+            Problem::new(ProblemCode::NotFound, control.not_banned(prefix).await),
+        ));
     };
     committed(receipt).await?;
     tracing::info!(%prefix, by, "unbanned");
-    Ok(Json(UnbanAnswer { prefix }))
+    let routers = control.ask(prefix, Goal::Gone).await;
+    Ok(Json(UnbanAnswer { prefix, routers }))
+}
+
+/// Who did something and why, as the ledger keeps it.
+pub(super) fn by_hand(by: &str, reason: &str) -> String {
+    let clean = |text: &str, most| -> String {
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+    };
+    let (by, reason) = (clean(by, 64), clean(reason, 256));
+    match (by.is_empty(), reason.is_empty()) {
+        (true, true) => "by hand".to_owned(),
+        (false, true) => format!("by hand, {by}"),
+        (true, false) => format!("by hand: {reason}"),
+        (false, false) => format!("by hand, {by}: {reason}"),
+    }
+}
+
+/// An address without its length, a network with it.
+fn written(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        prefix.addr().to_string()
+    } else {
+        prefix.to_string()
+    }
 }
 
 async fn committed(receipt: Receipt) -> Result<(), Failure> {
@@ -132,6 +168,36 @@ async fn committed(receipt: Receipt) -> Result<(), Failure> {
         let message = format!("done on the routers, but {error}; it is tried again until it is written");
         Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
     })
+}
+
+// === impl Control ===
+
+impl Control {
+    /// What each router holds of a prefix.
+    async fn ask(&self, prefix: IpNet, goal: Goal) -> Vec<RouterHolding> {
+        holding::ask(&self.routers, |place| self.down_since(place), &[prefix], goal).await
+    }
+
+    /// That a prefix is not banned, and what around it is.
+    async fn not_banned(&self, prefix: IpNet) -> String {
+        let (ledger, now) = (self.ledger.clone(), self.clock.now());
+        let selection = Selection { address: Some(prefix), sort: Sort::Address, ..Selection::default() };
+        let around = tokio::task::spawn_blocking(move || {
+            let mut around = None;
+            let read = ledger.each_ban(&selection, now, &mut |ban| {
+                around = Some(ban.prefix).filter(|other| other.contains(&prefix));
+                around.is_none()
+            });
+            read.ok().and(around)
+        });
+        let prefix = written(prefix);
+        match around.await.ok().flatten().map(written) {
+            Some(around) => format!(
+                "{prefix} has no ban of its own; the network {around} around it is banned: `atalaya-enforcer unban {around}` lifts that, `atalaya-enforcer allow {prefix}` spares it alone"
+            ),
+            None => format!("{prefix} is not banned; `atalaya-enforcer bans` lists what is"),
+        }
+    }
 }
 
 // === impl Pieces ===

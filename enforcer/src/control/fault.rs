@@ -38,8 +38,24 @@ pub enum FaultKind {
     RouterDown,
     /// A router refuses commands.
     RouterRefuses,
+    /// A router is at its limit of entries, so that bans are left out.
+    RouterFull,
     /// A sensor is silent.
     SensorSilent,
+}
+
+// === impl FaultKind ===
+
+impl FaultKind {
+    /// Whether it is a router's.
+    pub fn is_routers(self) -> bool {
+        matches!(self, Self::RouterDown | Self::RouterRefuses | Self::RouterFull)
+    }
+
+    /// Whether it is a sensor's.
+    pub fn is_sensors(self) -> bool {
+        matches!(self, Self::SensorSilent)
+    }
 }
 
 /// What is wrong, the worst first.
@@ -55,6 +71,7 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         faults.push(of_enforcer(FaultKind::NoRouter, text.to_owned()));
     }
     faults.extend(status.routers.iter().filter_map(|router| of_router(router, status.now)));
+    faults.extend(status.routers.iter().filter_map(full));
     let sensors = status.sensors.iter();
     faults.extend(sensors.filter_map(|(name, sensor)| silent(name, sensor, status)));
     faults.sort_by_key(|fault| fault.kind);
@@ -78,6 +95,15 @@ fn of_router(RouterAnswer { status, down_since, .. }: &RouterAnswer, now: Timest
     }
     let error = error.filter(|error| error.at >= status.since && status.queued > 0)?;
     fault(FaultKind::RouterRefuses, Some(error.at), format!("up, but {}", error.text))
+}
+
+fn full(RouterAnswer { status, .. }: &RouterAnswer) -> Option<Fault> {
+    let limit = status.limit.filter(|_| status.left_out > 0)?;
+    let text = format!(
+        "full: {} of {} bans are left out, those of the lowest severity that end first; it may hold {limit} (`max_entries`, or what its memory allows)",
+        status.left_out, status.desired
+    );
+    Some(Fault { kind: FaultKind::RouterFull, name: Some(status.name.clone()), since: None, text })
 }
 
 fn silent(name: &Name, sensor: &SensorAnswer, status: &Status) -> Option<Fault> {
@@ -138,6 +164,17 @@ mod tests {
         assert!(fault.text.contains("no route"), "{}", fault.text);
         status.routers = vec![router(State::Connecting, Some(50), Some(20), 0)];
         assert!(faults(&status)[0].text.contains("192.0.2.1 does not answer"));
+    }
+
+    #[test]
+    fn a_router_that_leaves_bans_out_says_how_many() {
+        let mut status = status(100);
+        status.routers = vec![router(State::Connected, None, None, 0)];
+        (status.routers[0].status.limit, status.routers[0].status.left_out) = (Some(100), 0);
+        assert_eq!(kinds(&status), []);
+        (status.routers[0].status.left_out, status.routers[0].status.desired) = (50, 150);
+        assert_eq!(kinds(&status), [FaultKind::RouterFull]);
+        assert!(faults(&status)[0].text.contains("50 of 150"));
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub struct Failure {
 
 impl RouterStatus {
     /// Of a worker that has just been started.
-    pub(crate) fn new(name: Name, address: String, now: Timestamp) -> Self {
+    pub fn new(name: Name, address: String, now: Timestamp) -> Self {
         Self {
             name,
             address,

@@ -1,4 +1,5 @@
 use atalaya_enforcer::rates::RatesAnswer;
+use atalaya_enforcer::router::RouterStatus;
 use serde_json::json;
 
 use super::*;
@@ -14,14 +15,16 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
         let state =
             if bad(place) { json!({"is": "waiting", "retry_ms": 5000}) } else { json!({"is": "connected"}) };
         let error = json!({"at": at(9000), "text": "cannot connect to 192.0.2.1:8728: \u{1b}[2Jconnection refused; is the API service on?"});
-        json!({
-            "name": format!("edge-{place}"), "address": "192.0.2.1", "addresses": [], "state": state, "since": at(0),
-            "last_error": if bad(place) { error } else { json!(null) }, "identity": "x", "version": "7.24 (stable)",
-            "uptime": "1w", "cpu_load": 12, "ipv4": "known", "ipv6": "known", "ours": 25_000, "foreign": 12,
-            "desired": 25_000, "queued": 0, "in_flight": 0, "adds": 1, "sets": 0, "removes": 0, "duplicates": 0,
-            "traps": 0, "prints": 1, "latency_us": 1234, "sessions": 1, "latencies_us": [1234],
+        let mut router =
+            json!(RouterStatus::new(format!("edge-{place}").parse().unwrap(), "192.0.2.1".to_owned(), at(0)));
+        let more = json!({
+            "state": state, "last_error": if bad(place) { error } else { json!(null) }, "version": "7.24 (stable)",
+            "cpu_load": 12, "ipv4": "known", "ipv6": "known", "ours": 25_000, "foreign": 12, "desired": 25_000,
+            "latency_us": 1234, "latencies_us": [1234],
             "down_since": if bad(place) { json!(at(9000)) } else { json!(null) },
-        })
+        });
+        router.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        router
     };
     let sensor = |place: usize| {
         let heard = at(if bad(place) { 0 } else { 9990 });

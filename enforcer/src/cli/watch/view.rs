@@ -106,9 +106,9 @@ impl Scene {
         self.style(if self.pane == pane { Tint::Chosen } else { Tint::Heading })
     }
 
-    fn is_faulty(&self, name: &Name, kinds: &[FaultKind]) -> bool {
+    fn is_faulty(&self, name: &Name, of: fn(FaultKind) -> bool) -> bool {
         let faults = self.status.iter().flat_map(|status| &status.faults);
-        faults.into_iter().any(|fault| fault.name.as_ref() == Some(name) && kinds.contains(&fault.kind))
+        faults.into_iter().any(|fault| fault.name.as_ref() == Some(name) && of(fault.kind))
     }
 }
 
@@ -185,7 +185,7 @@ fn draw_routers(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
     // What the other columns and the gaps leave.
     let bars = usize::from(area.width).saturating_sub(name + 49).clamp(4, 60);
     let rows = status.routers.iter().skip(scene.scrolled[Pane::Routers as usize]).map(|router| {
-        let bad = scene.is_faulty(&router.status.name, &[FaultKind::RouterDown, FaultKind::RouterRefuses]);
+        let bad = scene.is_faulty(&router.status.name, FaultKind::is_routers);
         let row = Row::new(router_cells(router, status.now, bars, scene));
         if bad { row.style(scene.style(Tint::Bad)) } else { row }
     });
@@ -216,7 +216,7 @@ fn router_cells(router: &RouterAnswer, now: Timestamp, columns: usize, scene: &S
     };
     vec![
         Cell::from(status.name.to_string()),
-        Cell::from(router_state(status.state, *down_since, now)),
+        Cell::from(router_state(status, *down_since, now)),
         Cell::from(ours),
         Cell::from(queue),
         Cell::from(status.latency_us.map_or_else(|| "-".to_owned(), words::micros)),
@@ -239,13 +239,13 @@ fn draw_sensors(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
     let mut sensors: Vec<_> = status.sensors.iter().collect();
     // Those to look after first, then those with the latest news.
     sensors.sort_by_key(|(name, sensor)| {
-        (!scene.is_faulty(name, &[FaultKind::SensorSilent]), std::cmp::Reverse(sensor.seen.last))
+        (!scene.is_faulty(name, FaultKind::is_sensors), std::cmp::Reverse(sensor.seen.last))
     });
     let rows = sensors.into_iter().skip(scene.scrolled[Pane::Sensors as usize]).map(|(name, sensor)| {
         let heard =
             sensor.seen.last.map_or_else(|| "not heard yet".to_owned(), |last| words::ago(last, status.now));
         let row = Row::new([name.to_string(), heard, words::counted(sensor.seen.offences, "offence")]);
-        let bad = scene.is_faulty(name, &[FaultKind::SensorSilent]);
+        let bad = scene.is_faulty(name, FaultKind::is_sensors);
         if bad { row.style(scene.style(Tint::Bad)) } else { row }
     });
     let [title, table] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
@@ -353,7 +353,7 @@ mod tests {
         assert!(screen[0].starts_with("Atalaya all is well  25,000 bans"), "{text}");
         assert!(text.contains("bans/s 1, 16 a minute") && text.contains('█'), "{text}");
         for expected in
-            ["edge-2  ", "25,000 of 25,000", "1.2 ms", "5 sensors, 5 heard", "web-4", "192.0.2.1 "]
+            ["edge-2 up", "25,000 of 25,000", "1.2 ms", "5 sensors, 5 heard", "web-4", "192.0.2.1 "]
         {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

@@ -1,0 +1,298 @@
+//! `show`: all that is known of an address or a network.
+
+use std::io::Write;
+use std::path::Path;
+
+use atalaya_enforcer::control::address::{AddressAnswer, AddressRequest};
+use atalaya_enforcer::control::holding::RouterHolding;
+use atalaya_enforcer::ledger::Ban;
+use atalaya_enforcer::router::Holding;
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use super::paint::{Paint, Tone};
+use super::socket::{Socket, print_json};
+use super::words;
+
+/// How many earlier bans are shown.
+const EARLIER: usize = 10;
+
+/// Whom to show.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    atalaya-enforcer show 192.0.2.1\n  \
+    atalaya-enforcer show 2001:db8::/64 --json\n\n\
+    The JSON is {prefix, now, ban, around, within, earlier, allowed, login, routers: [{router, prefix, holds, ours, \
+    left, down_since, why}]}, bans as in `bans --json`; fields are added, but do not change.")]
+pub struct Arguments {
+    /// The address or network
+    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK")]
+    prefix: IpNet,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    /// Prints what is known.
+    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+        let known: AddressAnswer =
+            Socket::of(config)?.ask("address", &AddressRequest { prefix: self.prefix })?;
+        if self.json {
+            return print_json(out, &known);
+        }
+        for line in lines(&known, Paint::of_stdout()) {
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known, for a person.
+fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
+    let now = known.now;
+    let address = words::prefix(known.prefix);
+    let (tone, verdict) = verdict(known);
+    let mut lines =
+        vec![format!("{}: {}", paint.paint(Tone::Heading, &address), paint.paint(tone, &verdict))];
+    if let Some(allowed) = known.allowed {
+        let what = if allowed == known.prefix { "it".to_owned() } else { words::prefix(allowed) };
+        lines.extend(paint.paragraph("  ", &format!("never banned: {what} is on the allow list")));
+    }
+    if let Some(login) = &known.login {
+        let text = format!(
+            "{} logged in well on {} by {}, {}",
+            words::harmless(&login.account),
+            login.sensor,
+            words::harmless(&login.service),
+            words::ago(login.last, now)
+        );
+        lines.extend(paint.paragraph("  ", &text));
+    }
+    for ban in known.ban.iter().chain(&known.around) {
+        lines.extend(ban_lines(ban, now, paint));
+    }
+    if !known.within.is_empty() {
+        lines.push(paint.paint(Tone::Heading, "banned within it"));
+        for ban in &known.within {
+            lines.push(format!(
+                "  {:<18} {:<12} ends {}",
+                words::prefix(ban.prefix),
+                ban.jail.as_str(),
+                words::until(ban.until, now)
+            ));
+        }
+    }
+    if !known.routers.is_empty() {
+        lines.push(paint.paint(Tone::Heading, "routers"));
+        let width = known.routers.iter().map(|router| router.router.as_str().len()).max().unwrap_or(0);
+        for router in &known.routers {
+            let open = format!("  {:<width$}  ", router.router.as_str());
+            let bad = router.down_since.is_some();
+            for line in paint.paragraph(&open, &holding(router, known.prefix, now)) {
+                lines.push(paint.paint(if bad { Tone::Bad } else { Tone::Plain }, &line));
+            }
+        }
+    }
+    if !known.earlier.is_empty() {
+        lines.push(paint.paint(Tone::Heading, "earlier bans"));
+        for ban in known.earlier.iter().take(EARLIER) {
+            lines.push(format!("  {}", earlier(ban, now)));
+        }
+        if known.earlier.len() > EARLIER {
+            let more = known.earlier.len() - EARLIER;
+            lines.push(format!("  and {more} more: atalaya-enforcer history --over --address {address}"));
+        }
+    }
+    lines
+}
+
+/// Whether it is kept out, in words.
+fn verdict(known: &AddressAnswer) -> (Tone, String) {
+    let now = known.now;
+    match (&known.ban, known.around.first()) {
+        (Some(ban), _) => (Tone::Bad, format!("banned, {}", ends(ban, now))),
+        (None, Some(around)) => (
+            Tone::Bad,
+            format!("banned with the network {}, {}", words::prefix(around.prefix), ends(around, now)),
+        ),
+        (None, None) if known.earlier.is_empty() => (Tone::Good, "not banned, and was not before".to_owned()),
+        (None, None) => {
+            let times = if known.earlier.len() == 1 {
+                "once".to_owned()
+            } else {
+                format!("{} times", known.earlier.len())
+            };
+            (Tone::Good, format!("not banned; it was {times} before"))
+        }
+    }
+}
+
+fn ends(ban: &Ban, now: Timestamp) -> String {
+    match ban.until {
+        None => "for ever".to_owned(),
+        Some(until) => format!("ends {} ({})", words::until(ban.until, now), words::moment(until)),
+    }
+}
+
+/// A ban that stands, and what was seen.
+fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
+    let strike = match ban.strikes {
+        0 | 1 => "the first time".to_owned(),
+        strikes => format!("strike {strikes}"),
+    };
+    let mut lines = vec![format!(
+        "  {} banned by jail {} for sensor {}, {} ({}), {strike}",
+        words::prefix(ban.prefix),
+        ban.jail,
+        ban.sensor,
+        words::ago(ban.since, now),
+        words::moment(ban.since)
+    )];
+    for seen in &ban.evidence {
+        let open = format!("    {}  ", seen.time.strftime("%H:%M:%S"));
+        let text = format!("{}: {}", words::harmless(&seen.source), words::harmless(&seen.text));
+        lines.extend(paint.paragraph(&open, &text));
+    }
+    lines
+}
+
+fn earlier(ban: &Ban, now: Timestamp) -> String {
+    let ended = match (ban.ended, &ban.ended_by) {
+        (Some(ended), Some(by)) => format!("ended {}, {}", words::ago(ended, now), words::harmless(by)),
+        _ => ban.until.map_or_else(String::new, |until| format!("ended {}", words::ago(until, now))),
+    };
+    format!("{}  {} from {}, {ended}", words::moment(ban.since), ban.jail, ban.sensor)
+}
+
+/// What a router holds, in words.
+pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
+    match router.holding {
+        Holding::Entry { ours, left } => {
+            let what = if router.prefix == asked {
+                "holds it".to_owned()
+            } else {
+                format!("holds {}", words::prefix(router.prefix))
+            };
+            let whose = if ours { "" } else { ", an entry that is not ours" };
+            let left = left.map_or_else(
+                || "for ever".to_owned(),
+                |left| format!("{} left", words::length(SignedDuration::from_secs(left.cast_signed()))),
+            );
+            format!("{what}{whose}, {left}")
+        }
+        Holding::Nothing | Holding::Unknown => {
+            let down =
+                router.down_since.map(|since| format!(" (for {})", words::length(now.duration_since(since))));
+            let not = if router.holding == Holding::Nothing { "does not hold it" } else { "cannot tell" };
+            match &router.why {
+                Some(why) => format!("{not}: {}{}", words::harmless(why), down.unwrap_or_default()),
+                None => not.to_owned(),
+            }
+        }
+    }
+}
+
+/// On how many routers something is, and what is with the others; `None` where no router is concerned.
+pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
+    // Those that are well without it are not concerned.
+    let concerned: Vec<_> = routers.iter().filter(|router| router.holds() || router.why.is_some()).collect();
+    if concerned.is_empty() {
+        return None;
+    }
+    let held = concerned.iter().filter(|router| router.holds()).count();
+    let mut text = if held == concerned.len() && held == 1 {
+        format!("on router {}", concerned[0].router)
+    } else if held == concerned.len() {
+        format!("on all {held} routers")
+    } else {
+        format!("on {held} of {}", words::counted(concerned.len(), "router"))
+    };
+    for router in concerned.iter().filter(|router| !router.holds()) {
+        let down =
+            router.down_since.map(|since| format!(" for {}", words::length(now.duration_since(since))));
+        let why = router.why.as_deref().unwrap_or("not there");
+        text.push_str(&format!("; {}{}: {}", router.router, down.unwrap_or_default(), words::harmless(why)));
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn known() -> AddressAnswer {
+        let ban = json!({
+            "prefix": "192.0.2.1/32", "since": at(0), "until": at(1800), "jail": "ssh", "sensor": "web-1",
+            "evidence": [{"time": at(0), "source": "auth.log", "text": "Failed password\u{1b}[2J"}], "strikes": 3,
+        });
+        let mut over = ban.clone();
+        over["ended"] = json!(at(-90));
+        over["ended_by"] = json!("lapsed");
+        serde_json::from_value(json!({
+            "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "around": [], "within": [], "earlier": vec![over; 12],
+            "allowed": null, "login": null, "routers": [
+                {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
+                 "down_since": null, "why": null},
+                {"router": "edge-2", "prefix": "192.0.2.1/32", "holds": "unknown", "down_since": at(0),
+                 "why": "down: no route"},
+                {"router": "edge-3", "prefix": "192.0.2.1/32", "holds": "nothing", "down_since": null, "why": null},
+            ],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_banned_address_shows_until_when_why_where_and_what_was_before() {
+        let text = lines(&known(), Paint::plain(80, 24)).join("\n");
+        for expected in [
+            "192.0.2.1: banned, ends in 28m (2027-01-15 08:30:00Z)",
+            "jail ssh for sensor web-1, 2m ago",
+            "strike 3",
+            "auth.log: Failed password\u{fffd}[2J",
+            "edge-1  holds it, 28m left",
+            "edge-2  cannot tell: down: no route (for 2m)",
+            "edge-3  does not hold it",
+            "ended 3m 30s ago, lapsed",
+            "and 2 more: atalaya-enforcer history --over --address 192.0.2.1",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_not_banned_says_so_and_what_covers_it() {
+        let mut known = known();
+        let ban = known.ban.take().unwrap();
+        assert!(lines(&known, Paint::plain(80, 24))[0].contains("not banned; it was 12 times before"));
+        known.earlier.clear();
+        known.allowed = Some("192.0.2.0/24".parse().unwrap());
+        let text = lines(&known, Paint::plain(80, 24)).join("\n");
+        assert!(
+            text.contains("not banned, and was not before") && text.contains("192.0.2.0/24 is on the allow"),
+            "{text}"
+        );
+        known.around = vec![Ban { prefix: "192.0.2.0/24".parse().unwrap(), ..ban }];
+        assert!(
+            lines(&known, Paint::plain(80, 24))[0]
+                .contains("banned with the network 192.0.2.0/24, ends in 28m")
+        );
+    }
+
+    #[test]
+    fn a_ban_is_told_to_be_on_so_many_of_the_routers_it_is_for() {
+        let mut routers = known().routers;
+        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on 1 of 2 routers; edge-2 for 1m: down: no route");
+        routers.truncate(1);
+        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on router edge-1");
+        assert_eq!(on_routers(&[], at(60)), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! `GET /address`: all that is known of one address or network.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use atalaya_wire::{Problem, ProblemCode};
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::holding::{self, Goal, RouterHolding};
+use super::{Answer, Control, Failure};
+use crate::ledger::{Ban, GoodLogin, Ledger, LedgerError, Selection, Sort, Which};
+
+/// How many bans of each kind are listed at most.
+const MOST: u64 = 100;
+
+/// The query of `GET /address`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressRequest {
+    /// The address or network.
+    pub prefix: IpNet,
+}
+
+/// The answer to `GET /address`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AddressAnswer {
+    /// The address or network.
+    pub prefix: IpNet,
+    /// When this was so, by the enforcer's clock.
+    pub now: Timestamp,
+    /// Its ban that stands.
+    pub ban: Option<Ban>,
+    /// Bans that stand of networks around it, which keep it out too.
+    pub around: Vec<Ban>,
+    /// Bans that stand within it, where it is a network; at most 100.
+    pub within: Vec<Ban>,
+    /// Its bans that are over, the latest first; at most 100.
+    pub earlier: Vec<Ban>,
+    /// The entry of the allow list that it shares addresses with.
+    pub allowed: Option<IpNet>,
+    /// The last good login from it.
+    pub login: Option<GoodLogin>,
+    /// What each router holds for it or for a network around it.
+    pub routers: Vec<RouterHolding>,
+}
+
+pub(super) async fn address(
+    State(control): State<Arc<Control>>,
+    Query(AddressRequest { prefix }): Query<AddressRequest>,
+) -> Answer<AddressAnswer> {
+    let prefix = crate::router::address_list::canonical(prefix);
+    let now = control.clock.now();
+    let ledger = control.ledger.clone();
+    let read = tokio::task::spawn_blocking(move || Record::read(&ledger, prefix, now)).await;
+    let unavailable =
+        |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
+    let record = read
+        .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
+        .map_err(|error| unavailable(error.to_string()))?;
+    let Record { ban, around, within, earlier, login } = record;
+    let prefixes: Vec<IpNet> = [prefix].into_iter().chain(around.iter().map(|ban| ban.prefix)).collect();
+    let routers =
+        holding::ask(&control.routers, |place| control.down_since(place), &prefixes, Goal::Look).await;
+    let allow = control.bans.allow();
+    let allowed = allow.iter().find(|network| network.contains(&prefix) || prefix.contains(network));
+    Ok(Json(AddressAnswer { prefix, now, ban, around, within, earlier, allowed, login, routers }))
+}
+
+/// What the ledger has.
+struct Record {
+    ban: Option<Ban>,
+    around: Vec<Ban>,
+    within: Vec<Ban>,
+    earlier: Vec<Ban>,
+    login: Option<GoodLogin>,
+}
+
+// === impl Record ===
+
+impl Record {
+    fn read(ledger: &Ledger, prefix: IpNet, now: Timestamp) -> Result<Self, LedgerError> {
+        let mut record =
+            Self { ban: None, around: Vec::new(), within: Vec::new(), earlier: Vec::new(), login: None };
+        // Networks around it come before what is within.
+        let mut selection = Selection {
+            address: Some(prefix),
+            sort: Sort::Address,
+            limit: Some(MOST + u64::from(prefix.max_prefix_len())),
+            ..Selection::default()
+        };
+        ledger.each_ban(&selection, now, &mut |ban| {
+            if ban.prefix == prefix {
+                record.ban = Some(ban.clone());
+            } else if ban.prefix.contains(&prefix) {
+                record.around.push(ban.clone());
+            } else if record.within.len() < MOST as usize {
+                record.within.push(ban.clone());
+            }
+            true
+        })?;
+        (selection.which, selection.sort, selection.limit) = (Which::Over, Sort::Latest, None);
+        ledger.each_ban(&selection, now, &mut |ban| {
+            if ban.prefix == prefix {
+                record.earlier.push(ban.clone());
+            }
+            record.earlier.len() < MOST as usize
+        })?;
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            record.login = ledger.login_of(IpAddr::from(prefix.addr()))?;
+        }
+        Ok(record)
+    }
+}

@@ -1,0 +1,158 @@
+//! Which routers hold a ban, as their workers know it: what a ban by hand has come to a moment later, and
+//! what `show` tells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atalaya_wire::Name;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::router::{Holding, RouterHandle, RouterStatus, State};
+
+/// How long a command waits for the routers.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a router that is not there yet is asked again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What one router holds of an address or a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterHolding {
+    /// The router.
+    pub router: Name,
+    /// The prefix that it was asked for: the address itself, or a network around it.
+    pub prefix: IpNet,
+    /// What it holds for that.
+    #[serde(flatten)]
+    pub holding: Holding,
+    /// Since when it is not logged in to; `None` for one that is.
+    pub down_since: Option<Timestamp>,
+    /// Why it does not hold what stands, or why that is not known.
+    pub why: Option<String>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// That each router holds one of the prefixes.
+    Held,
+    /// That none holds an entry of ours for any.
+    Gone,
+    /// Nothing.
+    Look,
+}
+
+// === impl RouterHolding ===
+
+impl RouterHolding {
+    /// Whether the router holds an entry, whoever's.
+    pub fn holds(&self) -> bool {
+        matches!(self.holding, Holding::Entry { .. })
+    }
+
+    fn is_ours(&self) -> bool {
+        matches!(self.holding, Holding::Entry { ours: true, .. })
+    }
+}
+
+/// Asks all routers at once for the first of some prefixes that each holds; waits for a goal for up to a
+/// second. There must be a prefix.
+pub async fn ask(
+    routers: &Arc<Vec<RouterHandle>>,
+    down_since: impl Fn(usize) -> Option<Timestamp>,
+    prefixes: &[IpNet],
+    goal: Goal,
+) -> Vec<RouterHolding> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut asked = JoinSet::new();
+    for place in 0..routers.len() {
+        let (routers, prefixes, down_since) = (routers.clone(), prefixes.to_vec(), down_since(place));
+        asked.spawn(async move {
+            let router = &routers[place];
+            loop {
+                let holding = look(router, &prefixes, down_since).await;
+                let settled = match goal {
+                    Goal::Held => holding.holds() || !prefixes.iter().any(|prefix| router.takes(*prefix)),
+                    Goal::Gone => !holding.is_ours(),
+                    Goal::Look => true,
+                };
+                let waits = router.status().is_up() && !router.status().read_only;
+                if settled || !waits || Instant::now() >= deadline {
+                    return (place, holding);
+                }
+                sleep(PAUSE).await;
+            }
+        });
+    }
+    let mut holdings = asked.join_all().await;
+    holdings.sort_by_key(|(place, _)| *place);
+    holdings.into_iter().map(|(_, holding)| holding).collect()
+}
+
+async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Timestamp>) -> RouterHolding {
+    let mut found = (prefixes[0], Holding::Nothing);
+    for prefix in prefixes {
+        let holding = router.holds(*prefix).await;
+        if holding != Holding::Nothing {
+            found = (*prefix, holding);
+            break;
+        }
+    }
+    let (prefix, holding) = found;
+    let status = router.status();
+    let why = match holding {
+        Holding::Entry { .. } => None,
+        Holding::Nothing | Holding::Unknown => {
+            let taken = prefixes.iter().any(|prefix| router.takes(*prefix));
+            missing(&status, taken)
+        }
+    };
+    RouterHolding { router: status.name, prefix, holding, down_since, why }
+}
+
+/// Why a router does not hold a ban; `None` where none stands for it.
+fn missing(status: &RouterStatus, taken: bool) -> Option<String> {
+    let why = match status.state {
+        State::Connecting | State::Waiting { .. } => match &status.last_error {
+            Some(error) => format!("down: {}", error.text),
+            None => "not connected yet".to_owned(),
+        },
+        State::Stopped => "stopped".to_owned(),
+        State::Reading => "its list is being read".to_owned(),
+        State::Connected if !taken => return None,
+        State::Connected if status.read_only => "read-only: nothing is sent to it".to_owned(),
+        State::Connected if status.queued + status.in_flight > 0 => {
+            format!("on its way, with {} others", (status.queued + status.in_flight).saturating_sub(1))
+        }
+        State::Connected if status.left_out > 0 => {
+            format!("left out: the router is at its limit, as {} other bans", status.left_out - 1)
+        }
+        State::Connected => "not there yet".to_owned(),
+    };
+    Some(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_ban_is_missing_depends_on_what_the_router_is_at() {
+        let mut status =
+            RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), Timestamp::UNIX_EPOCH);
+        let mut says = |state, taken, queued, expected: Option<&str>| {
+            (status.state, status.queued) = (state, queued);
+            let why = missing(&status, taken);
+            assert_eq!(why.is_some(), expected.is_some(), "{why:?}");
+            assert!(why.unwrap_or_default().contains(expected.unwrap_or("")));
+        };
+        says(State::Waiting { retry_ms: 1 }, true, 0, Some("not connected"));
+        says(State::Reading, false, 0, Some("being read"));
+        says(State::Connected, false, 0, None);
+        says(State::Connected, true, 3, Some("with 2 others"));
+        says(State::Connected, true, 0, Some("not there yet"));
+    }
+}
