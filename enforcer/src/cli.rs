@@ -14,6 +14,7 @@ mod enrolment;
 mod hand;
 mod man;
 mod paint;
+mod plan;
 mod serve;
 mod socket;
 mod status;
@@ -52,8 +53,14 @@ pub enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Take offences and hold the routers to the bans, until stopped
-    #[command(after_help = "Example:\n  atalaya-enforcer run --config /etc/atalaya/enforcer.toml")]
-    Run,
+    #[command(
+        after_help = "Examples:\n  atalaya-enforcer run --config /etc/atalaya/enforcer.toml\n  atalaya-enforcer run --read-only   # decides and reads, and sends routers nothing"
+    )]
+    Run {
+        /// Send routers nothing that would change them; `status` shows how much that is, `plan` what
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Check the configuration and print what it means
     #[command(after_help = "Example:\n  atalaya-enforcer check --config ./enforcer.toml")]
     Check {
@@ -83,6 +90,10 @@ enum Command {
     Unban(hand::Unban),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// Show what would be sent to routers now, and why, without sending it
+    Plan(plan::Arguments),
+    /// Remove what is left of ours on lists that a router was configured with before
+    Tidy(plan::Tidy),
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -106,10 +117,14 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "atalaya-enforcer", &mut script);
             out.write_all(&script)?;
         }
-        Command::Run => {
+        Command::Run { read_only } => {
             drop(out);
             serve::start_log(cli.log.as_deref(), cli.log_format)?;
-            serve::run(Config::read(config)?)?;
+            let mut config = Config::read(config)?;
+            for router in &mut config.routers {
+                router.read_only |= read_only;
+            }
+            serve::run(config)?;
         }
         Command::Check { json } => {
             let read = Config::read(config)?;
@@ -135,6 +150,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ban(ban) => return ban.run(config, &mut out),
         Command::Unban(unban) => return unban.run(config, &mut out),
         Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Plan(plan) => return plan.run(config, &mut out),
+        Command::Tidy(tidy) => return tidy.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }
     Ok(ExitCode::SUCCESS)

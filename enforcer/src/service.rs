@@ -17,13 +17,15 @@ use tokio_util::task::TaskTracker;
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::desired::Basis;
 use crate::control::{Control, socket};
 use crate::enrolment::{self, Enrolled};
 use crate::https::{self, Limits};
 use crate::intake::Intake;
-use crate::ledger::{self, Ledger, Terms};
+use crate::ledger::{self, Change, Ledger, ListUse, Terms};
 use crate::rates::{Rates, Totals};
-use crate::router::{self, Desired, Label, RouterHandle};
+use crate::router::address_list::Family;
+use crate::router::{self, Desired, Label, RouterConfig, RouterHandle, plan};
 use crate::tls::Identity;
 
 /// How often it is looked which bans are over.
@@ -76,8 +78,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         saved.bans,
         started,
     ));
-    let workers = config
-        .routers
+    let workers = with_their_past(config.routers, &ledger)?
         .into_iter()
         .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), None));
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
@@ -101,6 +102,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let commands = socket::listen(&config.socket)?;
     let (count, standing) = (routers.len(), bans.len());
     let control = Control {
+        desired,
         bans,
         ledger,
         intake: intake.clone(),
@@ -124,6 +126,53 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
     Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, routers, writer })
+}
+
+/// What would be desired were an enforcer started now, and with what routers were run; for a plan.
+pub fn basis(config: &Config) -> anyhow::Result<Basis> {
+    let clock = Clock::system();
+    let label = |jail, sensor| Label::new(jail, sensor, &config.list, &config.severity);
+    let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
+    let (ledger, saved, _writer) = Ledger::open(&config.state, &terms, &label)?;
+    let desired = Arc::new(Desired::new());
+    let allow = allow_list(&config.allow.networks, &[]);
+    let bans = Bans::new(
+        config.list.clone(),
+        config.severity.clone(),
+        ledger.clone(),
+        desired.clone(),
+        allow,
+        saved.bans,
+        clock.now(),
+    );
+    drop(bans);
+    Ok(Basis::new(&desired, ledger.lists()?))
+}
+
+/// Tells each router's worker of the marks that its entries had before, and the ledger of those of today.
+fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::Result<Vec<RouterConfig>> {
+    let before = ledger.lists()?;
+    let mut changes = Vec::new();
+    for router in &mut routers {
+        router.old_marks = plan::old_marks(router, &before);
+        for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
+            tracing::warn!(
+                router = %router.name, list = used.list, family = %used.family,
+                "this router was run with another list before; entries of ours there lapse by themselves, `atalaya-enforcer tidy` shows and removes them"
+            );
+        }
+        let uses = [Family::V4, Family::V6].map(|family| ListUse {
+            router: router.name.clone(),
+            family,
+            list: router.list(family).to_owned(),
+            mark: router.mark.clone(),
+        });
+        changes.extend(
+            uses.into_iter().filter(|used| !before.contains(used)).map(|used| Change::List(Box::new(used))),
+        );
+    }
+    ledger.write_surely(changes);
+    Ok(routers)
 }
 
 // === impl Service ===

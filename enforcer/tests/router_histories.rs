@@ -142,6 +142,14 @@ impl World {
             }
             Event::Quiet => self.rest().await,
         }
+        // As the service does: a ban that is over is not desired.
+        let now = stage.clock.now();
+        for address in ADDRESSES {
+            let wanted = stage.desired.get(stage::parse(address));
+            if wanted.is_some_and(|wanted| wanted.until.is_some_and(|until| until <= now)) {
+                stage.unban(address);
+            }
+        }
         let strangers = stage.entries().into_iter().filter(|entry| entry.comment == STRANGER);
         self.strangers = strangers.collect();
     }

@@ -163,7 +163,7 @@ fn written(prefix: IpNet) -> String {
     }
 }
 
-async fn committed(receipt: Receipt) -> Result<(), Failure> {
+pub(super) async fn committed(receipt: Receipt) -> Result<(), Failure> {
     receipt.committed().await.map_err(|error| {
         let message = format!("done on the routers, but {error}; it is tried again until it is written");
         Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
