@@ -207,7 +207,7 @@ impl Tidy {
             lists.iter().filter(|used| plan::is_of_before(router, used)).cloned().collect();
         if self.yes && !gone.is_empty() {
             // Where no enforcer runs, the next `tidy` does it.
-            let _ = socket.forget_lists(&gone);
+            let _ = socket.post::<()>("lists/forget", &gone);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
-use atalaya_enforcer::ledger::{Ban, ListUse, Selection};
+use atalaya_enforcer::ledger::{Ban, Selection};
 use atalaya_wire::Problem;
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Serialize;

@@ -1,6 +1,7 @@
 //! A logged-in session at work: the pipeline's commands go out, the answers come in, and timers keep the
 //! link and the list in order. One link lives as long as its session.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +47,8 @@ pub(super) struct Link<'a> {
     began: Instant,
     timers: Timers,
     latency: Option<Duration>,
-    /// Commands that were not sent to a read-only router.
-    withheld: usize,
+    /// Prefixes whose commands were not sent to a read-only router since their table was printed.
+    withheld: HashSet<IpNet>,
 }
 
 /// What a command in flight was sent for.
@@ -100,7 +101,7 @@ impl<'a> Link<'a> {
             print_began: now,
             print_ended: now,
         };
-        Self { bench, session, pipeline, marks, began: now, timers, latency: None, withheld: 0 }
+        Self { bench, session, pipeline, marks, began: now, timers, latency: None, withheld: HashSet::new() }
     }
 
     /// Works until the service stops (`Ok`) or the session ends.
@@ -175,7 +176,7 @@ impl<'a> Link<'a> {
             match self.pipeline.next(now, &mut budget) {
                 Some(order) if self.bench.config.read_only => {
                     tracing::debug!(router = %self.bench.config.name, ?order, "not sent: read-only");
-                    self.withheld += 1;
+                    self.withheld.insert(order.prefix);
                     self.pipeline.withhold(order);
                 }
                 Some(order) => {
@@ -285,7 +286,6 @@ impl<'a> Link<'a> {
         if let Some(recovery) = self.bench.recovery.as_ref().filter(|_| !found.is_empty()) {
             (recovery.adopt)(&self.bench.config.name, found);
         }
-        self.withheld = 0;
         self.pipeline.print_ends();
         let took = self.timers.print_began.elapsed();
         self.timers.print_ended = now;
@@ -441,6 +441,7 @@ impl<'a> Link<'a> {
         self.timers.learn_since = None;
         self.timers.print_began = Instant::now();
         self.pipeline.print_begins(family, self.bench.now());
+        self.withheld.retain(|prefix| Family::of(*prefix) != family);
         let list = self.bench.config.list(family).to_owned();
         self.ask(family.print(), Asked::Print(family), |command| Shown::ask(command, &list));
     }
@@ -466,7 +467,7 @@ impl<'a> Link<'a> {
             status.window = self.bench.pace.window();
             status.limit = pipeline.view().limit();
             status.left_out = pipeline.view().left_out();
-            status.withheld = self.withheld;
+            status.withheld = self.withheld.len();
         });
     }
 }
