@@ -9,12 +9,14 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 mod address;
+mod backup;
 mod bans;
 mod enrolment;
 mod hand;
 mod man;
 mod paint;
 mod plan;
+mod router;
 mod serve;
 mod socket;
 mod status;
@@ -68,6 +70,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Save the ledger, the enrolled sensors and the certificate to one file
+    Backup(backup::Backup),
+    /// Bring back what `backup` saved, with the enforcer stopped
+    Restore(backup::Restore),
     /// Let a sensor send, and print the token with which it joins
     Enrol(enrolment::Enrol),
     /// Take a sensor's right to send; its bans stand
@@ -94,6 +100,12 @@ enum Command {
     Plan(plan::Arguments),
     /// Remove what is left of ours on lists that a router was configured with before
     Tidy(plan::Tidy),
+    /// Add a router step by step, or look whether one is ready for bans
+    #[command(after_help = router::EXAMPLES)]
+    Router {
+        #[command(subcommand)]
+        command: router::Command,
+    },
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -136,6 +148,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 writeln!(out, "{}: no mistakes", config.display())?;
             }
         }
+        Command::Backup(backup) => backup.run(config, &mut out)?,
+        Command::Restore(restore) => restore.run(config, &mut out)?,
         Command::Enrol(enrol) => enrol.run(config, &mut out)?,
         Command::Revoke(revoke) => revoke.run(config, &mut out)?,
         Command::Sensors(sensors) => sensors.run(config, &mut out)?,
@@ -152,6 +166,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Routers(routers) => routers.run(config, &mut out)?,
         Command::Plan(plan) => return plan.run(config, &mut out),
         Command::Tidy(tidy) => return tidy.run(config, &mut out),
+        Command::Router { command } => return command.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,7 @@ use crate::policy::Severity;
 pub mod actual;
 pub mod address_list;
 mod bench;
+pub mod check;
 pub mod desired;
 pub mod endpoint;
 mod link;

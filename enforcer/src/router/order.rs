@@ -59,8 +59,8 @@ pub struct Found {
     pub prefix: IpNet,
     /// When the router drops it.
     pub expires: Moment,
-    /// Its comment, the mark included.
-    pub comment: String,
+    /// Its comment, without the mark.
+    pub text: String,
 }
 
 // === impl Order ===

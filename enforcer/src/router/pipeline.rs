@@ -282,7 +282,8 @@ impl Pipeline {
         };
         self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
         if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
-            self.found.push(Found { prefix: shown.prefix, expires, comment });
+            let text = self.marks.text(&comment).to_owned();
+            self.found.push(Found { prefix: shown.prefix, expires, text });
         }
     }
 
