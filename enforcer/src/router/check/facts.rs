@@ -329,13 +329,17 @@ impl User {
 
 impl Group {
     pub(super) fn read(row: &Row) -> Self {
-        let granted = |policy: &&str| !policy.is_empty() && !policy.starts_with('!');
-        let policies = row.text("policy").unwrap_or_default();
-        Self {
-            name: shown(row, "name"),
-            policies: policies.split(',').filter(granted).take(64).map(str::to_owned).collect(),
-        }
+        Self { name: shown(row, "name"), policies: granted(row.text("policy").unwrap_or_default()) }
     }
+}
+
+/// The policies of a list that has a `!` before those that are denied. Nothing but words gets through, for
+/// they are shown.
+fn granted(policies: &str) -> Vec<String> {
+    let word = |policy: &&str| {
+        (1..=32).contains(&policy.len()) && policy.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
+    policies.split(',').filter(word).take(64).map(str::to_owned).collect()
 }
 
 // === impl Service ===
@@ -448,6 +452,12 @@ mod tests {
     #[case("-9999-01-01", "00:00:00", "+14:00")]
     fn what_is_no_clock_is_not_guessed(#[case] date: &str, #[case] time: &str, #[case] offset: &str) {
         assert_eq!(moment(date, time, offset), None);
+    }
+
+    #[test]
+    fn denied_policies_and_what_is_no_word_are_left_out() {
+        assert_eq!(granted("read,rest-api,!write,\u{1b}[2J,,api"), ["read", "rest-api", "api"]);
+        assert_eq!(granted(&"x,".repeat(5000)).len(), 64);
     }
 
     #[test]
