@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::policy::Severity;
+use atalaya_enforcer::router::address_list::Family as Table;
 use atalaya_enforcer::router::{self, Desired, Holding, Label, RouterHandle, State, Wanted, plan};
 use jiff::SignedDuration;
 use routeros_sim::{Costs, Family, Fault, Router};
@@ -146,7 +147,7 @@ async fn a_plan_says_what_a_worker_then_does_and_sends_nothing_itself() {
     let config = stage::config(&router);
     let before = [atalaya_enforcer::ledger::ListUse {
         router: config.name.clone(),
-        family: atalaya_enforcer::router::address_list::Family::V4,
+        family: Table::V4,
         list: "old".to_owned(),
         mark: "atalaya".to_owned(),
     }];
