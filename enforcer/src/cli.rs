@@ -61,12 +61,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let a sensor send, and print the token with which it joins
-    Enrol(enrolment::Enrol),
-    /// Take a sensor's right to send; its bans stand
-    Revoke(enrolment::Revoke),
-    /// List the enrolled sensors, and what they sent
-    Sensors(status::Sensors),
     /// Show on one screen whether all is well: faults, bans, routers, sensors
     Status(status::Arguments),
     /// Watch it all live: routers, rates, latencies, new bans
@@ -83,6 +77,12 @@ enum Command {
     Unban(hand::Unban),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// List the enrolled sensors, and what they sent
+    Sensors(status::Sensors),
+    /// Let a sensor send, and print the token with which it joins
+    Enrol(enrolment::Enrol),
+    /// Take a sensor's right to send; its bans stand
+    Revoke(enrolment::Revoke),
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions

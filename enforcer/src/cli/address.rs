@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use atalaya_enforcer::bans::BY_HAND;
 use atalaya_enforcer::control::address::{AddressAnswer, AddressRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::ledger::Ban;
@@ -143,11 +144,14 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
         0 | 1 => "the first time".to_owned(),
         strikes => format!("strike {strikes}"),
     };
+    let by = if ban.jail.as_str() == BY_HAND {
+        "by hand".to_owned()
+    } else {
+        format!("by jail {} for sensor {}", ban.jail, ban.sensor)
+    };
     let mut lines = vec![format!(
-        "  {} banned by jail {} for sensor {}, {} ({}), {strike}",
+        "  {} banned {by}, {} ({}), {strike}",
         words::prefix(ban.prefix),
-        ban.jail,
-        ban.sensor,
         words::ago(ban.since, now),
         words::moment(ban.since)
     )];
@@ -184,12 +188,14 @@ pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
             format!("{what}{whose}, {left}")
         }
         Holding::Nothing | Holding::Unknown => {
-            let down =
-                router.down_since.map(|since| format!(" (for {})", words::length(now.duration_since(since))));
             let not = if router.holding == Holding::Nothing { "does not hold it" } else { "cannot tell" };
-            match &router.why {
-                Some(why) => format!("{not}: {}{}", words::harmless(why), down.unwrap_or_default()),
-                None => not.to_owned(),
+            match (&router.why, router.down_since) {
+                (Some(why), Some(since)) => {
+                    let down = words::length(now.duration_since(since));
+                    format!("{not}: down for {down}: {}", words::harmless(why))
+                }
+                (Some(why), None) => format!("{not}: {}", words::harmless(why)),
+                (None, _) => not.to_owned(),
             }
         }
     }
@@ -243,7 +249,7 @@ mod tests {
                 {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
                  "down_since": null, "why": null},
                 {"router": "edge-2", "prefix": "192.0.2.1/32", "holds": "unknown", "down_since": at(0),
-                 "why": "down: no route"},
+                 "why": "no route"},
                 {"router": "edge-3", "prefix": "192.0.2.1/32", "holds": "nothing", "down_since": null, "why": null},
             ],
         }))
@@ -259,7 +265,7 @@ mod tests {
             "strike 3",
             "auth.log: Failed password\u{fffd}[2J",
             "edge-1  holds it, 28m left",
-            "edge-2  cannot tell: down: no route (for 2m)",
+            "edge-2  cannot tell: down for 2m: no route",
             "edge-3  does not hold it",
             "ended 3m 30s ago, lapsed",
             "and 2 more: atalaya-enforcer history --over --address 192.0.2.1",
@@ -290,7 +296,7 @@ mod tests {
     #[test]
     fn a_ban_is_told_to_be_on_so_many_of_the_routers_it_is_for() {
         let mut routers = known().routers;
-        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on 1 of 2 routers; edge-2 for 1m: down: no route");
+        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on 1 of 2 routers; edge-2 is down for 1m");
         routers.truncate(1);
         assert_eq!(on_routers(&routers, at(60)).unwrap(), "on router edge-1");
         assert_eq!(on_routers(&[], at(60)), None);

@@ -102,17 +102,20 @@ impl Unban {
         if self.json {
             return print_json(out, done);
         }
+        let now = Timestamp::now();
         writeln!(out, "lifted the ban of {}", words::prefix(done.prefix))?;
         for router in &done.routers {
-            let text = match (router.holding, &router.why) {
-                (Holding::Entry { ours: false, .. }, _) => {
-                    "keeps an entry for it that is not ours".to_owned()
-                }
-                (Holding::Entry { .. }, _) => "still holds it; its removal is on the way".to_owned(),
-                (Holding::Unknown, Some(why)) => {
-                    format!("{}; it is removed there when that is over", words::harmless(why))
-                }
-                _ => continue,
+            let text = match router.holding {
+                Holding::Entry { ours: false, .. } => "keeps an entry for it that is not ours".to_owned(),
+                Holding::Entry { .. } => "still holds it; its removal is on the way".to_owned(),
+                Holding::Unknown => match router.down_since {
+                    Some(since) => format!(
+                        "down for {}; it is removed there once it is back",
+                        words::length(now.duration_since(since))
+                    ),
+                    None => "its list is being read; it is removed there after that".to_owned(),
+                },
+                Holding::Nothing => continue,
             };
             writeln!(out, "  {}: {text}", router.router)?;
         }

@@ -254,8 +254,9 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
         rates.lapses.last_15_minutes,
         rates.commands.last_15_minutes,
     );
+    let stand = if status.bans == 1 { "stands" } else { "stand" };
     let standing =
-        format!("{} stand on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
+        format!("{} {stand} on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
     vec![
         paint.paint(Tone::Heading, &standing),
         format!("  last minute      {minute}"),

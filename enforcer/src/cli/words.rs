@@ -49,9 +49,11 @@ pub fn ago(time: Timestamp, now: Timestamp) -> String {
 
 /// When something will be: `in 28m`, `over`, or `never`.
 pub fn until(time: Option<Timestamp>, now: Timestamp) -> String {
-    match time.map(|time| time.duration_since(now)) {
+    // To the nearest second: a ban of two hours ends in 2h, not in 1h 59m.
+    let nearest = SignedDuration::from_millis(500);
+    match time.map(|time| time.duration_since(now).saturating_add(nearest)) {
         None => "never".to_owned(),
-        Some(left) if left.is_positive() => format!("in {}", length(left)),
+        Some(left) if left.as_secs() > 0 => format!("in {}", length(left)),
         Some(_) => "over".to_owned(),
     }
 }

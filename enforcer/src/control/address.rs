@@ -1,6 +1,5 @@
 //! `GET /address`: all that is known of one address or network.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use atalaya_wire::{Problem, ProblemCode};
@@ -111,7 +110,7 @@ impl Record {
             record.earlier.len() < MOST as usize
         })?;
         if prefix.prefix_len() == prefix.max_prefix_len() {
-            record.login = ledger.login_of(IpAddr::from(prefix.addr()))?;
+            record.login = ledger.login_of(prefix.addr())?;
         }
         Ok(record)
     }
