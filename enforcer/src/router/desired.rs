@@ -122,6 +122,11 @@ impl Moment {
         if self == Self::FOREVER { i64::MAX } else { self.0.saturating_sub(now.0) }
     }
 
+    /// As a timestamp; `None` for [`Self::FOREVER`].
+    pub fn timestamp(self) -> Option<Timestamp> {
+        (self != Self::FOREVER).then(|| Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::MAX))
+    }
+
     /// Seconds from `now` to here, rounded up; 0 when it is past.
     pub fn seconds_after(self, now: Self) -> u64 {
         u64::try_from(self.milliseconds_after(now)).map_or(0, |ms| ms.div_ceil(1000))
@@ -131,6 +136,12 @@ impl Moment {
 impl From<Timestamp> for Moment {
     fn from(timestamp: Timestamp) -> Self {
         Self(timestamp.as_millisecond())
+    }
+}
+
+impl From<Option<Timestamp>> for Moment {
+    fn from(end: Option<Timestamp>) -> Self {
+        end.map_or(Self::FOREVER, Self::from)
     }
 }
 
@@ -179,11 +190,9 @@ impl Desired {
 
     /// The ban of exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<Wanted> {
-        self.read().get(&canonical(prefix)).map(|entry| Wanted {
-            until: (entry.until != Moment::FOREVER)
-                .then(|| Timestamp::from_millisecond(entry.until.0).unwrap_or(Timestamp::MAX)),
-            label: Arc::clone(&entry.label),
-        })
+        self.read()
+            .get(&canonical(prefix))
+            .map(|entry| Wanted { until: entry.until.timestamp(), label: Arc::clone(&entry.label) })
     }
 
     /// How many bans stand.
@@ -275,7 +284,7 @@ impl Default for Changes {
 
 impl From<Wanted> for Entry {
     fn from(wanted: Wanted) -> Self {
-        Self { until: wanted.until.map_or(Moment::FOREVER, Moment::from), label: wanted.label }
+        Self { until: wanted.until.into(), label: wanted.label }
     }
 }
 
