@@ -207,7 +207,6 @@ impl Bans {
         self.desired.set(prefix, Wanted { until: ban.until, label });
         changes.push(Change::Ban(Box::new(Ban {
             prefix,
-            list: self.list.names[0].clone(),
             since: now,
             until: ban.until,
             jail: name.clone(),
@@ -218,6 +217,8 @@ impl Bans {
                 vec![Evidence::new(now, "by hand", reason)]
             },
             strikes: 0,
+            ended: None,
+            ended_by: None,
         })));
         let receipt = self.ledger.write_surely(changes);
         Ok(ByHand { changed: true, until: ban.until, receipt })
@@ -333,13 +334,14 @@ impl Bans {
         }
         changes.push(Change::Ban(Box::new(Ban {
             prefix,
-            list: self.list.names[0].clone(),
             since: offence.time.min(now),
             until: ban.until,
             jail: offence.jail,
             sensor: sensor.clone(),
             evidence: offence.evidence,
             strikes: 0,
+            ended: None,
+            ended_by: None,
         })));
         decided
     }
@@ -355,7 +357,7 @@ impl Bans {
         let jail = Some(&offence.jail).filter(|_| !escalation.overall);
         let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         match self.ledger.earlier_bans(prefix, jail, since) {
-            Ok(earlier) => escalation.time(offence.bantime, earlier, fastrand::f64()),
+            Ok(earlier) => escalation.time(offence.bantime, earlier.count, fastrand::f64()),
             Err(error) => {
                 tracing::warn!(%prefix, %error, "earlier bans cannot be looked up: banned for the jail's own time");
                 offence.bantime
@@ -479,7 +481,7 @@ mod tests {
     use atalaya_wire::Seconds;
 
     use super::*;
-    use crate::ledger::{Selection, Writer};
+    use crate::ledger::{Selection, Terms, Writer};
 
     struct Scene {
         bans: Bans,
@@ -491,7 +493,7 @@ mod tests {
 
     fn scene(saved: &[(&str, Option<i64>)], allow: &str) -> Scene {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, _, writer) = Ledger::open(folder.path(), "spammer", &|jail, sensor| {
+        let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &|jail, sensor| {
             Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
         })
         .unwrap();

@@ -230,7 +230,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             }
         }
         Command::Bans { jail, sensor, address, json } => {
-            let selection = Selection { jail, sensor, address };
+            let selection = Selection { jail, sensor, address, ..Selection::default() };
             let bans = Socket::of(&cli.config)?.bans(&selection)?;
             if json {
                 show::bans_as_json(&mut out, bans)?;

@@ -2,7 +2,7 @@
 //! and a revocation is noticed within a second.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
-use crate::ledger::{self, LedgerError};
+mod roll;
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub struct Enrolled {
     again: tokio::sync::Mutex<()>,
 }
 
-/// The ledger's file, and which state of it was read last.
+/// The file, and which state of it was read last.
 #[derive(Debug)]
 struct Source {
     connection: Connection,
@@ -58,14 +58,27 @@ pub enum EnrolmentError {
     /// No random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
-    /// The ledger cannot be used.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    /// The folder cannot be made or held.
+    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// SQLite refused.
-    #[error("the ledger cannot be used: {0}")]
+    #[error("the enrolled sensors (sensors.sqlite3 in the state folder) cannot be read or written: {0}")]
     Database(#[from] rusqlite::Error),
+    /// The file is of a later release.
+    #[error("{} was written by a later release (format {found}): use that release", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
     /// The service is ending.
-    #[error("reading the ledger was cut off: {0}")]
+    #[error("reading who is enrolled was cut off: {0}")]
     Cut(String),
 }
 
@@ -79,7 +92,7 @@ pub fn enrol(
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
     let secret = Secret::new(bytes);
-    let connection = ledger::connect(state)?;
+    let connection = roll::open(state)?;
     let sql = if replace {
         "INSERT OR REPLACE INTO sensors VALUES (?1, ?2, ?3)"
     } else {
@@ -94,7 +107,7 @@ pub fn enrol(
 
 /// Takes a sensor's right to send.
 pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
-    let connection = ledger::connect(state)?;
+    let connection = roll::open(state)?;
     if connection.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()])? == 0 {
         return Err(EnrolmentError::Unknown(name.clone()));
     }
@@ -103,7 +116,7 @@ pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
 
 /// The enrolled sensors, by name.
 pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
-    let connection = ledger::connect(state)?;
+    let connection = roll::open(state)?;
     let mut statement = connection.prepare("SELECT name, enrolled FROM sensors ORDER BY name")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
     let mut sensors = Vec::new();
@@ -121,7 +134,7 @@ pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
 impl Enrolled {
     /// The sensors of a state folder.
     pub fn new(state: &Path) -> Result<Self, EnrolmentError> {
-        let mut source = Source { connection: ledger::connect(state)?, version: -1 };
+        let mut source = Source { connection: roll::open(state)?, version: -1 };
         let digests = source.read_if_changed()?.unwrap_or_default();
         Ok(Self {
             digests: RwLock::new(Arc::new(digests)),
@@ -169,8 +182,7 @@ impl Enrolled {
 impl Source {
     /// Who is enrolled; `None` where nobody wrote to the file since the last time.
     fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, [u8; 32]>>, EnrolmentError> {
-        // Changes whenever another connection commits, which the ledger's writer does all the time, but
-        // nobody does on a quiet day.
+        // Changes whenever another connection commits.
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if version == self.version {
             return Ok(None);

@@ -152,7 +152,12 @@ impl Intake {
     async fn unban(&self, sensor: &Name, unban: Unban) -> Result<(), Problem> {
         let prefix = IpNet::from(canonical(unban.address));
         let now = self.clock.now();
-        let selection = Selection { jail: unban.jail, sensor: Some(sensor.clone()), address: Some(prefix) };
+        let selection = Selection {
+            jail: unban.jail,
+            sensor: Some(sensor.clone()),
+            address: Some(prefix),
+            ..Selection::default()
+        };
         let ledger = self.ledger.clone();
         let look = tokio::task::spawn_blocking(move || {
             let mut own = false;

@@ -6,45 +6,47 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use atalaya_wire::{Evidence, Name};
+use atalaya_wire::{Evidence, Name, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
+use crate::config::HistoryConfig;
+use crate::database;
 use crate::policy::Standing;
 use crate::router::Label;
-use crate::state;
+use crate::router::address_list::Family;
 
+mod file;
+mod place;
+mod row;
+mod saved;
+mod schema;
+mod selection;
 mod writer;
 
-/// The ledger's format, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+pub use selection::{Selection, Sort, Which};
 
-/// Times are milliseconds since 1970; `until` is NULL for a permanent ban, `ended` for one that
-/// stands.
-const SCHEMA: &str = "
-    CREATE TABLE bans (
-        id INTEGER PRIMARY KEY, prefix TEXT NOT NULL, list TEXT NOT NULL,
-        since INTEGER NOT NULL, until INTEGER, jail TEXT NOT NULL, sensor TEXT NOT NULL,
-        evidence TEXT NOT NULL, strikes INTEGER NOT NULL, ended INTEGER, ended_by TEXT);
-    CREATE UNIQUE INDEX standing ON bans (prefix, list) WHERE ended IS NULL;
-    CREATE INDEX history ON bans (prefix);
-    CREATE TABLE intake (sensor TEXT NOT NULL, outbox TEXT NOT NULL, through INTEGER NOT NULL,
-        PRIMARY KEY (sensor, outbox)) WITHOUT ROWID;
-    CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
-";
+use place::Place;
+
+/// The most good logins that are remembered, each of another address; the latest stay.
+pub const MOST_LOGINS: usize = 100_000;
+
+/// The most spared offences that are kept; the latest stay.
+pub const MOST_SPARED: usize = 10_000;
+
+/// How many bans of one prefix are looked at to see how often it was banned before.
+const MOST_EARLIER: u32 = 1000;
 
 /// A ban as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     /// The address or network.
     pub prefix: IpNet,
-    /// The address list.
-    pub list: String,
     /// From when.
     pub since: Timestamp,
     /// Until when; `None` for a permanent one.
@@ -57,6 +59,72 @@ pub struct Ban {
     pub evidence: Vec<Evidence>,
     /// How often this prefix was banned, this time included; set by the ledger.
     pub strikes: u32,
+    /// When it was over; `None` for one that stands. Set by the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// `lapsed`, or who ended it and why. Set by the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<String>,
+}
+
+/// An entry of the allow list that was made at run time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// An address, a network, or a DNS name; the key.
+    pub what: String,
+    /// From when.
+    pub since: Timestamp,
+    /// Until when; `None` for ever.
+    pub until: Option<Timestamp>,
+    /// Why.
+    pub reason: String,
+    /// Who allowed it.
+    pub by: String,
+}
+
+/// The last good login from an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoodLogin {
+    /// The address, as the host's network.
+    pub address: std::net::IpAddr,
+    /// When.
+    pub last: Timestamp,
+    /// Who saw it.
+    pub sensor: Name,
+    /// What let it in, such as `sshd`.
+    pub service: String,
+    /// Who logged in.
+    pub account: String,
+}
+
+/// An offence that was not turned into a ban, because the address is protected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spared {
+    /// The offender.
+    pub address: std::net::IpAddr,
+    /// The jail that decided.
+    pub jail: Name,
+    /// The sensor that reported.
+    pub sensor: Name,
+    /// When it was spared.
+    pub at: Timestamp,
+    /// Why.
+    pub why: String,
+    /// What was seen.
+    pub evidence: Vec<Evidence>,
+}
+
+/// An address list, and the mark of our entries there, that a router was once run with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ListUse {
+    /// The router.
+    pub router: Name,
+    /// Which of its tables.
+    pub family: Family,
+    /// The list's name.
+    pub list: String,
+    /// What opens the comments of our entries.
+    pub mark: String,
 }
 
 /// A change to the ledger. Making the same change again changes nothing.
@@ -70,7 +138,7 @@ pub enum Change {
         prefix: IpNet,
         /// When.
         at: Timestamp,
-        /// `lapsed`, or who unbanned.
+        /// `lapsed`, or who unbanned and why.
         by: String,
     },
     /// Everything up to this sequence of a sensor's outbox is in the ledger.
@@ -82,27 +150,61 @@ pub enum Change {
         /// The sequence.
         sequence: u64,
     },
+    /// An entry of the allow list; replaces the one of the same key.
+    Allow(Box<Allowance>),
+    /// An entry of the allow list is gone.
+    Disallow {
+        /// Its key.
+        what: String,
+    },
+    /// A good login; an earlier one than what is known of the address changes nothing.
+    Login(Box<GoodLogin>),
+    /// An offence that was not turned into a ban.
+    Spared(Box<Spared>),
+    /// A router is run with this list and mark.
+    List(Box<ListUse>),
+    /// A router has no entry of ours left on this list with this mark.
+    ForgetList(Box<ListUse>),
+    /// What could be gathered again after the loss of a ledger is gathered.
+    Recovered,
+}
+
+/// How often a prefix was banned before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// How often; at most 1000.
+    pub count: u32,
+    /// When the last of these bans ended; `None` where there was none, or it was permanent.
+    pub last_end: Option<Timestamp>,
 }
 
 /// What the ledger holds when the enforcer starts.
 #[derive(Debug)]
 pub struct Saved {
-    /// The bans that stand.
+    /// The ledger's name, which it has for life: a new one where the ledger was lost or restored.
+    pub id: Name,
+    /// The bans that stand, also those whose time is over and whose end is not written yet.
     pub bans: Vec<(IpNet, Standing, Arc<Label>)>,
     /// The largest sequence by sensor and outbox.
     pub through: HashMap<(Name, Name), u64>,
+    /// The entries of the allow list that were made at run time, also those whose time is over.
+    pub allowances: Vec<Allowance>,
+    /// The good logins that are young enough, the latest first.
+    pub logins: Vec<GoodLogin>,
+    /// Whether a ledger before this one was lost: bans that routers hold and the ledger does not are to be
+    /// taken over, until [`Change::Recovered`].
+    pub recovering: bool,
 }
 
-/// Which of the standing bans to read; all of them by default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Selection {
-    /// Only this jail's.
-    pub jail: Option<Name>,
-    /// Only those that this sensor reported.
-    pub sensor: Option<Name>,
-    /// Only those that share an address with this address or network.
-    pub address: Option<IpNet>,
+/// On what terms a ledger is kept.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// How much of what is over is kept.
+    pub history: HistoryConfig,
+    /// How young a good login must be to be read at the start; none are read where there is no such time.
+    pub logins: Option<Seconds>,
+    /// The wall clock.
+    pub clock: Clock,
 }
 
 /// Tells when changes are on disk.
@@ -152,7 +254,7 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// The file is of a later release.
-    #[error("the ledger {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release", path.display())]
+    #[error("the ledger {} was written by a later release (format {found}, this one knows {}): use that release", path.display(), schema::VERSION)]
     TooNew {
         /// The database file.
         path: PathBuf,
@@ -174,16 +276,18 @@ struct Order {
 // === impl Ledger ===
 
 impl Ledger {
-    /// Opens or makes the ledger in a folder, reads what stands for a list, and starts the writer.
+    /// Opens or makes the ledger in a folder, reads what stands, and starts the writer. Blocks for seconds
+    /// where there is much to read, and for minutes where a ledger of an earlier release is brought forward.
     pub fn open(
         folder: &Path,
-        list: &str,
+        terms: &Terms,
         label: &dyn Fn(Name, Name) -> Label,
     ) -> Result<(Self, Saved, Writer), LedgerError> {
-        let connection = connect(folder)?;
-        let lock = lock(folder)?;
-        let path = path(folder);
-        let saved = read(&connection, list, label)
+        let lock = file::lock(folder)?;
+        let path = file::path(folder);
+        let connection = file::open(folder)?;
+        let logins_since = terms.logins.map(|within| terms.clock.now() - within.signed());
+        let saved = saved::read(&connection, logins_since, label)
             .map_err(|source| LedgerError::Database { path: path.clone(), source })?;
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
@@ -222,32 +326,34 @@ impl Ledger {
         Receipt(Some(answer))
     }
 
-    /// How often a prefix was banned since a time, by one jail or by all. Blocks for as long as an index
-    /// is looked up in.
+    /// How often a prefix was banned since a time, by one jail or by all, as far as that is written. Blocks
+    /// for as long as an index is looked up in: microseconds.
     pub fn earlier_bans(
         &self,
         prefix: IpNet,
         jail: Option<&Name>,
         since: Timestamp,
-    ) -> Result<u32, LedgerError> {
-        let database = |source| LedgerError::Database { path: self.path.to_path_buf(), source };
+    ) -> Result<Earlier, LedgerError> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = match reader.take() {
             Some(connection) => connection,
-            None => {
-                Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?
-            }
+            None => database::open_to_read(&self.path).map_err(|source| self.error(source))?,
         };
-        let count = connection
+        let earlier = connection
             .prepare_cached(
-                "SELECT count(*) FROM bans WHERE prefix = ?1 AND (?2 IS NULL OR jail = ?2) AND since >= ?3",
+                "SELECT count(*), max(coalesce(ended, until)) FROM (
+                     SELECT jail, since, ended, until FROM bans WHERE place = ?1 ORDER BY id DESC LIMIT ?4)
+                 WHERE since >= ?3 AND (?2 IS NULL OR jail = ?2)",
             )
             .and_then(|mut statement| {
                 let jail = jail.map(Name::as_str);
-                statement.query_row((prefix.to_string(), jail, since.as_millisecond()), |row| row.get(0))
+                statement.query_row(
+                    params![Place::of(prefix), jail, since.as_millisecond(), MOST_EARLIER],
+                    |row| Ok(Earlier { count: row.get(0)?, last_end: row::moment(row, 1)? }),
+                )
             });
         *reader = Some(connection);
-        count.map_err(database)
+        earlier.map_err(|source| self.error(source))
     }
 
     /// Why nothing can be written at the moment; `None` when all is well.
@@ -255,19 +361,65 @@ impl Ledger {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hands the selected bans that stand at a time to a function, the latest first, until it returns
-    /// `false`. Blocks: not for an async thread.
+    /// Hands the selected bans to a function, in the order that was asked for, until it returns `false`.
+    /// Blocks: not for an async thread. A slow function holds up nobody.
     pub fn each_ban(
         &self,
         selection: &Selection,
         now: Timestamp,
         each: &mut dyn FnMut(&Ban) -> bool,
     ) -> Result<(), LedgerError> {
-        let database = |source| LedgerError::Database { path: self.path.to_path_buf(), source };
-        let connection =
-            Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
-        each_standing(&connection, selection, now, each).map_err(database)
+        self.read(|connection| selection::each(connection, selection, now, each))
+    }
+
+    /// The latest spared offences, the latest first. Blocks.
+    pub fn spared(&self, limit: usize) -> Result<Vec<Spared>, LedgerError> {
+        self.read(|connection| {
+            connection
+                .prepare(
+                    "SELECT address, jail, sensor, at, why, evidence FROM spared ORDER BY id DESC LIMIT ?1",
+                )?
+                .query_map([limit.min(MOST_SPARED) as i64], row::spared)?
+                .collect()
+        })
+    }
+
+    /// The last good login from an address. Blocks.
+    pub fn login_of(&self, address: std::net::IpAddr) -> Result<Option<GoodLogin>, LedgerError> {
+        self.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT address, last, sensor, service, account FROM logins WHERE address = ?1",
+                    [address.to_string()],
+                    row::login,
+                )
+                .optional()
+        })
+    }
+
+    /// The entries of the allow list that were made at run time, also those whose time is over. Blocks.
+    pub fn allowances(&self) -> Result<Vec<Allowance>, LedgerError> {
+        self.read(saved::allowances)
+    }
+
+    /// The lists and marks that routers were run with, this run included as far as it was told. Blocks.
+    pub fn lists(&self) -> Result<Vec<ListUse>, LedgerError> {
+        self.read(|connection| {
+            connection
+                .prepare("SELECT router, family, list, mark FROM lists")?
+                .query_map([], row::list)?
+                .collect()
+        })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
+        database::open_to_read(&self.path)
+            .and_then(|connection| read(&connection))
+            .map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> LedgerError {
+        LedgerError::Database { path: self.path.to_path_buf(), source }
     }
 }
 
@@ -291,136 +443,6 @@ impl Writer {
     }
 }
 
-/// Opens the database of a state folder, making it where it is missing. For the writer, and for the
-/// commands that work beside a running enforcer.
-pub fn connect(folder: &Path) -> Result<Connection, LedgerError> {
-    let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
-    // Two programs cannot turn one new file into a database at once.
-    let _held = state::hold(folder).map_err(failed)?;
-    let path = path(folder);
-    let database = |source| LedgerError::Database { path: path.clone(), source };
-    let mut connection = Connection::open(&path).map_err(database)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
-    // FULL: what was acked survives a power cut.
-    connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
-    let version =
-        |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
-    let found: i64 = version(&connection).map_err(database)?;
-    if found > SCHEMA_VERSION {
-        return Err(LedgerError::TooNew { path, found });
-    }
-    if found == 0 {
-        let transaction = connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .map_err(database)?;
-        // Another process may have made it while this one waited.
-        if version(&transaction).map_err(database)? == 0 {
-            transaction.execute_batch(SCHEMA).map_err(database)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)?;
-        }
-        transaction.commit().map_err(database)?;
-    }
-    Ok(connection)
-}
-
-fn path(folder: &Path) -> PathBuf {
-    folder.join("ledger.sqlite3")
-}
-
-fn lock(folder: &Path) -> Result<std::fs::File, LedgerError> {
-    let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
-    let file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(folder.join("lock"))
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(LedgerError::Locked { path: folder.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
-fn read(connection: &Connection, list: &str, label: &dyn Fn(Name, Name) -> Label) -> rusqlite::Result<Saved> {
-    // Few labels are many bans': they share them.
-    let mut labels: HashMap<(String, String), Arc<Label>> = HashMap::new();
-    let mut statement = connection
-        .prepare("SELECT prefix, until, jail, sensor FROM bans WHERE ended IS NULL AND list = ?1")?;
-    let mut rows = statement.query([list])?;
-    let mut bans = Vec::new();
-    while let Some(row) = rows.next()? {
-        let prefix: IpNet = text(row, 0)?;
-        let until = row.get::<_, Option<i64>>(1)?.map(moment).transpose()?;
-        let key = (row.get(2)?, row.get(3)?);
-        let label = match labels.get(&key) {
-            Some(label) => label.clone(),
-            None => labels.entry(key).or_insert(Arc::new(label(text(row, 2)?, text(row, 3)?))).clone(),
-        };
-        bans.push((prefix, Standing { until }, label));
-    }
-    let mut through = HashMap::new();
-    let mut statement = connection.prepare("SELECT sensor, outbox, through FROM intake")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        through.insert((text(row, 0)?, text(row, 1)?), row.get::<_, i64>(2)?.cast_unsigned());
-    }
-    Ok(Saved { bans, through })
-}
-
-fn each_standing(
-    connection: &Connection,
-    selection: &Selection,
-    now: Timestamp,
-    each: &mut dyn FnMut(&Ban) -> bool,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(
-        "SELECT prefix, list, since, until, jail, sensor, evidence, strikes FROM bans
-         WHERE ended IS NULL AND (until IS NULL OR until > ?1)
-           AND (?2 IS NULL OR jail = ?2) AND (?3 IS NULL OR sensor = ?3) ORDER BY id DESC",
-    )?;
-    let name = |name: &Option<Name>| name.as_ref().map(|name| name.as_str().to_owned());
-    let mut rows =
-        statement.query(params![now.as_millisecond(), name(&selection.jail), name(&selection.sensor)])?;
-    while let Some(row) = rows.next()? {
-        let prefix: IpNet = text(row, 0)?;
-        if selection.address.is_some_and(|net| !net.contains(&prefix) && !prefix.contains(&net)) {
-            continue;
-        }
-        let ban = Ban {
-            prefix,
-            list: row.get(1)?,
-            since: moment(row.get(2)?)?,
-            until: row.get::<_, Option<i64>>(3)?.map(moment).transpose()?,
-            jail: text(row, 4)?,
-            sensor: text(row, 5)?,
-            evidence: serde_json::from_str(&row.get::<_, String>(6)?).unwrap_or_default(),
-            strikes: row.get(7)?,
-        };
-        if !each(&ban) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// A column's text as what it stands for.
-fn text<T: std::str::FromStr>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    row.get::<_, String>(column)?.parse().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-fn moment(milliseconds: i64) -> rusqlite::Result<Timestamp> {
-    Timestamp::from_millisecond(milliseconds).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Integer, Box::new(error))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -432,13 +454,14 @@ mod tests {
     fn ban(host: u8, until: Option<i64>) -> Change {
         Change::Ban(Box::new(Ban {
             prefix: format!("192.0.2.{host}/32").parse().unwrap(),
-            list: "spammer".to_owned(),
             since: at(0),
             until: until.map(at),
             jail: "ssh".parse().unwrap(),
             sensor: "web-1".parse().unwrap(),
             evidence: vec![Evidence::new(at(0), "test", "a line")],
             strikes: 0,
+            ended: None,
+            ended_by: None,
         }))
     }
 
@@ -457,7 +480,7 @@ mod tests {
     }
 
     fn open(folder: &Path) -> (Ledger, Saved, Writer) {
-        Ledger::open(folder, "spammer", &label).unwrap()
+        Ledger::open(folder, &Terms::default(), &label).unwrap()
     }
 
     #[tokio::test]
@@ -502,14 +525,15 @@ mod tests {
     async fn a_second_enforcer_on_the_same_state_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (_ledger, _, _writer) = open(folder.path());
-        let error = Ledger::open(folder.path(), "spammer", &label).unwrap_err();
+        let error = Ledger::open(folder.path(), &Terms::default(), &label).unwrap_err();
         assert!(error.to_string().contains("another atalaya-enforcer"), "{error}");
     }
 
     #[test]
     fn a_ledger_of_a_later_release_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        connect(folder.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(connect(folder.path()).unwrap_err().to_string().contains("later release"));
+        database::open(&file::path(folder.path())).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = Ledger::open(folder.path(), &Terms::default(), &label).unwrap_err();
+        assert!(error.to_string().contains("later release"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ pub mod bans;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod database;
 pub mod enrolment;
 pub mod https;
 pub mod intake;

@@ -21,7 +21,7 @@ use crate::control::{self, Control};
 use crate::enrolment::{self, Enrolled};
 use crate::https::{self, Limits};
 use crate::intake::Intake;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, Terms};
 use crate::router::{self, Desired, Label, RouterHandle};
 use crate::tls::Identity;
 
@@ -53,7 +53,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let acceptor = TlsAcceptor::from(identity.server_config()?);
     let list = config.list.clone();
     let label = |jail, sensor| Label::new(jail, sensor, &list, &config.severity);
-    let (ledger, saved, writer) = Ledger::open(&config.state, &list.names[0], &label)?;
+    let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
+    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &label)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();

@@ -17,16 +17,16 @@ pub fn hold(folder: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use crate::ledger;
+    use crate::enrolment;
     use crate::tls::Identity;
 
     #[test]
-    fn programs_that_start_at_once_on_a_fresh_host_make_one_certificate_and_one_ledger() {
+    fn programs_that_start_at_once_on_a_fresh_host_make_one_certificate_and_one_roll_of_sensors() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("state");
         let fingerprints: Vec<_> = std::thread::scope(|scope| {
             let start = || {
-                ledger::connect(&folder).unwrap();
+                enrolment::sensors(&folder).unwrap();
                 Identity::load_or_make(&folder).unwrap().fingerprint()
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();

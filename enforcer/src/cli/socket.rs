@@ -123,9 +123,12 @@ fn query(request: &impl serde::Serialize) -> anyhow::Result<String> {
     let mut url = reqwest::Url::parse("http://enforcer/")?;
     if let Value::Object(fields) = serde_json::to_value(request)? {
         for (name, value) in fields {
-            if let Value::String(text) = value {
-                url.query_pairs_mut().append_pair(&name, &text);
-            }
+            let text = match value {
+                Value::Null => continue,
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            url.query_pairs_mut().append_pair(&name, &text);
         }
     }
     Ok(url.query().unwrap_or_default().to_owned())

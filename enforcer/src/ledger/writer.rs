@@ -8,7 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::{Change, Order};
+use super::place::Place;
+use super::{Change, MOST_LOGINS, MOST_SPARED, Order, row, schema};
 
 /// The most changes in one transaction.
 const MOST: usize = 20_000;
@@ -79,46 +80,115 @@ fn next_orders(inbox: &Receiver<Order>, patient: bool) -> Option<Vec<Order>> {
     Some(orders)
 }
 
+/// Writes changes in one transaction.
 fn apply<'a>(connection: &mut Connection, changes: impl Iterator<Item = &'a Change>) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let (mut logins, mut spared) = (false, false);
     for change in changes {
-        match change {
-            Change::Ban(ban) => {
-                let evidence = serde_json::to_string(&ban.evidence).unwrap_or_default();
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO bans (prefix, list, since, until, jail, sensor, evidence, strikes)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                                 1 + coalesce((SELECT max(strikes) FROM bans WHERE prefix = ?1), 0))
-                         ON CONFLICT (prefix, list) WHERE ended IS NULL DO UPDATE SET until = excluded.until
-                         WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)",
-                    )?
-                    .execute(params![
-                        ban.prefix.to_string(),
-                        ban.list,
-                        ban.since.as_millisecond(),
-                        ban.until.map(Timestamp::as_millisecond),
-                        ban.jail.as_str(),
-                        ban.sensor.as_str(),
-                        evidence
-                    ])?;
-            }
-            Change::End { prefix, at, by } => {
-                transaction
-                    .prepare_cached(
-                        "UPDATE bans SET ended = ?2, ended_by = ?3 WHERE prefix = ?1 AND ended IS NULL",
-                    )?
-                    .execute(params![prefix.to_string(), at.as_millisecond(), by])?;
-            }
-            Change::Through { sensor, outbox, sequence } => {
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO intake VALUES (?1, ?2, ?3)
-                         ON CONFLICT DO UPDATE SET through = max(through, excluded.through)",
-                    )?
-                    .execute(params![sensor.as_str(), outbox.as_str(), sequence.cast_signed()])?;
-            }
-        }
+        logins |= matches!(change, Change::Login(_));
+        spared |= matches!(change, Change::Spared(_));
+        apply_one(&transaction, change)?;
+    }
+    if logins {
+        // A number of rows that is not counted costs nothing: the index is walked from its end.
+        transaction
+            .prepare_cached(
+                "DELETE FROM logins WHERE last <= (SELECT last FROM logins ORDER BY last DESC LIMIT 1 OFFSET ?1)",
+            )?
+            .execute([MOST_LOGINS as i64])?;
+    }
+    if spared {
+        transaction
+            .prepare_cached("DELETE FROM spared WHERE id <= (SELECT max(id) FROM spared) - ?1")?
+            .execute([MOST_SPARED as i64])?;
     }
     transaction.commit()
+}
+
+fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Ban(ban) => {
+            let evidence = serde_json::to_string(&ban.evidence).unwrap_or_default();
+            connection
+                .prepare_cached(
+                    "INSERT INTO bans (prefix, place, since, until, jail, sensor, evidence, strikes)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1 + coalesce(
+                         (SELECT strikes FROM bans WHERE place = ?2 ORDER BY id DESC LIMIT 1), 0))
+                     ON CONFLICT (place) WHERE ended IS NULL DO UPDATE SET until = excluded.until
+                     WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)",
+                )?
+                .execute(params![
+                    ban.prefix.to_string(),
+                    Place::of(ban.prefix),
+                    ban.since.as_millisecond(),
+                    ban.until.map(Timestamp::as_millisecond),
+                    ban.jail.as_str(),
+                    ban.sensor.as_str(),
+                    evidence
+                ])?
+        }
+        Change::End { prefix, at, by } => connection
+            .prepare_cached("UPDATE bans SET ended = ?2, ended_by = ?3 WHERE place = ?1 AND ended IS NULL")?
+            .execute(params![Place::of(*prefix), at.as_millisecond(), by])?,
+        Change::Through { sensor, outbox, sequence } => connection
+            .prepare_cached(
+                "INSERT INTO intake (sensor, outbox, through) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET through = max(through, excluded.through)",
+            )?
+            .execute(params![sensor.as_str(), outbox.as_str(), sequence.cast_signed()])?,
+        Change::Allow(allowance) => connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO allowances (what, since, until, reason, by) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                allowance.what,
+                allowance.since.as_millisecond(),
+                allowance.until.map(Timestamp::as_millisecond),
+                allowance.reason,
+                allowance.by
+            ])?,
+        Change::Disallow { what } => {
+            connection.prepare_cached("DELETE FROM allowances WHERE what = ?1")?.execute([what])?
+        }
+        Change::Login(login) => connection
+            .prepare_cached(
+                "INSERT INTO logins (address, last, sensor, service, account) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET last = excluded.last, sensor = excluded.sensor,
+                     service = excluded.service, account = excluded.account
+                 WHERE excluded.last >= last",
+            )?
+            .execute(params![
+                login.address.to_string(),
+                login.last.as_millisecond(),
+                login.sensor.as_str(),
+                login.service,
+                login.account
+            ])?,
+        Change::Spared(spared) => connection
+            .prepare_cached(
+                "INSERT INTO spared (address, jail, sensor, at, why, evidence)
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (
+                     SELECT 1 FROM (SELECT * FROM spared ORDER BY id DESC LIMIT 100)
+                     WHERE address = ?1 AND jail = ?2 AND sensor = ?3 AND at = ?4)",
+            )?
+            .execute(params![
+                spared.address.to_string(),
+                spared.jail.as_str(),
+                spared.sensor.as_str(),
+                spared.at.as_millisecond(),
+                spared.why,
+                serde_json::to_string(&spared.evidence).unwrap_or_default()
+            ])?,
+        Change::List(list) => connection
+            .prepare_cached("INSERT OR IGNORE INTO lists (router, family, list, mark) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![list.router.as_str(), row::family(list.family), list.list, list.mark])?,
+        Change::ForgetList(list) => connection
+            .prepare_cached("DELETE FROM lists WHERE router = ?1 AND family = ?2 AND list = ?3 AND mark = ?4")?
+            .execute(params![list.router.as_str(), row::family(list.family), list.list, list.mark])?,
+        Change::Recovered => {
+            schema::set_meta(connection, schema::RECOVERING, None)?;
+            0
+        }
+    };
+    Ok(())
 }

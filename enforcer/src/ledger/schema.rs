@@ -1,0 +1,66 @@
+//! The ledger's tables.
+
+use rusqlite::{Connection, params};
+
+/// The ledger's format, in SQLite's `user_version`.
+pub(super) const VERSION: i64 = 2;
+
+/// Times are milliseconds since 1970; `until` is NULL for what is permanent, `ended` for a ban that
+/// stands. `place` is the prefix as bytes in the order of addresses.
+pub(super) const TABLES: &str = "
+    CREATE TABLE bans (
+        id INTEGER PRIMARY KEY, prefix TEXT NOT NULL, place BLOB NOT NULL,
+        since INTEGER NOT NULL, until INTEGER, jail TEXT NOT NULL, sensor TEXT NOT NULL,
+        evidence TEXT NOT NULL, strikes INTEGER NOT NULL, ended INTEGER, ended_by TEXT);
+    CREATE TABLE intake (sensor TEXT NOT NULL, outbox TEXT NOT NULL, through INTEGER NOT NULL,
+        PRIMARY KEY (sensor, outbox)) WITHOUT ROWID;
+    CREATE TABLE allowances (what TEXT PRIMARY KEY, since INTEGER NOT NULL, until INTEGER,
+        reason TEXT NOT NULL, by TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE logins (address TEXT PRIMARY KEY, last INTEGER NOT NULL, sensor TEXT NOT NULL,
+        service TEXT NOT NULL, account TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX logins_by_time ON logins (last);
+    CREATE TABLE spared (id INTEGER PRIMARY KEY, address TEXT NOT NULL, jail TEXT NOT NULL,
+        sensor TEXT NOT NULL, at INTEGER NOT NULL, why TEXT NOT NULL, evidence TEXT NOT NULL);
+    CREATE TABLE lists (router TEXT NOT NULL, family INTEGER NOT NULL, list TEXT NOT NULL, mark TEXT NOT NULL,
+        PRIMARY KEY (router, family, list, mark)) WITHOUT ROWID;
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// Apart from the tables, for a table is filled faster before it has them.
+pub(super) const INDICES: &str = "
+    CREATE UNIQUE INDEX standing ON bans (place) WHERE ended IS NULL;
+    CREATE INDEX history ON bans (place);
+    CREATE INDEX by_time ON bans (since);
+    CREATE INDEX by_jail ON bans (jail, since);
+    CREATE INDEX by_sensor ON bans (sensor, since);
+    CREATE INDEX over ON bans (ended) WHERE ended IS NOT NULL;
+";
+
+/// The key in `meta` of the name that a ledger has for life.
+pub(super) const IDENTITY: &str = "identity";
+
+/// The key in `meta` that is there while a ledger that was lost is gathered again.
+pub(super) const RECOVERING: &str = "recovering";
+
+/// A name for a new ledger.
+pub(super) fn new_identity() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(data_encoding::HEXLOWER.encode(&bytes))
+}
+
+/// Sets a key in `meta`, or removes it.
+pub(super) fn set_meta(connection: &Connection, key: &str, value: Option<&str>) -> rusqlite::Result<()> {
+    match value {
+        Some(value) => connection
+            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])?,
+        None => connection.execute("DELETE FROM meta WHERE key = ?1", [key])?,
+    };
+    Ok(())
+}
+
+/// The value of a key in `meta`.
+pub(super) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    use rusqlite::OptionalExtension;
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
