@@ -64,10 +64,12 @@ impl Prefixes {
 
     /// What one IPv6 or IPv4 offender is banned by: the address of IPv4, the unit around one of IPv6.
     pub fn unit_of(&self, address: IpAddr) -> IpNet {
-        match address {
-            IpAddr::V4(_) => IpNet::from(address),
-            IpAddr::V6(v6) => Ipv6Net::new(v6, self.unit).map_or(IpNet::from(address), IpNet::V6).trunc(),
-        }
+        unit_of(address, self.unit)
+    }
+
+    /// What is neither a single IPv4 address nor an IPv6 unit.
+    pub fn others(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.others.iter().copied()
     }
 
     /// The offenders (single IPv4 addresses, IPv6 units) within a network, in their order.
@@ -94,6 +96,14 @@ impl Prefixes {
             .filter(|unit| unit.prefix_len() < network.prefix_len() && self.contains(*unit));
         let overlaps = |other: &IpNet| other.contains(&network) || network.contains(other);
         self.within(network).chain(around).chain(self.others.iter().copied().filter(overlaps)).collect()
+    }
+}
+
+/// What one offender is banned by: an IPv4 address alone, an IPv6 one as the prefix of so many bits.
+pub fn unit_of(address: IpAddr, unit: u8) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::from(address),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, unit).map_or(IpNet::from(address), IpNet::V6).trunc(),
     }
 }
 

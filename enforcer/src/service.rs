@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atalaya_wire::{Fingerprint, Networks};
-use ipnet::IpNet;
+use atalaya_wire::Fingerprint;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bans::Bans;
+use crate::allow::{Allow, names};
+use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::enrolment::{self, Enrolled};
+use crate::fleet::Fleet;
 use crate::https::{self, Limits};
 use crate::intake::Intake;
 use crate::ledger::{self, Ledger, Terms};
+use crate::reports::Reports;
 use crate::router::{self, Desired, Label, RouterHandle};
 use crate::tls::Identity;
 
@@ -63,16 +65,18 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let desired = Arc::new(Desired::new());
     let literal: Vec<IpAddr> =
         config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect();
-    let allow = allow_list(&config.allow.networks, &literal);
-    let bans = Arc::new(Bans::new(
-        config.list.clone(),
-        config.severity.clone(),
-        ledger.clone(),
-        desired.clone(),
-        allow,
-        saved.bans,
-        started,
-    ));
+    let mut allow = Allow::new(config.allow.clone(), saved.allowances);
+    allow.set_own(own_addresses(&literal));
+    let rules = Rules {
+        list: config.list.clone(),
+        severity: config.severity.clone(),
+        widen: config.widen,
+        by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
+        escalation: config.escalation.clone(),
+        protect: config.protect.clone(),
+    };
+    let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, saved.bans, saved.logins, started);
+    let bans = Arc::new(bans);
     let workers = config
         .routers
         .into_iter()
@@ -80,15 +84,18 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
 
     // What keeps them right.
-    tasks.spawn(until(stop.clone(), lapse(bans.clone(), clock.clone())));
-    tasks.spawn(until(
-        stop.clone(),
-        keep_allow(config.allow.networks, literal, bans.clone(), routers.clone(), clock.clone()),
-    ));
+    let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
+    tasks.spawn(until(stop.clone(), lapse(bans.clone(), reports.clone(), clock.clone())));
+    let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
+    tasks.spawn(until(stop.clone(), addresses));
+    tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
 
     // Where offences and commands arrive.
-    let intake = Arc::new(Intake::new(bans.clone(), ledger.clone(), enrolled, clock.clone(), saved.through));
+    let ledger_and_id = (ledger.clone(), saved.id);
+    let intake =
+        Intake::new(bans.clone(), reports, ledger_and_id, enrolled, clock.clone(), saved.through);
+    let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
@@ -160,20 +167,20 @@ impl Service {
     }
 }
 
-async fn lapse(bans: Arc<Bans>, clock: Clock) {
+async fn lapse(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     let mut interval = tokio::time::interval(LAPSE_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let lapsed = bans.lapse(clock.now());
+        reports.sweep(clock.now());
         if lapsed > 0 {
             tracing::debug!(bans = lapsed, "lapsed");
         }
     }
 }
 
-async fn keep_allow(
-    configured: Networks,
+async fn keep_own_addresses(
     literal: Vec<IpAddr>,
     bans: Arc<Bans>,
     routers: Arc<Vec<RouterHandle>>,
@@ -185,13 +192,7 @@ async fn keep_allow(
         tokio::time::sleep(if soon { RESOLVE_INTERVAL } else { ALLOW_INTERVAL }).await;
         let mut addresses: Vec<IpAddr> = literal.clone();
         addresses.extend(routers.iter().flat_map(RouterHandle::addresses));
-        let allow = allow_list(&configured, &addresses);
-        if allow != *bans.allow() {
-            let lifted = bans.set_allow(allow, clock.now());
-            if lifted > 0 {
-                tracing::warn!(bans = lifted, "bans lifted: their addresses are on the allow list now");
-            }
-        }
+        bans.set_own_addresses(own_addresses(&addresses), clock.now());
     }
 }
 
@@ -205,26 +206,14 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     }
 }
 
-/// What is never banned: what is configured, the routers, this host, and what no other host has.
-fn allow_list(configured: &Networks, routers: &[IpAddr]) -> Networks {
-    const NOBODYS: [&str; 8] = [
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/3",
-        "::/128",
-        "::1/128",
-        "fe80::/10",
-        "ff00::/8",
-    ];
-    let mut allow = configured.clone();
-    allow.extend(NOBODYS.iter().filter_map(|network| network.parse::<IpNet>().ok()));
-    allow.extend(routers.iter().map(|address| IpNet::from(*address)));
+/// The addresses of the routers and of this host, which are never banned.
+fn own_addresses(routers: &[IpAddr]) -> Vec<IpAddr> {
+    let mut addresses = routers.to_vec();
     match if_addrs::get_if_addrs() {
-        Ok(interfaces) => allow.extend(interfaces.iter().map(|interface| IpNet::from(interface.ip()))),
+        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
         Err(error) => tracing::warn!(%error, "the host's own addresses cannot be read"),
     }
-    allow
+    addresses
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

@@ -59,6 +59,8 @@ pub struct Widen {
     wide: HashMap<IpNet, Wide>,
     /// When to look at which wide network.
     ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
+    /// Networks whose bans may be of one jail now that some have ended.
+    lapsed: BTreeSet<IpNet>,
 }
 
 /// A wide network.
@@ -86,18 +88,21 @@ impl Widen {
             given: HashMap::new(),
             wide: HashMap::new(),
             ends: BinaryHeap::new(),
+            lapsed: BTreeSet::new(),
         }
     }
 
-    /// Takes over bans whose entries are set already; [`Self::review`] then widens.
-    pub fn load(&mut self, bans: impl IntoIterator<Item = IpNet>, entries: &dyn Entries) {
-        for prefix in bans {
-            self.standing.insert(prefix);
-            if self.is_network(prefix)
-                && let Some(entry) = entries.get(prefix)
-            {
-                self.given.insert(prefix, entry);
-            }
+    /// Takes note of a ban whose entry is set already; [`Self::begin_all`] then widens.
+    pub fn load(&mut self, prefix: IpNet) {
+        self.standing.insert(prefix);
+    }
+
+    /// Widens all that is to be wide of what was loaded.
+    pub fn begin_all(&mut self, entries: &mut dyn Entries, kept: Kept<'_>) {
+        let networks = self.standing.others().filter(|prefix| self.is_network(*prefix));
+        self.given = networks.filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
+        for everything in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+            self.review(everything, entries, kept);
         }
     }
 
@@ -147,14 +152,18 @@ impl Widen {
         if self.given.remove(&prefix).is_some() {
             return self.set_network(prefix, entries);
         }
-        let wide = self.network_of(prefix).and_then(|network| self.wide.get(&network));
+        let network = self.network_of(prefix);
+        let wide = network.and_then(|network| self.wide.get(&network));
+        if self.one_jail && wide.is_none() {
+            self.lapsed.extend(network);
+        }
         if wide.is_none_or(|wide| wide.until < wide.end_of(prefix)) {
             entries.remove(prefix);
         }
     }
 
-    /// Makes narrow again what is wide no longer; to be called after [`Self::lapse`] of what ended.
-    pub fn settle(&mut self, now: Moment, entries: &mut dyn Entries) {
+    /// Makes narrow again what is wide no longer; to be called after [`Self::lapse`] of all that ended.
+    pub fn settle(&mut self, now: Moment, entries: &mut dyn Entries, kept: Kept<'_>) {
         while let Some(Reverse((end, network))) = self.ends.peek().copied()
             && end <= now
         {
@@ -168,6 +177,9 @@ impl Widen {
                 Some(until) => self.ends.push(Reverse((until, network))),
                 None => {}
             }
+        }
+        for network in std::mem::take(&mut self.lapsed) {
+            self.weigh(network, None, entries, kept);
         }
     }
 

@@ -198,7 +198,8 @@ proptest! {
                             model.over.insert(prefix, ban);
                         }
                     }
-                    widen.settle(at(second), &mut table);
+                    let kept = |network| model.is_kept(network);
+                    widen.settle(at(second), &mut table, &kept);
                 }
                 Event::Keep { prefix } | Event::LetGo { prefix } => {
                     model.kept.retain(|kept| *kept != prefix);
@@ -242,10 +243,8 @@ proptest! {
             loaded.set(*prefix, entry.clone());
             one.ban(*prefix, entry, &mut grown, &is_kept);
         }
-        other.load(bans.keys().copied(), &loaded);
-        for everything in ["0.0.0.0/0", "::/0"] {
-            other.review(net(everything), &mut loaded, &is_kept);
-        }
+        bans.keys().for_each(|prefix| other.load(*prefix));
+        other.begin_all(&mut loaded, &is_kept);
         let ends = |table: Table| table.entries.into_iter().map(|(prefix, entry)| (prefix, entry.until)).collect::<Vec<_>>();
         prop_assert_eq!(ends(loaded), ends(grown));
         prop_assert_eq!(one.wide(), other.wide());
@@ -275,6 +274,6 @@ fn forty_bans_of_a_burst_are_one_entry_and_the_late_ones_are_there_when_it_lapse
         widen.lapse(prefix(host), &mut table);
     }
     assert_eq!(table.changes, changes, "a lapse sent something");
-    widen.settle(at(1840), &mut table);
+    widen.settle(at(1840), &mut table, &|_| false);
     assert_eq!(table.entries.keys().copied().collect::<Vec<_>>(), [prefix(50), prefix(51)]);
 }
