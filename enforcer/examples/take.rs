@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atalaya_enforcer::bans::Bans;
-use atalaya_enforcer::config::ListConfig;
-use atalaya_enforcer::ledger::Ledger;
+use atalaya_enforcer::allow::Allow;
+use atalaya_enforcer::bans::{Bans, Rules};
+use atalaya_enforcer::config::{AllowConfig, ListConfig};
+use atalaya_enforcer::ledger::{Ledger, Terms};
 use atalaya_enforcer::router::{Desired, Label};
 use atalaya_wire::{BanTime, NumberedOffence, Offence, Seconds};
 use jiff::Timestamp;
@@ -29,19 +30,12 @@ fn measure(name: &str, step: u32, count: u32, size: u32) {
     let folder = tempfile::tempdir().unwrap();
     let list = ListConfig::default();
     let label = |jail, sensor| Label::new(jail, sensor, &list, &Default::default());
-    let (ledger, _, writer) = Ledger::open(folder.path(), "spammer", &label).unwrap();
+    let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &label).unwrap();
     let desired = Arc::new(Desired::new());
     let mut subscription = desired.subscribe();
     let now = Timestamp::now();
-    let bans = Bans::new(
-        list.clone(),
-        Default::default(),
-        ledger,
-        desired.clone(),
-        Default::default(),
-        Vec::new(),
-        now,
-    );
+    let allow = Allow::new(AllowConfig::default(), Vec::new());
+    let bans = Bans::new(Rules::default(), ledger, desired.clone(), allow, Vec::new(), Vec::new(), now);
     let (sensor, outbox) = ("web-1".parse().unwrap(), "o".parse().unwrap());
     let mut longest = std::time::Duration::ZERO;
     let mut receipt = None;

@@ -70,7 +70,9 @@ pub enum AllowError {
     #[error("an entry of the allow list needs at least one second")]
     NoTime,
     /// There are too many.
-    #[error("{MOST} entries were made at run time already: take some back, or write networks into `allow` of the configuration")]
+    #[error(
+        "{MOST} entries were made at run time already: take some back, or write networks into `allow` of the configuration"
+    )]
     TooMany,
     /// It is on the list, but not from run time.
     #[error("{0} is allowed by the configuration: change `allow` there and restart")]
@@ -92,9 +94,7 @@ impl What {
                 .next()
                 .map(Self::Network)
                 .ok_or_else(|| AllowError::NotUnderstood(String::new())),
-            Err(_) if is_host_name(text) => {
-                Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase()))
-            }
+            Err(_) if is_host_name(text) => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
             Err(_) => Err(AllowError::NotUnderstood(text.escape_debug().take(80).collect())),
         }
     }

@@ -242,7 +242,8 @@ impl Bans {
         let name: Name = BY_HAND.parse().expect("the constant is a name");
         let label = self.label(&mut book, &name, &name);
         book.set(prefix, ban, label, now);
-        let evidence = if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
+        let evidence =
+            if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
         changes.push(ban_of(prefix, now, ban, name.clone(), name, evidence));
         let receipt = self.ledger.write_surely(changes);
         Ok(ByHand { changed: true, until: ban.until, receipt })
@@ -269,7 +270,9 @@ impl Bans {
         {
             return false;
         }
-        let ban = Standing { until: until.and_then(|until| Timestamp::from_millisecond(until.as_millisecond()).ok()) };
+        let ban = Standing {
+            until: until.and_then(|until| Timestamp::from_millisecond(until.as_millisecond()).ok()),
+        };
         let mut changes = Vec::new();
         book.begin(prefix, ban, None, &mut changes);
         let label = self.label(&mut book, &jail, &sensor);
@@ -554,7 +557,8 @@ impl Bans {
         let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         match self.ledger.earlier_bans(prefix, jail, since) {
             Ok(earlier) => {
-                let quiet = earlier.last_end.map_or(0, |end| offence.time.min(now).duration_since(end).as_secs());
+                let quiet =
+                    earlier.last_end.map_or(0, |end| offence.time.min(now).duration_since(end).as_secs());
                 let count = escalation.remembered(earlier.count, Seconds(u64::try_from(quiet).unwrap_or(0)));
                 escalation.time(offence.bantime, count, fastrand::f64())
             }
@@ -572,7 +576,8 @@ impl Bans {
         let allow = Arc::new(book.allow.networks());
         book.reachable.networks = Arc::clone(&allow);
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
-        let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) = (before.iter().collect(), allow.iter().collect());
+        let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
+            (before.iter().collect(), allow.iter().collect());
         let mut changes = Vec::new();
         for network in new.difference(&old) {
             for prefix in book.widen.bans().touching(*network) {
@@ -606,7 +611,8 @@ impl Decided {
     /// What the ledger keeps of an offence that led to no ban because of a good login.
     fn spared(&self, address: IpAddr, sensor: &Name, offence: Offence, now: Timestamp) -> Option<Change> {
         let login = self.login.as_ref()?;
-        let why = format!("{} logged in on {} by {} at {}", login.account, login.sensor, login.service, login.last);
+        let why =
+            format!("{} logged in on {} by {} at {}", login.account, login.sensor, login.service, login.last);
         let (jail, sensor, evidence) = (offence.jail, sensor.clone(), offence.evidence);
         Some(Change::Spared(Box::new(Spared { address, jail, sensor, at: now, why, evidence })))
     }
@@ -651,7 +657,17 @@ fn ban_of(
     evidence: Vec<Evidence>,
 ) -> Change {
     let (strikes, ended, ended_by) = (0, None, None);
-    Change::Ban(Box::new(Ban { prefix, since, until: ban.until, jail, sensor, evidence, strikes, ended, ended_by }))
+    Change::Ban(Box::new(Ban {
+        prefix,
+        since,
+        until: ban.until,
+        jail,
+        sensor,
+        evidence,
+        strikes,
+        ended,
+        ended_by,
+    }))
 }
 
 #[cfg(test)]

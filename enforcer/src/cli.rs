@@ -2,22 +2,21 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::Context;
 use atalaya_enforcer::config::{self, Config};
-use atalaya_enforcer::control::{BanAnswer, BanRequest};
-use atalaya_enforcer::enrolment;
-use atalaya_enforcer::ledger::Selection;
-use atalaya_enforcer::tls::Identity;
-use atalaya_wire::{BanTime, Name, Seconds};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use self::socket::Socket;
-
+mod bans;
+mod enrolment;
+mod hand;
+mod man;
+mod paint;
 mod serve;
-mod show;
 mod socket;
+mod status;
+mod words;
 
 /// Keeps the bans and holds every MikroTik router's address list to them.
 #[derive(Parser)]
@@ -61,95 +60,23 @@ enum Command {
         json: bool,
     },
     /// Let a sensor send, and print the token with which it joins
-    #[command(
-        after_help = "Example:\n  atalaya-enforcer enrol web-1 | ssh web-1 atalaya-sensor join https://enforcer.example:8443 -"
-    )]
-    Enrol {
-        /// The sensor's name
-        name: Name,
-        /// Give a sensor that is enrolled a new secret; the old one stops working
-        #[arg(long)]
-        replace: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Enrol(enrolment::Enrol),
     /// Take a sensor's right to send; its bans stand
-    #[command(after_help = "Example:\n  atalaya-enforcer revoke web-1")]
-    Revoke {
-        /// The sensor's name
-        name: Name,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the enrolled sensors
-    #[command(after_help = "Example:\n  atalaya-enforcer sensors --json")]
-    Sensors {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the routers, the sensors and how many bans stand
-    #[command(after_help = "Example:\n  atalaya-enforcer status")]
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Revoke(enrolment::Revoke),
+    /// List the enrolled sensors, and what they sent
+    Sensors(status::Sensors),
+    /// Show on one screen whether all is well: faults, bans, routers, sensors
+    Status(status::Arguments),
     /// List the bans that stand, the latest first
-    #[command(
-        after_help = "Examples:\n  atalaya-enforcer bans --jail ssh\n  atalaya-enforcer bans --address 192.0.2.0/24 --json"
-    )]
-    Bans {
-        /// Only this jail's
-        #[arg(long)]
-        jail: Option<Name>,
-        /// Only those that this sensor reported
-        #[arg(long)]
-        sensor: Option<Name>,
-        /// Only those that touch this address or network
-        #[arg(long, value_parser = prefix)]
-        address: Option<IpNet>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Bans(bans::Arguments),
     /// Ban an address or a network by hand; a ban that stands can only become longer
-    #[command(
-        after_help = "Examples:\n  atalaya-enforcer ban 192.0.2.1 --for 2h --reason 'port scan'\n  atalaya-enforcer ban 2001:db8::/64 --for permanent"
-    )]
-    Ban {
-        /// The address or network
-        #[arg(value_parser = prefix, value_name = "ADDRESS|NETWORK")]
-        prefix: IpNet,
-        /// For how long: 600, 10m, 1h30m, permanent
-        #[arg(long = "for", value_name = "TIME", default_value_t = BanTime::For(Seconds(1800)))]
-        bantime: BanTime,
-        /// Why; kept in the ledger
-        #[arg(long, default_value = "")]
-        reason: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Ban(hand::Ban),
     /// Lift a ban
-    #[command(after_help = "Example:\n  atalaya-enforcer unban 192.0.2.1")]
-    Unban {
-        /// The address or network, as it was banned
-        #[arg(value_parser = prefix, value_name = "ADDRESS|NETWORK")]
-        prefix: IpNet,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Unban(hand::Unban),
     /// Show what each router holds, and its last error
-    #[command(after_help = "Example:\n  atalaya-enforcer routers")]
-    Routers {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Routers(status::Routers),
+    /// Write the manual's pages
+    Man(man::Arguments),
     /// Print shell completions
     #[command(
         after_help = "Example:\n  atalaya-enforcer completions bash > /etc/bash_completion.d/atalaya-enforcer"
@@ -160,9 +87,11 @@ enum Command {
     },
 }
 
-/// Does what the command line asks for.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+/// Does what the command line asks for; a failure that is no error, such as a fault that `status --check`
+/// found, is in the exit code.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
+    let config = cli.config.as_path();
     match cli.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -172,95 +101,29 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run => {
             drop(out);
             serve::start_log(cli.log.as_deref(), cli.log_format)?;
-            return serve::run(Config::read(&cli.config)?);
+            serve::run(Config::read(config)?)?;
         }
         Command::Check { json } => {
-            let config = Config::read(&cli.config)?;
+            let read = Config::read(config)?;
             if json {
-                let ok = serde_json::json!({"config": cli.config, "warnings": config.warnings});
+                let ok = serde_json::json!({"config": config, "warnings": read.warnings});
                 writeln!(out, "{ok}")?;
             } else {
-                write!(out, "{config}")?;
-                writeln!(out, "{}: no mistakes", cli.config.display())?;
+                write!(out, "{read}")?;
+                writeln!(out, "{}: no mistakes", config.display())?;
             }
         }
-        Command::Enrol { name, replace, json } => {
-            let config = Config::read(&cli.config)?;
-            let fingerprint = Identity::load_or_make(&config.state)?.fingerprint();
-            let token = enrolment::enrol(&config.state, name, fingerprint, replace)?;
-            if json {
-                writeln!(out, "{}", serde_json::json!({"sensor": token.sensor, "token": token.expose()}))?;
-            } else {
-                writeln!(out, "{}", token.expose())?;
-                let port = config.listen.port();
-                eprintln!("On the sensor's host: atalaya-sensor join https://HOST:{port} TOKEN");
-            }
-        }
-        Command::Revoke { name, json } => {
-            enrolment::revoke(&Config::read(&cli.config)?.state, &name)?;
-            if json {
-                writeln!(out, "{}", serde_json::json!({"revoked": name}))?;
-            } else {
-                writeln!(out, "{name} can send no more; what it reported stays banned")?;
-            }
-        }
-        Command::Sensors { json } => {
-            let sensors = enrolment::sensors(&Config::read(&cli.config)?.state)?;
-            if json {
-                writeln!(out, "{}", serde_json::to_string(&sensors)?)?;
-            } else {
-                show::sensors(&mut out, &sensors)?;
-            }
-        }
-        Command::Status { json } => {
-            let status = Socket::of(&cli.config)?.get("status")?;
-            if json {
-                writeln!(out, "{status}")?;
-            } else {
-                show::status(&mut out, &status)?;
-            }
-        }
-        Command::Routers { json } => {
-            let mut status = Socket::of(&cli.config)?.get("status")?;
-            let routers = status["routers"].take();
-            if json {
-                writeln!(out, "{routers}")?;
-            } else {
-                show::routers(&mut out, &routers)?;
-            }
-        }
-        Command::Bans { jail, sensor, address, json } => {
-            let selection = Selection { jail, sensor, address, ..Selection::default() };
-            let bans = Socket::of(&cli.config)?.bans(&selection)?;
-            if json {
-                show::bans_as_json(&mut out, bans)?;
-            } else {
-                show::bans(&mut out, bans)?;
-            }
-        }
-        Command::Ban { prefix, bantime, reason, json } => {
-            let request = BanRequest { prefix, bantime, reason };
-            let done = Socket::of(&cli.config)?.ban(&request)?;
-            if json {
-                writeln!(out, "{done}")?;
-            } else {
-                let done: BanAnswer = serde_json::from_value(done).context(
-                    "the answer is not understood: is the enforcer of another release than this command?",
-                )?;
-                let what = if done.changed { "banned" } else { "already banned:" };
-                writeln!(out, "{what} {} {}", show::prefix(done.prefix), show::end(done.until))?;
-            }
-        }
-        Command::Unban { prefix, json } => {
-            let done = Socket::of(&cli.config)?.unban(prefix)?;
-            if json {
-                writeln!(out, "{done}")?;
-            } else {
-                writeln!(out, "lifted the ban of {}", show::prefix(prefix))?;
-            }
-        }
+        Command::Enrol(enrol) => enrol.run(config, &mut out)?,
+        Command::Revoke(revoke) => revoke.run(config, &mut out)?,
+        Command::Sensors(sensors) => sensors.run(config, &mut out)?,
+        Command::Status(status) => return status.run(config, &mut out),
+        Command::Bans(bans) => bans.run(config, &mut out)?,
+        Command::Ban(ban) => ban.run(config, &mut out)?,
+        Command::Unban(unban) => unban.run(config, &mut out)?,
+        Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Man(man) => man::run(&man)?,
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An address or a network.

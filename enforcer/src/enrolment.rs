@@ -9,7 +9,7 @@ use std::time::Duration;
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use crate::bans::BY_HAND;
@@ -25,7 +25,7 @@ pub const REFRESH: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// An enrolled sensor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sensor {
     /// Its name.
     pub name: Name,
@@ -36,10 +36,17 @@ pub struct Sensor {
 /// The enrolled sensors, as a running enforcer knows them.
 #[derive(Debug)]
 pub struct Enrolled {
-    digests: RwLock<Arc<HashMap<Name, [u8; 32]>>>,
+    known: RwLock<Arc<HashMap<Name, Known>>>,
     source: Arc<Mutex<Source>>,
     /// Strangers look again one after another.
     again: tokio::sync::Mutex<()>,
+}
+
+/// What is kept of a sensor.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    digest: [u8; 32],
+    enrolled: Timestamp,
 }
 
 /// The file, and which state of it was read last.
@@ -144,9 +151,9 @@ impl Enrolled {
     /// The sensors of a state folder.
     pub fn new(state: &Path) -> Result<Self, EnrolmentError> {
         let mut source = Source { connection: roll::open(state)?, version: -1 };
-        let digests = source.read_if_changed()?.unwrap_or_default();
+        let known = source.read_if_changed()?.unwrap_or_default();
         Ok(Self {
-            digests: RwLock::new(Arc::new(digests)),
+            known: RwLock::new(Arc::new(known)),
             source: Arc::new(Mutex::new(source)),
             again: tokio::sync::Mutex::default(),
         })
@@ -157,8 +164,8 @@ impl Enrolled {
         let source = self.source.clone();
         let read = move || source.lock().unwrap_or_else(PoisonError::into_inner).read_if_changed();
         let read = tokio::task::spawn_blocking(read).await;
-        if let Some(digests) = read.map_err(|error| EnrolmentError::Cut(error.to_string()))?? {
-            *self.digests.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(digests);
+        if let Some(known) = read.map_err(|error| EnrolmentError::Cut(error.to_string()))?? {
+            *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         }
         Ok(())
     }
@@ -178,11 +185,20 @@ impl Enrolled {
         self.matches(name, secret)
     }
 
+    /// Who is enrolled, in no order; at most [`REFRESH`] old while [`Self::refresh`] is called.
+    pub fn sensors(&self) -> Vec<Sensor> {
+        let known = self.known();
+        known.iter().map(|(name, known)| Sensor { name: name.clone(), enrolled: known.enrolled }).collect()
+    }
+
+    fn known(&self) -> Arc<HashMap<Name, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn matches(&self, name: &Name, secret: &Secret) -> bool {
-        let digests = self.digests.read().unwrap_or_else(PoisonError::into_inner).clone();
         // The digest is computed for unknown names too: how long it takes tells nothing.
         let digest = secret.digest();
-        digests.get(name).is_some_and(|known| known.ct_eq(&digest).into())
+        self.known().get(name).is_some_and(|known| known.digest.ct_eq(&digest).into())
     }
 }
 
@@ -190,29 +206,29 @@ impl Enrolled {
 
 impl Source {
     /// Who is enrolled; `None` where nobody wrote to the file since the last time.
-    fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, [u8; 32]>>, EnrolmentError> {
+    fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, Known>>, EnrolmentError> {
         // Changes whenever another connection commits.
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if version == self.version {
             return Ok(None);
         }
-        let digests = read(&self.connection)?;
+        let known = read(&self.connection)?;
         self.version = version;
-        Ok(Some(digests))
+        Ok(Some(known))
     }
 }
 
-fn read(connection: &Connection) -> Result<HashMap<Name, [u8; 32]>, rusqlite::Error> {
-    let mut statement = connection.prepare("SELECT name, digest FROM sensors")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
-    let mut digests = HashMap::new();
+fn read(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
+    let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))?;
+    let mut known = HashMap::new();
     for row in rows {
-        let (name, digest) = row?;
-        if let Ok(name) = name.parse() {
-            digests.insert(name, digest);
+        let (name, digest, enrolled) = row?;
+        if let (Ok(name), Ok(enrolled)) = (name.parse(), Timestamp::from_millisecond(enrolled)) {
+            known.insert(name, Known { digest, enrolled });
         }
     }
-    Ok(digests)
+    Ok(known)
 }
 
 #[cfg(test)]

@@ -87,12 +87,7 @@ impl Fleet {
 
     /// As [`Self::new`], with other bounds.
     fn bounded(jails: Vec<FleetConfig>, most_offenders: usize, most_events: usize) -> Self {
-        let jail = |config| Jail {
-            config,
-            offenders: HashMap::new(),
-            by_activity: BTreeMap::new(),
-            bans: 0,
-        };
+        let jail = |config| Jail { config, offenders: HashMap::new(), by_activity: BTreeMap::new(), bans: 0 };
         Self {
             jails: jails.into_iter().map(jail).collect(),
             numbers: HashMap::new(),
@@ -183,7 +178,8 @@ impl Fleet {
     }
 
     fn drop_quietest(&mut self) -> bool {
-        let quiet = |jail: &&mut Jail| jail.by_activity.first_key_value().map_or(u64::MAX, |(active, _)| *active);
+        let quiet =
+            |jail: &&mut Jail| jail.by_activity.first_key_value().map_or(u64::MAX, |(active, _)| *active);
         let Some(jail) = self.jails.iter_mut().min_by_key(quiet) else { return false };
         let Some((_, prefix)) = jail.by_activity.pop_first() else { return false };
         let gone = jail.offenders.remove(&prefix);
@@ -348,7 +344,10 @@ mod tests {
         for sensor in 0..49 {
             assert!(report(&mut fleet, sensor, "192.0.2.1", 1, i64::from(sensor)).is_empty());
         }
-        assert!(report(&mut fleet, 7, "192.0.2.1", 30, 49).is_empty(), "that is a host that was there already");
+        assert!(
+            report(&mut fleet, 7, "192.0.2.1", 30, 49).is_empty(),
+            "that is a host that was there already"
+        );
         assert!(report(&mut fleet, 49, "192.0.2.9", 1, 49).is_empty());
         let offences = report(&mut fleet, 49, "192.0.2.1", 1, 50);
         assert_eq!(offences.len(), 1);
@@ -366,7 +365,8 @@ mod tests {
     #[test]
     fn other_jails_and_what_is_too_old_do_not_count_and_are_forgotten() {
         let mut fleet = Fleet::new(vec![config(2, 1)]);
-        let mut ftp = Failures { jail: name("ftp"), address: "192.0.2.1".parse().unwrap(), count: 9, last: at(0) };
+        let mut ftp =
+            Failures { jail: name("ftp"), address: "192.0.2.1".parse().unwrap(), count: 9, last: at(0) };
         assert!(fleet.count(&name("a"), &ftp, ftp.address.into(), at(0), at(0)).is_empty());
         ftp.jail = name("smtp");
         assert!(fleet.count(&name("a"), &ftp, ftp.address.into(), at(-600), at(0)).is_empty());

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Name, NumberedOffence, OFFENCES_PATH,
-    Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban, VERSION, canonical,
+    ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Name, NumberedOffence,
+    OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban, VERSION, canonical,
 };
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -19,8 +19,8 @@ use axum::{Json, Router};
 use data_encoding::BASE64;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::bans::Bans;
@@ -70,9 +70,9 @@ struct Refusals {
 }
 
 /// What is known of a sensor since the start.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
-    /// When it last sent something.
+    /// When it was last heard: when it sent something, or read the allow list, which ours do every minute.
     pub last: Option<Timestamp>,
     /// Offences taken.
     pub offences: u64,
@@ -85,7 +85,7 @@ pub struct Seen {
     pub skew_seconds: Option<i64>,
     /// The skew that was logged last, while the clock is wrong.
     #[serde(skip)]
-    told: Option<i64>,
+    pub told_skew: Option<i64>,
 }
 
 /// A refusal: the status, and the problem as JSON.
@@ -135,6 +135,11 @@ impl Intake {
                 Refusal(Problem::new(ProblemCode::NotFound, paths))
             })
             .with_state(self)
+    }
+
+    /// Who is enrolled.
+    pub fn enrolled(&self) -> Vec<crate::enrolment::Sensor> {
+        self.enrolled.sensors()
     }
 
     /// What is known of each sensor since the start.
@@ -261,12 +266,12 @@ impl Intake {
                 return;
             }
             seen.skew_seconds = skew;
-            let differs = match (wrong, seen.told) {
+            let differs = match (wrong, seen.told_skew) {
                 (Some(now), Some(before)) => now.abs_diff(before) > TOLERATED.as_secs().unsigned_abs(),
                 (now, before) => now.is_some() != before.is_some(),
             };
             if differs {
-                seen.told = wrong;
+                seen.told_skew = wrong;
                 told = Some(wrong);
             }
         });
@@ -353,8 +358,11 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     let (parts, body) = request.into_parts();
     // Consumed, so that the connection lives on.
     drop(body);
-    intake.authenticate(&parts.headers, parts.extensions.get()).await?;
-    Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone(), ledger: Some(intake.ledger_id.clone()) }))
+    let sensor = intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    let now = intake.clock.now();
+    intake.note(&sensor, |seen| seen.last = Some(now));
+    let networks = intake.bans.allow().as_ref().clone();
+    Ok(Json(AllowList { networks, ledger: Some(intake.ledger_id.clone()) }))
 }
 
 async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
@@ -483,7 +491,8 @@ fn parse_report(body: &[u8]) -> Result<Report, Problem> {
     let report: Report = understand(body, "report", |report: &Report| report.version)?;
     let (failures, logins) = (report.failures.len(), report.logins.len());
     if failures.max(logins) > MAX_REPORT {
-        let message = format!("{failures} failures and {logins} logins in one report; at most {MAX_REPORT} of each");
+        let message =
+            format!("{failures} failures and {logins} logins in one report; at most {MAX_REPORT} of each");
         return Err(Problem::new(ProblemCode::TooLarge, message));
     }
     if report.sequence == 0 {
@@ -597,8 +606,7 @@ mod tests {
     #[test]
     fn a_report_is_bounded_and_of_our_version() {
         let report = |sequence: u64, failures: usize| {
-            let failure =
-                r#"{"jail":"ssh","address":"192.0.2.1","count":1,"last":"2026-01-01T00:00:00Z"}"#;
+            let failure = r#"{"jail":"ssh","address":"192.0.2.1","count":1,"last":"2026-01-01T00:00:00Z"}"#;
             let failures = vec![failure; failures].join(",");
             format!(
                 r#"{{"version":1,"outbox":"o","sequence":{sequence},"sent":"2026-01-01T00:00:00Z","failures":[{failures}]}}"#
@@ -609,7 +617,10 @@ mod tests {
         assert_eq!(code(&report(1, MAX_REPORT + 1)), ProblemCode::TooLarge);
         assert_eq!(code(&report(0, 1)), ProblemCode::Malformed);
         assert_eq!(code(&report(1, 1).replace("ssh", "s h")), ProblemCode::Malformed);
-        assert_eq!(code(&report(1, 1).replace("\"version\":1", "\"version\":9")), ProblemCode::UnknownVersion);
+        assert_eq!(
+            code(&report(1, 1).replace("\"version\":1", "\"version\":9")),
+            ProblemCode::UnknownVersion
+        );
     }
 
     proptest! {

@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod policy;
 pub mod prefixes;
 pub mod protect;
+pub mod rates;
 pub mod reports;
 pub mod router;
 pub mod service;

@@ -185,15 +185,10 @@ mod tests {
     fn a_busy_address_is_written_once_a_minute_and_an_old_login_changes_nothing() {
         let mut protect = protect(10);
         let mut note = |second| protect.note(login("10.0.0.1", second), at(second)).map(|noted| noted.write);
-        assert_eq!([0, 1, 59, 60, 30, 119, 120].map(&mut note), [
-            Some(true),
-            Some(false),
-            Some(false),
-            Some(true),
-            None,
-            Some(false),
-            Some(true)
-        ]);
+        assert_eq!(
+            [0, 1, 59, 60, 30, 119, 120].map(&mut note),
+            [Some(true), Some(false), Some(false), Some(true), None, Some(false), Some(true)]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,12 +17,13 @@ use crate::allow::{Allow, names};
 use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{Control, socket};
 use crate::enrolment::{self, Enrolled};
 use crate::fleet::Fleet;
 use crate::https::{self, Limits};
 use crate::intake::Intake;
 use crate::ledger::{self, Ledger, Terms};
+use crate::rates::{Rates, Totals};
 use crate::reports::Reports;
 use crate::router::{self, Desired, Label, RouterHandle};
 use crate::tls::Identity;
@@ -31,6 +32,8 @@ use crate::tls::Identity;
 const LAPSE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the addresses of the routers and of this host are looked at anew.
 const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is counted what happened.
+const RATES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often, while a router's name is not resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -90,23 +93,25 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tasks.spawn(until(stop.clone(), addresses));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
+    let rates = Arc::new(Mutex::new(Rates::default()));
+    tasks.spawn(until(stop.clone(), keep_rates(rates.clone(), bans.clone(), routers.clone())));
 
     // Where offences and commands arrive.
     let ledger_and_id = (ledger.clone(), saved.id);
-    let intake =
-        Intake::new(bans.clone(), reports, ledger_and_id, enrolled, clock.clone(), saved.through);
+    let intake = Intake::new(bans.clone(), reports, ledger_and_id, enrolled, clock.clone(), saved.through);
     let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
     let address = listener.local_addr()?;
-    let commands = control::listen(&config.socket)?;
+    let commands = socket::listen(&config.socket)?;
     let (count, standing) = (routers.len(), bans.len());
     let control = Control {
         bans,
         ledger,
         intake: intake.clone(),
         routers: routers.clone(),
+        rates,
         clock,
         list: config.list.names[0].clone(),
         fingerprint,
@@ -203,6 +208,19 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
         if let Err(error) = enrolled.refresh().await {
             tracing::debug!(%error, "who is enrolled could not be read; the last known hold");
         }
+    }
+}
+
+async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Vec<RouterHandle>>) {
+    let began = tokio::time::Instant::now();
+    let mut interval = tokio::time::interval(RATES_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let now = interval.tick().await;
+        let routers: Vec<_> = routers.iter().map(RouterHandle::status).collect();
+        let totals = Totals::of(&bans.counts(), &routers);
+        let second = now.duration_since(began).as_secs();
+        rates.lock().unwrap_or_else(PoisonError::into_inner).sample(second, totals, &routers);
     }
 }
 

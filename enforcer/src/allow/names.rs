@@ -94,7 +94,9 @@ pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
         if resolver.is_none() && !wanted.is_empty() {
             match lookups.resolver() {
                 Ok(made) => resolver = Some(made),
-                Err(error) => tracing::warn!(%error, "the system's name servers are not known; the names on the allow list cannot be looked up"),
+                Err(error) => {
+                    tracing::warn!(%error, "the system's name servers are not known; the names on the allow list cannot be looked up")
+                }
             }
         }
         for name in wanted {
@@ -162,7 +164,8 @@ impl Kept {
     fn take(&mut self, found: Found, lookups: &Lookups) -> Answer {
         let now = Instant::now();
         let name = found.name;
-        let valid = [&found.ipv4, &found.ipv6].into_iter().flatten().filter_map(|records| records.valid).min();
+        let valid =
+            [&found.ipv4, &found.ipv6].into_iter().flatten().filter_map(|records| records.valid).min();
         let wait = valid.map_or(Duration::ZERO, |valid| valid.saturating_duration_since(now));
         let mut trouble = None;
         match (found.ipv4, found.ipv6) {
@@ -178,15 +181,21 @@ impl Kept {
                 }
             }
         }
-        self.due =
-            now + if trouble.is_some() { lookups.shortest } else { wait.clamp(lookups.shortest, lookups.longest) };
+        self.due = now
+            + if trouble.is_some() {
+                lookups.shortest
+            } else {
+                wait.clamp(lookups.shortest, lookups.longest)
+            };
         let addresses: Vec<IpAddr> = self.ipv4.iter().chain(&self.ipv6).copied().collect();
         match (&trouble, &self.trouble) {
             (Some(why), None) => tracing::warn!(
                 name, why, addresses = ?addresses,
                 "a name on the allow list cannot be looked up; its last known addresses stay allowed"
             ),
-            (None, Some(_)) => tracing::info!(name, ?addresses, "a name on the allow list is looked up again"),
+            (None, Some(_)) => {
+                tracing::info!(name, ?addresses, "a name on the allow list is looked up again")
+            }
             _ => {}
         }
         self.trouble.clone_from(&trouble);

@@ -42,11 +42,7 @@ impl Book {
     }
 
     /// Takes over the bans that stood before, and what routers are to hold for them.
-    pub fn load(
-        &mut self,
-        bans: impl Iterator<Item = (IpNet, Standing, Arc<Label>)>,
-        now: Timestamp,
-    ) {
+    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Standing, Arc<Label>)>, now: Timestamp) {
         let Self { desired, widen, reachable, ends, .. } = self;
         desired.set_many(bans.map(|(prefix, ban, label)| {
             widen.load(prefix);

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::Decision;
 
 /// What was decided since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Offences that led to a new ban.
     pub banned: u64,
@@ -38,6 +38,15 @@ pub(super) struct Counters {
     too_late: AtomicU64,
     lapsed: AtomicU64,
     adopted: AtomicU64,
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Offences taken, whatever came of them.
+    pub fn offences(&self) -> u64 {
+        self.banned + self.extended + self.already_banned + self.allowed + self.spared + self.too_late
+    }
 }
 
 // === impl Counters ===

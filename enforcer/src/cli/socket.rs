@@ -1,17 +1,22 @@
 //! The running enforcer, as the commands reach it: over its Unix socket.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
-use atalaya_enforcer::control::{BanRequest, UnbanRequest};
+use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
 use atalaya_enforcer::ledger::Selection;
 use atalaya_wire::Problem;
 use ipnet::IpNet;
 use reqwest::{Client, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+
+use super::words;
 
 /// The socket of the enforcer of one configuration.
 pub struct Socket {
@@ -32,33 +37,37 @@ pub struct Lines {
 impl Socket {
     /// The socket that a configuration file names.
     pub fn of(config: &Path) -> anyhow::Result<Self> {
-        let path = Config::read(config)?.socket;
+        Self::at(&Config::read(config)?.socket)
+    }
+
+    /// A socket.
+    pub fn at(path: &Path) -> anyhow::Result<Self> {
         // Nothing is encrypted here, but the client wants to know how it would.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let client = Client::builder().unix_socket(path.as_path()).tls_backend_preconfigured(tls).build()?;
+        let client = Client::builder().unix_socket(path).tls_backend_preconfigured(tls).build()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { path, client, runtime })
+        Ok(Self { path: path.to_owned(), client, runtime })
     }
 
     /// Reads a path.
-    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.value(self.client.get(url(path)))
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.answer(self.client.get(url(path)))
     }
 
     /// Bans.
-    pub fn ban(&self, request: &BanRequest) -> anyhow::Result<Value> {
-        self.value(self.client.post(url("bans")).json(request))
+    pub fn ban(&self, request: &BanRequest) -> anyhow::Result<BanAnswer> {
+        self.answer(self.client.post(url("bans")).json(request))
     }
 
     /// Lifts a ban.
-    pub fn unban(&self, prefix: IpNet) -> anyhow::Result<Value> {
+    pub fn unban(&self, prefix: IpNet) -> anyhow::Result<UnbanAnswer> {
         let by = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default();
         let query = query(&UnbanRequest { prefix, by })?;
-        self.value(self.client.delete(url(&format!("bans?{query}"))))
+        self.answer(self.client.delete(url(&format!("bans?{query}"))))
     }
 
     /// The selected bans, one JSON object a line.
@@ -67,9 +76,11 @@ impl Socket {
         Ok(Lines { response, runtime: self.runtime, rest: Vec::new() })
     }
 
-    fn value(&self, request: RequestBuilder) -> anyhow::Result<Value> {
+    fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
         let body = self.runtime.block_on(self.send(request)?.bytes())?;
-        serde_json::from_slice(&body).context("the enforcer's answer is not understood")
+        serde_json::from_slice(&body).context(
+            "the enforcer's answer is not understood: is it of another release than this command? Restart it",
+        )
     }
 
     /// Sends; an answer that is not a success is an error in the enforcer's words.
@@ -114,12 +125,18 @@ impl Lines {
     }
 }
 
+/// Prints an answer as JSON, on one line that no terminal obeys.
+pub fn print_json(out: &mut impl Write, answer: &impl Serialize) -> anyhow::Result<()> {
+    let json = serde_json::to_string(answer)?;
+    Ok(writeln!(out, "{}", words::harmless_json(&json))?)
+}
+
 fn url(path: &str) -> String {
     format!("http://enforcer/{path}")
 }
 
 /// The request as a query; its values need no escape but the slash of a network, which may stand.
-fn query(request: &impl serde::Serialize) -> anyhow::Result<String> {
+fn query(request: &impl Serialize) -> anyhow::Result<String> {
     let mut url = reqwest::Url::parse("http://enforcer/")?;
     if let Value::Object(fields) = serde_json::to_value(request)? {
         for (name, value) in fields {

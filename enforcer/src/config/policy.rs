@@ -129,7 +129,9 @@ impl AllowConfig {
             let text = entry.get_ref().trim();
             match Networks::try_from(vec![text.to_owned()]) {
                 Ok(network) => config.networks.extend(network.iter()),
-                Err(_) if is_host_name(text) => config.names.push(text.trim_end_matches('.').to_ascii_lowercase()),
+                Err(_) if is_host_name(text) => {
+                    config.names.push(text.trim_end_matches('.').to_ascii_lowercase())
+                }
                 Err(_) => {
                     let text = text.escape_debug();
                     return Err(at(
@@ -247,7 +249,8 @@ impl RawFleet {
         // Its bans would pass for those of another.
         let taken = [BY_HAND, fleet::SENSOR].contains(&name.as_str()) || self.jails.contains(&name);
         if taken {
-            let message = format!("fleet.{name}: the name is taken: choose one that is no jail of a sensor's");
+            let message =
+                format!("fleet.{name}: the name is taken: choose one that is no jail of a sensor's");
             return Err(at(span, message));
         }
         let maxretry = match self.maxretry {

@@ -216,7 +216,7 @@ impl Desired {
     }
 
     /// The banned prefixes of one family.
-    pub(super) fn prefixes(&self, family: Family) -> Vec<IpNet> {
+    pub(crate) fn prefixes(&self, family: Family) -> Vec<IpNet> {
         self.read().keys().copied().filter(|prefix| Family::of(*prefix) == family).collect()
     }
 

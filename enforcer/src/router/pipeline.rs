@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
 use super::address_list::{EntryId, Family, Mark, parse_address, parse_timeout};
@@ -60,7 +60,7 @@ pub struct Shown {
 }
 
 /// What was done since the service started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Entries added.
     pub adds: u64,
@@ -77,7 +77,7 @@ pub struct Counts {
 }
 
 /// Where one of the two tables stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
     /// Not used, by configuration.

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use atalaya_wire::Name;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::pipeline::{Counts, Table};
 
 /// A router and its worker at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RouterStatus {
     /// The router's name in the configuration.
     pub name: Name,
@@ -55,7 +55,7 @@ pub struct RouterStatus {
 }
 
 /// What a worker is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "is")]
 pub enum State {
     /// Connecting and logging in.
@@ -74,7 +74,7 @@ pub enum State {
 }
 
 /// Something that went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// When.
     pub at: Timestamp,
@@ -86,7 +86,7 @@ pub struct Failure {
 
 impl RouterStatus {
     /// Of a worker that has just been started.
-    pub(super) fn new(name: Name, address: String, now: Timestamp) -> Self {
+    pub(crate) fn new(name: Name, address: String, now: Timestamp) -> Self {
         Self {
             name,
             address,

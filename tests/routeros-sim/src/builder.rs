@@ -8,9 +8,11 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::cost::Costs;
 use crate::event::Event;
+use crate::page::{Board, Zone};
 use crate::router::{Router, StartError};
+use crate::site::Site;
 use crate::state::{Settings, State};
-use crate::user::{Policies, User};
+use crate::user::{Group, Policies, User};
 
 /// Settings of a router to be; see [`Router::builder`].
 #[must_use]
@@ -23,9 +25,26 @@ pub struct Builder {
     clock: Clock,
     max_sessions: usize,
     tls: bool,
+    api_ssl: ApiSsl,
     journal: usize,
     table_capacity: usize,
     events: Option<mpsc::Sender<Event>>,
+    board: Board,
+    zone: Zone,
+    ipv6: bool,
+    refused: Vec<String>,
+    commands: Vec<String>,
+}
+
+/// How api-ssl stands on a router that speaks the plain API; it has a port of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiSsl {
+    /// Disabled and without a certificate, as a new router has it.
+    Disabled,
+    /// Enabled without a certificate: no handshake succeeds.
+    WithoutCertificate,
+    /// Enabled with a certificate.
+    WithCertificate,
 }
 
 /// A user whose policies are not read yet.
@@ -52,9 +71,15 @@ impl Builder {
             clock: Clock::new(),
             max_sessions: 20,
             tls: false,
+            api_ssl: ApiSsl::Disabled,
             journal: 100_000,
             table_capacity: 2_000_000,
             events: None,
+            board: Board { name: "RB5009UG+S+".to_owned(), memory: 1024 * 1024 * 1024 },
+            zone: Zone { name: "UTC".to_owned(), minutes: 0 },
+            ipv6: true,
+            refused: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
@@ -75,7 +100,8 @@ impl Builder {
         self
     }
 
-    /// The user's policies, of `read`, `write` and `api`. Default all three.
+    /// The user's policies, of RouterOS's (`read`, `write`, `api`, …), which its group of the same name has.
+    /// Default `read`, `write` and `api`.
     pub fn policies(mut self, policies: &[&str]) -> Self {
         self.users[0].policies = policies.join(",");
         self
@@ -126,6 +152,38 @@ impl Builder {
         Self { max_sessions, ..self }
     }
 
+    /// How api-ssl stands beside the plain API, on a free port of the same address. Default disabled.
+    pub fn api_ssl(self, api_ssl: ApiSsl) -> Self {
+        Self { api_ssl, ..self }
+    }
+
+    /// The board's name and its memory in bytes. Default an RB5009 with 1 GiB.
+    pub fn board(self, name: impl Into<String>, memory: u64) -> Self {
+        Self { board: Board { name: name.into(), memory }, ..self }
+    }
+
+    /// The time zone that the clock shows: its name, and how many minutes it is ahead of UTC. Default UTC.
+    pub fn time_zone(self, name: impl Into<String>, minutes: i32) -> Self {
+        Self { zone: Zone { name: name.into(), minutes }, ..self }
+    }
+
+    /// Whether there is `/ipv6`; RouterOS 6 has it only with its package. Default yes.
+    pub fn ipv6(self, ipv6: bool) -> Self {
+        Self { ipv6, ..self }
+    }
+
+    /// Refuses everyone the commands whose path begins so, with `not enough permissions (9)`.
+    pub fn refuse(mut self, path: impl Into<String>) -> Self {
+        self.refused.push(path.into());
+        self
+    }
+
+    /// A command that was typed at the router's terminal before the start; see [`Router::terminal`].
+    pub fn terminal(mut self, command: impl Into<String>) -> Self {
+        self.commands.push(command.into());
+        self
+    }
+
     /// Whether to speak TLS 1.2 (api-ssl) instead of plain TCP. Default no.
     pub fn tls(self, tls: bool) -> Self {
         Self { tls, ..self }
@@ -148,16 +206,18 @@ impl Builder {
 
     /// Opens the port and starts.
     pub async fn start(self) -> Result<Router, StartError> {
-        let users = self
-            .users
-            .into_iter()
-            .map(|user| {
-                let policies: Policies = user.policies.parse()?;
-                Ok(User { name: user.name, password: user.password, policies })
-            })
-            .collect::<Result<Vec<_>, StartError>>()?;
+        let mut users = Vec::new();
+        let mut groups = Vec::new();
+        for user in self.users {
+            let policies: Policies = user.policies.parse()?;
+            groups.push(Group { name: user.name.clone(), policies });
+            let NewUser { name, password, .. } = user;
+            let group = name.clone();
+            users.push(User { name, password, group, address: String::new(), disabled: false });
+        }
         let state = State::new(
             self.clock.now(),
+            Site::new(users, groups, Vec::new()),
             self.costs,
             self.table_capacity,
             self.journal,
@@ -166,9 +226,17 @@ impl Builder {
         let settings = Settings {
             identity: self.identity,
             version: self.version.parse()?,
-            users,
             max_sessions: self.max_sessions,
+            board: self.board,
+            zone: self.zone,
+            ipv6: self.ipv6,
+            refused: self.refused,
         };
-        Router::start(self.listen, settings, self.clock, state, self.tls, self.events).await
+        let api_ssl = (!self.tls).then_some(self.api_ssl);
+        let router = Router::start(self.listen, settings, self.clock, state, api_ssl, self.events).await?;
+        for command in self.commands {
+            router.terminal(&command)?;
+        }
+        Ok(router)
     }
 }

@@ -1,6 +1,7 @@
 //! A command as the router reads it from a sentence: path, attributes, queries, tag.
 
 use crate::address::Family;
+use crate::page::Page;
 use crate::sentence::Sentence;
 
 /// The parts of a command sentence.
@@ -26,8 +27,8 @@ pub(crate) enum Verb {
     Add(Family),
     Set(Family),
     Remove(Family),
-    Identity,
-    Resource,
+    /// Prints what is no address list.
+    Page(Page),
     /// The directory exists but has no such command.
     UnknownCommand,
     /// There is no such directory.
@@ -84,11 +85,12 @@ impl<'a> Command<'a> {
             },
             b"/ip/firewall/address-list" => table_verb(Family::V4, name),
             b"/ipv6/firewall/address-list" => table_verb(Family::V6, name),
-            b"/system/identity" if matches!(name, b"/print" | b"/getall") => Verb::Identity,
-            b"/system/resource" if matches!(name, b"/print" | b"/getall") => Verb::Resource,
-            b"/ip" | b"/ip/firewall" | b"/ipv6" | b"/ipv6/firewall" | b"/system" | b"/system/identity"
-            | b"/system/resource" => Verb::UnknownCommand,
-            _ => Verb::UnknownPrefix,
+            b"/ip" | b"/ip/firewall" | b"/ipv6" | b"/ipv6/firewall" | b"/system" => Verb::UnknownCommand,
+            _ => match Page::of(directory) {
+                Some(page) if matches!(name, b"/print" | b"/getall") => Verb::Page(page),
+                Some(_) => Verb::UnknownCommand,
+                None => Verb::UnknownPrefix,
+            },
         }
     }
 }
@@ -132,6 +134,8 @@ mod tests {
             ("/ipv6/firewall/address-list/remove", Verb::Remove(Family::V6)),
             ("/ip/firewall/address-list/destroy", Verb::UnknownCommand),
             ("/ip/firewall/print", Verb::UnknownCommand),
+            ("/user/group/print", Verb::Page(Page::Groups)),
+            ("/user/group/add", Verb::UnknownCommand),
             ("/no/such/print", Verb::UnknownPrefix),
             ("nonsense", Verb::UnknownCommand),
             ("/", Verb::UnknownCommand),

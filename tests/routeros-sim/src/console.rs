@@ -16,6 +16,7 @@ use crate::address_list::{Fields, ListError, PROPERTIES, print_id};
 use crate::command::{Command, Verb};
 use crate::event::{Event, EventEntry, EventKind};
 use crate::journal::Outcome;
+use crate::page::{self, Page};
 use crate::query::Query;
 use crate::reply::Reply;
 use crate::state::{Settings, State, lossy};
@@ -75,13 +76,18 @@ impl Caller {
             return Outcome::Fatal { reason: reason.to_owned() };
         }
         let result = match verb {
+            _ if self.policies.is_some() && self.is_refused(command.path) => {
+                Err(Refusal::new(NOT_PERMITTED, None))
+            }
+            _ if !self.settings.ipv6 && command.path.starts_with(b"/ipv6/") => {
+                Err(Refusal::new("no such command prefix", Some(0)))
+            }
             Verb::Login => self.login(state, command, moment),
             Verb::Print(family) => self.print(state, family, command, moment.now, &mut reply),
             Verb::Add(family) => self.add(state, family, command, moment),
             Verb::Set(family) => self.set(state, family, command, moment),
             Verb::Remove(family) => self.remove(state, family, command, moment),
-            Verb::Identity => self.identity(command, &mut reply),
-            Verb::Resource => self.resource(state, command, moment.now, &mut reply),
+            Verb::Page(page) => self.page(state, page, command, moment.now, &mut reply),
             // The session has already looked for what to cancel.
             Verb::Cancel | Verb::Quit => Ok(None),
             Verb::UnknownCommand => Err(Refusal::new("no such command", Some(0))),
@@ -115,7 +121,7 @@ impl Caller {
             return Ok(Some(HEXLOWER.encode(&challenge)));
         }
         let challenge = self.challenge.take();
-        let user = self.settings.users.iter().find(|user| user.name.as_bytes() == name);
+        let user = state.site.users.iter().find(|user| user.name.as_bytes() == name && !user.disabled);
         let proven = |password: &str| match (response, command.attribute(b"password")) {
             (Some(response), _) => challenge.is_some_and(|challenge| {
                 let digest = Md5::new().chain_update([0]).chain_update(password).chain_update(challenge);
@@ -127,8 +133,9 @@ impl Caller {
         };
         let refusal = match user {
             Some(user) if proven(&user.password) => {
-                if user.policies.api {
-                    self.policies = Some(user.policies);
+                let policies = state.site.policies(user);
+                if policies.api() {
+                    self.policies = Some(policies);
                     state.counts.logins += 1;
                     state.tell_login(EventKind::Login, moment.received, self.session, name);
                     return Ok(None);
@@ -150,7 +157,7 @@ impl Caller {
         now: Timestamp,
         reply: &mut Reply<'_>,
     ) -> Result<Option<String>, Refusal> {
-        self.need(|policies| policies.read)?;
+        self.need(Policies::read)?;
         state.counts.prints += 1;
         let query = Query::parse(command.queries.iter().copied())
             .map_err(|error| Refusal::new(error.to_string(), Some(5)))?;
@@ -204,7 +211,7 @@ impl Caller {
         command: &Command<'_>,
         moment: Moment,
     ) -> Result<Option<String>, Refusal> {
-        self.need(|policies| policies.write)?;
+        self.need(Policies::write)?;
         let fields = Fields::from_attributes(&command.attributes, &[b"copy-from", b"place-before"])?;
         match state.table_mut(family).add(fields, moment.now) {
             Ok(id) => {
@@ -229,7 +236,7 @@ impl Caller {
         command: &Command<'_>,
         moment: Moment,
     ) -> Result<Option<String>, Refusal> {
-        self.need(|policies| policies.write)?;
+        self.need(Policies::write)?;
         let fields = Fields::from_attributes(&command.attributes, &[b".id", b"numbers"])?;
         for id in state.table_mut(family).ids(named_ids(command)?)? {
             state.table_mut(family).set(id, fields, moment.now)?;
@@ -246,7 +253,7 @@ impl Caller {
         command: &Command<'_>,
         moment: Moment,
     ) -> Result<Option<String>, Refusal> {
-        self.need(|policies| policies.write)?;
+        self.need(Policies::write)?;
         for id in state.table_mut(family).ids(named_ids(command)?)? {
             // An id may be named twice.
             if let Some(record) = state.table_mut(family).remove(id) {
@@ -258,46 +265,63 @@ impl Caller {
         Ok(None)
     }
 
-    fn identity(&self, command: &Command<'_>, reply: &mut Reply<'_>) -> Result<Option<String>, Refusal> {
-        self.need(|policies| policies.read)?;
-        page(command, reply, &[(b"name", self.settings.identity.clone())]);
-        Ok(None)
-    }
-
-    fn resource(
+    fn page(
         &self,
         state: &mut State,
+        page: Page,
         command: &Command<'_>,
         now: Timestamp,
         reply: &mut Reply<'_>,
     ) -> Result<Option<String>, Refusal> {
-        self.need(|policies| policies.read)?;
-        let uptime = now.duration_since(state.booted).as_secs().try_into().unwrap_or(0);
-        let load = match state.cpu_load {
-            Some(load) => load,
-            None => state.processor.load(Instant::now()),
+        self.need(Policies::read)?;
+        let settings = &self.settings;
+        let lines = match page {
+            Page::Identity => vec![page::identity(&settings.identity)],
+            Page::Clock => vec![page::clock(settings.version, &settings.zone, now)],
+            Page::Resource => {
+                let uptime = now.duration_since(state.booted).as_secs().try_into().unwrap_or(0);
+                let load = state.cpu_load.unwrap_or_else(|| state.processor.load(Instant::now()));
+                vec![page::resource(settings.version, &settings.board, uptime, load)]
+            }
+            _ => state.site.lines(page),
         };
-        page(
-            command,
-            reply,
-            &[
-                (b"uptime", Timeout(uptime).to_string()),
-                (b"version", format!("{} (stable)", self.settings.version)),
-                (b"free-memory", "865075200".to_owned()),
-                (b"total-memory", "1073741824".to_owned()),
-                (b"cpu", "ARM64".to_owned()),
-                (b"cpu-count", "4".to_owned()),
-                (b"cpu-load", load.to_string()),
-                (b"architecture-name", "arm64".to_owned()),
-                (b"board-name", "RB5009UG+S+".to_owned()),
-                (b"platform", "MikroTik".to_owned()),
-            ],
-        );
+        let query = Query::parse(command.queries.iter().copied())
+            .map_err(|error| Refusal::new(error.to_string(), Some(5)))?;
+        let wanted = command.attribute(b".proplist").filter(|list| !list.is_empty());
+        let counting = command.attribute(b"count-only").is_some();
+        let mut found = 0usize;
+        for line in lines {
+            let matches = query.matches(|name| line.get(name).map(|value| value.as_bytes().into()));
+            if !matches.map_err(|error| Refusal::new(error.to_string(), Some(5)))? {
+                continue;
+            }
+            found += 1;
+            if counting {
+                continue;
+            }
+            reply.row();
+            for (name, value) in line.properties() {
+                if wanted.is_none_or(|list| list.split(|&byte| byte == b',').any(|one| one == name)) {
+                    reply.attribute(name, value);
+                }
+            }
+            reply.end();
+        }
+        if counting {
+            return Ok(Some(found.to_string()));
+        }
+        if found == 0 && settings.version.says_empty() {
+            reply.empty();
+        }
         Ok(None)
     }
 
-    fn need(&self, granted: impl Fn(&Policies) -> bool) -> Result<(), Refusal> {
-        if self.policies.as_ref().is_some_and(granted) {
+    fn is_refused(&self, path: &[u8]) -> bool {
+        self.settings.refused.iter().any(|refused| path.starts_with(refused.as_bytes()))
+    }
+
+    fn need(&self, granted: impl Fn(Policies) -> bool) -> Result<(), Refusal> {
+        if self.policies.is_some_and(granted) {
             return Ok(());
         }
         Err(Refusal::new(NOT_PERMITTED, None))
@@ -356,18 +380,6 @@ fn properties<'a>(command: &Command<'a>, all: &[&'a [u8]]) -> Vec<&'a [u8]> {
         }
         _ => all.to_vec(),
     }
-}
-
-fn page(command: &Command<'_>, reply: &mut Reply<'_>, values: &[(&'static [u8], String)]) {
-    let all: Vec<&[u8]> = values.iter().map(|(name, _)| *name).collect();
-    let wanted = properties(command, &all);
-    reply.row();
-    for (name, value) in values {
-        if wanted.contains(name) {
-            reply.attribute(name, value.as_bytes());
-        }
-    }
-    reply.end();
 }
 
 /// Old routers draw it at random; a simulator needs it only to differ each time.

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::address::Family;
 use crate::address_list::{Fields, ListError, parse_id, print_id};
-use crate::builder::Builder;
+use crate::builder::{ApiSsl, Builder};
 use crate::clock::Clock;
 use crate::cost::Costs;
 use crate::event::{Event, EventKind};
@@ -21,7 +21,9 @@ use crate::fault::Fault;
 use crate::journal::{CommandRecord, Counts};
 use crate::session;
 use crate::shared::Shared;
+use crate::site::{Certificate, Service};
 use crate::state::{Settings, State, lossy};
+use crate::terminal::TerminalError;
 use crate::timeout::Timeout;
 use crate::tls::{Tls, TlsError};
 use crate::user::PolicyError;
@@ -39,21 +41,30 @@ pub struct Router {
 
 /// What stands around the state: the port, and the tasks that end with the router.
 struct Plant {
-    address: SocketAddr,
-    tls: Option<Tls>,
+    api: Api,
+    /// Beside the first, on a router whose first is the plain API.
+    api_ssl: Option<Api>,
     door: tokio::sync::Mutex<Door>,
     end: CancellationToken,
     _ends_with_it: DropGuard,
 }
 
+/// A service that sessions come in by.
+struct Api {
+    /// Its name in `/ip/service`.
+    name: &'static str,
+    address: SocketAddr,
+    tls: Option<Tls>,
+}
+
 enum Door {
     Open {
         close: CancellationToken,
-        listener: JoinHandle<()>,
+        listeners: Vec<JoinHandle<()>>,
     },
-    /// The port is held by a socket that does not listen, so that nobody else gets it.
+    /// The ports are held by sockets that do not listen, so that nobody else gets them.
     Closed {
-        held: Option<TcpSocket>,
+        held: Vec<TcpSocket>,
     },
 }
 
@@ -99,6 +110,9 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A command that was to be typed at the terminal is refused.
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
 }
 
 /// What was waited for did not come about in time.
@@ -122,29 +136,75 @@ impl Router {
         Builder::new()
     }
 
+    /// Starts with the plain API and with api-ssl beside it as said, or with api-ssl alone.
     pub(crate) async fn start(
         listen: SocketAddr,
         settings: Settings,
         clock: Clock,
-        state: State,
-        tls: bool,
+        mut state: State,
+        api_ssl: Option<ApiSsl>,
         events: Option<mpsc::Sender<Event>>,
     ) -> Result<Self, StartError> {
-        let tls = tls.then(|| Tls::new(&settings.identity)).transpose()?;
         let failed = |source| StartError::Listen { address: listen, source };
-        let socket = hold(listen).map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
+        let mut held = Vec::new();
+        let mut hold_api = |name, address, tls| {
+            let socket = hold(address).map_err(failed)?;
+            let address = socket.local_addr().map_err(failed)?;
+            held.push(socket);
+            Ok::<_, StartError>(Api { name, address, tls })
+        };
+        // A router on the plain API may have any name.
+        let named = Tls::new(&settings.identity);
+        let tls = if api_ssl.is_some() { named.or_else(|_| Tls::new("router")) } else { named }?;
+        let fingerprint = tls.fingerprint();
+        let (api, beside) = match api_ssl {
+            None => (hold_api("api-ssl", listen, Some(tls))?, None),
+            Some(_) => {
+                let any_port = SocketAddr::new(listen.ip(), 0);
+                (hold_api("api", listen, None)?, Some(hold_api("api-ssl", any_port, Some(tls))?))
+            }
+        };
+        let certified = matches!(api_ssl, None | Some(ApiSsl::WithCertificate));
+        let certificate = if certified { "api" } else { "none" }.to_owned();
+        if certified {
+            state.site.certificates.push(Certificate {
+                name: certificate.clone(),
+                common_name: settings.identity.clone(),
+                key_usage: "tls-server".to_owned(),
+                days_valid: "3650".to_owned(),
+                fingerprint: Some(fingerprint),
+            });
+        }
+        let service = |name, port, disabled, certificate| Service {
+            name,
+            port,
+            disabled,
+            address: String::new(),
+            certificate,
+        };
+        let plain = if beside.is_some() { api.address.port() } else { 8728 };
+        let secure = beside.as_ref().unwrap_or(&api).address.port();
+        state.site.services = vec![
+            service("telnet", 23, true, None),
+            service("ftp", 21, true, None),
+            service("www", 80, true, None),
+            service("ssh", 22, false, None),
+            service("api", plain, beside.is_none(), None),
+            service("winbox", 8291, false, None),
+            service("api-ssl", secure, api_ssl == Some(ApiSsl::Disabled), Some(certificate)),
+        ];
         let end = CancellationToken::new();
         let router = Self {
             shared: Arc::new(Shared::new(settings, clock, state, events)),
             plant: Arc::new(Plant {
-                address,
-                tls,
-                door: tokio::sync::Mutex::new(Door::Closed { held: Some(socket) }),
+                api,
+                api_ssl: beside,
+                door: tokio::sync::Mutex::new(Door::Closed { held }),
                 _ends_with_it: end.clone().drop_guard(),
                 end: end.clone(),
             }),
         };
+        router.give_certificate();
         router.open().await?;
         let shared = Arc::clone(&router.shared);
         let ended = end.clone();
@@ -161,12 +221,31 @@ impl Router {
 
     /// Where it listens; the same while it is down.
     pub fn address(&self) -> SocketAddr {
-        self.plant.address
+        self.plant.api.address
     }
 
-    /// The DER bytes of its certificate, when it speaks TLS.
+    /// Where api-ssl listens.
+    pub fn api_ssl_address(&self) -> SocketAddr {
+        self.plant.api_ssl.as_ref().unwrap_or(&self.plant.api).address
+    }
+
+    /// The DER bytes of the certificate that api-ssl presents, where it has one.
     pub fn certificate(&self) -> Option<Vec<u8>> {
-        self.plant.tls.as_ref().map(|tls| tls.certificate.to_vec())
+        let state = self.shared.lock();
+        let given = state.site.service("api-ssl")?.certificate.as_deref() != Some("none");
+        given.then(|| self.plant.tls().map(|tls| tls.certificate.to_vec()))?
+    }
+
+    /// Carries out a command as typed at the router's own terminal: `add` in `/ip/firewall/raw`,
+    /// `/ip/firewall/filter` and their IPv6 twins, in `/user/group`, `/user` and `/certificate`; `set` in `/user`,
+    /// `/ip/service` and `/system/ntp/client`; and `/certificate sign`.
+    pub fn terminal(&self, command: &str) -> Result<(), TerminalError> {
+        let fingerprint = self.plant.tls().map(Tls::fingerprint);
+        let mut state = self.shared.lock();
+        state.site.obey(command, fingerprint.as_deref())?;
+        self.shared.commit(state);
+        self.give_certificate();
+        Ok(())
     }
 
     /// Its clock.
@@ -300,13 +379,15 @@ impl Router {
     /// Drops every session and refuses connections; entries are kept and go on lapsing.
     pub async fn go_down(&self) {
         let mut door = self.plant.door.lock().await;
-        let Door::Open { close, listener } = &mut *door else { return };
+        let Door::Open { close, listeners } = &mut *door else { return };
         close.cancel();
-        if let Err(error) = listener.await {
-            tracing::warn!(%error, "the listener had failed");
+        for listener in listeners {
+            if let Err(error) = listener.await {
+                tracing::warn!(%error, "the listener had failed");
+            }
         }
         self.shared.drop_sessions().wait().await;
-        *door = Door::Closed { held: hold(self.plant.address).ok() };
+        *door = Door::Closed { held: self.plant.apis().filter_map(|api| hold(api.address).ok()).collect() };
         self.announce(EventKind::Down);
     }
 
@@ -388,21 +469,45 @@ impl Router {
         self.shared.commit(state);
     }
 
+    /// Has api-ssl present its certificate, or none.
+    fn give_certificate(&self) {
+        let state = self.shared.lock();
+        let certificate = state.site.service("api-ssl").and_then(|service| service.certificate.as_deref());
+        if let Some(tls) = self.plant.tls() {
+            tls.give(certificate.is_some_and(|name| name != "none"));
+        }
+    }
+
     async fn open(&self) -> Result<(), StartError> {
         let mut door = self.plant.door.lock().await;
         let Door::Closed { held } = &mut *door else { return Ok(()) };
-        let address = self.plant.address;
-        let failed = |source| StartError::Listen { address, source };
-        let socket = match held.take() {
-            Some(socket) => socket,
-            None => hold(address).map_err(failed)?,
-        };
-        let listener = socket.listen(1024).map_err(failed)?;
+        let mut held = std::mem::take(held);
         let close = self.plant.end.child_token();
-        let acceptor = self.plant.tls.as_ref().map(|tls| tls.acceptor.clone());
-        let task = accept(listener, Arc::clone(&self.shared), acceptor, close.clone());
-        *door = Door::Open { close, listener: tokio::spawn(task) };
+        let mut listeners = Vec::new();
+        for api in self.plant.apis() {
+            let failed = |source| StartError::Listen { address: api.address, source };
+            let at = held.iter().position(|socket| socket.local_addr().is_ok_and(|at| at == api.address));
+            let socket = match at {
+                Some(at) => held.swap_remove(at),
+                None => hold(api.address).map_err(failed)?,
+            };
+            let listener = socket.listen(1024).map_err(failed)?;
+            let acceptor = api.tls.as_ref().map(|tls| tls.acceptor.clone());
+            let task = accept(listener, Arc::clone(&self.shared), api.name, acceptor, close.clone());
+            listeners.push(tokio::spawn(task));
+        }
+        *door = Door::Open { close, listeners };
         Ok(())
+    }
+}
+
+impl Plant {
+    fn apis(&self) -> impl Iterator<Item = &Api> {
+        std::iter::once(&self.api).chain(&self.api_ssl)
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.apis().find_map(|api| api.tls.as_ref())
     }
 }
 
@@ -417,6 +522,7 @@ fn hold(address: SocketAddr) -> io::Result<TcpSocket> {
 async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
+    service: &'static str,
     acceptor: Option<tokio_rustls::TlsAcceptor>,
     close: CancellationToken,
 ) {
@@ -426,6 +532,8 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
+            // As good as a closed port to whoever tries.
+            Ok(_) if shared.lock().site.service(service).is_none_or(|service| service.disabled) => {}
             Ok((stream, _)) => admit(stream, &shared, acceptor.clone()),
             Err(error) => {
                 // Out of descriptors, most likely: the connection stays in the backlog meanwhile.

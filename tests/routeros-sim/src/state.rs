@@ -11,22 +11,29 @@ use crate::cost::{Costs, Processor};
 use crate::event::{Event, EventEntry, EventKind};
 use crate::fault::Faults;
 use crate::journal::{Counts, Journal};
+use crate::page::{Board, Zone};
+use crate::site::Site;
 use crate::timeout::Timeout;
-use crate::user::User;
 use crate::version::Version;
 
 /// What does not change while the router lives.
 pub(crate) struct Settings {
     pub(crate) identity: String,
     pub(crate) version: Version,
-    pub(crate) users: Vec<User>,
     pub(crate) max_sessions: usize,
+    pub(crate) board: Board,
+    pub(crate) zone: Zone,
+    /// Whether there is `/ipv6`.
+    pub(crate) ipv6: bool,
+    /// What these paths begin with is refused to everyone, as to a user without the policies.
+    pub(crate) refused: Vec<String>,
 }
 
 /// What does.
 pub(crate) struct State {
     pub(crate) v4: Table,
     pub(crate) v6: Table,
+    pub(crate) site: Site,
     pub(crate) costs: Costs,
     pub(crate) processor: Processor,
     pub(crate) faults: Faults,
@@ -44,6 +51,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(
         now: Timestamp,
+        site: Site,
         costs: Costs,
         table_capacity: usize,
         journal: usize,
@@ -52,6 +60,7 @@ impl State {
         Self {
             v4: Table::new(Family::V4, table_capacity),
             v6: Table::new(Family::V6, table_capacity),
+            site,
             costs,
             processor: Processor::new(Instant::now()),
             faults: Faults::default(),

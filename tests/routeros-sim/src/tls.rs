@@ -1,9 +1,13 @@
 //! API-SSL: TLS 1.2 with a certificate that signs itself, which is what RouterOS offers at most.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 
 /// Why no certificate could be made or used.
@@ -26,6 +30,15 @@ pub enum TlsError {
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) certificate: CertificateDer<'static>,
+    shelf: Arc<Shelf>,
+}
+
+/// The router's one certificate, given to the service or not. Without it RouterOS offers anonymous
+/// key exchange alone, which no client here speaks: the handshake fails, as it does then.
+#[derive(Debug)]
+struct Shelf {
+    key: Arc<CertifiedKey>,
+    given: AtomicBool,
 }
 
 impl Tls {
@@ -36,10 +49,29 @@ impl Tls {
         let certificate = made.cert.der().clone();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = Arc::new(CertifiedKey::from_der(vec![certificate.clone()], key, &provider)?);
+        let shelf = Arc::new(Shelf { key, given: AtomicBool::new(true) });
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shelf>::clone(&shelf);
         let config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS12])?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.clone()], key)?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
+            .with_cert_resolver(resolver);
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate, shelf })
+    }
+
+    /// Gives the service its certificate, or takes it.
+    pub(crate) fn give(&self, given: bool) {
+        self.shelf.given.store(given, Ordering::Relaxed);
+    }
+
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    pub(crate) fn fingerprint(&self) -> String {
+        data_encoding::HEXLOWER.encode(&Sha256::digest(&self.certificate))
+    }
+}
+
+impl ResolvesServerCert for Shelf {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.given.load(Ordering::Relaxed).then(|| Arc::clone(&self.key))
     }
 }

@@ -27,6 +27,11 @@ impl Version {
         self >= Self::new(7, 18, 0)
     }
 
+    /// From 7.10 dates are written `2026-11-25`, before `nov/25/2026`.
+    pub(crate) fn dates_as_iso(self) -> bool {
+        self >= Self::new(7, 10, 0)
+    }
+
     /// Before 6.43 login takes an answer to a challenge and no plain password.
     pub(crate) fn challenges(self) -> bool {
         self < Self::new(6, 43, 0)

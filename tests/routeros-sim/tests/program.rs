@@ -101,3 +101,32 @@ async fn a_taken_port_is_an_error_that_names_it() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains(&address), "{error}");
 }
+
+#[tokio::test]
+async fn routeros_commands_are_taken_at_the_start_and_while_it_runs() {
+    let rule = "/ip/firewall/raw add chain=prerouting action=drop src-address-list=";
+    let mut program = Program::start(&[
+        "--control",
+        "--terminal",
+        &format!("{rule}first"),
+        "--refuse",
+        "/user",
+        "--no-ipv6",
+    ]);
+    let address = program.next().await["address"].as_str().unwrap().parse().unwrap();
+    let mut client = Client::login(address).await;
+    assert_eq!(program.next().await["event"], "login");
+    program.say(&format!("{rule}second")).await;
+    // Its effect is awaited: `list` is obeyed after it.
+    program.say("list").await;
+    assert_eq!(program.next().await["event"], "list");
+    let rules = client.ask(&["/ip/firewall/raw/print", "=.proplist=src-address-list"]).await;
+    assert_eq!(rules, ["!re =src-address-list=first", "!re =src-address-list=second", "!done"]);
+    assert_eq!(client.ask(&["/user/print"]).await[0], "!trap =message=not enough permissions (9)");
+    assert!(client.print(client::V6, &[]).await[0].contains("no such command"));
+    let wrong = Command::new(env!("CARGO_BIN_EXE_routeros-sim"))
+        .args(["--listen", "127.0.0.1:0", "--terminal", "/ip/firewall/raw add action=drop"])
+        .output();
+    let error = String::from_utf8_lossy(&wrong.await.unwrap().stderr).into_owned();
+    assert!(error.contains("missing value(s) of argument(s) chain"), "{error}");
+}

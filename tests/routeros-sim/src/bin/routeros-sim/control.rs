@@ -18,6 +18,8 @@ down          close the port
 up            open it again
 stall         answer nothing more on the session that sends the next command
 resume        end all stalls
+/COMMAND      what the router's terminal takes: add in /ip/firewall/raw and /ip/firewall/filter (and
+              /ipv6/…), /user/group, /user, /certificate; set in /user, /ip/service; /certificate sign
 help          print this";
 
 /// Obeys until standard input closes.
@@ -62,6 +64,10 @@ async fn obey_line(router: &Router, form: Form, line: &str) {
         }
         "stall" => router.inject(Fault::Stall, "", 0),
         "resume" => router.resume(),
+        _ if line.starts_with('/') => match router.terminal(line) {
+            Ok(()) => eprintln!("done"),
+            Err(error) => eprintln!("{error}"),
+        },
         "help" => eprintln!("{HELP}"),
         other => eprintln!("routeros-sim: unknown command {other:?}; `help` lists them"),
     }

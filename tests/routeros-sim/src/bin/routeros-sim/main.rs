@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
-use routeros_sim::Router;
+use clap::{Parser, ValueEnum};
+use routeros_sim::{ApiSsl, Router};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -40,7 +40,7 @@ struct Cli {
     #[arg(long, value_name = "FILE", conflicts_with = "password")]
     password_file: Option<PathBuf>,
 
-    /// What the user may do, of read, write and api
+    /// What the user may do: RouterOS's policies, of which read, write and api matter here
     #[arg(long, value_delimiter = ',', default_value = "read,write,api")]
     policies: Vec<String>,
 
@@ -56,6 +56,30 @@ struct Cli {
     /// Speak TLS 1.2 (api-ssl) with a certificate made at the start
     #[arg(long)]
     tls: bool,
+
+    /// How api-ssl stands beside the plain API, on a free port that `/ip/service/print` tells
+    #[arg(long, value_name = "STATE", default_value = "disabled", conflicts_with = "tls")]
+    api_ssl: ApiSslState,
+
+    /// A command as typed at the router's terminal before the start; may be given many times
+    #[arg(long, value_name = "COMMAND")]
+    terminal: Vec<String>,
+
+    /// Refuse commands whose path begins so, as to a user without the policies; may be given many times
+    #[arg(long, value_name = "PATH")]
+    refuse: Vec<String>,
+
+    /// The board's name
+    #[arg(long, value_name = "NAME", default_value = "RB5009UG+S+")]
+    board: String,
+
+    /// The board's memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: u64,
+
+    /// Do without /ipv6
+    #[arg(long)]
+    no_ipv6: bool,
 
     /// Write the certificate's DER bytes to a file, for clients to pin
     #[arg(long, value_name = "FILE", requires = "tls")]
@@ -86,6 +110,17 @@ struct Cli {
     control: bool,
 }
 
+/// How api-ssl stands beside the plain API.
+#[derive(Clone, Copy, ValueEnum)]
+enum ApiSslState {
+    /// Off, and without a certificate
+    Disabled,
+    /// On, but without a certificate: no handshake succeeds
+    WithoutCertificate,
+    /// On, with a certificate
+    WithCertificate,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   routeros-sim --listen 127.0.0.1:8728 --user u --password p
@@ -94,8 +129,10 @@ Examples:
       one like an RB5009 across a WAN
   routeros-sim --tls --listen 127.0.0.1:8729 --certificate /tmp/router.der
       api-ssl, with the certificate for clients to pin
+  routeros-sim --terminal '/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer'
+      one with a rule that uses the list
   routeros-sim --control
-      then type: list, advance 10m, reboot, down, up, stall, resume, help";
+      then type: list, advance 10m, reboot, down, up, stall, resume, help, or a RouterOS command";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -127,10 +164,23 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         .identity(&cli.identity)
         .version(&cli.release)
         .tls(cli.tls)
+        .api_ssl(match cli.api_ssl {
+            ApiSslState::Disabled => ApiSsl::Disabled,
+            ApiSslState::WithoutCertificate => ApiSsl::WithoutCertificate,
+            ApiSslState::WithCertificate => ApiSsl::WithCertificate,
+        })
+        .board(&cli.board, cli.memory.saturating_mul(1024 * 1024))
+        .ipv6(!cli.no_ipv6)
         .round_trip(cli.round_trip)
         .insert_cost(cli.insert_cost)
         .scan_cost_per_entry(cli.scan_cost)
         .max_sessions(cli.max_sessions);
+    for path in &cli.refuse {
+        builder = builder.refuse(path);
+    }
+    for command in &cli.terminal {
+        builder = builder.terminal(command);
+    }
     let mut events = None;
     if cli.events != Form::None {
         let (sender, receiver) = mpsc::channel(4096);

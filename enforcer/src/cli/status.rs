@@ -1,0 +1,339 @@
+//! `status`, `routers` and `sensors`: the enforcer at a glance.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use atalaya_enforcer::config::Config;
+use atalaya_enforcer::control::fault::{Fault, FaultKind};
+use atalaya_enforcer::control::status::{RouterAnswer, SensorAnswer, Status};
+use atalaya_enforcer::enrolment::{self, Sensor};
+use atalaya_enforcer::intake::Seen;
+use atalaya_enforcer::router::State;
+use atalaya_wire::Name;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::paint::{Paint, Tone};
+use super::socket::{Socket, print_json};
+use super::words;
+
+/// How many lines there are where the terminal does not say.
+const USUAL_LINES: usize = 24;
+
+/// How to show the status.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    atalaya-enforcer status\n  \
+    atalaya-enforcer status --check || mail -s 'Atalaya has a fault' root   # for monitoring\n\n\
+    The JSON is {release, now, started, faults: [{kind, name, since, text}], bans, decisions, rates, ledger_trouble, \
+    list, fingerprint, routers: […], sensors: {NAME: …}}; fields are added, but do not change.")]
+pub struct Arguments {
+    /// Exit with status 1 where something is wrong
+    #[arg(long)]
+    check: bool,
+    /// Show all faults, routers and sensors, however many screens they fill
+    #[arg(long)]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to show the routers.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  atalaya-enforcer routers\n\n\
+    The JSON is an array of the routers of `status --json`.")]
+pub struct Routers {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to show the sensors.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  atalaya-enforcer sensors --json\n\n\
+    The JSON is [{name, enrolled, last, offences, …}]; what only a running enforcer knows is left out where none runs.")]
+pub struct Sensors {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A sensor in JSON.
+#[derive(Serialize)]
+struct SensorLine<'a> {
+    #[serde(flatten)]
+    sensor: &'a Sensor,
+    #[serde(flatten)]
+    seen: Option<&'a Seen>,
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    /// Prints the status.
+    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let status: Status = Socket::of(config)?.get("status")?;
+        if self.json {
+            print_json(out, &status)?;
+        } else {
+            let paint = Paint::of_stdout();
+            let lines = if self.all { usize::MAX } else { paint.lines().unwrap_or(USUAL_LINES) };
+            // The shell's prompt has the last line.
+            for line in screen(&status, paint, lines - 1) {
+                writeln!(out, "{line}")?;
+            }
+        }
+        Ok(if self.check && !status.faults.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+// === impl Routers ===
+
+impl Routers {
+    /// Prints what each router holds.
+    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+        let status: Status = Socket::of(config)?.get("status")?;
+        if self.json {
+            return print_json(out, &status.routers);
+        }
+        let paint = Paint::of_stdout();
+        for line in paint.table(ROUTER_HEADER, &ROUTER_NUMBERS, router_rows(&status)) {
+            writeln!(out, "{line}")?;
+        }
+        for router in &status.routers {
+            if let Some(error) = &router.status.last_error {
+                let text = format!("{}, {}", words::harmless(&error.text), words::ago(error.at, status.now));
+                let open = format!("{}: last error: ", router.status.name);
+                for line in paint.paragraph(&open, &text) {
+                    writeln!(out, "{line}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Sensors ===
+
+impl Sensors {
+    /// Prints who may send, and where an enforcer runs what they did.
+    pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+        let config = Config::read(config)?;
+        let enrolled = enrolment::sensors(&config.state)?;
+        let status = Socket::at(&config.socket).and_then(|socket| socket.get::<Status>("status")).ok();
+        let known = |name: &Name| status.as_ref().and_then(|status| status.sensors.get(name));
+        if self.json {
+            let sensors: Vec<_> = enrolled
+                .iter()
+                .map(|sensor| SensorLine { sensor, seen: known(&sensor.name).map(|known| &known.seen) })
+                .collect();
+            return print_json(out, &sensors);
+        }
+        let sensors: Vec<(Name, SensorAnswer)> = enrolled
+            .into_iter()
+            .map(|sensor| {
+                let seen = known(&sensor.name).map(|known| known.seen.clone()).unwrap_or_default();
+                (sensor.name, SensorAnswer { enrolled: Some(sensor.enrolled), seen })
+            })
+            .collect();
+        let paint = Paint::of_stdout();
+        let (faults, now) =
+            status.map_or_else(|| (Vec::new(), Timestamp::now()), |status| (status.faults, status.now));
+        let rows = sensors.iter().map(|(name, sensor)| sensor_row(name, sensor, &faults, now)).collect();
+        for line in paint.table(SENSOR_HEADER, &SENSOR_NUMBERS, rows) {
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+const ROUTER_HEADER: [&str; 8] =
+    ["ROUTER", "STATE", "OURS", "FOREIGN", "QUEUE", "LATENCY", "CPU", "ROUTEROS"];
+const ROUTER_NUMBERS: [usize; 5] = [2, 3, 4, 5, 6];
+const SENSOR_HEADER: [&str; 5] = ["SENSOR", "HEARD", "OFFENCES", "SENT AGAIN", "ENROLLED"];
+const SENSOR_NUMBERS: [usize; 2] = [2, 3];
+
+/// The status in at most so many lines, of which a usual site needs fewer than 24.
+pub fn screen(status: &Status, paint: Paint, lines: usize) -> Vec<String> {
+    let mut screen = vec![headline(status, paint)];
+    screen.extend(faults(status, paint, lines.saturating_sub(14).max(4)));
+    screen.extend(activity(status, paint));
+
+    screen.push(String::new());
+    let sensors = status.sensors.len();
+    // Half of what is left is the routers' at least, and what the sensors do not need.
+    let rest = lines.saturating_sub(screen.len() + 4);
+    let room = rest.saturating_sub(sensors).max(rest / 2).max(3);
+    screen.extend(cut_rows(
+        paint.table(ROUTER_HEADER, &ROUTER_NUMBERS, router_rows(status)),
+        room,
+        "atalaya-enforcer routers",
+    ));
+    screen.push(String::new());
+    let faulty = |name: &Name| status.faults.iter().any(|fault| is_sensors(fault, name));
+    let mut rows: Vec<_> = status.sensors.iter().collect();
+    rows.sort_by_key(|(name, _)| !faulty(name));
+    let rows =
+        rows.iter().map(|(name, sensor)| sensor_row(name, sensor, &status.faults, status.now)).collect();
+    let room = lines.saturating_sub(screen.len() + 1).max(3);
+    if sensors == 0 {
+        screen.push("no sensor is enrolled: atalaya-enforcer enrol NAME".to_owned());
+    } else {
+        let table = paint.table(SENSOR_HEADER, &SENSOR_NUMBERS, rows);
+        screen.extend(cut_rows(table, room, "atalaya-enforcer sensors"));
+    }
+    screen
+}
+
+/// The faults in at most so many lines.
+fn faults(status: &Status, paint: Paint, most: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (place, fault) in status.faults.iter().enumerate() {
+        let last = place + 1 == status.faults.len();
+        let text = paint.paragraph("  ! ", &fault_text(fault, status.now));
+        if lines.len() + text.len() + usize::from(!last) > most {
+            let more = status.faults.len() - place;
+            lines.push(format!(
+                "  ! and {}: atalaya-enforcer status --all",
+                words::counted(more, "more fault")
+            ));
+            break;
+        }
+        lines.extend(text);
+    }
+    lines.iter().map(|line| paint.paint(Tone::Bad, line)).collect()
+}
+
+/// Whether all is well, in words.
+fn headline(status: &Status, paint: Paint) -> String {
+    let up = words::length(status.now.duration_since(status.started));
+    let about = format!("atalaya-enforcer {}, up {up}: ", words::harmless(&status.release));
+    let (tone, text) = match status.faults.len() {
+        0 => (Tone::Good, "all is well".to_owned()),
+        faults => (Tone::Bad, words::counted(faults, "fault")),
+    };
+    format!("{}{}", paint.paint(Tone::Heading, &about), paint.paint(tone, &text))
+}
+
+/// A fault in words: what it is of, for how long, and what.
+pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
+    let of = match fault.kind {
+        FaultKind::Ledger => "the ledger",
+        FaultKind::NoRouter => "configuration",
+        FaultKind::RouterDown | FaultKind::RouterRefuses => "router",
+        FaultKind::SensorSilent => "sensor",
+    };
+    let name = fault.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let since = fault.since.map(|since| format!(" for {}", words::length(now.duration_since(since))));
+    format!("{of}{name}{}: {}", since.unwrap_or_default(), words::harmless(&fault.text))
+}
+
+/// How many bans stand, and what came and went.
+fn activity(status: &Status, paint: Paint) -> Vec<String> {
+    let rates = &status.rates;
+    let times = |offences: u64, bans: u64, lapses: u64, commands: u64| {
+        format!(
+            "{}, {} banned, {} lapsed, {} to routers",
+            words::counted(offences, "offence"),
+            words::count(bans),
+            words::count(lapses),
+            words::counted(commands, "command")
+        )
+    };
+    let minute = times(
+        rates.offences.last_minute,
+        rates.bans.last_minute,
+        rates.lapses.last_minute,
+        rates.commands.last_minute,
+    );
+    let quarter = times(
+        rates.offences.last_15_minutes,
+        rates.bans.last_15_minutes,
+        rates.lapses.last_15_minutes,
+        rates.commands.last_15_minutes,
+    );
+    let standing =
+        format!("{} stand on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
+    vec![
+        paint.paint(Tone::Heading, &standing),
+        format!("  last minute      {minute}"),
+        format!("  last 15 minutes  {quarter}"),
+    ]
+}
+
+fn router_rows(status: &Status) -> Vec<(Tone, [String; 8])> {
+    let mut rows: Vec<_> = status.routers.iter().map(|router| router_row(router, status)).collect();
+    rows.sort_by_key(|(tone, _)| *tone != Tone::Bad);
+    rows
+}
+
+fn router_row(router: &RouterAnswer, status: &Status) -> (Tone, [String; 8]) {
+    let RouterAnswer { status: router, down_since, .. } = router;
+    let faulty = status.faults.iter().any(|fault| {
+        fault.name.as_ref() == Some(&router.name)
+            && matches!(fault.kind, FaultKind::RouterDown | FaultKind::RouterRefuses)
+    });
+    let ours = if router.is_up() {
+        format!("{} of {}", words::count(router.ours), words::count(router.desired))
+    } else {
+        "-".to_owned()
+    };
+    let known = |count: usize| if router.is_up() { words::count(count) } else { "-".to_owned() };
+    (
+        if faulty { Tone::Bad } else { Tone::Plain },
+        [
+            router.name.to_string(),
+            router_state(router.state, *down_since, status.now),
+            ours,
+            known(router.foreign),
+            words::count(router.queued + router.in_flight),
+            router.latency_us.map_or_else(|| "-".to_owned(), words::micros),
+            router.cpu_load.map_or_else(|| "-".to_owned(), |load| format!("{load}%")),
+            router.version.as_deref().map_or("-".into(), words::harmless).into_owned(),
+        ],
+    )
+}
+
+/// What a router is at, in a word or two.
+pub fn router_state(state: State, down_since: Option<Timestamp>, now: Timestamp) -> String {
+    let down = down_since.map(|since| format!("down {}", words::length(now.duration_since(since))));
+    match (state, down) {
+        (State::Connected, _) => "up".to_owned(),
+        (State::Reading, _) => "up, reading".to_owned(),
+        (State::Stopped, _) => "stopped".to_owned(),
+        (State::Connecting | State::Waiting { .. }, down) => down.unwrap_or_else(|| "connecting".to_owned()),
+    }
+}
+
+fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timestamp) -> (Tone, [String; 5]) {
+    let bad = faults.iter().any(|fault| is_sensors(fault, name));
+    let tone = if bad { Tone::Bad } else { Tone::Plain };
+    let seen = &sensor.seen;
+    let row = [
+        name.to_string(),
+        seen.last.map_or_else(|| "not yet".to_owned(), |last| words::ago(last, now)),
+        words::count(seen.offences),
+        words::count(seen.again),
+        sensor.enrolled.map_or_else(|| "no more".to_owned(), words::moment),
+    ];
+    (tone, row)
+}
+
+fn is_sensors(fault: &Fault, name: &Name) -> bool {
+    fault.kind == FaultKind::SensorSilent && fault.name.as_ref() == Some(name)
+}
+
+/// A table's first rows, and which command shows the rest.
+fn cut_rows(mut table: Vec<String>, room: usize, command: &str) -> Vec<String> {
+    let rows = table.len() - 1;
+    if rows > room {
+        table.truncate(room);
+        table.push(format!("and {} more: {command}", rows + 1 - room));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use atalaya_enforcer::rates::RatesAnswer;
+use serde_json::json;
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// A site with so many routers and sensors, every third of which is in trouble where there are faults.
+fn site(routers: usize, sensors: usize, faults: bool) -> Status {
+    let bad = |place: usize| faults && place.is_multiple_of(3);
+    let router = |place: usize| {
+        let state =
+            if bad(place) { json!({"is": "waiting", "retry_ms": 5000}) } else { json!({"is": "connected"}) };
+        let error = json!({"at": at(9000), "text": "cannot connect to 192.0.2.1:8728: \u{1b}[2Jconnection refused; is the API service on?"});
+        json!({
+            "name": format!("edge-{place}"), "address": "192.0.2.1", "addresses": [], "state": state, "since": at(0),
+            "last_error": if bad(place) { error } else { json!(null) }, "identity": "x", "version": "7.24 (stable)",
+            "uptime": "1w", "cpu_load": 12, "ipv4": "known", "ipv6": "known", "ours": 25_000, "foreign": 12,
+            "desired": 25_000, "queued": 0, "in_flight": 0, "adds": 1, "sets": 0, "removes": 0, "duplicates": 0,
+            "traps": 0, "prints": 1, "latency_us": 1234, "sessions": 1, "latencies_us": [1234],
+            "down_since": if bad(place) { json!(at(9000)) } else { json!(null) },
+        })
+    };
+    let sensor = |place: usize| {
+        let heard = at(if bad(place) { 0 } else { 9990 });
+        (format!("web-{place}"), json!({"enrolled": at(0), "last": heard, "offences": 12, "again": 0}))
+    };
+    let mut status: Status = serde_json::from_value(json!({
+        "release": "0.1.0", "now": at(10_000), "started": at(-80_000), "faults": [], "bans": 25_000,
+        "decisions": atalaya_enforcer::bans::Counts::default(), "rates": RatesAnswer::default(),
+        "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
+        "routers": (0..routers).map(router).collect::<Vec<_>>(),
+        "sensors": (0..sensors).map(sensor).collect::<serde_json::Map<_, _>>(),
+    }))
+    .unwrap();
+    status.faults = atalaya_enforcer::control::fault::faults(&status);
+    status
+}
+
+#[test]
+fn a_usual_site_fits_on_one_screen_and_a_large_one_is_summed_up() {
+    for (routers, sensors) in [(1, 1), (3, 12), (50, 200), (0, 0), (2, 100), (100, 2)] {
+        for faults in [false, true] {
+            let screen = screen(&site(routers, sensors, faults), Paint::plain(80, 24), 23);
+            assert!(
+                screen.len() <= 23,
+                "{routers} {sensors} {faults}: {} lines\n{}",
+                screen.len(),
+                screen.join("\n")
+            );
+            assert!(screen.iter().all(|line| line.chars().count() <= 80), "{}", screen.join("\n"));
+        }
+    }
+    let usual = screen(&site(3, 12, false), Paint::plain(80, 24), 23).join("\n");
+    assert!(usual.contains("all is well") && usual.contains("25,000 bans stand on list spammer"), "{usual}");
+    assert!((0..12).all(|place| usual.contains(&format!("web-{place} "))), "{usual}");
+    let large = screen(&site(50, 200, false), Paint::plain(80, 24), 23).join("\n");
+    assert!(large.contains("more: atalaya-enforcer routers"), "{large}");
+    assert!(large.contains("more: atalaya-enforcer sensors"), "{large}");
+}
+
+#[test]
+fn faults_come_first_and_their_text_cannot_command_the_terminal() {
+    let screen = screen(&site(3, 12, true), Paint::plain(80, 60), 59);
+    assert!(screen[0].contains("5 faults"), "{}", screen[0]);
+    assert!(screen[1].starts_with("  ! router edge-0 for 16m: down: cannot connect"), "{}", screen[1]);
+    assert!(screen.iter().all(|line| !line.contains('\u{1b}')), "{}", screen.join("\n"));
+    let first = |word: &str| screen.iter().position(|line| line.starts_with(word)).unwrap();
+    assert!(first("edge-0") < first("edge-1") && first("web-0") < first("web-1"));
+}

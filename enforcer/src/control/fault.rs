@@ -1,0 +1,172 @@
+//! What is wrong: read off a status, for people and for monitoring. Nothing here is remembered, so a
+//! fault is over when its cause is.
+
+use atalaya_wire::Name;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::status::{RouterAnswer, SensorAnswer, Status};
+
+/// How long a router may take to be logged in to, at the start or after it broke off.
+const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
+/// After how long without a word a sensor counts as silent. Ours are heard every minute, however quiet
+/// their hosts are.
+const SILENCE: SignedDuration = SignedDuration::from_mins(10);
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What kind of fault.
+    pub kind: FaultKind,
+    /// Which router or sensor; `None` where it is the enforcer itself.
+    pub name: Option<Name>,
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// What kind of fault, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The ledger cannot be written.
+    Ledger,
+    /// No router is configured.
+    NoRouter,
+    /// A router is not logged in to.
+    RouterDown,
+    /// A router refuses commands.
+    RouterRefuses,
+    /// A sensor is silent.
+    SensorSilent,
+}
+
+/// What is wrong, the worst first.
+pub fn faults(status: &Status) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let of_enforcer = |kind, text| Fault { kind, name: None, since: None, text };
+    if let Some(trouble) = &status.ledger_trouble {
+        let text = format!("cannot be written, bans go on to the routers: {trouble}");
+        faults.push(of_enforcer(FaultKind::Ledger, text));
+    }
+    if status.routers.is_empty() {
+        let text = "no router is configured, nobody is kept out: add a [router.NAME] to the configuration";
+        faults.push(of_enforcer(FaultKind::NoRouter, text.to_owned()));
+    }
+    faults.extend(status.routers.iter().filter_map(|router| of_router(router, status.now)));
+    let sensors = status.sensors.iter();
+    faults.extend(sensors.filter_map(|(name, sensor)| silent(name, sensor, status)));
+    faults.sort_by_key(|fault| fault.kind);
+    faults
+}
+
+fn of_router(RouterAnswer { status, down_since, .. }: &RouterAnswer, now: Timestamp) -> Option<Fault> {
+    let fault = |kind, since, text| Some(Fault { kind, name: Some(status.name.clone()), since, text });
+    let error = status.last_error.as_ref();
+    if let Some(since) = *down_since {
+        // The error that ended the session is as old as the fault, by some microseconds older.
+        let why = error.filter(|error| error.at >= since.checked_sub(ROUTER_GRACE).unwrap_or(since));
+        let late = now.duration_since(since) >= ROUTER_GRACE;
+        return match why {
+            Some(why) => fault(FaultKind::RouterDown, Some(since), format!("down: {}", why.text)),
+            None if late => {
+                fault(FaultKind::RouterDown, Some(since), format!("down: {} does not answer", status.address))
+            }
+            None => None,
+        };
+    }
+    let error = error.filter(|error| error.at >= status.since && status.queued > 0)?;
+    fault(FaultKind::RouterRefuses, Some(error.at), format!("up, but {}", error.text))
+}
+
+fn silent(name: &Name, sensor: &SensorAnswer, status: &Status) -> Option<Fault> {
+    // One that is enrolled no more may be silent.
+    let enrolled = sensor.enrolled?;
+    let heard = sensor.seen.last;
+    let since = heard.unwrap_or(status.started.max(enrolled));
+    if status.now.duration_since(since) < SILENCE {
+        return None;
+    }
+    let what = if heard.is_some() { "silent: is its host up?" } else { "not heard yet: has it joined?" };
+    let text = format!("{what} If it is gone for good: atalaya-enforcer revoke {name}");
+    Some(Fault { kind: FaultKind::SensorSilent, name: Some(name.clone()), since: Some(since), text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::Seen;
+    use crate::router::status::Failure;
+    use crate::router::{RouterStatus, State};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn status(now: i64) -> Status {
+        serde_json::from_value(serde_json::json!({
+            "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0,
+            "decisions": crate::bans::Counts::default(), "rates": crate::rates::RatesAnswer::default(),
+            "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
+            "routers": [], "sensors": {},
+        }))
+        .unwrap()
+    }
+
+    fn router(state: State, down_since: Option<i64>, error: Option<i64>, queued: usize) -> RouterAnswer {
+        let mut status = RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), at(10));
+        status.state = state;
+        status.queued = queued;
+        status.last_error = error.map(|second| Failure { at: at(second), text: "no route".to_owned() });
+        RouterAnswer { status, down_since: down_since.map(at), latencies_us: Vec::new() }
+    }
+
+    fn kinds(status: &Status) -> Vec<FaultKind> {
+        faults(status).into_iter().map(|fault| fault.kind).collect()
+    }
+
+    #[test]
+    fn a_router_that_is_down_says_since_when_and_why_and_one_that_starts_has_a_few_seconds() {
+        let mut status = status(100);
+        assert_eq!(kinds(&status), [FaultKind::NoRouter]);
+        status.routers = vec![router(State::Connecting, Some(97), None, 0)];
+        assert_eq!(kinds(&status), []);
+        status.routers = vec![router(State::Waiting { retry_ms: 1 }, Some(97), Some(97), 0)];
+        let [fault] = &faults(&status)[..] else { panic!("one fault") };
+        assert_eq!((fault.kind, fault.since), (FaultKind::RouterDown, Some(at(97))));
+        assert!(fault.text.contains("no route"), "{}", fault.text);
+        status.routers = vec![router(State::Connecting, Some(50), Some(20), 0)];
+        assert!(faults(&status)[0].text.contains("192.0.2.1 does not answer"));
+    }
+
+    #[test]
+    fn an_error_is_a_fault_of_a_router_that_is_up_only_while_something_waits_for_it() {
+        let mut status = status(100);
+        for (error, queued, expected) in [(Some(20), 0, 0), (Some(20), 3, 1), (Some(5), 3, 0), (None, 3, 0)] {
+            status.routers = vec![router(State::Connected, None, error, queued)];
+            assert_eq!(faults(&status).len(), expected, "{error:?} {queued}");
+        }
+    }
+
+    #[test]
+    fn a_sensor_is_silent_after_ten_minutes_unless_it_is_enrolled_no_more_and_the_ledger_comes_first() {
+        let mut status = status(1000);
+        status.routers = vec![router(State::Connected, None, None, 0)];
+        status.ledger_trouble = Some("disk full".to_owned());
+        for (name, enrolled, last) in [
+            ("heard", Some(0), Some(500)),
+            ("quiet", Some(0), Some(399)),
+            ("never", Some(-9000), None),
+            ("new", Some(900), None),
+            ("revoked", None, Some(1)),
+        ] {
+            let seen = Seen { last: last.map(at), ..Seen::default() };
+            let sensor = SensorAnswer { enrolled: enrolled.map(at), seen };
+            status.sensors.insert(name.parse().unwrap(), sensor);
+        }
+        assert_eq!(kinds(&status), [FaultKind::Ledger, FaultKind::SensorSilent, FaultKind::SensorSilent]);
+        let names: Vec<_> = faults(&status).into_iter().filter_map(|fault| fault.name).collect();
+        assert_eq!(names.iter().map(Name::as_str).collect::<Vec<_>>(), ["never", "quiet"]);
+    }
+}

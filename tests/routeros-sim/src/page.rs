@@ -1,0 +1,222 @@
+//! The pages beside the address lists that the API can print: system, users, services, certificates,
+//! rules. Their names and values are RouterOS's; the order of properties is that of its own prints.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use jiff::tz::Offset;
+
+use crate::address::Family;
+use crate::address_list::print_id;
+use crate::site::{Certificate, Chains, Rule, Service, Site};
+use crate::timeout::Timeout;
+use crate::user::{Group, User};
+use crate::version::Version;
+
+/// A page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    Identity,
+    Resource,
+    Clock,
+    Users,
+    Groups,
+    Services,
+    Certificates,
+    Rules(Family, Chains),
+}
+
+/// One row of a page: properties in order.
+pub(crate) struct Line(Vec<(Cow<'static, str>, String)>);
+
+/// The board that the router claims to be.
+#[derive(Clone)]
+pub(crate) struct Board {
+    pub(crate) name: String,
+    /// In bytes.
+    pub(crate) memory: u64,
+}
+
+/// Where the router stands.
+#[derive(Clone)]
+pub(crate) struct Zone {
+    pub(crate) name: String,
+    /// East of Greenwich, in minutes.
+    pub(crate) minutes: i32,
+}
+
+// === impl Page ===
+
+impl Page {
+    /// The page that a directory prints.
+    pub(crate) fn of(directory: &[u8]) -> Option<Self> {
+        Some(match directory {
+            b"/system/identity" => Self::Identity,
+            b"/system/resource" => Self::Resource,
+            b"/system/clock" => Self::Clock,
+            b"/user" => Self::Users,
+            b"/user/group" => Self::Groups,
+            b"/ip/service" => Self::Services,
+            b"/certificate" => Self::Certificates,
+            b"/ip/firewall/raw" => Self::Rules(Family::V4, Chains::Raw),
+            b"/ip/firewall/filter" => Self::Rules(Family::V4, Chains::Filter),
+            b"/ipv6/firewall/raw" => Self::Rules(Family::V6, Chains::Raw),
+            b"/ipv6/firewall/filter" => Self::Rules(Family::V6, Chains::Filter),
+            _ => return None,
+        })
+    }
+}
+
+impl Site {
+    /// The rows of a page that shows what is configured; none for the others.
+    pub(crate) fn lines(&self, page: Page) -> Vec<Line> {
+        fn numbered<T>(rows: &[T], line: impl Fn(&T, Line) -> Line) -> Vec<Line> {
+            let number = |at: usize| Line::new().and(".id", print_id(at as u64 + 1));
+            rows.iter().enumerate().map(|(at, row)| line(row, number(at))).collect()
+        }
+        match page {
+            Page::Users => numbered(&self.users, user),
+            Page::Groups => numbered(&self.groups, group),
+            Page::Services => numbered(&self.services, service),
+            Page::Certificates => numbered(&self.certificates, certificate),
+            Page::Rules(family, chains) => {
+                let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
+                numbered(&self.rules.iter().filter(here).collect::<Vec<_>>(), |rule, line| {
+                    line_of(rule, line)
+                })
+            }
+            Page::Identity | Page::Resource | Page::Clock => Vec::new(),
+        }
+    }
+}
+
+/// `/system/resource`.
+pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -> Line {
+    // About what an RB5009 has free with a small configuration.
+    let free = board.memory / 1000 * 806;
+    let built = if version.dates_as_iso() { "2026-09-14 08:21:03" } else { "Sep/14/2026 08:21:03" };
+    Line::new()
+        .and("uptime", Timeout(uptime).to_string())
+        .and("version", format!("{version} (stable)"))
+        .and("build-time", built)
+        .and("factory-software", "7.4.1")
+        .and("free-memory", free.to_string())
+        .and("total-memory", board.memory.to_string())
+        .and("cpu", "ARM64")
+        .and("cpu-count", "4")
+        .and("cpu-frequency", "1400")
+        .and("cpu-load", load.to_string())
+        .and("free-hdd-space", "1006186496")
+        .and("total-hdd-space", "1073741824")
+        .and("write-sect-since-reboot", "3584")
+        .and("write-sect-total", "181344")
+        .and("bad-blocks", "0")
+        .and("architecture-name", "arm64")
+        .and("board-name", board.name.clone())
+        .and("platform", "MikroTik")
+}
+
+/// `/system/identity`.
+pub(crate) fn identity(name: &str) -> Line {
+    Line::new().and("name", name)
+}
+
+/// `/system/clock`: dates as `2026-11-25` from 7.10, as `nov/25/2026` before.
+pub(crate) fn clock(version: Version, zone: &Zone, now: Timestamp) -> Line {
+    let offset = Offset::from_seconds(zone.minutes * 60).unwrap_or(Offset::UTC);
+    let here = offset.to_datetime(now);
+    let date = here.strftime(if version.dates_as_iso() { "%Y-%m-%d" } else { "%b/%d/%Y" }).to_string();
+    let sign = if zone.minutes < 0 { '-' } else { '+' };
+    let (hours, minutes) = (zone.minutes.abs() / 60, zone.minutes.abs() % 60);
+    Line::new()
+        .and("time", here.strftime("%H:%M:%S").to_string())
+        .and("date", date.to_lowercase())
+        .and("time-zone-autodetect", "true")
+        .and("time-zone-name", zone.name.clone())
+        .and("gmt-offset", format!("{sign}{hours:02}:{minutes:02}"))
+        .and("dst-active", "false")
+}
+
+fn user(user: &User, line: Line) -> Line {
+    line.and("name", user.name.clone())
+        .and("group", user.group.clone())
+        .and("address", user.address.clone())
+        .and("inactivity-timeout", "10m")
+        .and("inactivity-policy", "none")
+        .and("expired", "false")
+        .and("disabled", user.disabled.to_string())
+}
+
+fn group(group: &Group, line: Line) -> Line {
+    line.and("name", group.name.clone()).and("policy", group.policies.to_string()).and("skin", "default")
+}
+
+fn service(service: &Service, line: Line) -> Line {
+    let mut line = line
+        .and("name", service.name)
+        .and("port", service.port.to_string())
+        .and("address", service.address.clone());
+    if let Some(certificate) = &service.certificate {
+        line = line.and("certificate", certificate.clone()).and("tls-version", "any");
+    }
+    line.and("vrf", "main")
+        .and("max-sessions", "20")
+        .and("dynamic", "false")
+        .and("invalid", "false")
+        .and("disabled", service.disabled.to_string())
+}
+
+fn certificate(certificate: &Certificate, line: Line) -> Line {
+    let line = line
+        .and("name", certificate.name.clone())
+        .and("common-name", certificate.common_name.clone())
+        .and("key-size", "2048")
+        .and("days-valid", certificate.days_valid.clone())
+        .and("key-usage", certificate.key_usage.clone());
+    let Some(fingerprint) = &certificate.fingerprint else {
+        // A request that nobody has signed yet.
+        return line.and("trusted", "false").and("private-key", "true");
+    };
+    line.and("fingerprint", fingerprint.clone())
+        .and("trusted", "true")
+        .and("private-key", "true")
+        .and("expired", "false")
+}
+
+fn line_of(rule: &Rule, mut line: Line) -> Line {
+    let first = |name: &str| matches!(name, "chain" | "action");
+    let (front, rest): (Vec<_>, Vec<_>) = rule.attributes.iter().partition(|(name, _)| first(name));
+    for (name, value) in front.into_iter().chain(rest) {
+        line.0.push((Cow::Owned(name.clone()), value.clone()));
+    }
+    line = line
+        .and("bytes", "0")
+        .and("packets", "0")
+        .and("invalid", "false")
+        .and("dynamic", "false")
+        .and("disabled", rule.disabled.to_string());
+    if rule.comment.is_empty() { line } else { line.and("comment", rule.comment.clone()) }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn new() -> Self {
+        Self(Vec::with_capacity(20))
+    }
+
+    fn and(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((Cow::Borrowed(name), value.into()));
+        self
+    }
+
+    /// The value of a property.
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key.as_bytes() == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Names and values in order.
+    pub(crate) fn properties(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+    }
+}

@@ -1,0 +1,82 @@
+//! How the router is set up beside its address lists: rules, users, services, certificates. An
+//! administrator's commands change it ([`terminal`](crate::terminal)), pages show it ([`page`](crate::page)).
+
+use crate::address::Family;
+use crate::user::{Group, Policies, User};
+
+/// What is configured.
+pub(crate) struct Site {
+    pub(crate) users: Vec<User>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) certificates: Vec<Certificate>,
+}
+
+/// The two tables of rules that can use an address list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chains {
+    /// `/ip/firewall/raw`.
+    Raw,
+    /// `/ip/firewall/filter`.
+    Filter,
+}
+
+/// A firewall rule. It filters nothing here.
+#[derive(Clone)]
+pub(crate) struct Rule {
+    pub(crate) family: Family,
+    pub(crate) chains: Chains,
+    /// What was given, but for `disabled` and `comment`.
+    pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) disabled: bool,
+    pub(crate) comment: String,
+}
+
+/// A row of `/ip/service`.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
+    pub(crate) disabled: bool,
+    /// From where it may be used, as written; shown, not enforced.
+    pub(crate) address: String,
+    /// The certificate's name, or `none`, for services with TLS.
+    pub(crate) certificate: Option<String>,
+}
+
+/// A row of `/certificate`.
+#[derive(Clone)]
+pub(crate) struct Certificate {
+    pub(crate) name: String,
+    pub(crate) common_name: String,
+    pub(crate) key_usage: String,
+    pub(crate) days_valid: String,
+    /// SHA-256 in hexadecimal digits, once it is signed.
+    pub(crate) fingerprint: Option<String>,
+}
+
+// === impl Site ===
+
+impl Site {
+    /// A site with these users and RouterOS's own groups and services.
+    pub(crate) fn new(users: Vec<User>, mut groups: Vec<Group>, services: Vec<Service>) -> Self {
+        let read = Policies::FULL.without(&["ftp", "write", "policy"]);
+        let write = Policies::FULL.without(&["ftp", "policy"]);
+        for (name, policies) in [("read", read), ("write", write), ("full", Policies::FULL)] {
+            groups.push(Group { name: name.to_owned(), policies });
+        }
+        Self { users, groups, rules: Vec::new(), services, certificates: Vec::new() }
+    }
+
+    /// The policies of a user's group.
+    pub(crate) fn policies(&self, user: &User) -> Policies {
+        let group = self.groups.iter().find(|group| group.name == user.group);
+        group.map_or(Policies::FULL.without(&["api"]), |group| group.policies)
+    }
+
+    /// The service of this name.
+    pub(crate) fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+}
