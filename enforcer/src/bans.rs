@@ -121,6 +121,8 @@ pub struct Allowed {
 /// A decision, to be logged once the routers know.
 struct Decided {
     decision: Decision,
+    address: IpAddr,
+    /// What its ban covers.
     prefix: IpNet,
     jail: Name,
     time: Timestamp,
@@ -523,12 +525,12 @@ impl Bans {
         };
         let decision = policy::decide(offence.time, bantime, before, exemption, now);
         let (jail, time, failures) = (offence.jail.clone(), offence.time, offence.failures);
-        let decided = Decided { decision, prefix, jail, time, failures, login };
+        let decided = Decided { decision, address, prefix, jail, time, failures, login };
         let (ban, changed) = match (decision, before) {
             (Decision::Extended(ban) | Decision::Banned(ban), _) => (ban, true),
             (Decision::AlreadyBanned, Some(ban)) => (ban, false),
             (Decision::Spared, _) => {
-                changes.extend(decided.spared(address, sensor, offence, now));
+                changes.extend(decided.spared(sensor, offence, now));
                 return decided;
             }
             (Decision::Allowed | Decision::Lapsed | Decision::AlreadyBanned, _) => return decided,
@@ -609,24 +611,27 @@ impl Bans {
 
 impl Decided {
     /// What the ledger keeps of an offence that led to no ban because of a good login.
-    fn spared(&self, address: IpAddr, sensor: &Name, offence: Offence, now: Timestamp) -> Option<Change> {
+    fn spared(&self, sensor: &Name, offence: Offence, now: Timestamp) -> Option<Change> {
         let login = self.login.as_ref()?;
         let why =
             format!("{} logged in on {} by {} at {}", login.account, login.sensor, login.service, login.last);
-        let (jail, sensor, evidence) = (offence.jail, sensor.clone(), offence.evidence);
+        let (address, jail, sensor, evidence) =
+            (self.address, offence.jail, sensor.clone(), offence.evidence);
         Some(Change::Spared(Box::new(Spared { address, jail, sensor, at: now, why, evidence })))
     }
 
     fn log(&self, sensor: &Name) {
-        let (address, jail, failures) = (self.prefix.addr(), &self.jail, self.failures);
+        let (address, jail, failures) = (self.address, &self.jail, self.failures);
+        let covers = Some(self.prefix).filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len());
+        let covers = covers.map(tracing::field::display);
         let until =
             |ban: Standing| ban.until.map_or_else(|| "for ever".to_owned(), |until| until.to_string());
         match self.decision {
             Decision::Banned(ban) => {
-                tracing::info!(%address, %jail, %sensor, failures, until = until(ban), "ban");
+                tracing::info!(%address, covers, %jail, %sensor, failures, until = until(ban), "ban");
             }
             Decision::Extended(ban) => {
-                tracing::info!(%address, %jail, %sensor, failures, until = until(ban), "extended");
+                tracing::info!(%address, covers, %jail, %sensor, failures, until = until(ban), "extended");
             }
             Decision::AlreadyBanned => tracing::debug!(%address, %jail, %sensor, "already banned"),
             Decision::Allowed => {

@@ -16,6 +16,7 @@ mod paint;
 mod serve;
 mod socket;
 mod status;
+mod watch;
 mod words;
 
 /// Keeps the bans and holds every MikroTik router's address list to them.
@@ -67,8 +68,12 @@ enum Command {
     Sensors(status::Sensors),
     /// Show on one screen whether all is well: faults, bans, routers, sensors
     Status(status::Arguments),
+    /// Watch it all live: routers, rates, latencies, new bans
+    Watch(watch::Arguments),
     /// List the bans that stand, the latest first
     Bans(bans::Arguments),
+    /// List the bans that stand and those that are over, and who ended them
+    History(bans::History),
     /// Ban an address or a network by hand; a ban that stands can only become longer
     Ban(hand::Ban),
     /// Lift a ban
@@ -117,7 +122,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Revoke(revoke) => revoke.run(config, &mut out)?,
         Command::Sensors(sensors) => sensors.run(config, &mut out)?,
         Command::Status(status) => return status.run(config, &mut out),
+        Command::Watch(watch) => {
+            drop(out);
+            watch.run(config)?;
+        }
         Command::Bans(bans) => bans.run(config, &mut out)?,
+        Command::History(history) => history.run(config, &mut out)?,
         Command::Ban(ban) => ban.run(config, &mut out)?,
         Command::Unban(unban) => unban.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,

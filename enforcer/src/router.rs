@@ -9,10 +9,13 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, Name};
-use tokio::sync::watch;
+use ipnet::IpNet;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,17 +27,24 @@ pub mod address_list;
 pub mod desired;
 pub mod endpoint;
 mod link;
+pub mod pace;
 pub mod pin;
 pub mod pipeline;
 pub mod reconcile;
 pub mod sentence;
 pub mod session;
 pub mod status;
+pub mod view;
 mod worker;
 
 pub use desired::{Desired, Label, Wanted};
 pub use endpoint::{Endpoint, EndpointError};
+pub use pipeline::Found;
 pub use status::{RouterStatus, State};
+
+use address_list::{Mark, Marks};
+use pace::Pace;
+use view::View;
 
 /// One router, and how to treat it.
 #[derive(Clone, Debug)]
@@ -53,6 +63,10 @@ pub struct RouterConfig {
     pub lists: [String; 2],
     /// What opens the comment of our entries. Two enforcers with one list need different marks.
     pub mark: String,
+    /// What opened it before the configuration was changed: such entries are ours too, and get the mark.
+    pub old_marks: Vec<String>,
+    /// Whether nothing is sent that would change the router.
+    pub read_only: bool,
     /// Whether to keep the IPv6 list too.
     pub ipv6: bool,
     /// Only bans of these jails are for this router; of all where none is named.
@@ -80,10 +94,13 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For the answer to the login.
     pub login: Duration,
-    /// For the next sentence while commands are in flight. A big router scans its list before the first
-    /// row of a print.
+    /// For the next sentence of a print, not for the whole of it. A big router scans its list before the
+    /// first row.
     pub idle: Duration,
-    /// Between two questions that keep an idle session alive and find a dead one.
+    /// For the next answer while no print is in flight.
+    pub answer: Duration,
+    /// Between two questions for the router's load and uptime, which also keep an idle session alive and
+    /// find a dead one.
     pub keepalive: Duration,
     /// The first pause after a failure.
     pub shortest_pause: Duration,
@@ -100,10 +117,45 @@ pub struct Password(String);
 /// A running worker.
 #[derive(Debug)]
 pub struct RouterHandle {
-    desired: Arc<Desired>,
+    view: View,
     status: watch::Receiver<RouterStatus>,
+    questions: mpsc::Sender<Question>,
     task: JoinHandle<()>,
 }
+
+/// What a router holds for one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "holds")]
+pub enum Holding {
+    /// Nothing.
+    Nothing,
+    /// An entry.
+    Entry {
+        /// Whether it carries our mark.
+        ours: bool,
+        /// In how many seconds the router drops it; `None` for a static one.
+        left: Option<u64>,
+    },
+    /// The router is away, or its list has not been read yet.
+    Unknown,
+}
+
+/// A question to a worker about its mirror.
+#[derive(Debug)]
+struct Question {
+    prefix: IpNet,
+    answer: oneshot::Sender<Holding>,
+}
+
+/// Where entries go that carry our mark and that no ban explains, while the ledger is not whole: they are
+/// adopted as bans instead of being removed.
+pub struct Recovery {
+    active: AtomicBool,
+    adopt: Box<Adopt>,
+}
+
+/// Takes what one router holds and no ban explains.
+type Adopt = dyn Fn(&Name, Vec<Found>) + Send + Sync;
 
 /// Starts the worker of one router. It runs until `stop` is cancelled, then finishes what is in flight
 /// within a second. To be called within a tokio runtime.
@@ -112,21 +164,29 @@ pub fn spawn(
     desired: Arc<Desired>,
     clock: Clock,
     stop: CancellationToken,
+    recovery: Option<Arc<Recovery>>,
 ) -> RouterHandle {
     let endpoint = config.address.clone();
-    let first = RouterStatus::new(config.name.clone(), endpoint.to_string(), clock.now());
+    let mut first = RouterStatus::new(config.name.clone(), endpoint.to_string(), clock.now());
+    first.read_only = config.read_only;
     let (sender, status) = watch::channel(first);
+    let (questions, asked) = mpsc::channel(64);
+    let view = View::new(Arc::clone(&desired), config.takes(), config.ipv6);
     let bench = link::Bench {
-        mark: address_list::Mark::new(&config.mark),
+        pace: Pace::new(config.window, config.rate, config.max_cpu),
         subscription: desired.subscribe(),
-        desired: Arc::clone(&desired),
+        desired,
+        recovery,
+        asked,
+        booted: None,
+        memory_limit: None,
         config,
         clock,
         stop,
         status: sender,
     };
     let task = tokio::spawn(worker::run(bench, endpoint));
-    RouterHandle { desired, status, task }
+    RouterHandle { view, status, questions, task }
 }
 
 // === impl RouterConfig ===
@@ -137,9 +197,14 @@ impl RouterConfig {
         &self.lists[family.index()]
     }
 
-    /// Whether a ban of this label is for this router.
-    pub fn takes(&self, label: &Label) -> bool {
-        label.severity >= self.severity && (self.jails.is_empty() || self.jails.contains(&label.jail))
+    /// Which bans are for this router.
+    pub fn takes(&self) -> view::Takes {
+        view::Takes { jails: self.jails.clone(), severity: self.severity }
+    }
+
+    /// What tells our entries from everyone else's.
+    pub fn marks(&self) -> Marks {
+        Marks::new(Mark::new(&self.mark), self.old_marks.iter().map(|mark| Mark::new(mark)))
     }
 
     /// A router on the plain API with the defaults: list `spammer`, mark `atalaya`, both families, 128
@@ -153,6 +218,8 @@ impl RouterConfig {
             tls: None,
             lists: ["spammer".to_owned(), "spammer".to_owned()],
             mark: "atalaya".to_owned(),
+            old_marks: Vec::new(),
+            read_only: false,
             ipv6: true,
             jails: Vec::new(),
             severity: Severity::Low,
@@ -166,6 +233,31 @@ impl RouterConfig {
     }
 }
 
+// === impl Recovery ===
+
+impl Recovery {
+    /// A recovery that goes on until [`Self::end`]; `adopt` is called with a router's name.
+    pub fn new(adopt: impl Fn(&Name, Vec<Found>) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { active: AtomicBool::new(true), adopt: Box::new(adopt) })
+    }
+
+    /// Whether it still goes on.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// The ledger is whole again: what no ban explains is removed from here on.
+    pub fn end(&self) {
+        self.active.store(false, Ordering::SeqCst);
+    }
+}
+
+impl fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovery").field("active", &self.active).finish_non_exhaustive()
+    }
+}
+
 // === impl Deadlines ===
 
 impl Default for Deadlines {
@@ -174,9 +266,10 @@ impl Default for Deadlines {
             connect: Duration::from_secs(5),
             login: Duration::from_secs(5),
             idle: Duration::from_secs(30),
-            keepalive: Duration::from_secs(30),
+            answer: Duration::from_secs(10),
+            keepalive: Duration::from_secs(5),
             shortest_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(30),
+            longest_pause: Duration::from_secs(10),
             refused_pause: Duration::from_secs(5),
         }
     }
@@ -208,8 +301,23 @@ impl RouterHandle {
     /// Where the router and its worker stand now.
     pub fn status(&self) -> RouterStatus {
         let mut status = self.status.borrow().clone();
-        status.desired = self.desired.len();
+        status.desired = self.view.taken();
         status
+    }
+
+    /// What the router holds for exactly this prefix, by its worker's mirror; waits for the worker for up to
+    /// a second.
+    pub async fn holds(&self, prefix: IpNet) -> Holding {
+        if !self.status.borrow().is_up() {
+            return Holding::Unknown;
+        }
+        let (answer, answered) = oneshot::channel();
+        let prefix = address_list::canonical(prefix);
+        if self.questions.try_send(Question { prefix, answer }).is_err() {
+            return Holding::Unknown;
+        }
+        let answered = tokio::time::timeout(Duration::from_secs(1), answered).await;
+        answered.ok().and_then(Result::ok).unwrap_or(Holding::Unknown)
     }
 
     /// The status as it changes, but for the count of desired bans.

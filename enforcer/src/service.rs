@@ -45,6 +45,7 @@ pub struct Service {
     fingerprint: Fingerprint,
     stop: CancellationToken,
     tasks: TaskTracker,
+    bans: Arc<Bans>,
     routers: Arc<Vec<RouterHandle>>,
     writer: ledger::Writer,
 }
@@ -83,7 +84,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let workers = config
         .routers
         .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone()));
+        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), None));
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
 
     // What keeps them right.
@@ -107,7 +108,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let commands = socket::listen(&config.socket)?;
     let (count, standing) = (routers.len(), bans.len());
     let control = Control {
-        bans,
+        bans: bans.clone(),
         ledger,
         intake: intake.clone(),
         routers: routers.clone(),
@@ -129,7 +130,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
-    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, routers, writer })
+    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, routers, writer })
 }
 
 // === impl Service ===
@@ -143,6 +144,11 @@ impl Service {
     /// The certificate that sensors pin.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// The bans that stand.
+    pub fn bans(&self) -> &Bans {
+        &self.bans
     }
 
     /// The routers' workers.
@@ -160,6 +166,7 @@ impl Service {
             for router in Arc::into_inner(self.routers).into_iter().flatten() {
                 router.stopped().await;
             }
+            drop(self.bans);
             // The last sender is gone: the writer ends after its last commit.
             let writer = self.writer;
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;

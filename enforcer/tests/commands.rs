@@ -182,6 +182,49 @@ fn without_a_running_enforcer_commands_say_which_socket_and_how_to_start_it() {
 }
 
 #[test]
+fn watch_without_a_terminal_says_so_and_prints_a_json_object_a_second_where_asked() {
+    let host = Host::new("");
+    assert!(host.fails(&["watch"]).contains("watch --json"));
+    assert!(host.fails(&["watch", "--json"]).contains("run/enforcer.sock"));
+    let running = host.start();
+    let mut watch = host.command(&["watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["latest"], serde_json::json!([]));
+    host.prints(&["ban", "198.51.100.9"]);
+    let with_ban =
+        std::iter::repeat_with(&mut next).take(10).find(|line| line["latest"] != serde_json::json!([]));
+    assert_eq!(with_ban.unwrap()["latest"][0]["prefix"], "198.51.100.9/32");
+    running.stop();
+    assert!(std::iter::repeat_with(&mut next).take(10).any(|line| line["lost"].is_string()));
+    assert!(Command::new("kill").args(["-TERM", &watch.id().to_string()]).status().unwrap().success());
+    assert!(watch.wait().unwrap().success());
+}
+
+#[test]
+fn a_fault_makes_status_check_fail_and_is_told_first() {
+    // No router, so nobody is kept out.
+    let host = Host::new("");
+    let running = host.start();
+    assert!(host.prints(&["status"]).lines().nth(1).unwrap().contains("no router is configured"));
+    let checked = host.run(&["status", "--check"]);
+    assert_eq!((checked.status.code(), stderr(&checked)), (Some(1), String::new()));
+    assert_eq!(host.json(&["status", "--json"])["faults"][0]["kind"], "no-router");
+    running.stop();
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command() {
+    let host = Host::new("");
+    let folder = host.folder.path().join("man1");
+    host.prints(&["man", folder.to_str().unwrap()]);
+    for page in ["atalaya-enforcer.1", "atalaya-enforcer-status.1", "atalaya-enforcer-bans.1"] {
+        let text = std::fs::read_to_string(folder.join(page)).unwrap();
+        assert!(text.contains(".SH EXAMPLES"), "{page}");
+    }
+}
+
+#[test]
 fn what_is_wrong_on_the_command_line_ends_with_status_2() {
     let host = Host::new("");
     for (arguments, says) in [
@@ -189,6 +232,7 @@ fn what_is_wrong_on_the_command_line_ends_with_status_2() {
         (&["ban", "192.0.2.1", "--for", "soon"], "1h30m"),
         (&["enrol", "../x"], "not a name"),
         (&["bann"], "ban"),
+        (&["bans", "--since", "soon"], "yesterday"),
     ] {
         let output = host.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -233,14 +277,30 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
         (status["bans"].as_u64(), status["routers"][0]["state"]["is"].as_str()),
         (Some(2), Some("connected"))
     );
-    assert!(host.prints(&["status"]).contains("2 bans stand on list spammer"));
+    let screen = host.prints(&["status"]);
+    assert!(screen.contains("all is well") && screen.contains("2 bans stand on list spammer"), "{screen}");
+    assert!(!screen.contains('\u{1b}'), "colour only on a terminal: {screen}");
+    host.prints(&["status", "--check"]);
     assert_eq!(host.json(&["routers", "--json"])[0]["name"], "edge");
     assert!(host.prints(&["routers"]).contains("edge"));
     let second = host.run(&["run"]);
     assert!(!second.status.success() && stderr(&second).contains("another atalaya-enforcer"));
 
+    let order = |arguments: &[&str]| -> Vec<String> {
+        let bans = host.json(&[&["bans", "--json"], arguments].concat());
+        bans.as_array().unwrap().iter().map(|ban| ban["prefix"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(order(&["--sort", "address"]), ["198.51.100.9/32", "2001:db8:9::/64"]);
+    assert_eq!(order(&["--sort", "ending", "--reverse"]), ["2001:db8:9::/64", "198.51.100.9/32"]);
+    assert_eq!(order(&["--limit", "1"]), ["2001:db8:9::/64"]);
+    assert_eq!(order(&["--since", "1h"]).len(), 2);
+    assert!(host.prints(&["bans", "--jail", "ssh"]).contains("no ban"));
+
     host.prints(&["unban", "198.51.100.9"]);
     host.prints(&["unban", "2001:db8:9::/64"]);
+    let history = host.prints(&["history", "--address", "198.51.100.9"]);
+    assert!(history.contains("by hand") && history.lines().count() == 2, "{history}");
+    assert_eq!(host.json(&["history", "--over", "--json"]).as_array().unwrap().len(), 2);
     router.wait_for(<[_]>::is_empty, PATIENCE).await.unwrap();
     assert_eq!(host.json(&["bans", "--json"]), serde_json::json!([]));
     running.stop();

@@ -135,7 +135,8 @@ async fn a_dead_router_does_not_delay_the_other() {
     let address = dead.local_addr().unwrap().to_string().parse().unwrap();
     let config = RouterConfig::new("dead".parse().unwrap(), address, "atalaya", Password::new("x"));
     let stage = Stage::new().await;
-    let dead = router::spawn(config, Arc::clone(&stage.desired), stage.clock.clone(), stage.stop.clone());
+    let dead =
+        router::spawn(config, Arc::clone(&stage.desired), stage.clock.clone(), stage.stop.clone(), None);
     stage.ban("192.0.2.1", 1800);
     stage.holds(&["192.0.2.1"]).await;
     // Its connection stands in the backlog of a listener that accepts nothing.
@@ -149,7 +150,7 @@ async fn new_bans_do_not_wait_for_the_first_print() {
     let address = listener.local_addr().unwrap().to_string().parse().unwrap();
     let config = RouterConfig::new("slow".parse().unwrap(), address, "atalaya", Password::new("x"));
     let (desired, stop) = (Arc::new(Desired::new()), CancellationToken::new());
-    let _worker = router::spawn(config, Arc::clone(&desired), Clock::system(), stop.clone());
+    let _worker = router::spawn(config, Arc::clone(&desired), Clock::system(), stop.clone(), None);
     // A router that answers the login and begins a print that it never ends.
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut decoder = Decoder::default();
@@ -256,7 +257,7 @@ async fn a_worker_that_cannot_connect_stops_at_once() {
     let config = RouterConfig::new("dead".parse().unwrap(), address, "atalaya", Password::new("x"));
     let (desired, stop) = (Arc::new(Desired::new()), CancellationToken::new());
     desired.set(stage::parse("192.0.2.1"), Wanted { until: None, label: Label::test("x") });
-    let worker = router::spawn(config, desired, Clock::system(), stop.clone());
+    let worker = router::spawn(config, desired, Clock::system(), stop.clone(), None);
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(2), worker.stopped()).await.unwrap();
 }

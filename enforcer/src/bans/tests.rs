@@ -68,9 +68,7 @@ impl Scene {
     /// What routers are to hold, by address.
     fn wanted(&self) -> Vec<String> {
         let mut wanted: Vec<IpNet> = Vec::new();
-        for family in [crate::router::address_list::Family::V4, crate::router::address_list::Family::V6] {
-            wanted.extend(self.desired.prefixes(family));
-        }
+        self.desired.each(|prefix, _, _| wanted.push(prefix));
         wanted.sort();
         wanted.iter().map(ToString::to_string).collect()
     }

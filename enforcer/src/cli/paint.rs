@@ -39,6 +39,11 @@ impl Paint {
         }
     }
 
+    /// Whether colour may be used.
+    pub fn is_colourful(self) -> bool {
+        self.colour
+    }
+
     /// For a text in a tone.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
-use atalaya_enforcer::ledger::Selection;
+use atalaya_enforcer::ledger::{Ban, Selection};
 use atalaya_wire::Problem;
 use ipnet::IpNet;
 use reqwest::{Client, RequestBuilder, Response};
@@ -72,20 +72,35 @@ impl Socket {
 
     /// The selected bans, one JSON object a line.
     pub fn bans(self, selection: &Selection) -> anyhow::Result<Lines> {
-        let response = self.send(self.client.get(url(&format!("bans?{}", query(selection)?))))?;
+        let request = self.client.get(url(&format!("bans?{}", query(selection)?)));
+        let response = self.block_on(self.send(request))?;
         Ok(Lines { response, runtime: self.runtime, rest: Vec::new() })
     }
 
+    /// Reads a path, within [`Self::block_on`].
+    pub async fn fetch<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        understood(&self.send(self.client.get(url(path))).await?.bytes().await?)
+    }
+
+    /// The selected bans, within [`Self::block_on`]; for a few.
+    pub async fn fetch_bans(&self, selection: &Selection) -> anyhow::Result<Vec<Ban>> {
+        let request = self.client.get(url(&format!("bans?{}", query(selection)?)));
+        let lines = self.send(request).await?.bytes().await?;
+        lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(understood).collect()
+    }
+
+    /// Runs on this thread.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
-        let body = self.runtime.block_on(self.send(request)?.bytes())?;
-        serde_json::from_slice(&body).context(
-            "the enforcer's answer is not understood: is it of another release than this command? Restart it",
-        )
+        self.block_on(async { understood(&self.send(request).await?.bytes().await?) })
     }
 
     /// Sends; an answer that is not a success is an error in the enforcer's words.
-    fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = self.runtime.block_on(request.send()).map_err(|error| {
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.map_err(|error| {
             let why = root_cause(&error);
             anyhow::anyhow!(
                 "no enforcer answers at {} ({why}): start it with `atalaya-enforcer run` or `systemctl start atalaya-enforcer`, or name its configuration with --config",
@@ -96,10 +111,12 @@ impl Socket {
             return Ok(response);
         }
         let status = response.status();
-        let body = self.runtime.block_on(response.bytes())?;
+        let body = response.bytes().await?;
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{problem}"),
-            Err(_) => bail!("the enforcer refused ({status}): {}", String::from_utf8_lossy(&body)),
+            Ok(problem) => bail!("{}", words::harmless(&problem.message)),
+            Err(_) => {
+                bail!("the enforcer refused ({status}): {}", words::harmless(&String::from_utf8_lossy(&body)))
+            }
         }
     }
 }
@@ -129,6 +146,12 @@ impl Lines {
 pub fn print_json(out: &mut impl Write, answer: &impl Serialize) -> anyhow::Result<()> {
     let json = serde_json::to_string(answer)?;
     Ok(writeln!(out, "{}", words::harmless_json(&json))?)
+}
+
+fn understood<T: DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(body).context(
+        "the enforcer's answer is not understood: is it of another release than this command? Restart it",
+    )
 }
 
 fn url(path: &str) -> String {

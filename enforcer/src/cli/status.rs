@@ -336,4 +336,4 @@ fn cut_rows(mut table: Vec<String>, room: usize, command: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

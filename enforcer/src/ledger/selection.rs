@@ -41,6 +41,8 @@ pub struct Selection {
     pub which: Which,
     /// In what order.
     pub sort: Sort,
+    /// Whether the order is the other way round.
+    pub reverse: bool,
     /// At most so many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
@@ -145,9 +147,14 @@ impl Selection {
         }
         let order = match self.sort {
             Sort::Latest => "since DESC, id DESC",
-            Sort::Ending => "coalesce(ended, until) IS NULL, coalesce(ended, until), id",
-            Sort::Address => "place, id DESC",
+            Sort::Ending => "coalesce(ended, until) IS NULL ASC, coalesce(ended, until) ASC, id ASC",
+            Sort::Address => "place ASC, id DESC",
             Sort::Strikes => "strikes DESC, since DESC, id DESC",
+        };
+        let order = if self.reverse {
+            order.replace(" ASC", " TURNED").replace(" DESC", " ASC").replace(" TURNED", " DESC")
+        } else {
+            order.to_owned()
         };
         let conditions = if conditions.is_empty() {
             String::new()

@@ -29,7 +29,11 @@ pub struct Held {
     /// Whose it is.
     pub owner: Owner,
     /// By how many seconds `expires` may be wrong beyond rounding: the age of the print that showed it.
-    pub slack: u16,
+    pub slack: u8,
+    /// Whether its comment is another than it should have, of before the configuration was changed, say.
+    pub stale: bool,
+    /// Whether the router refused to change it, so that it has to be replaced.
+    pub rigid: bool,
 }
 
 /// The mirror. Entries are kept until a print or [`Actual::sweep`] finds them gone.
@@ -46,15 +50,25 @@ pub struct Actual {
 struct Row {
     expires: Moment,
     id: Option<EntryId>,
-    slack: u16,
+    slack: u8,
     owner: Owner,
+    flags: Flags,
     /// The print that last showed the entry.
     print: u8,
 }
 
+/// What else is known of an entry, in one byte.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags(u8);
+
 // === impl Held ===
 
 impl Held {
+    /// An entry of ours as we just made it.
+    pub fn ours(expires: Moment, id: Option<EntryId>) -> Self {
+        Self { expires, id, owner: Owner::Ours, slack: 0, stale: false, rigid: false }
+    }
+
     /// Whether the router has dropped it by now.
     pub fn lapsed(&self, now: Moment) -> bool {
         self.expires <= now
@@ -71,8 +85,16 @@ impl Actual {
 
     /// Notes an entry.
     pub fn insert(&mut self, prefix: IpNet, held: Held) {
-        let Held { expires, id, owner, slack } = held;
-        let before = self.entries.insert(prefix, Row { expires, id, slack, owner, print: self.print });
+        let Held { expires, id, owner, slack, stale, rigid } = held;
+        let mut flags = Flags::default();
+        let same = self.entries.get(&prefix).filter(|row| id.is_some() && row.id == id).map(|row| row.flags);
+        // A router that keeps comments in a form of its own is told once, not for ever.
+        let told = same.is_some_and(|flags| flags.has(Flags::TOLD));
+        flags.set(Flags::TOLD, told);
+        flags.set(Flags::STALE, stale && !told);
+        flags.set(Flags::RIGID, rigid || same.is_some_and(|flags| flags.has(Flags::RIGID)));
+        let row = Row { expires, id, slack, owner, flags, print: self.print };
+        let before = self.entries.insert(prefix, row);
         self.ours += usize::from(owner == Owner::Ours);
         self.ours -= usize::from(before.is_some_and(|row| row.owner == Owner::Ours));
     }
@@ -83,11 +105,20 @@ impl Actual {
         self.ours -= usize::from(before.is_some_and(|row| row.owner == Owner::Ours));
     }
 
-    /// Notes that an entry now expires at another time.
+    /// Notes that an entry now expires at another time, and has the comment that it should.
     pub fn renew(&mut self, prefix: IpNet, expires: Moment) {
         if let Some(row) = self.entries.get_mut(&prefix) {
             row.expires = expires;
             row.slack = 0;
+            row.flags.set(Flags::STALE, false);
+            row.flags.set(Flags::TOLD, true);
+        }
+    }
+
+    /// Notes that the router refuses to change an entry.
+    pub fn is_rigid(&mut self, prefix: IpNet) {
+        if let Some(row) = self.entries.get_mut(&prefix) {
+            row.flags.set(Flags::RIGID, true);
         }
     }
 
@@ -150,7 +181,33 @@ impl Actual {
 
 impl Row {
     fn held(&self) -> Held {
-        Held { expires: self.expires, id: self.id, owner: self.owner, slack: self.slack }
+        Held {
+            expires: self.expires,
+            id: self.id,
+            owner: self.owner,
+            slack: self.slack,
+            stale: self.flags.has(Flags::STALE),
+            rigid: self.flags.has(Flags::RIGID),
+        }
+    }
+}
+
+// === impl Flags ===
+
+impl Flags {
+    /// The comment is another than it should be.
+    const STALE: u8 = 1;
+    /// We set the comment in this session.
+    const TOLD: u8 = 2;
+    /// The router refused a change.
+    const RIGID: u8 = 4;
+
+    fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        if on { self.0 |= flag } else { self.0 &= !flag }
     }
 }
 
@@ -159,7 +216,7 @@ mod tests {
     use super::*;
 
     fn held(owner: Owner) -> Held {
-        Held { expires: Moment::FOREVER, id: None, owner, slack: 0 }
+        Held { owner, ..Held::ours(Moment::FOREVER, None) }
     }
 
     #[test]
@@ -192,6 +249,20 @@ mod tests {
         actual.finish_print(Family::V4, |prefix| *prefix == kept);
         assert!(actual.get(seen).is_some() && actual.get(kept).is_some());
         assert_eq!(actual.get(gone), None);
+    }
+
+    #[test]
+    fn a_comment_that_the_router_keeps_in_its_own_form_is_set_once() {
+        let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
+        let stale = Held { stale: true, ..Held::ours(Moment::FOREVER, EntryId::parse("*1")) };
+        let mut actual = Actual::new();
+        actual.insert(prefix, stale);
+        assert!(actual.get(prefix).unwrap().stale);
+        actual.renew(prefix, Moment::FOREVER);
+        actual.insert(prefix, stale);
+        assert!(!actual.get(prefix).unwrap().stale);
+        actual.insert(prefix, Held { id: EntryId::parse("*2"), ..stale });
+        assert!(actual.get(prefix).unwrap().stale, "another entry was taken for the one we set");
     }
 
     #[test]

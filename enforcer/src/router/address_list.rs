@@ -37,6 +37,13 @@ pub struct EntryId(NonZeroU32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark(Arc<str>);
 
+/// The mark of our entries, and those that they had before the configuration was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    current: Mark,
+    old: Vec<Mark>,
+}
+
 // === impl Family ===
 
 impl Family {
@@ -130,6 +137,33 @@ impl Mark {
     /// Whether the comment is one of ours: the mark alone, or the mark and a colon.
     pub fn owns(&self, comment: &[u8]) -> bool {
         comment.strip_prefix(self.0.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b':')
+    }
+}
+
+// === impl Marks ===
+
+impl Marks {
+    /// The mark, and the earlier ones.
+    pub fn new(current: Mark, old: impl IntoIterator<Item = Mark>) -> Self {
+        let old = old.into_iter().filter(|mark| *mark != current).collect();
+        Self { current, old }
+    }
+
+    /// The mark that new entries get.
+    pub fn current(&self) -> &Mark {
+        &self.current
+    }
+
+    /// Whether the comment is one of ours, today's or an earlier one.
+    pub fn own(&self, comment: &[u8]) -> bool {
+        self.current.owns(comment) || self.old.iter().any(|mark| mark.owns(comment))
+    }
+
+    /// What a comment of ours says after its mark.
+    pub fn text<'a>(&self, comment: &'a str) -> &'a str {
+        let marks = std::iter::once(&self.current).chain(&self.old);
+        let after = marks.filter(|mark| mark.owns(comment.as_bytes())).map(|mark| &comment[mark.0.len()..]);
+        after.map(|text| text.trim_start_matches([':', ' '])).next().unwrap_or_default()
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Moment(i64);
 /// longer than a walk over the bans' keys.
 #[derive(Debug, Default)]
 pub struct Desired {
-    entries: RwLock<HashMap<IpNet, Entry>>,
+    bans: RwLock<Table>,
     subscribers: Mutex<Vec<Weak<Mailbox>>>,
 }
 
@@ -67,6 +67,13 @@ pub enum Changes {
     Prefixes(HashSet<IpNet>),
     /// So many that they are not named.
     Many,
+}
+
+/// The bans, and how many there are of each kind that routers choose by.
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<IpNet, Entry>,
+    counts: HashMap<(Family, Name, Severity), usize>,
 }
 
 #[derive(Debug)]
@@ -117,6 +124,16 @@ impl Moment {
         Self(self.0.saturating_add(milliseconds))
     }
 
+    /// Whole seconds since 1970; for ever is the largest number there is.
+    pub fn unix_seconds(self) -> i64 {
+        if self == Self::FOREVER { i64::MAX } else { self.0.div_euclid(1000) }
+    }
+
+    /// As a timestamp; `None` for ever.
+    pub fn timestamp(self) -> Option<Timestamp> {
+        (self != Self::FOREVER).then(|| Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::MAX))
+    }
+
     /// Milliseconds from `now` to here, negative when it is past.
     pub fn milliseconds_after(self, now: Self) -> i64 {
         if self == Self::FOREVER { i64::MAX } else { self.0.saturating_sub(now.0) }
@@ -165,7 +182,11 @@ impl Desired {
         // Not under the lock while the caller's iterator works; it may read a disk.
         for chunk in Chunks(bans.into_iter()) {
             let prefixes: Vec<IpNet> = chunk.iter().map(|(prefix, _)| *prefix).collect();
-            self.write().extend(chunk.into_iter().map(|(prefix, wanted)| (prefix, wanted.into())));
+            let mut table = self.write();
+            for (prefix, wanted) in chunk {
+                table.insert(prefix, wanted.into());
+            }
+            drop(table);
             self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
         }
     }
@@ -173,7 +194,7 @@ impl Desired {
     /// Lifts the ban, and tells every worker. An entry that is about to lapse is left to the router.
     pub fn remove(&self, prefix: IpNet) {
         let prefix = canonical(prefix);
-        if self.write().remove(&prefix).is_some() {
+        if self.write().remove(prefix) {
             self.tell(|changes| changes.add(prefix));
         }
     }
@@ -191,13 +212,14 @@ impl Desired {
     /// The ban of exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<Wanted> {
         self.read()
+            .entries
             .get(&canonical(prefix))
             .map(|entry| Wanted { until: entry.until.timestamp(), label: Arc::clone(&entry.label) })
     }
 
     /// How many bans stand.
     pub fn len(&self) -> usize {
-        self.read().len()
+        self.read().entries.len()
     }
 
     /// Whether no ban stands.
@@ -205,25 +227,24 @@ impl Desired {
         self.len() == 0
     }
 
-    /// When the ban of this (canonical) prefix ends.
-    pub(super) fn until(&self, prefix: IpNet) -> Option<Moment> {
-        self.read().get(&prefix).map(|entry| entry.until)
+    /// Looks at the ban of this (canonical) prefix.
+    pub(super) fn look<T>(&self, prefix: IpNet, look: impl FnOnce(Moment, &Arc<Label>) -> T) -> Option<T> {
+        self.read().entries.get(&prefix).map(|entry| look(entry.until, &entry.label))
     }
 
-    /// What is said of the ban of this (canonical) prefix.
-    pub(super) fn label(&self, prefix: IpNet) -> Option<Arc<Label>> {
-        self.read().get(&prefix).map(|entry| Arc::clone(&entry.label))
+    /// Looks at every ban, in no order.
+    pub fn each(&self, mut look: impl FnMut(IpNet, Moment, &Arc<Label>)) {
+        for (prefix, entry) in &self.read().entries {
+            look(*prefix, entry.until, &entry.label);
+        }
     }
 
-    /// The banned prefixes of one family.
-    pub(crate) fn prefixes(&self, family: Family) -> Vec<IpNet> {
-        self.read().keys().copied().filter(|prefix| Family::of(*prefix) == family).collect()
-    }
-
-    /// Keeps of these (canonical) prefixes those that are not banned.
-    pub(super) fn keep_unbanned(&self, prefixes: &mut Vec<IpNet>) {
-        let entries = self.read();
-        prefixes.retain(|prefix| !entries.contains_key(prefix));
+    /// How many bans there are of the kinds that a function accepts; costs the same for a million bans.
+    pub fn count(&self, accept: impl Fn(Family, &Name, Severity) -> bool) -> usize {
+        let table = self.read();
+        let accepted =
+            table.counts.iter().filter(|((family, jail, severity), _)| accept(*family, jail, *severity));
+        accepted.map(|(_, count)| count).sum()
     }
 
     fn tell(&self, change: impl Fn(&mut Changes)) {
@@ -233,12 +254,50 @@ impl Desired {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<IpNet, Entry>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.bans.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<IpNet, Entry>> {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
+        self.bans.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn insert(&mut self, prefix: IpNet, entry: Entry) {
+        if self.entries.get(&prefix).is_some_and(|before| Arc::ptr_eq(&before.label, &entry.label)) {
+            self.entries.insert(prefix, entry);
+            return;
+        }
+        let kind = Self::kind(prefix, &entry.label);
+        *self.counts.entry(kind).or_default() += 1;
+        if let Some(before) = self.entries.insert(prefix, entry) {
+            self.uncount(prefix, &before.label);
+        }
+    }
+
+    fn remove(&mut self, prefix: IpNet) -> bool {
+        let removed = self.entries.remove(&prefix);
+        if let Some(entry) = &removed {
+            self.uncount(prefix, &entry.label);
+        }
+        removed.is_some()
+    }
+
+    fn uncount(&mut self, prefix: IpNet, label: &Label) {
+        let kind = Self::kind(prefix, label);
+        if let Some(count) = self.counts.get_mut(&kind) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&kind);
+            }
+        }
+    }
+
+    fn kind(prefix: IpNet, label: &Label) -> (Family, Name, Severity) {
+        (Family::of(prefix), label.jail.clone(), label.severity)
     }
 }
 

@@ -4,17 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use ipnet::IpNet;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::RouterConfig;
-use super::address_list::{EntryId, Family, Mark, address_text, timeout_text};
+use super::actual::Owner;
+use super::address_list::{EntryId, Family, Marks, address_text, parse_timeout, timeout_text};
 use super::desired::{Desired, Moment, Subscription};
+use super::pace::Pace;
 use super::pipeline::{Action, Counts, Order, Pipeline, Shown};
 use super::sentence::{Row, Trap, TrapMeaning};
 use super::session::{Answer, Session, SessionError};
 use super::status::{Failure, RouterStatus, State};
+use super::view::View;
+use super::{Deadlines, Holding, Question, Recovery, RouterConfig};
 use crate::clock::Clock;
 
 /// The most prefixes that are looked at before the socket is looked at again.
@@ -29,14 +33,23 @@ const QUIET: Duration = Duration::from_secs(5);
 /// The longest pause before refused commands are sent again.
 const LONGEST_REFUSED_PAUSE: Duration = Duration::from_mins(5);
 
+/// By how much the time of boot may seem to move without a reboot: RouterOS tells whole seconds, late.
+const BOOT_TOLERANCE: Duration = Duration::from_secs(5);
+
 /// The longest pause between two prints made only to learn ids or owners.
 const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
 
 /// What a router's worker has at hand in every session.
 pub(super) struct Bench {
     pub(super) config: RouterConfig,
-    pub(super) mark: Mark,
+    pub(super) pace: Pace,
     pub(super) desired: Arc<Desired>,
+    pub(super) recovery: Option<Arc<Recovery>>,
+    pub(super) asked: mpsc::Receiver<Question>,
+    /// When the router booted, by what it told of its uptime.
+    pub(super) booted: Option<Instant>,
+    /// How many entries its memory allows, by what it told of that.
+    pub(super) memory_limit: Option<usize>,
     pub(super) subscription: Subscription,
     pub(super) clock: Clock,
     pub(super) stop: CancellationToken,
@@ -48,8 +61,12 @@ pub(super) struct Link<'a> {
     bench: &'a mut Bench,
     session: Session<Asked>,
     pipeline: Pipeline,
+    marks: Marks,
+    began: Instant,
     timers: Timers,
     latency: Option<Duration>,
+    /// Commands that were not sent to a read-only router.
+    withheld: usize,
 }
 
 /// What a command in flight was sent for.
@@ -76,6 +93,7 @@ struct Timers {
     learn_after: Instant,
     learn_gap: Duration,
     print_began: Instant,
+    print_ended: Instant,
 }
 
 // === impl Bench ===
@@ -107,7 +125,11 @@ impl<'a> Link<'a> {
     pub(super) fn new(bench: &'a mut Bench, session: Session<Asked>, counts: Counts) -> Self {
         // What changed while there was no session is part of the first reconciliation.
         bench.subscription.take();
-        let pipeline = Pipeline::new(Arc::clone(&bench.desired), bench.config.ipv6, counts);
+        let config = &bench.config;
+        let view = View::new(Arc::clone(&bench.desired), config.takes(), config.ipv6);
+        let marks = config.marks();
+        let mut pipeline = Pipeline::new(view, marks.clone(), config.ipv6, counts);
+        pipeline.set_limit(config.max_entries.or(bench.memory_limit));
         let now = Instant::now();
         let timers = Timers {
             resource: now,
@@ -118,8 +140,9 @@ impl<'a> Link<'a> {
             learn_after: now,
             learn_gap: Duration::ZERO,
             print_began: now,
+            print_ended: now,
         };
-        Self { bench, session, pipeline, timers, latency: None }
+        Self { bench, session, pipeline, marks, began: now, timers, latency: None, withheld: 0 }
     }
 
     /// Works until the service stops (`Ok`) or the session ends.
@@ -130,6 +153,8 @@ impl<'a> Link<'a> {
             let more = self.fill();
             self.publish();
             let wake = self.next_timer();
+            let Deadlines { idle, answer, .. } = self.bench.config.deadlines;
+            self.session.set_idle(if self.pipeline.printing().is_some() { idle } else { answer });
             tokio::select! {
                 biased;
                 () = self.bench.stop.cancelled() => return self.finish().await,
@@ -140,6 +165,7 @@ impl<'a> Link<'a> {
                     }
                 }
                 () = self.bench.subscription.changed() => {}
+                Some(question) = self.bench.asked.recv() => self.tell(question),
                 () = tokio::time::sleep_until(wake) => {}
                 () = tokio::task::yield_now(), if more => {}
             }
@@ -148,6 +174,11 @@ impl<'a> Link<'a> {
 
     pub(super) fn counts(&self) -> Counts {
         self.pipeline.counts()
+    }
+
+    /// Whether adds, sets or removes were in flight.
+    pub(super) fn was_sending(&self) -> bool {
+        self.pipeline.in_flight() > 0
     }
 
     /// Whether the whole list was read once.
@@ -175,7 +206,7 @@ impl<'a> Link<'a> {
     fn fill(&mut self) -> bool {
         let now = self.bench.now();
         let mut budget = LOOKED_AT;
-        while self.pipeline.in_flight() < self.bench.config.window.max(1) {
+        while self.bench.pace.admits(self.pipeline.in_flight(), Instant::now()) {
             if !self.pipeline.has_fresh() {
                 let changes = self.bench.subscription.take();
                 if changes.is_empty() && !self.pipeline.has_next() {
@@ -184,7 +215,15 @@ impl<'a> Link<'a> {
                 self.pipeline.note(changes);
             }
             match self.pipeline.next(now, &mut budget) {
-                Some(order) => self.send(order),
+                Some(order) if self.bench.config.read_only => {
+                    tracing::debug!(router = %self.bench.config.name, ?order, "not sent: read-only");
+                    self.withheld += 1;
+                    self.pipeline.withhold(order);
+                }
+                Some(order) => {
+                    self.bench.pace.sent();
+                    self.send(order);
+                }
                 None if budget == 0 => return true,
                 None => {}
             }
@@ -197,9 +236,7 @@ impl<'a> Link<'a> {
         let family = order.family();
         let command = match action {
             Action::Add { timeout } => {
-                let label = self.bench.desired.label(prefix);
-                let text = label.as_ref().map_or("", |label| label.comment.as_str());
-                let comment = self.bench.mark.comment(text);
+                let comment = self.comment(prefix);
                 self.session
                     .command(family.add())
                     .attribute("list", Some(self.bench.config.list(family)))
@@ -207,11 +244,14 @@ impl<'a> Link<'a> {
                     .attribute("timeout", Some(&timeout_text(timeout)))
                     .attribute("comment", Some(&comment))
             }
-            Action::Set { id, timeout } => self
-                .session
-                .command(family.set())
-                .attribute(".id", Some(&id.to_string()))
-                .attribute("timeout", Some(&timeout_text(timeout))),
+            Action::Set { id, timeout } => {
+                let comment = self.comment(prefix);
+                self.session
+                    .command(family.set())
+                    .attribute(".id", Some(&id.to_string()))
+                    .attribute("timeout", Some(&timeout_text(timeout)))
+                    .attribute("comment", Some(&comment))
+            }
             Action::Remove { id } => {
                 self.session.command(family.remove()).attribute(".id", Some(&id.to_string()))
             }
@@ -219,10 +259,33 @@ impl<'a> Link<'a> {
         self.session.send(command, Asked::Order { order, sent: Instant::now() });
     }
 
+    fn comment(&self, prefix: IpNet) -> String {
+        // A ban that was lifted this moment has no label; its entry goes next.
+        let label = self.pipeline.view().label(prefix);
+        label.map_or_else(|| self.marks.current().comment(""), |label| self.pipeline.comment(&label))
+    }
+
+    /// Answers a question about the mirror.
+    fn tell(&self, question: Question) {
+        let Question { prefix, answer } = question;
+        let now = self.bench.now();
+        let held = self.pipeline.actual().get(prefix).filter(|held| !held.lapsed(now));
+        let holding = match held {
+            Some(held) => Holding::Entry {
+                ours: held.owner == Owner::Ours,
+                left: (held.expires != Moment::FOREVER).then(|| held.expires.seconds_after(now)),
+            },
+            None if self.pipeline.is_known() => Holding::Nothing,
+            None => Holding::Unknown,
+        };
+        // Whoever asked may have given up.
+        let _ = answer.send(holding);
+    }
+
     fn take(&mut self, answer: Answer<Asked>) -> Result<(), SessionError> {
         match answer {
             Answer::Row(Asked::Print(family), row) => {
-                if let Some(shown) = Shown::read(family, &row, &self.bench.mark) {
+                if let Some(shown) = Shown::read(family, &row, &self.marks) {
                     self.pipeline.row(shown, self.bench.now());
                 }
             }
@@ -231,17 +294,15 @@ impl<'a> Link<'a> {
                 self.bench.status.send_modify(|status| status.identity = row.shown("name"));
             }
             Answer::Done(Asked::Order { order, sent }, ret) => {
-                self.latency = Some(sent.elapsed());
+                self.note_answer(sent);
                 let id = ret.as_deref().and_then(EntryId::parse);
                 self.pipeline.done(order, id, self.bench.now());
             }
-            Answer::Trap(Asked::Order { order, .. }, trap) => self.take_refusal(order, &trap),
-            Answer::Done(Asked::Print(_), _) => {
-                self.pipeline.print_ends();
-                let took = self.timers.print_began.elapsed();
-                self.timers.learn_after = Instant::now() + self.timers.learn_gap.max(took * 2);
-                self.settle();
+            Answer::Trap(Asked::Order { order, sent }, trap) => {
+                self.note_answer(sent);
+                self.take_refusal(order, &trap);
             }
+            Answer::Done(Asked::Print(_), _) => self.print_ended(),
             Answer::Trap(Asked::Print(Family::V6), trap) => {
                 self.pipeline.missing(Family::V6);
                 self.bench.fail(format!(
@@ -260,6 +321,30 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
+    fn print_ended(&mut self) {
+        let now = Instant::now();
+        let found = self.pipeline.take_found();
+        if let Some(recovery) = self.bench.recovery.as_ref().filter(|_| !found.is_empty()) {
+            (recovery.adopt)(&self.bench.config.name, found);
+        }
+        self.withheld = 0;
+        self.pipeline.print_ends();
+        let took = self.timers.print_began.elapsed();
+        self.timers.print_ended = now;
+        self.timers.learn_after = now + self.timers.learn_gap.max(took * 2);
+        self.settle();
+    }
+
+    fn note_answer(&mut self, sent: Instant) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(sent);
+        self.latency = Some(took);
+        // What waited behind a print says nothing about the router's speed.
+        if self.pipeline.printing().is_none() && sent > self.timers.print_ended {
+            self.bench.pace.answered(took, self.pipeline.in_flight().saturating_sub(1), now);
+        }
+    }
+
     /// Shows that the first reading is over, once it is.
     fn settle(&self) {
         let reading = self.bench.status.borrow().state == State::Reading;
@@ -269,6 +354,9 @@ impl<'a> Link<'a> {
     }
 
     fn take_refusal(&mut self, order: Order, trap: &Trap) {
+        if matches!(trap.meaning, TrapMeaning::Other | TrapMeaning::Permission) {
+            self.bench.pace.refused(Instant::now());
+        }
         if !self.pipeline.refused(order, trap, self.bench.now()) {
             return;
         }
@@ -298,20 +386,49 @@ impl<'a> Link<'a> {
     }
 
     fn note_resource(&mut self, row: &Row) {
+        let load: Option<u8> = row.text("cpu-load").and_then(|load| load.parse().ok());
         self.bench.status.send_modify(|status| {
             status.version = row.shown("version");
             status.uptime = row.shown("uptime");
-            status.cpu_load = row.text("cpu-load").and_then(|load| load.parse().ok());
+            status.cpu_load = load;
         });
+        if let Some(load) = load {
+            self.bench.pace.loaded(load);
+        }
+        if let Some(uptime) = row.text("uptime").and_then(parse_timeout) {
+            self.note_uptime(Duration::from_secs(uptime));
+        }
+        let memory: Option<u64> = row.text("total-memory").and_then(|bytes| bytes.parse().ok());
+        self.bench.memory_limit = memory.map(entries_by_memory).or(self.bench.memory_limit);
+        self.pipeline.set_limit(self.bench.config.max_entries.or(self.bench.memory_limit));
+    }
+
+    /// A router that booted lately has lost its list, also where the session seems to have survived.
+    fn note_uptime(&mut self, uptime: Duration) {
+        let booted = Instant::now().checked_sub(uptime);
+        let later = match (self.bench.booted, booted) {
+            (Some(before), Some(booted)) => booted > before + BOOT_TOLERANCE,
+            _ => false,
+        };
+        if later {
+            tracing::warn!(router = %self.bench.config.name, ?uptime, "the router has rebooted");
+            self.bench.status.send_modify(|status| status.reboots += 1);
+            if booted > Some(self.began) {
+                self.pipeline.reconcile_all();
+            }
+        }
+        self.bench.booted = booted.or(self.bench.booted);
     }
 
     /// Does what is due.
     fn on_time(&mut self) {
         let now = Instant::now();
+        self.pipeline
+            .set_recovering(self.bench.recovery.as_ref().is_some_and(|recovery| recovery.is_active()));
         if self.timers.resource <= now {
             self.timers.resource = now + self.bench.config.deadlines.keepalive;
             self.ask("/system/resource/print", Asked::Resource, |command| {
-                command.attribute(".proplist", Some("uptime,version,cpu-load"))
+                command.attribute(".proplist", Some("uptime,version,cpu-load,total-memory"))
             });
             self.pipeline.sweep(self.bench.now());
         }
@@ -345,6 +462,9 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         let mut next = self.timers.resource.min(self.timers.reconcile);
         next = next.min(self.timers.retry.unwrap_or(next));
+        if self.pipeline.has_next() {
+            next = next.min(self.bench.pace.next(now).unwrap_or(next));
+        }
         if let Some(at) = self.pipeline.next_look() {
             // The wall clock may be moved, so look at it once a second.
             let wait = at.milliseconds_after(self.bench.now()).clamp(1, 1000);
@@ -386,11 +506,27 @@ impl<'a> Link<'a> {
             status.in_flight = pipeline.in_flight();
             status.counts = pipeline.counts();
             status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
+            status.round_trip_us = self.bench.pace.round_trip().map(|trip| trip.as_micros() as u64);
+            status.window = self.bench.pace.window();
+            status.limit = pipeline.view().limit();
+            status.left_out = pipeline.view().left_out();
+            status.withheld = self.withheld;
         });
     }
 }
 
 type Building = mikrotik_rs::CommandBuilder<mikrotik_rs::proto::command::Cmd>;
+
+/// How many entries a router with so many bytes of memory is given where nothing is configured: 32,768 for
+/// each 256 MiB and at most 131,072. Routers of 256 MiB were seen to struggle past 35,000 entries, and
+/// the largest ones past 146,000.
+pub fn entries_by_memory(bytes: u64) -> usize {
+    const FOR_EACH: u64 = 256 * 1024 * 1024;
+    const MOST: u64 = 131_072;
+    // A router keeps a little of its memory to itself and tells of the rest.
+    let quarters = bytes.saturating_add(FOR_EACH / 4) / FOR_EACH;
+    (quarters * 32_768).clamp(8192, MOST) as usize
+}
 
 /// The duration, up to a tenth shorter, so that many routers are not printed at once.
 fn jittered(duration: Duration) -> Duration {

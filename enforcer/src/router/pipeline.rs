@@ -4,16 +4,16 @@
 //! at most one command is in flight for it. New bans go before the backlog of a reconciliation.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
-use super::address_list::{EntryId, Family, Mark, parse_address, parse_timeout};
-use super::desired::{Changes, Desired, Moment};
+use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
+use super::desired::{Changes, Label, Moment};
 use super::reconcile::{Step, step};
 use super::sentence::{Row, Trap, TrapMeaning};
+use super::view::View;
 
 /// A command to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Action {
         /// In seconds.
         timeout: u64,
     },
-    /// Give the entry this timeout in seconds.
+    /// Give the entry this timeout in seconds, and its comment.
     Set {
         /// The entry.
         id: EntryId,
@@ -47,7 +47,7 @@ pub enum Action {
 }
 
 /// An entry as a print shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// Its prefix.
     pub prefix: IpNet,
@@ -55,8 +55,19 @@ pub struct Shown {
     pub id: Option<EntryId>,
     /// Seconds until the router drops it; `None` for a static entry.
     pub timeout: Option<u64>,
-    /// Whether its comment carries our mark.
-    pub ours: bool,
+    /// Its comment, where that carries a mark of ours.
+    pub comment: Option<String>,
+}
+
+/// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its prefix.
+    pub prefix: IpNet,
+    /// When the router drops it.
+    pub expires: Moment,
+    /// Its comment, the mark included.
+    pub comment: String,
 }
 
 /// What was done since the service started.
@@ -93,7 +104,8 @@ pub enum Table {
 /// The reconciler of one session. Its memory is bounded by the bans and the list's entries.
 #[derive(Debug)]
 pub struct Pipeline {
-    desired: Arc<Desired>,
+    view: View,
+    marks: Marks,
     actual: Actual,
     tables: [Table; 2],
     /// Changes, which go first.
@@ -104,6 +116,15 @@ pub struct Pipeline {
     busy: HashMap<IpNet, bool>,
     /// Prefixes whose command was refused.
     failed: HashSet<IpNet>,
+    /// Prefixes that wait for an entry to go, because the router is at its limit.
+    no_room: VecDeque<IpNet>,
+    /// Whether room was made and has not been taken yet.
+    made_room: bool,
+    /// How many adds are in flight.
+    adding: usize,
+    /// Whether entries of ours that no ban explains are kept and told of, because the ledger is not whole.
+    recovering: bool,
+    found: Vec<Found>,
     /// Prefixes that someone else's entry covers until then.
     covered: BTreeSet<(Moment, IpNet)>,
     print: Option<Print>,
@@ -135,12 +156,15 @@ impl Order {
 
 impl Shown {
     /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
-    pub fn read(family: Family, row: &Row, mark: &Mark) -> Option<Self> {
+    pub fn read(family: Family, row: &Row, marks: &Marks) -> Option<Self> {
         Some(Self {
             prefix: parse_address(family, row.text("address")?)?,
             id: row.text(".id").and_then(EntryId::parse),
             timeout: row.text("timeout").and_then(parse_timeout),
-            ours: row.raw("comment").is_some_and(|comment| mark.owns(comment)),
+            comment: row
+                .raw("comment")
+                .filter(|comment| marks.own(comment))
+                .map(|comment| String::from_utf8_lossy(comment).into_owned()),
         })
     }
 }
@@ -149,16 +173,22 @@ impl Shown {
 
 impl Pipeline {
     /// For a session that has just begun: nothing is known of the router.
-    pub fn new(desired: Arc<Desired>, ipv6: bool, counts: Counts) -> Self {
+    pub fn new(view: View, marks: Marks, ipv6: bool, counts: Counts) -> Self {
         let six = if ipv6 { Table::Unknown } else { Table::Off };
         Self {
-            desired,
+            view,
+            marks,
             actual: Actual::new(),
             tables: [Table::Unknown, six],
             fresh: VecDeque::new(),
             backlog: VecDeque::new(),
             busy: HashMap::new(),
             failed: HashSet::new(),
+            no_room: VecDeque::new(),
+            made_room: false,
+            adding: 0,
+            recovering: false,
+            found: Vec::new(),
             covered: BTreeSet::new(),
             print: None,
             due: [true, ipv6],
@@ -170,14 +200,16 @@ impl Pipeline {
     /// Takes in what changed in the bans.
     pub fn note(&mut self, changes: Changes) {
         match changes {
-            Changes::Prefixes(prefixes) => self.fresh.extend(prefixes),
+            Changes::Prefixes(prefixes) => {
+                // What becomes wanted first, so that a network is there before the addresses that it
+                // stands for go, and they before it goes.
+                let (wanted, unwanted): (Vec<_>, Vec<_>) =
+                    prefixes.into_iter().partition(|prefix| self.view.until(*prefix).is_some());
+                self.fresh.extend(wanted.into_iter().chain(unwanted));
+            }
             Changes::Many => {
-                for family in [Family::V4, Family::V6] {
-                    // Else the end of the first print does it.
-                    if self.tables[family.index()] == Table::Known {
-                        self.queue_all(family);
-                    }
-                }
+                // What is not known yet, the end of its first print queues.
+                self.queue_known();
             }
         }
     }
@@ -201,9 +233,17 @@ impl Pipeline {
                 continue;
             }
             let held = self.actual.get(prefix);
-            let action = match step(self.desired.until(prefix), held, now) {
-                Step::Add { timeout } => Action::Add { timeout },
+            let action = match step(self.view.until(prefix), held, now) {
+                Step::Add { .. } if self.is_full() => {
+                    self.make_room(prefix, now);
+                    continue;
+                }
+                Step::Add { timeout } => {
+                    self.adding += 1;
+                    Action::Add { timeout }
+                }
                 Step::Set { id, timeout } => Action::Set { id, timeout },
+                Step::Remove { .. } if self.recovering && self.view.label(prefix).is_none() => continue,
                 Step::Remove { id } => Action::Remove { id },
                 Step::Nothing => {
                     if held.is_some_and(|held| held.lapsed(now)) {
@@ -232,8 +272,7 @@ impl Pipeline {
         match action {
             Action::Add { timeout } => {
                 self.counts.adds += 1;
-                let expires = now.plus_seconds(timeout);
-                self.actual.insert(prefix, Held { expires, id, owner: Owner::Ours, slack: 0 });
+                self.actual.insert(prefix, Held::ours(now.plus_seconds(timeout), id));
             }
             Action::Set { timeout, .. } => {
                 self.counts.sets += 1;
@@ -242,12 +281,14 @@ impl Pipeline {
             Action::Remove { .. } => {
                 self.counts.removes += 1;
                 self.actual.remove(prefix);
+                self.made_room = false;
+                self.fresh.extend(self.no_room.pop_front());
                 // It may be wanted with another timeout.
                 self.fresh.push_back(prefix);
             }
         }
         self.touch(prefix);
-        self.release(prefix);
+        self.release(order);
     }
 
     /// Takes in that a command was refused. True where it is to be shown and retried after a pause.
@@ -257,8 +298,7 @@ impl Pipeline {
             (TrapMeaning::Duplicate, Action::Add { .. }) => {
                 self.counts.duplicates += 1;
                 if self.actual.get(prefix).is_none_or(|held| held.lapsed(now)) {
-                    let unknown =
-                        Held { expires: Moment::FOREVER, id: None, owner: Owner::Unknown, slack: 0 };
+                    let unknown = Held { owner: Owner::Unknown, ..Held::ours(Moment::FOREVER, None) };
                     self.actual.insert(prefix, unknown);
                 }
                 self.fresh.push_back(prefix);
@@ -270,13 +310,20 @@ impl Pipeline {
                 self.fresh.push_back(prefix);
                 false
             }
+            // Not every version sets what it made dynamic: then the entry is replaced.
+            (TrapMeaning::Other, Action::Set { .. }) => {
+                self.counts.traps += 1;
+                self.actual.is_rigid(prefix);
+                self.fresh.push_back(prefix);
+                false
+            }
             _ => {
                 self.counts.traps += 1;
                 self.failed.insert(prefix);
                 true
             }
         };
-        self.release(prefix);
+        self.release(order);
         shown
     }
 
@@ -305,10 +352,23 @@ impl Pipeline {
         if print.touched.contains(&shown.prefix) {
             return;
         }
-        let owner = if shown.ours { Owner::Ours } else { Owner::Foreign };
-        let slack = now.seconds_after(print.began).try_into().unwrap_or(u16::MAX);
+        let owner = if shown.comment.is_some() { Owner::Ours } else { Owner::Foreign };
+        let slack = now.seconds_after(print.began).try_into().unwrap_or(u8::MAX);
         let expires = shown.timeout.map_or(Moment::FOREVER, |seconds| now.plus_seconds(seconds));
-        self.actual.insert(shown.prefix, Held { expires, id: shown.id, owner, slack });
+        let label = self.view.label(shown.prefix);
+        let stale = match (&shown.comment, &label) {
+            (Some(comment), Some(label)) => *comment != self.comment(label),
+            _ => false,
+        };
+        self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
+        if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
+            self.found.push(Found { prefix: shown.prefix, expires, comment });
+        }
+    }
+
+    /// The comment of an entry of ours.
+    pub fn comment(&self, label: &Label) -> String {
+        self.marks.current().comment(&label.comment)
     }
 
     /// Takes in the end of the print: what it did not show is gone, and everything is looked at.
@@ -325,6 +385,8 @@ impl Pipeline {
     pub fn missing(&mut self, family: Family) {
         self.print = None;
         self.tables[family.index()] = Table::Missing;
+        self.view.lacks(family);
+        self.view.settle();
         self.due[family.index()] = false;
         self.learn[family.index()] = false;
     }
@@ -351,9 +413,41 @@ impl Pipeline {
         }
     }
 
-    /// Forgets lapsed entries.
+    /// Forgets lapsed entries, and looks whether there is room for what was left out.
     pub fn sweep(&mut self, now: Moment) {
         self.actual.sweep(now);
+        self.made_room = false;
+        self.fresh.extend(self.no_room.drain(..));
+        let free = self.view.limit().unwrap_or(0).saturating_sub(self.actual.ours() + self.adding);
+        if self.view.is_bordered() && free > 2 * self.view.margin() && !self.has_next() {
+            self.redraw();
+        }
+    }
+
+    /// Sets how many entries of ours the router may hold.
+    pub fn set_limit(&mut self, limit: Option<usize>) {
+        if limit != self.view.limit() {
+            self.view.set_limit(limit);
+            self.queue_known();
+        }
+    }
+
+    /// Keeps what no ban explains, and gathers it for [`Self::take_found`], until the ledger is whole.
+    pub fn set_recovering(&mut self, recovering: bool) {
+        if self.recovering && !recovering {
+            self.queue_known();
+        }
+        self.recovering = recovering;
+    }
+
+    /// What prints showed since the last call that no ban explains.
+    pub fn take_found(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Takes back a command that was not sent.
+    pub fn withhold(&mut self, order: Order) {
+        self.release(order);
     }
 
     /// Drops the backlog: the service is stopping.
@@ -373,7 +467,12 @@ impl Pipeline {
 
     /// How many prefixes are queued, failed ones included.
     pub fn queued(&self) -> usize {
-        self.fresh.len() + self.backlog.len() + self.failed.len()
+        self.fresh.len() + self.backlog.len() + self.failed.len() + self.no_room.len()
+    }
+
+    /// Which bans the router should hold.
+    pub fn view(&self) -> &View {
+        &self.view
     }
 
     /// Whether prefixes wait for their turn.
@@ -428,12 +527,51 @@ impl Pipeline {
 
     fn queue_all(&mut self, family: Family) {
         self.backlog.retain(|prefix| Family::of(*prefix) != family);
-        self.backlog.append(&mut self.desired.prefixes(family).into());
+        self.view.settle();
+        self.backlog.append(&mut self.view.prefixes(family).into());
         for chunk in self.actual.perhaps_ours(family).chunks(4096) {
             let mut unwanted = chunk.to_vec();
-            self.desired.keep_unbanned(&mut unwanted);
+            self.view.keep_unwanted(&mut unwanted);
             self.backlog.extend(unwanted);
         }
+    }
+
+    fn queue_known(&mut self) {
+        for family in [Family::V4, Family::V6] {
+            if self.tables[family.index()] == Table::Known {
+                self.queue_all(family);
+            }
+        }
+    }
+
+    /// Whether the router holds as many entries of ours as it may.
+    fn is_full(&self) -> bool {
+        self.view.limit().is_some_and(|limit| self.actual.ours() + self.adding >= limit)
+    }
+
+    /// A ban finds the router full: what is worth least goes, or this ban is left out.
+    fn make_room(&mut self, prefix: IpNet, now: Moment) {
+        self.actual.sweep(now);
+        if !self.is_full() {
+            self.fresh.push_back(prefix);
+            return;
+        }
+        if !self.made_room {
+            self.made_room = true;
+            self.view.settle();
+            let mut surplus = self.actual.perhaps_ours(Family::V4);
+            surplus.append(&mut self.actual.perhaps_ours(Family::V6));
+            self.view.keep_unwanted(&mut surplus);
+            self.fresh.extend(surplus);
+        }
+        if self.view.until(prefix).is_some() {
+            self.no_room.push_back(prefix);
+        }
+    }
+
+    fn redraw(&mut self) {
+        self.view.settle();
+        self.queue_known();
     }
 
     fn touch(&mut self, prefix: IpNet) {
@@ -444,7 +582,10 @@ impl Pipeline {
         }
     }
 
-    fn release(&mut self, prefix: IpNet) {
+    fn release(&mut self, Order { prefix, action }: Order) {
+        if matches!(action, Action::Add { .. }) {
+            self.adding -= 1;
+        }
         if self.busy.remove(&prefix) == Some(true) {
             self.fresh.push_back(prefix);
         }

@@ -2,14 +2,17 @@
 //! reconciliation the router holds what is desired, and nothing of anyone else's was touched.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
 use crate::router::address_list::LARGEST_TIMEOUT;
-use crate::router::desired::Subscription;
+use crate::router::address_list::Mark;
+use crate::router::desired::{Desired, Subscription};
 use crate::router::reconcile::TOLERANCE;
+use crate::router::view::Takes;
 use crate::router::{Label, Wanted};
 
 /// A router: one list, ids that grow, entries that lapse.
@@ -60,6 +63,11 @@ enum Event {
 
 fn prefix(host: u8) -> IpNet {
     IpNet::from(std::net::IpAddr::from([192, 0, 2, host]))
+}
+
+fn new_pipeline(desired: &Arc<Desired>, ipv6: bool, counts: Counts) -> Pipeline {
+    let view = View::new(Arc::clone(desired), Takes::all(), ipv6);
+    Pipeline::new(view, Marks::new(Mark::new("atalaya"), []), ipv6, counts)
 }
 
 fn id(number: u32) -> EntryId {
@@ -120,7 +128,7 @@ impl Model {
                 prefix: *prefix,
                 id: Some(id(entry.id)),
                 timeout: entry.expires.map(left),
-                ours: entry.ours,
+                comment: entry.ours.then(|| "atalaya: test".to_owned()),
             })
             .collect()
     }
@@ -133,7 +141,7 @@ impl World {
         subscription.take();
         Self {
             router: Model { now: 1_000_000_000, ..Model::default() },
-            pipeline: Pipeline::new(Arc::clone(&desired), false, Counts::default()),
+            pipeline: new_pipeline(&desired, false, Counts::default()),
             desired,
             subscription,
             sent: VecDeque::new(),
@@ -167,8 +175,12 @@ impl World {
                 self.router.advance(seconds * 1000);
                 // As the ledger does: a ban that ended is desired no longer.
                 let now = self.router.moment();
-                for prefix in self.desired.prefixes(Family::V4) {
-                    if self.desired.until(prefix).is_some_and(|until| until <= now) {
+                for prefix in (0..=5).map(prefix) {
+                    if self
+                        .desired
+                        .get(prefix)
+                        .is_some_and(|ban| ban.until.is_some_and(|until| Moment::from(until) <= now))
+                    {
                         self.desired.remove(prefix);
                     }
                 }
@@ -200,7 +212,7 @@ impl World {
     fn reconnect(&mut self) {
         self.rows = None;
         self.subscription.take();
-        self.pipeline = Pipeline::new(Arc::clone(&self.desired), false, self.pipeline.counts());
+        self.pipeline = new_pipeline(&self.desired, false, self.pipeline.counts());
     }
 
     fn send(&mut self, window: usize) {
@@ -416,7 +428,7 @@ fn a_ban_that_lapses_is_not_removed() {
 #[test]
 fn a_router_without_the_ipv6_table_gets_the_ipv4_bans() {
     let desired = Arc::new(Desired::new());
-    let mut pipeline = Pipeline::new(Arc::clone(&desired), true, Counts::default());
+    let mut pipeline = new_pipeline(&desired, true, Counts::default());
     let now = Model { now: 0, ..Model::default() }.moment();
     let [four, six] = [prefix(1), "2001:db8::1/128".parse().unwrap()];
     for prefix in [four, six] {

@@ -25,7 +25,7 @@ pub enum Step {
         /// In seconds, 1 to [`LARGEST_TIMEOUT`].
         timeout: u64,
     },
-    /// Change the entry's timeout.
+    /// Change the entry's timeout and comment.
     Set {
         /// The entry.
         id: EntryId,
@@ -96,8 +96,10 @@ fn step_wanted(until: Moment, held: Option<Held>, now: Moment) -> Step {
         held_left.abs_diff(timeout) <= close
     };
     match held.id {
-        _ if good => Step::Nothing,
+        _ if good && !held.stale => Step::Nothing,
+        Some(id) if held.rigid => Step::Remove { id },
         Some(id) => Step::Set { id, timeout },
+        None if good => Step::Nothing,
         // It lapses sooner than a print would tell its id.
         None if held_left <= close => look_again,
         None => Step::Learn,
@@ -121,7 +123,7 @@ mod tests {
     }
 
     fn ours(expires: Moment) -> Held {
-        Held { expires, id: Some(id()), owner: Owner::Ours, slack: 0 }
+        Held::ours(expires, Some(id()))
     }
 
     fn foreign(expires: Moment) -> Held {
@@ -151,6 +153,12 @@ mod tests {
     #[case::not_wanted(None, Some(ours(at(60_000))), Step::Remove { id: id() })]
     #[case::about_to_lapse(None, Some(ours(at(4_000))), Step::Nothing)]
     #[case::foreign_is_never_removed(None, Some(foreign(at(60_000))), Step::Nothing)]
+    #[case::a_stale_comment_is_set(
+        Some(at(60_000)), Some(Held { stale: true, ..ours(at(60_000)) }), Step::Set { id: id(), timeout: 60 })]
+    #[case::what_cannot_be_set_is_replaced(
+        Some(at(60_000)), Some(Held { rigid: true, ..ours(at(30_000)) }), Step::Remove { id: id() })]
+    #[case::what_cannot_be_set_and_is_right_stays(
+        Some(at(60_000)), Some(Held { rigid: true, ..ours(at(60_000)) }), Step::Nothing)]
     #[case::static_of_ours_is_replaced(Some(at(60_000)), Some(ours(Moment::FOREVER)), Step::Remove { id: id() })]
     #[case::static_of_ours_for_a_permanent_ban(
         Some(Moment::FOREVER),
@@ -163,8 +171,8 @@ mod tests {
 
     #[test]
     fn an_entry_without_id_or_owner_is_learnt_before_it_is_touched() {
-        let unknown = Held { expires: Moment::FOREVER, id: None, owner: Owner::Unknown, slack: 0 };
-        let nameless = Held { expires: at(60_000), id: None, owner: Owner::Ours, slack: 0 };
+        let unknown = Held { owner: Owner::Unknown, ..Held::ours(Moment::FOREVER, None) };
+        let nameless = Held::ours(at(60_000), None);
         for wanted in [None, Some(at(1_800_000))] {
             assert_eq!(step(wanted, Some(unknown), at(0)), Step::Learn);
             assert_eq!(step(wanted, Some(nameless), at(0)), Step::Learn);
@@ -183,14 +191,16 @@ mod tests {
 
     fn helds() -> impl Strategy<Value = Option<Held>> {
         let owner = prop_oneof![Just(Owner::Ours), Just(Owner::Foreign), Just(Owner::Unknown)];
-        prop::option::of(
-            (moments(), any::<bool>(), owner, 0..3_u16).prop_map(|(expires, known, owner, slack)| Held {
+        prop::option::of((moments(), any::<bool>(), owner, 0..3_u8, any::<bool>(), any::<bool>()).prop_map(
+            |(expires, known, owner, slack, stale, rigid)| Held {
                 expires,
                 id: known.then(id),
                 owner,
                 slack,
-            }),
-        )
+                stale,
+                rigid,
+            },
+        ))
     }
 
     proptest! {

@@ -163,13 +163,13 @@ impl<C: Copy> Session<C> {
     /// Connects to the first of the addresses that answers, and logs in. Each step has its
     /// deadline.
     pub async fn open(config: &RouterConfig, addresses: &[SocketAddr]) -> Result<Self, SessionError> {
-        let Deadlines { connect, login, idle, .. } = config.deadlines;
+        let Deadlines { connect, login, answer, .. } = config.deadlines;
         let stream = connect_first(addresses, connect).await?;
         let mut wire = Wire::new(secure(stream, config).await?);
         timeout(login, wire.login(&config.user, config.password.expose()))
             .await
             .unwrap_or(Err(SessionError::LoginDeadline(login)))?;
-        Ok(Self { wire, in_flight: HashMap::new(), last_tag: 0, idle, quiet_since: Instant::now() })
+        Ok(Self { wire, in_flight: HashMap::new(), last_tag: 0, idle: answer, quiet_since: Instant::now() })
     }
 
     /// Begins a command; end it with [`Session::send`].
@@ -236,6 +236,11 @@ impl<C: Copy> Session<C> {
             }));
         }
         Ok(None)
+    }
+
+    /// For how long the router may owe the next sentence from here on.
+    pub fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle;
     }
 
     /// How many commands await their end.

@@ -27,9 +27,9 @@ pub struct RouterStatus {
     pub identity: Option<String>,
     /// The version of RouterOS, where the router has told.
     pub version: Option<String>,
-    /// How long the router is up, in RouterOS's form, where it has told; at most a minute old.
+    /// How long the router is up, in RouterOS's form, where it has told; some seconds old.
     pub uptime: Option<String>,
-    /// The load of the router's processor in per cent, where it has told; at most a minute old.
+    /// The load of the router's processor in per cent, where it has told; some seconds old.
     pub cpu_load: Option<u8>,
     /// The IPv4 table.
     pub ipv4: Table,
@@ -39,7 +39,7 @@ pub struct RouterStatus {
     pub ours: usize,
     /// Entries of the list that are someone else's, or may be.
     pub foreign: usize,
-    /// Bans that should be on the router.
+    /// Bans that are for the router, those that are left out included.
     pub desired: usize,
     /// Prefixes that wait for their turn or for a retry.
     pub queued: usize,
@@ -50,6 +50,20 @@ pub struct RouterStatus {
     pub counts: Counts,
     /// From sending the last add, set or remove to its answer, in microseconds.
     pub latency_us: Option<u64>,
+    /// The last such times, smoothed, but for those that a print held up; in microseconds.
+    pub round_trip_us: Option<u64>,
+    /// The most commands in flight at the moment.
+    pub window: usize,
+    /// The most entries of ours that the router may hold; `None` where nothing limits it.
+    pub limit: Option<usize>,
+    /// Bans that are left out because of that limit.
+    pub left_out: usize,
+    /// Whether nothing is sent, by configuration or `run --read-only`.
+    pub read_only: bool,
+    /// Commands that would have been sent since the last reconciliation, were the router not read-only.
+    pub withheld: usize,
+    /// Reboots noticed since the service started.
+    pub reboots: u64,
     /// Logins since the service started.
     pub sessions: u64,
 }
@@ -107,6 +121,13 @@ impl RouterStatus {
             in_flight: 0,
             counts: Counts::default(),
             latency_us: None,
+            round_trip_us: None,
+            window: 0,
+            limit: None,
+            left_out: 0,
+            read_only: false,
+            withheld: 0,
+            reboots: 0,
             sessions: 0,
         }
     }

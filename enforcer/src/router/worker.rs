@@ -26,11 +26,17 @@ pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
                     bench.enter(State::Reading);
                     bench.status.send_modify(|status| status.sessions += 1);
                     tracing::info!(router = %bench.config.name, "logged in");
+                    bench.pace.begin();
                     let mut link = Link::new(&mut bench, session, counts);
                     let ended = link.run().await;
                     counts = link.counts();
-                    if link.was_good() {
+                    let broke = ended.is_err() && link.was_sending();
+                    let good = link.was_good();
+                    if good {
                         pauses = self::pauses(&bench);
+                    }
+                    if broke {
+                        bench.pace.broke();
                     }
                     match ended {
                         Ok(()) => break,
@@ -41,7 +47,12 @@ pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
         };
         bench.status.send_modify(|status| status.in_flight = 0);
         bench.fail(failure.to_string());
-        let pause = pauses.next().unwrap_or(bench.config.deadlines.longest_pause);
+        let longest = bench.config.deadlines.longest_pause;
+        let pause = match failure {
+            // Each attempt is a line in the router's log.
+            SessionError::Login { .. } | SessionError::ChallengeLogin => longest * 6,
+            _ => pauses.next().unwrap_or(longest),
+        };
         bench.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });
         tokio::select! {
             biased;

@@ -48,7 +48,7 @@ impl Stage {
         let (desired, clock, stop) = (Arc::new(desired), Clock::system(), CancellationToken::new());
         let mut config = config(&router);
         configure(&mut config);
-        let worker = router::spawn(config, Arc::clone(&desired), clock.clone(), stop.clone());
+        let worker = router::spawn(config, Arc::clone(&desired), clock.clone(), stop.clone(), None);
         Self { router, desired, clock, worker, stop }
     }
 

@@ -3,12 +3,12 @@ use serde_json::json;
 
 use super::*;
 
-fn at(second: i64) -> Timestamp {
+pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
 /// A site with so many routers and sensors, every third of which is in trouble where there are faults.
-fn site(routers: usize, sensors: usize, faults: bool) -> Status {
+pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
     let bad = |place: usize| faults && place.is_multiple_of(3);
     let router = |place: usize| {
         let state =

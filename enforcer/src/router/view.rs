@@ -1,0 +1,243 @@
+//! What one router should hold: of all bans those that it takes, and of these no more than it can.
+//!
+//! Where there are more bans than a router may hold entries, those of the lowest severity are left out,
+//! and of one severity those that end first: of them the least is lost. Which come first does not change
+//! with time, so that one rank is the border, and moving it is all there is to do.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use atalaya_wire::Name;
+use ipnet::IpNet;
+
+use super::address_list::Family;
+use super::desired::{Desired, Label, Moment};
+use crate::policy::Severity;
+
+/// Which bans are for a router.
+#[derive(Clone, Debug, Default)]
+pub struct Takes {
+    /// Only those of these jails; of all where none is named.
+    pub jails: Vec<Name>,
+    /// Only those of this severity and above.
+    pub severity: Severity,
+}
+
+/// One router's view of [`Desired`].
+#[derive(Debug)]
+pub struct View {
+    desired: Arc<Desired>,
+    takes: Takes,
+    /// Of which families the router has a table.
+    families: [bool; 2],
+    limit: Option<usize>,
+    /// Bans below this rank are left out.
+    border: u64,
+    left_out: usize,
+}
+
+// === impl Takes ===
+
+impl Takes {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { jails: Vec::new(), severity: Severity::Low }
+    }
+
+    /// Whether bans of this jail and severity are for the router.
+    pub fn takes(&self, jail: &Name, severity: Severity) -> bool {
+        severity >= self.severity && (self.jails.is_empty() || self.jails.contains(jail))
+    }
+}
+
+// === impl View ===
+
+impl View {
+    /// A view without a limit.
+    pub fn new(desired: Arc<Desired>, takes: Takes, ipv6: bool) -> Self {
+        Self { desired, takes, families: [true, ipv6], limit: None, border: 0, left_out: 0 }
+    }
+
+    /// Sets how many entries the router may hold.
+    pub fn set_limit(&mut self, limit: Option<usize>) {
+        self.limit = limit;
+        self.settle();
+    }
+
+    /// The router has no table for this family.
+    pub fn lacks(&mut self, family: Family) {
+        self.families[family.index()] = false;
+    }
+
+    /// Draws the border anew. A limited router is given a little less than its limit, so that what comes
+    /// next does not move the border each time.
+    pub fn settle(&mut self) {
+        (self.border, self.left_out) = (0, 0);
+        let Some(limit) = self.limit else { return };
+        if self.taken() <= limit {
+            return;
+        }
+        let mut ranks = Vec::new();
+        self.desired.each(|prefix, until, label| {
+            if self.takes(prefix, label) {
+                ranks.push(rank(prefix, until, label.severity));
+            }
+        });
+        let keep = limit - self.margin();
+        if keep < ranks.len() {
+            let border = ranks.len() - keep;
+            self.border = *ranks.select_nth_unstable(border).1;
+            self.left_out = border;
+        }
+    }
+
+    /// When the ban of this (canonical) prefix ends; `None` where none stands that the router should hold.
+    pub fn until(&self, prefix: IpNet) -> Option<Moment> {
+        let look = |until, label: &Arc<Label>| self.wants(prefix, until, label).then_some(until);
+        self.desired.look(prefix, look).flatten()
+    }
+
+    /// What is said of the ban of this (canonical) prefix.
+    pub fn label(&self, prefix: IpNet) -> Option<Arc<Label>> {
+        self.desired.look(prefix, |_, label| Arc::clone(label))
+    }
+
+    /// The prefixes of one family that the router should hold.
+    pub fn prefixes(&self, family: Family) -> Vec<IpNet> {
+        let mut prefixes = Vec::new();
+        self.desired.each(|prefix, until, label| {
+            if Family::of(prefix) == family && self.wants(prefix, until, label) {
+                prefixes.push(prefix);
+            }
+        });
+        prefixes
+    }
+
+    /// Keeps of these (canonical) prefixes those that the router should not hold.
+    pub fn keep_unwanted(&self, prefixes: &mut Vec<IpNet>) {
+        prefixes.retain(|prefix| self.until(*prefix).is_none());
+    }
+
+    /// How many bans are for the router, those that are left out included.
+    pub fn taken(&self) -> usize {
+        self.desired
+            .count(|family, jail, severity| self.families[family.index()] && self.takes.takes(jail, severity))
+    }
+
+    /// How many bans were left out when the border was drawn.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// How many entries the router may hold.
+    pub fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    /// By how much the border leaves the limit open.
+    pub fn margin(&self) -> usize {
+        self.limit.map_or(0, |limit| limit / 32)
+    }
+
+    /// Whether any ban is left out.
+    pub fn is_bordered(&self) -> bool {
+        self.border > 0
+    }
+
+    fn takes(&self, prefix: IpNet, label: &Label) -> bool {
+        self.families[Family::of(prefix).index()] && self.takes.takes(&label.jail, label.severity)
+    }
+
+    fn wants(&self, prefix: IpNet, until: Moment, label: &Label) -> bool {
+        self.takes(prefix, label) && (self.border == 0 || rank(prefix, until, label.severity) >= self.border)
+    }
+}
+
+/// How much a ban is worth to a router that cannot hold all: its severity, then its end, then something
+/// that only tells bans apart.
+fn rank(prefix: IpNet, until: Moment, severity: Severity) -> u64 {
+    const SECONDS: u64 = (1 << 34) - 1;
+    let seconds = until.unix_seconds().clamp(1, SECONDS.cast_signed()).cast_unsigned();
+    let mut hasher = DefaultHasher::new();
+    prefix.hash(&mut hasher);
+    (severity as u64) << 62 | seconds << 28 | hasher.finish() >> 36
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::router::Wanted;
+
+    fn view(bans: &[(u16, Option<i64>, Severity)], limit: usize) -> (Arc<Desired>, View) {
+        let desired = Arc::new(Desired::new());
+        for (number, until, severity) in bans {
+            let label = Label { severity: *severity, ..(*Label::test("x")).clone() };
+            let until = until.map(|second| Timestamp::from_second(second).unwrap());
+            desired.set(prefix(*number), Wanted { until, label: label.into() });
+        }
+        let mut view = View::new(Arc::clone(&desired), Takes::all(), true);
+        view.set_limit(Some(limit));
+        (desired, view)
+    }
+
+    fn prefix(number: u16) -> IpNet {
+        IpNet::from(std::net::IpAddr::from((0x0B00_0000 | u32::from(number)).to_be_bytes()))
+    }
+
+    fn severities() -> impl Strategy<Value = Severity> {
+        prop_oneof![Just(Severity::Low), Just(Severity::Medium), Just(Severity::High)]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_out_is_worth_no_more_than_anything_that_is_kept(
+            bans in prop::collection::btree_map(
+                0..400_u16, (prop::option::of(1_800_000_000..1_800_000_100_i64), severities()), 0..300),
+            limit in 1..300_usize,
+        ) {
+            let bans: Vec<_> =
+                bans.into_iter().map(|(number, (until, severity))| (number, until, severity)).collect();
+            let (_, view) = view(&bans, limit);
+            let kept = view.prefixes(Family::V4).len();
+            prop_assert_eq!(kept + view.left_out(), bans.len());
+            prop_assert!(kept <= limit);
+            prop_assert!(kept == bans.len() || kept >= limit - limit / 32);
+            let view = &view;
+            let worth = |wanted: bool| bans.iter()
+                .filter(move |(number, ..)| view.until(prefix(*number)).is_some() == wanted)
+                .map(|(_, until, severity)| (*severity, until.unwrap_or(i64::MAX)));
+            if let (Some(best), Some(worst)) = (worth(false).max(), worth(true).min()) {
+                prop_assert!(best <= worst);
+            }
+        }
+    }
+
+    #[test]
+    fn permanent_bans_alike_in_everything_fill_the_limit_all_the_same() {
+        let bans: Vec<_> = (0..1000).map(|number| (number, None, Severity::Medium)).collect();
+        let (desired, mut view) = view(&bans, 100);
+        assert_eq!(view.prefixes(Family::V4).len(), 97);
+        for number in 0..950 {
+            desired.remove(prefix(number));
+        }
+        view.settle();
+        assert_eq!((view.prefixes(Family::V4).len(), view.left_out()), (50, 0));
+    }
+
+    #[test]
+    fn a_router_gets_the_jails_and_severities_that_it_takes() {
+        let desired = Arc::new(Desired::new());
+        for (number, jail, severity) in
+            [(1, "ssh", Severity::High), (2, "ssh", Severity::Low), (3, "smtp", Severity::High)]
+        {
+            let label = Label { jail: jail.parse().unwrap(), severity, ..(*Label::test("x")).clone() };
+            desired.set(prefix(number), Wanted { until: None, label: label.into() });
+        }
+        let takes = Takes { jails: vec!["ssh".parse().unwrap()], severity: Severity::Medium };
+        let view = View::new(desired, takes, true);
+        assert_eq!((view.taken(), view.prefixes(Family::V4)), (1, vec![prefix(1)]));
+    }
+}
