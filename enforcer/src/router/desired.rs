@@ -139,11 +139,6 @@ impl Moment {
         if self == Self::FOREVER { i64::MAX } else { self.0.saturating_sub(now.0) }
     }
 
-    /// As a timestamp; `None` for [`Self::FOREVER`].
-    pub fn timestamp(self) -> Option<Timestamp> {
-        (self != Self::FOREVER).then(|| Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::MAX))
-    }
-
     /// Seconds from `now` to here, rounded up; 0 when it is past.
     pub fn seconds_after(self, now: Self) -> u64 {
         u64::try_from(self.milliseconds_after(now)).map_or(0, |ms| ms.div_ceil(1000))
