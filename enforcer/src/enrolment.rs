@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
@@ -143,6 +143,30 @@ pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
         }
     }
     Ok(sensors)
+}
+
+/// Sees to it that the sensors have a file of their own, which a ledger of the first release has not.
+pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
+    roll::open(state).map(drop)
+}
+
+/// The name of the ledger that this state folder had last; `None` where it never had one.
+pub(crate) fn had_ledger(state: &Path) -> Result<Option<String>, EnrolmentError> {
+    let connection = roll::open(state)?;
+    let name = connection.query_row("SELECT value FROM meta WHERE key = 'ledger'", [], |row| row.get(0));
+    Ok(name.optional()?)
+}
+
+/// Remembers which ledger this state folder has.
+pub(crate) fn note_ledger(state: &Path, name: &str) -> Result<(), EnrolmentError> {
+    let connection = roll::open(state)?;
+    // Nothing is written where nothing changes, for a full disk must not keep the enforcer from starting.
+    connection.execute(
+        "INSERT INTO meta (key, value) VALUES ('ledger', ?1)
+         ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value",
+        [name],
+    )?;
+    Ok(())
 }
 
 // === impl Enrolled ===

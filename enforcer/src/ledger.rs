@@ -21,9 +21,12 @@ use crate::policy::Standing;
 use crate::router::Label;
 use crate::router::address_list::Family;
 
+mod draft;
 mod file;
+mod migration;
 mod place;
 mod row;
+mod salvage;
 mod saved;
 mod schema;
 mod selection;
@@ -261,6 +264,23 @@ pub enum LedgerError {
         /// Its format.
         found: i64,
     },
+    /// The file, or one beside it, cannot be used.
+    #[error("cannot use {}: {source}; check that it is a file which this user may read and write, and that the disk has room", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is a database of something else.
+    #[error("{} is a database, but no ledger: move it away, or give this enforcer a `state` of its own", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The enrolled sensors beside it cannot be used.
+    #[error(transparent)]
+    Sensors(#[from] crate::enrolment::EnrolmentError),
     /// A change was not written.
     #[error("the ledger cannot be written: {0}")]
     NotWritten(String),
@@ -285,10 +305,10 @@ impl Ledger {
     ) -> Result<(Self, Saved, Writer), LedgerError> {
         let lock = file::lock(folder)?;
         let path = file::path(folder);
-        let connection = file::open(folder)?;
-        let logins_since = terms.logins.map(|within| terms.clock.now() - within.signed());
-        let saved = saved::read(&connection, logins_since, label)
-            .map_err(|source| LedgerError::Database { path: path.clone(), source })?;
+        let now = terms.clock.now();
+        let logins_since = terms.logins.map(|within| now - within.signed());
+        let (connection, saved) =
+            file::open(folder, now, &|connection| saved::read(connection, logins_since, label))?;
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
         let thread = std::thread::Builder::new()
@@ -444,55 +464,25 @@ impl Writer {
 }
 
 #[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod scene;
+
+#[cfg(test)]
 mod tests {
+    use super::scene::{at, ban, ban_of, bans, name, open, try_open};
     use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + second).unwrap()
-    }
-
-    fn ban(host: u8, until: Option<i64>) -> Change {
-        Change::Ban(Box::new(Ban {
-            prefix: format!("192.0.2.{host}/32").parse().unwrap(),
-            since: at(0),
-            until: until.map(at),
-            jail: "ssh".parse().unwrap(),
-            sensor: "web-1".parse().unwrap(),
-            evidence: vec![Evidence::new(at(0), "test", "a line")],
-            strikes: 0,
-            ended: None,
-            ended_by: None,
-        }))
-    }
-
-    fn bans(ledger: &Ledger, selection: &Selection) -> Vec<Ban> {
-        let mut bans = Vec::new();
-        let mut each = |ban: &Ban| {
-            bans.push(ban.clone());
-            true
-        };
-        ledger.each_ban(selection, at(1), &mut each).unwrap();
-        bans
-    }
-
-    fn label(jail: Name, sensor: Name) -> Label {
-        Label::new(jail, sensor, &crate::config::ListConfig::default(), &std::collections::BTreeMap::new())
-    }
-
-    fn open(folder: &Path) -> (Ledger, Saved, Writer) {
-        Ledger::open(folder, &Terms::default(), &label).unwrap()
-    }
 
     #[tokio::test]
     async fn what_was_committed_stands_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, _, writer) = open(folder.path());
-        let through =
-            Change::Through { sensor: "web-1".parse().unwrap(), outbox: "o".parse().unwrap(), sequence: 7 };
+        let (ledger, first, writer) = open(folder.path());
+        let through = Change::Through { sensor: name("web-1"), outbox: name("o"), sequence: 7 };
         ledger.write(vec![ban(1, Some(1800)), ban(2, None), through]).committed().await.unwrap();
         drop(ledger);
         writer.join();
         let (ledger, saved, _writer) = open(folder.path());
+        assert_eq!(saved.id, first.id);
         assert_eq!(saved.bans.len(), 2);
         assert_eq!(saved.bans[0].1, Standing { until: Some(at(1800)) });
         assert_eq!(saved.bans[1].2.comment, "ssh from web-1");
@@ -500,7 +490,7 @@ mod tests {
         assert_eq!(bans(&ledger, &Selection::default())[1].evidence[0].text, "a line");
         let only = Selection { address: Some("192.0.2.2/32".parse().unwrap()), ..Selection::default() };
         assert_eq!(bans(&ledger, &only).len(), 1);
-        let none = Selection { jail: Some("ftp".parse().unwrap()), ..Selection::default() };
+        let none = Selection { jail: Some(name("ftp")), ..Selection::default() };
         assert!(bans(&ledger, &none).is_empty());
     }
 
@@ -525,15 +515,106 @@ mod tests {
     async fn a_second_enforcer_on_the_same_state_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (_ledger, _, _writer) = open(folder.path());
-        let error = Ledger::open(folder.path(), &Terms::default(), &label).unwrap_err();
+        let error = try_open(folder.path()).unwrap_err();
         assert!(error.to_string().contains("another atalaya-enforcer"), "{error}");
     }
 
-    #[test]
-    fn a_ledger_of_a_later_release_is_left_alone() {
+    #[tokio::test]
+    async fn earlier_bans_are_counted_by_jail_and_time_and_the_last_end_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        database::open(&file::path(folder.path())).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        let error = Ledger::open(folder.path(), &Terms::default(), &label).unwrap_err();
-        assert!(error.to_string().contains("later release"), "{error}");
+        let (ledger, _, _writer) = open(folder.path());
+        let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
+        let mut changes = Vec::new();
+        for (jail, since, ended) in [("ssh", 0, 100), ("smtp", 200, 300), ("ssh", 400, 450)] {
+            let ban = Ban { jail: name(jail), since: at(since), ..ban_of("192.0.2.1/32", Some(1000)) };
+            changes.push(Change::Ban(Box::new(ban)));
+            changes.push(Change::End { prefix, at: at(ended), by: "lapsed".to_owned() });
+        }
+        changes.push(ban(2, None));
+        ledger.write(changes).committed().await.unwrap();
+        for (jail, since, count, end) in [
+            (None, 0, 3, Some(450)),
+            (None, 1, 2, Some(450)),
+            (Some("smtp"), 0, 1, Some(300)),
+            (Some("ssh"), 401, 0, None),
+        ] {
+            let jail = jail.map(name);
+            let earlier = ledger.earlier_bans(prefix, jail.as_ref(), at(since)).unwrap();
+            assert_eq!(earlier, Earlier { count, last_end: end.map(at) }, "{jail:?} since {since}");
+        }
+        let permanent = ledger.earlier_bans("192.0.2.2/32".parse().unwrap(), None, at(0)).unwrap();
+        assert_eq!(permanent, Earlier { count: 1, last_end: None });
+    }
+
+    #[tokio::test]
+    async fn what_stands_beside_the_bans_is_kept_replaced_and_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, _, writer) = open(folder.path());
+        let allowance = Allowance {
+            what: "admin.example.org".to_owned(),
+            since: at(0),
+            until: Some(at(7200)),
+            reason: "travel".to_owned(),
+            by: "ana".to_owned(),
+        };
+        let longer = Allowance { until: None, ..allowance.clone() };
+        let other = Allowance { what: "192.0.2.0/24".to_owned(), ..allowance.clone() };
+        let login = |address: &str, last: i64| GoodLogin {
+            address: address.parse().unwrap(),
+            last: at(last),
+            sensor: name("web-1"),
+            service: "sshd".to_owned(),
+            account: format!("at {last}"),
+        };
+        let spared = |second: i64| Spared {
+            address: "10.0.0.1".parse().unwrap(),
+            jail: name("ssh"),
+            sensor: name("web-1"),
+            at: at(second),
+            why: "logged in well".to_owned(),
+            evidence: vec![Evidence::new(at(second), "test", "a line")],
+        };
+        let list = |list: &str| ListUse {
+            router: name("edge"),
+            family: Family::V6,
+            list: list.to_owned(),
+            mark: "atalaya".to_owned(),
+        };
+        let changes = vec![
+            Change::Allow(allowance.into()),
+            Change::Allow(longer.clone().into()),
+            Change::Allow(other.into()),
+            Change::Disallow { what: "192.0.2.0/24".to_owned() },
+            Change::Login(login("10.0.0.1", 50).into()),
+            Change::Login(login("10.0.0.1", 20).into()),
+            Change::Login(login("::1", 5).into()),
+            Change::Spared(spared(1).into()),
+            Change::Spared(spared(2).into()),
+            Change::Spared(spared(1).into()),
+            Change::List(list("old").into()),
+            Change::List(list("new").into()),
+            Change::List(list("new").into()),
+            Change::ForgetList(list("old").into()),
+        ];
+        ledger.write_surely(changes).committed().await.unwrap();
+        assert_eq!(ledger.allowances().unwrap(), std::slice::from_ref(&longer));
+        assert_eq!(ledger.login_of("10.0.0.1".parse().unwrap()).unwrap(), Some(login("10.0.0.1", 50)));
+        assert_eq!(ledger.login_of("10.0.0.2".parse().unwrap()).unwrap(), None);
+        assert_eq!(ledger.spared(10).unwrap(), [spared(2), spared(1)]);
+        assert_eq!(ledger.spared(1).unwrap(), [spared(2)]);
+        assert_eq!(ledger.lists().unwrap(), [list("new")]);
+        drop(ledger);
+        writer.join();
+
+        let clock = Clock::system();
+        clock.advance(at(100).duration_since(clock.now()));
+        let terms = Terms { logins: Some(Seconds(60)), clock, ..Terms::default() };
+        let (_ledger, saved, _writer) = Ledger::open(folder.path(), &terms, &scene::label).unwrap();
+        assert_eq!(saved.allowances, [longer]);
+        assert_eq!(
+            saved.logins,
+            [login("10.0.0.1", 50)],
+            "one that is too old is read, or a young one is not"
+        );
     }
 }

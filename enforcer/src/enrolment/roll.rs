@@ -10,9 +10,10 @@ use crate::{database, state};
 /// The file's format, in SQLite's `user_version`.
 const VERSION: i64 = 1;
 
-/// `enrolled` is in milliseconds since 1970.
+/// `enrolled` is in milliseconds since 1970. `meta` names the ledger beside it, so that its loss is noticed.
 const SCHEMA: &str = "
     CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// Opens the file of a state folder, making it where it is missing; also beside a running enforcer.

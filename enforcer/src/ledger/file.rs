@@ -1,15 +1,23 @@
-//! The ledger's file: locked, opened, made where it is missing.
+//! The ledger's file: locked, opened, made where it is missing, brought forward where it is of an earlier
+//! release, and replaced where it is damaged.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::{LedgerError, schema};
-use crate::{database, state};
+use super::{LedgerError, migration, salvage, schema};
+use crate::{database, enrolment, state};
+
+/// For how long a start looks whether the whole file is sound; a larger one is read on while the enforcer
+/// runs.
+const CHECKED_FOR: Duration = Duration::from_millis(1500);
 
 /// The file of a state folder.
-pub(super) fn path(folder: &Path) -> PathBuf {
+pub fn path(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite3")
 }
 
@@ -21,33 +29,114 @@ pub(super) fn lock(folder: &Path) -> Result<File, LedgerError> {
         File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(LedgerError::Locked { path: folder.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+        Err(fs::TryLockError::WouldBlock) => Err(LedgerError::Locked { path: folder.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
-/// Opens the ledger of a folder that is locked, making it where it is missing and bringing one of an
-/// earlier release forward.
-pub(super) fn open(folder: &Path) -> Result<Connection, LedgerError> {
+/// Opens the ledger of a folder that is locked and reads it with a function. A ledger that turns out to be
+/// damaged on the way is set aside, and the new one is read.
+pub(super) fn open<T>(
+    folder: &Path,
+    now: Timestamp,
+    read: &dyn Fn(&Connection) -> rusqlite::Result<T>,
+) -> Result<(Connection, T), LedgerError> {
     let path = path(folder);
-    let failed = |source| LedgerError::Database { path: path.clone(), source };
-    let mut connection = database::open(&path).map_err(failed)?;
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    match found {
-        0 => make(&mut connection).map_err(failed)?,
-        schema::VERSION => {}
-        found => return Err(LedgerError::TooNew { path, found }),
+    let attempt = || {
+        let connection = sound(folder, &path, now)?;
+        let value = read(&connection).map_err(|source| database_error(&path, source))?;
+        Ok((connection, value))
+    };
+    match attempt() {
+        Err(LedgerError::Database { path: broken, source })
+            if broken == path && database::is_damage(&source) =>
+        {
+            salvage::replace(folder, &path, &source, now)?;
+            attempt()
+        }
+        result => result,
     }
+}
+
+/// The ledger, in this release's form; damage is an error.
+fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<Connection, LedgerError> {
+    let failed = |source| database_error(path, source);
+    let new = is_new(path)?;
+    let mut connection = database::open(path).map_err(failed)?;
+    let form =
+        |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    match form(&connection).map_err(failed)? {
+        0_i64 if new || is_empty(&connection).map_err(failed)? => {
+            let lost = enrolment::had_ledger(folder)?;
+            make(&mut connection, lost.is_some()).map_err(failed)?;
+            if let Some(lost) = lost {
+                tracing::error!(
+                    path = %path.display(), lost,
+                    "THE LEDGER THAT WAS HERE IS GONE and a new one is made: bans that the routers hold are taken over from there, and the sensors send theirs again; restore a backup for the history"
+                );
+            }
+        }
+        0 => return Err(LedgerError::Foreign { path: path.to_owned() }),
+        1 => {
+            drop(connection);
+            migration::from_first(folder, path, now)?;
+            connection = database::open(path).map_err(failed)?;
+        }
+        schema::VERSION => {}
+        found => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
+    }
+    check(&mut connection).map_err(failed)?;
+    let identity = schema::meta(&connection, schema::IDENTITY).map_err(failed)?;
+    enrolment::note_ledger(folder, identity.as_deref().unwrap_or_default())?;
     Ok(connection)
 }
 
-fn make(connection: &mut Connection) -> rusqlite::Result<()> {
-    let identity =
-        schema::new_identity().map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+/// Whether there is no ledger yet. What is there has to be a file that may be read and written.
+fn is_new(path: &Path) -> Result<bool, LedgerError> {
+    let failed = |source| LedgerError::File { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(source) => return Err(failed(source)),
+        Ok(there) if !there.is_file() => {
+            let source = io::Error::other("it is no file");
+            return Err(failed(source));
+        }
+        Ok(_) => {}
+    }
+    let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+    Ok(file.metadata().map_err(failed)?.len() == 0)
+}
+
+/// Whether it has no tables: whoever made it was killed before it had.
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+}
+
+fn make(connection: &mut Connection, recovering: bool) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(schema::TABLES)?;
     transaction.execute_batch(schema::INDICES)?;
-    schema::set_meta(&transaction, schema::IDENTITY, Some(&identity))?;
-    transaction.pragma_update(None, "user_version", schema::VERSION)?;
+    schema::sign(&transaction, recovering)?;
     transaction.commit()
+}
+
+/// Looks whether the file is sound, as far as there is time.
+fn check(connection: &mut Connection) -> rusqlite::Result<()> {
+    let until = Instant::now() + CHECKED_FOR;
+    connection.progress_handler(10_000, Some(move || Instant::now() > until))?;
+    let found = database::damage(connection);
+    connection.progress_handler(0, None::<fn() -> bool>)?;
+    match found {
+        Ok(None) => Ok(()),
+        Ok(Some(damage)) => {
+            let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            Err(rusqlite::Error::SqliteFailure(corrupt, Some(damage)))
+        }
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn database_error(path: &Path, source: rusqlite::Error) -> LedgerError {
+    LedgerError::Database { path: path.to_owned(), source }
 }

@@ -63,18 +63,32 @@ fn standing(
     let mut statement = connection
         .prepare("SELECT prefix, until, jail, sensor FROM bans INDEXED BY standing WHERE ended IS NULL")?;
     let mut rows = statement.query([])?;
+    let mut senseless = 0_u64;
     while let Some(row) = rows.next()? {
+        // Whoever wrote such a row by hand keeps the others' bans.
+        let Ok((prefix, until)) = row::text(row, 0).and_then(|prefix| Ok((prefix, row::moment(row, 1)?)))
+        else {
+            senseless += 1;
+            continue;
+        };
         let (jail, sensor) = (row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
         let known = labels.get(jail).and_then(|sensors| sensors.get(sensor));
         let label = match known {
             Some(label) => label.clone(),
             None => {
-                let label = Arc::new(label(row::text(row, 2)?, row::text(row, 3)?));
+                let (Ok(jail_name), Ok(sensor_name)) = (jail.parse(), sensor.parse()) else {
+                    senseless += 1;
+                    continue;
+                };
+                let label = Arc::new(label(jail_name, sensor_name));
                 labels.entry(jail.to_owned()).or_default().insert(sensor.to_owned(), label.clone());
                 label
             }
         };
-        bans.push((row::text(row, 0)?, Standing { until: row::moment(row, 1)? }, label));
+        bans.push((prefix, Standing { until }, label));
+    }
+    if senseless > 0 {
+        tracing::warn!(rows = senseless, "rows of the ledger are no bans and are left alone");
     }
     Ok(bans)
 }

@@ -42,11 +42,13 @@ pub(super) const IDENTITY: &str = "identity";
 /// The key in `meta` that is there while a ledger that was lost is gathered again.
 pub(super) const RECOVERING: &str = "recovering";
 
-/// A name for a new ledger.
-pub(super) fn new_identity() -> Result<String, getrandom::Error> {
+/// Makes a ledger with all its tables this form's, with a name of its own.
+pub(super) fn sign(connection: &Connection, recovering: bool) -> rusqlite::Result<()> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(data_encoding::HEXLOWER.encode(&bytes))
+    getrandom::fill(&mut bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    set_meta(connection, IDENTITY, Some(&data_encoding::HEXLOWER.encode(&bytes)))?;
+    set_meta(connection, RECOVERING, recovering.then_some("yes"))?;
+    connection.pragma_update(None, "user_version", VERSION)
 }
 
 /// Sets a key in `meta`, or removes it.

@@ -178,3 +178,100 @@ fn sharing(prefix: IpNet) -> String {
         around.join(", ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{at, ban_of, bans, name, open};
+    use super::super::{Ban, Change, Ledger};
+    use super::*;
+
+    /// The last parts of the selected bans' prefixes.
+    fn found(ledger: &Ledger, selection: &Selection) -> Vec<String> {
+        bans(ledger, selection).into_iter().map(|ban| ban.prefix.to_string()).collect()
+    }
+
+    #[expect(clippy::many_single_char_names, reason = "a table of cases is easier to read")]
+    #[tokio::test]
+    async fn bans_are_found_by_what_is_known_of_them_and_come_in_the_order_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, _, _writer) = open(folder.path());
+        let one = |prefix: &str, since: i64, until: Option<i64>, jail: &str, sensor: &str| {
+            let (jail, sensor) = (name(jail), name(sensor));
+            Change::Ban(Box::new(Ban { since: at(since), jail, sensor, ..ban_of(prefix, until) }))
+        };
+        let end = |prefix: &str, second: i64| Change::End {
+            prefix: prefix.parse().unwrap(),
+            at: at(second),
+            by: "lapsed".to_owned(),
+        };
+        let changes = vec![
+            one("192.0.2.7/32", -100, Some(-50), "ssh", "web-1"),
+            end("192.0.2.7/32", -50),
+            one("192.0.2.7/32", -40, Some(50), "ssh", "web-1"),
+            one("192.0.2.0/24", -30, None, "manual", "manual"),
+            one("192.0.0.0/16", -20, Some(20), "smtp", "web-2"),
+            one("198.51.100.1/32", -10, Some(10), "smtp", "web-1"),
+            // Over, and its end is not written yet.
+            one("2001:db8::/64", -90, Some(0), "ssh", "web-2"),
+        ];
+        ledger.write(changes).committed().await.unwrap();
+        let all = Selection::default;
+        let prefix = |text: &str| Some(text.parse().unwrap());
+        let [a, b, c, d, e] =
+            ["192.0.2.7/32", "192.0.2.0/24", "192.0.0.0/16", "198.51.100.1/32", "2001:db8::/64"];
+        for (selection, expected) in [
+            (all(), vec![d, c, b, a]),
+            (Selection { which: Which::All, ..all() }, vec![d, c, b, a, e, a]),
+            (Selection { which: Which::Over, ..all() }, vec![e, a]),
+            (Selection { jail: Some(name("ssh")), which: Which::All, ..all() }, vec![a, e, a]),
+            (Selection { sensor: Some(name("web-1")), ..all() }, vec![d, a]),
+            (Selection { jail: Some(name("smtp")), sensor: Some(name("web-2")), ..all() }, vec![c]),
+            (Selection { address: prefix("192.0.2.7/32"), ..all() }, vec![c, b, a]),
+            (Selection { address: prefix("192.0.2.8/32"), ..all() }, vec![c, b]),
+            (Selection { address: prefix("192.0.2.0/25"), which: Which::All, ..all() }, vec![c, b, a, a]),
+            (Selection { address: prefix("2001:db8::1/128"), which: Which::Over, ..all() }, vec![e]),
+            (Selection { address: prefix("::/0"), ..all() }, vec![]),
+            (Selection { since: Some(at(-30)), before: Some(at(-10)), ..all() }, vec![c, b]),
+            (Selection { ending_before: Some(at(20)), ..all() }, vec![d]),
+            (Selection { sort: Sort::Ending, ..all() }, vec![d, c, a, b]),
+            (Selection { sort: Sort::Address, ..all() }, vec![c, b, a, d]),
+            (Selection { sort: Sort::Address, which: Which::All, limit: Some(3), ..all() }, vec![c, b, a]),
+            (Selection { sort: Sort::Strikes, limit: Some(2), ..all() }, vec![a, d]),
+        ] {
+            assert_eq!(found(&ledger, &selection), expected, "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn no_look_at_one_address_jail_sensor_or_time_goes_through_all_bans() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_ledger, _, _writer) = open(folder.path());
+        let connection = Connection::open(folder.path().join("ledger.sqlite3")).unwrap();
+        let name = Some(name("x"));
+        let address = Some("192.0.2.0/24".parse().unwrap());
+        for which in [Which::Standing, Which::Over, Which::All] {
+            let all = || Selection { which, limit: Some(50), ..Selection::default() };
+            for selection in [
+                all(),
+                Selection { jail: name.clone(), ..all() },
+                Selection { sensor: name.clone(), ..all() },
+                Selection { address, ..all() },
+                Selection { since: Some(at(0)), ..all() },
+                Selection { sort: Sort::Address, ..all() },
+            ] {
+                let (query, values) = selection.query(at(0));
+                let plan: Vec<String> = connection
+                    .prepare(&format!("EXPLAIN QUERY PLAN {query}"))
+                    .unwrap()
+                    .query_map(params_from_iter(values), |row| row.get(3))
+                    .unwrap()
+                    .collect::<Result<_, _>>()
+                    .unwrap();
+                let plan = plan.join("; ");
+                assert!(!plan.contains("SCAN bans;") && !plan.ends_with("SCAN bans"), "{query}: {plan}");
+                let sorts = plan.contains("TEMP B-TREE FOR ORDER BY");
+                assert!(!sorts || selection.address.is_some(), "{query}: {plan}");
+            }
+        }
+    }
+}
