@@ -12,6 +12,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use crate::bans::BY_HAND;
+use crate::fleet;
+
 mod roll;
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
@@ -59,6 +62,9 @@ pub enum EnrolmentError {
     /// The name is taken.
     #[error("a sensor named {0} is enrolled: choose another name, or replace its secret with --replace")]
     Taken(Name),
+    /// The name is the enforcer's own.
+    #[error("no sensor can be named {0}: bans of the enforcer's own bear that name; choose another")]
+    Reserved(Name),
     /// Nothing to revoke.
     #[error("no sensor named {0} is enrolled; `atalaya-enforcer sensors` lists them")]
     Unknown(Name),
@@ -96,6 +102,9 @@ pub fn enrol(
     fingerprint: Fingerprint,
     replace: bool,
 ) -> Result<JoinToken, EnrolmentError> {
+    if [BY_HAND, fleet::SENSOR].contains(&name.as_str()) {
+        return Err(EnrolmentError::Reserved(name));
+    }
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
     let secret = Secret::new(bytes);

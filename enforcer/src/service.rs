@@ -7,22 +7,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use atalaya_wire::{Fingerprint, Networks};
-use ipnet::IpNet;
+use atalaya_wire::Fingerprint;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bans::Bans;
+use crate::allow::{Allow, names};
+use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Control, socket};
 use crate::enrolment::{self, Enrolled};
+use crate::fleet::Fleet;
 use crate::https::{self, Limits};
 use crate::intake::Intake;
 use crate::ledger::{self, Ledger, Terms};
 use crate::rates::{Rates, Totals};
+use crate::reports::Reports;
 use crate::router::{self, Desired, Label, RouterHandle};
 use crate::tls::Identity;
 
@@ -43,6 +45,7 @@ pub struct Service {
     fingerprint: Fingerprint,
     stop: CancellationToken,
     tasks: TaskTracker,
+    bans: Arc<Bans>,
     routers: Arc<Vec<RouterHandle>>,
     writer: ledger::Writer,
 }
@@ -66,16 +69,18 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let desired = Arc::new(Desired::new());
     let literal: Vec<IpAddr> =
         config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect();
-    let allow = allow_list(&config.allow.networks, &literal);
-    let bans = Arc::new(Bans::new(
-        config.list.clone(),
-        config.severity.clone(),
-        ledger.clone(),
-        desired.clone(),
-        allow,
-        saved.bans,
-        started,
-    ));
+    let mut allow = Allow::new(config.allow.clone(), saved.allowances);
+    allow.set_own(own_addresses(&literal));
+    let rules = Rules {
+        list: config.list.clone(),
+        severity: config.severity.clone(),
+        widen: config.widen,
+        by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
+        escalation: config.escalation.clone(),
+        protect: config.protect.clone(),
+    };
+    let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, saved.bans, saved.logins, started);
+    let bans = Arc::new(bans);
     let workers = config
         .routers
         .into_iter()
@@ -83,17 +88,19 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
 
     // What keeps them right.
-    tasks.spawn(until(stop.clone(), lapse(bans.clone(), clock.clone())));
-    tasks.spawn(until(
-        stop.clone(),
-        keep_allow(config.allow.networks, literal, bans.clone(), routers.clone(), clock.clone()),
-    ));
+    let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
+    tasks.spawn(until(stop.clone(), lapse(bans.clone(), reports.clone(), clock.clone())));
+    let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
+    tasks.spawn(until(stop.clone(), addresses));
+    tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
     tasks.spawn(until(stop.clone(), keep_rates(rates.clone(), bans.clone(), routers.clone())));
 
     // Where offences and commands arrive.
-    let intake = Arc::new(Intake::new(bans.clone(), ledger.clone(), enrolled, clock.clone(), saved.through));
+    let ledger_and_id = (ledger.clone(), saved.id);
+    let intake = Intake::new(bans.clone(), reports, ledger_and_id, enrolled, clock.clone(), saved.through);
+    let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
@@ -101,7 +108,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let commands = socket::listen(&config.socket)?;
     let (count, standing) = (routers.len(), bans.len());
     let control = Control {
-        bans,
+        bans: bans.clone(),
         ledger,
         intake: intake.clone(),
         routers: routers.clone(),
@@ -123,7 +130,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
-    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, routers, writer })
+    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, routers, writer })
 }
 
 // === impl Service ===
@@ -137,6 +144,11 @@ impl Service {
     /// The certificate that sensors pin.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// The bans that stand.
+    pub fn bans(&self) -> &Bans {
+        &self.bans
     }
 
     /// The routers' workers.
@@ -154,6 +166,7 @@ impl Service {
             for router in Arc::into_inner(self.routers).into_iter().flatten() {
                 router.stopped().await;
             }
+            drop(self.bans);
             // The last sender is gone: the writer ends after its last commit.
             let writer = self.writer;
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
@@ -166,20 +179,20 @@ impl Service {
     }
 }
 
-async fn lapse(bans: Arc<Bans>, clock: Clock) {
+async fn lapse(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     let mut interval = tokio::time::interval(LAPSE_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let lapsed = bans.lapse(clock.now());
+        reports.sweep(clock.now());
         if lapsed > 0 {
             tracing::debug!(bans = lapsed, "lapsed");
         }
     }
 }
 
-async fn keep_allow(
-    configured: Networks,
+async fn keep_own_addresses(
     literal: Vec<IpAddr>,
     bans: Arc<Bans>,
     routers: Arc<Vec<RouterHandle>>,
@@ -191,13 +204,7 @@ async fn keep_allow(
         tokio::time::sleep(if soon { RESOLVE_INTERVAL } else { ALLOW_INTERVAL }).await;
         let mut addresses: Vec<IpAddr> = literal.clone();
         addresses.extend(routers.iter().flat_map(RouterHandle::addresses));
-        let allow = allow_list(&configured, &addresses);
-        if allow != *bans.allow() {
-            let lifted = bans.set_allow(allow, clock.now());
-            if lifted > 0 {
-                tracing::warn!(bans = lifted, "bans lifted: their addresses are on the allow list now");
-            }
-        }
+        bans.set_own_addresses(own_addresses(&addresses), clock.now());
     }
 }
 
@@ -224,26 +231,14 @@ async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Vec<
     }
 }
 
-/// What is never banned: what is configured, the routers, this host, and what no other host has.
-fn allow_list(configured: &Networks, routers: &[IpAddr]) -> Networks {
-    const NOBODYS: [&str; 8] = [
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/3",
-        "::/128",
-        "::1/128",
-        "fe80::/10",
-        "ff00::/8",
-    ];
-    let mut allow = configured.clone();
-    allow.extend(NOBODYS.iter().filter_map(|network| network.parse::<IpNet>().ok()));
-    allow.extend(routers.iter().map(|address| IpNet::from(*address)));
+/// The addresses of the routers and of this host, which are never banned.
+fn own_addresses(routers: &[IpAddr]) -> Vec<IpAddr> {
+    let mut addresses = routers.to_vec();
     match if_addrs::get_if_addrs() {
-        Ok(interfaces) => allow.extend(interfaces.iter().map(|interface| IpNet::from(interface.ip()))),
+        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
         Err(error) => tracing::warn!(%error, "the host's own addresses cannot be read"),
     }
-    allow
+    addresses
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

@@ -30,6 +30,9 @@ pub struct Ban {
     /// Why; kept in the ledger
     #[arg(long, default_value = "")]
     reason: String,
+    /// Ban also who logged in well from there lately
+    #[arg(long)]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -60,8 +63,8 @@ impl Ban {
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |prefix| {
-            let done = socket
-                .post("bans", &BanRequest { prefix, bantime: self.bantime, reason: self.reason.clone() })?;
+            let (bantime, reason, force) = (self.bantime, self.reason.clone(), self.force);
+            let done = socket.post("bans", &BanRequest { prefix, bantime, reason, force })?;
             self.print(&done, out)
         })
     }

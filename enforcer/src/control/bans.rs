@@ -36,6 +36,9 @@ pub struct BanRequest {
     /// Why; becomes the ban's evidence.
     #[serde(default)]
     pub reason: String,
+    /// Whether to ban who is protected by a good login, too.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// The answer to `POST /bans`.
@@ -105,10 +108,10 @@ pub(super) async fn ban(
     State(control): State<Arc<Control>>,
     Json(request): Json<BanRequest>,
 ) -> Answer<BanAnswer> {
-    let BanRequest { prefix, bantime, reason } = request;
-    let done = control.bans.ban(prefix, bantime, &reason, control.clock.now()).map_err(|error| {
+    let BanRequest { prefix, bantime, reason, force } = request;
+    let done = control.bans.ban(prefix, bantime, &reason, force, control.clock.now()).map_err(|error| {
         let status = match error {
-            HandError::Allowed(_) => StatusCode::CONFLICT,
+            HandError::Allowed(_) | HandError::Protected { .. } => StatusCode::CONFLICT,
             HandError::NoTime => StatusCode::BAD_REQUEST,
         };
         Failure(status, Problem::new(ProblemCode::Malformed, error.to_string()))
