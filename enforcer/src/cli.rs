@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 mod address;
+mod allow;
 mod bans;
 mod enrolment;
 mod hand;
@@ -75,6 +76,10 @@ enum Command {
     Ban(hand::Ban),
     /// Lift a ban
     Unban(hand::Unban),
+    /// List what is never banned, or allow an address, a network or a DNS name, for a time or for good
+    Allow(allow::Arguments),
+    /// List whom a good login spared a ban
+    Spared(allow::SparedArguments),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
     /// List the enrolled sensors, and what they sent
@@ -134,6 +139,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Show(show) => show.run(config, &mut out)?,
         Command::Ban(ban) => return ban.run(config, &mut out),
         Command::Unban(unban) => return unban.run(config, &mut out),
+        Command::Allow(allow) => return allow.run(config, &mut out),
+        Command::Spared(spared) => spared.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
         Command::Man(man) => man::run(&man)?,
     }
