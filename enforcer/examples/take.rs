@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on should say where")]
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +30,7 @@ fn main() {
 fn measure(name: &str, step: u32, count: u32, size: u32) {
     let folder = tempfile::tempdir().unwrap();
     let list = ListConfig::default();
-    let label = |jail, sensor| Label::new(jail, sensor, &list, &Default::default());
+    let label = |jail, sensor| Label::new(jail, sensor, &list, &BTreeMap::default());
     let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &label).unwrap();
     let desired = Arc::new(Desired::new());
     let mut subscription = desired.subscribe();

@@ -131,8 +131,9 @@ impl Allow {
 
     /// Takes note of what a name's lookup gave; whether its addresses are others than before.
     pub fn set_answer(&mut self, name: &str, answer: Answer) -> bool {
-        let before = self.answers.insert(name.to_owned(), answer.clone());
-        before.unwrap_or_default().addresses != answer.addresses
+        let addresses = answer.addresses.clone();
+        let before = self.answers.insert(name.to_owned(), answer);
+        before.unwrap_or_default().addresses != addresses
     }
 
     /// Adds an entry, or replaces the one of its key. Its key is what the entry has been given.

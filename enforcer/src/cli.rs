@@ -10,11 +10,13 @@ use ipnet::IpNet;
 
 mod address;
 mod allow;
+mod backup;
 mod bans;
 mod enrolment;
 mod hand;
 mod man;
 mod paint;
+mod router;
 mod serve;
 mod socket;
 mod status;
@@ -82,12 +84,22 @@ enum Command {
     Spared(allow::SparedArguments),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// Add a router step by step, or look whether one is ready for bans
+    #[command(after_help = router::EXAMPLES)]
+    Router {
+        #[command(subcommand)]
+        command: router::Command,
+    },
     /// List the enrolled sensors, and what they sent
     Sensors(status::Sensors),
     /// Let a sensor send, and print the token with which it joins
     Enrol(enrolment::Enrol),
     /// Take a sensor's right to send; its bans stand
     Revoke(enrolment::Revoke),
+    /// Save the ledger, the enrolled sensors and the certificate to one file
+    Backup(backup::Backup),
+    /// Bring back what `backup` saved, with the enforcer stopped
+    Restore(backup::Restore),
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -126,6 +138,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 writeln!(out, "{}: no mistakes", config.display())?;
             }
         }
+        Command::Backup(backup) => backup.run(config, &mut out)?,
+        Command::Restore(restore) => restore.run(config, &mut out)?,
         Command::Enrol(enrol) => enrol.run(config, &mut out)?,
         Command::Revoke(revoke) => revoke.run(config, &mut out)?,
         Command::Sensors(sensors) => sensors.run(config, &mut out)?,
@@ -142,6 +156,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Allow(allow) => return allow.run(config, &mut out),
         Command::Spared(spared) => spared.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Router { command } => return command.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -150,6 +150,14 @@ pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
     roll::open(state).map(drop)
 }
 
+/// The enrolled sensors as they are kept: name, digest of the secret, milliseconds since 1970.
+pub(crate) fn rows(state: &Path) -> Result<Vec<(String, Vec<u8>, i64)>, EnrolmentError> {
+    let connection = roll::open(state)?;
+    let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The name of the ledger that this state folder had last; `None` where it never had one.
 pub(crate) fn had_ledger(state: &Path) -> Result<Option<String>, EnrolmentError> {
     let connection = roll::open(state)?;

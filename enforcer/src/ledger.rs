@@ -23,6 +23,7 @@ use crate::router::address_list::Family;
 
 mod draft;
 mod file;
+mod housekeeping;
 mod migration;
 mod place;
 mod row;
@@ -34,6 +35,10 @@ mod writer;
 
 pub use selection::{Selection, Sort, Which};
 
+pub(crate) use file::{lock, path, settle};
+pub(crate) use schema::{VERSION as FORM, sign_as_recovering};
+
+use housekeeping::Housekeeping;
 use place::Place;
 
 /// The most good logins that are remembered, each of another address; the latest stay.
@@ -303,8 +308,8 @@ impl Ledger {
         terms: &Terms,
         label: &dyn Fn(Name, Name) -> Label,
     ) -> Result<(Self, Saved, Writer), LedgerError> {
-        let lock = file::lock(folder)?;
-        let path = file::path(folder);
+        let lock = lock(folder)?;
+        let path = path(folder);
         let now = terms.clock.now();
         let logins_since = terms.logins.map(|within| now - within.signed());
         let (connection, saved) =
@@ -315,7 +320,8 @@ impl Ledger {
             .name("ledger".into())
             .spawn({
                 let trouble = trouble.clone();
-                move || writer::run(connection, &inbox, &trouble)
+                let housekeeping = Housekeeping::new(terms);
+                move || writer::run(connection, &inbox, &trouble, housekeeping)
             })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         Ok((
@@ -465,6 +471,8 @@ impl Writer {
 
 #[cfg(test)]
 mod file_tests;
+#[cfg(test)]
+mod housekeeping_tests;
 #[cfg(test)]
 mod scene;
 

@@ -5,6 +5,7 @@
 //! [`router`] at once. `service.rs` wires these.
 
 pub mod allow;
+pub mod backup;
 pub mod bans;
 pub mod clock;
 pub mod config;

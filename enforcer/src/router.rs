@@ -24,6 +24,7 @@ use crate::policy::Severity;
 
 pub mod actual;
 pub mod address_list;
+pub mod check;
 pub mod desired;
 pub mod endpoint;
 mod link;

@@ -41,6 +41,10 @@ pub struct Config {
     pub journal: Option<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
+    /// Whether the enforcer is told of failures that make no offence, and of good logins.
+    pub report: bool,
+    /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
+    ipv6_prefix: Option<u8>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
     pub jails: Vec<JailConfig>,
     /// fail2ban's folder, where its jails are to run here, and what came of it.
@@ -168,6 +172,9 @@ impl Config {
             self.jails.truncate(self.jails.len() - before.jails);
         }
         let mut imported = fail2ban::import(folder)?;
+        if let Some(bits) = self.ipv6_prefix {
+            imported.jails.iter_mut().for_each(|jail| jail.policy.ipv6_prefix = bits);
+        }
         let own: Vec<Name> = self.jails.iter().map(|jail| jail.policy.name.clone()).collect();
         imported.jails.retain(|jail| {
             let name = &jail.policy.name;
@@ -197,6 +204,9 @@ impl Config {
         let raw: RawConfig = toml::from_str(text)
             .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
 
+        if let Some(bits) = &raw.defaults.ipv6_prefix {
+            jail::check_ipv6_prefix(*bits.get_ref()).map_err(|message| at(bits.span(), message))?;
+        }
         let mut jails = Vec::new();
         for (name, spanned) in raw.jail {
             let span = spanned.span();
@@ -226,6 +236,8 @@ impl Config {
             ignore_self: raw.ignoreself,
             journal: raw.journal,
             syslog: raw.syslog,
+            report: raw.report,
+            ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
             fail2ban: None,
         };
@@ -256,6 +268,11 @@ impl fmt::Display for Config {
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
         }
+        if self.report {
+            writeln!(f, "reports: every failure and every good login goes to the enforcer")?;
+        } else {
+            writeln!(f, "reports: none (`report = false`): the enforcer hears of offences alone")?;
+        }
         if self.jails.is_empty() {
             writeln!(f, "no jail is enabled: nothing will be banned")?;
         }
@@ -272,13 +289,23 @@ impl fmt::Display for Config {
             };
             writeln!(
                 f,
-                "jail {}: {source}; {} failures in {} ban for {}{}",
+                "jail {}: {source}; {} failures in {} ban for {}{}{}",
                 policy.name,
                 policy.maxretry,
                 policy.findtime,
                 policy.bantime,
-                if policy.escalation.is_some() { ", longer each time" } else { "" }
+                if policy.escalation.is_some() { ", longer each time" } else { "" },
+                match policy.ipv6_prefix {
+                    64 => String::new(),
+                    bits => format!("; IPv6 by /{bits}"),
+                }
             )?;
+            if self.report && jail.ignorecommand.is_some() {
+                writeln!(
+                    f,
+                    "  note: its failures are not reported: only its ignorecommand knows whom it spares"
+                )?;
+            }
             if let JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
             | JailSource::Syslog { filter } = &jail.source
@@ -323,6 +350,8 @@ struct RawConfig {
     defaults: RawDefaults,
     #[serde(default)]
     syslog: SyslogConfig,
+    #[serde(default = "yes")]
+    report: bool,
     journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]
@@ -337,6 +366,7 @@ struct RawDefaults {
     bantime: Option<BanTime>,
     #[serde(default)]
     ignore: IgnoreList,
+    ipv6_prefix: Option<Spanned<u8>>,
 }
 
 /// The state folder that a configuration names, whatever else is wrong in it.
@@ -417,6 +447,20 @@ mod tests {
     }
 
     #[test]
+    fn check_says_whether_failures_are_reported_and_how_ipv6_is_counted() {
+        let jail = "[jail.a]\nsource = \"logins\"\n";
+        let said = parse(&format!("[defaults]\nipv6_prefix = 96\n{jail}ignorecommand = \"x\"\n"))
+            .unwrap()
+            .to_string();
+        assert!(said.contains("reports: every failure") && said.contains("IPv6 by /96"), "{said}");
+        assert!(said.contains("not reported"), "{said}");
+        let said = parse(&format!("report = false\n[defaults]\nipv6_prefix = 96\n{jail}ipv6_prefix = 64\n"))
+            .unwrap()
+            .to_string();
+        assert!(said.contains("reports: none") && !said.contains("IPv6"), "{said}");
+    }
+
+    #[test]
     fn each_mistake_names_its_line_and_what_would_be_right() {
         for (text, place, says) in [
             ("[jail.a]\nsource = \"logs\"\n", "sensor.toml:2:10", "logins"),
@@ -432,6 +476,8 @@ mod tests {
             ("[jail.a]\nsource = \"logins\"\nbantme = 3\n", "sensor.toml:3:1", "bantme"),
             ("[jail.a]\nsource = \"logins\"\nbantime = \"soon\"\n", "sensor.toml:3:11", "1h30m"),
             ("[jail.a]\nsource = \"logins\"\nmaxretry = 0\n", "sensor.toml:1:1", "1 to 1000"),
+            ("[jail.a]\nsource = \"logins\"\nipv6_prefix = 48\n", "sensor.toml:1:1", "64 (all"),
+            ("[defaults]\nipv6_prefix = 129\n", "sensor.toml:2:15", "64 (all"),
             ("[jail.\"a b\"]\nsource = \"logins\"\n", "sensor.toml:1:7", "a b"),
             (
                 "[jail.a]\nsource = \"files\"\npaths = \"x\"\nfailregex = '<HOST>'\n",

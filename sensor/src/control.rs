@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::detector::JailStatus;
+use crate::report::ReportStatus;
 
 /// The socket's name in the state folder.
 const SOCKET: &str = "control.sock";
@@ -102,6 +103,9 @@ pub struct Status {
     pub files: Vec<FileStatus>,
     /// The jails.
     pub jails: Vec<JailStatus>,
+    /// What the enforcer is told beside offences.
+    #[serde(default)]
+    pub reports: ReportStatus,
 }
 
 /// How far a log file is read.

@@ -17,6 +17,7 @@ use crate::date::Dates;
 use crate::filter::{Found, Host, Scanner, Verdict};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
+use crate::report::Pending;
 use crate::source::journal::{Entry, JournalMatch};
 
 /// How many failures are logged one by one in a second.
@@ -32,8 +33,15 @@ pub struct Detector {
     dateless: HashSet<String>,
     /// What finds the lines for the jails that read a file together, by the jails' numbers.
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
+    outlet: Outlet,
+}
+
+/// Where what the jails find goes: to the log, to the next report, and offences at once.
+struct Outlet {
     chatter: Chatter,
-    report: Box<Report>,
+    /// What the enforcer is told of beside offences; `None` where it is told of nothing else.
+    pending: Option<Pending>,
+    offended: Box<Offended>,
 }
 
 /// Keeps a flood of failures from becoming a flood of log lines.
@@ -45,7 +53,7 @@ struct Chatter {
 }
 
 /// Takes an offence, with the command that is to be asked about its address first, where there is one.
-type Report = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send;
+type Offended = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send;
 
 /// What no jail counts.
 #[derive(Clone, Debug, Default)]
@@ -132,12 +140,12 @@ pub struct BannedAddress {
 // === impl Detector ===
 
 impl Detector {
-    /// Makes the jails; `report` is called with each offence, at once.
+    /// Makes the jails; `offended` is called with each offence, at once.
     pub fn new(
         jails: Vec<JailConfig>,
         ignored: Ignored,
         zone: TimeZone,
-        report: impl FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send + 'static,
+        offended: impl FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send + 'static,
     ) -> Self {
         let jails = jails.into_iter().map(|config| Watched::new(config, None)).collect();
         Self {
@@ -146,8 +154,11 @@ impl Detector {
             zone,
             dateless: HashSet::new(),
             scanners: HashMap::new(),
-            chatter: Chatter::default(),
-            report: Box::new(report),
+            outlet: Outlet {
+                chatter: Chatter::default(),
+                pending: Some(Pending::default()),
+                offended: Box::new(offended),
+            },
         }
     }
 
@@ -189,20 +200,86 @@ impl Detector {
         let offence =
             Offence { escalation: None, ..watched.jail.offence(address, now, 0, bantime, evidence) };
         tracing::info!(jail = %jail, %address, %bantime, "banned by hand");
-        (self.report)(offence, None);
+        (self.outlet.offended)(offence, None);
         Some(bantime)
     }
 
-    /// Forgets a ban and the failures of an address, in one jail or in all; in which.
-    pub fn lift(&mut self, jail: Option<&Name>, address: IpAddr) -> Vec<Name> {
-        let address = atalaya_wire::canonical(address);
+    /// The bans of an address, and of all IPv6 addresses that are counted as one with it, in one jail or
+    /// in all.
+    pub fn banned(&self, jail: Option<&Name>, address: IpAddr) -> Vec<(Name, IpAddr)> {
+        let wanted = |watched: &&Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
+        let banned = self.jails.iter().filter(wanted).flat_map(|watched| {
+            let name = &watched.jail.policy().name;
+            watched.jail.banned(address).map(|address| (name.clone(), address))
+        });
+        banned.collect()
+    }
+
+    /// Forgets these bans and what is counted of an address, in one jail or in all.
+    pub fn lift(&mut self, jail: Option<&Name>, address: IpAddr) {
         let wanted = |watched: &&mut Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
-        let lifted = self
-            .jails
-            .iter_mut()
-            .filter(wanted)
-            .filter_map(|watched| watched.jail.lift(address).then(|| watched.jail.policy().name.clone()));
-        lifted.collect()
+        self.jails.iter_mut().filter(wanted).for_each(|watched| watched.jail.lift(address));
+    }
+
+    /// Takes back the ban of this very address, which its jail's ignorecommand spares.
+    pub fn withdraw(&mut self, jail: &Name, address: IpAddr) {
+        if let Some(watched) = self.find(jail) {
+            watched.jail.withdraw(address);
+        }
+    }
+
+    /// The bans that the jails asked for and that are not over.
+    pub fn standing(&self, now: Timestamp) -> Vec<(Name, IpAddr)> {
+        let standing = self.jails.iter().flat_map(|watched| {
+            let name = &watched.jail.policy().name;
+            watched.jail.bans(now).map(|(address, _)| (name.clone(), address))
+        });
+        standing.collect()
+    }
+
+    /// A ban that is not over as an offence once more, for an enforcer that has lost its ledger: from now
+    /// on for what is left of it. It grows no longer by that, and counts as no new one here. `None` where it
+    /// was lifted or is over.
+    pub fn resent(&self, jail: &Name, address: IpAddr, now: Timestamp) -> Option<Offence> {
+        let watched = self.jails.iter().find(|watched| watched.jail.policy().name == *jail)?;
+        let bantime = match watched.jail.ban_of(address, now)? {
+            Some(until) => {
+                let left = until.duration_since(now).as_millis().max(1);
+                BanTime::For(Seconds(u64::try_from(left).ok()?.div_ceil(1000)))
+            }
+            None => BanTime::Permanent,
+        };
+        let text = "the enforcer's ledger was lost; this ban stood at the sensor";
+        let evidence = vec![Evidence::new(now, "resent", text)];
+        // No failures, as with a ban by hand: they were told before.
+        Some(Offence {
+            jail: jail.clone(),
+            address: atalaya_wire::canonical(address),
+            time: now,
+            failures: 0,
+            bantime,
+            escalation: None,
+            evidence,
+        })
+    }
+
+    /// Whether what is to be reported is gathered from now on.
+    pub fn set_reporting(&mut self, on: bool) {
+        if !on {
+            self.outlet.pending = None;
+        } else if self.outlet.pending.is_none() {
+            self.outlet.pending = Some(Pending::default());
+        }
+    }
+
+    /// What waits for the next report; `None` where nothing is reported.
+    pub fn pending(&mut self) -> Option<&mut Pending> {
+        self.outlet.pending.as_mut()
+    }
+
+    /// The same, to look at.
+    pub fn reporting(&self) -> Option<&Pending> {
+        self.outlet.pending.as_ref()
     }
 
     /// Spares a network in a jail until the sensor ends; `None` where there is no such jail.
@@ -285,7 +362,7 @@ impl Detector {
             let verdict = filter.find_message(&entry.text);
             if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
                 let failure = failure(address, entry.time, "journal", &entry.text);
-                count(jail, &self.ignored, spared, failure, now, &mut self.chatter, &mut self.report);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
     }
@@ -322,7 +399,7 @@ impl Detector {
     /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
-        let Self { jails: watched, ignored, zone, dateless, scanners, chatter, report } = self;
+        let Self { jails: watched, ignored, zone, dateless, scanners, outlet } = self;
         let mut take = |jail: &mut Jail,
                         own: &Option<TimeZone>,
                         spared: &Spared,
@@ -341,7 +418,7 @@ impl Detector {
                     now
                 }
             };
-            count(jail, ignored, spared, failure(address, time, source, line), now, chatter, report);
+            count(jail, ignored, spared, failure(address, time, source, line), now, outlet);
         };
         if let [only] = jails {
             let Some(Watched { jail, source: JailSource::Files { filter, .. }, zone, spared, .. }) =
@@ -386,7 +463,7 @@ impl Detector {
             let verdict = filter.find(text);
             if let Some(address) = bannable(jail, &source, text, &verdict) {
                 let failure = failure(address, time.unwrap_or(now), &source, text);
-                count(jail, &self.ignored, spared, failure, now, &mut self.chatter, &mut self.report);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
     }
@@ -404,13 +481,28 @@ impl Detector {
                 weight: 1,
                 evidence: Evidence::new(login.time, "logins", login.text),
             };
-            count(jail, &self.ignored, spared, failure, now, &mut self.chatter, &mut self.report);
+            count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
         }
     }
 
-    /// Forgets addresses whose failures are all older than their jail's `findtime`.
+    /// One login that succeeded, for the next report. Those of this host itself are nobody's business.
+    pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
+        let address = atalaya_wire::canonical(address);
+        let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
+        if let Some(pending) = &mut self.outlet.pending
+            && is_remote
+        {
+            pending.login(address, service, account, time);
+        }
+    }
+
+    /// Forgets addresses whose failures are all older than their jail's `findtime`, and what waited too
+    /// long for its report.
     pub fn sweep(&mut self, now: Timestamp) {
         self.jails.iter_mut().for_each(|watched| watched.jail.sweep(now));
+        if let Some(pending) = &mut self.outlet.pending {
+            pending.sweep(now);
+        }
     }
 
     /// For each jail: its name, how many addresses it counts now, and its totals since the start.
@@ -527,32 +619,41 @@ fn count(
     spared: &Spared,
     failure: Failure,
     now: Timestamp,
-    chatter: &mut Chatter,
-    report: &mut Report,
+    outlet: &mut Outlet,
 ) {
     let name = jail.policy().name.clone();
-    let (address, time) = (failure.address, failure.time);
+    let (address, time, weight) = (failure.address, failure.time, failure.weight);
     if ignored.contains(address, spared) {
         tracing::debug!(jail = %name, %address, "ignored: on an allow list, or this host's own");
         return;
     }
     let source = failure.evidence.source.clone();
-    match jail.failure(failure, now) {
+    let outcome = jail.failure(failure, now);
+    let is_counted = matches!(outcome, Outcome::Counted(_) | Outcome::Offence(_));
+    match outcome {
         Outcome::Counted(failures) => {
-            if chatter.may_say(now) {
+            if outlet.chatter.may_say(now) {
                 tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
             }
         }
         Outcome::Offence(offence) => {
             let (failures, bantime) = (offence.failures, offence.bantime);
-            report(offence, spared.command.clone());
-            if chatter.may_say(now) {
+            (outlet.offended)(offence, spared.command.clone());
+            if outlet.chatter.may_say(now) {
                 tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
                 tracing::info!(jail = %name, %address, %bantime, "offence");
             }
         }
         Outcome::Ignored => tracing::debug!(jail = %name, %address, "ignored by the jail"),
         Outcome::Old => tracing::debug!(jail = %name, %address, %time, "older than findtime"),
+    }
+    // After the offence, which is in a hurry. Whom an ignorecommand spares is known too late: a failure
+    // cannot be taken back from the enforcer.
+    if let Some(pending) = &mut outlet.pending
+        && is_counted
+        && spared.command.is_none()
+    {
+        pending.failures(name, address, weight, time.min(now));
     }
 }
 
@@ -646,5 +747,100 @@ mod tests {
         let offence = offences.try_recv().unwrap();
         assert_eq!((offence.failures, offence.bantime), (2, BanTime::For(Seconds(540))));
         assert_eq!(detector.status(None, now).iter().map(|jail| jail.banned.len()).sum::<usize>(), 1);
+    }
+
+    /// What is pending, as (jail, address, count), sorted.
+    fn reported(detector: &mut Detector) -> Vec<(String, String, u32)> {
+        let mut reporter = crate::report::Reporter::new("x".parse().unwrap(), 0);
+        reporter.gather(detector.pending().unwrap());
+        let now = "2025-09-05T11:20:00Z".parse().unwrap();
+        let report = reporter.next(now).cloned();
+        let mut failures: Vec<_> = report
+            .into_iter()
+            .flat_map(|report| report.failures)
+            .map(|one| (one.jail.to_string(), one.address.to_string(), one.count))
+            .collect();
+        failures.sort_unstable();
+        failures
+    }
+
+    #[test]
+    fn every_counted_failure_is_reported_once_and_those_of_the_spared_never() {
+        let spares = "ignore = [\"192.0.2.7\"]\n";
+        let asks = "[jail.b]\nsource = \"files\"\npaths = \"/x\"\nfailregex = '^ bad .*from <ADDR>$'\nignorecommand = \"true\"\n";
+        let (mut detector, offences) = detector(&format!("{JAIL}{spares}{asks}"));
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        detector.set_enforcer_allow(Networks::try_from(vec!["192.0.2.8".to_owned()]).unwrap());
+        let lines: Vec<String> = ["1", "1", "1", "2", "7", "7", "8", "8", "1"]
+            .map(|host| format!("2025-09-05T11:17:32Z bad one from 192.0.2.{host}\n"))
+            .to_vec();
+        let old = "2025-09-05T10:17:32Z bad one from 192.0.2.3\n";
+        detector.lines(&[0, 1], "x", format!("{}{old}", lines.concat()).as_bytes(), now);
+        assert_eq!(offences.try_iter().filter(|offence| offence.jail.as_str() == "a").count(), 2);
+        let of = |host: &str, count| ("a".to_owned(), format!("192.0.2.{host}"), count);
+        assert_eq!(reported(&mut detector), [of("1", 4), of("2", 1)]);
+        assert_eq!(reported(&mut detector), []);
+        detector.set_reporting(false);
+        detector.lines(&[0], "x", lines[0].as_bytes(), now);
+        assert!(detector.pending().is_none());
+    }
+
+    #[test]
+    fn reports_have_the_addresses_as_seen_though_a_64_is_counted_as_one() {
+        let (mut detector, offences) = detector(JAIL);
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let block =
+            b"2025-09-05T11:17:32Z bad x from 2001:db8::1\n2025-09-05T11:17:33Z bad x from 2001:db8::2\n";
+        detector.lines(&[0], "x", block, now);
+        let offence = offences.try_recv().unwrap();
+        assert_eq!(offence.address.to_string(), "2001:db8::2");
+        assert!(offence.evidence[0].text.ends_with("2001:db8::1"));
+        let of = |host: &str| ("a".to_owned(), format!("2001:db8::{host}"), 1);
+        assert_eq!(reported(&mut detector), [of("1"), of("2")]);
+        assert_eq!(detector.banned(None, "2001:db8::9".parse().unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn a_ban_is_resent_for_what_is_left_of_it_and_grows_no_more() {
+        let (mut detector, offences) = detector(&format!("{JAIL}escalate = true\nbantime = \"10m\"\n"));
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let (jail, address): (Name, IpAddr) = ("a".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let line = b"2025-09-05T11:20:00Z bad x from 192.0.2.1\n".repeat(2);
+        detector.lines(&[0], "x", &line, now);
+        detector.ban(&jail, "192.0.2.2".parse().unwrap(), Some(BanTime::Permanent), now);
+        detector.ban(&jail, "192.0.2.3".parse().unwrap(), Some(BanTime::For(Seconds(60))), now);
+        assert!(offences.try_recv().unwrap().escalation.is_some());
+        let later: Timestamp = "2025-09-05T11:24:59.5Z".parse().unwrap();
+        assert_eq!(detector.standing(later).len(), 2);
+        let resent = detector.resent(&jail, address, later).unwrap();
+        assert_eq!((resent.time, resent.bantime), (later, BanTime::For(Seconds(301))));
+        assert_eq!((resent.escalation, resent.evidence[0].source.as_str()), (None, "resent"));
+        let for_ever = detector.resent(&jail, "192.0.2.2".parse().unwrap(), later).unwrap();
+        assert_eq!(for_ever.bantime, BanTime::Permanent);
+        assert_eq!(detector.resent(&jail, "192.0.2.3".parse().unwrap(), later), None);
+        assert_eq!(detector.status(None, later)[0].offences, 3, "a ban that is resent is no new one");
+        detector.lift(None, address);
+        assert_eq!(detector.resent(&jail, address, later), None);
+    }
+
+    #[test]
+    fn how_fast_earlier_bans_are_forgotten_arrives_in_the_offence() {
+        let (mut detector, offences) = detector(&format!("{JAIL}escalate = {{ decay = \"7d\" }}\n"));
+        let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+        let line = b"2025-09-05T11:20:00Z bad x from 192.0.2.1\n".repeat(2);
+        detector.lines(&[0], "x", &line, now);
+        let sent = serde_json::to_string(&offences.try_recv().unwrap()).unwrap();
+        let offence: Offence = serde_json::from_str(&sent).unwrap();
+        assert_eq!(offence.escalation.unwrap().decay, Some(Seconds(7 * 86_400)));
+    }
+
+    #[test]
+    fn good_logins_of_other_hosts_alone_are_reported() {
+        let (mut detector, _offences) = detector("");
+        for address in ["192.0.2.1", "127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"] {
+            let time = "2025-09-05T11:20:00Z".parse().unwrap();
+            detector.good_login(address.parse().unwrap(), "sshd", "root", time);
+        }
+        assert_eq!(detector.reporting().unwrap().len(), 1);
     }
 }

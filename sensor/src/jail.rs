@@ -1,8 +1,10 @@
-//! The jail: counts failures by address and decides when one offends. A plain function of (state,
-//! failure, time) without input or output; a true sliding window on the events' own time; bounded.
+//! The jail: counts failures by address, or by the network that one IPv6 host has for itself, and decides
+//! when one offends. A plain function of (state, failure, time) without input or output; a true sliding
+//! window on the events' own time; bounded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, Offence, Seconds, canonical};
 use jiff::{SignedDuration, Timestamp};
@@ -29,7 +31,10 @@ pub struct Policy {
     pub escalation: Option<Escalation>,
     /// Addresses that are not counted.
     pub ignore: Networks,
-    /// The most addresses counted at once; past it the least recently active is dropped.
+    /// IPv6 failures are counted by the network of this length, 64 to 128 bits: whoever has one address
+    /// of a /64 has all of them.
+    pub ipv6_prefix: u8,
+    /// The most addresses (and IPv6 networks) counted at once; past it the least recently active is dropped.
     pub limit: usize,
 }
 
@@ -59,7 +64,7 @@ pub enum Outcome {
     Offence(Offence),
 }
 
-/// The failures of one address within the window. Serialized as it is saved.
+/// The failures of one address or IPv6 network within the window. Serialized as it is saved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// When they happened, oldest first; at most `maxretry`.
@@ -104,12 +109,13 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Jail {
     policy: Policy,
+    /// By the address, or by the first address of the IPv6 network.
     counters: HashMap<IpAddr, Counter>,
     /// Addresses by their last activity, so that the least active is found at once.
     activity: BTreeMap<u64, IpAddr>,
     clock: u64,
     changed: HashSet<IpAddr>,
-    /// The bans that were asked for and should not be over, and which of them changed.
+    /// The bans that were asked for and should not be over, by the very address, and which of them changed.
     bans: BTreeMap<IpAddr, BanEnd>,
     changed_bans: BTreeMap<IpAddr, Option<BanEnd>>,
     totals: Totals,
@@ -128,8 +134,49 @@ impl Policy {
             decay: false,
             escalation: None,
             ignore: Networks::default(),
+            ipv6_prefix: 64,
             limit: 100_000,
         }
+    }
+
+    /// The addresses that are counted as one with this one.
+    fn counted_as_one(&self, address: IpAddr) -> RangeInclusive<IpAddr> {
+        match canonical(address) {
+            IpAddr::V6(address) => {
+                let host = u128::MAX.checked_shr(self.ipv6_prefix.into()).unwrap_or(0);
+                let bits = address.to_bits();
+                Ipv6Addr::from_bits(bits & !host).into()..=Ipv6Addr::from_bits(bits | host).into()
+            }
+            address @ IpAddr::V4(_) => address..=address,
+        }
+    }
+
+    /// What stands for this address where failures are counted.
+    fn key(&self, address: IpAddr) -> IpAddr {
+        *self.counted_as_one(address).start()
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    /// Adds what another address of the same network had counted; at most `maxretry` failures are kept.
+    fn add(&mut self, other: Self, maxretry: u32) {
+        self.times.extend(other.times);
+        self.times.sort_unstable();
+        self.times.drain(..self.times.len().saturating_sub(maxretry as usize));
+        self.evidence.extend(other.evidence);
+        self.evidence.sort_by_key(|evidence| evidence.time);
+        let most = Evidence::MOST.min(maxretry as usize);
+        self.evidence.drain(..self.evidence.len().saturating_sub(most));
+        self.decaying = match (self.decaying, other.decaying) {
+            (Some(one), Some(other)) => Some(Decaying {
+                first: one.first.min(other.first),
+                last: one.last.max(other.last),
+                count: one.count.saturating_add(other.count),
+            }),
+            (one, other) => one.or(other),
+        };
     }
 }
 
@@ -182,9 +229,10 @@ impl Jail {
             return Outcome::Old;
         }
         self.totals.failures += u64::from(failure.weight);
-        self.touch(address);
-        self.changed.insert(address);
-        let counter = self.counters.entry(address).or_default();
+        let key = self.policy.key(address);
+        self.touch(key);
+        self.changed.insert(key);
+        let counter = self.counters.entry(key).or_default();
 
         // The window ends at the latest failure, whichever arrives last.
         let latest = counter.times.last().map_or(time, |last| time.max(*last));
@@ -213,7 +261,7 @@ impl Jail {
         }
         let time = counter.times.last().copied().unwrap_or(time);
         let evidence = std::mem::take(&mut counter.evidence);
-        self.remove(address);
+        self.remove(key);
         Outcome::Offence(self.offence(address, time, failures, self.policy.bantime, evidence))
     }
 
@@ -239,14 +287,32 @@ impl Jail {
         Offence { jail: self.policy.name.clone(), address, time, failures, bantime, escalation, evidence }
     }
 
-    /// Forgets a ban that was lifted, and the address's failures; whether there was one.
-    pub fn lift(&mut self, address: IpAddr) -> bool {
-        self.remove(address);
-        let stood = self.bans.remove(&address).is_some();
-        if stood {
+    /// Forgets the bans of an address and of all that are counted as one with it, and their failures.
+    pub fn lift(&mut self, address: IpAddr) {
+        let banned: Vec<IpAddr> = self.banned(address).collect();
+        banned.into_iter().for_each(|address| self.withdraw(address));
+        self.remove(self.policy.key(address));
+    }
+
+    /// Forgets the ban of this very address, and what is counted of it.
+    pub fn withdraw(&mut self, address: IpAddr) {
+        let address = canonical(address);
+        self.remove(self.policy.key(address));
+        if self.bans.remove(&address).is_some() {
             self.changed_bans.insert(address, None);
         }
-        stood
+    }
+
+    /// Which addresses are banned of those that are counted as one with this one, whether or not their
+    /// time is over.
+    pub fn banned(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> + '_ {
+        self.bans.range(self.policy.counted_as_one(address)).map(|(address, _)| *address)
+    }
+
+    /// When the ban of this very address ends, where one was asked for that is not over.
+    pub fn ban_of(&self, address: IpAddr, now: Timestamp) -> Option<BanEnd> {
+        let until = *self.bans.get(&canonical(address))?;
+        until.is_none_or(|until| until > now).then_some(until)
     }
 
     /// The bans that were asked for and are not over, by address.
@@ -265,18 +331,33 @@ impl Jail {
         std::mem::take(&mut self.changed_bans)
     }
 
-    /// Goes on under another policy; what was counted stays.
+    /// Goes on under another policy; what was counted stays. Where smaller IPv6 networks are told apart
+    /// from now on, what was counted of larger ones is forgotten: nobody knows whose it was.
     pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
+        let before = std::mem::replace(&mut self.policy, policy).ipv6_prefix;
+        if before == self.policy.ipv6_prefix {
+            return;
+        }
+        let is_moved = |address: &IpAddr| address.is_ipv6();
+        let moved: Vec<IpAddr> = self.counters.keys().copied().filter(is_moved).collect();
+        let counters: Vec<_> =
+            moved.into_iter().filter_map(|address| Some((address, self.remove(address)?))).collect();
+        if before > self.policy.ipv6_prefix {
+            self.restore(counters);
+        }
     }
 
-    /// Takes over counters that were saved.
+    /// Takes over counters that were saved. Those that are counted as one now are added up.
     pub fn restore(&mut self, counters: impl IntoIterator<Item = (IpAddr, Counter)>) {
         for (address, counter) in counters {
-            self.touch(address);
-            if let Some(own) = self.counters.get_mut(&address) {
-                let touched = own.touched;
-                *own = Counter { touched, ..counter };
+            let key = self.policy.key(address);
+            if key != address {
+                // It is saved under its network from now on.
+                self.changed.extend([key, address]);
+            }
+            self.touch(key);
+            if let Some(own) = self.counters.get_mut(&key) {
+                own.add(counter, self.policy.maxretry);
             }
         }
     }
@@ -316,7 +397,7 @@ impl Jail {
         &self.policy
     }
 
-    /// How many addresses are counted now.
+    /// How many addresses and IPv6 networks are counted now.
     pub fn counted(&self) -> usize {
         self.counters.len()
     }
@@ -326,10 +407,10 @@ impl Jail {
         self.totals
     }
 
-    /// Marks an address as the most recently active, and makes room for it.
-    fn touch(&mut self, address: IpAddr) {
+    /// Marks an address or network as the most recently active, and makes room for it.
+    fn touch(&mut self, key: IpAddr) {
         self.clock += 1;
-        if !self.counters.contains_key(&address)
+        if !self.counters.contains_key(&key)
             && self.counters.len() >= self.policy.limit.max(1)
             && let Some((_, least)) = self.activity.pop_first()
         {
@@ -337,17 +418,17 @@ impl Jail {
             self.changed.insert(least);
             self.totals.dropped += 1;
         }
-        let counter = self.counters.entry(address).or_default();
+        let counter = self.counters.entry(key).or_default();
         self.activity.remove(&counter.touched);
         counter.touched = self.clock;
-        self.activity.insert(self.clock, address);
+        self.activity.insert(self.clock, key);
     }
 
-    fn remove(&mut self, address: IpAddr) {
-        if let Some(counter) = self.counters.remove(&address) {
-            self.activity.remove(&counter.touched);
-            self.changed.insert(address);
-        }
+    fn remove(&mut self, key: IpAddr) -> Option<Counter> {
+        let counter = self.counters.remove(&key)?;
+        self.activity.remove(&counter.touched);
+        self.changed.insert(key);
+        Some(counter)
     }
 }
 
@@ -470,6 +551,93 @@ mod tests {
         assert_eq!(after.take_changed(), [("192.0.2.1".parse().unwrap(), None)]);
     }
 
+    #[test]
+    fn whoever_has_a_64_is_counted_once_and_the_ban_is_of_the_address_last_seen() {
+        let mut jail = jail();
+        jail.failure(failure("2001:db8:0:1::1", 0), at(0));
+        jail.failure(failure("2001:db8:0:2::1", 1), at(1));
+        jail.failure(failure("2001:db8:0:1:ffff::", 1), at(1));
+        assert_eq!(jail.counted(), 2);
+        let Outcome::Offence(offence) = jail.failure(failure("2001:db8:0:1::7", 2), at(2)) else {
+            panic!("no offence")
+        };
+        assert_eq!((offence.address.to_string().as_str(), offence.failures), ("2001:db8:0:1::7", 3));
+        assert_eq!(jail.bans(at(3)).map(|(address, _)| address).collect::<Vec<_>>(), [offence.address]);
+        jail.policy.ignore.insert("2001:db8:0:2::1/128".parse().unwrap());
+        assert_eq!(jail.failure(failure("2001:db8:0:2::1", 3), at(3)), Outcome::Ignored);
+        assert_eq!(jail.failure(failure("2001:db8:0:2::2", 3), at(3)), Outcome::Counted(2));
+    }
+
+    #[test]
+    fn addresses_next_to_one_another_are_told_apart_at_128_and_in_ipv4() {
+        let mut jail = jail();
+        jail.policy.ipv6_prefix = 128;
+        for host in ["2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            assert_eq!(jail.failure(failure(host, 0), at(0)), Outcome::Counted(1));
+        }
+    }
+
+    #[test]
+    fn lifting_any_address_of_a_64_lifts_all_its_bans_and_withdrawing_only_one() {
+        let mut jail = jail();
+        jail.policy.maxretry = 1;
+        let hosts = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::", "192.0.2.1"];
+        for host in hosts {
+            assert!(offends(&jail.failure(failure(host, 0), at(0))));
+        }
+        jail.take_changed_bans();
+        let left = |jail: &Jail| jail.bans(at(1)).map(|(address, _)| address.to_string()).collect::<Vec<_>>();
+        jail.withdraw(hosts[1].parse().unwrap());
+        assert_eq!(left(&jail), ["192.0.2.1", "2001:db8::1", "2001:db8::3", "2001:db8:0:1::"]);
+        let any = "2001:db8::ffff:1".parse().unwrap();
+        assert_eq!(jail.banned(any).count(), 2);
+        jail.lift(any);
+        assert_eq!(left(&jail), ["192.0.2.1", "2001:db8:0:1::"]);
+        assert_eq!(jail.take_changed_bans().values().filter(|until| until.is_none()).count(), 3);
+        jail.lift("::ffff:192.0.2.1".parse().unwrap());
+        assert_eq!(left(&jail), ["2001:db8:0:1::"]);
+    }
+
+    #[test]
+    fn counters_of_single_ipv6_addresses_from_before_are_added_up_and_saved_as_one() {
+        let mut before = jail();
+        before.policy.ipv6_prefix = 128;
+        before.failure(failure("2001:db8::1", 1), at(1));
+        before.failure(failure("2001:db8::2", 0), at(1));
+        let saved = before.take_changed();
+        let mut after = jail();
+        after.restore(saved.into_iter().map(|(address, counter)| (address, counter.unwrap())));
+        assert_eq!(after.counted(), 1);
+        let changed: HashMap<IpAddr, bool> =
+            after.take_changed().into_iter().map(|(address, counter)| (address, counter.is_some())).collect();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let expected = [("2001:db8::1", false), ("2001:db8::2", false), ("2001:db8::", true)]
+            .map(|(text, is)| (address(text), is));
+        assert_eq!(changed, HashMap::from(expected));
+        let Outcome::Offence(offence) = after.failure(failure("2001:db8::3", 2), at(2)) else {
+            panic!("no offence")
+        };
+        let seen: Vec<_> = offence.evidence.iter().map(|evidence| evidence.time).collect();
+        assert_eq!(seen, [at(0), at(1), at(2)]);
+    }
+
+    #[test]
+    fn another_ipv6_prefix_keeps_what_it_can_tell() {
+        let with = |jail: &Jail, ipv6_prefix| Policy { ipv6_prefix, ..jail.policy.clone() };
+        let mut jail = jail();
+        jail.set_policy(with(&jail, 128));
+        for host in ["2001:db8::1", "2001:db8::2", "192.0.2.1"] {
+            jail.failure(failure(host, 0), at(0));
+        }
+        jail.set_policy(with(&jail, 64));
+        assert_eq!(jail.counted(), 2);
+        assert!(offends(&jail.failure(failure("2001:db8::9", 1), at(1))));
+        jail.failure(failure("2001:db8::9", 2), at(2));
+        jail.set_policy(with(&jail, 128));
+        assert_eq!(jail.counted(), 1, "whose failures the network's were is not known");
+        assert_eq!(jail.failure(failure("192.0.2.1", 3), at(3)), Outcome::Counted(2));
+    }
+
     /// Says whether the newest failure offends, from the whole history since the last offence.
     fn naive(history: &mut Vec<i64>, second: i64, findtime: i64, maxretry: usize) -> bool {
         history.push(second);
@@ -483,6 +651,31 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ipv6_addresses_count_as_their_network_would(
+            prefix in 64u8..=128,
+            steps in prop::collection::vec((0u8..3, 0u32..200, any::<u64>(), 0i64..200), 1..200),
+        ) {
+            let mut seen = jail();
+            seen.policy.ipv6_prefix = prefix;
+            let mut masked = jail();
+            masked.policy.ipv6_prefix = 128;
+            let mut now = 0;
+            for (network, bit, low, pause) in steps {
+                now += pause;
+                let bits = (0x2001_0db8 << 96) | (u128::from(network) << 64) | u128::from(low >> (bit % 64));
+                let network = ipnet::Ipv6Net::new(Ipv6Addr::from_bits(bits), prefix).unwrap().trunc();
+                let one = seen.failure(failure(&Ipv6Addr::from_bits(bits).to_string(), now), at(now));
+                let other = masked.failure(failure(&network.addr().to_string(), now), at(now));
+                prop_assert_eq!(offends(&one), offends(&other));
+                prop_assert_eq!(seen.counted(), masked.counted());
+                if let Outcome::Offence(offence) = one {
+                    prop_assert_eq!(offence.address, IpAddr::from(Ipv6Addr::from_bits(bits)));
+                    prop_assert!(seen.banned(network.broadcast().into()).any(|other| other == offence.address));
+                }
+            }
+        }
+
         #[test]
         fn the_jail_agrees_with_a_naive_model(
             steps in prop::collection::vec((0u8..4, 0i64..200, -300i64..30), 1..300),

@@ -2,6 +2,7 @@
 //! addresses offend, and reports the offences to the enforcer.
 //!
 //! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`outbox`] → [`uplink`].
+//! Beside it the enforcer hears of failures and good logins in [`report`]s.
 //! `service.rs` wires these in that order.
 
 pub mod catalogue;
@@ -17,6 +18,7 @@ pub mod lint;
 pub mod membership;
 pub mod named;
 pub mod outbox;
+pub mod report;
 pub mod service;
 pub mod source;
 pub mod status;

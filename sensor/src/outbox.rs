@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atalaya_wire::{Name, NumberedOffence, Offence};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::store::{Saved, Store};
 
@@ -19,6 +19,7 @@ pub struct Outbox {
     store: Store,
     queue: Arc<Mutex<Queue>>,
     arrived: Arc<Notify>,
+    through: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl Outbox {
             store,
             queue: Arc::new(Mutex::new(queue)),
             arrived: Arc::default(),
+            through: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -55,10 +57,11 @@ impl Outbox {
         &self.name
     }
 
-    /// Numbers an offence, keeps it, and wakes the uplink.
-    pub fn push(&self, offence: Offence) {
+    /// Numbers an offence, keeps it, and wakes the uplink; under which number.
+    pub fn push(&self, offence: Offence) -> u64 {
         let mut queue = self.lock();
-        let numbered = NumberedOffence { sequence: queue.next_sequence, offence };
+        let sequence = queue.next_sequence;
+        let numbered = NumberedOffence { sequence, offence };
         queue.next_sequence += 1;
         // Under the lock, so that the store sees the numbers in order.
         self.store.offence(numbered.clone());
@@ -69,6 +72,7 @@ impl Outbox {
         }
         drop(queue);
         self.arrived.notify_one();
+        sequence
     }
 
     /// The next offences to send, oldest first, at least one and at most `most`; waits for them.
@@ -106,6 +110,17 @@ impl Outbox {
     /// The enforcer has everything up to and with this sequence.
     pub fn acked(&self, through: u64) {
         self.store.acked(through);
+        self.through.send_if_modified(|before| {
+            let grows = through > *before;
+            *before = through.max(*before);
+            grows
+        });
+    }
+
+    /// Returns once the enforcer has everything up to and with this sequence.
+    pub async fn until_acked(&self, sequence: u64) {
+        // The sender lives as long as this.
+        let _ = self.through.subscribe().wait_for(|through| *through >= sequence).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -143,7 +158,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (outbox, writer) = open(folder.path());
         let name = outbox.name().clone();
-        (0..5).for_each(|host| outbox.push(offence(host)));
+        (0..5).for_each(|host| {
+            outbox.push(offence(host));
+        });
         let first = outbox.next(2).await;
         outbox.acked(first[1].sequence);
         outbox.store.flush().await;
@@ -167,7 +184,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (outbox, _writer) = open(folder.path());
         let count = u32::try_from(IN_MEMORY).unwrap() + 2500;
-        (0..count).for_each(|host| outbox.push(offence(host)));
+        (0..count).for_each(|host| {
+            outbox.push(offence(host));
+        });
         let mut seen = Vec::new();
         while seen.len() < count as usize {
             let batch = outbox.next(1000).await;
@@ -179,6 +198,25 @@ mod tests {
         assert_eq!(seen.len(), count as usize);
         outbox.push(offence(1));
         assert_eq!(outbox.next(10).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_ack_goes_on_at_it_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outbox, _writer) = open(folder.path());
+        outbox.push(offence(1));
+        let second = outbox.push(offence(2));
+        let acked = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.until_acked(second).await }
+        });
+        outbox.acked(second - 1);
+        tokio::task::yield_now().await;
+        assert!(!acked.is_finished());
+        outbox.acked(second);
+        acked.await.unwrap();
+        outbox.acked(1);
+        outbox.until_acked(second).await;
     }
 
     #[test]

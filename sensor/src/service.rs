@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use atalaya_wire::{Name, Networks, Offence, Unban};
+use atalaya_wire::{Name, Networks, Offence, ProblemCode, Report, Unban};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +24,7 @@ use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
 use crate::membership::Membership;
 use crate::outbox::Outbox;
+use crate::report::{ReportStatus, Reporter};
 use crate::source::files::{
     FilesStatus, FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
 };
@@ -31,6 +32,9 @@ use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::{Syslog, SyslogOptions};
 use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
+
+mod reports;
+mod resend;
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +62,8 @@ struct Watch {
     files: Option<Arc<FilesStatus>>,
     /// Lines looked at since the start.
     lines: u64,
+    /// What the enforcer was told beside offences, without what is pending.
+    reports: ReportStatus,
 }
 
 type Shared = Arc<Mutex<Watch>>;
@@ -95,6 +101,8 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
+    let told =
+        Told { reporter: Reporter::new(outbox.name().clone(), saved.reports), ledger: saved.ledger.take() };
     if saved.waiting > 0 {
         tracing::info!(offences = saved.waiting, "offences from before wait for the enforcer");
     }
@@ -111,7 +119,9 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     let detector = Detector::new(Vec::new(), ignored, TimeZone::system(), {
         let (outbox, asked) = (outbox.clone(), asked.clone());
         move |offence, command| match command {
-            None => outbox.push(offence),
+            None => {
+                outbox.push(offence);
+            }
             Some(command) => {
                 asked.fetch_add(1, Ordering::SeqCst);
                 if let Err(error) = doubtful.try_send((offence, command)) {
@@ -130,6 +140,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
         asked,
         files: None,
         lines: 0,
+        reports: ReportStatus::default(),
     };
     let mut service = Service {
         watch: Arc::new(Mutex::new(watch)),
@@ -146,6 +157,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
         store.clone(),
         service.watch.clone(),
         service.link.clone(),
+        told,
     ));
     service.spawn(ask_commands(service.watch.clone(), doubts, outbox));
 
@@ -236,6 +248,13 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     Ok(())
 }
 
+/// What an earlier run told the enforcer.
+struct Told {
+    reporter: Reporter,
+    /// The ledger that has the bans of before.
+    ledger: Option<Name>,
+}
+
 /// Counters and bans as they were saved.
 type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
 
@@ -252,6 +271,7 @@ impl Service {
         let lookups = {
             let mut watch = lock(watch);
             watch.detector.replace(config.jails, config.allow);
+            watch.detector.set_reporting(config.report);
             if let Some((counters, bans)) = counted {
                 watch.detector.restore(counters);
                 watch.detector.restore_bans(bans);
@@ -338,10 +358,9 @@ impl Service {
                 {
                     unknown(&watch, name)
                 } else {
-                    let lifted = watch.detector.lift(jail.as_ref(), address);
-                    let link = self.link.clone();
+                    let (link, watch) = (self.link.clone(), self.watch.clone());
                     self.tasks.spawn(async move {
-                        let _ = reply.send(unban(&link, jail, address, &lifted).await);
+                        let _ = reply.send(unban(&link, &watch, jail, address).await);
                     });
                     return;
                 }
@@ -372,6 +391,10 @@ impl Service {
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
             files,
             jails: watch.detector.status(jail, now),
+            reports: match watch.detector.reporting() {
+                Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
+                None => ReportStatus::default(),
+            },
         }
     }
 }
@@ -425,20 +448,39 @@ impl Rate {
     }
 }
 
-/// Lifts a ban at the enforcer.
-async fn unban(link: &Link, jail: Option<Name>, address: IpAddr, lifted: &[Name]) -> Answer {
+/// Lifts bans at the enforcer, and then here: that of the address, and of all that are counted as one with
+/// it, for whoever has one of them has all. Where the enforcer cannot be asked they stand here too, so that
+/// asking again finds them.
+async fn unban(link: &Link, watch: &Shared, jail: Option<Name>, address: IpAddr) -> Answer {
     let uplink = link.lock().clone();
     let Some(uplink) = uplink else {
         return Answer::Failed {
             message: format!("{address} cannot be unbanned: this sensor has not joined an enforcer"),
         };
     };
-    let jails = lifted.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
-    match uplink.unban(&Unban { address, jail }).await {
-        Ok(()) if lifted.is_empty() => Answer::Done { message: format!("{address} is unbanned") },
-        Ok(()) => Answer::Done { message: format!("{address} is unbanned (jail {jails})") },
-        Err(error) => Answer::Failed { message: error.to_string() },
+    let banned = lock(watch).detector.banned(jail.as_ref(), address);
+    let mut addresses: Vec<IpAddr> = banned.iter().map(|(_, address)| *address).collect();
+    addresses.push(atalaya_wire::canonical(address));
+    addresses.sort_unstable();
+    addresses.dedup();
+    let mut lifted = Vec::new();
+    let mut refusal = None;
+    for address in addresses {
+        match uplink.unban(&Unban { address, jail: jail.clone() }).await {
+            Ok(()) => lifted.push(address.to_string()),
+            Err(error) if error.code() == Some(ProblemCode::NotFound) => refusal = Some(error),
+            Err(error) => return Answer::Failed { message: error.to_string() },
+        }
     }
+    lock(watch).detector.lift(jail.as_ref(), address);
+    if let Some(refusal) = refusal.filter(|_| lifted.is_empty()) {
+        return Answer::Failed { message: refusal.to_string() };
+    }
+    let mut jails: Vec<&str> = banned.iter().map(|(jail, _)| jail.as_str()).collect();
+    jails.dedup();
+    let of = if jails.is_empty() { String::new() } else { format!(" (jail {})", jails.join(", ")) };
+    let (what, verb) = (lifted.join(", "), if lifted.len() == 1 { "is" } else { "are" });
+    Answer::Done { message: format!("{what} {verb} unbanned{of}") }
 }
 
 /// Asks the jails' ignorecommands, several at once, and hands over the offences that none spares.
@@ -456,7 +498,7 @@ async fn ask_commands(
             let mut watch = lock(&watch);
             if spares {
                 tracing::info!(jail = %offence.jail, address = %offence.address, "spared by the ignorecommand");
-                watch.detector.lift(Some(&offence.jail), offence.address);
+                watch.detector.withdraw(&offence.jail, offence.address);
             } else {
                 outbox.push(offence);
             }
@@ -474,9 +516,10 @@ async fn look_up(watch: &Shared, lookups: Vec<(Name, IgnoreList)>) {
     }
 }
 
-/// The way out: once the sensor has joined, sends offences and keeps the allow list fresh.
-async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shared, link: Link) {
-    let mut told = false;
+/// The way out: once the sensor has joined, sends offences and reports, keeps the allow list fresh, and sees
+/// when the enforcer has lost its ledger.
+async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shared, link: Link, told: Told) {
+    let mut warned = false;
     let uplink = loop {
         let problem = match Membership::load(state.as_ref()) {
             Ok(Some(membership)) => {
@@ -489,9 +532,9 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
             Ok(None) => "this sensor has not joined an enforcer: run `atalaya-enforcer enrol NAME` there and `atalaya-sensor join URL TOKEN` here".to_owned(),
             Err(error) => error.to_string(),
         };
-        if !told {
+        if !warned {
             tracing::warn!("{problem}; until then offences are kept");
-            told = true;
+            warned = true;
         }
         tokio::time::sleep(JOIN_INTERVAL).await;
     };
@@ -509,7 +552,14 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
             }
         }
     };
-    tokio::join!(uplink.send_all(&outbox), refresh);
+    let report = |report: Report| {
+        let uplink = uplink.clone();
+        async move { uplink.report(&report).await }
+    };
+    let reports = reports::tell(told.reporter, &watch, report, |reserved| store.reports(reserved));
+    let keep = |ledger| store.ledger(ledger);
+    let resend = resend::resend(told.ledger, uplink.ledger(), &watch, &outbox, keep);
+    tokio::join!(uplink.send_all(&outbox), refresh, reports, resend);
 }
 
 /// Follows the log files of all jails on a thread of its own, from where reading stands.
@@ -630,6 +680,9 @@ fn start_logins(tasks: &TaskTracker, shutdown: &CancellationToken, watch: &Share
                 }
                 (LoginOutcome::Succeeded, address) => {
                     tracing::debug!(?account, service, ?address, pid = attempt.pid, "login");
+                    if let Some(address) = address {
+                        lock(&watch).detector.good_login(address, service, account, attempt.time);
+                    }
                 }
             }
         }
@@ -715,18 +768,23 @@ async fn keep(watch: Shared, store: Store, rate: Arc<Mutex<Rate>>) {
 
 /// Tells of everything that was dropped at a bound, when there is more of it than at the last look.
 async fn tell_drops(watch: Shared, store: Store) {
-    let mut last = (0, 0, 0);
+    let mut last = (0, 0, 0, 0);
     let mut interval = tokio::time::interval(DROPS_INTERVAL);
     loop {
         interval.tick().await;
         let counters: u64 = lock(&watch).detector.totals().map(|(_, _, totals)| totals.dropped).sum();
         let lines = lock(&watch).files.as_ref().map_or(0, |status| status.cut_lines());
-        let now = (store.dropped(), counters, lines);
+        let reports = {
+            let watch = lock(&watch);
+            watch.reports.dropped + watch.detector.reporting().map_or(0, |pending| pending.lost().dropped)
+        };
+        let now = (store.dropped(), counters, lines, reports);
         if now != last {
             tracing::warn!(
                 offences = now.0,
                 counters = now.1,
                 cut_lines = now.2,
+                unreported = now.3,
                 "dropped at the memory's bounds, in all since the start"
             );
             last = now;
@@ -787,4 +845,22 @@ async fn wait_for_signal() -> anyhow::Result<()> {
 
 fn lock(watch: &Shared) -> MutexGuard<'_, Watch> {
     watch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+impl Watch {
+    /// The jails of a configuration; offences go nowhere.
+    fn for_test(config: &str) -> Self {
+        let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
+        Self {
+            detector: Detector::new(config.jails, Ignored::default(), TimeZone::UTC, |_, _| {}),
+            unsaved: Snapshot::default(),
+            positions: HashMap::new(),
+            journal: None,
+            asked: Arc::default(),
+            files: None,
+            lines: 0,
+            reports: ReportStatus::default(),
+        }
+    }
 }

@@ -40,6 +40,9 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         status.lines_per_second,
         indicatif::HumanBytes(status.backlog)
     )?;
+    if status.reports.on {
+        writeln!(out, "{}", reports(status))?;
+    }
     let mut jails =
         new_table(["jail", "source", "failing", "failures", "banned now", "banned in all", "ignored"]);
     for jail in &status.jails {
@@ -96,6 +99,26 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         }
     }
     Ok(())
+}
+
+/// What the enforcer was told beside offences, in a line.
+fn reports(status: &Status) -> String {
+    let reports = &status.reports;
+    let mut line = format!(
+        "reported {} failures and {} good logins; {} wait",
+        reports.failures, reports.logins, reports.waiting
+    );
+    for (count, what) in
+        [(reports.dropped, "dropped at the memory's bounds"), (reports.forgotten, "forgotten after an hour")]
+    {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    if let Some(trouble) = &reports.trouble {
+        line.push_str(&format!("; not taken last: {}", printable(trouble.as_bytes())));
+    }
+    line
 }
 
 fn new_table<const N: usize>(columns: [&str; N]) -> Table {

@@ -60,6 +60,10 @@ pub struct Saved {
     pub journal: Option<Cursor>,
     /// The allow list as last heard from the enforcer.
     pub allow: AllowList,
+    /// The enforcer's ledger that has the bans of before.
+    pub ledger: Option<Name>,
+    /// The first sequence of reports that was never given out.
+    pub reports: u64,
 }
 
 /// What changed since the last snapshot: positions and counters go to disk together, so that a line
@@ -136,6 +140,8 @@ enum Order {
     Acked(u64),
     Snapshot(Snapshot),
     Allow(AllowList),
+    Ledger(Name),
+    Reports(u64),
     Reserve(u64),
     Load { after: u64, most: usize, reply: tokio::sync::oneshot::Sender<Vec<NumberedOffence>> },
     Flush(tokio::sync::oneshot::Sender<()>),
@@ -207,6 +213,16 @@ impl Store {
     /// Keeps the allow list for the next start.
     pub fn allow(&self, allow: AllowList) {
         self.send(Order::Allow(allow));
+    }
+
+    /// Keeps which ledger the enforcer has, after all offences that were given before.
+    pub fn ledger(&self, ledger: Name) {
+        self.send(Order::Ledger(ledger));
+    }
+
+    /// Keeps the sequence of reports from which the next run goes on.
+    pub fn reports(&self, reserved: u64) {
+        self.send(Order::Reports(reserved));
     }
 
     /// The offences that wait, after a sequence, oldest first.
@@ -306,6 +322,10 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         Some(text) => serde_json::from_str(&text).map_err(|_| row("the allow list"))?,
         None => AllowList::default(),
     };
+    let ledger = meta(connection, "ledger").map_err(database)?;
+    let ledger = ledger.map(|name| name.parse().map_err(|_| row("the ledger's name"))).transpose()?;
+    let reports = meta(connection, "reports").map_err(database)?;
+    let reports = reports.map_or(Ok(0), |text| text.parse()).map_err(|_| row("the sequence of reports"))?;
 
     let texts = |sql: &str| -> rusqlite::Result<Vec<(String, String, String)>> {
         connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
@@ -343,7 +363,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
         None => None,
     };
-    Ok(Saved { outbox, next_sequence, waiting, positions, counters, bans, journal, allow })
+    Ok(Saved { outbox, next_sequence, waiting, positions, counters, bans, journal, allow, ledger, reports })
 }
 
 /// The writing thread: takes all orders that are there, and commits them together.
@@ -453,6 +473,8 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
             Order::Allow(allow) => {
                 set_meta(&transaction, "allow", &serde_json::to_string(allow).unwrap_or_default())?;
             }
+            Order::Ledger(ledger) => set_meta(&transaction, "ledger", ledger.as_str())?,
+            Order::Reports(reserved) => set_meta(&transaction, "reports", &reserved.to_string())?,
             Order::Snapshot(snapshot) => write_snapshot(&transaction, snapshot)?,
             Order::Load { .. } | Order::Flush(_) => {}
         }

@@ -6,21 +6,22 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, MAX_BATCH, NumberedOffence, OFFENCES_PATH, Problem,
-    ProblemCode, UNBAN_PATH, Unban, VERSION,
+    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, MAX_BATCH, Name, NumberedOffence, OFFENCES_PATH, Problem,
+    ProblemCode, REPORTS_PATH, Report, UNBAN_PATH, Unban, VERSION,
 };
 use backon::BackoffBuilder;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::sync::watch;
 
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 
 /// How long one request may take, and how long a refused sensor waits before it asks again.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
-const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// A connection to one enforcer.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Uplink {
     membership: Membership,
     /// Whether the last request was answered: 0 before the first, then 1 for no and 2 for yes.
     answered: Arc<AtomicU8>,
+    /// Which ledger the enforcer said last that it has.
+    ledger: Arc<watch::Sender<Option<Name>>>,
 }
 
 /// Why the enforcer did not take a request.
@@ -63,6 +66,18 @@ pub enum UplinkError {
     },
 }
 
+// === impl UplinkError ===
+
+impl UplinkError {
+    /// Why the enforcer refused; `None` where it gave no answer.
+    pub fn code(&self) -> Option<ProblemCode> {
+        match self {
+            Self::Refused { problem, .. } => Some(problem.code),
+            _ => None,
+        }
+    }
+}
+
 // === impl Uplink ===
 
 impl Uplink {
@@ -89,7 +104,7 @@ impl Uplink {
             .user_agent(concat!("atalaya-sensor/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| setup(&error))?;
-        Ok(Self { client, membership, answered: Arc::default() })
+        Ok(Self { client, membership, answered: Arc::default(), ledger: Arc::default() })
     }
 
     /// Sends offences until the enforcer has them, for ever. Ends only with its task.
@@ -105,13 +120,26 @@ impl Uplink {
     /// Reads the allow list.
     pub async fn allow(&self) -> Result<AllowList, UplinkError> {
         let request = self.client.get(format!("{}{ALLOW_PATH}", self.membership.url));
-        self.answer(request).await
+        let allow: AllowList = self.answer(request).await?;
+        self.saw(allow.ledger.as_ref());
+        Ok(allow)
+    }
+
+    /// Posts a report, once.
+    pub async fn report(&self, report: &Report) -> Result<(), UplinkError> {
+        let request = self.client.post(format!("{}{REPORTS_PATH}", self.membership.url)).json(report);
+        self.body(request).await.map(drop)
     }
 
     /// Lifts a ban that this sensor asked for.
     pub async fn unban(&self, unban: &Unban) -> Result<(), UplinkError> {
         let request = self.client.post(format!("{}{UNBAN_PATH}", self.membership.url)).json(unban);
-        self.answer::<serde_json::Value>(request).await.map(drop)
+        self.body(request).await.map(drop)
+    }
+
+    /// Which ledger the enforcer has; `None` before it said so.
+    pub fn ledger(&self) -> watch::Receiver<Option<Name>> {
+        self.ledger.subscribe()
     }
 
     /// Where the enforcer is.
@@ -138,6 +166,7 @@ impl Uplink {
             let request = self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
             let error = match self.answer::<Ack>(request).await {
                 Ok(ack) => {
+                    self.saw(ack.ledger.as_ref());
                     tracing::debug!(through = ack.through, offences = batch.offences.len(), "acked");
                     if told {
                         tracing::info!(url = self.membership.url, "the enforcer takes offences again");
@@ -148,10 +177,7 @@ impl Uplink {
                 }
                 Err(error) => error,
             };
-            let code = match &error {
-                UplinkError::Refused { problem, .. } => Some(problem.code),
-                _ => None,
-            };
+            let code = error.code();
             let mut offences = batch.offences;
             if matches!(code, Some(ProblemCode::Malformed | ProblemCode::TooLarge)) {
                 if offences.len() <= 1 {
@@ -181,6 +207,14 @@ impl Uplink {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<T, UplinkError> {
+        serde_json::from_slice(&self.body(request).await?).map_err(|error| UplinkError::Unreachable {
+            url: self.membership.url.clone(),
+            reason: format!("the answer is not an enforcer's: {error}"),
+        })
+    }
+
+    /// The body of an answer that is a success.
+    async fn body(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, UplinkError> {
         let secret = self.membership.secret.expose();
         let response = request
             .basic_auth(&self.membership.sensor, Some(secret))
@@ -192,18 +226,29 @@ impl Uplink {
         let status = response.status();
         let body = response.bytes().await.map_err(|error| self.failure(&error))?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| UplinkError::Unreachable {
-                url: self.membership.url.clone(),
-                reason: format!("the answer is not an enforcer's: {error}"),
-            });
+            return Ok(body.into());
         }
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
-            Problem::new(
-                ProblemCode::Other,
-                format!("HTTP status {status}, which is not an enforcer's answer"),
-            )
+            let code = if status == reqwest::StatusCode::NOT_FOUND {
+                ProblemCode::NotFound
+            } else {
+                ProblemCode::Other
+            };
+            Problem::new(code, format!("HTTP status {status}, which is not an enforcer's answer"))
         });
         Err(UplinkError::Refused { url: self.membership.url.clone(), problem })
+    }
+
+    /// Notes which ledger the enforcer has.
+    fn saw(&self, ledger: Option<&Name>) {
+        let Some(ledger) = ledger else { return };
+        self.ledger.send_if_modified(|known| {
+            let is_another = known.as_ref() != Some(ledger);
+            if is_another {
+                *known = Some(ledger.clone());
+            }
+            is_another
+        });
     }
 
     fn failure(&self, error: &reqwest::Error) -> UplinkError {
@@ -269,7 +314,7 @@ impl ServerCertVerifier for Pinned {
 }
 
 /// 0.1 s, doubling with jitter up to 10 s.
-fn backoff() -> impl Iterator<Item = Duration> {
+pub(crate) fn backoff() -> impl Iterator<Item = Duration> {
     backon::ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(10))

@@ -95,7 +95,7 @@ pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
             match lookups.resolver() {
                 Ok(made) => resolver = Some(made),
                 Err(error) => {
-                    tracing::warn!(%error, "the system's name servers are not known; the names on the allow list cannot be looked up")
+                    tracing::warn!(%error, "the system's name servers are not known; the names on the allow list cannot be looked up");
                 }
             }
         }
@@ -194,7 +194,7 @@ impl Kept {
                 "a name on the allow list cannot be looked up; its last known addresses stay allowed"
             ),
             (None, Some(_)) => {
-                tracing::info!(name, ?addresses, "a name on the allow list is looked up again")
+                tracing::info!(name, ?addresses, "a name on the allow list is looked up again");
             }
             _ => {}
         }

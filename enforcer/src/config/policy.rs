@@ -130,7 +130,7 @@ impl AllowConfig {
             match Networks::try_from(vec![text.to_owned()]) {
                 Ok(network) => config.networks.extend(network.iter()),
                 Err(_) if is_host_name(text) => {
-                    config.names.push(text.trim_end_matches('.').to_ascii_lowercase())
+                    config.names.push(text.trim_end_matches('.').to_ascii_lowercase());
                 }
                 Err(_) => {
                     let text = text.escape_debug();

@@ -17,12 +17,12 @@ use crate::{database, enrolment, state};
 const CHECKED_FOR: Duration = Duration::from_millis(1500);
 
 /// The file of a state folder.
-pub fn path(folder: &Path) -> PathBuf {
+pub(crate) fn path(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite3")
 }
 
 /// Takes a state folder for this process alone, for as long as the returned file is open.
-pub(super) fn lock(folder: &Path) -> Result<File, LedgerError> {
+pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
     let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
     drop(state::hold(folder).map_err(failed)?);
     let file =
@@ -58,6 +58,11 @@ pub(super) fn open<T>(
     }
 }
 
+/// Completes a ledger that a backup was put in the place of.
+pub(crate) fn settle(folder: &Path, now: Timestamp) -> Result<(), LedgerError> {
+    open(folder, now, &|_| Ok(())).map(drop)
+}
+
 /// The ledger, in this release's form; damage is an error.
 fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<Connection, LedgerError> {
     let failed = |source| database_error(path, source);
@@ -88,7 +93,23 @@ fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<Connection, Ledge
     check(&mut connection).map_err(failed)?;
     let identity = schema::meta(&connection, schema::IDENTITY).map_err(failed)?;
     enrolment::note_ledger(folder, identity.as_deref().unwrap_or_default())?;
+    forget_beside(&connection).map_err(failed)?;
     Ok(connection)
+}
+
+/// Drops what a backup holds beside the ledger: by now the sensors are in a file of their own, and who is
+/// revoked there must not come back.
+fn forget_beside(connection: &Connection) -> rusqlite::Result<()> {
+    let beside = "SELECT count(*) FROM sqlite_schema WHERE name IN ('sensors', 'files')";
+    if connection.query_row(beside, [], |row| row.get::<_, i64>(0))? > 0 {
+        // Overwritten with zeros, for there are secrets among it.
+        connection.pragma_update(None, "secure_delete", true)?;
+        connection.execute_batch(
+            "BEGIN IMMEDIATE; DROP TABLE IF EXISTS sensors; DROP TABLE IF EXISTS files; COMMIT",
+        )?;
+        connection.pragma_update(None, "secure_delete", false)?;
+    }
+    Ok(())
 }
 
 /// Whether there is no ledger yet. What is there has to be a file that may be read and written.

@@ -45,6 +45,7 @@ pub(super) struct RawJail {
     ignore: IgnoreList,
     ignorecommand: Option<String>,
     ignoreself: Option<bool>,
+    ipv6_prefix: Option<u8>,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
@@ -134,8 +135,13 @@ impl RawJail {
                 Some(Escalate::Table(table)) => Some(table.check()?),
             },
             ignore,
+            ipv6_prefix: self
+                .ipv6_prefix
+                .or(defaults.ipv6_prefix.as_ref().map(|bits| *bits.get_ref()))
+                .unwrap_or(standard.ipv6_prefix),
             ..standard
         };
+        check_ipv6_prefix(policy.ipv6_prefix)?;
         if !(1..=1000).contains(&policy.maxretry) {
             return Err(format!("maxretry is {}; expected 1 to 1000", policy.maxretry));
         }
@@ -257,6 +263,16 @@ impl RawJail {
         }
         Ok(definition)
     }
+}
+
+/// Refuses what is no network of one IPv6 host.
+pub(super) fn check_ipv6_prefix(bits: u8) -> Result<(), String> {
+    if (64..=128).contains(&bits) {
+        return Ok(());
+    }
+    Err(format!(
+        "ipv6_prefix is {bits}; expected 64 (all that one host has) to 128 (every address by itself)"
+    ))
 }
 
 // === impl EscalateTable ===
