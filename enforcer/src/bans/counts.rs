@@ -8,6 +8,7 @@ use crate::policy::Decision;
 
 /// What was decided since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Offences that led to a new ban.
     pub banned: u64,
