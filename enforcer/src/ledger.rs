@@ -22,6 +22,7 @@ use crate::router::Label;
 use crate::router::address_list::Family;
 
 mod draft;
+mod examination;
 mod file;
 mod housekeeping;
 mod migration;
@@ -38,6 +39,7 @@ pub use selection::{Selection, Sort, Which};
 pub(crate) use file::{lock, path, settle};
 pub(crate) use schema::{VERSION as FORM, sign_as_recovering};
 
+use examination::Examination;
 use housekeeping::Housekeeping;
 use place::Place;
 
@@ -234,6 +236,7 @@ pub struct Ledger {
 pub struct Writer {
     thread: JoinHandle<()>,
     _lock: std::fs::File,
+    _examination: Option<Examination>,
 }
 
 /// Why the ledger cannot be used.
@@ -312,8 +315,9 @@ impl Ledger {
         let path = path(folder);
         let now = terms.clock.now();
         let logins_since = terms.logins.map(|within| now - within.signed());
-        let (connection, saved) =
+        let (connection, saved, examined) =
             file::open(folder, now, &|connection| saved::read(connection, logins_since, label))?;
+        let examination = (!examined).then(|| Examination::begin(folder, &path));
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
         let thread = std::thread::Builder::new()
@@ -327,7 +331,7 @@ impl Ledger {
         Ok((
             Self { orders, path: path.into(), trouble, reader: Arc::default() },
             saved,
-            Writer { thread, _lock: lock },
+            Writer { thread, _lock: lock, _examination: examination },
         ))
     }
 
