@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 mod address;
+mod allow;
 mod backup;
 mod bans;
 mod enrolment;
@@ -70,16 +71,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Save the ledger, the enrolled sensors and the certificate to one file
-    Backup(backup::Backup),
-    /// Bring back what `backup` saved, with the enforcer stopped
-    Restore(backup::Restore),
-    /// Let a sensor send, and print the token with which it joins
-    Enrol(enrolment::Enrol),
-    /// Take a sensor's right to send; its bans stand
-    Revoke(enrolment::Revoke),
-    /// List the enrolled sensors, and what they sent
-    Sensors(status::Sensors),
     /// Show on one screen whether all is well: faults, bans, routers, sensors
     Status(status::Arguments),
     /// Watch it all live: routers, rates, latencies, new bans
@@ -94,6 +85,10 @@ enum Command {
     Ban(hand::Ban),
     /// Lift a ban
     Unban(hand::Unban),
+    /// List what is never banned, or allow an address, a network or a DNS name, for a time or for good
+    Allow(allow::Arguments),
+    /// List whom a good login spared a ban
+    Spared(allow::SparedArguments),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
     /// Show what would be sent to routers now, and why, without sending it
@@ -106,6 +101,16 @@ enum Command {
         #[command(subcommand)]
         command: router::Command,
     },
+    /// List the enrolled sensors, and what they sent
+    Sensors(status::Sensors),
+    /// Let a sensor send, and print the token with which it joins
+    Enrol(enrolment::Enrol),
+    /// Take a sensor's right to send; its bans stand
+    Revoke(enrolment::Revoke),
+    /// Save the ledger, the enrolled sensors and the certificate to one file
+    Backup(backup::Backup),
+    /// Bring back what `backup` saved, with the enforcer stopped
+    Restore(backup::Restore),
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -163,6 +168,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Show(show) => show.run(config, &mut out)?,
         Command::Ban(ban) => return ban.run(config, &mut out),
         Command::Unban(unban) => return unban.run(config, &mut out),
+        Command::Allow(allow) => return allow.run(config, &mut out),
+        Command::Spared(spared) => spared.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
         Command::Plan(plan) => return plan.run(config, &mut out),
         Command::Tidy(tidy) => return tidy.run(config, &mut out),

@@ -16,9 +16,11 @@ use crate::clock::Clock;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::rates::Rates;
+use crate::reports::Reports;
 use crate::router::{Desired, RouterHandle};
 
 pub mod address;
+pub mod allow;
 pub mod bans;
 pub mod desired;
 pub mod fault;
@@ -37,6 +39,8 @@ pub struct Control {
     pub ledger: Ledger,
     /// The intake.
     pub intake: Arc<Intake>,
+    /// What sensors report of failures and logins.
+    pub reports: Arc<Reports>,
     /// The routers' workers.
     pub routers: Arc<Vec<RouterHandle>>,
     /// How much happens.
@@ -65,6 +69,8 @@ impl Control {
             .route("/lists/forget", post(desired::forget))
             .route("/status", get(status::status))
             .route("/address", get(address::address))
+            .route("/allow", get(allow::list).post(allow::allow).delete(allow::disallow))
+            .route("/spared", get(allow::spared))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .with_state(Arc::new(self))
     }

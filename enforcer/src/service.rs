@@ -86,11 +86,15 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
-    tasks.spawn(until(stop.clone(), keep_rates(rates.clone(), bans.clone(), routers.clone())));
+    tasks.spawn(until(
+        stop.clone(),
+        keep_rates(rates.clone(), bans.clone(), routers.clone(), reports.clone()),
+    ));
 
     // Where offences and commands arrive.
     let ledger_and_id = (ledger.clone(), id);
-    let intake = Intake::new(bans.clone(), reports, ledger_and_id, enrolled, clock.clone(), through);
+    let intake =
+        Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), through);
     let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
@@ -103,6 +107,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         bans: bans.clone(),
         ledger,
         intake: intake.clone(),
+        reports,
         routers: routers.clone(),
         rates,
         clock,
@@ -279,14 +284,19 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     }
 }
 
-async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Vec<RouterHandle>>) {
+async fn keep_rates(
+    rates: Arc<Mutex<Rates>>,
+    bans: Arc<Bans>,
+    routers: Arc<Vec<RouterHandle>>,
+    reports: Arc<Reports>,
+) {
     let began = tokio::time::Instant::now();
     let mut interval = tokio::time::interval(RATES_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let now = interval.tick().await;
         let routers: Vec<_> = routers.iter().map(RouterHandle::status).collect();
-        let totals = Totals::of(&bans.counts(), &routers);
+        let totals = Totals::of(&bans.counts(), &routers, reports.fleet_dropped());
         let second = now.duration_since(began).as_secs();
         rates.lock().unwrap_or_else(PoisonError::into_inner).sample(second, totals, &routers);
     }
