@@ -93,8 +93,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
     // Where offences and commands arrive.
     let ledger_and_id = (ledger.clone(), id);
-    let intake =
-        Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), through);
+    let intake = Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), through);
     let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
