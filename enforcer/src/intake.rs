@@ -71,6 +71,7 @@ struct Refusals {
 
 /// What is known of a sensor since the start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Seen {
     /// When it was last heard: when it sent something, or read the allow list, which ours do every minute.
     pub last: Option<Timestamp>,

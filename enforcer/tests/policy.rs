@@ -123,6 +123,7 @@ async fn one_password_on_each_of_fifty_hosts_is_one_ban_and_an_allowed_scanner_i
     assert_eq!(entry.comment, "atalaya: everywhere from fleet");
     let left = entry.timeout_left.unwrap().as_secs();
     assert!((7190..=7200).contains(&left), "{left} s left");
+    scene.ledger_shows(|bans| !bans.is_empty()).await;
     let bans = scene.bans().await;
     assert_eq!(bans.len(), 1, "{bans:#?}");
     assert_eq!((bans[0]["jail"].as_str(), bans[0]["sensor"].as_str()), (Some("everywhere"), Some("fleet")));
