@@ -1,24 +1,41 @@
 //! The bans that stand: where offences are decided, from where routers learn at once, and from where
 //! bans lapse at the second they end.
 //!
-//! [`Desired`] is their one copy in memory, for a million bans should be small. Whoever changes it
-//! holds the lock of this module until the ledger's writer has the change too, so that memory and
-//! disk see the same order.
+//! What is changed is changed under one lock, which is held until the ledger's writer has the change too, so
+//! that memory and disk see the same order. The ledger keeps each ban; what routers are to hold is derived from
+//! them by [`crate::widen`], in [`Desired`].
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, NumberedOffence, Offence, canonical};
+use atalaya_wire::{
+    BanTime, Escalation, Evidence, Name, Networks, NumberedOffence, Offence, Seconds, canonical,
+};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use crate::config::ListConfig;
-use crate::ledger::{Ban, Change, Ledger, Receipt};
-use crate::policy::{self, Decision, Severity, Standing};
-use crate::router::{Desired, Label, Wanted};
+use crate::allow::{Allow, AllowError, Answer, What};
+use crate::config::{ListConfig, ProtectConfig, WidenConfig};
+use crate::ledger::{Allowance, Ban, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, Receipt, Spared};
+use crate::policy::{self, Decision, Exemption, Severity, Standing};
+use crate::protect::Protect;
+use crate::router::address_list::canonical as canonical_prefix;
+use crate::router::{Desired, Label};
+use crate::widen::Widen;
+use crate::{fleet, prefixes};
+
+mod book;
+mod counts;
+mod reachable;
+
+pub use counts::Counts;
+pub use reachable::EXEMPT;
+
+use book::Book;
+use counts::Counters;
+use reachable::Reachable;
 
 /// For how long an earlier ban makes the next one longer.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -26,33 +43,33 @@ const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// The jail, and the sensor, of a ban by hand.
 pub const BY_HAND: &str = "manual";
 
-/// The bans of one list, and what follows from a decision.
+/// What decisions follow.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// What entries say.
+    pub list: ListConfig,
+    /// How bad what a jail sees is.
+    pub severity: BTreeMap<Name, Severity>,
+    /// When many bans become one of the network around them.
+    pub widen: WidenConfig,
+    /// Whether a router takes the bans of some jails only: then only bans of one jail become one.
+    pub by_jail: bool,
+    /// How bans grow whose offences say nothing of it.
+    pub escalation: Option<Escalation>,
+    /// Who is not banned without a word.
+    pub protect: ProtectConfig,
+}
+
+/// The bans, and what follows from a decision.
 #[derive(Debug)]
 pub struct Bans {
-    list: ListConfig,
-    severity: BTreeMap<Name, Severity>,
+    rules: Rules,
     ledger: Ledger,
-    desired: Arc<Desired>,
+    /// What is never banned, for those who only read it.
     allow: RwLock<Arc<Networks>>,
     book: Mutex<Book>,
     counters: Counters,
-}
-
-/// What was decided since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Offences that led to a new ban.
-    pub banned: u64,
-    /// Offences that made a ban end later.
-    pub extended: u64,
-    /// Offences of addresses whose ban ends no sooner anyway.
-    pub already_banned: u64,
-    /// Offences of addresses on the allow list, and of addresses that no host has.
-    pub allowed: u64,
-    /// Offences whose ban was over when they arrived.
-    pub too_late: u64,
-    /// Bans that ended in time.
-    pub lapsed: u64,
+    names_changed: Notify,
 }
 
 /// Why something cannot be done by hand.
@@ -60,9 +77,20 @@ pub struct Counts {
 pub enum HandError {
     /// The address is allowed.
     #[error(
-        "{0} touches the allow list: it is, or holds, an address that is never banned; change `allow` in the configuration and restart first"
+        "{0} touches the allow list: it is, or holds, an address that is never banned; take it off the list first (`atalaya-enforcer allow` shows it)"
     )]
     Allowed(IpNet),
+    /// The address is protected.
+    #[error(
+        "{} logged in well at {} ({} as {} on {}): banning {prefix} could lock someone out; add --force to ban it all the same",
+        login.address, login.last.strftime("%Y-%m-%d %H:%M:%SZ"), login.service, login.account, login.sensor
+    )]
+    Protected {
+        /// What was to be banned.
+        prefix: IpNet,
+        /// Whom it would lock out.
+        login: Box<GoodLogin>,
+    },
     /// The ban would end where it begins.
     #[error("a ban needs at least one second, such as --for 30m")]
     NoTime,
@@ -79,35 +107,28 @@ pub struct ByHand {
     pub receipt: Receipt,
 }
 
-/// What the lock is for.
-#[derive(Debug, Default)]
-struct Book {
-    /// When to look at which ban, in milliseconds since 1970; a ban that was extended meanwhile is put
-    /// back, one that was lifted falls out.
-    ends: BinaryHeap<Reverse<(i64, IpNet)>>,
-    /// The standing bans of more than one address.
-    wide: BTreeSet<IpNet>,
-    /// Labels, shared by all bans of one jail and sensor.
-    labels: HashMap<(Name, Name), Arc<Label>>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    banned: AtomicU64,
-    extended: AtomicU64,
-    already_banned: AtomicU64,
-    allowed: AtomicU64,
-    too_late: AtomicU64,
-    lapsed: AtomicU64,
+/// What came of a change of the allow list.
+#[derive(Debug)]
+pub struct Allowed {
+    /// The entry.
+    pub entry: Allowance,
+    /// How many bans were lifted for it.
+    pub lifted: usize,
+    /// Tells when it is on disk.
+    pub receipt: Receipt,
 }
 
 /// A decision, to be logged once the routers know.
 struct Decided {
     decision: Decision,
+    address: IpAddr,
+    /// What its ban covers.
     prefix: IpNet,
     jail: Name,
     time: Timestamp,
     failures: u32,
+    /// Who was spared.
+    login: Option<GoodLogin>,
 }
 
 // === impl Bans ===
@@ -115,37 +136,49 @@ struct Decided {
 impl Bans {
     /// Takes over what the ledger holds. Bans that are over, or whose addresses are allowed now, end.
     pub fn new(
-        list: ListConfig,
-        severity: BTreeMap<Name, Severity>,
+        rules: Rules,
         ledger: Ledger,
         desired: Arc<Desired>,
-        allow: Networks,
+        mut allow: Allow,
         saved: Vec<(IpNet, Standing, Arc<Label>)>,
+        logins: Vec<GoodLogin>,
         now: Timestamp,
     ) -> Self {
-        let mut book = Book::default();
+        let mut ended: Vec<Change> =
+            allow.expire(now).into_iter().map(|entry| Change::Disallow { what: entry.what }).collect();
+        let networks = allow.networks();
+        let mut protect = Protect::new(rules.protect.clone(), MOST_LOGINS);
+        for login in logins {
+            protect.note(login, now);
+        }
+        let widen = Widen::new(rules.widen, rules.by_jail);
+        let mut book = Book::new(desired, widen, Reachable::new(networks.clone(), protect), allow);
         book.ends.reserve_exact(saved.len());
-        let mut ended = Vec::new();
-        let standing = saved.into_iter().filter_map(|(prefix, ban, label)| {
-            let end = |at, by: &str| Change::End { prefix, at, by: by.to_owned() };
-            if let Some(until) = ban.until.filter(|until| *until <= now) {
-                ended.push(end(until, "lapsed"));
-                return None;
+        let standing = saved.into_iter().filter(|(prefix, ban, _)| {
+            let mut end = |at, by: &str| {
+                ended.push(Change::End { prefix: *prefix, at, by: by.to_owned() });
+                false
+            };
+            match ban.until {
+                Some(until) if until <= now => end(until, "lapsed"),
+                _ if networks.overlaps(*prefix) => end(now, "allow list"),
+                _ => true,
             }
-            if allow.overlaps(prefix) {
-                ended.push(end(now, "allow list"));
-                return None;
-            }
-            book.watch(prefix, ban);
-            Some((prefix, Wanted { until: ban.until, label }))
         });
-        desired.set_many(standing);
+        book.load(standing, now);
         if !ended.is_empty() {
-            tracing::info!(bans = ended.len(), "bans ended while the enforcer was down, or are allowed now");
+            tracing::info!(bans = ended.len(), "ended while the enforcer was down, or are allowed now");
         }
         ledger.write_surely(ended);
-        let (allow, book) = (RwLock::new(Arc::new(allow)), Mutex::new(book));
-        Self { list, severity, ledger, desired, allow, book, counters: Counters::default() }
+        let allow = RwLock::new(Arc::clone(&book.reachable.networks));
+        Self {
+            rules,
+            ledger,
+            allow,
+            book: Mutex::new(book),
+            counters: Counters::default(),
+            names_changed: Notify::new(),
+        }
     }
 
     /// Decides on a sensor's offences, in their order. Bans are on their way to the routers when this
@@ -160,37 +193,43 @@ impl Bans {
         let Some(sequence) = offences.last().map(|last| last.sequence) else {
             return self.ledger.write(Vec::new());
         };
-        let allow = self.allow();
-        let mut decided = Vec::with_capacity(offences.len());
-        let mut changes = Vec::with_capacity(offences.len() + 1);
-        let mut book = self.lock();
-        for NumberedOffence { offence, .. } in offences {
-            decided.push(self.decide(&mut book, sensor, offence, &allow, now, &mut changes));
-        }
-        changes.push(Change::Through { sensor: sensor.clone(), outbox: outbox.clone(), sequence });
-        let receipt = self.ledger.write(changes);
-        drop(book);
-        for one in &decided {
-            self.counters.count(one.decision);
-            one.log(sensor);
-        }
-        receipt
+        let through = Change::Through { sensor: sensor.clone(), outbox: outbox.clone(), sequence };
+        let offences = offences.into_iter().map(|numbered| numbered.offence);
+        self.judge(sensor, offences, now, |changes| {
+            self.ledger.write(changes.into_iter().chain([through]).collect())
+        })
     }
 
-    /// Bans by hand, from now; as for offences, a ban that stands can only become longer.
+    /// Decides on the offences of fleet jails, which nobody sends again.
+    pub fn take_fleet(&self, offences: Vec<Offence>, now: Timestamp) -> Receipt {
+        let sensor: Name = fleet::SENSOR.parse().expect("the constant is a name");
+        self.judge(&sensor, offences.into_iter(), now, |changes| self.ledger.write_surely(changes))
+    }
+
+    /// Bans by hand, from now; as for offences, a ban that stands can only become longer. Who is protected by a
+    /// good login is banned by force only.
     pub fn ban(
         &self,
         prefix: IpNet,
         bantime: BanTime,
         reason: &str,
+        force: bool,
         now: Timestamp,
     ) -> Result<ByHand, HandError> {
-        let prefix = crate::router::address_list::canonical(prefix);
+        let prefix = canonical_prefix(prefix);
         let mut book = self.lock();
-        let before = self.standing(prefix);
+        let before = book.standing(prefix);
+        let login = book.reachable.protect.within(prefix, now).filter(|_| !force).cloned();
+        let exemption = book.exemption(prefix, login.is_some());
         let mut changes = Vec::new();
-        let ban = match policy::decide(prefix, now, bantime, before, &self.allow(), now) {
+        let ban = match policy::decide(now, bantime, before, exemption, now) {
             Decision::Allowed => return Err(HandError::Allowed(prefix)),
+            Decision::Spared => {
+                return Err(login.map_or(HandError::NoTime, |login| HandError::Protected {
+                    prefix,
+                    login: Box::new(login),
+                }));
+            }
             Decision::Lapsed => return Err(HandError::NoTime),
             Decision::AlreadyBanned => {
                 let until = before.and_then(|ban| ban.until);
@@ -204,57 +243,192 @@ impl Bans {
         };
         let name: Name = BY_HAND.parse().expect("the constant is a name");
         let label = self.label(&mut book, &name, &name);
-        self.desired.set(prefix, Wanted { until: ban.until, label });
-        changes.push(Change::Ban(Box::new(Ban {
-            prefix,
-            since: now,
-            until: ban.until,
-            jail: name.clone(),
-            sensor: name,
-            evidence: if reason.is_empty() {
-                Vec::new()
-            } else {
-                vec![Evidence::new(now, "by hand", reason)]
-            },
-            strikes: 0,
-            ended: None,
-            ended_by: None,
-        })));
+        book.set(prefix, ban, label, now);
+        let evidence =
+            if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
+        changes.push(ban_of(prefix, now, ban, name.clone(), name, evidence));
         let receipt = self.ledger.write_surely(changes);
+        if before.is_none() {
+            self.counters.count_by_hand();
+        }
         Ok(ByHand { changed: true, until: ban.until, receipt })
     }
 
-    /// Lifts a ban; `None` where none stands.
-    pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
-        let prefix = crate::router::address_list::canonical(prefix);
+    /// Takes over a ban that was found on a router while the ledger, which was lost, is gathered again. Whether
+    /// it stands now for this; not where another stands, or where its address is allowed or protected.
+    pub fn adopt(
+        &self,
+        prefix: IpNet,
+        until: Option<Timestamp>,
+        jail: Name,
+        sensor: Name,
+        router: &Name,
+        now: Timestamp,
+    ) -> bool {
+        let prefix = canonical_prefix(prefix);
         let mut book = self.lock();
-        self.standing(prefix)?;
-        Some(self.lift(&mut book, prefix, by, at))
+        let before = book.standing(prefix);
+        let protected = book.reachable.protect.within(prefix, now).is_some();
+        if before.is_some()
+            || book.exemption(prefix, protected) != Exemption::None
+            || until.is_some_and(|until| until <= now)
+        {
+            return false;
+        }
+        let ban = Standing {
+            until: until.and_then(|until| Timestamp::from_millisecond(until.as_millisecond()).ok()),
+        };
+        let mut changes = Vec::new();
+        book.begin(prefix, ban, None, &mut changes);
+        let label = self.label(&mut book, &jail, &sensor);
+        book.set(prefix, ban, label, now);
+        let evidence = vec![Evidence::new(now, router.as_str(), &format!("found on router {router}"))];
+        changes.push(ban_of(prefix, now, ban, jail, sensor, evidence));
+        self.ledger.write_surely(changes);
+        drop(book);
+        self.counters.count_adopted();
+        true
     }
 
-    /// Ends the bans that are over; the routers let go of them by themselves. Returns how many.
+    /// Lifts a ban; `None` where none stands. Of an IPv6 address, the ban of the unit around it is lifted where it
+    /// has none of its own. For an hour no widened network covers what was unbanned; an address that only a
+    /// widened network covers is made reachable so, too.
+    pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
+        let prefix = canonical_prefix(prefix);
+        let mut book = self.lock();
+        let banned = book.banned_as(prefix);
+        let network = book.widen.wide_around(prefix);
+        if banned.is_none() && network.is_none() {
+            return None;
+        }
+        let forgotten = book.reachable.exempt(banned.unwrap_or(prefix), at);
+        let mut changes = Vec::new();
+        if let Some(prefix) = banned {
+            book.lift(prefix, at);
+            changes.push(Change::End { prefix, at, by: by.to_owned() });
+        }
+        let receipt = self.ledger.write_surely(changes);
+        if let Some(network) = network {
+            book.review(prefix, at);
+            tracing::info!(%prefix, %network, "a widened network is let go for what was unbanned in it");
+        }
+        if let Some(forgotten) = forgotten {
+            book.review(forgotten, at);
+        }
+        Some(receipt)
+    }
+
+    /// Ends what is over: bans, of which the routers let go by themselves, entries of the allow list, and
+    /// protection. Returns how many bans.
     pub fn lapse(&self, now: Timestamp) -> usize {
         let mut book = self.lock();
         let mut changes = Vec::new();
-        while let Some(Reverse((end, prefix))) = book.ends.peek().copied()
-            && end <= now.as_millisecond()
-        {
-            book.ends.pop();
-            let Some(ban) = self.standing(prefix) else { continue };
-            match ban.until {
-                Some(until) if until <= now => {
-                    self.desired.remove(prefix);
-                    book.wide.remove(&prefix);
-                    changes.push(Change::End { prefix, at: until, by: "lapsed".to_owned() });
-                }
-                _ => book.watch(prefix, ban),
-            }
-        }
+        book.lapse(now, |prefix, at| changes.push(Change::End { prefix, at, by: "lapsed".to_owned() }));
         let lapsed = changes.len();
+        for prefix in book.reachable.expire(now) {
+            book.review(prefix, now);
+        }
+        let expired = if book.allow.next_end().is_some_and(|end| end <= now) {
+            book.allow.expire(now)
+        } else {
+            Vec::new()
+        };
+        changes.extend(expired.iter().map(|entry| Change::Disallow { what: entry.what.clone() }));
         self.ledger.write_surely(changes);
+        if !expired.is_empty() {
+            self.apply_allow(&mut book, now);
+        }
         drop(book);
-        self.counters.lapsed.fetch_add(lapsed as u64, Ordering::Relaxed);
+        for entry in expired {
+            tracing::info!(what = entry.what, "off the allow list: its time is over");
+            self.names_changed.notify_one();
+        }
+        self.counters.count_lapsed(lapsed);
         lapsed
+    }
+
+    /// Remembers a good login, which protects its address.
+    pub fn note_login(&self, login: GoodLogin, now: Timestamp) {
+        let prefix = IpNet::from(login.address);
+        let mut book = self.lock();
+        let Some(noted) = book.reachable.protect.note(login.clone(), now) else { return };
+        if noted.new {
+            book.review(prefix, now);
+        }
+        if noted.write {
+            self.ledger.write_surely(vec![Change::Login(Box::new(login))]);
+        }
+    }
+
+    /// Allows an address, a network or a DNS name until a time, or for ever; lifts the bans that it touches.
+    pub fn allow_at_run_time(
+        &self,
+        what: &str,
+        until: Option<Timestamp>,
+        reason: &str,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Allowed, AllowError> {
+        let what = What::parse(what)?.key();
+        let (reason, by) = (reason.to_owned(), by.to_owned());
+        let entry = Allowance { what, since: now, until, reason, by };
+        let mut book = self.lock();
+        book.allow.insert(entry.clone(), now)?;
+        let receipt = self.ledger.write_surely(vec![Change::Allow(Box::new(entry.clone()))]);
+        let lifted = self.apply_allow(&mut book, now);
+        drop(book);
+        self.names_changed.notify_one();
+        Ok(Allowed { entry, lifted, receipt })
+    }
+
+    /// Takes back what was allowed at run time.
+    pub fn disallow(&self, what: &str, now: Timestamp) -> Result<Allowed, AllowError> {
+        let what = What::parse(what)?;
+        let mut book = self.lock();
+        let entry = book.allow.remove(&what)?;
+        let receipt = self.ledger.write_surely(vec![Change::Disallow { what: what.key() }]);
+        let lifted = self.apply_allow(&mut book, now);
+        Ok(Allowed { entry, lifted, receipt })
+    }
+
+    /// Replaces the addresses of the routers and of this host, which are allowed too. Returns how many bans
+    /// were lifted for it.
+    pub fn set_own_addresses(&self, addresses: Vec<IpAddr>, now: Timestamp) -> usize {
+        let mut book = self.lock();
+        if book.allow.set_own(addresses) { self.apply_allow(&mut book, now) } else { 0 }
+    }
+
+    /// Takes note of what a DNS name on the allow list stands for.
+    pub fn set_answer(&self, name: &str, answer: Answer, now: Timestamp) {
+        let addresses = answer.addresses.clone();
+        let mut book = self.lock();
+        // It may have gone from the list while it was looked up.
+        if !book.allow.names().contains(name) || !book.allow.set_answer(name, answer) {
+            return;
+        }
+        let lifted = self.apply_allow(&mut book, now);
+        drop(book);
+        tracing::info!(name, ?addresses, lifted, "a name on the allow list has these addresses now");
+    }
+
+    /// What was allowed at run time.
+    pub fn allowances(&self) -> Vec<Allowance> {
+        self.lock().allow.entries()
+    }
+
+    /// The DNS names on the allow list, and what is known of each.
+    pub fn answers(&self) -> BTreeMap<String, Answer> {
+        self.lock().allow.answers()
+    }
+
+    /// The DNS names on the allow list.
+    pub fn allowed_names(&self) -> BTreeSet<String> {
+        self.lock().allow.names()
+    }
+
+    /// Waits until the names on the allow list may be others.
+    pub async fn names_changed(&self) {
+        self.names_changed.notified().await;
     }
 
     /// What is never banned.
@@ -262,36 +436,78 @@ impl Bans {
         self.allow.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces what is never banned, and lifts the bans that touch what is new on it. Returns how many.
-    pub fn set_allow(&self, allow: Networks, at: Timestamp) -> usize {
-        let mut book = self.lock();
-        let before = self.allow();
-        let allow = Arc::new(allow);
-        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow.clone();
-        // New while running are single addresses: routers', and this host's.
-        let new = allow.iter().filter(|network| !before.iter().any(|known| known == *network));
-        let single = new.filter(|network| self.desired.get(*network).is_some());
-        let wide = book.wide.iter().copied().filter(|prefix| allow.overlaps(*prefix));
-        let touched: BTreeSet<IpNet> = single.chain(wide).collect();
-        for prefix in &touched {
-            self.lift(&mut book, *prefix, "allow list", at);
-        }
-        touched.len()
+    /// The latest offences of protected addresses, the latest first. Blocks: it reads the disk.
+    pub fn spared(&self, limit: usize) -> Result<Vec<Spared>, LedgerError> {
+        self.ledger.spared(limit)
+    }
+
+    /// How many addresses are protected by a good login.
+    pub fn protected(&self) -> usize {
+        self.lock().reachable.protect.len()
+    }
+
+    /// As what an address is banned: by itself, or by the unit around it where it is an IPv6 one; `None` where
+    /// neither is banned.
+    pub fn banned_as(&self, prefix: IpNet) -> Option<IpNet> {
+        self.lock().banned_as(canonical_prefix(prefix))
+    }
+
+    /// The good login that protects an address, or an address within a network.
+    pub fn protected_by(&self, prefix: IpNet, now: Timestamp) -> Option<GoodLogin> {
+        self.lock().reachable.protect.within(canonical_prefix(prefix), now).cloned()
+    }
+
+    /// What one offender is counted and banned by: an IPv4 address, the unit around an IPv6 one.
+    pub fn unit_of(&self, address: IpAddr) -> IpNet {
+        prefixes::unit_of(canonical(address), self.rules.widen.ipv6_prefix)
+    }
+
+    /// How many networks are widened.
+    pub fn widened(&self) -> usize {
+        self.lock().widen.wide()
+    }
+
+    /// The widened network that covers an address or a network.
+    pub fn widened_around(&self, prefix: IpNet) -> Option<IpNet> {
+        self.lock().widen.wide_around(canonical_prefix(prefix))
     }
 
     /// How many bans stand.
     pub fn len(&self) -> usize {
-        self.desired.len()
+        self.lock().widen.bans().len()
     }
 
     /// Whether no ban stands.
     pub fn is_empty(&self) -> bool {
-        self.desired.is_empty()
+        self.len() == 0
     }
 
     /// What was decided since the start.
     pub fn counts(&self) -> Counts {
         self.counters.counts()
+    }
+
+    /// Decides on offences and tells the routers, hands what changed to the ledger, and logs.
+    fn judge(
+        &self,
+        sensor: &Name,
+        offences: impl ExactSizeIterator<Item = Offence>,
+        now: Timestamp,
+        write: impl FnOnce(Vec<Change>) -> Receipt,
+    ) -> Receipt {
+        let mut decided = Vec::with_capacity(offences.len());
+        let mut changes = Vec::with_capacity(offences.len() + 1);
+        let mut book = self.lock();
+        for offence in offences {
+            decided.push(self.decide(&mut book, sensor, offence, now, &mut changes));
+        }
+        let receipt = write(changes);
+        drop(book);
+        for one in &decided {
+            self.counters.count(one.decision);
+            one.log(sensor);
+        }
+        receipt
     }
 
     /// Decides on one offence and tells the routers. An offence that changes nothing has a change for
@@ -302,47 +518,43 @@ impl Bans {
         book: &mut Book,
         sensor: &Name,
         offence: Offence,
-        allow: &Networks,
         now: Timestamp,
         changes: &mut Vec<Change>,
     ) -> Decided {
-        let prefix = IpNet::from(canonical(offence.address));
-        let before = self.standing(prefix);
-        let bantime = match (&offence.escalation, before) {
-            (Some(escalation), None) => self.escalated(prefix, &offence, escalation, now),
+        let address = canonical(offence.address);
+        let prefix = book.offender(address, now);
+        let before = book.standing(prefix);
+        let login = book.reachable.protect.of(address, now).cloned();
+        let exemption = book.exemption(prefix, login.is_some());
+        let escalation = offence.escalation.as_ref().or(self.rules.escalation.as_ref());
+        let stands = before.is_some_and(|ban| ban.until.is_none_or(|until| until > now));
+        let bantime = match escalation {
+            Some(escalation) if !stands && exemption == Exemption::None => {
+                self.escalated(prefix, &offence, escalation, now)
+            }
             _ => offence.bantime,
         };
-        let decision = policy::decide(prefix, offence.time, bantime, before, allow, now);
-        let decided = Decided {
-            decision,
-            prefix,
-            jail: offence.jail.clone(),
-            time: offence.time,
-            failures: offence.failures,
-        };
+        let decision = policy::decide(offence.time, bantime, before, exemption, now);
+        let (jail, time, failures) = (offence.jail.clone(), offence.time, offence.failures);
+        let decided = Decided { decision, address, prefix, jail, time, failures, login };
         let (ban, changed) = match (decision, before) {
             (Decision::Extended(ban) | Decision::Banned(ban), _) => (ban, true),
             (Decision::AlreadyBanned, Some(ban)) => (ban, false),
+            (Decision::Spared, _) => {
+                changes.extend(decided.spared(sensor, offence, now));
+                return decided;
+            }
             (Decision::Allowed | Decision::Lapsed | Decision::AlreadyBanned, _) => return decided,
         };
         if changed {
             let label = self.label(book, &offence.jail, sensor);
-            self.desired.set(prefix, Wanted { until: ban.until, label });
+            book.set(prefix, ban, label, now);
         }
         if matches!(decision, Decision::Banned(_)) {
             book.begin(prefix, ban, before, changes);
         }
-        changes.push(Change::Ban(Box::new(Ban {
-            prefix,
-            since: offence.time.min(now),
-            until: ban.until,
-            jail: offence.jail,
-            sensor: sensor.clone(),
-            evidence: offence.evidence,
-            strikes: 0,
-            ended: None,
-            ended_by: None,
-        })));
+        let since = offence.time.min(now);
+        changes.push(ban_of(prefix, since, ban, offence.jail, sensor.clone(), offence.evidence));
         decided
     }
 
@@ -357,7 +569,12 @@ impl Bans {
         let jail = Some(&offence.jail).filter(|_| !escalation.overall);
         let since = now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         match self.ledger.earlier_bans(prefix, jail, since) {
-            Ok(earlier) => escalation.time(offence.bantime, earlier.count, fastrand::f64()),
+            Ok(earlier) => {
+                let quiet =
+                    earlier.last_end.map_or(0, |end| offence.time.min(now).duration_since(end).as_secs());
+                let count = escalation.remembered(earlier.count, Seconds(u64::try_from(quiet).unwrap_or(0)));
+                escalation.time(offence.bantime, count, fastrand::f64())
+            }
             Err(error) => {
                 tracing::warn!(%prefix, %error, "earlier bans cannot be looked up: banned for the jail's own time");
                 offence.bantime
@@ -365,28 +582,35 @@ impl Bans {
         }
     }
 
-    fn lift(&self, book: &mut Book, prefix: IpNet, by: &str, at: Timestamp) -> Receipt {
-        self.desired.remove(prefix);
-        book.wide.remove(&prefix);
-        book.forget_lifted(&self.desired);
-        self.ledger.write_surely(vec![Change::End { prefix, at, by: by.to_owned() }])
+    /// Makes what the allow list is made of hold: lifts the bans that touch what is new on it, and weighs the
+    /// widened networks around what is new or gone. Returns how many bans.
+    fn apply_allow(&self, book: &mut Book, at: Timestamp) -> usize {
+        let before = Arc::clone(&book.reachable.networks);
+        let allow = Arc::new(book.allow.networks());
+        book.reachable.networks = Arc::clone(&allow);
+        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
+        let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
+            (before.iter().collect(), allow.iter().collect());
+        let mut changes = Vec::new();
+        for network in new.difference(&old) {
+            for prefix in book.widen.bans().touching(*network) {
+                book.lift(prefix, at);
+                changes.push(Change::End { prefix, at, by: "allow list".to_owned() });
+            }
+        }
+        let lifted = changes.len();
+        self.ledger.write_surely(changes);
+        for network in new.symmetric_difference(&old) {
+            book.review(*network, at);
+        }
+        if lifted > 0 {
+            tracing::warn!(bans = lifted, "bans lifted: their addresses are on the allow list now");
+        }
+        lifted
     }
 
     fn label(&self, book: &mut Book, jail: &Name, sensor: &Name) -> Arc<Label> {
-        /// Names are few in practice, but sensors choose those of jails.
-        const MOST: usize = 100_000;
-        if book.labels.len() > MOST {
-            book.labels.clear();
-        }
-        let label = book
-            .labels
-            .entry((jail.clone(), sensor.clone()))
-            .or_insert_with(|| Label::new(jail.clone(), sensor.clone(), &self.list, &self.severity).into());
-        label.clone()
-    }
-
-    fn standing(&self, prefix: IpNet) -> Option<Standing> {
-        self.desired.get(prefix).map(|wanted| Standing { until: wanted.until })
+        book.label(jail, sensor, &self.rules.list, &self.rules.severity)
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -394,53 +618,44 @@ impl Bans {
     }
 }
 
-// === impl Book ===
-
-impl Book {
-    /// A new ban, which may come before it was seen that the one before is over.
-    fn begin(&mut self, prefix: IpNet, ban: Standing, before: Option<Standing>, changes: &mut Vec<Change>) {
-        match before.and_then(|before| before.until) {
-            // Its end is watched already, and the later one is found when that comes.
-            Some(at) => changes.push(Change::End { prefix, at, by: "lapsed".to_owned() }),
-            None => self.watch(prefix, ban),
-        }
-    }
-
-    fn watch(&mut self, prefix: IpNet, ban: Standing) {
-        if prefix.prefix_len() < prefix.max_prefix_len() {
-            self.wide.insert(prefix);
-        }
-        if let Some(until) = ban.until {
-            self.ends.push(Reverse((until.as_millisecond(), prefix)));
-        }
-    }
-
-    /// Bans that are lifted and set again, over and over, must not pile up.
-    fn forget_lifted(&mut self, desired: &Desired) {
-        if self.ends.len() > 2 * desired.len() + 1000 {
-            let mut seen = BTreeSet::new();
-            self.ends.retain(|Reverse((_, prefix))| desired.get(*prefix).is_some() && seen.insert(*prefix));
-        }
-    }
-}
-
 // === impl Decided ===
 
 impl Decided {
+    /// What the ledger keeps of an offence that led to no ban because of a good login.
+    fn spared(&self, sensor: &Name, offence: Offence, now: Timestamp) -> Option<Change> {
+        let login = self.login.as_ref()?;
+        let why =
+            format!("{} logged in on {} by {} at {}", login.account, login.sensor, login.service, login.last);
+        let (address, jail, sensor, evidence) =
+            (self.address, offence.jail, sensor.clone(), offence.evidence);
+        Some(Change::Spared(Box::new(Spared { address, jail, sensor, at: now, why, evidence })))
+    }
+
     fn log(&self, sensor: &Name) {
-        let (address, jail, failures) = (self.prefix.addr(), &self.jail, self.failures);
+        let (address, jail, failures) = (self.address, &self.jail, self.failures);
+        let covers = Some(self.prefix).filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len());
+        let covers = covers.map(tracing::field::display);
         let until =
             |ban: Standing| ban.until.map_or_else(|| "for ever".to_owned(), |until| until.to_string());
         match self.decision {
             Decision::Banned(ban) => {
-                tracing::info!(%address, %jail, %sensor, failures, until = until(ban), "ban");
+                tracing::info!(%address, covers, %jail, %sensor, failures, until = until(ban), "ban");
             }
             Decision::Extended(ban) => {
-                tracing::info!(%address, %jail, %sensor, failures, until = until(ban), "extended");
+                tracing::info!(%address, covers, %jail, %sensor, failures, until = until(ban), "extended");
             }
             Decision::AlreadyBanned => tracing::debug!(%address, %jail, %sensor, "already banned"),
             Decision::Allowed => {
                 tracing::info!(%address, %jail, %sensor, "not banned: the address is on the allow list");
+            }
+            Decision::Spared => {
+                if let Some(login) = &self.login {
+                    tracing::warn!(
+                        %address, %jail, %sensor, failures,
+                        account = login.account, service = login.service, host = %login.sensor, login = %login.last,
+                        "spared: someone logged in well from this address lately; `atalaya-enforcer ban --force` bans it all the same"
+                    );
+                }
             }
             Decision::Lapsed => {
                 tracing::info!(%address, %jail, %sensor, time = %self.time, "not banned: the ban would be over already");
@@ -449,239 +664,27 @@ impl Decided {
     }
 }
 
-// === impl Counts ===
-
-impl Counts {
-    /// Offences taken, whatever came of them.
-    pub fn offences(&self) -> u64 {
-        self.banned + self.extended + self.already_banned + self.allowed + self.too_late
-    }
-}
-
-// === impl Counters ===
-
-impl Counters {
-    fn count(&self, decision: Decision) {
-        let counter = match decision {
-            Decision::Banned(_) => &self.banned,
-            Decision::Extended(_) => &self.extended,
-            Decision::AlreadyBanned => &self.already_banned,
-            Decision::Allowed => &self.allowed,
-            Decision::Lapsed => &self.too_late,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn counts(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            banned: read(&self.banned),
-            extended: read(&self.extended),
-            already_banned: read(&self.already_banned),
-            allowed: read(&self.allowed),
-            too_late: read(&self.too_late),
-            lapsed: read(&self.lapsed),
-        }
-    }
+fn ban_of(
+    prefix: IpNet,
+    since: Timestamp,
+    ban: Standing,
+    jail: Name,
+    sensor: Name,
+    evidence: Vec<Evidence>,
+) -> Change {
+    let (strikes, ended, ended_by) = (0, None, None);
+    Change::Ban(Box::new(Ban {
+        prefix,
+        since,
+        until: ban.until,
+        jail,
+        sensor,
+        evidence,
+        strikes,
+        ended,
+        ended_by,
+    }))
 }
 
 #[cfg(test)]
-mod tests {
-    use atalaya_wire::Seconds;
-
-    use super::*;
-    use crate::ledger::{Selection, Terms, Writer};
-
-    struct Scene {
-        bans: Bans,
-        desired: Arc<Desired>,
-        ledger: Ledger,
-        _writer: Writer,
-        _folder: tempfile::TempDir,
-    }
-
-    fn scene(saved: &[(&str, Option<i64>)], allow: &str) -> Scene {
-        let folder = tempfile::tempdir().unwrap();
-        let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &|jail, sensor| {
-            Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
-        })
-        .unwrap();
-        let desired = Arc::new(Desired::new());
-        let allow: Networks = [allow.parse().unwrap()].into_iter().collect();
-        let saved = saved
-            .iter()
-            .map(|(prefix, until)| (net(prefix), Standing { until: until.map(at) }, Label::test("saved")))
-            .collect();
-        let bans = Bans::new(
-            ListConfig::default(),
-            BTreeMap::new(),
-            ledger.clone(),
-            desired.clone(),
-            allow,
-            saved,
-            at(0),
-        );
-        Scene { bans, desired, ledger, _writer: writer, _folder: folder }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + second).unwrap()
-    }
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
-    fn offence(sequence: u64, address: &str, second: i64) -> NumberedOffence {
-        let offence = Offence {
-            jail: "ssh".parse().unwrap(),
-            address: address.parse().unwrap(),
-            time: at(second),
-            failures: 3,
-            bantime: BanTime::For(Seconds(1800)),
-            escalation: None,
-            evidence: Vec::new(),
-        };
-        NumberedOffence { sequence, offence }
-    }
-
-    impl Scene {
-        fn take(&self, offence: NumberedOffence, now: i64) -> Receipt {
-            self.bans.take(&"web-1".parse().unwrap(), &"o".parse().unwrap(), vec![offence], at(now))
-        }
-
-        fn until(&self, prefix: &str) -> Option<Timestamp> {
-            self.desired.get(net(prefix)).and_then(|wanted| wanted.until)
-        }
-
-        fn in_ledger(&self, now: i64) -> Vec<(IpNet, u32)> {
-            let mut bans = Vec::new();
-            self.ledger
-                .each_ban(&Selection::default(), at(now), &mut |ban| {
-                    bans.push((ban.prefix, ban.strikes));
-                    true
-                })
-                .unwrap();
-            bans
-        }
-    }
-
-    #[tokio::test]
-    async fn a_ban_grows_with_those_before_it_of_its_own_jail_or_of_all() {
-        let scene = scene(&[], "10.0.0.0/8");
-        let name = |text: &str| text.parse::<Name>().unwrap();
-        let mut sequence = 0;
-        let mut ban = |jail: &str, second: i64, overall: bool| {
-            sequence += 1;
-            let mut numbered = offence(sequence, "192.0.2.1", second);
-            numbered.offence.jail = name(jail);
-            numbered.offence.bantime = BanTime::For(Seconds(600));
-            numbered.offence.escalation = Some(Escalation {
-                thousandths: vec![1000, 2000, 4000],
-                max: None,
-                random: None,
-                overall,
-                decay: None,
-            });
-            scene.bans.take(&name("web"), &name("box"), vec![numbered], at(second))
-        };
-        let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
-        let left = |second: i64| {
-            scene.bans.standing(prefix).unwrap().until.unwrap().duration_since(at(second)).as_secs()
-        };
-        for (jail, second, overall, expected) in [
-            ("a", 0, false, 600),
-            ("a", 1000, false, 1200),
-            ("b", 3000, false, 600),
-            ("b", 4000, true, 2400),
-            ("a", 7000, false, 2400),
-            // Long ago is forgotten.
-            ("a", 4_000_000, false, 600),
-        ] {
-            scene.bans.lapse(at(second));
-            ban(jail, second, overall).committed().await.unwrap();
-            assert_eq!(left(second), expected, "{jail} at {second}");
-        }
-    }
-
-    #[tokio::test]
-    async fn routers_know_of_a_ban_before_the_ledger_has_it() {
-        let scene = scene(&[], "10.0.0.0/8");
-        let receipt = scene.take(offence(1, "::ffff:192.0.2.1", 0), 5);
-        assert_eq!(scene.until("192.0.2.1/32"), Some(at(1800)));
-        receipt.committed().await.unwrap();
-        assert_eq!(scene.in_ledger(5), [(net("192.0.2.1/32"), 1)]);
-        let label = scene.desired.get(net("192.0.2.1/32")).unwrap().label;
-        assert_eq!(label.comment, "ssh from web-1");
-    }
-
-    #[tokio::test]
-    async fn an_extended_ban_lapses_at_its_later_end_and_then_bans_again_with_the_next_strike() {
-        let scene = scene(&[], "10.0.0.0/8");
-        scene.take(offence(1, "192.0.2.1", 0), 0).committed().await.unwrap();
-        scene.take(offence(2, "192.0.2.1", 600), 600).committed().await.unwrap();
-        assert_eq!(scene.until("192.0.2.1/32"), Some(at(2400)));
-        assert_eq!(scene.bans.lapse(at(1800)), 0);
-        assert_eq!(scene.bans.lapse(at(2399)), 0);
-        assert_eq!(scene.bans.lapse(at(2400)), 1);
-        assert!(scene.bans.is_empty());
-        scene.take(offence(3, "192.0.2.1", 2400), 2400).committed().await.unwrap();
-        assert_eq!(scene.in_ledger(2400), [(net("192.0.2.1/32"), 2)]);
-        let counts = scene.bans.counts();
-        assert_eq!((counts.banned, counts.extended, counts.lapsed), (2, 1, 1));
-    }
-
-    #[tokio::test]
-    async fn what_is_over_or_allowed_does_not_stand_after_a_start() {
-        let saved = [
-            ("192.0.2.1/32", Some(10)),
-            ("192.0.2.2/32", Some(-1)),
-            ("10.1.0.0/16", None),
-            ("2001:db8::/64", None),
-        ];
-        let scene = scene(&saved, "10.0.0.0/8");
-        assert_eq!(scene.bans.len(), 2);
-        assert!(
-            scene.desired.get(net("2001:db8::/64")).is_some() && scene.until("192.0.2.1/32") == Some(at(10))
-        );
-    }
-
-    #[tokio::test]
-    async fn a_ban_by_hand_is_refused_for_allowed_networks_and_never_shortens() {
-        let scene = scene(&[], "10.0.0.0/8");
-        let ban =
-            |prefix: &str, seconds| scene.bans.ban(net(prefix), BanTime::For(Seconds(seconds)), "why", at(0));
-        assert!(matches!(ban("10.1.2.3/32", 60), Err(HandError::Allowed(_))));
-        assert!(matches!(ban("0.0.0.0/0", 60), Err(HandError::Allowed(_))));
-        assert!(matches!(ban("192.0.2.1/32", 0), Err(HandError::NoTime)));
-        assert!(ban("192.0.2.7/24", 60).unwrap().changed);
-        let shorter = ban("192.0.2.0/24", 30).unwrap();
-        assert!(!shorter.changed && shorter.until == Some(at(60)));
-        let receipt = scene.bans.unban(net("192.0.2.0/24"), "by hand", at(1)).unwrap();
-        receipt.committed().await.unwrap();
-        assert!(scene.bans.is_empty() && scene.in_ledger(1).is_empty());
-        assert!(scene.bans.unban(net("192.0.2.0/24"), "by hand", at(1)).is_none());
-    }
-
-    #[tokio::test]
-    async fn an_address_that_becomes_allowed_is_unbanned_and_so_is_a_network_around_it() {
-        let scene = scene(
-            &[("192.0.2.1/32", None), ("198.51.100.0/24", None), ("203.0.113.1/32", None)],
-            "10.0.0.0/8",
-        );
-        let allow = ["192.0.2.1/32", "198.51.100.9/32"].into_iter().map(net).collect();
-        assert_eq!(scene.bans.set_allow(allow, at(0)), 2);
-        assert_eq!(scene.bans.len(), 1);
-        assert!(scene.desired.get(net("203.0.113.1/32")).is_some());
-    }
-
-    #[test]
-    fn lifting_and_banning_over_and_over_does_not_pile_up() {
-        let scene = scene(&[], "10.0.0.0/8");
-        for round in 0..5000 {
-            scene.bans.ban(net("192.0.2.1/32"), BanTime::For(Seconds(60)), "", at(round)).unwrap();
-            scene.bans.unban(net("192.0.2.1/32"), "by hand", at(round)).unwrap();
-        }
-        assert!(scene.bans.lock().ends.len() <= 1001);
-    }
-}
+mod tests;

@@ -104,7 +104,7 @@ struct RawConfig {
     widen: RawWiden,
     escalation: Option<RawEscalation>,
     #[serde(default)]
-    fleet: BTreeMap<Name, RawFleet>,
+    fleet: BTreeMap<Name, Spanned<RawFleet>>,
     #[serde(default)]
     protect: RawProtect,
     #[serde(default)]
@@ -164,7 +164,10 @@ impl Config {
             fleet: raw
                 .fleet
                 .into_iter()
-                .map(|(name, fleet)| fleet.check(name, &at))
+                .map(|(name, fleet)| {
+                    let span = fleet.span();
+                    fleet.into_inner().check(name, span, &at)
+                })
                 .collect::<Result<_, _>>()?,
             protect: raw.protect.check(&at)?,
             history: raw.history.check(&at)?,

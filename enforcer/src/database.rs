@@ -11,6 +11,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 /// How long a connection waits for another one's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How much of a journal is kept for the next writes when it has been moved into the database, in bytes.
+const JOURNAL_KEPT: i64 = 16 * 1024 * 1024;
+
 /// Opens a database to write to, making the file where it is missing. What is committed survives a power cut.
 pub fn open(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
@@ -19,6 +22,7 @@ pub fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", JOURNAL_KEPT)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }

@@ -12,6 +12,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use crate::bans::BY_HAND;
+use crate::fleet;
+
 mod roll;
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
@@ -59,6 +62,9 @@ pub enum EnrolmentError {
     /// The name is taken.
     #[error("a sensor named {0} is enrolled: choose another name, or replace its secret with --replace")]
     Taken(Name),
+    /// The name is the enforcer's own.
+    #[error("no sensor can be named {0}: bans of the enforcer's own bear that name; choose another")]
+    Reserved(Name),
     /// Nothing to revoke.
     #[error("no sensor named {0} is enrolled; `atalaya-enforcer sensors` lists them")]
     Unknown(Name),
@@ -96,6 +102,9 @@ pub fn enrol(
     fingerprint: Fingerprint,
     replace: bool,
 ) -> Result<JoinToken, EnrolmentError> {
+    if [BY_HAND, fleet::SENSOR].contains(&name.as_str()) {
+        return Err(EnrolmentError::Reserved(name));
+    }
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
     let secret = Secret::new(bytes);
@@ -141,6 +150,14 @@ pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
     roll::open(state).map(drop)
 }
 
+/// The enrolled sensors as they are kept: name, digest of the secret, milliseconds since 1970.
+pub(crate) fn rows(state: &Path) -> Result<Vec<(String, Vec<u8>, i64)>, EnrolmentError> {
+    let connection = roll::open(state)?;
+    let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The name of the ledger that this state folder had last; `None` where it never had one.
 pub(crate) fn had_ledger(state: &Path) -> Result<Option<String>, EnrolmentError> {
     let connection = roll::open(state)?;
@@ -158,6 +175,25 @@ pub(crate) fn note_ledger(state: &Path, name: &str) -> Result<(), EnrolmentError
         [name],
     )?;
     Ok(())
+}
+
+/// Remembers for the next start that the ledger is damaged; `None` once it is replaced.
+pub(crate) fn note_damage(state: &Path, damage: Option<&str>) -> Result<(), EnrolmentError> {
+    let connection = roll::open(state)?;
+    match damage {
+        Some(damage) => {
+            connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('damage', ?1)", [damage])?
+        }
+        None => connection.execute("DELETE FROM meta WHERE key = 'damage'", [])?,
+    };
+    Ok(())
+}
+
+/// What was remembered of a damaged ledger.
+pub(crate) fn noted_damage(state: &Path) -> Result<Option<String>, EnrolmentError> {
+    let connection = roll::open(state)?;
+    let damage = connection.query_row("SELECT value FROM meta WHERE key = 'damage'", [], |row| row.get(0));
+    Ok(damage.optional()?)
 }
 
 // === impl Enrolled ===
@@ -273,5 +309,29 @@ mod tests {
         enrolled.refresh().await.unwrap();
         assert!(!enrolled.knows(&name, &again.secret).await);
         assert!(matches!(revoke(state.path(), &name), Err(EnrolmentError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_the_sensors_that_can_be_read_stay_enrolled() {
+        use std::os::unix::fs::FileExt;
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join("sensors.sqlite3");
+        let fingerprint = Fingerprint::of(b"x");
+        for number in 0..500 {
+            enrol(state.path(), format!("sensor-{number}").parse().unwrap(), fingerprint, false).unwrap();
+        }
+        let pages = path.metadata().unwrap().len() / 4096;
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[7; 4096], (pages - 2) * 4096).unwrap();
+        let left = sensors(state.path()).unwrap();
+        assert!((50..500).contains(&left.len()), "{} are left", left.len());
+        assert_eq!(sensors(state.path()).unwrap(), left);
+        enrol(state.path(), "another".parse().unwrap(), fingerprint, false).unwrap();
+
+        std::fs::write(&path, "no database, but something else\n".repeat(300)).unwrap();
+        assert!(sensors(state.path()).unwrap().is_empty());
+        let aside = std::fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let aside = aside.filter(|name| name.to_str().unwrap().contains("damaged-"));
+        assert!(aside.count() >= 2);
     }
 }

@@ -1,13 +1,13 @@
-//! Where offences arrive: authenticated, checked, decided and on their way to the routers before the
-//! ledger has them; acked once it has. Every request is hostile until it proves otherwise.
+//! Where offences and reports arrive: authenticated, checked, decided and on their way to the routers before
+//! the ledger has them; acked once it has. Every request is hostile until it proves otherwise.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, Name, OFFENCES_PATH, Problem,
-    ProblemCode, Secret, UNBAN_PATH, Unban, VERSION, canonical,
+    ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Name, NumberedOffence,
+    OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban, VERSION, canonical,
 };
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -18,6 +18,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use data_encoding::BASE64;
 use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -26,6 +28,8 @@ use crate::clock::Clock;
 use crate::enrolment::Enrolled;
 use crate::https::Caller;
 use crate::ledger::{Ledger, Selection};
+use crate::reports::Reports;
+use crate::skew::{Dating, TOLERATED};
 
 /// How long a request's body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);
@@ -46,7 +50,10 @@ const REFUSALS_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Intake {
     bans: Arc<Bans>,
+    reports: Arc<Reports>,
     ledger: Ledger,
+    /// Which ledger it is.
+    ledger_id: Name,
     enrolled: Arc<Enrolled>,
     clock: Clock,
     /// The largest committed sequence of each outbox, by sensor.
@@ -64,13 +71,22 @@ struct Refusals {
 
 /// What is known of a sensor since the start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Seen {
     /// When it was last heard: when it sent something, or read the allow list, which ours do every minute.
-    pub last: Option<jiff::Timestamp>,
+    pub last: Option<Timestamp>,
     /// Offences taken.
     pub offences: u64,
     /// Offences that were sent again.
     pub again: u64,
+    /// Reports taken.
+    pub reports: u64,
+    /// How many seconds its clock is behind ours (negative: ahead), the way of what it sent included; `None` where
+    /// it does not say.
+    pub skew_seconds: Option<i64>,
+    /// The skew that was logged last, while the clock is wrong.
+    #[serde(skip)]
+    pub told_skew: Option<i64>,
 }
 
 /// A refusal: the status, and the problem as JSON.
@@ -83,7 +99,8 @@ impl Intake {
     /// An intake that goes on where the ledger stands: at these sequences by sensor and outbox.
     pub fn new(
         bans: Arc<Bans>,
-        ledger: Ledger,
+        reports: Arc<Reports>,
+        (ledger, ledger_id): (Ledger, Name),
         enrolled: Arc<Enrolled>,
         clock: Clock,
         saved: HashMap<(Name, Name), u64>,
@@ -94,7 +111,9 @@ impl Intake {
         }
         Self {
             bans,
+            reports,
             ledger,
+            ledger_id,
             enrolled,
             clock,
             through: Mutex::new(through),
@@ -109,9 +128,11 @@ impl Intake {
             .route(OFFENCES_PATH, post(offences))
             .route(ALLOW_PATH, get(allow))
             .route(UNBAN_PATH, post(unban))
+            .route(REPORTS_PATH, post(report))
             .fallback(|| async {
-                let paths =
-                    format!("nothing is here; sensors use {OFFENCES_PATH}, {ALLOW_PATH} and {UNBAN_PATH}");
+                let paths = format!(
+                    "nothing is here; sensors use {OFFENCES_PATH}, {REPORTS_PATH}, {ALLOW_PATH} and {UNBAN_PATH}"
+                );
                 Refusal(Problem::new(ProblemCode::NotFound, paths))
             })
             .with_state(self)
@@ -127,18 +148,34 @@ impl Intake {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What the fleet jails count.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// Takes a batch: bans at once, and acks once the ledger has them.
     async fn take(&self, sensor: Name, mut batch: Batch) -> Result<Ack, Problem> {
         let now = self.clock.now();
         let all = batch.offences.len() as u64;
         let through = self.through(&sensor, &batch.outbox)?;
         batch.offences.retain(|offence| offence.sequence > through);
+        let dating = Dating::new(batch.sent, now);
+        self.heard(&sensor, &dating, now);
+        for NumberedOffence { offence, .. } in &mut batch.offences {
+            offence.time = dating.date(offence.time);
+            for evidence in &mut offence.evidence {
+                evidence.time = dating.date(evidence.time);
+            }
+        }
         let fresh = batch.offences.len() as u64;
         let last = batch.offences.last().map_or(through, |last| last.sequence);
         // Two posts of the same offences at once are both decided on, which is as good as once: the second
         // finds the ban standing, and its ack too follows the commit.
         let receipt = self.bans.take(&sensor, &batch.outbox, batch.offences, now);
-        self.note(&sensor, now, fresh, all - fresh);
+        self.note(&sensor, |seen| {
+            seen.offences += fresh;
+            seen.again += all - fresh;
+        });
         let unavailable = |why: String| {
             let message = format!("{why}; the bans are on their way to the routers; send again for the ack");
             Problem::new(ProblemCode::Unavailable, message)
@@ -150,7 +187,16 @@ impl Intake {
         let mut known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
         let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
         *committed = (*committed).max(last);
-        Ok(Ack { through: *committed, ledger: None })
+        Ok(Ack { through: *committed, ledger: Some(self.ledger_id.clone()) })
+    }
+
+    /// Takes a report.
+    fn take_report(&self, sensor: &Name, report: &Report) {
+        let now = self.clock.now();
+        self.heard(sensor, &Dating::new(Some(report.sent), now), now);
+        if self.reports.take(sensor, report, now) {
+            self.note(sensor, |seen| seen.reports += 1);
+        }
     }
 
     /// Lifts a ban that this sensor asked for; one of another sensor's is none of its business.
@@ -163,12 +209,12 @@ impl Intake {
             address: Some(prefix),
             ..Selection::default()
         };
-        let ledger = self.ledger.clone();
+        let (ledger, unit) = (self.ledger.clone(), self.bans.unit_of(prefix.addr()));
         let look = tokio::task::spawn_blocking(move || {
             let mut own = false;
             ledger
                 .each_ban(&selection, now, &mut |ban| {
-                    own |= ban.prefix == prefix;
+                    own |= ban.prefix == prefix || ban.prefix == unit;
                     !own
                 })
                 .map(|()| own)
@@ -211,12 +257,41 @@ impl Intake {
         }
     }
 
-    fn note(&self, sensor: &Name, now: jiff::Timestamp, fresh: u64, again: u64) {
+    /// Takes note that a sensor sent something, and says where its clock is wrong, or right again.
+    fn heard(&self, sensor: &Name, dating: &Dating, now: Timestamp) {
+        let (skew, wrong) = (dating.seconds(), dating.wrong_by().map(|skew| skew.as_secs()));
+        let mut told = None;
+        self.note(sensor, |seen| {
+            seen.last = Some(now);
+            if skew.is_none() {
+                return;
+            }
+            seen.skew_seconds = skew;
+            let differs = match (wrong, seen.told_skew) {
+                (Some(now), Some(before)) => now.abs_diff(before) > TOLERATED.as_secs().unsigned_abs(),
+                (now, before) => now.is_some() != before.is_some(),
+            };
+            if differs {
+                seen.told_skew = wrong;
+                told = Some(wrong);
+            }
+        });
+        match told {
+            Some(Some(skew)) => {
+                let way = if skew > 0 { "behind" } else { "ahead" };
+                tracing::warn!(
+                    %sensor, seconds = skew.abs(), way,
+                    "the sensor's clock is wrong: what it sends is dated by when it arrives; does chrony or ntpd run there?"
+                );
+            }
+            Some(None) => tracing::info!(%sensor, "the sensor's clock is right again"),
+            None => {}
+        }
+    }
+
+    fn note(&self, sensor: &Name, note: impl FnOnce(&mut Seen)) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = seen.entry(sensor.clone()).or_default();
-        seen.last = Some(now);
-        seen.offences += fresh;
-        seen.again += again;
+        note(seen.entry(sensor.clone()).or_default());
     }
 
     async fn authenticate(&self, headers: &HeaderMap, caller: Option<&Caller>) -> Result<Name, Problem> {
@@ -271,15 +346,7 @@ impl Intake {
 
 async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<Ack>, Refusal> {
     let (sensor, body) = intake.receive(request).await?;
-    let batch = if body.len() > QUICK_BODY {
-        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
-        parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
-    } else {
-        parse(&body)
-    };
-    let batch = batch.inspect_err(|problem| {
-        tracing::warn!(%sensor, code = ?problem.code, problem = problem.message, "refused a batch");
-    })?;
+    let batch = parsed(body, parse, &sensor).await?;
     let problem = match intake.take(sensor.clone(), batch).await {
         Ok(ack) => return Ok(Json(ack)),
         Err(problem) => problem,
@@ -293,8 +360,10 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     // Consumed, so that the connection lives on.
     drop(body);
     let sensor = intake.authenticate(&parts.headers, parts.extensions.get()).await?;
-    intake.note(&sensor, intake.clock.now(), 0, 0);
-    Ok(Json(AllowList { networks: intake.bans.allow().as_ref().clone(), ledger: None }))
+    let now = intake.clock.now();
+    intake.note(&sensor, |seen| seen.last = Some(now));
+    let networks = intake.bans.allow().as_ref().clone();
+    Ok(Json(AllowList { networks, ledger: Some(intake.ledger_id.clone()) }))
 }
 
 async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
@@ -304,6 +373,30 @@ async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     })?;
     intake.unban(&sensor, unban).await?;
     Ok(Json(()))
+}
+
+async fn report(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
+    let (sensor, body) = intake.receive(request).await?;
+    let report = parsed(body, parse_report, &sensor).await?;
+    intake.take_report(&sensor, &report);
+    Ok(Json(()))
+}
+
+/// Reads and checks a body without holding up others.
+async fn parsed<T: Send + 'static>(
+    body: Vec<u8>,
+    parse: fn(&[u8]) -> Result<T, Problem>,
+    sensor: &Name,
+) -> Result<T, Problem> {
+    let parsed = if body.len() > QUICK_BODY {
+        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
+        parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
+    } else {
+        parse(&body)
+    };
+    parsed.inspect_err(|problem| {
+        tracing::warn!(%sensor, code = ?problem.code, problem = problem.message, "refused what a sensor sent");
+    })
 }
 
 async fn read_body(mut body: Body) -> Result<Vec<u8>, Problem> {
@@ -363,7 +456,7 @@ async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
     }
 }
 
-/// As much of a batch as every version has.
+/// As much of a batch and a report as every version has.
 #[derive(serde::Deserialize)]
 struct Versioned {
     version: u32,
@@ -371,33 +464,17 @@ struct Versioned {
 
 /// Reads and checks a batch.
 fn parse(body: &[u8]) -> Result<Batch, Problem> {
-    let malformed = |message: String| Problem::new(ProblemCode::Malformed, message);
-    let parsed = serde_json::from_slice::<Batch>(body);
-    // A batch of another version may look different otherwise.
-    let version = match &parsed {
-        Ok(batch) => Some(batch.version),
-        Err(_) => serde_json::from_slice::<Versioned>(body).ok().map(|versioned| versioned.version),
-    };
-    if let Some(version) = version.filter(|version| *version != VERSION) {
-        let message = format!(
-            "the batch has version {version}; this enforcer speaks version {VERSION}: use the same release on both sides"
-        );
-        return Err(Problem::new(ProblemCode::UnknownVersion, message));
-    }
-    let mut batch = parsed.map_err(|error| {
-        let why: String = error.to_string().escape_debug().take(300).collect();
-        malformed(format!("the batch is not understood: {why}"))
-    })?;
+    let mut batch: Batch = understand(body, "batch", |batch: &Batch| batch.version)?;
     if batch.offences.len() > MAX_BATCH {
         let message = format!("{} offences in one batch; at most {MAX_BATCH}", batch.offences.len());
         return Err(Problem::new(ProblemCode::TooLarge, message));
     }
     if !batch.offences.is_sorted_by(|before, after| before.sequence < after.sequence) {
-        return Err(malformed("the sequences do not grow".to_owned()));
+        return Err(malformed("the sequences do not grow"));
     }
     let sequences = 1..=i64::MAX.cast_unsigned();
     if let Some(wrong) = batch.offences.iter().find(|offence| !sequences.contains(&offence.sequence)) {
-        return Err(malformed(format!("a sequence is {}; expected 1 to 2^63-1", wrong.sequence)));
+        return Err(malformed(&format!("a sequence is {}; expected 1 to 2^63-1", wrong.sequence)));
     }
     for numbered in &mut batch.offences {
         let evidence = &mut numbered.offence.evidence;
@@ -408,6 +485,49 @@ fn parse(body: &[u8]) -> Result<Batch, Problem> {
         }
     }
     Ok(batch)
+}
+
+/// Reads and checks a report.
+fn parse_report(body: &[u8]) -> Result<Report, Problem> {
+    let report: Report = understand(body, "report", |report: &Report| report.version)?;
+    let (failures, logins) = (report.failures.len(), report.logins.len());
+    if failures.max(logins) > MAX_REPORT {
+        let message =
+            format!("{failures} failures and {logins} logins in one report; at most {MAX_REPORT} of each");
+        return Err(Problem::new(ProblemCode::TooLarge, message));
+    }
+    if report.sequence == 0 {
+        return Err(malformed("the sequence is 0; expected 1 or more"));
+    }
+    Ok(report)
+}
+
+/// Reads a body of our version.
+fn understand<T: DeserializeOwned>(
+    body: &[u8],
+    what: &str,
+    version: impl FnOnce(&T) -> u32,
+) -> Result<T, Problem> {
+    let parsed = serde_json::from_slice::<T>(body);
+    // One of another version may look different otherwise.
+    let version = match &parsed {
+        Ok(parsed) => Some(version(parsed)),
+        Err(_) => serde_json::from_slice::<Versioned>(body).ok().map(|versioned| versioned.version),
+    };
+    if let Some(version) = version.filter(|version| *version != VERSION) {
+        let message = format!(
+            "the {what} has version {version}; this enforcer speaks version {VERSION}: use the same release on both sides"
+        );
+        return Err(Problem::new(ProblemCode::UnknownVersion, message));
+    }
+    parsed.map_err(|error| {
+        let why: String = error.to_string().escape_debug().take(300).collect();
+        malformed(&format!("the {what} is not understood: {why}"))
+    })
+}
+
+fn malformed(message: &str) -> Problem {
+    Problem::new(ProblemCode::Malformed, message)
 }
 
 /// The name and the secret of an `Authorization: Basic` header.
@@ -484,10 +604,31 @@ mod tests {
         assert_eq!(code(&batch(&[bad_jail])), ProblemCode::Malformed);
     }
 
+    #[test]
+    fn a_report_is_bounded_and_of_our_version() {
+        let report = |sequence: u64, failures: usize| {
+            let failure = r#"{"jail":"ssh","address":"192.0.2.1","count":1,"last":"2026-01-01T00:00:00Z"}"#;
+            let failures = vec![failure; failures].join(",");
+            format!(
+                r#"{{"version":1,"outbox":"o","sequence":{sequence},"sent":"2026-01-01T00:00:00Z","failures":[{failures}]}}"#
+            )
+        };
+        let code = |body: &str| parse_report(body.as_bytes()).unwrap_err().code;
+        assert!(parse_report(report(1, MAX_REPORT).as_bytes()).is_ok());
+        assert_eq!(code(&report(1, MAX_REPORT + 1)), ProblemCode::TooLarge);
+        assert_eq!(code(&report(0, 1)), ProblemCode::Malformed);
+        assert_eq!(code(&report(1, 1).replace("ssh", "s h")), ProblemCode::Malformed);
+        assert_eq!(
+            code(&report(1, 1).replace("\"version\":1", "\"version\":9")),
+            ProblemCode::UnknownVersion
+        );
+    }
+
     proptest! {
         #[test]
         fn no_body_and_no_header_cause_a_panic(body in prop::collection::vec(any::<u8>(), 0..200), header in "\\PC*") {
             let _ = parse(&body);
+            let _ = parse_report(&body);
             let _ = credentials(&header);
         }
     }

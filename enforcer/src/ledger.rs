@@ -22,7 +22,9 @@ use crate::router::Label;
 use crate::router::address_list::Family;
 
 mod draft;
+mod examination;
 mod file;
+mod housekeeping;
 mod migration;
 mod place;
 mod row;
@@ -34,6 +36,11 @@ mod writer;
 
 pub use selection::{Selection, Sort, Which};
 
+pub(crate) use file::{lock, path, settle};
+pub(crate) use schema::{VERSION as FORM, sign_as_recovering};
+
+use examination::Examination;
+use housekeeping::Housekeeping;
 use place::Place;
 
 /// The most good logins that are remembered, each of another address; the latest stay.
@@ -118,7 +125,7 @@ pub struct Spared {
 }
 
 /// An address list, and the mark of our entries there, that a router was once run with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ListUse {
     /// The router.
     pub router: Name,
@@ -229,6 +236,7 @@ pub struct Ledger {
 pub struct Writer {
     thread: JoinHandle<()>,
     _lock: std::fs::File,
+    _examination: Option<Examination>,
 }
 
 /// Why the ledger cannot be used.
@@ -303,25 +311,27 @@ impl Ledger {
         terms: &Terms,
         label: &dyn Fn(Name, Name) -> Label,
     ) -> Result<(Self, Saved, Writer), LedgerError> {
-        let lock = file::lock(folder)?;
-        let path = file::path(folder);
+        let lock = lock(folder)?;
+        let path = path(folder);
         let now = terms.clock.now();
         let logins_since = terms.logins.map(|within| now - within.signed());
-        let (connection, saved) =
+        let (connection, saved, examined) =
             file::open(folder, now, &|connection| saved::read(connection, logins_since, label))?;
+        let examination = (!examined).then(|| Examination::begin(folder, &path));
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn({
                 let trouble = trouble.clone();
-                move || writer::run(connection, &inbox, &trouble)
+                let housekeeping = Housekeeping::new(terms);
+                move || writer::run(connection, &inbox, &trouble, housekeeping)
             })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         Ok((
             Self { orders, path: path.into(), trouble, reader: Arc::default() },
             saved,
-            Writer { thread, _lock: lock },
+            Writer { thread, _lock: lock, _examination: examination },
         ))
     }
 
@@ -465,6 +475,8 @@ impl Writer {
 
 #[cfg(test)]
 mod file_tests;
+#[cfg(test)]
+mod housekeeping_tests;
 #[cfg(test)]
 mod scene;
 

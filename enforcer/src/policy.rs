@@ -1,8 +1,7 @@
 //! What an offence means: a ban, a longer ban, or nothing. Plain functions of the offence, the ban
 //! that stands, and the time; no input or output.
 
-use atalaya_wire::{BanTime, Networks};
-use ipnet::IpNet;
+use atalaya_wire::BanTime;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +25,24 @@ pub enum Severity {
     High,
 }
 
+/// Why an address is not to be banned, if it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// It may be banned.
+    None,
+    /// It is on the allow list.
+    Allowed,
+    /// Someone logged in well from there lately.
+    Protected,
+}
+
 /// What to do about an offence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The address is on the allow list.
     Allowed,
+    /// The address is protected by a good login.
+    Spared,
     /// The ban would be over already.
     Lapsed,
     /// A ban stands that ends no sooner.
@@ -41,18 +53,19 @@ pub enum Decision {
     Banned(Standing),
 }
 
-/// Decides on an offence of an address (or a ban of a network by hand) at a time. The ban runs from
-/// the offence's own time; one of the future is dated now.
+/// Decides on an offence (or a ban by hand) at a time. The ban runs from the offence's own time; one of the
+/// future is dated now.
 pub fn decide(
-    prefix: IpNet,
     time: Timestamp,
     bantime: BanTime,
     standing: Option<Standing>,
-    allow: &Networks,
+    exemption: Exemption,
     now: Timestamp,
 ) -> Decision {
-    if allow.overlaps(prefix) {
-        return Decision::Allowed;
+    match exemption {
+        Exemption::Allowed => return Decision::Allowed,
+        Exemption::Protected => return Decision::Spared,
+        Exemption::None => {}
     }
     let until = end(time.min(now), bantime);
     if until.is_some_and(|until| until <= now) {
@@ -92,10 +105,6 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn address() -> IpNet {
-        "192.0.2.1/32".parse().unwrap()
-    }
-
     fn until(second: i64) -> Standing {
         Standing { until: Some(at(second)) }
     }
@@ -123,12 +132,13 @@ mod tests {
         #[case] now: i64,
         #[case] expected: Decision,
     ) {
-        assert_eq!(decide(address(), at(time), bantime, standing, &Networks::default(), at(now)), expected);
+        assert_eq!(decide(at(time), bantime, standing, Exemption::None, at(now)), expected);
     }
 
     #[test]
-    fn an_allowed_address_is_never_banned() {
-        let allow: Networks = ["192.0.2.0/24".parse().unwrap()].into_iter().collect();
-        assert_eq!(decide(address(), at(0), HALF_HOUR, None, &allow, at(0)), Decision::Allowed);
+    fn an_allowed_address_is_never_banned_and_a_protected_one_is_spared() {
+        let decided = |exemption| decide(at(0), HALF_HOUR, None, exemption, at(0));
+        assert_eq!(decided(Exemption::Allowed), Decision::Allowed);
+        assert_eq!(decided(Exemption::Protected), Decision::Spared);
     }
 }

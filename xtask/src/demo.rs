@@ -263,7 +263,7 @@ impl Demo {
         if matches!(text("level").as_str(), "WARN" | "ERROR") {
             println!("{clock}  {}", paint.yellow(&line.text));
         }
-        let Ok(address) = text("address").trim_end_matches("/128").parse::<IpAddr>() else { return };
+        let Some(address) = self.offender(&text("address")) else { return };
         let written = self.written.get(&address).copied();
         let story = self.stories.entry(address).or_default();
         match (program, text("message").as_str(), text("event").as_str()) {
@@ -306,6 +306,15 @@ impl Demo {
             }
             _ => {}
         }
+    }
+
+    /// Whose address or entry this is: that of an IPv6 offender covers its whole /64.
+    fn offender(&self, entry: &str) -> Option<IpAddr> {
+        let (address, length) = entry.split_once('/').unwrap_or((entry, "128"));
+        let address: IpAddr = address.parse().ok()?;
+        let IpAddr::V6(network) = address else { return Some(address) };
+        let is_of = |known: &&IpAddr| matches!(known, IpAddr::V6(known) if known.segments()[..4] == network.segments()[..4]);
+        if length == "128" { Some(address) } else { self.stories.keys().find(is_of).copied() }
     }
 
     fn on_router(&self, address: &IpAddr) -> bool {
@@ -359,8 +368,8 @@ impl Demo {
             let mut entries = list["entries"].as_array().cloned().unwrap_or_default();
             // The kernel shows every login of this host; someone else's failures are not the demo's.
             entries.retain(|entry| {
-                let address = entry["address"].as_str().unwrap_or_default().trim_end_matches("/128");
-                address.parse().is_ok_and(|address: IpAddr| expected.contains(&address))
+                let offender = self.offender(entry["address"].as_str().unwrap_or_default());
+                offender.is_some_and(|address| expected.contains(&address))
             });
             if terminal && shown > 0 {
                 print!("\x1b[{shown}A");

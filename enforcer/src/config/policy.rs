@@ -9,6 +9,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigError;
+use crate::allow::names::Lookups;
+use crate::bans::BY_HAND;
+use crate::fleet;
+
 /// The networks that no one outside an organisation has: RFC 1918, RFC 6598, RFC 4193.
 const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
 
@@ -19,6 +23,8 @@ pub struct AllowConfig {
     pub networks: Networks,
     /// DNS names, whose addresses are looked up again when their time to live is over.
     pub names: Vec<String>,
+    /// How they are looked up; no part of the file.
+    pub lookups: Lookups,
 }
 
 /// The `[widen]` table: when many bans become one of the network around them.
@@ -123,7 +129,9 @@ impl AllowConfig {
             let text = entry.get_ref().trim();
             match Networks::try_from(vec![text.to_owned()]) {
                 Ok(network) => config.networks.extend(network.iter()),
-                Err(_) if is_host_name(text) => config.names.push(text.to_ascii_lowercase()),
+                Err(_) if is_host_name(text) => {
+                    config.names.push(text.trim_end_matches('.').to_ascii_lowercase());
+                }
                 Err(_) => {
                     let text = text.escape_debug();
                     return Err(at(
@@ -235,8 +243,16 @@ impl RawFleet {
     pub(super) fn check(
         self,
         name: Name,
+        span: Range<usize>,
         at: &impl Fn(Range<usize>, String) -> ConfigError,
     ) -> Result<FleetConfig, ConfigError> {
+        // Its bans would pass for those of another.
+        let taken = [BY_HAND, fleet::SENSOR].contains(&name.as_str()) || self.jails.contains(&name);
+        if taken {
+            let message =
+                format!("fleet.{name}: the name is taken: choose one that is no jail of a sensor's");
+            return Err(at(span, message));
+        }
         let maxretry = match self.maxretry {
             None => 10,
             Some(value) if (1..=100_000).contains(value.get_ref()) => value.into_inner(),

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::allow::{LONGEST_REASON, LONGEST_WHO};
 use super::holding::{self, Goal, RouterHolding};
 use super::{Answer, Control, Failure};
 use crate::bans::HandError;
@@ -36,6 +37,9 @@ pub struct BanRequest {
     /// Why; becomes the ban's evidence.
     #[serde(default)]
     pub reason: String,
+    /// Whether to ban who is protected by a good login, too.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// The answer to `POST /bans`.
@@ -68,7 +72,7 @@ pub struct UnbanRequest {
 /// The answer to `DELETE /bans`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UnbanAnswer {
-    /// The address or network.
+    /// What was banned: what was asked for, or the unit around an IPv6 address.
     pub prefix: IpNet,
     /// What each router still holds, up to a second later.
     pub routers: Vec<RouterHolding>,
@@ -105,10 +109,10 @@ pub(super) async fn ban(
     State(control): State<Arc<Control>>,
     Json(request): Json<BanRequest>,
 ) -> Answer<BanAnswer> {
-    let BanRequest { prefix, bantime, reason } = request;
-    let done = control.bans.ban(prefix, bantime, &reason, control.clock.now()).map_err(|error| {
+    let BanRequest { prefix, bantime, reason, force } = request;
+    let done = control.bans.ban(prefix, bantime, &reason, force, control.clock.now()).map_err(|error| {
         let status = match error {
-            HandError::Allowed(_) => StatusCode::CONFLICT,
+            HandError::Allowed(_) | HandError::Protected { .. } => StatusCode::CONFLICT,
             HandError::NoTime => StatusCode::BAD_REQUEST,
         };
         Failure(status, Problem::new(ProblemCode::Malformed, error.to_string()))
@@ -126,7 +130,8 @@ pub(super) async fn unban(
     State(control): State<Arc<Control>>,
     Query(request): Query<UnbanRequest>,
 ) -> Answer<UnbanAnswer> {
-    let prefix = canonical(request.prefix);
+    let asked = canonical(request.prefix);
+    let prefix = control.bans.banned_as(asked).unwrap_or(asked);
     let by = by_hand(&request.by, &request.reason);
     let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
         return Err(Failure(
@@ -140,12 +145,14 @@ pub(super) async fn unban(
     Ok(Json(UnbanAnswer { prefix, routers }))
 }
 
+/// A text for the ledger: without control characters, and no longer than so many characters.
+pub(super) fn clean(text: &str, most: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+}
+
 /// Who did something and why, as the ledger keeps it.
-pub(super) fn by_hand(by: &str, reason: &str) -> String {
-    let clean = |text: &str, most| -> String {
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
-    };
-    let (by, reason) = (clean(by, 64), clean(reason, 256));
+fn by_hand(by: &str, reason: &str) -> String {
+    let (by, reason) = (clean(by, LONGEST_WHO), clean(reason, LONGEST_REASON));
     match (by.is_empty(), reason.is_empty()) {
         (true, true) => "by hand".to_owned(),
         (false, true) => format!("by hand, {by}"),
@@ -163,7 +170,7 @@ fn written(prefix: IpNet) -> String {
     }
 }
 
-async fn committed(receipt: Receipt) -> Result<(), Failure> {
+pub(super) async fn committed(receipt: Receipt) -> Result<(), Failure> {
     receipt.committed().await.map_err(|error| {
         let message = format!("done on the routers, but {error}; it is tried again until it is written");
         Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
@@ -175,7 +182,10 @@ async fn committed(receipt: Receipt) -> Result<(), Failure> {
 impl Control {
     /// What each router holds of a prefix.
     async fn ask(&self, prefix: IpNet, goal: Goal) -> Vec<RouterHolding> {
-        holding::ask(&self.routers, |place| self.down_since(place), &[prefix], goal).await
+        let prefixes: Vec<IpNet> = [prefix].into_iter().chain(self.bans.widened_around(prefix)).collect();
+        // A network that stays banned for others is no trace of the ban that was lifted.
+        let prefixes = if goal == Goal::Gone { &prefixes[..1] } else { &prefixes };
+        holding::ask(&self.routers, |place| self.down_since(place), prefixes, goal).await
     }
 
     /// That a prefix is not banned, and what around it is.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::EnrolmentError;
@@ -16,20 +17,27 @@ const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Opens the file of a state folder, making it where it is missing; also beside a running enforcer.
+/// Opens the file of a state folder, making it where it is missing; also beside a running enforcer. A damaged
+/// one is set aside, and the sensors that can be read of it are taken over.
 pub(super) fn open(folder: &Path) -> Result<Connection, EnrolmentError> {
     let failed = |source| EnrolmentError::Folder { path: folder.to_owned(), source };
     // Two programs cannot turn one new file into a database at once.
     let _held = state::hold(folder).map_err(failed)?;
     let path = path(folder);
-    let mut connection = database::open(&path)?;
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match found {
-        0 => make(&mut connection, &folder.join("ledger.sqlite3"))?,
-        VERSION => {}
-        found => return Err(EnrolmentError::TooNew { path, found }),
+    let sources = [folder.join("ledger.sqlite3")];
+    match sound(&path, &sources) {
+        Err(EnrolmentError::Database(error)) if database::is_damage(&error) => {
+            let aside = database::set_aside(&path, Timestamp::now()).map_err(failed)?;
+            let connection = sound(&path, &[aside.clone()])?;
+            let sensors: i64 = connection.query_row("SELECT count(*) FROM sensors", [], |row| row.get(0))?;
+            tracing::error!(
+                %error, sensors, aside = %aside.display(),
+                "THE FILE OF THE ENROLLED SENSORS IS DAMAGED and set aside; those that could be read are enrolled still, as `atalaya-enforcer sensors` lists them: enrol the others again"
+            );
+            Ok(connection)
+        }
+        result => result,
     }
-    Ok(connection)
 }
 
 /// The file of a state folder.
@@ -37,20 +45,38 @@ pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("sensors.sqlite3")
 }
 
-/// Makes the table, with the sensors that a ledger holds: one of the first release does, and so does a
-/// backup.
-fn make(connection: &mut Connection, ledger: &Path) -> Result<(), EnrolmentError> {
+fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, EnrolmentError> {
+    let mut connection = database::open(path)?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found {
+        0 => make(&mut connection, sources)?,
+        VERSION => {
+            // Small enough to be looked at whole each time.
+            connection.query_row("SELECT count(digest) FROM sensors", [], |_| Ok(()))?;
+            connection.query_row("SELECT count(value) FROM meta", [], |_| Ok(()))?;
+        }
+        found => return Err(EnrolmentError::TooNew { path: path.to_owned(), found }),
+    }
+    Ok(connection)
+}
+
+/// Makes the tables, with the sensors that another database holds: a ledger of the first release does, and so
+/// do a backup and a damaged file.
+fn make(connection: &mut Connection, sources: &[PathBuf]) -> Result<(), EnrolmentError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
-    if ledger.metadata().is_ok_and(|file| file.len() > 0) {
-        let taken = take_over(&transaction, ledger);
-        match taken {
+    for source in sources {
+        if !source.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
+            continue;
+        }
+        match take_over(&transaction, source) {
             Ok(0) => {}
-            Ok(sensors) => tracing::info!(sensors, "the enrolled sensors are in sensors.sqlite3 from now on"),
-            Err(error) if database::is_damage(&error) => tracing::error!(
-                %error,
-                "the ledger is damaged, and not all sensors could be taken over from it: `atalaya-enforcer sensors` lists those that could; enrol the others again"
-            ),
+            Ok(sensors) => {
+                tracing::info!(sensors, from = %source.display(), "enrolled sensors were taken over")
+            }
+            Err(error) if database::is_damage(&error) => {
+                tracing::error!(%error, from = %source.display(), "not all enrolled sensors could be taken over");
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -59,13 +85,13 @@ fn make(connection: &mut Connection, ledger: &Path) -> Result<(), EnrolmentError
     Ok(())
 }
 
-fn take_over(connection: &Connection, ledger: &Path) -> rusqlite::Result<usize> {
-    let ledger = database::open_to_read(ledger)?;
+fn take_over(connection: &Connection, source: &Path) -> rusqlite::Result<usize> {
+    let source = database::open_to_read(source)?;
     let there = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'sensors'";
-    if ledger.query_row(there, [], |row| row.get::<_, i64>(0))? == 0 {
+    if source.query_row(there, [], |row| row.get::<_, i64>(0))? == 0 {
         return Ok(0);
     }
-    let mut statement = ledger.prepare("SELECT name, digest, enrolled FROM sensors")?;
+    let mut statement = source.prepare("SELECT name, digest, enrolled FROM sensors")?;
     let mut rows = statement.query([])?;
     let mut count = 0;
     while let Some(row) = rows.next()? {

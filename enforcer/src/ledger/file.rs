@@ -4,25 +4,20 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
-use super::{LedgerError, migration, salvage, schema};
+use super::{LedgerError, examination, migration, salvage, schema};
 use crate::{database, enrolment, state};
 
-/// For how long a start looks whether the whole file is sound; a larger one is read on while the enforcer
-/// runs.
-const CHECKED_FOR: Duration = Duration::from_millis(1500);
-
 /// The file of a state folder.
-pub fn path(folder: &Path) -> PathBuf {
+pub(crate) fn path(folder: &Path) -> PathBuf {
     folder.join("ledger.sqlite3")
 }
 
 /// Takes a state folder for this process alone, for as long as the returned file is open.
-pub(super) fn lock(folder: &Path) -> Result<File, LedgerError> {
+pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
     let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
     drop(state::hold(folder).map_err(failed)?);
     let file =
@@ -35,17 +30,17 @@ pub(super) fn lock(folder: &Path) -> Result<File, LedgerError> {
 }
 
 /// Opens the ledger of a folder that is locked and reads it with a function. A ledger that turns out to be
-/// damaged on the way is set aside, and the new one is read.
+/// damaged on the way is set aside, and the new one is read. Tells too whether the whole file was examined.
 pub(super) fn open<T>(
     folder: &Path,
     now: Timestamp,
     read: &dyn Fn(&Connection) -> rusqlite::Result<T>,
-) -> Result<(Connection, T), LedgerError> {
+) -> Result<(Connection, T, bool), LedgerError> {
     let path = path(folder);
     let attempt = || {
-        let connection = sound(folder, &path, now)?;
+        let (connection, examined) = sound(folder, &path, now)?;
         let value = read(&connection).map_err(|source| database_error(&path, source))?;
-        Ok((connection, value))
+        Ok((connection, value, examined))
     };
     match attempt() {
         Err(LedgerError::Database { path: broken, source })
@@ -58,8 +53,13 @@ pub(super) fn open<T>(
     }
 }
 
-/// The ledger, in this release's form; damage is an error.
-fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<Connection, LedgerError> {
+/// Completes a ledger that a backup was put in the place of.
+pub(crate) fn settle(folder: &Path, now: Timestamp) -> Result<(), LedgerError> {
+    open(folder, now, &|_| Ok(())).map(drop)
+}
+
+/// The ledger, in this release's form, and whether all of its file was read; damage is an error.
+fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(Connection, bool), LedgerError> {
     let failed = |source| database_error(path, source);
     let new = is_new(path)?;
     let mut connection = database::open(path).map_err(failed)?;
@@ -85,10 +85,29 @@ fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<Connection, Ledge
         schema::VERSION => {}
         found => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
     }
-    check(&mut connection).map_err(failed)?;
+    if let Some(damage) = enrolment::noted_damage(folder)? {
+        return Err(failed(examination::error(&damage)));
+    }
+    let examined = examination::at_start(&mut connection).map_err(failed)?;
     let identity = schema::meta(&connection, schema::IDENTITY).map_err(failed)?;
     enrolment::note_ledger(folder, identity.as_deref().unwrap_or_default())?;
-    Ok(connection)
+    forget_beside(&connection).map_err(failed)?;
+    Ok((connection, examined))
+}
+
+/// Drops what a backup holds beside the ledger: by now the sensors are in a file of their own, and who is
+/// revoked there must not come back.
+fn forget_beside(connection: &Connection) -> rusqlite::Result<()> {
+    let beside = "SELECT count(*) FROM sqlite_schema WHERE name IN ('sensors', 'files')";
+    if connection.query_row(beside, [], |row| row.get::<_, i64>(0))? > 0 {
+        // Overwritten with zeros, for there are secrets among it.
+        connection.pragma_update(None, "secure_delete", true)?;
+        connection.execute_batch(
+            "BEGIN IMMEDIATE; DROP TABLE IF EXISTS sensors; DROP TABLE IF EXISTS files; COMMIT",
+        )?;
+        connection.pragma_update(None, "secure_delete", false)?;
+    }
+    Ok(())
 }
 
 /// Whether there is no ledger yet. What is there has to be a file that may be read and written.
@@ -118,23 +137,6 @@ fn make(connection: &mut Connection, recovering: bool) -> rusqlite::Result<()> {
     transaction.execute_batch(schema::INDICES)?;
     schema::sign(&transaction, recovering)?;
     transaction.commit()
-}
-
-/// Looks whether the file is sound, as far as there is time.
-fn check(connection: &mut Connection) -> rusqlite::Result<()> {
-    let until = Instant::now() + CHECKED_FOR;
-    connection.progress_handler(10_000, Some(move || Instant::now() > until))?;
-    let found = database::damage(connection);
-    connection.progress_handler(0, None::<fn() -> bool>)?;
-    match found {
-        Ok(None) => Ok(()),
-        Ok(Some(damage)) => {
-            let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-            Err(rusqlite::Error::SqliteFailure(corrupt, Some(damage)))
-        }
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 fn database_error(path: &Path, source: rusqlite::Error) -> LedgerError {

@@ -231,3 +231,45 @@ fn whoever_is_killed_between_making_the_file_and_its_tables_has_lost_nothing() {
     let (_ledger, saved, _writer) = open(folder.path());
     assert!(!saved.recovering && saved.bans.is_empty());
 }
+
+#[tokio::test]
+async fn damage_that_is_met_while_writing_is_told_and_nothing_is_acked() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), (0..1000).map(numbered).collect());
+    let (ledger, _, writer) = open(folder.path());
+    let path = file::path(folder.path());
+    let pages = fs::metadata(&path).unwrap().len() / 4096;
+    let garbage = File::options().write(true).open(&path).unwrap();
+    for page in 24..pages {
+        garbage.write_all_at(&[7; 4096], page * 4096).unwrap();
+    }
+    // Another one's write makes the writer read anew.
+    Connection::open(&path).unwrap().execute_batch("INSERT INTO meta VALUES ('a', 'b')").unwrap();
+    let mut failure = None;
+    for number in 2000..2050 {
+        let written = ledger.write(vec![numbered(number)]).committed().await;
+        if let Err(error) = written {
+            failure = Some(error.to_string());
+            break;
+        }
+    }
+    let failure = failure.expect("the damage is not met");
+    assert!(failure.contains("it is damaged") && failure.contains("restart"), "{failure}");
+    assert!(ledger.trouble().unwrap().contains("it is damaged"));
+    drop(ledger);
+    writer.join();
+    let (_ledger, saved, _writer) = open(folder.path());
+    assert!(saved.recovering);
+}
+
+#[test]
+fn damage_that_was_found_while_running_is_acted_on_by_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = written(folder.path(), (0..100).map(numbered).collect());
+    enrolment::note_damage(folder.path(), Some("found")).unwrap();
+    let after = written(folder.path(), Vec::new());
+    assert!(after.recovering && after.id != before.id);
+    assert_eq!(after.bans.len(), 100, "what can be read is lost");
+    let again = written(folder.path(), vec![Change::Recovered]);
+    assert_eq!(again.id, after.id, "the damage is remembered for ever");
+}

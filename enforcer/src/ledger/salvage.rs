@@ -56,6 +56,7 @@ pub(super) fn replace(
     let aside = database::set_aside(path, now)
         .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
     finished.take_place()?;
+    enrolment::note_damage(folder, None)?;
     tracing::error!(
         bans, others, aside = %aside.display(),
         "a new ledger is in place, with the bans and the other rows that could be read: bans that the routers hold beside them are taken over from there, and the sensors send theirs again; check the disk; the damaged file is set aside and may be removed"

@@ -65,8 +65,8 @@ pub(super) fn written(folder: &Path, changes: Vec<Change>) -> Saved {
     let receipt = ledger.write(changes);
     drop(ledger);
     writer.join();
-    if let Some(answer) = receipt.0 {
-        answer.blocking_recv().unwrap().unwrap();
+    if let Some(mut answer) = receipt.0 {
+        answer.try_recv().unwrap().unwrap();
     }
     saved
 }

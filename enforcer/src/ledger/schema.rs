@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 /// The ledger's format, in SQLite's `user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 2;
 
 /// Times are milliseconds since 1970; `until` is NULL for what is permanent, `ended` for a ban that
 /// stands. `place` is the prefix as bytes in the order of addresses.
@@ -49,6 +49,11 @@ pub(super) fn sign(connection: &Connection, recovering: bool) -> rusqlite::Resul
     set_meta(connection, IDENTITY, Some(&data_encoding::HEXLOWER.encode(&bytes)))?;
     set_meta(connection, RECOVERING, recovering.then_some("yes"))?;
     connection.pragma_update(None, "user_version", VERSION)
+}
+
+/// Gives a copy of a ledger a name of its own, and says that it lacks what came after.
+pub(crate) fn sign_as_recovering(connection: &Connection) -> rusqlite::Result<()> {
+    sign(connection, true)
 }
 
 /// Sets a key in `meta`, or removes it.

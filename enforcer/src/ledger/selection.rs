@@ -96,7 +96,14 @@ pub(super) fn each(
     for slice in ids.chunks(SLICE) {
         let transaction = connection.unchecked_transaction()?;
         for id in slice {
-            bans.extend(statement.query_row([id], row::ban).optional()?);
+            match statement.query_row([id], row::ban).optional() {
+                Ok(ban) => bans.extend(ban),
+                // Whoever wrote a row by hand that is no ban hides no other.
+                Err(error) if error.sqlite_error().is_none() => {
+                    tracing::debug!(id, %error, "a row of the ledger is no ban");
+                }
+                Err(error) => return Err(error),
+            }
         }
         transaction.commit()?;
         for ban in bans.drain(..) {

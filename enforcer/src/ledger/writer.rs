@@ -3,13 +3,15 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
+use super::housekeeping::Housekeeping;
 use super::place::Place;
-use super::{Change, MOST_LOGINS, MOST_SPARED, Order, row, schema};
+use super::{Change, Order, row, schema};
+use crate::database;
 
 /// The most changes in one transaction.
 const MOST: usize = 20_000;
@@ -18,12 +20,18 @@ const MOST: usize = 20_000;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Writes until the last sender is gone.
-pub(super) fn run(mut connection: Connection, inbox: &Receiver<Order>, trouble: &Mutex<Option<String>>) {
+pub(super) fn run(
+    mut connection: Connection,
+    inbox: &Receiver<Order>,
+    trouble: &Mutex<Option<String>>,
+    mut housekeeping: Housekeeping,
+) {
     // Changes that nobody will ask for again, and that could not be written: at most one ban's end for
     // each ban that stood, and what was done by hand.
     let mut kept: Vec<Change> = Vec::new();
     loop {
-        let orders = match next_orders(inbox, kept.is_empty()) {
+        let wait = housekeeping.wait(Instant::now());
+        let orders = match next_orders(inbox, if kept.is_empty() { wait } else { wait.min(RETRY) }) {
             Some(orders) => orders,
             None if kept.is_empty() => return,
             None => {
@@ -33,41 +41,60 @@ pub(super) fn run(mut connection: Connection, inbox: &Receiver<Order>, trouble: 
                 return;
             }
         };
-        let changes = kept.iter().chain(orders.iter().flat_map(|order| &order.changes));
-        let result = apply(&mut connection, changes).map_err(|error| error.to_string());
-        let failed = result.as_ref().err().cloned();
-        let before = std::mem::replace(&mut *trouble.lock().unwrap_or_else(PoisonError::into_inner), failed);
-        match (&result, before) {
-            (Err(error), None) => tracing::error!(
-                error,
-                "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk"
-            ),
-            (Ok(()), Some(_)) => tracing::info!("the ledger can be written again"),
-            _ => {}
+        let quiet = orders.is_empty();
+        if !quiet || !kept.is_empty() {
+            write(&mut connection, orders, &mut kept, trouble);
+            housekeeping.wrote(Instant::now());
         }
-        if result.is_ok() {
-            kept.clear();
-        }
-        for order in orders {
-            if order.keep && result.is_err() {
-                kept.extend(order.changes);
-            }
-            // Nobody waits any more where a connection broke.
-            let _ = order.done.send(result.clone());
+        if quiet || housekeeping.is_overdue(Instant::now()) {
+            housekeeping.work(&mut connection);
         }
     }
 }
 
-/// All orders that wait; none where it is time to retry, and `None` once no more can come.
-fn next_orders(inbox: &Receiver<Order>, patient: bool) -> Option<Vec<Order>> {
-    let first = if patient {
-        inbox.recv().ok()?
-    } else {
-        match inbox.recv_timeout(RETRY) {
-            Ok(order) => order,
-            Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
-            Err(RecvTimeoutError::Disconnected) => return None,
+/// Writes orders together, tells those who wait for them, and keeps what has to be written later.
+fn write(
+    connection: &mut Connection,
+    orders: Vec<Order>,
+    kept: &mut Vec<Change>,
+    trouble: &Mutex<Option<String>>,
+) {
+    let changes = kept.iter().chain(orders.iter().flat_map(|order| &order.changes));
+    let result = apply(connection, changes).map_err(|error| {
+        if database::is_damage(&error) {
+            format!("it is damaged ({error}); a restart sets it aside and gathers a new one")
+        } else {
+            error.to_string()
         }
+    });
+    let failed = result.as_ref().err().cloned();
+    let before = std::mem::replace(&mut *trouble.lock().unwrap_or_else(PoisonError::into_inner), failed);
+    match (&result, before) {
+        (Err(error), None) => tracing::error!(
+            error,
+            "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk"
+        ),
+        (Ok(()), Some(_)) => tracing::info!("the ledger can be written again"),
+        _ => {}
+    }
+    if result.is_ok() {
+        kept.clear();
+    }
+    for order in orders {
+        if order.keep && result.is_err() {
+            kept.extend(order.changes);
+        }
+        // Nobody waits any more where a connection broke.
+        let _ = order.done.send(result.clone());
+    }
+}
+
+/// All orders that wait; none where none came in time, and `None` once no more can come.
+fn next_orders(inbox: &Receiver<Order>, wait: Duration) -> Option<Vec<Order>> {
+    let first = match inbox.recv_timeout(wait) {
+        Ok(order) => order,
+        Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+        Err(RecvTimeoutError::Disconnected) => return None,
     };
     let mut count = first.changes.len();
     let mut orders = vec![first];
@@ -83,24 +110,8 @@ fn next_orders(inbox: &Receiver<Order>, patient: bool) -> Option<Vec<Order>> {
 /// Writes changes in one transaction.
 fn apply<'a>(connection: &mut Connection, changes: impl Iterator<Item = &'a Change>) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let (mut logins, mut spared) = (false, false);
     for change in changes {
-        logins |= matches!(change, Change::Login(_));
-        spared |= matches!(change, Change::Spared(_));
         apply_one(&transaction, change)?;
-    }
-    if logins {
-        // A number of rows that is not counted costs nothing: the index is walked from its end.
-        transaction
-            .prepare_cached(
-                "DELETE FROM logins WHERE last <= (SELECT last FROM logins ORDER BY last DESC LIMIT 1 OFFSET ?1)",
-            )?
-            .execute([MOST_LOGINS as i64])?;
-    }
-    if spared {
-        transaction
-            .prepare_cached("DELETE FROM spared WHERE id <= (SELECT max(id) FROM spared) - ?1")?
-            .execute([MOST_SPARED as i64])?;
     }
     transaction.commit()
 }

@@ -151,6 +151,12 @@ impl From<Timestamp> for Moment {
     }
 }
 
+impl From<Option<Timestamp>> for Moment {
+    fn from(end: Option<Timestamp>) -> Self {
+        end.map_or(Self::FOREVER, Self::from)
+    }
+}
+
 // === impl Desired ===
 
 impl Desired {
@@ -332,7 +338,7 @@ impl Default for Changes {
 
 impl From<Wanted> for Entry {
     fn from(wanted: Wanted) -> Self {
-        Self { until: wanted.until.map_or(Moment::FOREVER, Moment::from), label: wanted.label }
+        Self { until: wanted.until.into(), label: wanted.label }
     }
 }
 

@@ -13,7 +13,7 @@ use atalaya_enforcer::router::pin::Pin;
 use atalaya_enforcer::service::{self, Service};
 use atalaya_wire::{
     ALLOW_PATH, Ack, BanTime, Batch, Evidence, JoinToken, NumberedOffence, OFFENCES_PATH, Offence, Problem,
-    Seconds, VERSION,
+    REPORTS_PATH, Report, Seconds, VERSION,
 };
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Client, StatusCode};
@@ -43,9 +43,16 @@ impl Scene {
 
     /// These routers, and more lines at the top of the configuration.
     pub async fn with(routers: Vec<Router>, more: &str) -> Self {
+        Self::configured(routers, more, |_| {}).await
+    }
+
+    /// As [`Self::with`], and with what no configuration file can say.
+    pub async fn configured(routers: Vec<Router>, more: &str, configure: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::system();
-        let service = service::start(config(&folder, &routers, more), clock.clone()).await.unwrap();
+        let mut config = config(&folder, &routers, more);
+        configure(&mut config);
+        let service = service::start(config, clock.clone()).await.unwrap();
         let token = enrol(&folder, &service, "web-1", false);
         let client = client(&service);
         Self { folder, routers, clock, service, token, client, more: more.to_owned() }
@@ -100,6 +107,16 @@ impl Scene {
             return Ok(serde_json::from_slice(&body).unwrap());
         }
         Err((status, serde_json::from_slice(&body).unwrap()))
+    }
+
+    /// Posts a report of a sensor's; the status.
+    pub async fn report(&self, report: &Report, token: &JoinToken) -> StatusCode {
+        let request = self
+            .client
+            .post(self.url(REPORTS_PATH))
+            .basic_auth(&token.sensor, Some(token.secret.expose()))
+            .body(serde_json::to_vec(report).unwrap());
+        request.send().await.unwrap().status()
     }
 
     /// What the sensor reads as the allow list.
@@ -190,8 +207,10 @@ pub fn enrol(folder: &TempDir, service: &Service, name: &str, replace: bool) -> 
 pub fn config(folder: &TempDir, routers: &[Router], more: &str) -> Config {
     use std::fmt::Write;
     let path = folder.path().display();
+    // Tests ban whole networks, and count single entries.
+    let widen = if more.contains("[widen]") { "" } else { "[widen]\nipv4 = 0" };
     let mut text = format!(
-        "listen = \"127.0.0.1:0\"\nstate = \"{path}/state\"\nsocket = \"{path}/enforcer.sock\"\n{more}\n"
+        "listen = \"127.0.0.1:0\"\nstate = \"{path}/state\"\nsocket = \"{path}/enforcer.sock\"\n{more}\n{widen}\n"
     );
     for (number, router) in routers.iter().enumerate() {
         writeln!(

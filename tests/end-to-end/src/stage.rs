@@ -82,8 +82,10 @@ impl Stage {
     /// Writes the enforcer's configuration, with the given routers by name.
     pub fn write_enforcer_config(&self, routers: &[(&str, SocketAddr)], more: &str) -> Result<()> {
         let folder = self.folder().display();
+        // Tests ban whole networks, and count single entries.
+        let widen = if more.contains("[widen]") { "" } else { "[widen]\nipv4 = 0" };
         let mut text = format!(
-            "listen = \"127.0.0.1:{}\"\nstate = \"{folder}/enforcer\"\nsocket = \"{folder}/enforcer.sock\"\n{more}\n",
+            "listen = \"127.0.0.1:{}\"\nstate = \"{folder}/enforcer\"\nsocket = \"{folder}/enforcer.sock\"\n{more}\n{widen}\n",
             self.port
         );
         for (name, address) in routers {

@@ -137,7 +137,7 @@ async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
     }
     scene.wait_for("198.51.100.21").await?;
     scene.wait_for("198.51.100.22").await?;
-    let six = |entries: &[Entry]| entries.iter().any(|entry| entry.address.starts_with("2001:db8::21"));
+    let six = |entries: &[Entry]| entries.iter().any(|entry| entry.address == "2001:db8::/64");
     scene.router.wait_for(six, PATIENCE).await?;
     Ok(())
 }

@@ -238,7 +238,8 @@ impl Router {
 
     /// Carries out a command as typed at the router's own terminal: `add` in `/ip/firewall/raw`,
     /// `/ip/firewall/filter` and their IPv6 twins, in `/user/group`, `/user` and `/certificate`; `set` in `/user`,
-    /// `/ip/service` and `/system/ntp/client`; and `/certificate sign`.
+    /// `/user/group`, `/ip/service` and `/system/ntp/client`; `enable [find …]` and `disable [find …]` of rules; and
+    /// `/certificate sign`.
     pub fn terminal(&self, command: &str) -> Result<(), TerminalError> {
         let fingerprint = self.plant.tls().map(Tls::fingerprint);
         let mut state = self.shared.lock();

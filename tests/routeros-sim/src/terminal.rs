@@ -55,6 +55,24 @@ impl Site {
             ("ip/firewall/filter", "add") => self.add_rule(typed, Family::V4, Chains::Filter),
             ("ipv6/firewall/raw", "add") => self.add_rule(typed, Family::V6, Chains::Raw),
             ("ipv6/firewall/filter", "add") => self.add_rule(typed, Family::V6, Chains::Filter),
+            (directory, verb @ ("enable" | "disable")) => {
+                let (family, chains) = match directory {
+                    "ip/firewall/raw" => (Family::V4, Chains::Raw),
+                    "ip/firewall/filter" => (Family::V4, Chains::Filter),
+                    "ipv6/firewall/raw" => (Family::V6, Chains::Raw),
+                    "ipv6/firewall/filter" => (Family::V6, Chains::Filter),
+                    _ => return Err(TerminalError::Command(format!("{directory} {verb}"))),
+                };
+                let disabled = verb == "disable";
+                let found = Typed::read_find(&typed.item()?)?;
+                for rule in &mut self.rules {
+                    let here = rule.family == family && rule.chains == chains;
+                    if here && found.iter().all(|property| rule.attributes.contains(property)) {
+                        rule.disabled = disabled;
+                    }
+                }
+                Ok(())
+            }
             ("user/group", "add") => {
                 let name = typed.need("name")?;
                 let policy = typed.take("policy").unwrap_or_default();
@@ -65,6 +83,15 @@ impl Site {
                 }
                 self.groups.push(Group { name, policies });
                 Ok(())
+            }
+            ("user/group", "set") => {
+                let item = typed.item()?;
+                let group = self.groups.iter_mut().find(|group| group.name == item);
+                let group = group.ok_or(TerminalError::NoSuchItem)?;
+                if let Some(policy) = typed.take("policy") {
+                    group.policies = policy.parse().map_err(|_| TerminalError::Value("policy"))?;
+                }
+                typed.end()
             }
             ("user", "add") => {
                 let name = typed.need("name")?;
@@ -172,6 +199,12 @@ impl Typed {
         let mut parameters = Vec::new();
         let mut rest = line.trim().chars().peekable();
         while rest.peek().is_some() {
+            if rest.next_if_eq(&'[').is_some() {
+                // What stands in brackets is read by whoever wants it.
+                path.push(rest.by_ref().take_while(|c| *c != ']').collect());
+                while rest.next_if(|c| c.is_whitespace()).is_some() {}
+                continue;
+            }
             let name = word(&mut rest, |c| c == '=')?;
             if rest.next_if_eq(&'=').is_some() {
                 parameters.push((name, word(&mut rest, |_| false)?));
@@ -182,7 +215,9 @@ impl Typed {
             }
             while rest.next_if(|c| c.is_whitespace()).is_some() {}
         }
-        let verb = path.iter().position(|part| matches!(part.as_str(), "add" | "set" | "sign"));
+        let verb = path
+            .iter()
+            .position(|part| matches!(part.as_str(), "add" | "set" | "sign" | "enable" | "disable"));
         let Some(verb) = verb else { return Err(TerminalError::Command(path.join(" "))) };
         let mut after = path.split_off(verb).into_iter();
         let typed = Self {
@@ -192,6 +227,12 @@ impl Typed {
             parameters,
         };
         after.next().map_or(Ok(typed), |more| Err(TerminalError::Parameter(more)))
+    }
+
+    /// The properties that `find name=value …` asks for.
+    fn read_find(text: &str) -> Result<Vec<(String, String)>, TerminalError> {
+        let asked = text.strip_prefix("find ").ok_or_else(|| TerminalError::Syntax(text.to_owned()))?;
+        Self::read(&format!("/set {asked}")).map(|typed| typed.parameters)
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
@@ -301,6 +342,18 @@ mod tests {
     #[case("reboot", "bad command name reboot")]
     fn what_is_wrong_is_refused(#[case] line: &str, #[case] says: &str) {
         assert_eq!(site().obey(line, None).unwrap_err().to_string(), says);
+    }
+
+    #[test]
+    fn found_rules_are_enabled_and_others_are_not() {
+        let mut site = site();
+        for list in ["a", "b"] {
+            let rule = format!("/ip/firewall/raw add chain=prerouting src-address-list={list} disabled=yes");
+            site.obey(&rule, None).unwrap();
+        }
+        site.obey("/ip/firewall/raw enable [find src-address-list=\"a\" action=accept]", None).unwrap();
+        assert_eq!(site.rules.iter().map(|rule| rule.disabled).collect::<Vec<_>>(), [false, true]);
+        assert!(site.obey("/ip/firewall/raw enable [nothing]", None).is_err());
     }
 
     #[test]

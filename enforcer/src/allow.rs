@@ -1,0 +1,283 @@
+//! The allow list: what is never banned. It is made of what is configured, of the routers' and this host's own
+//! addresses, of the addresses that DNS names have, and of entries that were made at run time and may end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use atalaya_wire::{Networks, canonical};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AllowConfig, is_host_name};
+use crate::ledger::Allowance;
+
+pub mod names;
+
+/// The most entries at run time.
+pub const MOST: usize = 10_000;
+
+/// What no host has, so that it can attack nobody.
+const NOBODYS: [&str; 8] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/3",
+    "::/128",
+    "::1/128",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// Where the allow list comes from.
+#[derive(Debug, Default)]
+pub struct Allow {
+    configured: AllowConfig,
+    /// The routers' addresses and this host's.
+    own: Vec<IpAddr>,
+    answers: BTreeMap<String, Answer>,
+    /// What was allowed at run time, by its key.
+    entries: BTreeMap<String, Allowance>,
+}
+
+/// What is known of a DNS name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The addresses of the last good answer.
+    pub addresses: Vec<IpAddr>,
+    /// Why the name cannot be looked up; `None` when all is well.
+    pub trouble: Option<String>,
+}
+
+/// What can be allowed: an address or a network, or a DNS name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// An address or a network, in its canonical form.
+    Network(IpNet),
+    /// A name, in lower case.
+    Name(String),
+}
+
+/// Why something cannot be allowed, or not be taken off the list.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllowError {
+    /// It is nothing that could be allowed.
+    #[error(
+        "`{0}` is no address, no network and no host name; expected such as `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32` or `admin.example.org`"
+    )]
+    NotUnderstood(String),
+    /// Its time is over.
+    #[error("an entry of the allow list needs at least one second")]
+    NoTime,
+    /// There are too many.
+    #[error(
+        "{MOST} entries were made at run time already: take some back, or write networks into `allow` of the configuration"
+    )]
+    TooMany,
+    /// It is on the list, but not from run time.
+    #[error("{0} is allowed by the configuration: change `allow` there and restart")]
+    Configured(String),
+    /// It is not on the list.
+    #[error("{0} was not allowed at run time; `atalaya-enforcer allow` lists what was")]
+    NotThere(String),
+}
+
+// === impl What ===
+
+impl What {
+    /// Reads what a person wrote.
+    pub fn parse(text: &str) -> Result<Self, AllowError> {
+        let text = text.trim();
+        match Networks::try_from(vec![text.to_owned()]) {
+            Ok(networks) => networks
+                .iter()
+                .next()
+                .map(Self::Network)
+                .ok_or_else(|| AllowError::NotUnderstood(String::new())),
+            Err(_) if is_host_name(text) => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
+            Err(_) => Err(AllowError::NotUnderstood(text.escape_debug().take(80).collect())),
+        }
+    }
+
+    /// The key of its entry: an address without its length, a network with it, a name.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Network(network) => {
+                let texts = Vec::<String>::from([*network].into_iter().collect::<Networks>());
+                texts.into_iter().next().unwrap_or_default()
+            }
+            Self::Name(name) => name.clone(),
+        }
+    }
+}
+
+// === impl Allow ===
+
+impl Allow {
+    /// What is configured, and what was allowed at run time before.
+    pub fn new(configured: AllowConfig, saved: Vec<Allowance>) -> Self {
+        let entries = saved.into_iter().map(|entry| (entry.what.clone(), entry)).collect();
+        Self { configured, own: Vec::new(), answers: BTreeMap::new(), entries }
+    }
+
+    /// Replaces the routers' and this host's addresses; whether they are others than before.
+    pub fn set_own(&mut self, mut addresses: Vec<IpAddr>) -> bool {
+        addresses.sort_unstable();
+        addresses.dedup();
+        let changed = addresses != self.own;
+        self.own = addresses;
+        changed
+    }
+
+    /// Takes note of what a name's lookup gave; whether its addresses are others than before.
+    pub fn set_answer(&mut self, name: &str, answer: Answer) -> bool {
+        let addresses = answer.addresses.clone();
+        let before = self.answers.insert(name.to_owned(), answer);
+        before.unwrap_or_default().addresses != addresses
+    }
+
+    /// Adds an entry, or replaces the one of its key. Its key is what the entry has been given.
+    pub fn insert(&mut self, entry: Allowance, now: Timestamp) -> Result<(), AllowError> {
+        if entry.until.is_some_and(|until| until <= now) {
+            return Err(AllowError::NoTime);
+        }
+        if self.entries.len() >= MOST && !self.entries.contains_key(&entry.what) {
+            return Err(AllowError::TooMany);
+        }
+        self.entries.insert(entry.what.clone(), entry);
+        Ok(())
+    }
+
+    /// Takes an entry off the list that was made at run time.
+    pub fn remove(&mut self, what: &What) -> Result<Allowance, AllowError> {
+        let key = what.key();
+        let removed = self.entries.remove(&key).ok_or_else(|| {
+            let configured = match what {
+                What::Network(network) => self.configured.networks.iter().any(|known| known == *network),
+                What::Name(name) => self.configured.names.contains(name),
+            };
+            if configured { AllowError::Configured(key) } else { AllowError::NotThere(key) }
+        })?;
+        self.forget_answers();
+        Ok(removed)
+    }
+
+    /// Takes the entries off the list whose time is over.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<Allowance> {
+        let is_over = |_: &String, entry: &mut Allowance| entry.until.is_some_and(|until| until <= now);
+        let expired: Vec<Allowance> = self.entries.extract_if(.., is_over).map(|(_, entry)| entry).collect();
+        if !expired.is_empty() {
+            self.forget_answers();
+        }
+        expired
+    }
+
+    /// When the next entry ends.
+    pub fn next_end(&self) -> Option<Timestamp> {
+        self.entries.values().filter_map(|entry| entry.until).min()
+    }
+
+    /// What was allowed at run time.
+    pub fn entries(&self) -> Vec<Allowance> {
+        self.entries.values().cloned().collect()
+    }
+
+    /// The DNS names on the list.
+    pub fn names(&self) -> BTreeSet<String> {
+        let made = self.entries.keys().filter(|key| is_host_name(key)).cloned();
+        self.configured.names.iter().cloned().chain(made).collect()
+    }
+
+    /// What is known of each name; nothing yet of one that was not looked up.
+    pub fn answers(&self) -> BTreeMap<String, Answer> {
+        let answer = |name: String| (name.clone(), self.answers.get(&name).cloned().unwrap_or_default());
+        self.names().into_iter().map(answer).collect()
+    }
+
+    /// The whole list, as addresses and networks.
+    pub fn networks(&self) -> Networks {
+        let mut networks = self.configured.networks.clone();
+        networks.extend(NOBODYS.iter().filter_map(|network| network.parse::<IpNet>().ok()));
+        networks.extend(self.own.iter().map(|address| IpNet::from(canonical(*address))));
+        let answers = self.answers.values().flat_map(|answer| &answer.addresses);
+        networks.extend(answers.map(|address| IpNet::from(canonical(*address))));
+        for key in self.entries.keys() {
+            if let Ok(What::Network(network)) = What::parse(key) {
+                networks.insert(network);
+            }
+        }
+        networks
+    }
+
+    fn forget_answers(&mut self) {
+        let names = self.names();
+        self.answers.retain(|name, _| names.contains(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn entry(what: &str, until: Option<i64>) -> Allowance {
+        Allowance {
+            what: What::parse(what).unwrap().key(),
+            since: at(0),
+            until: until.map(at),
+            reason: String::new(),
+            by: "test".to_owned(),
+        }
+    }
+
+    fn allow() -> Allow {
+        let configured = AllowConfig {
+            networks: ["192.0.2.0/24".parse().unwrap()].into_iter().collect(),
+            names: vec!["vpn.example.org".to_owned()],
+            ..AllowConfig::default()
+        };
+        Allow::new(configured, vec![entry("198.51.100.1", Some(10))])
+    }
+
+    #[test]
+    fn each_source_is_on_the_list_and_goes_when_its_time_is_over() {
+        let mut allow = allow();
+        let has = |allow: &Allow, address: &str| allow.networks().contains(address.parse().unwrap());
+        assert!(has(&allow, "192.0.2.9") && has(&allow, "127.0.0.1") && has(&allow, "198.51.100.1"));
+        assert!(allow.set_own(vec!["203.0.113.1".parse().unwrap()]));
+        assert!(!allow.set_own(vec!["203.0.113.1".parse().unwrap()]));
+        allow.insert(entry("2001:db8::7/64", None), at(0)).unwrap();
+        allow.insert(entry("Home.Example.org.", Some(20)), at(0)).unwrap();
+        assert_eq!(allow.names().len(), 2);
+        let answer = Answer { addresses: vec!["203.0.113.9".parse().unwrap()], trouble: None };
+        assert!(allow.set_answer("home.example.org", answer.clone()));
+        assert!(!allow.set_answer("home.example.org", Answer { trouble: Some("slow".to_owned()), ..answer }));
+        assert!(has(&allow, "203.0.113.9") && has(&allow, "203.0.113.1") && has(&allow, "2001:db8::1"));
+        assert_eq!(allow.next_end(), Some(at(10)));
+        assert_eq!(allow.expire(at(10)).len(), 1);
+        assert!(!has(&allow, "198.51.100.1") && has(&allow, "203.0.113.9"));
+        assert_eq!(allow.expire(at(20)).len(), 1);
+        assert!(!has(&allow, "203.0.113.9"), "the addresses of a name outlive it");
+        assert_eq!(allow.next_end(), None);
+    }
+
+    #[test]
+    fn a_mistake_says_what_would_be_right() {
+        let mut allow = allow();
+        assert!(What::parse("192.0.2.1-9").unwrap_err().to_string().contains("admin.example.org"));
+        assert_eq!(allow.insert(entry("192.0.2.1", Some(5)), at(5)), Err(AllowError::NoTime));
+        let remove = |allow: &mut Allow, what: &str| allow.remove(&What::parse(what).unwrap());
+        assert!(matches!(remove(&mut allow, "192.0.2.0/24"), Err(AllowError::Configured(_))));
+        assert!(matches!(remove(&mut allow, "vpn.example.org"), Err(AllowError::Configured(_))));
+        assert!(matches!(remove(&mut allow, "203.0.113.7"), Err(AllowError::NotThere(_))));
+        assert!(remove(&mut allow, "::ffff:198.51.100.1").is_ok());
+        for host in 0..MOST as u32 {
+            allow.insert(entry(&std::net::Ipv4Addr::from_bits(host).to_string(), None), at(0)).unwrap();
+        }
+        assert_eq!(allow.insert(entry("198.51.100.1", None), at(0)), Err(AllowError::TooMany));
+        assert!(allow.insert(entry("0.0.0.1", None), at(0)).is_ok());
+    }
+}

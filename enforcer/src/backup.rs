@@ -1,0 +1,322 @@
+//! Backups: one file, a SQLite database, that holds the ledger, the enrolled sensors and the certificate,
+//! and from which all of them come back.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use crate::database;
+use crate::enrolment::{self, EnrolmentError};
+use crate::ledger::{self, LedgerError};
+
+/// How many pages are copied before progress is told.
+const PAGES: i32 = 256;
+
+/// What a backup holds beside the ledger's tables. The sensors' is as an enforcer without sensors of its own
+/// takes it over.
+const BESIDE: &str = "
+    CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE files (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
+";
+
+/// The certificate that sensors pin, and its key.
+const FILES: [&str; 2] = ["key.pem", "certificate.pem"];
+
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// The file's size.
+    pub bytes: u64,
+    /// Bans that stand.
+    pub standing: u64,
+    /// Bans that are over.
+    pub over: u64,
+    /// Enrolled sensors.
+    pub sensors: u64,
+    /// Whether the certificate and its key are in it.
+    pub certificate: bool,
+}
+
+/// Why there is no backup, or why it was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Something is there already.
+    #[error("{} is there already: choose another name, or replace it with --force", .0.display())]
+    Exists(PathBuf),
+    /// There is nothing to save.
+    #[error("there is no ledger in {}: is this the configuration of the enforcer that is to be saved?", .0.display())]
+    Nothing(PathBuf),
+    /// The ledger is of another release.
+    #[error("the ledger in {} is of another release (format {found}): start the enforcer of this release once, which brings it forward", path.display())]
+    OtherForm {
+        /// The state folder.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// A file is no backup.
+    #[error("{} is no backup of this release: {why}", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The copy is not what it should be.
+    #[error(
+        "the copy is damaged ({0}), and was removed: the ledger itself is damaged, or the disk that it was copied to; the enforcer checks its ledger at every start"
+    )]
+    Damaged(String),
+    /// A file cannot be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite refused.
+    #[error("cannot copy {}: {source}", path.display())]
+    Database {
+        /// What was copied.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The sensors cannot be read.
+    #[error(transparent)]
+    Sensors(#[from] EnrolmentError),
+}
+
+/// Saves the state in a folder to a file, also beside a running enforcer, which is not held up. The progress
+/// is told in pages, done and all.
+pub fn save(
+    state: &Path,
+    file: &Path,
+    force: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary, BackupError> {
+    if !force && file.symlink_metadata().is_ok() {
+        return Err(BackupError::Exists(file.to_owned()));
+    }
+    let source = ledger::path(state);
+    if !source.exists() {
+        return Err(BackupError::Nothing(state.to_owned()));
+    }
+    let failed = |error| BackupError::Database { path: source.clone(), source: error };
+    let ledger = database::open_to_read(&source).map_err(failed)?;
+    let found = form(&ledger).map_err(failed)?;
+    if found != ledger::FORM {
+        return Err(BackupError::OtherForm { path: state.to_owned(), found });
+    }
+    let draft = Draft::new(file)?;
+    let mut copy = Connection::open(&draft.path).map_err(failed)?;
+    copy_pages(&ledger, &mut copy, progress).map_err(failed)?;
+    drop(ledger);
+    add_beside(state, &copy)?;
+    let summary = checked(&copy, &draft.path)?;
+    copy.close().map_err(|(_, error)| failed(error))?;
+    draft.finish(file)?;
+    let bytes = file.metadata().map_or(0, |file| file.len());
+    Ok(Summary { bytes, ..summary })
+}
+
+/// Brings the state of a backup back to a folder that no enforcer runs on. What was there is set aside.
+pub fn restore(
+    file: &Path,
+    state: &Path,
+    now: Timestamp,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary, BackupError> {
+    let no_backup = |why: String| BackupError::NoBackup { path: file.to_owned(), why };
+    let unreadable = |error| BackupError::Database { path: file.to_owned(), source: error };
+    if let Err(source) = File::open(file) {
+        return Err(BackupError::File { path: file.to_owned(), source });
+    }
+    let _lock = ledger::lock(state)?;
+    let saved = database::open_to_read(file).map_err(unreadable)?;
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('bans', 'sensors', 'files')";
+    let tables: i64 =
+        saved.query_row(tables, [], |row| row.get(0)).map_err(|error| no_backup(error.to_string()))?;
+    let found = form(&saved).map_err(unreadable)?;
+    if tables != 3 || found != ledger::FORM {
+        return Err(no_backup(format!(
+            "its format is {found}, with {tables} of the 3 tables that are looked for"
+        )));
+    }
+    let ledger_path = ledger::path(state);
+    let draft = Draft::new(&ledger_path)?;
+    let mut copy = Connection::open(&draft.path).map_err(unreadable)?;
+    copy_pages(&saved, &mut copy, progress).map_err(unreadable)?;
+    let summary = checked(&copy, &draft.path)?;
+    // Another ledger than the one that was saved, for it lacks what came after.
+    ledger::sign_as_recovering(&copy).map_err(unreadable)?;
+    let files = files(&copy).map_err(unreadable)?;
+    copy.close().map_err(|(_, error)| unreadable(error))?;
+
+    for (name, content) in &files {
+        bring_back(&state.join(name), content, now)?;
+    }
+    aside(&state.join("sensors.sqlite3"), now)?;
+    aside(&ledger_path, now)?;
+    draft.finish(&ledger_path)?;
+    // Takes the sensors over, and forgets what stands beside the ledger's own tables.
+    ledger::settle(state, now)?;
+    let bytes = file.metadata().map_or(0, |file| file.len());
+    Ok(Summary { bytes, ..summary })
+}
+
+fn form(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Copies a database as it is at this moment, whatever is written to it meanwhile.
+fn copy_pages(
+    from: &Connection,
+    to: &mut Connection,
+    progress: &mut dyn FnMut(u64, u64),
+) -> rusqlite::Result<()> {
+    // As long as this is open, the pages that are read stay what they are.
+    let moment = from.unchecked_transaction()?;
+    form(&moment)?;
+    moment.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    let backup = Backup::new(&moment, to)?;
+    loop {
+        let step = backup.step(PAGES)?;
+        let at = backup.progress();
+        progress((at.pagecount - at.remaining).unsigned_abs().into(), at.pagecount.unsigned_abs().into());
+        match step {
+            StepResult::Done => break,
+            StepResult::More => {}
+            _ => {
+                let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+                return Err(rusqlite::Error::SqliteFailure(busy, None));
+            }
+        }
+    }
+    drop(backup);
+    drop(moment);
+    // One file, without a journal beside it.
+    to.pragma_update(None, "journal_mode", "DELETE")
+}
+
+fn add_beside(state: &Path, copy: &Connection) -> Result<(), BackupError> {
+    let failed = |source| BackupError::Database { path: state.to_owned(), source };
+    copy.execute_batch("BEGIN").and_then(|()| copy.execute_batch(BESIDE)).map_err(failed)?;
+    for (name, digest, enrolled) in enrolment::rows(state)? {
+        copy.execute("INSERT INTO sensors VALUES (?1, ?2, ?3)", params![name, digest, enrolled])
+            .map_err(failed)?;
+    }
+    for name in FILES {
+        match fs::read(state.join(name)) {
+            Ok(content) => {
+                copy.execute("INSERT INTO files VALUES (?1, ?2)", params![name, content]).map_err(failed)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(BackupError::File { path: state.join(name), source }),
+        }
+    }
+    copy.execute_batch("COMMIT").map_err(failed)
+}
+
+/// What a copy holds, once it is known to be sound.
+fn checked(copy: &Connection, path: &Path) -> Result<Summary, BackupError> {
+    match database::damage(copy) {
+        Ok(None) => {}
+        Ok(Some(damage)) => return Err(BackupError::Damaged(damage)),
+        Err(error) => return Err(BackupError::Damaged(error.to_string())),
+    }
+    let count = |query: &str| copy.query_row(query, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
+    let summary = || {
+        Ok(Summary {
+            bytes: 0,
+            standing: count("SELECT count(*) FROM bans WHERE ended IS NULL")?,
+            over: count("SELECT count(*) FROM bans INDEXED BY over WHERE ended IS NOT NULL")?,
+            sensors: count("SELECT count(*) FROM sensors")?,
+            certificate: count("SELECT count(*) FROM files")? == FILES.len() as u64,
+        })
+    };
+    summary().map_err(|source| BackupError::Database { path: path.to_owned(), source })
+}
+
+fn files(copy: &Connection) -> rusqlite::Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for name in FILES {
+        let content = copy.query_row("SELECT content FROM files WHERE name = ?1", [name], |row| row.get(0));
+        files.extend(content.optional()?.map(|content| (name, content)));
+    }
+    Ok(files)
+}
+
+/// Writes a file for this user alone, setting another one aside.
+fn bring_back(path: &Path, content: &[u8], now: Timestamp) -> Result<(), BackupError> {
+    if fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    aside(path, now)?;
+    let write = || {
+        let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|source| BackupError::File { path: path.to_owned(), source })
+}
+
+/// Gives a file another name, and where it is a database, its journal too.
+fn aside(path: &Path, now: Timestamp) -> Result<(), BackupError> {
+    let aside = database::beside(path, &format!(".before-restore-{}", now.strftime("%Y%m%dT%H%M%SZ")));
+    for ending in ["-wal", "-shm", ""] {
+        match fs::rename(database::beside(path, ending), database::beside(&aside, ending)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(BackupError::File { path: path.to_owned(), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A file that is written under another name first, for this user alone; removed where it is not finished.
+struct Draft {
+    path: PathBuf,
+}
+
+// === impl Draft ===
+
+impl Draft {
+    fn new(target: &Path) -> Result<Self, BackupError> {
+        let path = database::beside(target, ".new");
+        let made = match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::options().create_new(true).write(true).mode(0o600).open(&path),
+        };
+        match made {
+            Ok(_) => Ok(Self { path }),
+            Err(source) => Err(BackupError::File { path, source }),
+        }
+    }
+
+    fn finish(self, target: &Path) -> Result<(), BackupError> {
+        File::open(&self.path)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&self.path, target))
+            .and_then(|()| database::sync_folder(target))
+            .map_err(|source| BackupError::File { path: target.to_owned(), source })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(database::beside(&self.path, "-journal"));
+    }
+}

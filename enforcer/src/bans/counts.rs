@@ -1,0 +1,97 @@
+//! What was decided since the start.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Decision;
+
+/// What was decided since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Offences that led to a new ban.
+    pub banned: u64,
+    /// Offences that made a ban end later.
+    pub extended: u64,
+    /// Offences of addresses whose ban ends no sooner anyway.
+    pub already_banned: u64,
+    /// Offences of addresses on the allow list, and of addresses that no host has.
+    pub allowed: u64,
+    /// Offences of addresses that are protected by a good login.
+    pub spared: u64,
+    /// Offences whose ban was over when they arrived.
+    pub too_late: u64,
+    /// Bans that ended in time.
+    pub lapsed: u64,
+    /// Bans by hand.
+    pub by_hand: u64,
+    /// Bans that were found on a router and taken over into a ledger that had lost them.
+    pub adopted: u64,
+}
+
+/// The same, while it changes.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    banned: AtomicU64,
+    extended: AtomicU64,
+    already_banned: AtomicU64,
+    allowed: AtomicU64,
+    spared: AtomicU64,
+    too_late: AtomicU64,
+    lapsed: AtomicU64,
+    by_hand: AtomicU64,
+    adopted: AtomicU64,
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Offences taken, whatever came of them.
+    pub fn offences(&self) -> u64 {
+        self.banned + self.extended + self.already_banned + self.allowed + self.spared + self.too_late
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    pub fn count(&self, decision: Decision) {
+        let counter = match decision {
+            Decision::Banned(_) => &self.banned,
+            Decision::Extended(_) => &self.extended,
+            Decision::AlreadyBanned => &self.already_banned,
+            Decision::Allowed => &self.allowed,
+            Decision::Spared => &self.spared,
+            Decision::Lapsed => &self.too_late,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_lapsed(&self, bans: usize) {
+        self.lapsed.fetch_add(bans as u64, Ordering::Relaxed);
+    }
+
+    pub fn count_by_hand(&self) {
+        self.by_hand.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_adopted(&self) {
+        self.adopted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            banned: read(&self.banned),
+            extended: read(&self.extended),
+            already_banned: read(&self.already_banned),
+            allowed: read(&self.allowed),
+            spared: read(&self.spared),
+            too_late: read(&self.too_late),
+            lapsed: read(&self.lapsed),
+            by_hand: read(&self.by_hand),
+            adopted: read(&self.adopted),
+        }
+    }
+}

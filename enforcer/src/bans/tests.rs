@@ -1,0 +1,408 @@
+use atalaya_wire::Seconds;
+
+use super::*;
+use crate::config::AllowConfig;
+use crate::ledger::{Selection, Terms, Writer};
+
+struct Scene {
+    bans: Bans,
+    desired: Arc<Desired>,
+    ledger: Ledger,
+    _writer: Writer,
+    _folder: tempfile::TempDir,
+}
+
+fn scene(saved: &[(&str, Option<i64>)], allow: &str) -> Scene {
+    scene_with(saved, allow, |_| {})
+}
+
+fn scene_with(saved: &[(&str, Option<i64>)], allow: &str, change: impl FnOnce(&mut Rules)) -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &|jail, sensor| {
+        Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
+    })
+    .unwrap();
+    let desired = Arc::new(Desired::new());
+    let networks: Networks = [allow.parse().unwrap()].into_iter().collect();
+    let allow = Allow::new(AllowConfig { networks, ..AllowConfig::default() }, Vec::new());
+    let mut rules = Rules::default();
+    change(&mut rules);
+    let saved = saved
+        .iter()
+        .map(|(prefix, until)| (net(prefix), Standing { until: until.map(at) }, Label::test("saved")))
+        .collect();
+    let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, saved, Vec::new(), at(0));
+    Scene { bans, desired, ledger, _writer: writer, _folder: folder }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn offence(sequence: u64, address: &str, second: i64) -> NumberedOffence {
+    let offence = Offence {
+        jail: "ssh".parse().unwrap(),
+        address: address.parse().unwrap(),
+        time: at(second),
+        failures: 3,
+        bantime: BanTime::For(Seconds(1800)),
+        escalation: None,
+        evidence: Vec::new(),
+    };
+    NumberedOffence { sequence, offence }
+}
+
+impl Scene {
+    fn take(&self, offence: NumberedOffence, now: i64) -> Receipt {
+        self.bans.take(&"web-1".parse().unwrap(), &"o".parse().unwrap(), vec![offence], at(now))
+    }
+
+    fn allow(&self, what: &str, until: Option<i64>, now: i64) -> usize {
+        self.bans.allow_at_run_time(what, until.map(at), "why", "me", at(now)).unwrap().lifted
+    }
+
+    /// What routers are to hold, by address.
+    fn wanted(&self) -> Vec<String> {
+        let mut wanted: Vec<IpNet> = Vec::new();
+        self.desired.each(|prefix, _, _| wanted.push(prefix));
+        wanted.sort();
+        wanted.iter().map(ToString::to_string).collect()
+    }
+
+    fn login(&self, address: &str, second: i64) {
+        let login = GoodLogin {
+            address: address.parse().unwrap(),
+            last: at(second),
+            sensor: "web-1".parse().unwrap(),
+            service: "sshd".to_owned(),
+            account: "ann".to_owned(),
+        };
+        self.bans.note_login(login, at(second));
+    }
+
+    fn until(&self, prefix: &str) -> Option<Timestamp> {
+        self.desired.get(net(prefix)).and_then(|wanted| wanted.until)
+    }
+
+    fn in_ledger(&self, now: i64) -> Vec<(IpNet, u32)> {
+        let mut bans = Vec::new();
+        self.ledger
+            .each_ban(&Selection::default(), at(now), &mut |ban| {
+                bans.push((ban.prefix, ban.strikes));
+                true
+            })
+            .unwrap();
+        bans
+    }
+}
+
+#[tokio::test]
+async fn a_ban_grows_with_those_before_it_of_its_own_jail_or_of_all() {
+    let scene = scene(&[], "10.0.0.0/8");
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let mut sequence = 0;
+    let mut ban = |jail: &str, second: i64, overall: bool| {
+        sequence += 1;
+        let mut numbered = offence(sequence, "192.0.2.1", second);
+        numbered.offence.jail = name(jail);
+        numbered.offence.bantime = BanTime::For(Seconds(600));
+        numbered.offence.escalation = Some(Escalation {
+            thousandths: vec![1000, 2000, 4000],
+            max: None,
+            random: None,
+            overall,
+            decay: None,
+        });
+        scene.bans.take(&name("web"), &name("box"), vec![numbered], at(second))
+    };
+    let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
+    let left = |second: i64| {
+        scene.bans.lock().standing(prefix).unwrap().until.unwrap().duration_since(at(second)).as_secs()
+    };
+    for (jail, second, overall, expected) in [
+        ("a", 0, false, 600),
+        ("a", 1000, false, 1200),
+        ("b", 3000, false, 600),
+        ("b", 4000, true, 2400),
+        ("a", 7000, false, 2400),
+        // Long ago is forgotten.
+        ("a", 4_000_000, false, 600),
+    ] {
+        scene.bans.lapse(at(second));
+        ban(jail, second, overall).committed().await.unwrap();
+        assert_eq!(left(second), expected, "{jail} at {second}");
+    }
+}
+
+#[tokio::test]
+async fn routers_know_of_a_ban_before_the_ledger_has_it() {
+    let scene = scene(&[], "10.0.0.0/8");
+    let receipt = scene.take(offence(1, "::ffff:192.0.2.1", 0), 5);
+    assert_eq!(scene.until("192.0.2.1/32"), Some(at(1800)));
+    receipt.committed().await.unwrap();
+    assert_eq!(scene.in_ledger(5), [(net("192.0.2.1/32"), 1)]);
+    let label = scene.desired.get(net("192.0.2.1/32")).unwrap().label;
+    assert_eq!(label.comment, "ssh from web-1");
+}
+
+#[tokio::test]
+async fn an_extended_ban_lapses_at_its_later_end_and_then_bans_again_with_the_next_strike() {
+    let scene = scene(&[], "10.0.0.0/8");
+    scene.take(offence(1, "192.0.2.1", 0), 0).committed().await.unwrap();
+    scene.take(offence(2, "192.0.2.1", 600), 600).committed().await.unwrap();
+    assert_eq!(scene.until("192.0.2.1/32"), Some(at(2400)));
+    assert_eq!(scene.bans.lapse(at(1800)), 0);
+    assert_eq!(scene.bans.lapse(at(2399)), 0);
+    assert_eq!(scene.bans.lapse(at(2400)), 1);
+    assert!(scene.bans.is_empty());
+    scene.take(offence(3, "192.0.2.1", 2400), 2400).committed().await.unwrap();
+    assert_eq!(scene.in_ledger(2400), [(net("192.0.2.1/32"), 2)]);
+    let counts = scene.bans.counts();
+    assert_eq!((counts.banned, counts.extended, counts.lapsed), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn what_is_over_or_allowed_does_not_stand_after_a_start() {
+    let saved = [
+        ("192.0.2.1/32", Some(10)),
+        ("192.0.2.2/32", Some(-1)),
+        ("10.1.0.0/16", None),
+        ("2001:db8::/64", None),
+    ];
+    let scene = scene(&saved, "10.0.0.0/8");
+    assert_eq!(scene.bans.len(), 2);
+    assert!(scene.desired.get(net("2001:db8::/64")).is_some() && scene.until("192.0.2.1/32") == Some(at(10)));
+}
+
+#[tokio::test]
+async fn a_ban_by_hand_is_refused_for_allowed_networks_and_never_shortens() {
+    let scene = scene(&[], "10.0.0.0/8");
+    let ban = |prefix: &str, seconds| {
+        scene.bans.ban(net(prefix), BanTime::For(Seconds(seconds)), "why", false, at(0))
+    };
+    assert!(matches!(ban("10.1.2.3/32", 60), Err(HandError::Allowed(_))));
+    assert!(matches!(ban("0.0.0.0/0", 60), Err(HandError::Allowed(_))));
+    assert!(matches!(ban("192.0.2.1/32", 0), Err(HandError::NoTime)));
+    assert!(ban("192.0.2.7/24", 60).unwrap().changed);
+    let shorter = ban("192.0.2.0/24", 30).unwrap();
+    assert!(!shorter.changed && shorter.until == Some(at(60)));
+    let receipt = scene.bans.unban(net("192.0.2.0/24"), "by hand", at(1)).unwrap();
+    receipt.committed().await.unwrap();
+    assert!(scene.bans.is_empty() && scene.in_ledger(1).is_empty());
+    assert!(scene.bans.unban(net("192.0.2.0/24"), "by hand", at(1)).is_none());
+}
+
+#[tokio::test]
+async fn an_address_that_becomes_allowed_is_unbanned_and_so_is_a_network_around_it() {
+    let scene =
+        scene(&[("192.0.2.1/32", None), ("198.51.100.0/24", None), ("203.0.113.1/32", None)], "10.0.0.0/8");
+    assert_eq!(scene.allow("192.0.2.1", None, 0), 1);
+    assert_eq!(scene.allow("198.51.100.9", None, 0), 1);
+    assert_eq!(scene.allow("198.18.0.0/15", None, 0), 0);
+    assert_eq!(scene.bans.len(), 1);
+    assert!(scene.desired.get(net("203.0.113.1/32")).is_some());
+}
+
+#[test]
+fn lifting_and_banning_over_and_over_does_not_pile_up() {
+    let scene = scene(&[], "10.0.0.0/8");
+    for round in 0..5000 {
+        scene.bans.ban(net("192.0.2.1/32"), BanTime::For(Seconds(60)), "", false, at(round)).unwrap();
+        scene.bans.unban(net("192.0.2.1/32"), "by hand", at(round)).unwrap();
+    }
+    assert!(scene.bans.lock().ends.len() <= 1001);
+}
+
+fn narrow(threshold: usize) -> impl FnOnce(&mut Rules) {
+    move |rules| rules.widen.ipv4 = Some(threshold)
+}
+
+#[tokio::test]
+async fn many_bans_of_one_network_are_one_entry_and_the_ledger_keeps_each() {
+    let scene = scene_with(&[], "10.0.0.0/8", narrow(3));
+    for host in 1..=4 {
+        scene.take(offence(host, &format!("192.0.2.{host}"), 0), 0).committed().await.unwrap();
+    }
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+    assert_eq!((scene.bans.len(), scene.in_ledger(0).len(), scene.bans.widened()), (4, 4, 1));
+    // One of them again: its ban is extended, as it would be alone.
+    scene.take(offence(5, "192.0.2.1", 60), 60).committed().await.unwrap();
+    assert_eq!(scene.bans.counts().extended, 1);
+    assert_eq!(scene.bans.lapse(at(1800)), 3);
+    assert_eq!((scene.bans.len(), scene.until("192.0.2.0/24")), (1, Some(at(1860))));
+    assert_eq!(scene.bans.lapse(at(1860)), 1);
+    assert_eq!((scene.wanted().len(), scene.bans.widened()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_address_that_someone_unbans_is_not_covered_for_an_hour_unless_it_offends_again() {
+    let scene = scene_with(&[], "10.0.0.0/8", narrow(2));
+    for host in 1..=4 {
+        drop(scene.take(offence(host, &format!("192.0.2.{host}"), 0), 0));
+    }
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+    assert!(scene.bans.unban(net("192.0.2.2/32"), "by hand", at(1)).is_some());
+    assert_eq!(scene.wanted(), ["192.0.2.1/32", "192.0.2.3/32", "192.0.2.4/32"]);
+    scene.take(offence(5, "192.0.2.5", 2), 2).committed().await.unwrap();
+    assert_eq!(scene.wanted().len(), 4);
+    drop(scene.take(offence(6, "192.0.2.2", 3), 3));
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+    // One that was never banned itself, and is covered all the same.
+    assert!(scene.bans.unban(net("192.0.2.77/32"), "by hand", at(4)).is_some());
+    assert_eq!((scene.wanted().len(), scene.bans.len()), (5, 5));
+    assert!(scene.bans.unban(net("192.0.2.77/32"), "by hand", at(4)).is_none());
+    let mut long = offence(7, "192.0.2.6", 1000);
+    long.offence.bantime = BanTime::Permanent;
+    drop(scene.take(long.clone(), 1000));
+    long.offence.address = "192.0.2.7".parse().unwrap();
+    drop(scene.take(long, 1000));
+    scene.bans.lapse(at(3603));
+    assert_eq!(scene.wanted(), ["192.0.2.6/32", "192.0.2.7/32"]);
+    scene.bans.lapse(at(3604));
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+}
+
+#[tokio::test]
+async fn no_network_is_widened_over_an_allowed_address_and_it_is_when_that_goes() {
+    let scene = scene_with(&[], "192.0.2.9/32", narrow(2));
+    let ban = |host: u64| drop(scene.take(offence(host, &format!("192.0.2.{host}"), 0), 0));
+    (1..=3).for_each(ban);
+    assert_eq!(scene.wanted().len(), 3);
+    let other = |host: u64| drop(scene.take(offence(host + 100, &format!("198.51.100.{host}"), 0), 0));
+    (1..=3).for_each(other);
+    assert_eq!(scene.wanted().len(), 4);
+    assert_eq!(scene.allow("198.51.100.1", Some(100), 0), 1);
+    assert_eq!(scene.wanted().len(), 5);
+    assert!(scene.bans.allow().contains("198.51.100.1".parse().unwrap()));
+    // An entry's time is over.
+    scene.bans.lapse(at(99));
+    assert_eq!(scene.wanted().len(), 5);
+    scene.bans.lapse(at(100));
+    assert!(!scene.bans.allow().contains("198.51.100.1".parse().unwrap()));
+    assert_eq!(scene.wanted().len(), 4);
+    assert!(scene.bans.allowances().is_empty() && scene.ledger.allowances().unwrap().is_empty());
+    assert!(matches!(scene.bans.disallow("192.0.2.9", at(100)), Err(AllowError::Configured(_))));
+}
+
+#[tokio::test]
+async fn who_logged_in_well_is_spared_listed_and_covered_by_no_network() {
+    let scene = scene_with(&[], "192.0.2.9/32", narrow(2));
+    scene.login("10.0.0.7", 0);
+    scene.take(offence(1, "10.0.0.7", 5), 5).committed().await.unwrap();
+    assert!(scene.bans.is_empty());
+    assert_eq!((scene.bans.counts().spared, scene.bans.protected()), (1, 1));
+    let spared = scene.bans.spared(10).unwrap();
+    assert_eq!(spared.len(), 1);
+    assert_eq!(spared[0].address, "10.0.0.7".parse::<IpAddr>().unwrap());
+    assert!(spared[0].why.contains("ann logged in on web-1 by sshd"), "{}", spared[0].why);
+    for host in 1..=3 {
+        drop(scene.take(offence(1 + host, &format!("10.0.0.{host}"), 5), 5));
+    }
+    assert_eq!(scene.wanted(), ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32"]);
+    let by_hand = |prefix: &str, force| {
+        scene.bans.ban(net(prefix), BanTime::For(Seconds(60)), "", force, at(6)).map(|done| done.changed)
+    };
+    for prefix in ["10.0.0.7/32", "10.0.0.0/24"] {
+        let refusal = by_hand(prefix, false).unwrap_err().to_string();
+        assert!(refusal.contains("ann") && refusal.contains("--force"), "{refusal}");
+    }
+    assert!(by_hand("10.0.0.7/32", true).unwrap());
+    // A login makes a network narrow that was wide.
+    for host in 1..=3 {
+        drop(scene.take(offence(10 + host, &format!("10.0.1.{host}"), 7), 7));
+    }
+    assert!(scene.wanted().contains(&"10.0.1.0/24".to_owned()));
+    scene.login("10.0.1.9", 8);
+    assert!(!scene.wanted().contains(&"10.0.1.0/24".to_owned()));
+}
+
+#[tokio::test]
+async fn an_ipv6_offender_is_its_64_unless_someone_else_of_it_is_to_be_kept() {
+    let scene = scene(&[], "2001:db8:1::1/128");
+    for (sequence, address) in
+        [(1, "2001:db8::1"), (2, "2001:db8::2"), (3, "2001:db8:1::2"), (4, "2001:db8:1::1")]
+    {
+        scene.take(offence(sequence, address, 0), 0).committed().await.unwrap();
+    }
+    assert_eq!(scene.wanted(), ["2001:db8::/64", "2001:db8:1::2/128"]);
+    let counts = scene.bans.counts();
+    assert_eq!((counts.banned, counts.already_banned, counts.allowed), (2, 1, 1));
+    // Lifted by one of its addresses; strikes are the unit's.
+    assert!(scene.bans.unban(net("2001:db8::99/128"), "by hand", at(1)).is_some());
+    scene.take(offence(5, "2001:db8::3", 2), 2).committed().await.unwrap();
+    assert_eq!(scene.in_ledger(2)[0], (net("2001:db8::/64"), 2));
+    assert_eq!(scene.allow("2001:db8::5", None, 3), 1);
+    assert_eq!(scene.wanted(), ["2001:db8:1::2/128"]);
+}
+
+#[tokio::test]
+async fn offences_that_say_nothing_of_it_grow_as_configured_and_quiet_time_is_forgiven() {
+    let escalation = Escalation {
+        thousandths: vec![1000, 2000, 4000],
+        max: None,
+        random: None,
+        overall: true,
+        decay: Some(Seconds(10_000)),
+    };
+    let scene = scene_with(&[], "10.0.0.0/8", |rules| rules.escalation = Some(escalation));
+    let mut sequence = 0;
+    for (jail, second, expected) in [
+        ("a", 0, 1800),
+        ("b", 2000, 3600),
+        ("a", 6000, 7200),
+        ("a", 13_200 + 10_000, 7200),
+        ("a", 30_400 + 40_000, 1800),
+    ] {
+        scene.bans.lapse(at(second));
+        sequence += 1;
+        let mut one = offence(sequence, "192.0.2.1", second);
+        one.offence.jail = jail.parse().unwrap();
+        let sensor = format!("web-{sequence}").parse().unwrap();
+        scene.bans.take(&sensor, &"o".parse().unwrap(), vec![one], at(second)).committed().await.unwrap();
+        let left = scene.until("192.0.2.1/32").unwrap().duration_since(at(second)).as_secs();
+        assert_eq!(left, expected, "{jail} at {second}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_router_holds_is_taken_over_unless_it_is_allowed_protected_or_known() {
+    let scene = scene(&[("192.0.2.1/32", Some(10))], "198.51.100.0/24");
+    scene.login("10.0.0.7", 0);
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let adopt = |prefix: &str, until| {
+        scene.bans.adopt(net(prefix), until, name("ssh"), name("web-1"), &name("edge"), at(0))
+    };
+    assert!(adopt("203.0.113.7/32", Some(at(600))));
+    for (prefix, until) in [
+        ("203.0.113.7/32", Some(at(900))),
+        ("192.0.2.1/32", None),
+        ("198.51.100.7/32", None),
+        ("10.0.0.0/24", None),
+        ("203.0.113.8/32", Some(at(0))),
+    ] {
+        assert!(!adopt(prefix, until), "{prefix}");
+    }
+    assert_eq!((scene.bans.counts().adopted, scene.until("203.0.113.7/32")), (1, Some(at(600))));
+    drop(scene.bans.unban(net("192.0.2.1/32"), "test", at(0)).unwrap());
+    scene.take(offence(1, "203.0.113.7", -1700), 0).committed().await.unwrap();
+    assert_eq!(scene.in_ledger(0), [(net("203.0.113.7/32"), 1)]);
+    assert_eq!(scene.bans.lapse(at(600)), 1);
+}
+
+#[tokio::test]
+async fn a_start_widens_and_remembers_what_was_allowed() {
+    let saved = [("192.0.2.1/32", Some(500)), ("192.0.2.2/32", Some(600)), ("192.0.2.0/24", Some(100))];
+    let scene = scene_with(&saved, "10.0.0.0/8", narrow(2));
+    assert_eq!((scene.wanted(), scene.bans.len()), (vec!["192.0.2.0/24".to_owned()], 3));
+    assert_eq!(scene.until("192.0.2.0/24"), Some(at(600)));
+    assert_eq!(scene.bans.lapse(at(100)), 1);
+    assert_eq!(scene.until("192.0.2.0/24"), Some(at(600)));
+    assert_eq!(scene.bans.lapse(at(599)), 1);
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+    assert_eq!(scene.bans.lapse(at(600)), 1);
+    assert!(scene.wanted().is_empty() && scene.bans.is_empty());
+}

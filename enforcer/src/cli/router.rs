@@ -1,0 +1,34 @@
+//! `router add` and `router check`: making a router ready for bans, and looking whether it is.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+mod add;
+mod check;
+mod prompt;
+mod section;
+
+/// The examples of `router --help`.
+pub const EXAMPLES: &str = "Examples:\n  \
+    atalaya-enforcer router add edge --address 192.0.2.1\n  \
+    atalaya-enforcer router check";
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Connect to a router, print the RouterOS commands for what is missing, and configure it
+    Add(add::Arguments),
+    /// Look whether the routers are ready for bans; exit status 1 where there is a fault
+    Check(check::Arguments),
+}
+
+// === impl Command ===
+
+impl Command {
+    pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Add(add) => add.run(config, out),
+            Self::Check(check) => check.run(config, out),
+        }
+    }
+}

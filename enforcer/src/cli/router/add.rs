@@ -1,0 +1,303 @@
+//! `router add`: from an address to a router that is ready for bans, step by step at a terminal, or from the
+//! command line alone.
+
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use atalaya_enforcer::clock::Clock;
+use atalaya_enforcer::config::{Config, ConfigError, ListConfig};
+use atalaya_enforcer::router::check::{self, Grade, Report, command};
+use atalaya_enforcer::router::endpoint::{API_PORT, API_TLS_PORT};
+use atalaya_enforcer::router::{Endpoint, Password, RouterConfig};
+use atalaya_wire::{Fingerprint, Name};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::check::{commands, show};
+use super::prompt::Prompt;
+use super::section::{PasswordPlace, Section};
+use crate::cli::paint::Paint;
+
+/// How long a port may take to present a certificate before it is taken for one without.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// What is known of the router already; what is missing is asked for.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    atalaya-enforcer router add\n      \
+    asks for everything\n  \
+    atalaya-enforcer router add edge --address 192.0.2.1 --password-file /etc/atalaya/edge.password --write\n      \
+    a router whose user is there, without a question\n  \
+    atalaya-enforcer router add edge --address 192.0.2.1 --new-user --write\n      \
+    prints the commands that make the user, with a password of its own, for the router's terminal")]
+pub struct Arguments {
+    /// The router's name, in the configuration, in logs and in status
+    name: Option<Name>,
+    /// Where it is, with a port where its API has another than the usual one
+    #[arg(long, value_name = "HOST[:PORT]")]
+    address: Option<Endpoint>,
+    /// The API user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// A file with the user's password; - for a line of standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "new_user")]
+    password_file: Option<PathBuf>,
+    /// The user is not on the router yet: make a password, and print the commands that make the user
+    #[arg(long)]
+    new_user: bool,
+    /// The SHA-256 of the router's certificate; without it, what api-ssl presents now is asked about, and
+    /// pinned where nobody can be asked
+    #[arg(long, value_name = "SHA256")]
+    fingerprint: Option<Fingerprint>,
+    /// Change nothing on the router: do not try to add an entry to a scratch list and remove it again
+    #[arg(long)]
+    read_only: bool,
+    /// Append the section to the configuration file without asking
+    #[arg(long)]
+    write: bool,
+}
+
+/// A router on its way into the configuration.
+struct Walk {
+    router: RouterConfig,
+    place: PasswordPlace,
+    prompt: Prompt,
+    runtime: Runtime,
+    writes: bool,
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    /// Walks through it.
+    pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let (lists, taken) = match Config::read(config) {
+            Ok(config) => {
+                (config.list, config.routers.into_iter().map(|router| router.name).collect::<Vec<_>>())
+            }
+            // The first router may be the beginning of the configuration.
+            Err(ConfigError::Read { path, source })
+                if path == config && source.kind() == io::ErrorKind::NotFound =>
+            {
+                (ListConfig::default(), Vec::new())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let prompt = Prompt::new();
+        let name: Name = prompt.value(self.name, "Name of the router, such as edge", None, "NAME")?;
+        if taken.contains(&name) {
+            bail!(
+                "{} has a router {name} already; `atalaya-enforcer router check {name}` looks at it",
+                config.display()
+            );
+        }
+        let address: Endpoint = prompt.value(
+            self.address,
+            "Its address, with a port where it is not the usual one",
+            None,
+            "--address",
+        )?;
+        let user: String = prompt.value(self.user, "API user", Some("atalaya"), "--user")?;
+        if user.is_empty() {
+            bail!("the user's name is empty");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut router = RouterConfig::new(name, address, user, Password::new(""));
+        router.lists.clone_from(&lists.names);
+        router.mark.clone_from(&lists.mark);
+        router.tls = self.fingerprint;
+        let place = PasswordPlace::New(Password::new(""));
+        let mut walk = Walk { router, place, prompt, runtime, writes: !self.read_only };
+        if walk.router.tls.is_none() {
+            walk.find_certificate()?;
+        }
+        let is_new = walk.take_password(self.password_file, self.new_user)?;
+        if is_new {
+            let user = command::add_user(&walk.router.user, walk.router.password.expose());
+            commands(out, &walk.router.name, &[&command::add_group(), &user])?;
+            writeln!(out)?;
+            out.flush()?;
+            prompt.wait("Press Enter when that is done.")?;
+        }
+        let report = if is_new && !prompt.is_somebody() { None } else { Some(walk.check_until_good(out)?) };
+        walk.finish(config, report.as_ref(), self.write, out)
+    }
+}
+
+// === impl Walk ===
+
+impl Walk {
+    /// Pins what api-ssl presents, where somebody agrees or nobody is there to ask.
+    fn find_certificate(&mut self) -> anyhow::Result<()> {
+        let router = &self.router;
+        let port = match router.address.port {
+            None | Some(API_PORT) => API_TLS_PORT,
+            Some(port) => port,
+        };
+        let deadline = router.deadlines.connect;
+        let presented = self.runtime.block_on(async {
+            let resolved = timeout(deadline, router.address.resolve(port)).await;
+            let addresses = resolved.map_err(|_| "its name is not resolved".to_owned())?;
+            let addresses: Vec<SocketAddr> = addresses
+                .map_err(|error| format!("its name is not resolved: {error}"))?
+                .into_iter()
+                .map(|address| SocketAddr::new(address.ip(), port))
+                .collect();
+            check::presented_certificate(&addresses, deadline.min(HANDSHAKE)).await
+        });
+        match presented {
+            Ok(fingerprint) => self.offer(fingerprint, port)?,
+            Err(why) => eprintln!("No api-ssl with a certificate ({why}): the plain API is tried."),
+        }
+        Ok(())
+    }
+
+    fn offer(&mut self, fingerprint: Fingerprint, port: u16) -> anyhow::Result<()> {
+        let host = &self.router.address.host;
+        eprintln!("api-ssl of {host}, port {port}, presents the certificate with SHA-256\n  {fingerprint}");
+        eprintln!("Compare it with `/certificate print detail` at the router itself.");
+        if self.prompt.agrees("Pin it?", true)? {
+            if !self.prompt.is_somebody() {
+                eprintln!("It is pinned as it is.");
+            }
+            self.router.tls = Some(fingerprint);
+            self.router.address.port = Some(port).filter(|port| *port != API_TLS_PORT);
+        }
+        Ok(())
+    }
+
+    /// Sets the password; true where it is a new one that the router does not know yet.
+    fn take_password(&mut self, file: Option<PathBuf>, new_user: bool) -> anyhow::Result<bool> {
+        let mut is_new = false;
+        let text = match file {
+            Some(file) if file.as_os_str() == "-" => {
+                let mut line = String::new();
+                io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
+                line.trim_end_matches(['\n', '\r']).to_owned()
+            }
+            Some(file) => {
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("cannot read the password from {}", file.display()))?;
+                let file = std::path::absolute(&file)?;
+                self.place = PasswordPlace::Kept(file);
+                text.trim_end_matches(['\n', '\r']).to_owned()
+            }
+            None => {
+                let question = format!(
+                    "Password of `{}` on the router (Enter alone: the user is not there yet): ",
+                    self.router.user
+                );
+                let typed = if new_user { None } else { self.prompt.secret(&question)? };
+                is_new = typed.is_none();
+                match typed {
+                    Some(typed) => typed,
+                    None => new_password()?,
+                }
+            }
+        };
+        self.set_password(&text);
+        Ok(is_new)
+    }
+
+    fn set_password(&mut self, text: &str) {
+        self.router.password = Password::new(text);
+        if let PasswordPlace::New(_) = self.place {
+            self.place = PasswordPlace::New(self.router.password.clone());
+        }
+    }
+
+    /// Looks at the router, and again while somebody mends it.
+    fn check_until_good(&mut self, out: &mut impl Write) -> anyhow::Result<Report> {
+        loop {
+            let clock = Clock::system();
+            let report = self.runtime.block_on(check::check(&self.router, &clock, self.writes));
+            if self.router.tls.is_none()
+                && let Some((fingerprint, port)) = report.certificate
+                && report.admitted()
+                && !report.findings.iter().any(|one| one.check == "certificate" && one.grade == Grade::Fault)
+            {
+                // It has one now, or told where it is: from here on by TLS.
+                self.offer(fingerprint, port)?;
+                if self.router.tls.is_some() {
+                    continue;
+                }
+            }
+            show(out, &report, Paint::of_stdout())?;
+            out.flush()?;
+            let mendable = report.worst() == Grade::Fault || !report.commands().is_empty();
+            if !mendable || !self.prompt.is_somebody() {
+                return Ok(report);
+            }
+            let refused = |one: &check::Finding| one.check == "login" && one.grade == Grade::Fault;
+            if report.findings.iter().any(refused)
+                && let Some(password) = self.prompt.secret("Another password (Enter alone: the same): ")?
+            {
+                self.place = PasswordPlace::New(Password::new(""));
+                self.set_password(&password);
+                continue;
+            }
+            if !self.prompt.agrees("Check again?", report.worst() == Grade::Fault)? {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// Prints the section, and appends it where that is wanted.
+    fn finish(
+        mut self,
+        config: &Path,
+        report: Option<&Report>,
+        write: bool,
+        out: &mut impl Write,
+    ) -> anyhow::Result<ExitCode> {
+        self.router.ipv6 = report.is_none_or(|report| !report.lacks_ipv6);
+        let Self { router, place, prompt, .. } = self;
+        let section = Section { router: &router, password: place };
+        writeln!(out, "For {}:\n\n{}", config.display(), section.text())?;
+        out.flush()?;
+        let admitted = report.is_none_or(Report::admitted);
+        let name = &router.name;
+        if write && !admitted {
+            bail!(
+                "the router did not let us in, so nothing is written; mend that, and run the command again"
+            );
+        }
+        if write
+            || prompt
+                .agrees(&format!("Append it to {}?", config.display()), admitted && prompt.is_somebody())?
+        {
+            section.append_to(config)?;
+            writeln!(
+                out,
+                "Appended to {}; the enforcer takes it up when it starts again.",
+                config.display()
+            )?;
+        } else if let PasswordPlace::New(_) = &section.password {
+            let file = section.password_file();
+            writeln!(
+                out,
+                "Its password belongs into {} beside it, readable for its owner alone.",
+                file.display()
+            )?;
+        }
+        if report.is_none() {
+            writeln!(
+                out,
+                "Once the user is there, `atalaya-enforcer router check {name}` tells what else is missing."
+            )?;
+        }
+        let faulty = report.is_some_and(|report| report.worst() == Grade::Fault);
+        Ok(if faulty { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// A password of 144 random bits, in characters that need no quotes anywhere.
+fn new_password() -> anyhow::Result<String> {
+    let mut bytes = [0; 18];
+    getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
+    Ok(data_encoding::BASE64URL_NOPAD.encode(&bytes))
+}

@@ -1,0 +1,152 @@
+//! A set of banned prefixes that takes few bytes a member and knows which of them touch a network. Single
+//! IPv4 addresses and the unit in which IPv6 is banned are nearly all there is; the rest is kept as it is.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv6Net};
+
+/// The set; all prefixes in their canonical form.
+#[derive(Debug)]
+pub struct Prefixes {
+    /// How long an IPv6 prefix is that counts as one offender, in bits.
+    unit: u8,
+    ipv4: BTreeSet<u32>,
+    ipv6: BTreeSet<u128>,
+    others: BTreeSet<IpNet>,
+}
+
+// === impl Prefixes ===
+
+impl Prefixes {
+    /// An empty set; IPv6 offenders are prefixes of so many bits, at most 128.
+    pub fn new(unit: u8) -> Self {
+        let (ipv4, ipv6, others) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { unit: unit.min(128), ipv4, ipv6, others }
+    }
+
+    /// Adds a prefix; whether it is new.
+    pub fn insert(&mut self, prefix: IpNet) -> bool {
+        match prefix.network() {
+            IpAddr::V4(address) if prefix.prefix_len() == 32 => self.ipv4.insert(address.to_bits()),
+            IpAddr::V6(address) if prefix.prefix_len() == self.unit => self.ipv6.insert(address.to_bits()),
+            _ => self.others.insert(prefix),
+        }
+    }
+
+    /// Takes a prefix out; whether it was there.
+    pub fn remove(&mut self, prefix: IpNet) -> bool {
+        match prefix.network() {
+            IpAddr::V4(address) if prefix.prefix_len() == 32 => self.ipv4.remove(&address.to_bits()),
+            IpAddr::V6(address) if prefix.prefix_len() == self.unit => self.ipv6.remove(&address.to_bits()),
+            _ => self.others.remove(&prefix),
+        }
+    }
+
+    /// Whether exactly this prefix is in the set.
+    pub fn contains(&self, prefix: IpNet) -> bool {
+        match prefix.network() {
+            IpAddr::V4(address) if prefix.prefix_len() == 32 => self.ipv4.contains(&address.to_bits()),
+            IpAddr::V6(address) if prefix.prefix_len() == self.unit => self.ipv6.contains(&address.to_bits()),
+            _ => self.others.contains(&prefix),
+        }
+    }
+
+    /// How many prefixes there are.
+    pub fn len(&self) -> usize {
+        self.ipv4.len() + self.ipv6.len() + self.others.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What one IPv6 or IPv4 offender is banned by: the address of IPv4, the unit around one of IPv6.
+    pub fn unit_of(&self, address: IpAddr) -> IpNet {
+        unit_of(address, self.unit)
+    }
+
+    /// What is neither a single IPv4 address nor an IPv6 unit.
+    pub fn others(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.others.iter().copied()
+    }
+
+    /// The offenders (single IPv4 addresses, IPv6 units) within a network, in their order.
+    pub fn within(&self, network: IpNet) -> Box<dyn Iterator<Item = IpNet> + '_> {
+        match (network.network(), network.broadcast()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Box::new(
+                self.ipv4
+                    .range(first.to_bits()..=last.to_bits())
+                    .map(|bits| IpNet::from(IpAddr::V4(Ipv4Addr::from_bits(*bits)))),
+            ),
+            (IpAddr::V6(first), IpAddr::V6(last)) if network.prefix_len() <= self.unit => Box::new(
+                self.ipv6
+                    .range(first.to_bits()..=last.to_bits())
+                    .map(|bits| self.unit_of(Ipv6Addr::from_bits(*bits).into())),
+            ),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+
+    /// All prefixes that share an address with a network, each once.
+    pub fn touching(&self, network: IpNet) -> Vec<IpNet> {
+        // A unit may be larger than the network.
+        let around = Some(self.unit_of(network.addr()))
+            .filter(|unit| unit.prefix_len() < network.prefix_len() && self.contains(*unit));
+        let overlaps = |other: &IpNet| other.contains(&network) || network.contains(other);
+        self.within(network).chain(around).chain(self.others.iter().copied().filter(overlaps)).collect()
+    }
+}
+
+/// What one offender is banned by: an IPv4 address alone, an IPv6 one as the prefix of so many bits.
+pub fn unit_of(address: IpAddr, unit: u8) -> IpNet {
+    match address {
+        IpAddr::V4(_) => IpNet::from(address),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, unit).map_or(IpNet::from(address), IpNet::V6).trunc(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prefixes() -> impl Strategy<Value = IpNet> {
+        let ipv4 = (0..64_u32, 24..=32_u8).prop_map(|(low, length)| {
+            IpNet::new(IpAddr::V4(Ipv4Addr::from_bits(0xC000_0200 | low)), length).unwrap()
+        });
+        let ipv6 = (0..4_u128, 0..4_u128, prop::sample::select(vec![48, 62, 64, 65, 128])).prop_map(
+            |(subnet, host, length)| {
+                let bits = 0x2001_0DB8_0000_0000_u128 << 64 | subnet << 64 | host;
+                IpNet::new(IpAddr::V6(Ipv6Addr::from_bits(bits)), length).unwrap()
+            },
+        );
+        prop_oneof![ipv4, ipv6].prop_map(|prefix| prefix.trunc())
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_set_that_finds_what_touches_a_network(
+            added in prop::collection::vec(prefixes(), 0..40),
+            removed in prop::collection::vec(prefixes(), 0..40),
+            network in prefixes(),
+        ) {
+            let (mut set, mut plain) = (Prefixes::new(64), BTreeSet::new());
+            for prefix in added {
+                prop_assert_eq!(set.insert(prefix), plain.insert(prefix));
+            }
+            for prefix in removed {
+                prop_assert_eq!(set.contains(prefix), plain.contains(&prefix));
+                prop_assert_eq!(set.remove(prefix), plain.remove(&prefix));
+            }
+            prop_assert_eq!(set.len(), plain.len());
+            let overlaps = |other: &&IpNet| other.contains(&network) || network.contains(*other);
+            let expected: Vec<IpNet> = plain.iter().filter(overlaps).copied().collect();
+            let mut found = set.touching(network);
+            found.sort();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the lists hold already.
+
+use super::facts::{Facts, Page, families};
+use super::{Finding, Grade};
+use crate::router::RouterConfig;
+use crate::router::address_list::Family;
+
+pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
+    let told = |family: &Family| facts.lists[family.index()] != Page::Missing || *family == Family::V4;
+    families(config.ipv6).filter(told).map(|one| family(config, facts, one)).collect()
+}
+
+fn family(config: &RouterConfig, facts: &Facts, family: Family) -> Finding {
+    let check = match family {
+        Family::V4 => "ipv4-list",
+        Family::V6 => "ipv6-list",
+    };
+    let name = config.list(family);
+    let content = match &facts.lists[family.index()] {
+        Page::Shown(content) => content,
+        Page::Refused => {
+            let says = format!("`{}` may not read the {family} list, which the enforcer must", config.user);
+            return Finding::new(check, Grade::Fault, says);
+        }
+        other => {
+            let says = format!("what list {name} holds for {family} cannot be told: {}", other.silence());
+            return Finding::new(check, Grade::Unclear, says);
+        }
+    };
+    if !content.marks.is_empty() {
+        let marks: Vec<String> =
+            content.marks.iter().map(|(mark, count)| format!("`{mark}` ({count})")).collect();
+        let says = format!(
+            "list {name} holds {} of another enforcer's mark, {}: they stay as they are, and what both ban has the other's timeout. If that was this enforcer before, set `mark` back in [list]; if not, give each its own list",
+            entries(content.marks.values().sum()),
+            marks.join(", ")
+        );
+        return Finding::new(check, Grade::Warning, says);
+    }
+    let foreign = match content.foreign {
+        0 => String::new(),
+        some => format!(" and {some} of others', which stay as they are"),
+    };
+    Finding::good(check, format!("list {name} holds {} of ours{foreign}", entries(content.ours)))
+}
+
+fn entries(count: usize) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}

@@ -1,0 +1,388 @@
+//! One visit to a router: a session that asks for every page that matters, reads the lists once, and tries
+//! to change a scratch list. Every step has its deadline of the configuration; nothing else is changed.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use mikrotik_rs::proto::command::Cmd;
+use mikrotik_rs::{CommandBuilder, QueryOperator};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::entry::is_unreached;
+use super::facts::{
+    Certificate, ClockFace, Facts, Group, ListContent, Page, Resource, Rule, Service, User, WriteTest,
+    families,
+};
+use super::probe::presented_certificate;
+use crate::clock::Clock;
+use crate::router::RouterConfig;
+use crate::router::address_list::{Family, Mark};
+use crate::router::endpoint::{API_PORT, API_TLS_PORT};
+use crate::router::sentence::{Row, Trap, TrapMeaning};
+use crate::router::session::{Answer, Session, SessionError};
+
+/// The list that the write test uses.
+pub const SCRATCH_LIST: &str = "atalaya-check";
+
+/// What it puts there: an address of TEST-NET-1 (RFC 5737), which is nobody's.
+const SCRATCH_ADDRESS: &str = "192.0.2.1";
+
+/// The most rows that are kept of a page that is no list.
+const MOST_ROWS: usize = 2000;
+
+/// Which page was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Asked {
+    Identity,
+    Resource,
+    Clock,
+    User,
+    Groups,
+    Services,
+    Certificates,
+    Raw(Family),
+    Filter(Family),
+    List(Family),
+    Write,
+}
+
+/// A session and what its answers brought.
+struct Visit<'a> {
+    config: &'a RouterConfig,
+    mark: Mark,
+    clock: &'a Clock,
+    session: Session<Asked>,
+    rows: HashMap<Asked, Vec<Row>>,
+    asked_at: Instant,
+    facts: Facts,
+}
+
+/// Looks at a router. `writes` says whether the write test may be made.
+pub async fn visit(config: &RouterConfig, clock: &Clock, writes: bool) -> Facts {
+    let mut facts = Facts::default();
+    let connect = config.deadlines.connect;
+    let port = if config.tls.is_some() { API_TLS_PORT } else { API_PORT };
+    let addresses = match timeout(connect, config.address.resolve(port)).await {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(source)) => {
+            let host = config.address.host.clone();
+            facts.entry = Some(SessionError::Resolve { host, source });
+            return facts;
+        }
+        Err(_) => {
+            facts.entry = Some(SessionError::ConnectDeadline(connect));
+            return facts;
+        }
+    };
+    facts.local = addresses.first().and_then(local_address);
+    // A single address is tried by the session itself.
+    if addresses.len() > 1 {
+        facts.addresses = try_each(&addresses, connect).await;
+    }
+    let taken =
+        |address: &&SocketAddr| facts.addresses.iter().any(|(one, tried)| one == *address && tried.is_ok());
+    let (mut order, rest): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.iter().partition(|address| taken(address));
+    order.extend(rest);
+    let facts = match Session::open(config, &order).await {
+        Ok(session) => {
+            let mut visit = Visit {
+                config,
+                mark: Mark::new(&config.mark),
+                clock,
+                session,
+                rows: HashMap::new(),
+                asked_at: Instant::now(),
+                facts,
+            };
+            if let Err(error) = visit.look(writes).await {
+                visit.facts.broke = Some(error.to_string());
+            }
+            visit.facts
+        }
+        Err(error) => Facts { entry: Some(error), ..facts },
+    };
+    look_at_certificate(config, &order, facts).await
+}
+
+/// Asks api-ssl for its certificate, where none is pinned and it is known or likely where it listens.
+async fn look_at_certificate(config: &RouterConfig, addresses: &[SocketAddr], mut facts: Facts) -> Facts {
+    if facts.entry.as_ref().is_some_and(is_unreached) {
+        return facts;
+    }
+    let known = facts.service("api-ssl").map(|service| (service.disabled, service.port));
+    let port = match known {
+        Some((true, _)) => None,
+        Some((false, port)) => port,
+        // Where the port is not the usual one, the other's is anyone's guess.
+        None => config.address.port.is_none_or(|port| port == API_PORT).then_some(API_TLS_PORT),
+    };
+    if config.tls.is_none()
+        && let Some(port) = port
+    {
+        let addresses: Vec<SocketAddr> =
+            addresses.iter().map(|address| SocketAddr::new(address.ip(), port)).collect();
+        facts.presented = Some((port, presented_certificate(&addresses, config.deadlines.connect).await));
+    }
+    facts
+}
+
+/// From where packets to that address leave; none is sent.
+fn local_address(to: &SocketAddr) -> Option<std::net::IpAddr> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(to).ok()?;
+    socket.local_addr().ok().map(|local| local.ip())
+}
+
+/// Connects to each address at once.
+async fn try_each(
+    addresses: &[SocketAddr],
+    deadline: Duration,
+) -> Vec<(SocketAddr, Result<Duration, String>)> {
+    let mut tries = JoinSet::new();
+    for (place, address) in addresses.iter().copied().enumerate() {
+        tries.spawn(async move {
+            let began = Instant::now();
+            let tried = match timeout(deadline, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => Ok(began.elapsed()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("nothing within {} s", deadline.as_secs_f64())),
+            };
+            (place, address, tried)
+        });
+    }
+    let mut tried = tries.join_all().await;
+    tried.sort_by_key(|(place, ..)| *place);
+    tried.into_iter().map(|(_, address, tried)| (address, tried)).collect()
+}
+
+// === impl Visit ===
+
+impl Visit<'_> {
+    async fn look(&mut self, writes: bool) -> Result<(), SessionError> {
+        if writes {
+            self.facts.write = WriteTest::Unfinished;
+        }
+        let user = self.config.user.clone();
+        self.ask("/system/identity/print", Asked::Identity, |command| command);
+        self.ask("/system/clock/print", Asked::Clock, |command| command);
+        self.ask("/system/resource/print", Asked::Resource, |command| command);
+        self.ask("/user/print", Asked::User, |command| command.query_equal("name", &user));
+        self.ask("/user/group/print", Asked::Groups, |command| command);
+        self.ask("/ip/service/print", Asked::Services, |command| command);
+        self.ask("/certificate/print", Asked::Certificates, |command| {
+            command.attribute(".proplist", Some("name,fingerprint"))
+        });
+        for family in families(self.config.ipv6) {
+            let list = self.config.list(family).to_owned();
+            // A router may have thousands of rules: those that name the list, that drop, or that jump.
+            let wanted = |command: CommandBuilder<Cmd>| {
+                command
+                    .query_equal("src-address-list", &list)
+                    .query_equal("action", "drop")
+                    .query_equal("action", "jump")
+                    .query_operations(&[QueryOperator::Or, QueryOperator::Or])
+            };
+            let (raw, filter) = match family {
+                Family::V4 => ("/ip/firewall/raw/print", "/ip/firewall/filter/print"),
+                Family::V6 => ("/ipv6/firewall/raw/print", "/ipv6/firewall/filter/print"),
+            };
+            self.ask(raw, Asked::Raw(family), wanted);
+            self.ask(filter, Asked::Filter(family), wanted);
+        }
+        self.read_all().await?;
+        // The lists come last, for a big one keeps the router busy before its first row.
+        self.session.set_idle(self.config.deadlines.idle);
+        for family in families(self.config.ipv6) {
+            let list = self.config.list(family).to_owned();
+            self.ask(family.print(), Asked::List(family), |command| {
+                command.attribute(".proplist", Some("comment")).query_equal("list", &list)
+            });
+            self.read_all().await?;
+        }
+        self.session.set_idle(self.config.deadlines.answer);
+        if writes {
+            self.facts.write = self.try_to_write().await?;
+        }
+        Ok(())
+    }
+
+    fn ask(
+        &mut self,
+        path: &str,
+        asked: Asked,
+        arguments: impl FnOnce(CommandBuilder<Cmd>) -> CommandBuilder<Cmd>,
+    ) {
+        if self.session.in_flight() == 0 {
+            self.asked_at = Instant::now();
+        }
+        let command = arguments(self.session.command(path));
+        self.session.send(command, asked);
+        self.rows.insert(asked, Vec::new());
+    }
+
+    /// Takes answers until nothing is in flight.
+    async fn read_all(&mut self) -> Result<(), SessionError> {
+        let mut content = ListContent::default();
+        while self.session.in_flight() > 0 {
+            let answer = self.session.answer().await?;
+            if self.facts.round_trip.is_none() {
+                self.facts.round_trip = Some(self.asked_at.elapsed());
+            }
+            match answer {
+                Answer::Row(Asked::List(_), row) => {
+                    let comment = row.raw("comment").unwrap_or_default();
+                    content.count(&String::from_utf8_lossy(comment), self.mark.owns(comment));
+                }
+                Answer::Row(asked, row) => {
+                    let rows = self.rows.entry(asked).or_default();
+                    if rows.len() < MOST_ROWS {
+                        rows.push(row);
+                    }
+                }
+                Answer::Done(Asked::List(family), _) => {
+                    self.facts.lists[family.index()] = Page::Shown(std::mem::take(&mut content));
+                }
+                Answer::Done(asked, _) => self.note(asked),
+                Answer::Trap(asked, trap) => self.note_refusal(asked, &trap),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rows of a page that is complete.
+    fn note(&mut self, asked: Asked) {
+        let rows = self.rows.remove(&asked).unwrap_or_default();
+        let first = rows.first();
+        let facts = &mut self.facts;
+        match asked {
+            Asked::Identity => {
+                facts.identity = of_one(first.map(|row| row.shown("name").unwrap_or_default()));
+            }
+            Asked::Resource => facts.resource = of_one(first.map(Resource::read)),
+            Asked::Clock => {
+                facts.clock = of_one(first.map(|row| ClockFace::read(row, self.clock.now())));
+            }
+            Asked::User => facts.user = Page::Shown(first.map(User::read)),
+            Asked::Groups => facts.groups = Page::Shown(rows.iter().map(Group::read).collect()),
+            Asked::Services => facts.services = Page::Shown(rows.iter().filter_map(Service::read).collect()),
+            Asked::Certificates => {
+                facts.certificates = Page::Shown(rows.iter().map(Certificate::read).collect());
+            }
+            Asked::Raw(family) => {
+                facts.raw[family.index()] = Page::Shown(rows.iter().map(Rule::read).collect());
+            }
+            Asked::Filter(family) => {
+                facts.filter[family.index()] = Page::Shown(rows.iter().map(Rule::read).collect());
+            }
+            Asked::List(_) | Asked::Write => {}
+        }
+    }
+
+    fn note_refusal(&mut self, asked: Asked, trap: &Trap) {
+        fn page<T>(trap: &Trap) -> Page<T> {
+            match trap.meaning {
+                TrapMeaning::Permission => Page::Refused,
+                TrapMeaning::NoSuchCommand => Page::Missing,
+                _ => Page::Failed(trap.message.clone()),
+            }
+        }
+        self.rows.remove(&asked);
+        let facts = &mut self.facts;
+        match asked {
+            Asked::Identity => facts.identity = page(trap),
+            Asked::Resource => facts.resource = page(trap),
+            Asked::Clock => facts.clock = page(trap),
+            Asked::User => facts.user = page(trap),
+            Asked::Groups => facts.groups = page(trap),
+            Asked::Services => facts.services = page(trap),
+            Asked::Certificates => facts.certificates = page(trap),
+            Asked::Raw(family) => facts.raw[family.index()] = page(trap),
+            Asked::Filter(family) => facts.filter[family.index()] = page(trap),
+            Asked::List(family) => facts.lists[family.index()] = page(trap),
+            Asked::Write => {}
+        }
+    }
+
+    /// Adds an entry to the scratch list, gives it another timeout, and removes it. Where a step fails, the
+    /// entry's own timeout removes it.
+    async fn try_to_write(&mut self) -> Result<WriteTest, SessionError> {
+        let failed = |step, trap| Ok(WriteTest::Failed { step, trap });
+        let comment = self.mark.comment("check");
+        let add = self
+            .session
+            .command(Family::V4.add())
+            .attribute("list", Some(SCRATCH_LIST))
+            .attribute("address", Some(SCRATCH_ADDRESS))
+            .attribute("timeout", Some("10s"))
+            .attribute("comment", Some(&comment));
+        let id = match self.carry_out(add).await? {
+            Ok(id) => id,
+            // Another check at the same moment, or one that broke off.
+            Err(trap) if trap.meaning == TrapMeaning::Duplicate => None,
+            Err(trap) => return failed("add", trap),
+        };
+        let id = match id {
+            Some(id) => id,
+            None => match self.scratch_entry().await? {
+                Ok(Some(id)) => id,
+                // It lapsed meanwhile, or is another's. The add was permitted in any case.
+                Ok(None) => return Ok(WriteTest::Passed),
+                Err(trap) => return failed("print", trap),
+            },
+        };
+        let set = self.session.command(Family::V4.set());
+        let set = set.attribute(".id", Some(&id)).attribute("timeout", Some("20s"));
+        if let Err(trap) = self.carry_out(set).await?
+            && trap.meaning != TrapMeaning::NoSuchItem
+        {
+            return failed("set", trap);
+        }
+        let remove = self.session.command(Family::V4.remove()).attribute(".id", Some(&id));
+        match self.carry_out(remove).await? {
+            Err(trap) if trap.meaning != TrapMeaning::NoSuchItem => failed("remove", trap),
+            _ => Ok(WriteTest::Passed),
+        }
+    }
+
+    /// The id of the entry that the write test finds in its place.
+    async fn scratch_entry(&mut self) -> Result<Result<Option<String>, Trap>, SessionError> {
+        let print = self.session.command(Family::V4.print()).attribute(".proplist", Some(".id,comment"));
+        let print = print.query_equal("list", SCRATCH_LIST).query_equal("address", SCRATCH_ADDRESS);
+        if let Err(trap) = self.carry_out(print).await? {
+            return Ok(Err(trap));
+        }
+        let rows = self.rows.remove(&Asked::Write).unwrap_or_default();
+        let ours = |row: &&Row| self.mark.owns(row.raw("comment").unwrap_or_default());
+        Ok(Ok(rows.iter().find(ours).and_then(|row| row.shown(".id"))))
+    }
+
+    /// One command to its end; rows are kept under [`Asked::Write`].
+    async fn carry_out(
+        &mut self,
+        command: CommandBuilder<Cmd>,
+    ) -> Result<Result<Option<String>, Trap>, SessionError> {
+        self.session.send(command, Asked::Write);
+        loop {
+            match self.session.answer().await? {
+                Answer::Row(_, row) => {
+                    let rows = self.rows.entry(Asked::Write).or_default();
+                    if rows.is_empty() {
+                        rows.push(row);
+                    }
+                }
+                Answer::Done(_, ret) => return Ok(Ok(ret)),
+                Answer::Trap(_, trap) => return Ok(Err(trap)),
+            }
+        }
+    }
+}
+
+/// A page that has one row on every router.
+fn of_one<T>(row: Option<T>) -> Page<T> {
+    row.map_or_else(|| Page::Failed("it is empty".to_owned()), Page::Shown)
+}

@@ -1,0 +1,384 @@
+//! The examination by table: from a router that is as it should be, one thing is changed, and what is
+//! said of it and what mends it must follow.
+
+use std::io;
+use std::time::Duration;
+
+use atalaya_wire::Fingerprint;
+use rstest::rstest;
+
+use super::facts::{
+    Certificate, ClockFace, Group, ListContent, Page, Resource, Rule, Service, User, WriteTest,
+};
+use super::*;
+use crate::router::Password;
+use crate::router::sentence::Trap;
+use crate::router::session::SessionError;
+
+const RAW: &str =
+    "/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\"";
+const RAW_V6: &str =
+    "/ipv6/firewall/raw add chain=prerouting action=drop src-address-list=spammer6 comment=\"atalaya\"";
+
+fn config() -> RouterConfig {
+    let endpoint = "192.0.2.1".parse().unwrap();
+    let mut config =
+        RouterConfig::new("edge".parse().unwrap(), endpoint, "atalaya", Password::new("hunter2"));
+    config.tls = Some(Fingerprint::of(b"pinned"));
+    config.lists[1] = "spammer6".to_owned();
+    config
+}
+
+fn rule(list: &str) -> Rule {
+    Rule {
+        chain: "prerouting".to_owned(),
+        action: "drop".to_owned(),
+        list: list.to_owned(),
+        ..Rule::default()
+    }
+}
+
+fn service(name: &str, disabled: bool, certificate: Option<&str>) -> Service {
+    Service {
+        name: name.to_owned(),
+        port: Some(if name == "api" { 8728 } else { 8729 }),
+        disabled,
+        address: "198.51.100.0/24".to_owned(),
+        certificate: certificate.map(str::to_owned),
+        max_sessions: Some(20),
+    }
+}
+
+/// A router of which everything is as it should be.
+fn facts() -> Facts {
+    let now = "2026-11-25T12:00:00Z".parse().unwrap();
+    Facts {
+        round_trip: Some(Duration::from_micros(1500)),
+        local: Some("198.51.100.7".parse().unwrap()),
+        identity: Page::Shown("edge-1".to_owned()),
+        resource: Page::Shown(Resource {
+            version: "7.24 (stable)".to_owned(),
+            board: "RB5009UG+S+".to_owned(),
+            total_memory: Some(1 << 30),
+            free_memory: Some(800 << 20),
+        }),
+        clock: Page::Shown(ClockFace { text: "…".to_owned(), shows: Some(now), ours: now }),
+        user: Page::Shown(Some(User { group: "atalaya".to_owned(), address: String::new() })),
+        groups: Page::Shown(vec![Group {
+            name: "atalaya".to_owned(),
+            policies: ["read", "write", "api"].map(str::to_owned).to_vec(),
+        }]),
+        services: Page::Shown(vec![service("api", true, None), service("api-ssl", false, Some("api"))]),
+        certificates: Page::Shown(vec![Certificate {
+            name: "api".to_owned(),
+            fingerprint: Some(Fingerprint::of(b"pinned")),
+        }]),
+        raw: [Page::Shown(vec![rule("spammer")]), Page::Shown(vec![rule("spammer6")])],
+        filter: [Page::Shown(Vec::new()), Page::Shown(Vec::new())],
+        lists: [Page::Shown(ListContent::default()), Page::Shown(ListContent::default())],
+        write: WriteTest::Passed,
+        ..Facts::default()
+    }
+}
+
+fn find(findings: &[Finding], check: &str) -> Finding {
+    let found = findings.iter().find(|finding| finding.check == check);
+    found.unwrap_or_else(|| panic!("nothing of {check} in {findings:#?}")).clone()
+}
+
+#[test]
+fn a_router_as_it_should_be_is_good_in_every_respect() {
+    let findings = examine(&config(), &facts());
+    for finding in &findings {
+        assert_eq!((finding.grade, finding.commands.len()), (Grade::Good, 0), "{finding:?}");
+    }
+    let checks: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
+    assert_eq!(
+        checks,
+        [
+            "reach",
+            "certificate",
+            "login",
+            "version",
+            "memory",
+            "clock",
+            "policies",
+            "write",
+            "access",
+            "ipv4-rule",
+            "ipv6-rule",
+            "ipv4-list",
+            "ipv6-list"
+        ]
+    );
+}
+
+fn version(facts: &mut Facts, text: &str) {
+    let Page::Shown(resource) = &mut facts.resource else { panic!() };
+    resource.version = text.to_owned();
+}
+
+fn policies(facts: &mut Facts, group: &str, policies: &[&str]) {
+    let policies = policies.iter().map(|policy| (*policy).to_owned()).collect();
+    facts.groups = Page::Shown(vec![Group { name: group.to_owned(), policies }]);
+    facts.user = Page::Shown(Some(User { group: group.to_owned(), address: String::new() }));
+}
+
+fn refused(step: &'static str, message: &str) -> WriteTest {
+    WriteTest::Failed { step, trap: Trap::new(None, message.to_owned()) }
+}
+
+fn off_by(facts: &mut Facts, seconds: i64) {
+    let Page::Shown(clock) = &mut facts.clock else { panic!() };
+    clock.shows = Some(clock.ours + jiff::SignedDuration::from_secs(seconds));
+}
+
+#[rstest]
+#[case::an_old_version(|f: &mut Facts| version(f, "6.42.12 (bugfix)"), "version", Grade::Fault, "not supported", &[])]
+#[case::the_first_supported(|f: &mut Facts| version(f, "6.43"), "version", Grade::Good, "6.43", &[])]
+#[case::a_beta(|f: &mut Facts| version(f, "7.25beta2 (testing)"), "version", Grade::Warning, "for tests", &[])]
+#[case::a_strange_version(|f: &mut Facts| version(f, "SwOS"), "version", Grade::Unclear, "SwOS", &[])]
+#[case::no_resource(|f: &mut Facts| f.resource = Page::Refused, "version", Grade::Unclear, "may not read it", &[])]
+#[case::no_memory_told(|f: &mut Facts| f.resource = Page::Refused, "memory", Grade::Unclear, "32768", &[])]
+#[case::clock_ahead(|f: &mut Facts| off_by(f, 61), "clock", Grade::Warning, "61 s ahead of ours",
+    &["/system/ntp/client set enabled=yes servers=pool.ntp.org"])]
+#[case::clock_never_set(|f: &mut Facts| off_by(f, -1_700_000_000), "clock", Grade::Warning, "19675 days behind",
+    &["/system/ntp/client set enabled=yes servers=pool.ntp.org"])]
+#[case::clock_near_enough(|f: &mut Facts| off_by(f, -60), "clock", Grade::Good, "agrees", &[])]
+#[case::clock_not_read(|f: &mut Facts| f.clock = Page::Refused, "clock", Grade::Unclear, "may not read", &[])]
+#[case::lacks_write(|f: &mut Facts| policies(f, "ro", &["read", "api"]), "policies", Grade::Fault, "lacks write",
+    &["/user/group add name=atalaya policy=read,write,api", "/user set atalaya group=atalaya"])]
+#[case::own_group_lacks(|f: &mut Facts| policies(f, "atalaya", &["api"]), "policies", Grade::Fault, "lacks read, write",
+    &["/user/group set atalaya policy=read,write,api"])]
+#[case::may_too_much(|f: &mut Facts| policies(f, "full", &["read", "write", "api", "policy", "reboot"]), "policies",
+    Grade::Warning, "policy, reboot",
+    &["/user/group add name=atalaya policy=read,write,api", "/user set atalaya group=atalaya"])]
+#[case::user_page_refused(|f: &mut Facts| f.user = Page::Refused, "policies", Grade::Unclear, "`/user print`", &[])]
+#[case::groups_refused(|f: &mut Facts| f.groups = Page::Refused, "policies", Grade::Unclear, "/user/group", &[])]
+#[case::a_radius_user(|f: &mut Facts| f.user = Page::Shown(None), "policies", Grade::Unclear, "RADIUS", &[])]
+#[case::write_refused(|f: &mut Facts| f.write = refused("add", "not enough permissions (9)"), "write", Grade::Fault,
+    "may not change", &["/user/group set atalaya policy=read,write,api"])]
+#[case::set_fails(|f: &mut Facts| f.write = refused("set", "failure: disk full"), "write", Grade::Fault, "disk full", &[])]
+#[case::write_not_tried(|f: &mut Facts| f.write = WriteTest::Skipped, "write", Grade::Unclear, "--read-only", &[])]
+#[case::no_rule(|f: &mut Facts| f.raw[0] = Page::Shown(vec![]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::no_ipv6_rule(|f: &mut Facts| f.raw[1] = Page::Shown(vec![]), "ipv6-rule", Grade::Fault, "IPv6 bans", &[RAW_V6])]
+#[case::a_rule_for_others(|f: &mut Facts| f.raw[0] = Page::Shown(vec![rule("!spammer"), rule("other")]), "ipv4-rule",
+    Grade::Fault, "no enabled rule", &[RAW])]
+#[case::an_accepting_rule(
+    |f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { action: "accept".to_owned(), ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::an_output_rule(
+    |f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { chain: "output".to_owned(), ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::a_disabled_rule(|f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { disabled: true, ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "disabled", &["/ip/firewall/raw enable [find action=drop src-address-list=spammer]"])]
+#[case::half_a_rule(|f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { conditions: vec!["dst-port"], ..rule("spammer") }]),
+    "ipv4-rule", Grade::Warning, "dst-port", &[RAW])]
+#[case::a_chain_jumped_to(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
+        Rule { chain: "bad".to_owned(), ..rule("spammer") },
+        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), ..rule("") },
+    ]), "ipv4-rule", Grade::Good, "in bad", &[])]
+#[case::a_jump_for_the_list(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
+        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), ..rule("spammer") },
+        Rule { chain: "bad".to_owned(), ..rule("") },
+    ]), "ipv4-rule", Grade::Good, "in bad", &[])]
+#[case::a_jump_for_a_part(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
+        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), conditions: vec!["protocol"], ..rule("") },
+        Rule { chain: "bad".to_owned(), ..rule("spammer") },
+    ]), "ipv4-rule", Grade::Warning, "asks for protocol", &[RAW])]
+#[case::a_jump_for_another_list(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
+        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), ..rule("other") },
+        Rule { chain: "bad".to_owned(), ..rule("spammer") },
+    ]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::a_drop_of_everything(|f: &mut Facts| f.raw[0] = Page::Shown(vec![rule("")]), "ipv4-rule", Grade::Fault,
+    "no enabled rule", &[RAW])]
+#[case::a_chain_never_reached(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
+        Rule { chain: "bad".to_owned(), ..rule("spammer") },
+        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), disabled: true, ..rule("") },
+    ]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::chains_in_a_circle(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
+        Rule { action: "jump".to_owned(), jump_target: "prerouting".to_owned(), ..rule("") },
+    ]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::a_filter_rule(|f: &mut Facts| {
+        f.raw[0] = Page::Shown(vec![]);
+        f.filter[0] = Page::Shown(vec![Rule { chain: "input".to_owned(), ..rule("spammer") }]);
+    }, "ipv4-rule", Grade::Warning, "guards the router alone", &[RAW])]
+#[case::filter_rules(|f: &mut Facts| {
+        f.raw[0] = Page::Shown(vec![]);
+        let rule = |chain: &str| Rule { chain: chain.to_owned(), action: "reject".to_owned(), ..rule("spammer") };
+        f.filter[0] = Page::Shown(vec![rule("input"), rule("forward")]);
+    }, "ipv4-rule", Grade::Warning, "before connections are tracked", &[RAW])]
+#[case::rules_not_read(|f: &mut Facts| f.raw[0] = Page::Refused, "ipv4-rule", Grade::Unclear,
+    "print where src-address-list=spammer", &[])]
+#[case::no_ipv6(|f: &mut Facts| f.lists[1] = Page::Missing, "ipv6", Grade::Fault, "`ipv6 = false`", &[])]
+#[case::foreign_entries(|f: &mut Facts| f.lists[0] = Page::Shown(ListContent { ours: 1, foreign: 2, ..ListContent::default() }),
+    "ipv4-list", Grade::Good, "1 entry of ours and 2 of others'", &[])]
+#[case::another_mark(|f: &mut Facts| f.lists[1] = Page::Shown(ListContent {
+        ours: 0, foreign: 3, marks: [("other".to_owned(), 3)].into(),
+    }), "ipv6-list", Grade::Warning, "`other` (3)", &[])]
+#[case::list_refused(|f: &mut Facts| f.lists[0] = Page::Refused, "ipv4-list", Grade::Fault, "may not read", &[])]
+#[case::too_many_entries(|f: &mut Facts| f.lists[0] = Page::Shown(ListContent { foreign: 200_000, ..ListContent::default() }),
+    "memory", Grade::Warning, "200000 entries", &[])]
+#[case::few_sessions(|f: &mut Facts| {
+        let Page::Shown(services) = &mut f.services else { panic!() };
+        services[1].max_sessions = Some(1);
+    }, "sessions", Grade::Warning, "takes 1 sessions", &["/ip/service set api-ssl max-sessions=20"])]
+#[case::open_to_all(|f: &mut Facts| {
+        let Page::Shown(services) = &mut f.services else { panic!() };
+        services[1].address.clear();
+    }, "access", Grade::Warning, "/ip/service set api-ssl address=198.51.100.7", &[])]
+#[case::the_plain_api_too(|f: &mut Facts| {
+        let Page::Shown(services) = &mut f.services else { panic!() };
+        services[0].disabled = false;
+    }, "certificate", Grade::Good, "/ip/service set api disabled=yes", &[])]
+#[case::broken_off(|f: &mut Facts| f.broke = Some("it closed".to_owned()), "session", Grade::Fault, "it closed", &[])]
+#[case::one_address_of_two(|f: &mut Facts| f.addresses = vec![
+        ("192.0.2.1:8729".parse().unwrap(), Ok(Duration::ZERO)),
+        ("192.0.2.2:8729".parse().unwrap(), Err("refused".to_owned())),
+    ], "reach", Grade::Good, "1.5 ms", &[])]
+fn each_thing_that_is_otherwise_is_said_and_mended(
+    #[case] change: impl Fn(&mut Facts),
+    #[case] check: &str,
+    #[case] grade: Grade,
+    #[case] says: &str,
+    #[case] commands: &[&str],
+) {
+    let mut facts = facts();
+    change(&mut facts);
+    let findings = examine(&config(), &facts);
+    let finding = find(&findings, check);
+    assert_eq!(finding.grade, grade, "{finding:?}");
+    assert!(finding.says.contains(says), "{finding:?}");
+    assert_eq!(finding.commands, commands);
+    // Nothing else is worse for it, but what the same cause spoils.
+    let others = findings.iter().filter(|other| other.check != check && other.grade == Grade::Fault);
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<&Finding>::new());
+}
+
+#[rstest]
+#[case::nobody(SessionError::ConnectDeadline(Duration::from_secs(5)), "reach", "no connection within 5 s", &[])]
+#[case::unknown(SessionError::Resolve { host: "edge".to_owned(), source: io::Error::other("no such name") }, "reach",
+    "no such name", &[])]
+#[case::another_certificate(
+    SessionError::WrongCertificate { presented: Fingerprint::of(b"x"), expected: Fingerprint::of(b"pinned") },
+    "certificate", "fingerprint = \"2d711642", &[])]
+#[case::no_certificate(SessionError::Tls(io::Error::other("handshake failure")), "certificate", "handshake failure", &[
+    "/certificate add name=api common-name=192.0.2.1 key-usage=tls-server days-valid=3650",
+    "/certificate sign api",
+    "/ip/service set api-ssl certificate=api disabled=no",
+])]
+#[case::wrong_password(
+    SessionError::Login { user: "atalaya".to_owned(), reason: "invalid user name or password (6)".to_owned() },
+    "login", "invalid user name or password (6)", &[])]
+#[case::no_api_policy(
+    SessionError::Login { user: "atalaya".to_owned(), reason: "not enough permissions (9)".to_owned() },
+    "login", "lacks the policy api",
+    &["/user/group add name=atalaya policy=read,write,api", "/user set atalaya group=atalaya"])]
+#[case::challenge(SessionError::ChallengeLogin, "version", "6.43", &[])]
+#[case::silence(SessionError::LoginDeadline(Duration::from_secs(5)), "login", "no answer to the login within 5 s", &[])]
+#[case::closed(SessionError::Closed, "login", "/ip/service print detail", &[])]
+fn what_happens_at_the_door_is_the_one_fault(
+    #[case] error: SessionError,
+    #[case] check: &str,
+    #[case] says: &str,
+    #[case] commands: &[&str],
+) {
+    let findings = examine(&config(), &Facts { entry: Some(error), ..Facts::default() });
+    let faults: Vec<&Finding> = findings.iter().filter(|finding| finding.grade == Grade::Fault).collect();
+    let [fault] = faults[..] else { panic!("{findings:#?}") };
+    assert_eq!(fault.check, check);
+    assert_eq!(fault.commands, commands);
+    assert!(fault.says.contains(says), "{fault:?}");
+    assert!(!format!("{findings:?}").contains("hunter2"));
+}
+
+const SIGN: [&str; 2] = ["/certificate sign api", "/ip/service set api-ssl certificate=api disabled=no"];
+
+#[rstest]
+#[case::off(None, None, true, &["/certificate add name=api common-name=192.0.2.1 key-usage=tls-server days-valid=3650",
+    SIGN[0], SIGN[1]])]
+#[case::off_with_one(Some("api"), Some(true), true, &SIGN[1..])]
+#[case::asked_for_but_unsigned(None, Some(false), true, &SIGN)]
+#[case::signed_but_not_given(None, Some(true), false, &SIGN[1..])]
+fn without_a_pin_the_commands_make_what_is_missing_of_a_certificate(
+    #[case] given: Option<&str>,
+    #[case] signed: Option<bool>,
+    #[case] off: bool,
+    #[case] commands: &[&str],
+) {
+    let mut config = config();
+    config.tls = None;
+    let mut facts = facts();
+    let page = signed.map(|signed| Certificate {
+        name: "api".to_owned(),
+        fingerprint: signed.then(|| Fingerprint::of(b"pinned")),
+    });
+    facts.certificates = Page::Shown(page.into_iter().collect());
+    facts.services = Page::Shown(vec![service("api", false, None), service("api-ssl", off, given)]);
+    facts.presented = (!off).then(|| (8729, Err("no TLS handshake".to_owned())));
+    let finding = find(&examine(&config, &facts), "certificate");
+    assert_eq!(finding.grade, Grade::Warning);
+    assert_eq!(finding.commands, commands);
+    assert!(finding.says.contains("unencrypted"), "{}", finding.says);
+}
+
+#[rstest]
+#[case::as_the_page_says(b"pinned", Grade::Warning, "/certificate shows too")]
+#[case::not_as_the_page_says(b"forged", Grade::Fault, "someone stands between")]
+fn a_presented_certificate_is_held_against_the_routers_own_page(
+    #[case] presented: &[u8],
+    #[case] grade: Grade,
+    #[case] says: &str,
+) {
+    let mut config = config();
+    config.tls = None;
+    let mut facts = facts();
+    facts.services = Page::Shown(vec![service("api", false, None), service("api-ssl", false, Some("api"))]);
+    facts.presented = Some((8729, Ok(Fingerprint::of(presented))));
+    let finding = find(&examine(&config, &facts), "certificate");
+    assert_eq!(finding.grade, grade);
+    assert!(finding.says.contains(says), "{}", finding.says);
+    assert!(finding.says.contains(&Fingerprint::of(presented).to_string()));
+}
+
+#[test]
+fn a_limit_that_the_memory_does_not_carry_is_warned_of() {
+    let mut config = config();
+    let mut facts = facts();
+    let Page::Shown(resource) = &mut facts.resource else { panic!() };
+    (resource.total_memory, resource.free_memory) = (Some(256 << 20), Some(100 << 20));
+    assert!(find(&examine(&config, &facts), "memory").says.contains("up to 32768 entries"));
+    config.max_entries = Some(32_768);
+    assert_eq!(find(&examine(&config, &facts), "memory").grade, Grade::Good);
+    config.max_entries = Some(32_769);
+    assert_eq!(find(&examine(&config, &facts), "memory").grade, Grade::Warning);
+    config.max_entries = Some(1000);
+    let Page::Shown(resource) = &mut facts.resource else { panic!() };
+    resource.free_memory = Some(20 << 20);
+    assert_eq!(find(&examine(&config, &facts), "memory").grade, Grade::Warning);
+}
+
+#[test]
+fn without_ipv6_nothing_is_said_of_it() {
+    let mut config = config();
+    config.ipv6 = false;
+    let mut facts = facts();
+    (facts.raw[1], facts.lists[1]) = (Page::Unread, Page::Unread);
+    let findings = examine(&config, &facts);
+    assert!(findings.iter().all(|finding| finding.grade == Grade::Good), "{findings:#?}");
+    assert!(!findings.iter().any(|finding| finding.check.starts_with("ipv6")));
+}
+
+#[test]
+fn routeros_6_is_told_in_its_own_words() {
+    let mut facts = facts();
+    version(&mut facts, "6.49.10 (long-term)");
+    facts.raw[0] = Page::Shown(Vec::new());
+    off_by(&mut facts, 600);
+    let findings = examine(&config(), &facts);
+    assert!(find(&findings, "ipv4-rule").commands[0].starts_with("/ip firewall raw add chain="));
+    assert_eq!(
+        find(&findings, "clock").commands,
+        ["/system ntp client set enabled=yes server-dns-names=pool.ntp.org"]
+    );
+}

@@ -1,0 +1,431 @@
+//! Many bans of one network become one entry of the network on the routers, and back. The ledger keeps the
+//! bans of single offenders; what routers want is derived from them here, and changes with each of them.
+//!
+//! A network is *wide* while at least as many of its offenders are banned as the threshold says, and nothing
+//! in it is to be kept reachable. Its entry then lasts until the ban ends without which fewer would
+//! be banned, or up to [`LINGER`] longer where that spares single entries: a burst of bans becomes one
+//! entry. Only those bans that end later than that are wanted singly, fewer than the threshold. So a wide
+//! network becomes narrow without a command: the router lets its entry lapse, and the later ones are there.
+//!
+//! Entries are changed in an order that leaves no hole: first what covers, then what was covered.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::config::WidenConfig;
+use crate::policy::Severity;
+use crate::prefixes::Prefixes;
+use crate::router::desired::Moment;
+use crate::router::{Desired, Label, Wanted};
+
+/// The longest that a network stays wide after fewer of its offenders are banned than the threshold says,
+/// in seconds.
+pub const LINGER: u64 = 300;
+
+/// What routers want, entry by entry: [`Desired`], or a test's.
+pub trait Entries {
+    /// The entry of exactly this prefix.
+    fn get(&self, prefix: IpNet) -> Option<Entry>;
+    /// Sets or changes an entry.
+    fn set(&mut self, prefix: IpNet, entry: Entry);
+    /// Takes an entry away.
+    fn remove(&mut self, prefix: IpNet);
+}
+
+/// Until when, and what is said of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it ends.
+    pub until: Moment,
+    /// What is said of it.
+    pub label: Arc<Label>,
+}
+
+/// Which bans stand, and which networks are wide.
+#[derive(Debug)]
+pub struct Widen {
+    config: WidenConfig,
+    /// Whether the bans of a wide network must all be of one jail: where a router takes those of some jails
+    /// only, an entry for all would say the wrong one.
+    one_jail: bool,
+    /// All bans that stand.
+    standing: Prefixes,
+    /// Bans of networks that may be wide too, by hand say.
+    given: HashMap<IpNet, Entry>,
+    wide: HashMap<IpNet, Wide>,
+    /// When to look at which wide network.
+    ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
+    /// Networks whose bans may be of one jail now that some have ended.
+    lapsed: BTreeSet<IpNet>,
+}
+
+/// A wide network.
+#[derive(Debug)]
+struct Wide {
+    until: Moment,
+    label: Arc<Label>,
+    /// Its offenders, those included whose bans are over since it is wide.
+    members: HashMap<IpNet, Entry>,
+    by_end: BTreeSet<(Moment, IpNet)>,
+}
+
+/// Whether something in a network is to be kept reachable.
+pub type Kept<'a> = &'a dyn Fn(IpNet) -> bool;
+
+// === impl Widen ===
+
+impl Widen {
+    /// With no bans.
+    pub fn new(config: WidenConfig, one_jail: bool) -> Self {
+        Self {
+            config,
+            one_jail,
+            standing: Prefixes::new(config.ipv6_prefix),
+            given: HashMap::new(),
+            wide: HashMap::new(),
+            ends: BinaryHeap::new(),
+            lapsed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes note of a ban whose entry is set already; [`Self::begin_all`] then widens.
+    pub fn load(&mut self, prefix: IpNet) {
+        self.standing.insert(prefix);
+    }
+
+    /// Widens all that is to be wide of what was loaded.
+    pub fn begin_all(&mut self, entries: &mut dyn Entries, kept: Kept<'_>) {
+        let networks = self.standing.others().filter(|prefix| self.is_network(*prefix));
+        self.given = networks.filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
+        for everything in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+            self.review(everything, entries, kept);
+        }
+    }
+
+    /// Bans, or changes the ban.
+    pub fn ban(&mut self, prefix: IpNet, entry: Entry, entries: &mut dyn Entries, kept: Kept<'_>) {
+        self.standing.insert(prefix);
+        if self.is_network(prefix) {
+            self.given.insert(prefix, entry);
+            return self.set_network(prefix, entries);
+        }
+        let Some(network) = self.network_of(prefix) else { return entries.set(prefix, entry) };
+        match self.wide.get_mut(&network) {
+            Some(wide) => wide.insert(prefix, entry),
+            None => entries.set(prefix, entry),
+        }
+        self.weigh(network, Some(prefix), entries, kept);
+    }
+
+    /// Lifts a ban before its end.
+    pub fn lift(&mut self, prefix: IpNet, entries: &mut dyn Entries, kept: Kept<'_>) {
+        if !self.standing.remove(prefix) {
+            return;
+        }
+        if self.given.remove(&prefix).is_some() {
+            return self.set_network(prefix, entries);
+        }
+        let network = self.network_of(prefix);
+        match network.and_then(|network| self.wide.get_mut(&network)) {
+            Some(wide) => {
+                let single = wide.remove(prefix).is_some_and(|entry| entry.until > wide.until);
+                if single {
+                    entries.remove(prefix);
+                }
+            }
+            None => entries.remove(prefix),
+        }
+        if let Some(network) = network {
+            self.weigh(network, None, entries, kept);
+        }
+    }
+
+    /// Takes note that a ban has ended in time.
+    pub fn lapse(&mut self, prefix: IpNet, entries: &mut dyn Entries) {
+        if !self.standing.remove(prefix) {
+            return;
+        }
+        if self.given.remove(&prefix).is_some() {
+            return self.set_network(prefix, entries);
+        }
+        let network = self.network_of(prefix);
+        let wide = network.and_then(|network| self.wide.get(&network));
+        if self.one_jail && wide.is_none() {
+            self.lapsed.extend(network);
+        }
+        if wide.is_none_or(|wide| wide.until < wide.end_of(prefix)) {
+            entries.remove(prefix);
+        }
+    }
+
+    /// Makes narrow again what is wide no longer; to be called after [`Self::lapse`] of all that ended.
+    pub fn settle(&mut self, now: Moment, entries: &mut dyn Entries, kept: Kept<'_>) {
+        while let Some(Reverse((end, network))) = self.ends.peek().copied()
+            && end <= now
+        {
+            self.ends.pop();
+            match self.wide.get(&network).map(|wide| wide.until) {
+                // Its later offenders are wanted singly already.
+                Some(until) if until <= now => {
+                    self.wide.remove(&network);
+                    self.set_network(network, entries);
+                }
+                Some(until) => self.ends.push(Reverse((until, network))),
+                None => {}
+            }
+        }
+        for network in std::mem::take(&mut self.lapsed) {
+            self.weigh(network, None, entries, kept);
+        }
+    }
+
+    /// Weighs every network anew that touches this one, after what is to be kept reachable there changed.
+    pub fn review(&mut self, changed: IpNet, entries: &mut dyn Entries, kept: Kept<'_>) {
+        let Some(threshold) = self.threshold(changed) else { return };
+        let mut networks: BTreeSet<IpNet> = BTreeSet::new();
+        if let Some(around) = self.network_around(changed) {
+            networks.insert(around);
+        } else {
+            let (mut last, mut count) = (None, 0);
+            for prefix in self.standing.within(changed) {
+                let network = self.network_of(prefix);
+                count = if network == last { count + 1 } else { 1 };
+                last = network;
+                if count == threshold {
+                    networks.extend(network);
+                }
+            }
+            networks.extend(self.wide.keys().filter(|network| changed.contains(*network)));
+        }
+        for network in networks {
+            self.weigh(network, None, entries, kept);
+        }
+    }
+
+    /// The ban of exactly this prefix that stands.
+    pub fn standing(&self, prefix: IpNet, entries: &dyn Entries) -> Option<Entry> {
+        if !self.standing.contains(prefix) {
+            return None;
+        }
+        if self.is_network(prefix) {
+            return self.given.get(&prefix).cloned();
+        }
+        let wide = self.network_of(prefix).and_then(|network| self.wide.get(&network));
+        match wide {
+            Some(wide) => wide.members.get(&prefix).cloned(),
+            None => entries.get(prefix),
+        }
+    }
+
+    /// The wide network around a prefix.
+    pub fn wide_around(&self, prefix: IpNet) -> Option<IpNet> {
+        self.network_around(prefix).filter(|network| self.wide.contains_key(network))
+    }
+
+    /// The bans that stand.
+    pub fn bans(&self) -> &Prefixes {
+        &self.standing
+    }
+
+    /// How many networks are wide.
+    pub fn wide(&self) -> usize {
+        self.wide.len()
+    }
+
+    /// Compares what is wanted of a network with what its bans ask for, and changes it. `changed` is the
+    /// offender whose ban changed, if one did.
+    fn weigh(&mut self, network: IpNet, changed: Option<IpNet>, entries: &mut dyn Entries, kept: Kept<'_>) {
+        let Some(threshold) = self.threshold(network) else { return };
+        let Some(mut wide) = self.wide.remove(&network) else {
+            let enough = self.standing.within(network).take(threshold).count() == threshold;
+            if enough && !kept(network) {
+                self.begin(network, threshold, changed, entries);
+            }
+            return;
+        };
+        let (before, label) = (wide.until, wide.label.clone());
+        let until =
+            wide.wanted(threshold).filter(|_| !(kept(network) || self.one_jail && wide.mixes_jails()));
+        let Some(until) = until else {
+            for (prefix, entry) in wide.members {
+                if self.standing.contains(prefix) && (entry.until <= before || changed == Some(prefix)) {
+                    entries.set(prefix, entry);
+                }
+            }
+            return self.set_network(network, entries);
+        };
+        wide.until = until;
+        if let Some(entry) = changed.and_then(|changed| wide.members.get(&changed)) {
+            wide.label = raised(&wide.label, entry.label.severity);
+        }
+        for prefix in wide.ending(until, before) {
+            if self.standing.contains(prefix)
+                && let Some(entry) = wide.members.get(&prefix)
+            {
+                entries.set(prefix, entry.clone());
+            }
+        }
+        if until < before {
+            self.ends.push(Reverse((until, network)));
+        }
+        let covered = wide.ending(before, until);
+        let later = changed.filter(|changed| wide.end_of(*changed) > until);
+        let later = later.and_then(|changed| Some((changed, wide.members.get(&changed)?.clone())));
+        let new = before != until || label != wide.label;
+        self.wide.insert(network, wide);
+        if new {
+            self.set_network(network, entries);
+        }
+        if let Some((prefix, entry)) = later {
+            entries.set(prefix, entry);
+        }
+        for prefix in covered {
+            if entries.get(prefix).is_some() {
+                entries.remove(prefix);
+            }
+        }
+    }
+
+    /// Makes a network wide, unless its bans are of several jails where they may not be.
+    fn begin(&mut self, network: IpNet, threshold: usize, changed: Option<IpNet>, entries: &mut dyn Entries) {
+        let members: HashMap<IpNet, Entry> =
+            self.standing.within(network).filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
+        let by_end: BTreeSet<(Moment, IpNet)> =
+            members.iter().map(|(prefix, entry)| (entry.until, *prefix)).collect();
+        let severity = members.values().map(|entry| entry.label.severity).max().unwrap_or_default();
+        let made_by = changed.or(by_end.last().map(|(_, prefix)| *prefix));
+        let Some(made_by) = made_by.and_then(|prefix| members.get(&prefix)) else { return };
+        let label = Arc::new(Label {
+            severity,
+            comment: format!("{} (widened)", made_by.label.comment),
+            ..made_by.label.as_ref().clone()
+        });
+        let mut wide = Wide { until: Moment::FOREVER, label, members, by_end };
+        let Some(until) = wide.wanted(threshold).filter(|_| !(self.one_jail && wide.mixes_jails())) else {
+            return;
+        };
+        wide.until = until;
+        let covered: Vec<IpNet> =
+            wide.by_end.iter().take_while(|(end, _)| *end <= until).map(|(_, prefix)| *prefix).collect();
+        self.ends.push(Reverse((until, network)));
+        self.wide.insert(network, wide);
+        self.set_network(network, entries);
+        for prefix in covered {
+            entries.remove(prefix);
+        }
+    }
+
+    /// Sets the entry of a network to the later of its own ban and of what it is wide for.
+    fn set_network(&self, network: IpNet, entries: &mut dyn Entries) {
+        let wide = self.wide.get(&network).map(|wide| Entry { until: wide.until, label: wide.label.clone() });
+        let given = self.given.get(&network).cloned();
+        match (given, wide) {
+            (Some(given), Some(wide)) if wide.until > given.until => entries.set(network, wide),
+            (Some(entry), _) | (None, Some(entry)) => entries.set(network, entry),
+            (None, None) => entries.remove(network),
+        }
+    }
+
+    /// The network that may become wide by bans of this offender.
+    fn network_of(&self, prefix: IpNet) -> Option<IpNet> {
+        let offender = match prefix {
+            IpNet::V4(_) => prefix.prefix_len() == 32,
+            IpNet::V6(_) => prefix.prefix_len() == self.config.ipv6_prefix,
+        };
+        self.network_around(prefix).filter(|network| offender && *network != prefix)
+    }
+
+    /// The network that may become wide around a prefix, or that it is.
+    fn network_around(&self, prefix: IpNet) -> Option<IpNet> {
+        self.threshold(prefix)?;
+        let network = match prefix {
+            IpNet::V4(net) if net.prefix_len() >= 24 => IpNet::V4(Ipv4Net::new(net.addr(), 24).ok()?),
+            IpNet::V6(net) if net.prefix_len() >= 48 && self.config.ipv6_prefix > 48 => {
+                IpNet::V6(Ipv6Net::new(net.addr(), 48).ok()?)
+            }
+            _ => return None,
+        };
+        Some(network.trunc())
+    }
+
+    fn is_network(&self, prefix: IpNet) -> bool {
+        self.network_around(prefix) == Some(prefix)
+    }
+
+    fn threshold(&self, prefix: IpNet) -> Option<usize> {
+        match prefix {
+            IpNet::V4(_) => self.config.ipv4,
+            IpNet::V6(_) => self.config.ipv6,
+        }
+    }
+}
+
+// === impl Wide ===
+
+impl Wide {
+    /// Until when the network is wanted; `None` where too few are banned.
+    fn wanted(&self, threshold: usize) -> Option<Moment> {
+        let last_prefix = IpNet::V6(Ipv6Net::from(Ipv6Addr::from_bits(u128::MAX)));
+        let (needed, _) = self.by_end.iter().rev().nth(threshold.checked_sub(1)?)?;
+        let limit = needed.plus_seconds(LINGER);
+        self.by_end.range(..=(limit, last_prefix)).next_back().map(|(end, _)| *end)
+    }
+
+    /// The offenders whose bans end after one moment and not after another.
+    fn ending(&self, after: Moment, through: Moment) -> Vec<IpNet> {
+        let later = self.by_end.iter().rev().skip_while(|(end, _)| *end > through);
+        later.take_while(|(end, _)| *end > after).map(|(_, prefix)| *prefix).collect()
+    }
+
+    fn end_of(&self, prefix: IpNet) -> Moment {
+        self.members.get(&prefix).map_or(Moment::FOREVER, |entry| entry.until)
+    }
+
+    fn mixes_jails(&self) -> bool {
+        self.members.values().any(|entry| entry.label.jail != self.label.jail)
+    }
+
+    fn insert(&mut self, prefix: IpNet, entry: Entry) {
+        self.remove(prefix);
+        self.by_end.insert((entry.until, prefix));
+        self.members.insert(prefix, entry);
+    }
+
+    fn remove(&mut self, prefix: IpNet) -> Option<Entry> {
+        let before = self.members.remove(&prefix)?;
+        self.by_end.remove(&(before.until, prefix));
+        Some(before)
+    }
+}
+
+impl Entries for &Desired {
+    fn get(&self, prefix: IpNet) -> Option<Entry> {
+        let Wanted { until, label } = Desired::get(self, prefix)?;
+        Some(Entry { until: until.into(), label })
+    }
+
+    fn set(&mut self, prefix: IpNet, entry: Entry) {
+        Desired::set(self, prefix, Wanted { until: entry.until.timestamp(), label: entry.label });
+    }
+
+    fn remove(&mut self, prefix: IpNet) {
+        Desired::remove(self, prefix);
+    }
+}
+
+/// A label of at least this severity.
+fn raised(label: &Arc<Label>, severity: Severity) -> Arc<Label> {
+    if severity > label.severity {
+        Arc::new(Label { severity, ..label.as_ref().clone() })
+    } else {
+        Arc::clone(label)
+    }
+}
+
+#[cfg(test)]
+#[path = "widen_tests.rs"]
+mod tests;

@@ -1,0 +1,176 @@
+//! `router add` at a terminal: the questions, the answers, and a password that is not shown.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::process::{Child, Command};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use atalaya_enforcer::config::Config;
+use atalaya_wire::Fingerprint;
+use routeros_sim::Router;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A program at a terminal of its own, and a person before it.
+struct Terminal {
+    master: File,
+    shown: Receiver<Vec<u8>>,
+    /// Everything that the terminal has shown.
+    text: String,
+    /// How much of it was waited for already.
+    seen: usize,
+    child: Child,
+}
+
+impl Terminal {
+    fn start(command: &mut Command) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let clone = || slave.try_clone().unwrap();
+        let child = command.stdin(clone()).stdout(clone()).stderr(clone()).spawn().unwrap();
+        let master = File::from(master);
+        let mut reader = master.try_clone().unwrap();
+        let (sender, shown) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // The end of the last program at a terminal is an error to its master.
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                if sender.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { master, shown, text: String::new(), seen: 0, child }
+    }
+
+    /// Waits until this is shown, after what was waited for before; returns what came up to there.
+    fn shows(&mut self, words: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.text[self.seen..].find(words) {
+                let from = self.seen;
+                self.seen += at + words.len();
+                return self.text[from..self.seen].to_owned();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(bytes) = self.shown.recv_timeout(left) else {
+                panic!("{words:?} is not shown after {:?}", &self.text[self.seen..])
+            };
+            self.text += &String::from_utf8_lossy(&bytes);
+        }
+    }
+
+    fn types(&mut self, line: &str) {
+        self.master.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// The exit status, once the program has ended.
+    fn ends(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn add(folder: &TempDir, arguments: &[&str]) -> Terminal {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-enforcer"));
+    command.env_remove("ATALAYA_LOG").env("NO_COLOR", "1");
+    command.arg("--config").arg(folder.path().join("enforcer.toml")).args(["router", "add"]).args(arguments);
+    Terminal::start(&mut command)
+}
+
+/// The RouterOS commands among what a terminal showed.
+fn commands(text: &str) -> Vec<&str> {
+    text.lines().map(|line| line.trim_end_matches('\r')).filter(|line| line.starts_with('/')).collect()
+}
+
+fn mend(router: &Router, text: &str) {
+    let commands = commands(text);
+    assert!(!commands.is_empty(), "{text}");
+    for command in commands {
+        router.terminal(command).unwrap_or_else(|error| panic!("{command}: {error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_nothing_to_a_router_that_is_ready_by_answering_and_pasting() {
+    let router = Router::builder().user("admin").start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("enforcer.toml");
+    let address = router.address().to_string();
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut terminal = add(&folder, &[]);
+        terminal.shows("Name of the router");
+        terminal.types("a b");
+        terminal.shows("is not a name");
+        terminal.types("edge");
+        terminal.shows("Its address");
+        terminal.types(&address);
+        terminal.shows("API user [atalaya]: ");
+        terminal.types("");
+        terminal.shows("Password of `atalaya`");
+        terminal.types("");
+        let user = terminal.shows("Press Enter when that is done.");
+        mend(&router, &user);
+        terminal.types("");
+        let missing = terminal.shows("Check again? [Y/n] ");
+        assert!(missing.contains("FAULT    ipv4-rule"), "{missing}");
+        mend(&router, &missing);
+        terminal.types("");
+        let presented = terminal.shows("Pin it? [Y/n] ");
+        let certificate = Fingerprint::of(&router.certificate().unwrap());
+        assert!(presented.contains(&certificate.to_string()), "{presented}");
+        terminal.types("");
+        let good = terminal.shows("Append it to");
+        assert!(!good.contains("FAULT") && good.contains("the pinned certificate"), "{good}");
+        terminal.types("y");
+        terminal.shows("Appended to");
+        assert_eq!(terminal.ends(), Some(0));
+        let config = Config::read(&path).unwrap();
+        assert_eq!(config.routers[0].tls, Some(certificate));
+        assert!(user.contains(config.routers[0].password.expose()));
+        drop(folder);
+    });
+    walk.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typed_password_is_not_shown_and_a_wrong_one_can_be_typed_again() {
+    let router = Router::builder().tls(true).start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let address = router.address().to_string();
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut terminal = add(&folder, &["edge", "--address", &address, "--user", "atalaya"]);
+        terminal.shows("Pin it? [Y/n] ");
+        terminal.types("y");
+        terminal.shows("Password of `atalaya`");
+        terminal.types("hunter2");
+        terminal.shows("Another password");
+        terminal.types("secret");
+        terminal.shows("Check again?");
+        terminal.types("n");
+        terminal.shows("Append it to");
+        terminal.types("n");
+        terminal.shows("belongs into router-edge.password");
+        // The rules are missing still.
+        assert_eq!(terminal.ends(), Some(1));
+        let text = &terminal.text;
+        assert!(!text.contains("hunter2") && !text.contains("secret"), "{text}");
+        assert!(!folder.path().join("enforcer.toml").exists());
+    });
+    walk.await.unwrap();
+    assert_eq!(router.counts().login_failures, 1);
+}
