@@ -26,7 +26,8 @@ impl Scene {
         stage.write_enforcer_config(&[("edge", router.address())], enforcer)?;
         let log = stage.folder().join("log");
         stage.write_sensor_config(&format!(
-            "[jail.web]\nsource = \"files\"\npaths = {log:?}\nfailregex = '^ bad login from <ADDR>$'\nmaxretry = 5\n"
+            "[jail.web]\nsource = \"files\"\npaths = \"{}\"\nfailregex = '^ bad login from <ADDR>$'\nmaxretry = 5\n",
+            log.display()
         ))?;
         std::fs::write(log, "")?;
         Ok(Self { stage, router })
