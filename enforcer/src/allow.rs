@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use atalaya_wire::{Networks, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{AllowConfig, is_host_name};
 use crate::ledger::Allowance;
@@ -41,7 +41,7 @@ pub struct Allow {
 }
 
 /// What is known of a DNS name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The addresses of the last good answer.
     pub addresses: Vec<IpAddr>,

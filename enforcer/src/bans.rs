@@ -248,6 +248,9 @@ impl Bans {
             if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
         changes.push(ban_of(prefix, now, ban, name.clone(), name, evidence));
         let receipt = self.ledger.write_surely(changes);
+        if before.is_none() {
+            self.counters.count_by_hand();
+        }
         Ok(ByHand { changed: true, until: ban.until, receipt })
     }
 
@@ -293,10 +296,7 @@ impl Bans {
     pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
         let prefix = canonical_prefix(prefix);
         let mut book = self.lock();
-        let unit = book.widen.bans().unit_of(prefix.addr());
-        let banned = [prefix, unit]
-            .into_iter()
-            .find(|banned| banned.contains(&prefix) && book.widen.bans().contains(*banned));
+        let banned = book.banned_as(prefix);
         let network = book.widen.wide_around(prefix);
         if banned.is_none() && network.is_none() {
             return None;
@@ -444,6 +444,17 @@ impl Bans {
     /// How many addresses are protected by a good login.
     pub fn protected(&self) -> usize {
         self.lock().reachable.protect.len()
+    }
+
+    /// As what an address is banned: by itself, or by the unit around it where it is an IPv6 one; `None` where
+    /// neither is banned.
+    pub fn banned_as(&self, prefix: IpNet) -> Option<IpNet> {
+        self.lock().banned_as(canonical_prefix(prefix))
+    }
+
+    /// The good login that protects an address, or an address within a network.
+    pub fn protected_by(&self, prefix: IpNet, now: Timestamp) -> Option<GoodLogin> {
+        self.lock().reachable.protect.within(canonical_prefix(prefix), now).cloned()
     }
 
     /// What one offender is counted and banned by: an IPv4 address, the unit around an IPv6 one.

@@ -9,12 +9,14 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 mod address;
+mod allow;
 mod backup;
 mod bans;
 mod enrolment;
 mod hand;
 mod man;
 mod paint;
+mod plan;
 mod router;
 mod serve;
 mod socket;
@@ -54,8 +56,14 @@ pub enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Take offences and hold the routers to the bans, until stopped
-    #[command(after_help = "Example:\n  atalaya-enforcer run --config /etc/atalaya/enforcer.toml")]
-    Run,
+    #[command(
+        after_help = "Examples:\n  atalaya-enforcer run --config /etc/atalaya/enforcer.toml\n  atalaya-enforcer run --read-only   # decides and reads, and sends routers nothing"
+    )]
+    Run {
+        /// Send routers nothing that would change them; `status` shows how much that is, `plan` what
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Check the configuration and print what it means
     #[command(after_help = "Example:\n  atalaya-enforcer check --config ./enforcer.toml")]
     Check {
@@ -63,16 +71,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Save the ledger, the enrolled sensors and the certificate to one file
-    Backup(backup::Backup),
-    /// Bring back what `backup` saved, with the enforcer stopped
-    Restore(backup::Restore),
-    /// Let a sensor send, and print the token with which it joins
-    Enrol(enrolment::Enrol),
-    /// Take a sensor's right to send; its bans stand
-    Revoke(enrolment::Revoke),
-    /// List the enrolled sensors, and what they sent
-    Sensors(status::Sensors),
     /// Show on one screen whether all is well: faults, bans, routers, sensors
     Status(status::Arguments),
     /// Watch it all live: routers, rates, latencies, new bans
@@ -87,14 +85,32 @@ enum Command {
     Ban(hand::Ban),
     /// Lift a ban
     Unban(hand::Unban),
+    /// List what is never banned, or allow an address, a network or a DNS name, for a time or for good
+    Allow(allow::Arguments),
+    /// List whom a good login spared a ban
+    Spared(allow::SparedArguments),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// Show what would be sent to routers now, and why, without sending it
+    Plan(plan::Arguments),
+    /// Remove what is left of ours on lists that a router was configured with before
+    Tidy(plan::Tidy),
     /// Add a router step by step, or look whether one is ready for bans
     #[command(after_help = router::EXAMPLES)]
     Router {
         #[command(subcommand)]
         command: router::Command,
     },
+    /// List the enrolled sensors, and what they sent
+    Sensors(status::Sensors),
+    /// Let a sensor send, and print the token with which it joins
+    Enrol(enrolment::Enrol),
+    /// Take a sensor's right to send; its bans stand
+    Revoke(enrolment::Revoke),
+    /// Save the ledger, the enrolled sensors and the certificate to one file
+    Backup(backup::Backup),
+    /// Bring back what `backup` saved, with the enforcer stopped
+    Restore(backup::Restore),
     /// Write the manual's pages
     Man(man::Arguments),
     /// Print shell completions
@@ -118,10 +134,14 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "atalaya-enforcer", &mut script);
             out.write_all(&script)?;
         }
-        Command::Run => {
+        Command::Run { read_only } => {
             drop(out);
             serve::start_log(cli.log.as_deref(), cli.log_format)?;
-            serve::run(Config::read(config)?)?;
+            let mut config = Config::read(config)?;
+            for router in &mut config.routers {
+                router.read_only |= read_only;
+            }
+            serve::run(config)?;
         }
         Command::Check { json } => {
             let read = Config::read(config)?;
@@ -148,7 +168,11 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Show(show) => show.run(config, &mut out)?,
         Command::Ban(ban) => return ban.run(config, &mut out),
         Command::Unban(unban) => return unban.run(config, &mut out),
+        Command::Allow(allow) => return allow.run(config, &mut out),
+        Command::Spared(spared) => spared.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Plan(plan) => return plan.run(config, &mut out),
+        Command::Tidy(tidy) => return tidy.run(config, &mut out),
         Command::Router { command } => return command.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use atalaya_wire::{Fingerprint, Problem};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
 
@@ -16,10 +16,13 @@ use crate::clock::Clock;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::rates::Rates;
-use crate::router::RouterHandle;
+use crate::reports::Reports;
+use crate::router::{Desired, RouterHandle};
 
 pub mod address;
+pub mod allow;
 pub mod bans;
+pub mod desired;
 pub mod fault;
 pub mod holding;
 pub mod socket;
@@ -30,10 +33,14 @@ pub mod status;
 pub struct Control {
     /// The bans.
     pub bans: Arc<Bans>,
+    /// What the routers should hold.
+    pub desired: Arc<Desired>,
     /// The ledger.
     pub ledger: Ledger,
     /// The intake.
     pub intake: Arc<Intake>,
+    /// What sensors report of failures and logins.
+    pub reports: Arc<Reports>,
     /// The routers' workers.
     pub routers: Arc<Vec<RouterHandle>>,
     /// How much happens.
@@ -58,8 +65,12 @@ impl Control {
     /// The paths that the commands use.
     pub fn routes(self) -> Router {
         Router::new()
+            .route("/desired", get(desired::desired))
+            .route("/lists/forget", post(desired::forget))
             .route("/status", get(status::status))
             .route("/address", get(address::address))
+            .route("/allow", get(allow::list).post(allow::allow).delete(allow::disallow))
+            .route("/spared", get(allow::spared))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .with_state(Arc::new(self))
     }

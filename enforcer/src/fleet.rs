@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use atalaya_wire::{Evidence, Failures, Name, Offence};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::FleetConfig;
 
@@ -40,7 +40,7 @@ pub struct Fleet {
 }
 
 /// A fleet jail at a glance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetStatus {
     /// Its name.
     pub jail: Name,

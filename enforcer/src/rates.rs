@@ -28,6 +28,8 @@ pub struct Totals {
     pub lapses: u64,
     /// Commands that routers answered.
     pub commands: u64,
+    /// Offenders that fleet jails forgot because there were too many.
+    pub fleet_dropped: u64,
 }
 
 /// What happened in each of the last seconds.
@@ -59,6 +61,8 @@ pub struct RatesAnswer {
     pub lapses: Rate,
     /// Commands that routers answered.
     pub commands: Rate,
+    /// Offenders that fleet jails forgot because there were too many.
+    pub fleet_dropped: Rate,
 }
 
 /// How often something happened.
@@ -76,12 +80,13 @@ pub struct Rate {
 
 impl Totals {
     /// The sums of what the parts have counted.
-    pub fn of(decisions: &bans::Counts, routers: &[RouterStatus]) -> Self {
+    pub fn of(decisions: &bans::Counts, routers: &[RouterStatus], fleet_dropped: u64) -> Self {
         Self {
             offences: decisions.offences(),
-            bans: decisions.banned,
+            bans: decisions.banned + decisions.by_hand + decisions.adopted,
             lapses: decisions.lapsed,
             commands: routers.iter().map(answered).sum(),
+            fleet_dropped,
         }
     }
 
@@ -96,6 +101,7 @@ impl Totals {
             bans: share(self.bans, before.bans),
             lapses: share(self.lapses, before.lapses),
             commands: share(self.commands, before.commands),
+            fleet_dropped: share(self.fleet_dropped, before.fleet_dropped),
         }
     }
 }
@@ -128,6 +134,7 @@ impl Rates {
             bans: self.rate(|second| second.bans),
             lapses: self.rate(|second| second.lapses),
             commands: self.rate(|second| second.commands),
+            fleet_dropped: self.rate(|second| second.fleet_dropped),
         }
     }
 

@@ -240,6 +240,7 @@ fn what_is_wrong_on_the_command_line_ends_with_status_2() {
         (&["enrol", "../x"], "not a name"),
         (&["bann"], "ban"),
         (&["bans", "--since", "soon"], "yesterday"),
+        (&["allow", "--for", "2h"], "ADDRESS|NETWORK|NAME"),
     ] {
         let output = host.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -309,9 +310,32 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
     assert!(shown.contains("edge  holds it"), "{shown}");
     assert!(host.prints(&["show", "2001:db8:9::1"]).contains("banned with the network 2001:db8:9::/64"));
     let shown = host.json(&["show", "192.0.2.1", "--json"]);
-    assert_eq!((&shown["ban"], &shown["allowed"]), (&Value::Null, &"192.0.2.0/24".into()));
-    let inside = host.fails(&["unban", "2001:db8:9::1"]);
-    assert!(inside.contains("2001:db8:9::/64 around it is banned"), "{inside}");
+    assert_eq!((&shown["ban"], &shown["allowed"]["network"]), (&Value::Null, &"192.0.2.0/24".into()));
+    host.prints(&["ban", "203.0.113.0/24", "203.0.112.0/24"]);
+    let inside = host.fails(&["unban", "203.0.113.9"]);
+    assert!(inside.contains("203.0.113.0/24 around it is banned"), "{inside}");
+    host.prints(&["unban", "203.0.113.0/24", "203.0.112.0/24"]);
+    assert!(host.prints(&["unban", "2001:db8:9::1"]).contains("lifted the ban of 2001:db8:9::/64"));
+    host.prints(&["ban", "2001:db8:9::/64", "--for", "permanent"]);
+
+    let allowed = host.prints(&["allow", "2001:db8:9::7", "--for", "2h", "--reason", "my laptop"]);
+    assert!(allowed.starts_with("2001:db8:9::7 is not banned until "), "{allowed}");
+    assert!(allowed.contains("1 ban lifted"), "{allowed}");
+    assert!(host.fails(&["ban", "2001:db8:9::7"]).contains("allow list"));
+    let shown = host.prints(&["show", "2001:db8:9::7"]);
+    assert!(shown.contains("my laptop") && shown.contains("ends in 2h"), "{shown}");
+    let list = host.json(&["allow", "--json"]);
+    assert_eq!(
+        (&list["entries"][0]["what"], list["entries"].as_array().unwrap().len()),
+        (&"2001:db8:9::7".into(), 1)
+    );
+    assert!(host.prints(&["allow"]).contains("192.0.2.0/24"));
+    assert!(host.prints(&["allow", "--remove", "2001:db8:9::7"]).contains("can be banned again"));
+    assert!(host.fails(&["allow", "--remove", "2001:db8:9::7"]).contains("not allowed at run time"));
+    assert!(host.fails(&["allow", "--remove", "192.0.2.0/24"]).contains("configuration"));
+    assert!(host.fails(&["allow", "no such thing"]).contains("no host name"));
+    host.prints(&["ban", "2001:db8:9::/64", "--for", "permanent"]);
+    assert_eq!(host.json(&["spared", "--json"]), serde_json::json!([]));
 
     host.prints(&["unban", "198.51.100.9", "--reason", "a mistake"]);
     let several = host.run(&["unban", "203.0.113.1", "2001:db8:9::/64"]);
@@ -322,7 +346,7 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
     assert!(after.contains("not banned; it was once before") && after.contains(": a mistake"), "{after}");
     let history = host.prints(&["history", "--address", "198.51.100.9"]);
     assert!(history.contains("by hand") && history.lines().count() == 2, "{history}");
-    assert_eq!(host.json(&["history", "--over", "--json"]).as_array().unwrap().len(), 2);
+    assert!(host.json(&["history", "--over", "--json"]).as_array().unwrap().len() >= 2);
     router.wait_for(<[_]>::is_empty, PATIENCE).await.unwrap();
     assert_eq!(host.json(&["bans", "--json"]), serde_json::json!([]));
     running.stop();

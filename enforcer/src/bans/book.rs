@@ -68,6 +68,13 @@ impl Book {
         Some(Standing { until: entry.until.timestamp() })
     }
 
+    /// As what a prefix is banned: as itself, or as the unit around it.
+    pub fn banned_as(&self, prefix: IpNet) -> Option<IpNet> {
+        let bans = self.widen.bans();
+        let unit = bans.unit_of(prefix.addr());
+        [prefix, unit].into_iter().find(|banned| banned.contains(&prefix) && bans.contains(*banned))
+    }
+
     /// Why a prefix is not to be banned, if it is not.
     pub fn exemption(&self, prefix: IpNet, protected: bool) -> Exemption {
         match protected {

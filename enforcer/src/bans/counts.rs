@@ -24,6 +24,8 @@ pub struct Counts {
     pub too_late: u64,
     /// Bans that ended in time.
     pub lapsed: u64,
+    /// Bans by hand.
+    pub by_hand: u64,
     /// Bans that were found on a router and taken over into a ledger that had lost them.
     pub adopted: u64,
 }
@@ -38,6 +40,7 @@ pub(super) struct Counters {
     spared: AtomicU64,
     too_late: AtomicU64,
     lapsed: AtomicU64,
+    by_hand: AtomicU64,
     adopted: AtomicU64,
 }
 
@@ -69,6 +72,10 @@ impl Counters {
         self.lapsed.fetch_add(bans as u64, Ordering::Relaxed);
     }
 
+    pub fn count_by_hand(&self) {
+        self.by_hand.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn count_adopted(&self) {
         self.adopted.fetch_add(1, Ordering::Relaxed);
     }
@@ -83,6 +90,7 @@ impl Counters {
             spared: read(&self.spared),
             too_late: read(&self.too_late),
             lapsed: read(&self.lapsed),
+            by_hand: read(&self.by_hand),
             adopted: read(&self.adopted),
         }
     }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use atalaya_enforcer::bans::BY_HAND;
 use atalaya_enforcer::control::address::{AddressAnswer, AddressRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::ledger::Ban;
@@ -10,6 +11,7 @@ use atalaya_enforcer::router::Holding;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
+use super::allow::because;
 use super::paint::{Paint, Tone};
 use super::socket::{Socket, print_json};
 use super::words;
@@ -22,7 +24,7 @@ const EARLIER: usize = 10;
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer show 192.0.2.1\n  \
     atalaya-enforcer show 2001:db8::/64 --json\n\n\
-    The JSON is {prefix, now, ban, around, within, earlier, allowed, login, routers: [{router, prefix, holds, ours, \
+    The JSON is {prefix, now, ban, around, within, earlier, allowed, login, protected, widened, routers: [{router, prefix, holds, ours, \
     left, down_since, why}]}, bans as in `bans --json`; fields are added, but do not change.")]
 pub struct Arguments {
     /// The address or network
@@ -57,17 +59,25 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
     let (tone, verdict) = verdict(known);
     let mut lines =
         vec![format!("{}: {}", paint.paint(Tone::Heading, &address), paint.paint(tone, &verdict))];
-    if let Some(allowed) = known.allowed {
-        let what = if allowed == known.prefix { "it".to_owned() } else { words::prefix(allowed) };
-        lines.extend(paint.paragraph("  ", &format!("never banned: {what} is on the allow list")));
+    if let Some(allowed) = &known.allowed {
+        lines.extend(paint.paragraph("  ", &format!("never banned: {}", because(allowed, now))));
     }
-    if let Some(login) = &known.login {
+    if let Some(login) = known.protected.as_ref().or(known.login.as_ref()) {
+        let protects = if known.protected.is_some() { "protected: " } else { "" };
         let text = format!(
-            "{} logged in well on {} by {}, {}",
+            "{protects}{} logged in well from {} on {} by {}, {}",
             words::harmless(&login.account),
+            login.address,
             login.sensor,
             words::harmless(&login.service),
             words::ago(login.last, now)
+        );
+        lines.extend(paint.paragraph("  ", &text));
+    }
+    if let Some(widened) = known.widened {
+        let text = format!(
+            "many addresses of {} are banned: the routers hold the whole network",
+            words::prefix(widened)
         );
         lines.extend(paint.paragraph("  ", &text));
     }
@@ -143,11 +153,14 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
         0 | 1 => "the first time".to_owned(),
         strikes => format!("strike {strikes}"),
     };
+    let by = if ban.jail.as_str() == BY_HAND {
+        "by hand".to_owned()
+    } else {
+        format!("by jail {} for sensor {}", ban.jail, ban.sensor)
+    };
     let mut lines = vec![format!(
-        "  {} banned by jail {} for sensor {}, {} ({}), {strike}",
+        "  {} banned {by}, {} ({}), {strike}",
         words::prefix(ban.prefix),
-        ban.jail,
-        ban.sensor,
         words::ago(ban.since, now),
         words::moment(ban.since)
     )];
@@ -184,12 +197,14 @@ pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
             format!("{what}{whose}, {left}")
         }
         Holding::Nothing | Holding::Unknown => {
-            let down =
-                router.down_since.map(|since| format!(" (for {})", words::length(now.duration_since(since))));
             let not = if router.holding == Holding::Nothing { "does not hold it" } else { "cannot tell" };
-            match &router.why {
-                Some(why) => format!("{not}: {}{}", words::harmless(why), down.unwrap_or_default()),
-                None => not.to_owned(),
+            match (&router.why, router.down_since) {
+                (Some(why), Some(since)) => {
+                    let down = words::length(now.duration_since(since));
+                    format!("{not}: down for {down}: {}", words::harmless(why))
+                }
+                (Some(why), None) => format!("{not}: {}", words::harmless(why)),
+                (None, _) => not.to_owned(),
             }
         }
     }
@@ -211,16 +226,20 @@ pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
         format!("on {held} of {}", words::counted(concerned.len(), "router"))
     };
     for router in concerned.iter().filter(|router| !router.holds()) {
-        let down =
-            router.down_since.map(|since| format!(" for {}", words::length(now.duration_since(since))));
-        let why = router.why.as_deref().unwrap_or("not there");
-        text.push_str(&format!("; {}{}: {}", router.router, down.unwrap_or_default(), words::harmless(why)));
+        text.push_str(&match (router.down_since, &router.why) {
+            (Some(since), _) => {
+                format!("; {} is down for {}", router.router, words::length(now.duration_since(since)))
+            }
+            (None, Some(why)) => format!("; {}: {}", router.router, words::harmless(why)),
+            (None, None) => format!("; {}: not there", router.router),
+        });
     }
     Some(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use atalaya_enforcer::control::allow::AllowedBecause;
     use serde_json::json;
 
     use super::*;
@@ -239,11 +258,11 @@ mod tests {
         over["ended_by"] = json!("lapsed");
         serde_json::from_value(json!({
             "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "around": [], "within": [], "earlier": vec![over; 12],
-            "allowed": null, "login": null, "routers": [
+            "allowed": null, "login": null, "protected": null, "widened": null, "routers": [
                 {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
                  "down_since": null, "why": null},
                 {"router": "edge-2", "prefix": "192.0.2.1/32", "holds": "unknown", "down_since": at(0),
-                 "why": "down: no route"},
+                 "why": "no route"},
                 {"router": "edge-3", "prefix": "192.0.2.1/32", "holds": "nothing", "down_since": null, "why": null},
             ],
         }))
@@ -259,7 +278,7 @@ mod tests {
             "strike 3",
             "auth.log: Failed password\u{fffd}[2J",
             "edge-1  holds it, 28m left",
-            "edge-2  cannot tell: down: no route (for 2m)",
+            "edge-2  cannot tell: down for 2m: no route",
             "edge-3  does not hold it",
             "ended 3m 30s ago, lapsed",
             "and 2 more: atalaya-enforcer history --over --address 192.0.2.1",
@@ -274,7 +293,8 @@ mod tests {
         let ban = known.ban.take().unwrap();
         assert!(lines(&known, Paint::plain(80, 24))[0].contains("not banned; it was 12 times before"));
         known.earlier.clear();
-        known.allowed = Some("192.0.2.0/24".parse().unwrap());
+        let network = "192.0.2.0/24".parse().unwrap();
+        known.allowed = Some(AllowedBecause { network, name: None, entry: None });
         let text = lines(&known, Paint::plain(80, 24)).join("\n");
         assert!(
             text.contains("not banned, and was not before") && text.contains("192.0.2.0/24 is on the allow"),
@@ -290,7 +310,7 @@ mod tests {
     #[test]
     fn a_ban_is_told_to_be_on_so_many_of_the_routers_it_is_for() {
         let mut routers = known().routers;
-        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on 1 of 2 routers; edge-2 for 1m: down: no route");
+        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on 1 of 2 routers; edge-2 is down for 1m");
         routers.truncate(1);
         assert_eq!(on_routers(&routers, at(60)).unwrap(), "on router edge-1");
         assert_eq!(on_routers(&[], at(60)), None);

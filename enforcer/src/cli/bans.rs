@@ -152,9 +152,9 @@ fn list(
     // Lists may be a million lines.
     let mut out = BufWriter::with_capacity(64 * 1024, out);
     if json {
-        as_json(&mut out, lines)?
+        as_json(&mut out, lines)?;
     } else {
-        as_table(&mut out, lines, last, Paint::of_stdout())?
+        as_table(&mut out, lines, last, Paint::of_stdout())?;
     }
     Ok(out.flush()?)
 }

@@ -62,7 +62,7 @@ impl Ban {
     /// Bans.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
-        each(&self.prefixes, |prefix| {
+        each(&self.prefixes, |&prefix| {
             let (bantime, reason, force) = (self.bantime, self.reason.clone(), self.force);
             let done = socket.post("bans", &BanRequest { prefix, bantime, reason, force })?;
             self.print(&done, out)
@@ -94,7 +94,7 @@ impl Unban {
     /// Unbans.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
-        each(&self.prefixes, |prefix| {
+        each(&self.prefixes, |&prefix| {
             let request = UnbanRequest { prefix, by: super::who(), reason: self.reason.clone() };
             let done = socket.delete("bans", &request)?;
             self.print(&done, out)
@@ -105,17 +105,20 @@ impl Unban {
         if self.json {
             return print_json(out, done);
         }
+        let now = Timestamp::now();
         writeln!(out, "lifted the ban of {}", words::prefix(done.prefix))?;
         for router in &done.routers {
-            let text = match (router.holding, &router.why) {
-                (Holding::Entry { ours: false, .. }, _) => {
-                    "keeps an entry for it that is not ours".to_owned()
-                }
-                (Holding::Entry { .. }, _) => "still holds it; its removal is on the way".to_owned(),
-                (Holding::Unknown, Some(why)) => {
-                    format!("{}; it is removed there when that is over", words::harmless(why))
-                }
-                _ => continue,
+            let text = match router.holding {
+                Holding::Entry { ours: false, .. } => "keeps an entry for it that is not ours".to_owned(),
+                Holding::Entry { .. } => "still holds it; its removal is on the way".to_owned(),
+                Holding::Unknown => match router.down_since {
+                    Some(since) => format!(
+                        "down for {}; it is removed there once it is back",
+                        words::length(now.duration_since(since))
+                    ),
+                    None => "its list is being read; it is removed there after that".to_owned(),
+                },
+                Holding::Nothing => continue,
             };
             writeln!(out, "  {}: {text}", router.router)?;
         }
@@ -123,20 +126,21 @@ impl Unban {
     }
 }
 
-/// Does something for each prefix; where one fails the others are done all the same.
-fn each(prefixes: &[IpNet], mut one: impl FnMut(IpNet) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    let [prefix] = prefixes else {
-        let mut code = ExitCode::SUCCESS;
-        for prefix in prefixes {
-            if let Err(error) = one(*prefix) {
-                if error.is::<std::io::Error>() {
-                    return Err(error);
-                }
-                eprintln!("atalaya-enforcer: {error:#}");
-                code = ExitCode::FAILURE;
+/// Does something for each of several; where one fails the others are done all the same.
+pub fn each<T>(all: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    if let [single] = all {
+        return one(single).map(|()| ExitCode::SUCCESS);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for single in all {
+        if let Err(error) = one(single) {
+            // Nobody reads on.
+            if error.is::<std::io::Error>() {
+                return Err(error);
             }
+            eprintln!("atalaya-enforcer: {error:#}");
+            code = ExitCode::FAILURE;
         }
-        return Ok(code);
-    };
-    one(*prefix).map(|()| ExitCode::SUCCESS)
+    }
+    Ok(code)
 }

@@ -152,8 +152,9 @@ impl Sensors {
 const ROUTER_HEADER: [&str; 8] =
     ["ROUTER", "STATE", "OURS", "FOREIGN", "QUEUE", "LATENCY", "CPU", "ROUTEROS"];
 const ROUTER_NUMBERS: [usize; 5] = [2, 3, 4, 5, 6];
-const SENSOR_HEADER: [&str; 5] = ["SENSOR", "HEARD", "OFFENCES", "SENT AGAIN", "ENROLLED"];
-const SENSOR_NUMBERS: [usize; 2] = [2, 3];
+const SENSOR_HEADER: [&str; 7] =
+    ["SENSOR", "HEARD", "OFFENCES", "SENT AGAIN", "REPORTS", "CLOCK", "ENROLLED"];
+const SENSOR_NUMBERS: [usize; 4] = [2, 3, 4, 5];
 
 /// The status in at most so many lines, of which a usual site needs fewer than 24.
 pub fn screen(status: &Status, paint: Paint, lines: usize) -> Vec<String> {
@@ -223,7 +224,8 @@ pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
         FaultKind::Ledger => "the ledger",
         FaultKind::NoRouter => "configuration",
         FaultKind::RouterDown | FaultKind::RouterRefuses | FaultKind::RouterFull => "router",
-        FaultKind::SensorSilent => "sensor",
+        FaultKind::SensorSilent | FaultKind::SensorClock => "sensor",
+        FaultKind::FleetFull => "memory",
     };
     let name = fault.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let since = fault.since.map(|since| format!(" for {}", words::length(now.duration_since(since))));
@@ -254,13 +256,33 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
         rates.lapses.last_15_minutes,
         rates.commands.last_15_minutes,
     );
+    let stand = if status.bans == 1 { "stands" } else { "stand" };
     let standing =
-        format!("{} stand on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
-    vec![
+        format!("{} {stand} on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
+    let mut lines = vec![
         paint.paint(Tone::Heading, &standing),
         format!("  last minute      {minute}"),
         format!("  last 15 minutes  {quarter}"),
-    ]
+    ];
+    let notes = [
+        (status.widened, "networks widened"),
+        (status.allowances, "allowed at run time"),
+        (status.protected, "protected by good logins"),
+        (usize::try_from(status.decisions.spared).unwrap_or(usize::MAX), "offences spared for that"),
+    ];
+    let notes: Vec<String> = notes
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{} {what}", words::count(*number)))
+        .collect();
+    if !notes.is_empty() {
+        lines.push(format!("  {}", notes.join(", ")));
+    }
+    lines.extend(status.fleet.iter().map(|jail| {
+        let counting = words::counted(jail.counting, "offender");
+        format!("  fleet jail {}: counts {counting}, banned {}", jail.jail, words::count(jail.bans))
+    }));
+    lines
 }
 
 fn router_rows(status: &Status) -> Vec<(Tone, [String; 8])> {
@@ -308,7 +330,7 @@ pub fn router_state(router: &RouterStatus, down_since: Option<Timestamp>, now: T
     }
 }
 
-fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timestamp) -> (Tone, [String; 5]) {
+fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timestamp) -> (Tone, [String; 7]) {
     let bad = faults.iter().any(|fault| is_sensors(fault, name));
     let tone = if bad { Tone::Bad } else { Tone::Plain };
     let seen = &sensor.seen;
@@ -317,6 +339,8 @@ fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timesta
         seen.last.map_or_else(|| "not yet".to_owned(), |last| words::ago(last, now)),
         words::count(seen.offences),
         words::count(seen.again),
+        words::count(seen.reports),
+        seen.skew_seconds.map_or_else(|| "-".to_owned(), |skew| format!("{:+} s", -skew)),
         sensor.enrolled.map_or_else(|| "no more".to_owned(), words::moment),
     ];
     (tone, row)

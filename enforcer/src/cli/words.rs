@@ -47,11 +47,13 @@ pub fn ago(time: Timestamp, now: Timestamp) -> String {
     if past.as_secs() <= 0 { "now".to_owned() } else { format!("{} ago", length(past)) }
 }
 
-/// When something will be: `in 28m`, `over`, or `never`.
+/// When something will be: `in 28m`, `over`, or `permanent`.
 pub fn until(time: Option<Timestamp>, now: Timestamp) -> String {
-    match time.map(|time| time.duration_since(now)) {
-        None => "never".to_owned(),
-        Some(left) if left.is_positive() => format!("in {}", length(left)),
+    // To the nearest second: a ban of two hours ends in 2h, not in 1h 59m.
+    let nearest = SignedDuration::from_millis(500);
+    match time.map(|time| time.duration_since(now).saturating_add(nearest)) {
+        None => "permanent".to_owned(),
+        Some(left) if left.as_secs() > 0 => format!("in {}", length(left)),
         Some(_) => "over".to_owned(),
     }
 }
@@ -149,7 +151,10 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         assert_eq!((ago(at(100), at(400)), ago(at(9), at(5))), ("5m ago".to_owned(), "now".to_owned()));
         assert_eq!(until(Some(at(500)), at(400)), "in 1m 40s");
-        assert_eq!((until(Some(at(4)), at(4)), until(None, at(4))), ("over".to_owned(), "never".to_owned()));
+        assert_eq!(
+            (until(Some(at(4)), at(4)), until(None, at(4))),
+            ("over".to_owned(), "permanent".to_owned())
+        );
     }
 
     #[test]

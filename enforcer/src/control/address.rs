@@ -1,6 +1,5 @@
 //! `GET /address`: all that is known of one address or network.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use atalaya_wire::{Problem, ProblemCode};
@@ -11,6 +10,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::allow::AllowedBecause;
 use super::holding::{self, Goal, RouterHolding};
 use super::{Answer, Control, Failure};
 use crate::ledger::{Ban, GoodLogin, Ledger, LedgerError, Selection, Sort, Which};
@@ -41,10 +41,14 @@ pub struct AddressAnswer {
     pub within: Vec<Ban>,
     /// Its bans that are over, the latest first; at most 100.
     pub earlier: Vec<Ban>,
-    /// The entry of the allow list that it shares addresses with.
-    pub allowed: Option<IpNet>,
+    /// Why it, or a part of it, is never banned.
+    pub allowed: Option<AllowedBecause>,
     /// The last good login from it.
     pub login: Option<GoodLogin>,
+    /// The good login that protects it, or a part of it, from bans.
+    pub protected: Option<GoodLogin>,
+    /// The network that routers hold in its place, because many addresses of it are banned.
+    pub widened: Option<IpNet>,
     /// What each router holds for it or for a network around it.
     pub routers: Vec<RouterHolding>,
 }
@@ -63,12 +67,26 @@ pub(super) async fn address(
         .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
         .map_err(|error| unavailable(error.to_string()))?;
     let Record { ban, around, within, earlier, login } = record;
-    let prefixes: Vec<IpNet> = [prefix].into_iter().chain(around.iter().map(|ban| ban.prefix)).collect();
+    let widened = control.bans.widened_around(prefix);
+    let prefixes: Vec<IpNet> =
+        [prefix].into_iter().chain(widened).chain(around.iter().map(|ban| ban.prefix)).collect();
     let routers =
         holding::ask(&control.routers, |place| control.down_since(place), &prefixes, Goal::Look).await;
-    let allow = control.bans.allow();
-    let allowed = allow.iter().find(|network| network.contains(&prefix) || prefix.contains(network));
-    Ok(Json(AddressAnswer { prefix, now, ban, around, within, earlier, allowed, login, routers }))
+    let (allowed, protected) = (control.allowed_because(prefix), control.bans.protected_by(prefix, now));
+    let answer = AddressAnswer {
+        prefix,
+        now,
+        ban,
+        around,
+        within,
+        earlier,
+        allowed,
+        login,
+        protected,
+        widened,
+        routers,
+    };
+    Ok(Json(answer))
 }
 
 /// What the ledger has.
@@ -111,7 +129,7 @@ impl Record {
             record.earlier.len() < MOST as usize
         })?;
         if prefix.prefix_len() == prefix.max_prefix_len() {
-            record.login = ledger.login_of(IpAddr::from(prefix.addr()))?;
+            record.login = ledger.login_of(prefix.addr())?;
         }
         Ok(record)
     }

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::allow::{LONGEST_REASON, LONGEST_WHO};
 use super::holding::{self, Goal, RouterHolding};
 use super::{Answer, Control, Failure};
 use crate::bans::HandError;
@@ -71,7 +72,7 @@ pub struct UnbanRequest {
 /// The answer to `DELETE /bans`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UnbanAnswer {
-    /// The address or network.
+    /// What was banned: what was asked for, or the unit around an IPv6 address.
     pub prefix: IpNet,
     /// What each router still holds, up to a second later.
     pub routers: Vec<RouterHolding>,
@@ -129,7 +130,8 @@ pub(super) async fn unban(
     State(control): State<Arc<Control>>,
     Query(request): Query<UnbanRequest>,
 ) -> Answer<UnbanAnswer> {
-    let prefix = canonical(request.prefix);
+    let asked = canonical(request.prefix);
+    let prefix = control.bans.banned_as(asked).unwrap_or(asked);
     let by = by_hand(&request.by, &request.reason);
     let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
         return Err(Failure(
@@ -143,12 +145,14 @@ pub(super) async fn unban(
     Ok(Json(UnbanAnswer { prefix, routers }))
 }
 
+/// A text for the ledger: without control characters, and no longer than so many characters.
+pub(super) fn clean(text: &str, most: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+}
+
 /// Who did something and why, as the ledger keeps it.
-pub(super) fn by_hand(by: &str, reason: &str) -> String {
-    let clean = |text: &str, most| -> String {
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
-    };
-    let (by, reason) = (clean(by, 64), clean(reason, 256));
+fn by_hand(by: &str, reason: &str) -> String {
+    let (by, reason) = (clean(by, LONGEST_WHO), clean(reason, LONGEST_REASON));
     match (by.is_empty(), reason.is_empty()) {
         (true, true) => "by hand".to_owned(),
         (false, true) => format!("by hand, {by}"),
@@ -166,7 +170,7 @@ fn written(prefix: IpNet) -> String {
     }
 }
 
-async fn committed(receipt: Receipt) -> Result<(), Failure> {
+pub(super) async fn committed(receipt: Receipt) -> Result<(), Failure> {
     receipt.committed().await.map_err(|error| {
         let message = format!("done on the routers, but {error}; it is tried again until it is written");
         Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
@@ -178,7 +182,10 @@ async fn committed(receipt: Receipt) -> Result<(), Failure> {
 impl Control {
     /// What each router holds of a prefix.
     async fn ask(&self, prefix: IpNet, goal: Goal) -> Vec<RouterHolding> {
-        holding::ask(&self.routers, |place| self.down_since(place), &[prefix], goal).await
+        let prefixes: Vec<IpNet> = [prefix].into_iter().chain(self.bans.widened_around(prefix)).collect();
+        // A network that stays banned for others is no trace of the ban that was lifted.
+        let prefixes = if goal == Goal::Gone { &prefixes[..1] } else { &prefixes };
+        holding::ask(&self.routers, |place| self.down_since(place), prefixes, goal).await
     }
 
     /// That a prefix is not banned, and what around it is.

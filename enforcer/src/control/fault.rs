@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::status::{RouterAnswer, SensorAnswer, Status};
+use crate::skew::TOLERATED;
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
 const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
@@ -42,6 +43,10 @@ pub enum FaultKind {
     RouterFull,
     /// A sensor is silent.
     SensorSilent,
+    /// A sensor's clock is wrong.
+    SensorClock,
+    /// Fleet jails forgot offenders, because there were too many.
+    FleetFull,
 }
 
 // === impl FaultKind ===
@@ -54,7 +59,7 @@ impl FaultKind {
 
     /// Whether it is a sensor's.
     pub fn is_sensors(self) -> bool {
-        matches!(self, Self::SensorSilent)
+        matches!(self, Self::SensorSilent | Self::SensorClock)
     }
 }
 
@@ -74,6 +79,15 @@ pub fn faults(status: &Status) -> Vec<Fault> {
     faults.extend(status.routers.iter().filter_map(full));
     let sensors = status.sensors.iter();
     faults.extend(sensors.filter_map(|(name, sensor)| silent(name, sensor, status)));
+    let sensors = status.sensors.iter();
+    faults.extend(sensors.filter_map(|(name, sensor)| clock(name, sensor)));
+    if status.rates.fleet_dropped.last_15_minutes > 0 {
+        let text = format!(
+            "the fleet jails forgot {} offenders in the last 15 minutes because there were too many: their counts begin anew",
+            status.rates.fleet_dropped.last_15_minutes
+        );
+        faults.push(of_enforcer(FaultKind::FleetFull, text));
+    }
     faults.sort_by_key(|fault| fault.kind);
     faults
 }
@@ -119,6 +133,17 @@ fn silent(name: &Name, sensor: &SensorAnswer, status: &Status) -> Option<Fault> 
     Some(Fault { kind: FaultKind::SensorSilent, name: Some(name.clone()), since: Some(since), text })
 }
 
+fn clock(name: &Name, sensor: &SensorAnswer) -> Option<Fault> {
+    let skew =
+        sensor.seen.skew_seconds.filter(|skew| skew.unsigned_abs() > TOLERATED.as_secs().unsigned_abs())?;
+    let way = if skew > 0 { "behind" } else { "ahead" };
+    let text = format!(
+        "its clock is {} s {way}, so that what it reports is dated by when it arrives: is NTP on there (`timedatectl`)?",
+        skew.unsigned_abs()
+    );
+    Some(Fault { kind: FaultKind::SensorClock, name: Some(name.clone()), since: None, text })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +157,8 @@ mod tests {
 
     fn status(now: i64) -> Status {
         serde_json::from_value(serde_json::json!({
-            "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0,
+            "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0, "widened": 0,
+            "allowances": 0, "protected": 0, "fleet": [],
             "decisions": crate::bans::Counts::default(), "rates": crate::rates::RatesAnswer::default(),
             "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
             "routers": [], "sensors": {},
@@ -203,6 +229,13 @@ mod tests {
             status.sensors.insert(name.parse().unwrap(), sensor);
         }
         assert_eq!(kinds(&status), [FaultKind::Ledger, FaultKind::SensorSilent, FaultKind::SensorSilent]);
+        let heard_name: Name = "heard".parse().unwrap();
+        let heard = status.sensors.get_mut(&heard_name).unwrap();
+        heard.seen.skew_seconds = Some(-29);
+        assert_eq!(kinds(&status).len(), 3);
+        status.sensors.get_mut(&heard_name).unwrap().seen.skew_seconds = Some(-95);
+        assert!(faults(&status)[3].text.contains("95 s ahead"), "{:?}", faults(&status)[3]);
+        status.sensors.remove(&heard_name);
         let names: Vec<_> = faults(&status).into_iter().filter_map(|fault| fault.name).collect();
         assert_eq!(names.iter().map(Name::as_str).collect::<Vec<_>>(), ["never", "quiet"]);
     }

@@ -117,7 +117,7 @@ async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Time
 fn missing(status: &RouterStatus, taken: bool) -> Option<String> {
     let why = match status.state {
         State::Connecting | State::Waiting { .. } => match &status.last_error {
-            Some(error) => format!("down: {}", error.text),
+            Some(error) => error.text.clone(),
             None => "not connected yet".to_owned(),
         },
         State::Stopped => "stopped".to_owned(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Control;
 use super::fault::{self, Fault};
 use crate::bans::Counts;
+use crate::fleet::FleetStatus;
 use crate::intake::Seen;
 use crate::rates::RatesAnswer;
 use crate::router::{RouterHandle, RouterStatus};
@@ -29,6 +30,14 @@ pub struct Status {
     pub faults: Vec<Fault>,
     /// Bans that stand.
     pub bans: usize,
+    /// Networks that routers hold in the place of their addresses, because many of these are banned.
+    pub widened: usize,
+    /// Entries of the allow list that were made at run time.
+    pub allowances: usize,
+    /// Addresses that a good login protects.
+    pub protected: usize,
+    /// The fleet jails.
+    pub fleet: Vec<FleetStatus>,
     /// What was decided since the start.
     pub decisions: Counts,
     /// How much happens.
@@ -84,6 +93,10 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         started: control.started,
         faults: Vec::new(),
         bans: control.bans.len(),
+        widened: control.bans.widened(),
+        allowances: control.bans.allowances().len(),
+        protected: control.bans.protected(),
+        fleet: control.reports.fleet_status(),
         decisions: control.bans.counts(),
         rates,
         ledger_trouble: control.ledger.trouble(),

@@ -28,10 +28,12 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
     };
     let sensor = |place: usize| {
         let heard = at(if bad(place) { 0 } else { 9990 });
-        (format!("web-{place}"), json!({"enrolled": at(0), "last": heard, "offences": 12, "again": 0}))
+        let seen = Seen { last: Some(heard), offences: 12, ..Seen::default() };
+        (format!("web-{place}"), json!(SensorAnswer { enrolled: Some(at(0)), seen }))
     };
     let mut status: Status = serde_json::from_value(json!({
         "release": "0.1.0", "now": at(10_000), "started": at(-80_000), "faults": [], "bans": 25_000,
+        "widened": 0, "allowances": 0, "protected": 0, "fleet": [],
         "decisions": atalaya_enforcer::bans::Counts::default(), "rates": RatesAnswer::default(),
         "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
         "routers": (0..routers).map(router).collect::<Vec<_>>(),

@@ -1,0 +1,175 @@
+//! `/allow` and `/spared`: what is never banned, and who was not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atalaya_wire::{BanTime, Networks, Problem, ProblemCode};
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::bans::{clean, committed};
+use super::{Answer, Control, Failure};
+use crate::allow::{AllowError, Answer as NameAnswer, What};
+use crate::bans::Allowed;
+use crate::ledger::{Allowance, Spared};
+
+/// The longest reason that is kept, in characters.
+pub(super) const LONGEST_REASON: usize = 256;
+/// The longest name of who asks, in characters.
+pub(super) const LONGEST_WHO: usize = 64;
+
+/// The answer to `GET /allow`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AllowAnswer {
+    /// What was allowed at run time.
+    pub entries: Vec<Allowance>,
+    /// The DNS names on the list, and what is known of each.
+    pub names: BTreeMap<String, NameAnswer>,
+    /// All that is never banned: by configuration, at run time, by names, and the addresses of the routers
+    /// and of this host.
+    pub networks: Networks,
+    /// How many addresses are protected by a good login.
+    pub protected: usize,
+}
+
+/// The body of `POST /allow`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowRequest {
+    /// The address, network or DNS name.
+    pub what: String,
+    /// For how long, from now.
+    pub time: BanTime,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks.
+    #[serde(default)]
+    pub by: String,
+}
+
+/// The query of `DELETE /allow`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DisallowRequest {
+    /// The address, network or DNS name.
+    pub what: String,
+}
+
+/// The answer to `POST /allow` and to `DELETE /allow`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AllowedAnswer {
+    /// The entry that was made, or taken back.
+    pub entry: Allowance,
+    /// How many bans were lifted for it.
+    pub lifted: usize,
+}
+
+/// Why something is never banned.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AllowedBecause {
+    /// The network of the allow list that it shares addresses with.
+    pub network: IpNet,
+    /// The DNS name that stands for it.
+    pub name: Option<String>,
+    /// The entry that was made at run time.
+    pub entry: Option<Allowance>,
+}
+
+/// The query of `GET /spared`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SparedRequest {
+    /// At most so many.
+    pub limit: usize,
+}
+
+pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<AllowAnswer> {
+    Json(AllowAnswer {
+        entries: control.bans.allowances(),
+        names: control.bans.answers(),
+        networks: control.bans.allow().as_ref().clone(),
+        protected: control.bans.protected(),
+    })
+}
+
+pub(super) async fn allow(
+    State(control): State<Arc<Control>>,
+    Json(request): Json<AllowRequest>,
+) -> Answer<AllowedAnswer> {
+    let now = control.clock.now();
+    let until = match request.time {
+        BanTime::For(time) if time.0 == 0 => return Err(refused(&AllowError::NoTime)),
+        BanTime::For(time) => now.checked_add(time.signed()).ok(),
+        BanTime::Permanent => None,
+    };
+    let (reason, by) = (clean(&request.reason, LONGEST_REASON), clean(&request.by, LONGEST_WHO));
+    let done = control.bans.allow_at_run_time(&request.what, until, &reason, &by, now);
+    let Allowed { entry, lifted, receipt } = done.map_err(|error| refused(&error))?;
+    committed(receipt).await?;
+    tracing::info!(what = entry.what, by, reason, lifted, "allowed at run time");
+    Ok(Json(AllowedAnswer { entry, lifted }))
+}
+
+pub(super) async fn disallow(
+    State(control): State<Arc<Control>>,
+    Query(request): Query<DisallowRequest>,
+) -> Answer<AllowedAnswer> {
+    let done = control.bans.disallow(&request.what, control.clock.now());
+    let Allowed { entry, lifted, receipt } = done.map_err(|error| refused(&error))?;
+    committed(receipt).await?;
+    tracing::info!(what = entry.what, "taken off the allow list");
+    Ok(Json(AllowedAnswer { entry, lifted }))
+}
+
+pub(super) async fn spared(
+    State(control): State<Arc<Control>>,
+    Query(request): Query<SparedRequest>,
+) -> Answer<Vec<Spared>> {
+    let ledger = control.ledger.clone();
+    let unavailable =
+        |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
+    tokio::task::spawn_blocking(move || ledger.spared(request.limit))
+        .await
+        .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
+        .map(Json)
+        .map_err(|error| unavailable(error.to_string()))
+}
+
+fn refused(error: &AllowError) -> Failure {
+    let (status, code) = match error {
+        AllowError::NotThere(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
+        AllowError::Configured(_) => (StatusCode::CONFLICT, ProblemCode::Malformed),
+        _ => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
+    };
+    Failure(status, Problem::new(code, error.to_string()))
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Why a prefix is never banned, or not as a whole; `None` where it can be.
+    pub(super) fn allowed_because(&self, prefix: IpNet) -> Option<AllowedBecause> {
+        let shares = |network: &IpNet| network.contains(&prefix) || prefix.contains(network);
+        let network = self.bans.allow().iter().find(shares)?;
+        let entry =
+            self.bans.allowances().into_iter().find(
+                |entry| matches!(What::parse(&entry.what), Ok(What::Network(network)) if shares(&network)),
+            );
+        let name = self
+            .bans
+            .answers()
+            .into_iter()
+            .find(|(_, answer)| answer.addresses.iter().any(|address| shares(&IpNet::from(*address))));
+        let name = name.map(|(name, _)| name);
+        // The entry may be for the name.
+        let entry = entry.or_else(|| {
+            let name = name.as_ref()?;
+            self.bans.allowances().into_iter().find(|entry| entry.what == *name)
+        });
+        Some(AllowedBecause { network, name, entry })
+    }
+}
