@@ -39,6 +39,8 @@ pub struct Summary {
     pub over: u64,
     /// Enrolled sensors.
     pub sensors: u64,
+    /// Whether the certificate and its key are in it.
+    pub certificate: bool,
 }
 
 /// Why there is no backup, or why it was not restored.
@@ -164,11 +166,8 @@ pub fn restore(
     for (name, content) in &files {
         bring_back(&state.join(name), content, now)?;
     }
-    for path in [state.join("sensors.sqlite3"), ledger_path.clone()] {
-        for ending in ["-wal", "-shm", ""] {
-            aside(&database::beside(&path, ending), now)?;
-        }
-    }
+    aside(&state.join("sensors.sqlite3"), now)?;
+    aside(&ledger_path, now)?;
     draft.finish(&ledger_path)?;
     // Takes the sensors over, and forgets what stands beside the ledger's own tables.
     ledger::settle(state, now)?;
@@ -243,6 +242,7 @@ fn checked(copy: &Connection, path: &Path) -> Result<Summary, BackupError> {
             standing: count("SELECT count(*) FROM bans WHERE ended IS NULL")?,
             over: count("SELECT count(*) FROM bans INDEXED BY over WHERE ended IS NOT NULL")?,
             sensors: count("SELECT count(*) FROM sensors")?,
+            certificate: count("SELECT count(*) FROM files")? == FILES.len() as u64,
         })
     };
     summary().map_err(|source| BackupError::Database { path: path.to_owned(), source })
@@ -271,14 +271,18 @@ fn bring_back(path: &Path, content: &[u8], now: Timestamp) -> Result<(), BackupE
     write().map_err(|source| BackupError::File { path: path.to_owned(), source })
 }
 
+/// Gives a file another name, and where it is a database, its journal too.
 fn aside(path: &Path, now: Timestamp) -> Result<(), BackupError> {
-    let ending = format!(".before-restore-{}", now.strftime("%Y%m%dT%H%M%SZ"));
-    match fs::rename(path, database::beside(path, &ending)) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(BackupError::File { path: path.to_owned(), source })
+    let aside = database::beside(path, &format!(".before-restore-{}", now.strftime("%Y%m%dT%H%M%SZ")));
+    for ending in ["-wal", "-shm", ""] {
+        match fs::rename(database::beside(path, ending), database::beside(&aside, ending)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(BackupError::File { path: path.to_owned(), source });
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// A file that is written under another name first, for this user alone; removed where it is not finished.

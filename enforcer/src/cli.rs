@@ -16,6 +16,7 @@ mod enrolment;
 mod hand;
 mod man;
 mod paint;
+mod plan;
 mod router;
 mod serve;
 mod socket;
@@ -55,8 +56,14 @@ pub enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Take offences and hold the routers to the bans, until stopped
-    #[command(after_help = "Example:\n  atalaya-enforcer run --config /etc/atalaya/enforcer.toml")]
-    Run,
+    #[command(
+        after_help = "Examples:\n  atalaya-enforcer run --config /etc/atalaya/enforcer.toml\n  atalaya-enforcer run --read-only   # decides and reads, and sends routers nothing"
+    )]
+    Run {
+        /// Send routers nothing that would change them; `status` shows how much that is, `plan` what
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Check the configuration and print what it means
     #[command(after_help = "Example:\n  atalaya-enforcer check --config ./enforcer.toml")]
     Check {
@@ -84,6 +91,10 @@ enum Command {
     Spared(allow::SparedArguments),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
+    /// Show what would be sent to routers now, and why, without sending it
+    Plan(plan::Arguments),
+    /// Remove what is left of ours on lists that a router was configured with before
+    Tidy(plan::Tidy),
     /// Add a router step by step, or look whether one is ready for bans
     #[command(after_help = router::EXAMPLES)]
     Router {
@@ -123,10 +134,14 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "atalaya-enforcer", &mut script);
             out.write_all(&script)?;
         }
-        Command::Run => {
+        Command::Run { read_only } => {
             drop(out);
             serve::start_log(cli.log.as_deref(), cli.log_format)?;
-            serve::run(Config::read(config)?)?;
+            let mut config = Config::read(config)?;
+            for router in &mut config.routers {
+                router.read_only |= read_only;
+            }
+            serve::run(config)?;
         }
         Command::Check { json } => {
             let read = Config::read(config)?;
@@ -156,6 +171,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Allow(allow) => return allow.run(config, &mut out),
         Command::Spared(spared) => spared.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
+        Command::Plan(plan) => return plan.run(config, &mut out),
+        Command::Tidy(tidy) => return tidy.run(config, &mut out),
         Command::Router { command } => return command.run(config, &mut out),
         Command::Man(man) => man::run(&man)?,
     }

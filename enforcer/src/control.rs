@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use atalaya_wire::{Fingerprint, Problem};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
 
@@ -17,11 +17,12 @@ use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::rates::Rates;
 use crate::reports::Reports;
-use crate::router::RouterHandle;
+use crate::router::{Desired, RouterHandle};
 
 pub mod address;
 pub mod allow;
 pub mod bans;
+pub mod desired;
 pub mod fault;
 pub mod holding;
 pub mod socket;
@@ -32,6 +33,8 @@ pub mod status;
 pub struct Control {
     /// The bans.
     pub bans: Arc<Bans>,
+    /// What the routers should hold.
+    pub desired: Arc<Desired>,
     /// The ledger.
     pub ledger: Ledger,
     /// The intake.
@@ -62,6 +65,8 @@ impl Control {
     /// The paths that the commands use.
     pub fn routes(self) -> Router {
         Router::new()
+            .route("/desired", get(desired::desired))
+            .route("/lists/forget", post(desired::forget))
             .route("/status", get(status::status))
             .route("/address", get(address::address))
             .route("/allow", get(allow::list).post(allow::allow).delete(allow::disallow))

@@ -125,7 +125,7 @@ pub struct Spared {
 }
 
 /// An address list, and the mark of our entries there, that a router was once run with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ListUse {
     /// The router.
     pub router: Name,

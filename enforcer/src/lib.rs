@@ -20,6 +20,7 @@ pub mod policy;
 pub mod prefixes;
 pub mod protect;
 pub mod rates;
+pub mod recovery;
 pub mod reports;
 pub mod router;
 pub mod service;

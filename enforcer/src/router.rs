@@ -24,13 +24,16 @@ use crate::policy::Severity;
 
 pub mod actual;
 pub mod address_list;
+mod bench;
 pub mod check;
 pub mod desired;
 pub mod endpoint;
 mod link;
+pub mod order;
 pub mod pace;
 pub mod pin;
 pub mod pipeline;
+pub mod plan;
 pub mod reconcile;
 pub mod sentence;
 pub mod session;
@@ -40,7 +43,7 @@ mod worker;
 
 pub use desired::{Desired, Label, Wanted};
 pub use endpoint::{Endpoint, EndpointError};
-pub use pipeline::Found;
+pub use order::Found;
 pub use status::{RouterStatus, State};
 
 use address_list::{Mark, Marks};
@@ -173,7 +176,7 @@ pub fn spawn(
     let (sender, status) = watch::channel(first);
     let (questions, asked) = mpsc::channel(64);
     let view = View::new(Arc::clone(&desired), config.takes(), config.ipv6);
-    let bench = link::Bench {
+    let bench = bench::Bench {
         pace: Pace::new(config.window, config.rate, config.max_cpu),
         subscription: desired.subscribe(),
         desired,

@@ -1,13 +1,14 @@
 //! The running enforcer: its parts, started from where bans end up back to where offences arrive, so
 //! that nothing is taken before it can be kept.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use atalaya_wire::Fingerprint;
+use atalaya_wire::{Fingerprint, Name};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -17,15 +18,18 @@ use crate::allow::{Allow, names};
 use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::desired::Basis;
 use crate::control::{Control, socket};
 use crate::enrolment::{self, Enrolled};
 use crate::fleet::Fleet;
 use crate::https::{self, Limits};
 use crate::intake::Intake;
-use crate::ledger::{self, Ledger, Terms};
+use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
 use crate::rates::{Rates, Totals};
+use crate::recovery;
 use crate::reports::Reports;
-use crate::router::{self, Desired, Label, RouterHandle};
+use crate::router::address_list::Family;
+use crate::router::{self, Desired, Label, RouterConfig, RouterHandle, plan};
 use crate::tls::Identity;
 
 /// How often it is looked which bans are over.
@@ -57,35 +61,22 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let identity = Identity::load_or_make(&config.state)?;
     let fingerprint = identity.fingerprint();
     let acceptor = TlsAcceptor::from(identity.server_config()?);
-    let list = config.list.clone();
-    let label = |jail, sensor| Label::new(jail, sensor, &list, &config.severity);
-    let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
-    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &label)?;
+    let Ground { ledger, id, through, recovering, writer, desired, bans } = ground(&config, &clock)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
 
     // Where bans end up.
-    let desired = Arc::new(Desired::new());
-    let literal: Vec<IpAddr> =
-        config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect();
-    let mut allow = Allow::new(config.allow.clone(), saved.allowances);
-    allow.set_own(own_addresses(&literal));
-    let rules = Rules {
-        list: config.list.clone(),
-        severity: config.severity.clone(),
-        widen: config.widen,
-        by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
-        escalation: config.escalation.clone(),
-        protect: config.protect.clone(),
-    };
-    let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, saved.bans, saved.logins, started);
-    let bans = Arc::new(bans);
-    let workers = config
-        .routers
+    let recovery = recovering.then(|| recovery::begin(&bans, &config.list, &clock));
+    let literal = literal_addresses(&config);
+    let workers = with_their_past(config.routers, &ledger)?
         .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), None));
+        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), recovery.clone()));
     let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
+
+    if let Some(recovery) = recovery {
+        tasks.spawn(until(stop.clone(), recovery::keep(recovery, routers.clone(), ledger.clone())));
+    }
 
     // What keeps them right.
     let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
@@ -101,9 +92,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     ));
 
     // Where offences and commands arrive.
-    let ledger_and_id = (ledger.clone(), saved.id);
-    let intake =
-        Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), saved.through);
+    let ledger_and_id = (ledger.clone(), id);
+    let intake = Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), through);
     let intake = Arc::new(intake);
     let listener = TcpListener::bind(config.listen)
         .await
@@ -112,6 +102,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let commands = socket::listen(&config.socket)?;
     let (count, standing) = (routers.len(), bans.len());
     let control = Control {
+        desired,
         bans: bans.clone(),
         ledger,
         intake: intake.clone(),
@@ -136,6 +127,75 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
     Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, routers, writer })
+}
+
+/// The ledger, and the bans that it holds, as they are when an enforcer starts.
+struct Ground {
+    ledger: Ledger,
+    /// The ledger's name.
+    id: Name,
+    through: HashMap<(Name, Name), u64>,
+    recovering: bool,
+    writer: ledger::Writer,
+    desired: Arc<Desired>,
+    bans: Arc<Bans>,
+}
+
+/// What would be desired were an enforcer started now, and with what routers were run; for a plan.
+pub fn basis(config: &Config) -> anyhow::Result<Basis> {
+    let Ground { ledger, desired, .. } = ground(config, &Clock::system())?;
+    Ok(Basis::new(&desired, ledger.lists()?))
+}
+
+fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
+    let label = |jail, sensor| Label::new(jail, sensor, &config.list, &config.severity);
+    let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
+    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &label)?;
+    let Saved { id, bans, through, allowances, logins, recovering } = saved;
+    let desired = Arc::new(Desired::new());
+    let mut allow = Allow::new(config.allow.clone(), allowances);
+    allow.set_own(own_addresses(&literal_addresses(config)));
+    let rules = Rules {
+        list: config.list.clone(),
+        severity: config.severity.clone(),
+        widen: config.widen,
+        by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
+        escalation: config.escalation.clone(),
+        protect: config.protect.clone(),
+    };
+    let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
+    Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
+}
+
+/// The routers' addresses that are written as such in the configuration.
+fn literal_addresses(config: &Config) -> Vec<IpAddr> {
+    config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect()
+}
+
+/// Tells each router's worker of the marks that its entries had before, and the ledger of those of today.
+fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::Result<Vec<RouterConfig>> {
+    let before = ledger.lists()?;
+    let mut changes = Vec::new();
+    for router in &mut routers {
+        router.old_marks = plan::old_marks(router, &before);
+        for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
+            tracing::warn!(
+                router = %router.name, list = used.list, family = %used.family,
+                "this router was run with another list before; entries of ours there lapse by themselves, `atalaya-enforcer tidy` shows and removes them"
+            );
+        }
+        let uses = [Family::V4, Family::V6].map(|family| ListUse {
+            router: router.name.clone(),
+            family,
+            list: router.list(family).to_owned(),
+            mark: router.mark.clone(),
+        });
+        changes.extend(
+            uses.into_iter().filter(|used| !before.contains(used)).map(|used| Change::List(Box::new(used))),
+        );
+    }
+    ledger.write_surely(changes);
+    Ok(routers)
 }
 
 // === impl Service ===

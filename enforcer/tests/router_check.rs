@@ -184,6 +184,19 @@ async fn a_filter_rule_does_but_raw_is_advised() {
 }
 
 #[tokio::test]
+async fn a_chain_that_the_list_jumps_to_is_followed() {
+    let router = Router::builder()
+        .terminal(
+            "/ip/firewall/raw add chain=prerouting action=jump jump-target=bad src-address-list=spammer",
+        )
+        .terminal("/ip/firewall/raw add chain=bad action=log")
+        .terminal("/ip/firewall/raw add chain=bad action=drop")
+        .terminal(RULE_V6);
+    let report = look(&config(&router.start().await.unwrap())).await;
+    assert!(find(&report, "ipv4-rule").says.contains("in bad"), "{report:#?}");
+}
+
+#[tokio::test]
 async fn api_ssl_without_a_certificate_is_told_and_mended() {
     let router = Router::builder().api_ssl(ApiSsl::WithoutCertificate).start().await.unwrap();
     let config = config(&router);

@@ -105,9 +105,9 @@ async fn a_router_that_hangs_up_while_it_prints_is_read_anew() {
 }
 
 #[tokio::test]
-async fn a_router_that_falls_silent_is_left_after_the_idle_deadline() {
+async fn a_router_that_falls_silent_is_left_after_its_deadline() {
     let stage = Stage::with(Router::builder(), |config| {
-        config.deadlines.idle = Duration::from_millis(100);
+        config.deadlines.answer = Duration::from_millis(100);
     })
     .await;
     stage.router.inject(Fault::Stall, ADD, 0);
@@ -120,7 +120,7 @@ async fn a_router_that_falls_silent_is_left_after_the_idle_deadline() {
 #[tokio::test]
 async fn a_silent_idle_router_is_found_out_by_the_keepalive() {
     let stage = Stage::with(Router::builder(), |config| {
-        config.deadlines.idle = Duration::from_millis(100);
+        config.deadlines.answer = Duration::from_millis(100);
         config.deadlines.keepalive = Duration::from_millis(100);
     })
     .await;

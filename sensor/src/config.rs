@@ -269,7 +269,10 @@ impl fmt::Display for Config {
             writeln!(f, "syslog: TCP {address}")?;
         }
         if self.report {
-            writeln!(f, "reports: every failure and every good login goes to the enforcer")?;
+            writeln!(
+                f,
+                "reports: every failure, and good logins where the kernel or the journal shows them, to the enforcer"
+            )?;
         } else {
             writeln!(f, "reports: none (`report = false`): the enforcer hears of offences alone")?;
         }
@@ -458,6 +461,20 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(said.contains("reports: none") && !said.contains("IPv6"), "{said}");
+    }
+
+    #[test]
+    fn the_defaults_say_how_fail2bans_jails_count_ipv6_for_it_has_no_word_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("filter.d")).unwrap();
+        let write = |path: &str, text: &str| std::fs::write(folder.path().join(path), text).unwrap();
+        write("filter.d/x.conf", "[Definition]\nfailregex = ^bad <HOST>$\n");
+        write("jail.conf", "[x]\nenabled = true\nfilter = x\nlogpath = /x\nbackend = polling\n");
+        for (defaults, expected) in [("", 64), ("[defaults]\nipv6_prefix = 128\n", 128)] {
+            let config = parse(&format!("fail2ban = {:?}\n{defaults}", folder.path())).unwrap();
+            assert_eq!(config.jails.len(), 1, "{config}");
+            assert_eq!(config.jails[0].policy.ipv6_prefix, expected);
+        }
     }
 
     #[test]

@@ -352,8 +352,11 @@ impl Detector {
         self.jails.iter().filter_map(wanted).collect()
     }
 
-    /// One entry of the journal, for all jails that want it.
+    /// One entry of the journal, for all jails that want it; a good login in it, for the next report.
     pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
+        if let Some((address, account)) = entry.good_login() {
+            self.good_login(address, "sshd", account, entry.time);
+        }
         for Watched { jail, source, spared, .. } in &mut self.jails {
             let JailSource::Journal { wanted, filter } = source else { continue };
             if !wanted.wants(entry) {

@@ -114,9 +114,13 @@ impl Pending {
     pub fn login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
         let address = canonical(address);
         let logins = &mut self.gathered.logins;
-        if logins.len() >= MAX_REPORT && !logins.contains_key(&address) {
-            self.lost.dropped += 1;
-            return;
+        match logins.get(&address) {
+            Some(known) if known.time > time => return,
+            None if logins.len() >= MAX_REPORT => {
+                self.lost.dropped += 1;
+                return;
+            }
+            _ => {}
         }
         let login = Login { address, service: cut(service), account: cut(account), time };
         logins.insert(address, login);
@@ -449,6 +453,15 @@ mod tests {
             kept = reporter.reserve().unwrap_or(kept);
             reporter.taken();
         }
+    }
+
+    #[test]
+    fn of_an_address_only_the_last_login_is_told() {
+        let mut pending = Pending::default();
+        for (account, second) in [("anna", 1), ("bert", 3), ("carl", 2)] {
+            pending.login(host(1), "sshd", account, at(second));
+        }
+        assert_eq!(pending.gathered.logins[&host(1)].account, "bert");
     }
 
     #[test]

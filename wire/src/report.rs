@@ -1,4 +1,4 @@
-//! What sensors tell beside offences: failures that were not enough for one, and good logins.
+//! What sensors tell beside offences: every failure that a jail counted, and good logins.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Name;
 
-/// What a sensor posts every second while there is anything to tell. Posting the same report again changes
-/// nothing; one that gets lost is no harm, so that nothing of it waits on a disk.
+/// What a sensor posts every second while there is anything to tell. One that got no answer is posted again
+/// under its number, which changes nothing where it was taken; one that gets lost is no harm, so that nothing
+/// of it waits on a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The protocol's [`VERSION`](crate::VERSION).
@@ -19,7 +20,8 @@ pub struct Report {
     pub sequence: u64,
     /// The sensor's clock at the moment of sending.
     pub sent: Timestamp,
-    /// Failures since the last report that made no offence, summed up by jail and address.
+    /// Failures since the last report, summed up by jail and address. Each counted one is told once, whether
+    /// or not an offence came of it: who counts these counts all, and leaves out what offences say.
     #[serde(default)]
     pub failures: Vec<Failures>,
     /// Logins that succeeded, the last one of each address.

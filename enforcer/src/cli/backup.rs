@@ -21,7 +21,7 @@ pub struct Backup {
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
-    /// Print JSON: {file, bytes, standing, over, sensors}
+    /// Print JSON: {file, bytes, standing, over, sensors, certificate}
     #[arg(long)]
     json: bool,
 }
@@ -37,7 +37,7 @@ pub struct Backup {
 pub struct Restore {
     /// A file that `backup` made
     file: PathBuf,
-    /// Print JSON: {file, bytes, standing, over, sensors}
+    /// Print JSON: {file, bytes, standing, over, sensors, certificate}
     #[arg(long)]
     json: bool,
 }
@@ -75,7 +75,7 @@ impl Restore {
 }
 
 fn print(what: &str, file: &Path, summary: Summary, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let Summary { bytes, standing, over, sensors } = summary;
+    let Summary { bytes, standing, over, sensors, certificate } = summary;
     if json {
         let mut value = serde_json::to_value(summary)?;
         value["file"] = serde_json::json!(file);
@@ -83,12 +83,17 @@ fn print(what: &str, file: &Path, summary: Summary, json: bool, out: &mut impl W
     } else {
         writeln!(
             out,
-            "{what} {}, {}, checked: {} bans that stand, {} that are over, {} sensors, the certificate",
+            "{what} {}, {}, checked; bans that stand: {}, that are over: {}; sensors: {}; {}",
             file.display(),
             HumanBytes(bytes),
             HumanCount(standing),
             HumanCount(over),
-            HumanCount(sensors)
+            HumanCount(sensors),
+            if certificate {
+                "with the certificate"
+            } else {
+                "NO CERTIFICATE: sensors would have to join again"
+            }
         )?;
     }
     Ok(())

@@ -35,6 +35,8 @@ pub(super) struct RawRouter {
     rate: Option<Spanned<u32>>,
     max_cpu: Option<Spanned<u8>>,
     reconcile: Option<Spanned<Seconds>>,
+    #[serde(default)]
+    read_only: bool,
 }
 
 /// A password that no error message repeats.
@@ -116,6 +118,7 @@ impl RawRouter {
         config.mark.clone_from(&list.mark);
         config.ipv6 = self.ipv6;
         config.jails = self.jails;
+        config.read_only = self.read_only;
         config.severity = self.severity.unwrap_or(Severity::Low);
         if let Some(window) = self.window {
             if !(1..=1024).contains(window.get_ref()) {

@@ -60,8 +60,11 @@ fn standing(
     let count = "SELECT count(*) FROM bans WHERE ended IS NULL";
     let count: i64 = connection.query_row(count, [], |row| row.get(0))?;
     let mut bans = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
-    let mut statement = connection
-        .prepare("SELECT prefix, until, jail, sensor FROM bans INDEXED BY standing WHERE ended IS NULL")?;
+    // In the order in which they lie in the file, which the index has not.
+    let mut statement = connection.prepare(
+        "SELECT prefix, until, jail, sensor FROM bans
+         WHERE id IN (SELECT id FROM bans INDEXED BY standing WHERE ended IS NULL)",
+    )?;
     let mut rows = statement.query([])?;
     let mut senseless = 0_u64;
     while let Some(row) = rows.next()? {

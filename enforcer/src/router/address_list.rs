@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The largest timeout that RouterOS keeps, in seconds: `35w3d13h13m56s`. Past it the IPv4 table refuses and
 /// the IPv6 table wraps in silence, so nothing larger is ever sent.
@@ -20,7 +20,7 @@ pub const LARGEST_TIMEOUT: u64 = 21_474_836;
 pub const LONGEST_COMMENT: usize = 200;
 
 /// Which of the two address-list tables of a router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// `/ip/firewall/address-list`.

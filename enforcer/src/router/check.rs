@@ -3,7 +3,7 @@
 //!
 //! [`visit`] gathers [`Facts`] in one session of its own; [`examine`] says what they mean, without I/O.
 
-use atalaya_wire::Name;
+use atalaya_wire::{Fingerprint, Name};
 use serde::Serialize;
 
 use super::RouterConfig;
@@ -70,7 +70,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// SHA-256 of the certificate that api-ssl presented, where none is pinned, and the port.
     #[serde(skip)]
-    pub certificate: Option<(atalaya_wire::Fingerprint, u16)>,
+    pub certificate: Option<(Fingerprint, u16)>,
     /// Whether the router has no `/ipv6`.
     #[serde(skip)]
     pub lacks_ipv6: bool,

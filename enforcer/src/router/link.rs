@@ -1,25 +1,24 @@
 //! A logged-in session at work: the pipeline's commands go out, the answers come in, and timers keep the
 //! link and the list in order. One link lives as long as its session.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Family, Marks, address_text, parse_timeout, timeout_text};
-use super::desired::{Desired, Moment, Subscription};
-use super::pace::Pace;
-use super::pipeline::{Action, Counts, Order, Pipeline, Shown};
+use super::bench::Bench;
+use super::desired::Moment;
+use super::order::{Action, Order, Shown};
+use super::pipeline::{Counts, Pipeline};
 use super::sentence::{Row, Trap, TrapMeaning};
 use super::session::{Answer, Session, SessionError};
-use super::status::{Failure, RouterStatus, State};
-use super::view::View;
-use super::{Deadlines, Holding, Question, Recovery, RouterConfig};
-use crate::clock::Clock;
+use super::status::State;
+use super::view::{View, entries_by_memory};
+use super::{Deadlines, Holding, Question};
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
@@ -39,23 +38,6 @@ const BOOT_TOLERANCE: Duration = Duration::from_secs(5);
 /// The longest pause between two prints made only to learn ids or owners.
 const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
 
-/// What a router's worker has at hand in every session.
-pub(super) struct Bench {
-    pub(super) config: RouterConfig,
-    pub(super) pace: Pace,
-    pub(super) desired: Arc<Desired>,
-    pub(super) recovery: Option<Arc<Recovery>>,
-    pub(super) asked: mpsc::Receiver<Question>,
-    /// When the router booted, by what it told of its uptime.
-    pub(super) booted: Option<Instant>,
-    /// How many entries its memory allows, by what it told of that.
-    pub(super) memory_limit: Option<usize>,
-    pub(super) subscription: Subscription,
-    pub(super) clock: Clock,
-    pub(super) stop: CancellationToken,
-    pub(super) status: watch::Sender<RouterStatus>,
-}
-
 /// A session at work.
 pub(super) struct Link<'a> {
     bench: &'a mut Bench,
@@ -65,8 +47,8 @@ pub(super) struct Link<'a> {
     began: Instant,
     timers: Timers,
     latency: Option<Duration>,
-    /// Commands that were not sent to a read-only router.
-    withheld: usize,
+    /// Prefixes whose commands were not sent to a read-only router since their table was printed.
+    withheld: HashSet<IpNet>,
 }
 
 /// What a command in flight was sent for.
@@ -96,29 +78,6 @@ struct Timers {
     print_ended: Instant,
 }
 
-// === impl Bench ===
-
-impl Bench {
-    pub(super) fn now(&self) -> Moment {
-        self.clock.now().into()
-    }
-
-    pub(super) fn enter(&self, state: State) {
-        let now = self.clock.now();
-        self.status.send_modify(|status| {
-            status.state = state;
-            status.since = now;
-        });
-    }
-
-    /// Shows and logs what went wrong.
-    pub(super) fn fail(&self, text: String) {
-        tracing::warn!(router = %self.config.name, error = %text, "router trouble");
-        let at = self.clock.now();
-        self.status.send_modify(|status| status.last_error = Some(Failure { at, text }));
-    }
-}
-
 // === impl Link ===
 
 impl<'a> Link<'a> {
@@ -142,7 +101,7 @@ impl<'a> Link<'a> {
             print_began: now,
             print_ended: now,
         };
-        Self { bench, session, pipeline, marks, began: now, timers, latency: None, withheld: 0 }
+        Self { bench, session, pipeline, marks, began: now, timers, latency: None, withheld: HashSet::new() }
     }
 
     /// Works until the service stops (`Ok`) or the session ends.
@@ -217,7 +176,7 @@ impl<'a> Link<'a> {
             match self.pipeline.next(now, &mut budget) {
                 Some(order) if self.bench.config.read_only => {
                     tracing::debug!(router = %self.bench.config.name, ?order, "not sent: read-only");
-                    self.withheld += 1;
+                    self.withheld.insert(order.prefix);
                     self.pipeline.withhold(order);
                 }
                 Some(order) => {
@@ -327,7 +286,6 @@ impl<'a> Link<'a> {
         if let Some(recovery) = self.bench.recovery.as_ref().filter(|_| !found.is_empty()) {
             (recovery.adopt)(&self.bench.config.name, found);
         }
-        self.withheld = 0;
         self.pipeline.print_ends();
         let took = self.timers.print_began.elapsed();
         self.timers.print_ended = now;
@@ -483,10 +441,9 @@ impl<'a> Link<'a> {
         self.timers.learn_since = None;
         self.timers.print_began = Instant::now();
         self.pipeline.print_begins(family, self.bench.now());
+        self.withheld.retain(|prefix| Family::of(*prefix) != family);
         let list = self.bench.config.list(family).to_owned();
-        self.ask(family.print(), Asked::Print(family), |command| {
-            command.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", &list)
-        });
+        self.ask(family.print(), Asked::Print(family), |command| Shown::ask(command, &list));
     }
 
     fn ask(&mut self, path: &str, asked: Asked, arguments: impl FnOnce(Building) -> Building) {
@@ -510,23 +467,12 @@ impl<'a> Link<'a> {
             status.window = self.bench.pace.window();
             status.limit = pipeline.view().limit();
             status.left_out = pipeline.view().left_out();
-            status.withheld = self.withheld;
+            status.withheld = self.withheld.len();
         });
     }
 }
 
 type Building = mikrotik_rs::CommandBuilder<mikrotik_rs::proto::command::Cmd>;
-
-/// How many entries a router with so many bytes of memory is given where nothing is configured: 32,768 for
-/// each 256 MiB and at most 131,072. Routers of 256 MiB were seen to struggle past 35,000 entries, and
-/// the largest ones past 146,000.
-pub fn entries_by_memory(bytes: u64) -> usize {
-    const FOR_EACH: u64 = 256 * 1024 * 1024;
-    const MOST: u64 = 131_072;
-    // A router keeps a little of its memory to itself and tells of the rest.
-    let quarters = bytes.saturating_add(FOR_EACH / 4) / FOR_EACH;
-    (quarters * 32_768).clamp(8192, MOST) as usize
-}
 
 /// The duration, up to a tenth shorter, so that many routers are not printed at once.
 fn jittered(duration: Duration) -> Duration {

@@ -9,66 +9,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
-use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
+use super::address_list::{EntryId, Family, Marks};
 use super::desired::{Changes, Label, Moment};
+use super::order::{Action, Found, Order, Shown};
 use super::reconcile::{Step, step};
-use super::sentence::{Row, Trap, TrapMeaning};
+use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
-
-/// A command to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// The entry's prefix.
-    pub prefix: IpNet,
-    /// What to do with it.
-    pub action: Action,
-}
-
-/// What a command does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Add an entry with this timeout in seconds.
-    Add {
-        /// In seconds.
-        timeout: u64,
-    },
-    /// Give the entry this timeout in seconds, and its comment.
-    Set {
-        /// The entry.
-        id: EntryId,
-        /// In seconds.
-        timeout: u64,
-    },
-    /// Remove the entry.
-    Remove {
-        /// The entry.
-        id: EntryId,
-    },
-}
-
-/// An entry as a print shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// Its prefix.
-    pub prefix: IpNet,
-    /// Its id.
-    pub id: Option<EntryId>,
-    /// Seconds until the router drops it; `None` for a static entry.
-    pub timeout: Option<u64>,
-    /// Its comment, where that carries a mark of ours.
-    pub comment: Option<String>,
-}
-
-/// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its prefix.
-    pub prefix: IpNet,
-    /// When the router drops it.
-    pub expires: Moment,
-    /// Its comment, the mark included.
-    pub comment: String,
-}
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,32 +87,6 @@ struct Print {
     began: Moment,
     /// Prefixes that our commands changed since it began: its rows may be older than that.
     touched: HashSet<IpNet>,
-}
-
-// === impl Order ===
-
-impl Order {
-    /// The table that it is for.
-    pub fn family(self) -> Family {
-        Family::of(self.prefix)
-    }
-}
-
-// === impl Shown ===
-
-impl Shown {
-    /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
-    pub fn read(family: Family, row: &Row, marks: &Marks) -> Option<Self> {
-        Some(Self {
-            prefix: parse_address(family, row.text("address")?)?,
-            id: row.text(".id").and_then(EntryId::parse),
-            timeout: row.text("timeout").and_then(parse_timeout),
-            comment: row
-                .raw("comment")
-                .filter(|comment| marks.own(comment))
-                .map(|comment| String::from_utf8_lossy(comment).into_owned()),
-        })
-    }
 }
 
 // === impl Pipeline ===
@@ -362,7 +282,8 @@ impl Pipeline {
         };
         self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
         if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
-            self.found.push(Found { prefix: shown.prefix, expires, comment });
+            let text = self.marks.text(&comment).to_owned();
+            self.found.push(Found { prefix: shown.prefix, expires, text });
         }
     }
 

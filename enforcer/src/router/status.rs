@@ -60,7 +60,7 @@ pub struct RouterStatus {
     pub left_out: usize,
     /// Whether nothing is sent, by configuration or `run --read-only`.
     pub read_only: bool,
-    /// Commands that would have been sent since the last reconciliation, were the router not read-only.
+    /// Prefixes for which something would have been sent, were the router not read-only.
     pub withheld: usize,
     /// Reboots noticed since the service started.
     pub reboots: u64,

@@ -4,8 +4,9 @@
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::timeout;
 
+use super::bench::Bench;
 use super::endpoint::{API_PORT, API_TLS_PORT, Endpoint};
-use super::link::{Asked, Bench, Link};
+use super::link::{Asked, Link};
 use super::pipeline::Counts;
 use super::session::{Session, SessionError};
 use super::status::State;

@@ -17,7 +17,7 @@ use routeros_sim::{Builder, Entry, Family, Router};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before a test fails; nothing is expected to take as long.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What our entries' comments begin with.
 pub const MARK: &str = "atalaya: ";

@@ -2,7 +2,8 @@
 //! reading stood. One `journalctl` reads for all jails; which of them want an entry is told here.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -153,6 +154,19 @@ impl Entry {
             .filter_map(|(name, value)| Some((name.clone(), String::from_utf8(bytes(value)?).ok()?)));
         Some(Self { cursor, time, text, fields: fields.collect() })
     }
+
+    /// From where sshd let which account in, where this entry says so. Only root's sshd is believed: user and
+    /// program are what journald found, and no message of sshd's begins with a stranger's text.
+    pub fn good_login(&self) -> Option<(IpAddr, &str)> {
+        let program = Path::new(self.fields.get("_EXE")?).file_name()?;
+        if self.fields.get("_UID")? != "0" || program != "sshd" && program != "sshd-session" {
+            return None;
+        }
+        let (_method, rest) = self.fields.get("MESSAGE")?.strip_prefix("Accepted ")?.split_once(" for ")?;
+        let (account, rest) = rest.split_once(" from ")?;
+        let (address, _port) = rest.split_once(" port ")?;
+        Some((address.parse().ok()?, account))
+    }
 }
 
 /// Reads the journal until it is stopped, and hands over the entries that any of the matches want.
@@ -292,6 +306,33 @@ mod tests {
         for wrong in ["", "{}", "[]", "{\"MESSAGE\":\"x\"}", &ENTRY[..100], "{\"MESSAGE\":null}"] {
             assert_eq!(Entry::parse(wrong.as_bytes()), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_good_login_is_told_by_roots_sshd_alone() {
+        let entry = |exe: &str, uid: &str, message: &str| {
+            let json = ENTRY
+                .replace("_COMM", "_EXE")
+                .replace("\"sshd\",\"_SYSTEMD", &format!("\"{exe}\",\"_SYSTEMD"));
+            let json = json.replace("Failed password for root from 192.0.2.1 port 2 ssh2", message);
+            Entry::parse(json.replace("\"_PID\"", &format!("\"_UID\":\"{uid}\",\"_PID\"")).as_bytes())
+                .unwrap()
+        };
+        let let_in = "Accepted publickey for anna from 2001:db8::1 port 2 ssh2: ED25519-CERT ID x from 192.0.2.9 port 1 (serial 0)";
+        for exe in ["/usr/sbin/sshd", "/usr/lib/openssh/sshd-session"] {
+            let good = entry(exe, "0", let_in);
+            assert_eq!(good.good_login(), Some(("2001:db8::1".parse().unwrap(), "anna")), "{exe}");
+        }
+        for (exe, uid, message) in [
+            ("/usr/sbin/sshd", "1000", let_in),
+            ("/usr/bin/sudo", "0", let_in),
+            ("/usr/sbin/sshd", "0", "Failed password for Accepted x for y from 192.0.2.1 port 2 ssh2"),
+            ("/usr/sbin/sshd", "0", "Accepted password for anna from host.example port 2 ssh2"),
+            ("/usr/sbin/sshd", "0", "Accepted password for anna"),
+        ] {
+            assert_eq!(entry(exe, uid, message).good_login(), None, "{exe} {uid} {message}");
+        }
+        assert_eq!(Entry::parse(ENTRY.as_bytes()).unwrap().good_login(), None);
     }
 
     #[rstest]

@@ -22,9 +22,8 @@ pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
 }
 
 fn reach(config: &RouterConfig, facts: &Facts) -> Finding {
-    use SessionError::{Connect, ConnectDeadline, Resolve};
     match &facts.entry {
-        Some(error @ (Resolve { .. } | Connect { .. } | ConnectDeadline(_))) => {
+        Some(error) if is_unreached(error) => {
             Finding::new("reach", Grade::Fault, format!("{}: {error}", config.address))
         }
         _ => {
@@ -182,7 +181,7 @@ pub(super) fn grant(config: &RouterConfig, facts: &Facts) -> Vec<String> {
 }
 
 /// Whether nobody was met at all.
-fn is_unreached(error: &SessionError) -> bool {
+pub(super) fn is_unreached(error: &SessionError) -> bool {
     use SessionError::{Connect, ConnectDeadline, Resolve};
     matches!(error, Resolve { .. } | Connect { .. } | ConnectDeadline(_))
 }

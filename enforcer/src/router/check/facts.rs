@@ -44,7 +44,7 @@ pub struct Facts {
     pub services: Page<Vec<Service>>,
     /// `/certificate`.
     pub certificates: Page<Vec<Certificate>>,
-    /// The raw rules of each family that name its list, or jump.
+    /// The raw rules of each family that name its list, drop, or jump.
     pub raw: [Page<Vec<Rule>>; 2],
     /// The same of the filter rules.
     pub filter: [Page<Vec<Rule>>; 2],
@@ -422,6 +422,7 @@ fn is_yes(row: &Row, key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
@@ -473,5 +474,19 @@ mod tests {
         }
         assert_eq!((list.ours, list.foreign, list.marks.len()), (1, 104, MARKS));
         assert_eq!(list.marks["other"], 2);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_of_a_router_makes_a_parser_panic(text in "\\PC{0,30}", likely in "[-+0-9:/a-z.]{0,24}") {
+            for text in [&text, &likely] {
+                moment(text, "12:00:00", "+01:00");
+                moment("2026-11-25", text, "+01:00");
+                moment("2026-11-25", "12:00:00", text);
+                granted(text);
+                Release::parse(text);
+                ListContent::default().count(text, false);
+            }
+        }
     }
 }

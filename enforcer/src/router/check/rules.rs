@@ -5,6 +5,16 @@ use super::{Finding, Grade, command};
 use crate::router::RouterConfig;
 use crate::router::address_list::Family;
 
+/// A chain that packets reach, and which of them do.
+#[derive(Clone)]
+struct Use<'a> {
+    chain: &'a str,
+    /// Those alone whose sender is on the list.
+    narrowed: bool,
+    /// What else they must be.
+    conditions: Vec<&'static str>,
+}
+
 pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     if facts.lacks_ipv6() {
         let says = "this router has no /ipv6, so IPv6 bans cannot be on it: set `ipv6 = false` for it, or turn IPv6 on (RouterOS 7: /ipv6/settings set disable-ipv6=no; 6: /system package enable ipv6, then reboot)";
@@ -56,7 +66,9 @@ fn family(config: &RouterConfig, facts: &Facts, family: Family) -> Finding {
         return Finding::new(check, Grade::Warning, says).mended_by(add());
     }
     let off = raw.is_some_and(|rules| {
-        rules.iter().any(|rule| rule.disabled && rule.chain == "prerouting" && drops(rule, list))
+        rules
+            .iter()
+            .any(|rule| rule.disabled && rule.chain == "prerouting" && rule.list == list && is_drop(rule))
     });
     if off {
         let says =
@@ -67,27 +79,45 @@ fn family(config: &RouterConfig, facts: &Facts, family: Family) -> Finding {
     Finding::new(check, Grade::Fault, says).mended_by(add())
 }
 
-/// The enabled rules that drop what is on the list, in chains that packets reach from these.
-fn uses<'a>(rules: &'a [Rule], list: &str, entries: &[&'a str]) -> Vec<&'a Rule> {
-    let mut reached: Vec<&str> = entries.to_vec();
+// === impl Use ===
+
+impl Use<'_> {
+    fn is_like(&self, other: &Self) -> bool {
+        self.chain == other.chain
+            && self.narrowed == other.narrowed
+            && self.conditions.is_empty() == other.conditions.is_empty()
+    }
+}
+
+/// The places where what is on the list is dropped, in chains that packets reach from these.
+fn uses<'a>(rules: &'a [Rule], list: &str, entries: &[&'a str]) -> Vec<Use<'a>> {
+    let entry = |chain: &&'a str| Use { chain, narrowed: false, conditions: Vec::new() };
+    let mut reached: Vec<Use<'a>> = entries.iter().map(entry).collect();
+    let mut dropped = Vec::new();
     let mut next = 0;
-    while let Some(&chain) = reached.get(next) {
+    while let Some(from) = reached.get(next).cloned() {
         next += 1;
-        for rule in rules {
-            if rule.chain == chain
-                && rule.action == "jump"
-                && !rule.disabled
-                && (rule.list.is_empty() || rule.list == list)
-                && !reached.contains(&rule.jump_target.as_str())
-            {
-                reached.push(&rule.jump_target);
+        for rule in rules.iter().filter(|rule| rule.chain == from.chain && !rule.disabled) {
+            let named = rule.list == list;
+            if !named && !rule.list.is_empty() {
+                continue;
+            }
+            let conditions = from.conditions.iter().chain(&rule.conditions).copied().collect();
+            let narrowed = from.narrowed || named;
+            if is_drop(rule) && narrowed {
+                dropped.push(Use { chain: &rule.chain, narrowed, conditions });
+            } else if rule.action == "jump" {
+                let to = Use { chain: &rule.jump_target, narrowed, conditions };
+                // Each chain at most four times, however the rules jump.
+                if !reached.iter().any(|one| one.is_like(&to)) {
+                    reached.push(to);
+                }
             }
         }
     }
-    let live = |rule: &&Rule| !rule.disabled && drops(rule, list) && reached.contains(&rule.chain.as_str());
-    rules.iter().filter(live).collect()
+    dropped
 }
 
-fn drops(rule: &Rule, list: &str) -> bool {
-    rule.list == list && matches!(rule.action.as_str(), "drop" | "reject" | "tarpit")
+fn is_drop(rule: &Rule) -> bool {
+    matches!(rule.action.as_str(), "drop" | "reject" | "tarpit")
 }

@@ -4,7 +4,7 @@ use super::facts::{ClockFace, Facts};
 use super::release::Release;
 use super::{Finding, Grade, command};
 use crate::router::RouterConfig;
-use crate::router::link::entries_by_memory;
+use crate::router::view::entries_by_memory;
 
 /// How far the router's clock may be from ours, in seconds.
 const CLOCK_TOLERANCE: u64 = 60;

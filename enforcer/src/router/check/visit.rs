@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::entry::is_unreached;
 use super::facts::{
     Certificate, ClockFace, Facts, Group, ListContent, Page, Resource, Rule, Service, User, WriteTest,
     families,
@@ -109,8 +110,7 @@ pub async fn visit(config: &RouterConfig, clock: &Clock, writes: bool) -> Facts 
 
 /// Asks api-ssl for its certificate, where none is pinned and it is known or likely where it listens.
 async fn look_at_certificate(config: &RouterConfig, addresses: &[SocketAddr], mut facts: Facts) -> Facts {
-    use SessionError::{Connect, ConnectDeadline, Resolve};
-    if matches!(facts.entry, Some(Resolve { .. } | Connect { .. } | ConnectDeadline(_))) {
+    if facts.entry.as_ref().is_some_and(is_unreached) {
         return facts;
     }
     let known = facts.service("api-ssl").map(|service| (service.disabled, service.port));
@@ -179,12 +179,13 @@ impl Visit<'_> {
         });
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
-            // A router may have thousands of rules: those that name the list, and those that jump.
+            // A router may have thousands of rules: those that name the list, that drop, or that jump.
             let wanted = |command: CommandBuilder<Cmd>| {
                 command
                     .query_equal("src-address-list", &list)
+                    .query_equal("action", "drop")
                     .query_equal("action", "jump")
-                    .query_operations(&[QueryOperator::Or])
+                    .query_operations(&[QueryOperator::Or, QueryOperator::Or])
             };
             let (raw, filter) = match family {
                 Family::V4 => ("/ip/firewall/raw/print", "/ip/firewall/filter/print"),

@@ -1,0 +1,117 @@
+//! `/desired`: what all routers should hold, and with which lists and marks they were ever run; what a plan
+//! is made of.
+
+use std::sync::Arc;
+
+use atalaya_wire::{Name, Problem, ProblemCode};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Control, Failure};
+use crate::ledger::{Change, ListUse};
+use crate::policy::Severity;
+use crate::router::{Desired, Label, Wanted};
+
+/// The answer to `GET /desired`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Basis {
+    /// The lists and marks that routers were run with.
+    pub lists: Vec<ListUse>,
+    /// What the bans share.
+    pub labels: Vec<LabelAnswer>,
+    /// Each ban: its prefix, its end, and the place of its label.
+    pub bans: Vec<(IpNet, Option<Timestamp>, usize)>,
+}
+
+/// What is said of many bans.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LabelAnswer {
+    jail: Name,
+    sensor: Name,
+    severity: Severity,
+    comment: String,
+}
+
+// === impl Basis ===
+
+impl Basis {
+    /// Of bans in memory.
+    pub fn new(desired: &Desired, lists: Vec<ListUse>) -> Self {
+        let mut places = std::collections::HashMap::new();
+        let mut labels: Vec<Arc<Label>> = Vec::new();
+        let mut bans = Vec::with_capacity(desired.len());
+        desired.each(|prefix, until, label| {
+            let place = *places.entry(Arc::as_ptr(label)).or_insert_with(|| {
+                labels.push(Arc::clone(label));
+                labels.len() - 1
+            });
+            bans.push((prefix, until.timestamp(), place));
+        });
+        let labels = labels.iter().map(|label| LabelAnswer {
+            jail: label.jail.clone(),
+            sensor: label.sensor.clone(),
+            severity: label.severity,
+            comment: label.comment.clone(),
+        });
+        Self { lists, labels: labels.collect(), bans }
+    }
+
+    /// The bans, for a plan.
+    pub fn desired(self) -> Desired {
+        let label = |LabelAnswer { jail, sensor, severity, comment }| {
+            Arc::new(Label { jail, sensor, severity, comment })
+        };
+        let labels: Vec<Arc<Label>> = self.labels.into_iter().map(label).collect();
+        let desired = Desired::new();
+        desired.set_many(self.bans.into_iter().filter_map(|(prefix, until, place)| {
+            Some((prefix, Wanted { until, label: labels.get(place)?.clone() }))
+        }));
+        desired
+    }
+}
+
+pub(super) async fn desired(State(control): State<Arc<Control>>) -> Answer<Basis> {
+    let (desired, ledger) = (control.desired.clone(), control.ledger.clone());
+    let basis = tokio::task::spawn_blocking(move || Ok(Basis::new(&desired, ledger.lists()?)));
+    let unavailable =
+        |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
+    let basis: Result<Basis, crate::ledger::LedgerError> =
+        basis.await.map_err(|_| unavailable("the enforcer is stopping".to_owned()))?;
+    Ok(Json(basis.map_err(|error| unavailable(error.to_string()))?))
+}
+
+/// Forgets lists of before on which nothing of ours is left.
+pub(super) async fn forget(
+    State(control): State<Arc<Control>>,
+    Json(uses): Json<Vec<ListUse>>,
+) -> Answer<()> {
+    let forgotten = uses.into_iter().map(|used| Change::ForgetList(Box::new(used))).collect();
+    super::bans::committed(control.ledger.write_surely(forgotten)).await?;
+    Ok(Json(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_desired_survives_the_way_to_a_command() {
+        let desired = Desired::new();
+        let bans =
+            [("192.0.2.1/32", None), ("2001:db8::/64", Some(Timestamp::from_second(1_900_000_000).unwrap()))];
+        for (prefix, until) in bans {
+            desired.set(prefix.parse().unwrap(), Wanted { until, label: Label::test("x") });
+        }
+        let text = serde_json::to_string(&Basis::new(&desired, Vec::new())).unwrap();
+        let there = serde_json::from_str::<Basis>(&text).unwrap().desired();
+        assert_eq!(there.len(), 2);
+        for (prefix, until) in bans {
+            let wanted = there.get(prefix.parse().unwrap()).unwrap();
+            assert_eq!((wanted.until, wanted.label), (until, Label::test("x")));
+        }
+    }
+}

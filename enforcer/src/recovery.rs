@@ -1,0 +1,50 @@
+//! After the loss of a ledger: the routers' own entries that carry our mark become bans again, instead of
+//! being removed because no ban explains them. It goes on until every router has been read once.
+
+use std::sync::Arc;
+
+use atalaya_wire::Name;
+
+use crate::bans::Bans;
+use crate::clock::Clock;
+use crate::config::ListConfig;
+use crate::ledger::{Change, Ledger};
+use crate::router::{Found, Recovery, RouterHandle, State};
+
+/// The jail, and the sensor, of a ban whose entry tells of none.
+const RECOVERED: &str = "recovered";
+
+/// Takes over what routers hold and the lost ledger knew of.
+pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery> {
+    let (bans, list, clock) = (Arc::downgrade(bans), list.clone(), clock.clone());
+    Recovery::new(move |router, found| {
+        let Some(bans) = bans.upgrade() else { return };
+        let unknown: Name = RECOVERED.parse().expect("the constant is a name");
+        let (now, entries) = (clock.now(), found.len());
+        let adopted = found.into_iter().filter(|Found { prefix, expires, text }| {
+            let (jail, sensor) = list.read_comment(text);
+            let (jail, sensor) = (jail.unwrap_or(unknown.clone()), sensor.unwrap_or(unknown.clone()));
+            bans.adopt(*prefix, expires.timestamp(), jail, sensor, router, now)
+        });
+        let bans = adopted.count();
+        tracing::warn!(%router, entries, bans, "took over entries of ours that a lost ledger knew of");
+    })
+}
+
+/// Ends the recovery once every router has been read.
+pub async fn keep(recovery: Arc<Recovery>, routers: Arc<Vec<RouterHandle>>, ledger: Ledger) {
+    tracing::warn!(
+        "the ledger was lost: until every router has been read once, entries of ours that no ban explains become bans"
+    );
+    for router in routers.iter() {
+        // Its sender lives as long as the worker.
+        let _ = router.watch().wait_for(|status| status.state == State::Connected).await;
+    }
+    recovery.end();
+    match ledger.write_surely(vec![Change::Recovered]).committed().await {
+        Ok(()) => tracing::info!("every router has been read: the ledger is whole again"),
+        Err(error) => {
+            tracing::warn!(%error, "the end of the recovery is not written; it is repeated after a restart")
+        }
+    }
+}

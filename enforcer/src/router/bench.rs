@@ -1,0 +1,53 @@
+//! What a router's worker has at hand in every session, and what it remembers from one to the next.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::desired::{Desired, Moment, Subscription};
+use super::pace::Pace;
+use super::status::{Failure, RouterStatus, State};
+use super::{Question, Recovery, RouterConfig};
+use crate::clock::Clock;
+
+/// What a router's worker has at hand in every session.
+pub(super) struct Bench {
+    pub(super) config: RouterConfig,
+    pub(super) pace: Pace,
+    pub(super) desired: Arc<Desired>,
+    pub(super) recovery: Option<Arc<Recovery>>,
+    pub(super) asked: mpsc::Receiver<Question>,
+    /// When the router booted, by what it told of its uptime.
+    pub(super) booted: Option<Instant>,
+    /// How many entries its memory allows, by what it told of that.
+    pub(super) memory_limit: Option<usize>,
+    pub(super) subscription: Subscription,
+    pub(super) clock: Clock,
+    pub(super) stop: CancellationToken,
+    pub(super) status: watch::Sender<RouterStatus>,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now().into()
+    }
+
+    pub(super) fn enter(&self, state: State) {
+        let now = self.clock.now();
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.since = now;
+        });
+    }
+
+    /// Shows and logs what went wrong.
+    pub(super) fn fail(&self, text: String) {
+        tracing::warn!(router = %self.config.name, error = %text, "router trouble");
+        let at = self.clock.now();
+        self.status.send_modify(|status| status.last_error = Some(Failure { at, text }));
+    }
+}

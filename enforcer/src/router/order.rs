@@ -1,0 +1,96 @@
+//! The commands that go to a router's address lists, and the entries that come back.
+
+use ipnet::IpNet;
+use mikrotik_rs::CommandBuilder;
+use mikrotik_rs::proto::command::Cmd;
+
+use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
+use super::desired::Moment;
+use super::sentence::Row;
+
+/// A command to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The entry's prefix.
+    pub prefix: IpNet,
+    /// What to do with it.
+    pub action: Action,
+}
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Add an entry with this timeout in seconds.
+    Add {
+        /// In seconds.
+        timeout: u64,
+    },
+    /// Give the entry this timeout in seconds, and its comment.
+    Set {
+        /// The entry.
+        id: EntryId,
+        /// In seconds.
+        timeout: u64,
+    },
+    /// Remove the entry.
+    Remove {
+        /// The entry.
+        id: EntryId,
+    },
+}
+
+/// An entry as a print shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its prefix.
+    pub prefix: IpNet,
+    /// Its id.
+    pub id: Option<EntryId>,
+    /// Seconds until the router drops it; `None` for a static entry.
+    pub timeout: Option<u64>,
+    /// Its comment, where that carries a mark of ours.
+    pub comment: Option<String>,
+}
+
+/// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its prefix.
+    pub prefix: IpNet,
+    /// When the router drops it.
+    pub expires: Moment,
+    /// Its comment, without the mark.
+    pub text: String,
+}
+
+// === impl Order ===
+
+impl Order {
+    /// The table that it is for.
+    pub fn family(self) -> Family {
+        Family::of(self.prefix)
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    /// Completes a `print` of one list: with the properties that are needed and no others, for the router's
+    /// time goes by them.
+    pub fn ask(print: CommandBuilder<Cmd>, list: &str) -> CommandBuilder<Cmd> {
+        print.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", list)
+    }
+
+    /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
+    pub fn read(family: Family, row: &Row, marks: &Marks) -> Option<Self> {
+        Some(Self {
+            prefix: parse_address(family, row.text("address")?)?,
+            id: row.text(".id").and_then(EntryId::parse),
+            timeout: row.text("timeout").and_then(parse_timeout),
+            comment: row
+                .raw("comment")
+                .filter(|comment| marks.own(comment))
+                .map(|comment| String::from_utf8_lossy(comment).into_owned()),
+        })
+    }
+}
