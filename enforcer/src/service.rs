@@ -107,7 +107,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         bans: bans.clone(),
         ledger,
         intake: intake.clone(),
-        reports,
+        reports: reports.clone(),
         routers: routers.clone(),
         rates,
         clock,
