@@ -2,6 +2,7 @@
 //! The router is the simulator; beside it, where there is a peer, the peer runs in the same run.
 
 mod filters;
+mod routers;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -37,6 +38,12 @@ enum Which {
     Throughput,
     /// 25,000 bans to a router 33 ms away that needs 1.2 ms an entry
     Bulk,
+    /// Bans a second with 1, 10 and 50 routers
+    Routers,
+    /// New bans beside a reconciliation of 25,000 entries, and their return after a reboot
+    Reconcile,
+    /// Start, memory and a new ban's way with a million bans
+    Million,
     /// The filter engine, beside ripgrep and fail2ban-regex; a live file, and a backlog
     Filters,
 }
@@ -61,6 +68,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Bulk) {
         bulk()?;
+    }
+    if wanted(Which::Routers) {
+        routers::fleet()?;
+    }
+    if wanted(Which::Reconcile) {
+        routers::reconcile()?;
+    }
+    if wanted(Which::Million) {
+        routers::million()?;
     }
     if wanted(Which::Filters) {
         filters::run()?;
@@ -94,6 +110,10 @@ impl Bench {
             event["address"].as_str().context("the simulator does not say where it listens")?.parse()?;
 
         stage.write_enforcer_config(&[("bench", router)], "")?;
+        // More than the simulated router's memory would allow by itself.
+        let path = stage.folder().join("enforcer.toml");
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("{text}max_entries = 1000000\n"))?;
         let token = stage.enrol("bench")?;
         let mut enforcer = Process::start(
             "the enforcer",
@@ -142,44 +162,41 @@ impl Bench {
         }
         Ok(adds)
     }
+}
 
-    /// Posts so many offences, a thousand at a time over one connection, as a script would.
-    fn post(&self, count: u32) -> Result<(u128, Duration)> {
-        let folder = self.stage.folder();
-        let mut parts = self.token.split(':');
-        let (name, secret) = (parts.nth(1).context("no name")?, parts.next().context("no secret")?);
-        let mut config = String::new();
-        let time = jiff::Timestamp::now().to_string();
-        for batch in 0..count / 1000 {
-            let offences: Vec<Value> = (batch * 1000..(batch + 1) * 1000)
+/// Posts so many offences, a thousand at a time over one connection, as a script would.
+fn post(stage: &Stage, token: &str, count: u32) -> Result<(u128, Duration)> {
+    let folder = stage.folder();
+    let mut parts = token.split(':');
+    let (name, secret) = (parts.nth(1).context("no name")?, parts.next().context("no secret")?);
+    let mut config = String::new();
+    let time = jiff::Timestamp::now().to_string();
+    for batch in 0..count / 1000 {
+        let offences: Vec<Value> = (batch * 1000..(batch + 1) * 1000)
                 .map(|number| {
                     json!({"sequence": number + 1, "jail": "bench", "address": attacker(number), "time": time,
                            "failures": 3, "bantime": 1800,
                            "evidence": [{"time": time, "source": "bench", "text": "one line of evidence, as long as such lines are"}]})
                 })
                 .collect();
-            let body = folder.join(format!("batch-{batch}.json"));
-            std::fs::write(
-                &body,
-                json!({"version": 1, "outbox": "bench", "offences": offences}).to_string(),
-            )?;
-            if batch > 0 {
-                config.push_str("next\n");
-            }
-            writeln!(
-                config,
-                "url = \"{}/v1/offences\"\ninsecure\nsilent\nshow-error\nfail-with-body\nuser = \"{name}:{secret}\"\nheader = \"content-type: application/json\"\nheader = \"expect:\"\ndata-binary = \"@{}\"",
-                self.stage.url(),
-                body.display()
-            )?;
+        let body = folder.join(format!("batch-{batch}.json"));
+        std::fs::write(&body, json!({"version": 1, "outbox": "bench", "offences": offences}).to_string())?;
+        if batch > 0 {
+            config.push_str("next\n");
         }
-        // In a file, not among the arguments: it holds the secret.
-        let path = folder.join("curl.conf");
-        std::fs::write(&path, config)?;
-        let (start, clock) = (unix_nanos(), Instant::now());
-        output(Command::new("curl").arg("--config").arg(&path))?;
-        Ok((start, clock.elapsed()))
+        writeln!(
+            config,
+            "url = \"{}/v1/offences\"\ninsecure\nsilent\nshow-error\nfail-with-body\nuser = \"{name}:{secret}\"\nheader = \"content-type: application/json\"\nheader = \"expect:\"\ndata-binary = \"@{}\"",
+            stage.url(),
+            body.display()
+        )?;
     }
+    // In a file, not among the arguments: it holds the secret.
+    let path = folder.join("curl.conf");
+    std::fs::write(&path, config)?;
+    let (start, clock) = (unix_nanos(), Instant::now());
+    output(Command::new("curl").arg("--config").arg(&path))?;
+    Ok((start, clock.elapsed()))
 }
 
 fn latency() -> Result<()> {
@@ -189,11 +206,8 @@ fn latency() -> Result<()> {
     let bench = Bench::new(&[])?;
     let log = bench.stage.folder().join("mail.log");
     std::fs::write(&log, "")?;
-    bench.stage.write_sensor_config(&format!(
-        "[jail.ssh]\nsource = \"logins\"\nmaxretry = 1\n[jail.smtp]\nsource = \"files\"\npaths = [\"{}\"]\n\
-         failregex = '^.*\\[\\s*<HOST>\\s*\\].*Error: authentication failed'\nmaxretry = 1\n",
-        log.display()
-    ))?;
+    let jails = format!("[jail.ssh]\nsource = \"logins\"\nmaxretry = 1\n{}", log_jail(&log));
+    bench.stage.write_sensor_config(&jails)?;
     bench.stage.join(&bench.token)?;
     let sensor = bench.stage.start_sensor()?;
     let idle = resident(sensor.id())?;
@@ -216,7 +230,7 @@ fn throughput() -> Result<()> {
         "throughput: {BANS} offences in batches of 1,000 over one connection (curl), a router that costs nothing"
     );
     let bench = Bench::new(&[])?;
-    let (start, acked) = bench.post(BANS)?;
+    let (start, acked) = post(&bench.stage, &bench.token, BANS)?;
     let last = *bench.adds(BANS as usize, Duration::from_secs(120))?.values().max().unwrap_or(&0);
     let seconds = (last.saturating_sub(start)) as f64 / 1e9;
     println!(
@@ -238,7 +252,7 @@ fn bulk() -> Result<()> {
     println!("bulk: {BANS} bans to a router 33 ms away that needs 1.2 ms an entry");
     let costs = ["--round-trip", "33ms", "--insert-cost", "1.2ms"];
     let bench = Bench::new(&costs)?;
-    let (start, _) = bench.post(BANS)?;
+    let (start, _) = post(&bench.stage, &bench.token, BANS)?;
     let last = *bench.adds(BANS as usize, Duration::from_secs(240))?.values().max().unwrap_or(&0);
     let seconds = last.saturating_sub(start) as f64 / 1e9;
     println!(
@@ -279,14 +293,32 @@ for number in range(int(count)):
     pool.disconnect()
 ";
 
+/// A jail that bans at the first line of a log.
+fn log_jail(log: &Path) -> String {
+    format!(
+        "[jail.smtp]\nsource = \"files\"\npaths = [\"{}\"]\n\
+         failregex = '^.*\\[\\s*<HOST>\\s*\\].*Error: authentication failed'\nmaxretry = 1\n",
+        log.display()
+    )
+}
+
+/// One failed login of one attacker.
+fn append(log: &routers::Log, number: u32) -> Result<()> {
+    Ok((&log.file).write_all(failed_login(attacker(number)).as_bytes())?)
+}
+
+fn failed_login(address: Ipv4Addr) -> String {
+    let now = jiff::Timestamp::now();
+    format!("{now} host VPS-x[{address}] 1-2 RECV - - 535 Error: authentication failed [u]\n")
+}
+
 fn append_lines(log: &Path) -> Result<HashMap<IpAddr, u128>> {
     let mut file = std::fs::File::options().append(true).open(log)?;
     let (_never, pause) = mpsc::channel::<()>();
     let mut began = HashMap::new();
     for number in 0..SINGLES {
         let address = attacker(number);
-        let now = jiff::Timestamp::now();
-        let line = format!("{now} host VPS-x[{address}] 1-2 RECV - - 535 Error: authentication failed [u]\n");
+        let line = failed_login(address);
         began.insert(IpAddr::V4(address), unix_nanos());
         file.write_all(line.as_bytes())?;
         let _ = pause.recv_timeout(PAUSE);
