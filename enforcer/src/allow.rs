@@ -15,7 +15,7 @@ use crate::ledger::Allowance;
 pub mod names;
 
 /// The most entries at run time.
-pub const MOST: usize = 10_000;
+pub const MOST: usize = 1000;
 
 /// What no host has, so that it can attack nobody.
 const NOBODYS: [&str; 8] = [

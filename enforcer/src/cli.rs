@@ -179,9 +179,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Who runs the command, for the ledger; empty where that is not known.
+/// Who runs the command, for the ledger.
 fn who() -> String {
-    std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_default()
+    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    named.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| match rustix::process::getuid() {
+        uid if uid.is_root() => "root".to_owned(),
+        uid => format!("uid {}", uid.as_raw()),
+    })
 }
 
 /// An address or a network.

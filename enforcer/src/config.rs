@@ -300,6 +300,8 @@ mod tests {
             (router("fingerprint = \"12\""), "enforcer.toml:5:15", "64 hexadecimal"),
             ("[list]\nname = \"a b\"\n".to_owned(), "enforcer.toml:2:8", "a b"),
             ("[list]\ncomment = \"{host}\"\n".to_owned(), "enforcer.toml:2:11", "{jail}"),
+            ("[fleet.manual]\n".to_owned(), "enforcer.toml:1:1", "taken"),
+            ("[fleet.ssh]\njails = [\"ssh\"]\n".to_owned(), "enforcer.toml:1:1", "taken"),
             (
                 "[router.edge]\naddress = \"\"\nuser = \"u\"\npassword = \"p\"\n".to_owned(),
                 "enforcer.toml:2:11",

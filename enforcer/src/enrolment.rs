@@ -312,6 +312,15 @@ mod tests {
     }
 
     #[test]
+    fn no_sensor_bears_the_name_that_bans_of_the_enforcer_bear() {
+        let state = tempfile::tempdir().unwrap();
+        for name in [BY_HAND, fleet::SENSOR] {
+            let refused = enrol(state.path(), name.parse().unwrap(), Fingerprint::of(b"x"), false);
+            assert!(matches!(refused, Err(EnrolmentError::Reserved(_))), "{name}");
+        }
+    }
+
+    #[test]
     fn a_damaged_file_is_set_aside_and_the_sensors_that_can_be_read_stay_enrolled() {
         use std::os::unix::fs::FileExt;
         let state = tempfile::tempdir().unwrap();

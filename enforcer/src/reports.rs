@@ -46,8 +46,9 @@ impl Reports {
         if fleet.is_empty() {
             return true;
         }
+        let allow = self.bans.allow();
         let mut offences = Vec::new();
-        for failures in &report.failures {
+        for failures in report.failures.iter().filter(|failures| !allow.contains(failures.address)) {
             let unit = self.bans.unit_of(canonical(failures.address));
             offences.extend(fleet.count(sensor, failures, unit, dating.date(failures.last), now));
         }

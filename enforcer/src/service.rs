@@ -50,6 +50,7 @@ pub struct Service {
     stop: CancellationToken,
     tasks: TaskTracker,
     bans: Arc<Bans>,
+    reports: Arc<Reports>,
     routers: Arc<Vec<RouterHandle>>,
     writer: ledger::Writer,
 }
@@ -106,7 +107,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         bans: bans.clone(),
         ledger,
         intake: intake.clone(),
-        reports,
+        reports: reports.clone(),
         routers: routers.clone(),
         rates,
         clock,
@@ -126,7 +127,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
     );
-    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, routers, writer })
+    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, reports, routers, writer })
 }
 
 /// The ledger, and the bans that it holds, as they are when an enforcer starts.
@@ -216,6 +217,11 @@ impl Service {
         &self.bans
     }
 
+    /// What sensors report beside offences.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// The routers' workers.
     pub fn routers(&self) -> &[RouterHandle] {
         &self.routers
@@ -231,7 +237,7 @@ impl Service {
             for router in Arc::into_inner(self.routers).into_iter().flatten() {
                 router.stopped().await;
             }
-            drop(self.bans);
+            drop((self.reports, self.bans));
             // The last sender is gone: the writer ends after its last commit.
             let writer = self.writer;
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;

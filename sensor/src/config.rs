@@ -269,7 +269,10 @@ impl fmt::Display for Config {
             writeln!(f, "syslog: TCP {address}")?;
         }
         if self.report {
-            writeln!(f, "reports: every failure and every good login goes to the enforcer")?;
+            writeln!(
+                f,
+                "reports: every failure, and good logins where the kernel or the journal shows them, to the enforcer"
+            )?;
         } else {
             writeln!(f, "reports: none (`report = false`): the enforcer hears of offences alone")?;
         }

@@ -189,6 +189,11 @@ impl Kept {
             };
         let addresses: Vec<IpAddr> = self.ipv4.iter().chain(&self.ipv6).copied().collect();
         match (&trouble, &self.trouble) {
+            (Some(why), None) if addresses.is_empty() => tracing::warn!(
+                name,
+                why,
+                "a name on the allow list cannot be looked up, and never was: nothing is allowed for it"
+            ),
             (Some(why), None) => tracing::warn!(
                 name, why, addresses = ?addresses,
                 "a name on the allow list cannot be looked up; its last known addresses stay allowed"

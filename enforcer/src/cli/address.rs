@@ -153,11 +153,7 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
         0 | 1 => "the first time".to_owned(),
         strikes => format!("strike {strikes}"),
     };
-    let by = if ban.jail.as_str() == BY_HAND {
-        "by hand".to_owned()
-    } else {
-        format!("by jail {} for sensor {}", ban.jail, ban.sensor)
-    };
+    let by = by(ban);
     let mut lines = vec![format!(
         "  {} banned {by}, {} ({}), {strike}",
         words::prefix(ban.prefix),
@@ -172,12 +168,21 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
     lines
 }
 
+/// Who banned.
+fn by(ban: &Ban) -> String {
+    if ban.jail.as_str() == BY_HAND {
+        "by hand".to_owned()
+    } else {
+        format!("by jail {} for sensor {}", ban.jail, ban.sensor)
+    }
+}
+
 fn earlier(ban: &Ban, now: Timestamp) -> String {
     let ended = match (ban.ended, &ban.ended_by) {
         (Some(ended), Some(by)) => format!("ended {}, {}", words::ago(ended, now), words::harmless(by)),
         _ => ban.until.map_or_else(String::new, |until| format!("ended {}", words::ago(until, now))),
     };
-    format!("{}  {} from {}, {ended}", words::moment(ban.since), ban.jail, ban.sensor)
+    format!("{}  {}, {ended}", words::moment(ban.since), by(ban))
 }
 
 /// What a router holds, in words.

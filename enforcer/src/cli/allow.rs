@@ -88,7 +88,15 @@ impl Arguments {
             if self.remove {
                 return Ok(writeln!(out, "{what} can be banned again")?);
             }
-            writeln!(out, "{what} is not banned {}", words::end(done.entry.until))?;
+            let end = match done.entry.until {
+                Some(until) => format!(
+                    "until {} ({})",
+                    words::moment(until),
+                    words::until(Some(until), Timestamp::now())
+                ),
+                None => "until it is taken off the list".to_owned(),
+            };
+            writeln!(out, "{what} is allowed {end}: it is never banned")?;
             if done.lifted > 0 {
                 writeln!(out, "  {} lifted", words::counted(done.lifted, "ban"))?;
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::namespace::Namespace;
-use atalaya_end_to_end::process::{Process, output_with_input};
+use atalaya_end_to_end::process::{Process, output, output_with_input};
 use atalaya_end_to_end::sshd::Sshd;
 use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
 use routeros_sim::{Entry, Router};
@@ -27,6 +27,23 @@ fn next_failure(sensor: &mut Process, address: &str) -> Result<(u64, Duration)> 
     let read = jiff::Timestamp::try_from(line.at)?;
     let after = Duration::try_from(read.duration_since(time)).unwrap_or_default();
     Ok((event["failures"].as_u64().context("no count")?, after))
+}
+
+/// Waits until the enforcer has heard of a good login from an address.
+fn wait_for_login(stage: &Stage, address: &str) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let text = output(stage.enforcer().args(["show", address, "--json"]))?;
+        let shown: Value = serde_json::from_str(&text)?;
+        if shown["login"].is_object() {
+            ensure!(shown["login"]["service"] == "sshd", "{text}");
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let status = output(stage.sensor().arg("status"))?;
+            anyhow::bail!("the enforcer never heard of the login: {text}\n{status}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +79,7 @@ async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() ->
 
     // A right key after two wrong ones is a login, and nothing is counted.
     sshd.log_in(&namespace, success.parse()?, 2)?;
+    wait_for_login(&stage, success)?;
 
     // Keyboard-interactive runs PAM in a process of its own: two wrong answers are two failures.
     let client = sshd.spawn_wrong_answers(&namespace, wrong_answers.parse()?, 2)?;

@@ -187,7 +187,8 @@ impl Attempts {
             }
         }
         self.sessions.remove(&key);
-        matches!(record.kind, USER_AUTH | USER_LOGIN)
+        // A right key leaves no more than the word that its account may log in.
+        matches!(record.kind, USER_AUTH | USER_ACCT | USER_LOGIN)
             .then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
     }
 
@@ -297,6 +298,20 @@ mod tests {
             known.extend(attempts.settle(at).iter().map(|_| at / 1_000_000));
         }
         known
+    }
+
+    #[rstest]
+    #[case::password(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1)], true)]
+    #[case::key(&[(USER_LOGIN, false, 0, 1), (USER_ACCT, true, 20, 1)], true)]
+    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], false)]
+    #[case::right_key_of_an_account_that_may_not(&[(USER_ACCT, false, 0, 1)], false)]
+    #[case::end(&[(USER_ERR, true, 0, 1)], false)]
+    fn who_was_let_in_is_told(#[case] steps: &[Step], #[case] expected: bool) {
+        let mut attempts = Attempts::default();
+        let verdicts = steps.iter().filter_map(|step| attempts.record(&record(*step, PEER)));
+        let good: Vec<Verdict> = verdicts.filter(|one| one.outcome == LoginOutcome::Succeeded).collect();
+        assert_eq!(!good.is_empty(), expected);
+        assert!(good.iter().all(|one| one.address == Some(PEER.parse().unwrap()) && one.account == "x"));
     }
 
     #[rstest]
