@@ -44,7 +44,7 @@ pub async fn keep(recovery: Arc<Recovery>, routers: Arc<Vec<RouterHandle>>, ledg
     match ledger.write_surely(vec![Change::Recovered]).committed().await {
         Ok(()) => tracing::info!("every router has been read: the ledger is whole again"),
         Err(error) => {
-            tracing::warn!(%error, "the end of the recovery is not written; it is repeated after a restart")
+            tracing::warn!(%error, "the end of the recovery is not written; it is repeated after a restart");
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn open(folder: &Path) -> Result<Connection, EnrolmentError> {
     match sound(&path, &sources) {
         Err(EnrolmentError::Database(error)) if database::is_damage(&error) => {
             let aside = database::set_aside(&path, Timestamp::now()).map_err(failed)?;
-            let connection = sound(&path, &[aside.clone()])?;
+            let connection = sound(&path, std::slice::from_ref(&aside))?;
             let sensors: i64 = connection.query_row("SELECT count(*) FROM sensors", [], |row| row.get(0))?;
             tracing::error!(
                 %error, sensors, aside = %aside.display(),
@@ -72,7 +72,7 @@ fn make(connection: &mut Connection, sources: &[PathBuf]) -> Result<(), Enrolmen
         match take_over(&transaction, source) {
             Ok(0) => {}
             Ok(sensors) => {
-                tracing::info!(sensors, from = %source.display(), "enrolled sensors were taken over")
+                tracing::info!(sensors, from = %source.display(), "enrolled sensors were taken over");
             }
             Err(error) if database::is_damage(&error) => {
                 tracing::error!(%error, from = %source.display(), "not all enrolled sensors could be taken over");

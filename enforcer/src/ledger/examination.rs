@@ -12,7 +12,7 @@ use rusqlite::{Connection, Error, ErrorCode, ffi};
 use crate::{database, enrolment};
 
 /// How long a start looks.
-const AT_START: Duration = Duration::from_millis(1500);
+const AT_START: Duration = Duration::from_millis(1000);
 
 /// How long after a start the whole file is read, when the routers have what they need.
 const LATER: Duration = Duration::from_secs(120);

@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use atalaya_wire::Name;
+use ipnet::IpNet;
 use jiff::Timestamp;
-use rusqlite::{Connection, Error, params};
+use rusqlite::{Connection, Error, Row, params};
 
 use super::{Allowance, GoodLogin, MOST_LOGINS, Saved, row, schema};
 use crate::policy::Standing;
 use crate::router::Label;
+
+/// So many bans are read at once, where no more than so many rows lie between two of them.
+const NEAR: usize = 1000;
+const SPARSE: i64 = 8;
 
 /// Reads everything that the running enforcer keeps in memory; of the good logins those since a time.
 pub(super) fn read(
@@ -54,46 +59,77 @@ fn logins(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Goo
 fn standing(
     connection: &Connection,
     label: &dyn Fn(Name, Name) -> Label,
-) -> rusqlite::Result<Vec<(ipnet::IpNet, Standing, Arc<Label>)>> {
-    // Few labels are many bans': they share them.
-    let mut labels: HashMap<String, HashMap<String, Arc<Label>>> = HashMap::new();
-    let count = "SELECT count(*) FROM bans WHERE ended IS NULL";
-    let count: i64 = connection.query_row(count, [], |row| row.get(0))?;
-    let mut bans = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
-    // In the order in which they lie in the file, which the index has not.
-    let mut statement = connection.prepare(
-        "SELECT prefix, until, jail, sensor FROM bans
-         WHERE id IN (SELECT id FROM bans INDEXED BY standing WHERE ended IS NULL)",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut senseless = 0_u64;
-    while let Some(row) = rows.next()? {
-        // Whoever wrote such a row by hand keeps the others' bans.
-        let Ok((prefix, until)) = row::text(row, 0).and_then(|prefix| Ok((prefix, row::moment(row, 1)?)))
+) -> rusqlite::Result<Vec<(IpNet, Standing, Arc<Label>)>> {
+    let mut ids: Vec<i64> = connection
+        .prepare("SELECT id FROM bans INDEXED BY standing WHERE ended IS NULL")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    // As they lie in the file, which is not the index's order.
+    ids.sort_unstable();
+    let mut reading = Reading { labels: HashMap::new(), bans: Vec::with_capacity(ids.len()), senseless: 0 };
+    let query = |which: &str| {
+        format!("SELECT prefix, until, jail, sensor FROM bans NOT INDEXED WHERE {which} AND ended IS NULL")
+    };
+    let mut one = connection.prepare(&query("id = ?1"))?;
+    let mut all = connection.prepare(&query("id BETWEEN ?1 AND ?2"))?;
+    for near in ids.chunks(NEAR) {
+        let (Some(first), Some(last)) = (near.first(), near.last()) else { continue };
+        if last - first < NEAR as i64 * SPARSE {
+            let mut rows = all.query([first, last])?;
+            while let Some(row) = rows.next()? {
+                reading.take(row, label)?;
+            }
+        } else {
+            for id in near {
+                let mut rows = one.query([id])?;
+                while let Some(row) = rows.next()? {
+                    reading.take(row, label)?;
+                }
+            }
+        }
+    }
+    if reading.senseless > 0 {
+        tracing::warn!(rows = reading.senseless, "rows of the ledger are no bans and are left alone");
+    }
+    Ok(reading.bans)
+}
+
+/// The bans that stand, as they are read.
+struct Reading {
+    /// Few labels are many bans': they share them.
+    labels: HashMap<String, HashMap<String, Arc<Label>>>,
+    bans: Vec<(IpNet, Standing, Arc<Label>)>,
+    senseless: u64,
+}
+
+// === impl Reading ===
+
+impl Reading {
+    fn take(&mut self, row: &Row<'_>, label: &dyn Fn(Name, Name) -> Label) -> rusqlite::Result<()> {
+        let (jail, sensor) = (row.get_ref(2)?, row.get_ref(3)?);
+        // Whoever wrote a row by hand that is no ban keeps the others' bans.
+        let (Ok(prefix), Ok(until), Ok(jail), Ok(sensor)) =
+            (row::text(row, 0), row::moment(row, 1), jail.as_str(), sensor.as_str())
         else {
-            senseless += 1;
-            continue;
+            self.senseless += 1;
+            return Ok(());
         };
-        let (jail, sensor) = (row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
-        let known = labels.get(jail).and_then(|sensors| sensors.get(sensor));
-        let label = match known {
-            Some(label) => label.clone(),
-            None => {
-                let (Ok(jail_name), Ok(sensor_name)) = (jail.parse(), sensor.parse()) else {
-                    senseless += 1;
-                    continue;
-                };
+        let known = self.labels.get(jail).and_then(|sensors| sensors.get(sensor));
+        let label = match (known, jail.parse(), sensor.parse()) {
+            (Some(label), ..) => label.clone(),
+            (None, Ok(jail_name), Ok(sensor_name)) => {
                 let label = Arc::new(label(jail_name, sensor_name));
-                labels.entry(jail.to_owned()).or_default().insert(sensor.to_owned(), label.clone());
+                self.labels.entry(jail.to_owned()).or_default().insert(sensor.to_owned(), label.clone());
                 label
             }
+            _ => {
+                self.senseless += 1;
+                return Ok(());
+            }
         };
-        bans.push((prefix, Standing { until }, label));
+        self.bans.push((prefix, Standing { until }, label));
+        Ok(())
     }
-    if senseless > 0 {
-        tracing::warn!(rows = senseless, "rows of the ledger are no bans and are left alone");
-    }
-    Ok(bans)
 }
 
 fn through(connection: &Connection) -> rusqlite::Result<HashMap<(Name, Name), u64>> {
