@@ -26,6 +26,10 @@ use crate::router::{Desired, Label, Wanted};
 /// in seconds.
 pub const LINGER: u64 = 300;
 
+/// The lengths of the networks that may become wide.
+const IPV4: u8 = 24;
+const IPV6: u8 = 48;
+
 /// What routers want, entry by entry: [`Desired`], or a test's.
 pub trait Entries {
     /// The entry of exactly this prefix.
@@ -75,6 +79,14 @@ struct Wide {
 
 /// Whether something in a network is to be kept reachable.
 pub type Kept<'a> = &'a dyn Fn(IpNet) -> bool;
+
+/// How long the prefix of the network is that a prefix may be widened to.
+pub const fn network_length(prefix: IpNet) -> u8 {
+    match prefix {
+        IpNet::V4(_) => IPV4,
+        IpNet::V6(_) => IPV6,
+    }
+}
 
 // === impl Widen ===
 
@@ -343,9 +355,9 @@ impl Widen {
     fn network_around(&self, prefix: IpNet) -> Option<IpNet> {
         self.threshold(prefix)?;
         let network = match prefix {
-            IpNet::V4(net) if net.prefix_len() >= 24 => IpNet::V4(Ipv4Net::new(net.addr(), 24).ok()?),
-            IpNet::V6(net) if net.prefix_len() >= 48 && self.config.ipv6_prefix > 48 => {
-                IpNet::V6(Ipv6Net::new(net.addr(), 48).ok()?)
+            IpNet::V4(net) if net.prefix_len() >= IPV4 => IpNet::V4(Ipv4Net::new(net.addr(), IPV4).ok()?),
+            IpNet::V6(net) if net.prefix_len() >= IPV6 && self.config.ipv6_prefix > IPV6 => {
+                IpNet::V6(Ipv6Net::new(net.addr(), IPV6).ok()?)
             }
             _ => return None,
         };

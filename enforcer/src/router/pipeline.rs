@@ -15,6 +15,7 @@ use super::order::{Action, Found, Order, Shown};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
+use crate::widen;
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ pub struct Pipeline {
     /// Whether entries of ours that no ban explains are kept and told of, because the ledger is not whole.
     recovering: bool,
     found: Vec<Found>,
+    /// Entries that go once the entry of the network around them is there.
+    behind: HashMap<IpNet, Vec<IpNet>>,
     /// Prefixes that someone else's entry covers until then.
     covered: BTreeSet<(Moment, IpNet)>,
     print: Option<Print>,
@@ -105,6 +108,7 @@ impl Pipeline {
             busy: HashMap::new(),
             failed: HashSet::new(),
             no_room: VecDeque::new(),
+            behind: HashMap::new(),
             made_room: false,
             adding: 0,
             recovering: false,
@@ -164,7 +168,13 @@ impl Pipeline {
                 }
                 Step::Set { id, timeout } => Action::Set { id, timeout },
                 Step::Remove { .. } if self.recovering && self.view.label(prefix).is_none() => continue,
-                Step::Remove { id } => Action::Remove { id },
+                Step::Remove { id } => {
+                    if let Some(network) = self.missing_around(prefix, now) {
+                        self.behind.entry(network).or_default().push(prefix);
+                        continue;
+                    }
+                    Action::Remove { id }
+                }
                 Step::Nothing => {
                     if held.is_some_and(|held| held.lapsed(now)) {
                         self.actual.remove(prefix);
@@ -193,6 +203,7 @@ impl Pipeline {
             Action::Add { timeout } => {
                 self.counts.adds += 1;
                 self.actual.insert(prefix, Held::ours(now.plus_seconds(timeout), id));
+                self.fresh.extend(self.behind.remove(&prefix).into_iter().flatten());
             }
             Action::Set { timeout, .. } => {
                 self.counts.sets += 1;
@@ -299,6 +310,7 @@ impl Pipeline {
         self.tables[family.index()] = Table::Known;
         self.counts.prints += 1;
         self.covered.retain(|(_, prefix)| Family::of(*prefix) != family);
+        self.behind.retain(|network, _| Family::of(*network) != family);
         self.queue_all(family);
     }
 
@@ -463,6 +475,19 @@ impl Pipeline {
                 self.queue_all(family);
             }
         }
+    }
+
+    /// The network that a prefix was widened to, where the router is to hold that and does not yet: what it
+    /// covers goes after it, so that there is no hole, not even where the router refuses it.
+    fn missing_around(&self, prefix: IpNet, now: Moment) -> Option<IpNet> {
+        let length = widen::network_length(prefix);
+        let network = IpNet::new(prefix.addr(), length).ok()?.trunc();
+        // A full router has to let go first.
+        let wider = length < prefix.prefix_len() && self.view.until(prefix).is_none() && !self.is_full();
+        let missing = wider
+            && self.view.until(network).is_some()
+            && self.actual.get(network).is_none_or(|held| held.lapsed(now));
+        missing.then_some(network)
     }
 
     /// Whether the router holds as many entries of ours as it may.

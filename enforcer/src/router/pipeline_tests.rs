@@ -414,6 +414,30 @@ fn a_refused_command_waits_for_its_retry() {
 }
 
 #[test]
+fn what_a_network_covers_goes_only_once_the_network_is_there() {
+    let mut world = World::new();
+    for host in 1..4 {
+        world.ban(host, Some(world.router.now + 600_000));
+    }
+    world.settle();
+    let network: IpNet = "192.0.2.0/24".parse().unwrap();
+    let until = Timestamp::from_millisecond(world.router.now + 600_000).ok();
+    world.desired.set(network, Wanted { until, label: Label::test("test") });
+    (1..4).for_each(|host| world.desired.remove(prefix(host)));
+    world.send(8);
+    world.happen(&Event::RefuseOne);
+    world.send(8);
+    assert!(world.sent.is_empty(), "{:?}", world.sent);
+    world.pipeline.retry_failed();
+    world.send(8);
+    world.answer(1);
+    world.send(8);
+    assert!(world.router.entries.contains_key(&network) && !world.sent.is_empty());
+    world.settle();
+    assert_eq!(world.router.entries.len(), 1);
+}
+
+#[test]
 fn a_ban_that_lapses_is_not_removed() {
     let mut world = World::new();
     world.ban(1, Some(world.router.now + 1_800_500));
