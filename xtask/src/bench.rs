@@ -293,6 +293,12 @@ for number in range(int(count)):
     pool.disconnect()
 ";
 
+/// Lets time pass: the pace of a load, not a wait for something.
+fn pause(time: Duration) {
+    let (_never, nothing) = mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(time);
+}
+
 /// A jail that bans at the first line of a log.
 fn log_jail(log: &Path) -> String {
     format!(
@@ -314,14 +320,13 @@ fn failed_login(address: Ipv4Addr) -> String {
 
 fn append_lines(log: &Path) -> Result<HashMap<IpAddr, u128>> {
     let mut file = std::fs::File::options().append(true).open(log)?;
-    let (_never, pause) = mpsc::channel::<()>();
     let mut began = HashMap::new();
     for number in 0..SINGLES {
         let address = attacker(number);
         let line = failed_login(address);
         began.insert(IpAddr::V4(address), unix_nanos());
         file.write_all(line.as_bytes())?;
-        let _ = pause.recv_timeout(PAUSE);
+        pause(PAUSE);
     }
     Ok(began)
 }

@@ -77,7 +77,7 @@ impl Arguments {
     pub fn run(self, path: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let config = Config::read(path)?;
         let mut routers = chosen(&config, &self.routers)?;
-        let (desired, lists) = basis(config)?;
+        let (desired, lists) = basis(&config)?;
         let desired = Arc::new(desired);
         for router in &mut routers {
             router.old_marks = plan::old_marks(router, &lists);
@@ -162,7 +162,7 @@ impl Tidy {
         let config = Config::read(path)?;
         let routers = chosen(&config, &self.routers)?;
         let socket = Socket::at(&config.socket)?;
-        let (_, lists) = basis(config)?;
+        let (_, lists) = basis(&config)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
         for router in &routers {
@@ -227,11 +227,11 @@ impl Tidy {
 }
 
 /// The bans and the lists of before: from the running enforcer, or from its ledger where none runs.
-fn basis(config: Config) -> anyhow::Result<(Desired, Vec<ListUse>)> {
+fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>)> {
     let mut basis = match Socket::at(&config.socket)?.get::<Basis>("desired") {
         Ok(basis) => basis,
         Err(_) if std::os::unix::net::UnixStream::connect(&config.socket).is_err() => {
-            service::basis(&config).context("no enforcer runs, and its ledger cannot be read in its place")?
+            service::basis(config).context("no enforcer runs, and its ledger cannot be read in its place")?
         }
         Err(error) => return Err(error),
     };

@@ -238,7 +238,7 @@ impl Scene {
             if Instant::now() > until {
                 bail!("it does not come about within {within:?}: {status}");
             }
-            std::thread::sleep(Duration::from_millis(50));
+            super::pause(Duration::from_millis(50));
         }
     }
 
@@ -261,7 +261,7 @@ impl Scene {
         for number in first..first + count {
             began.insert(IpAddr::V4(attacker(number)), SystemTime::now());
             super::append(log, number)?;
-            std::thread::sleep(pause);
+            super::pause(pause);
         }
         let mut waits = Vec::new();
         while waits.len() < began.len() {
