@@ -1,5 +1,7 @@
 //! Many routers, each with its own lists, jails, severities and limits; small ones, slow ones, dead ones.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod stage;
 
 use std::sync::Arc;
