@@ -82,12 +82,13 @@ struct Timers {
 
 impl<'a> Link<'a> {
     pub(super) fn new(bench: &'a mut Bench, session: Session<Asked>, counts: Counts) -> Self {
-        // What changed while there was no session is part of the first reconciliation.
-        bench.subscription.take();
+        // Part of the first reconciliation, but an attacker of this moment goes before those of before.
+        let missed = bench.subscription.take();
         let config = &bench.config;
         let view = View::new(Arc::clone(&bench.desired), config.takes(), config.ipv6);
         let marks = config.marks();
         let mut pipeline = Pipeline::new(view, marks.clone(), config.ipv6, counts);
+        pipeline.note_missed(missed);
         pipeline.set_limit(config.max_entries.or(bench.memory_limit));
         let now = Instant::now();
         let timers = Timers {

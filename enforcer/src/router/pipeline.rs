@@ -59,6 +59,8 @@ pub struct Pipeline {
     fresh: VecDeque<IpNet>,
     /// What a reconciliation has to look at.
     backlog: VecDeque<IpNet>,
+    /// What changed while there was no session: it goes before the rest of the first reconciliation.
+    missed: HashSet<IpNet>,
     /// Prefixes with a command in flight, and whether to look at them again after it.
     busy: HashMap<IpNet, bool>,
     /// Prefixes whose command was refused.
@@ -105,6 +107,7 @@ impl Pipeline {
             tables: [Table::Unknown, six],
             fresh: VecDeque::new(),
             backlog: VecDeque::new(),
+            missed: HashSet::new(),
             busy: HashMap::new(),
             failed: HashSet::new(),
             no_room: VecDeque::new(),
@@ -118,6 +121,13 @@ impl Pipeline {
             due: [true, ipv6],
             learn: [false; 2],
             counts,
+        }
+    }
+
+    /// Takes in what changed in the bans while there was no session.
+    pub fn note_missed(&mut self, changes: Changes) {
+        if let Changes::Prefixes(prefixes) = changes {
+            self.missed = prefixes;
         }
     }
 
@@ -461,6 +471,7 @@ impl Pipeline {
     fn queue_all(&mut self, family: Family) {
         self.backlog.retain(|prefix| Family::of(*prefix) != family);
         self.view.settle();
+        self.fresh.extend(self.missed.extract_if(|prefix| Family::of(*prefix) == family));
         self.backlog.append(&mut self.view.prefixes(family).into());
         for chunk in self.actual.perhaps_ours(family).chunks(4096) {
             let mut unwanted = chunk.to_vec();

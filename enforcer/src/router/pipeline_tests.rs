@@ -389,6 +389,21 @@ fn a_new_ban_goes_before_the_backlog() {
 }
 
 #[test]
+fn what_changed_while_the_router_was_away_goes_before_the_backlog() {
+    let mut world = World::new();
+    for host in 10..60 {
+        world.ban(host, None);
+    }
+    world.subscription.take();
+    world.ban(1, None);
+    world.pipeline.note_missed(world.subscription.take());
+    world.send(1);
+    world.take_rows(usize::MAX);
+    world.send(1);
+    assert_eq!(world.sent[0].prefix, prefix(1));
+}
+
+#[test]
 fn the_window_bounds_what_is_in_flight() {
     let mut world = World::new();
     world.settle();
