@@ -113,7 +113,7 @@ impl Arguments {
         writeln!(out, "{}", paint.paint(Tone::Heading, &words::harmless(&headline)))?;
         writeln!(
             out,
-            "  it holds {} of ours and {} of others; {} are for it{}",
+            "  it holds {} of ours and {} of others; {} for it{}",
             words::count(plan.ours),
             words::count(plan.foreign),
             words::counted(plan.desired, "ban"),

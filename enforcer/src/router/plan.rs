@@ -19,6 +19,7 @@ use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::TrapMeaning;
 use super::session::{Answer, Session, SessionError};
 use super::view::{View, entries_by_memory};
+use crate::bans::BY_HAND;
 use crate::ledger::ListUse;
 
 /// The most removals in flight while a list is tidied.
@@ -202,7 +203,10 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
     let label = pipeline.view().label(order.prefix);
     let what = label.map_or_else(
         || "no ban stands".to_owned(),
-        |label| format!("{} from {} bans it", label.jail, label.sensor),
+        |label| match label.jail.as_str() {
+            BY_HAND => "it is banned by hand".to_owned(),
+            jail => format!("{jail} from {} bans it", label.sensor),
+        },
     );
     let left = |held: Held| {
         let seconds = held.expires.seconds_after(now);
