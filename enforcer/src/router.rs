@@ -6,6 +6,7 @@
 //! desired and actual differ, so [`reconcile::step`] says what to send. Routers unban by themselves when
 //! an entry's timeout ends; only a ban lifted early is removed.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -182,6 +183,7 @@ pub fn spawn(
         desired,
         recovery,
         asked,
+        undone: HashSet::new(),
         booted: None,
         memory_limit: None,
         config,

@@ -40,7 +40,7 @@ enum Which {
     Bulk,
     /// Bans a second with 1, 10 and 50 routers
     Routers,
-    /// New bans beside a reconciliation of 25,000 entries, and their return after a reboot
+    /// New bans beside a reconciliation of 25,000 entries, there or lost by a reboot
     Reconcile,
     /// Start, memory and a new ban's way with a million bans
     Million,
@@ -89,7 +89,7 @@ struct Bench {
     stage: Stage,
     events: Receiver<Line>,
     router: SocketAddr,
-    _router: Process,
+    process: Process,
     enforcer: Process,
     token: String,
 }
@@ -126,7 +126,7 @@ impl Bench {
             ]),
         )?;
         enforcer.wait_for("become ready", START, atalaya_end_to_end::stage::is_ready)?;
-        let bench = Self { stage, events, router, _router: process, enforcer, token };
+        let bench = Self { stage, events, router, process, enforcer, token };
         bench.wait_until_connected()?;
         Ok(bench)
     }
@@ -250,14 +250,23 @@ fn bulk() -> Result<()> {
     const BANS: u32 = 25_000;
     const SINGLE: u32 = 40;
     println!("bulk: {BANS} bans to a router 33 ms away that needs 1.2 ms an entry");
-    let costs = ["--round-trip", "33ms", "--insert-cost", "1.2ms"];
-    let bench = Bench::new(&costs)?;
+    let costs = ["--round-trip", "33ms", "--insert-cost", "1.2ms", "--control"];
+    let mut bench = Bench::new(&costs)?;
     let (start, _) = post(&bench.stage, &bench.token, BANS)?;
     let last = *bench.adds(BANS as usize, Duration::from_secs(240))?.values().max().unwrap_or(&0);
     let seconds = last.saturating_sub(start) as f64 / 1e9;
     println!(
         "  atalaya: {seconds:.2} s; the router's own insertion is 30 s ({:+.1} %, budget 5 %)",
         (seconds / 30.0 - 1.0) * 100.0
+    );
+
+    let start = unix_nanos();
+    bench.process.tell("reboot\n")?;
+    let last = *bench.adds(BANS as usize, Duration::from_secs(240))?.values().max().unwrap_or(&0);
+    let again = last.saturating_sub(start) as f64 / 1e9;
+    println!(
+        "  after a reboot: all of them are back after {again:.2} s ({:+.1} %, the way back to the router included)",
+        (again / 30.0 - 1.0) * 100.0
     );
 
     let python = venv()?;

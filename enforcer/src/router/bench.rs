@@ -1,7 +1,9 @@
 //! What a router's worker has at hand in every session, and what it remembers from one to the next.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,8 @@ pub(super) struct Bench {
     pub(super) desired: Arc<Desired>,
     pub(super) recovery: Option<Arc<Recovery>>,
     pub(super) asked: mpsc::Receiver<Question>,
+    /// What the last session left undone.
+    pub(super) undone: HashSet<IpNet>,
     /// When the router booted, by what it told of its uptime.
     pub(super) booted: Option<Instant>,
     /// How many entries its memory allows, by what it told of that.

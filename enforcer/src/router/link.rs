@@ -84,11 +84,12 @@ impl<'a> Link<'a> {
     pub(super) fn new(bench: &'a mut Bench, session: Session<Asked>, counts: Counts) -> Self {
         // Part of the first reconciliation, but an attacker of this moment goes before those of before.
         let missed = bench.subscription.take();
+        let undone = std::mem::take(&mut bench.undone);
         let config = &bench.config;
         let view = View::new(Arc::clone(&bench.desired), config.takes(), config.ipv6);
         let marks = config.marks();
         let mut pipeline = Pipeline::new(view, marks.clone(), config.ipv6, counts);
-        pipeline.note_missed(missed);
+        pipeline.note_missed(missed, undone);
         pipeline.set_limit(config.max_entries.or(bench.memory_limit));
         let now = Instant::now();
         let timers = Timers {
@@ -134,6 +135,11 @@ impl<'a> Link<'a> {
 
     pub(super) fn counts(&self) -> Counts {
         self.pipeline.counts()
+    }
+
+    /// Leaves what was not carried out to the next session.
+    pub(super) fn leave(&mut self) {
+        self.bench.undone = self.pipeline.undone();
     }
 
     /// Whether adds, sets or removes were in flight.

@@ -124,11 +124,19 @@ impl Pipeline {
         }
     }
 
-    /// Takes in what changed in the bans while there was no session.
-    pub fn note_missed(&mut self, changes: Changes) {
+    /// Takes in what changed in the bans while there was no session, and what the last one left undone.
+    pub fn note_missed(&mut self, changes: Changes, undone: HashSet<IpNet>) {
+        self.missed = undone;
         if let Changes::Prefixes(prefixes) = changes {
-            self.missed = prefixes;
+            self.missed.extend(prefixes);
         }
+    }
+
+    /// The changes that were not carried out, as far as it is known: what waits and what is in flight. Not
+    /// more than a reconciliation finds soon by itself.
+    pub fn undone(&self) -> HashSet<IpNet> {
+        const MOST: usize = 65_536;
+        self.fresh.iter().chain(self.busy.keys()).copied().take(MOST).collect()
     }
 
     /// Takes in what changed in the bans.
@@ -166,8 +174,12 @@ impl Pipeline {
                 *again = true;
                 continue;
             }
-            let held = self.actual.get(prefix);
-            let action = match step(self.view.until(prefix), held, now) {
+            let (wanted, held) = (self.view.until(prefix), self.actual.get(prefix));
+            if wanted.is_none() && !self.behind.is_empty() {
+                // A network that is not to come after all.
+                self.fresh.extend(self.behind.remove(&prefix).into_iter().flatten());
+            }
+            let action = match step(wanted, held, now) {
                 Step::Add { .. } if self.is_full() => {
                     self.make_room(prefix, now);
                     continue;

@@ -31,6 +31,7 @@ pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
                     let mut link = Link::new(&mut bench, session, counts);
                     let ended = link.run().await;
                     counts = link.counts();
+                    link.leave();
                     let broke = ended.is_err() && link.was_sending();
                     let good = link.was_good();
                     if good {

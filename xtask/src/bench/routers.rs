@@ -1,7 +1,9 @@
 //! Many routers, a reboot, new bans beside a reconciliation, and a million bans; the routers are simulated.
 
 use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
@@ -61,7 +63,7 @@ pub fn fleet() -> Result<()> {
     Ok(())
 }
 
-/// New bans beside a reconciliation of 25,000 entries, and the list's return after a reboot.
+/// New bans beside a reconciliation of 25,000 entries that are there, and of as many that a reboot lost.
 pub fn reconcile() -> Result<()> {
     println!("reconcile: {ENTRIES} entries on a router that needs 1.2 ms an entry and 50 µs to print one");
     let costs = [&RB5009[..], &["--events", "json", "--control"]].concat();
@@ -81,22 +83,10 @@ pub fn reconcile() -> Result<()> {
         (at(&waits, 0.99) - own.as_secs_f64() * 1e3).max(0.0)
     );
 
-    let before = SystemTime::now();
     scene.routers[0].process.tell("reboot\n")?;
     let waits = scene.bans_beside(&log, 500, Duration::from_millis(40), 400_000)?;
     told("the router was rebooted, and everything is added anew meanwhile", &waits);
-    let all = ENTRIES as usize + 1200;
-    let status = scene.wait_until(Duration::from_secs(120), |status| {
-        let router = &status["routers"][0];
-        router["ours"].as_u64() >= Some(all as u64) && router["queued"].as_u64() == Some(0)
-    })?;
-    let took = before.elapsed()?.as_secs_f64();
-    let entries = status["routers"][0]["ours"].as_u64().unwrap_or_default() as f64;
-    println!(
-        "    {entries:.0} entries were back {took:.2} s after the reboot; the router's own insertion takes {:.2} s ({:+.1} %)\n",
-        entries * 1.2e-3,
-        (took / (entries * 1.2e-3) - 1.0) * 100.0
-    );
+    println!();
     Ok(())
 }
 
@@ -139,7 +129,7 @@ pub fn million() -> Result<()> {
     let mut micros = Vec::new();
     for number in 0..200 {
         let before = scene.adds()?;
-        super::append(&log, 7_000_000 + number)?;
+        super::append(&log, 20_000_000 + number)?;
         scene.wait_until(START, |status| status["routers"][0]["adds"].as_u64() > Some(before))?;
         micros.push(scene.status()?["routers"][0]["latency_us"].as_u64().unwrap_or_default() as f64);
     }
@@ -221,7 +211,13 @@ impl Scene {
     }
 
     fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&output(self.stage.enforcer().args(["status", "--json"]))?)?)
+        // Not by the command: starting a process would cost more than what is measured.
+        let mut socket = UnixStream::connect(self.stage.folder().join("enforcer.sock"))?;
+        socket.write_all(b"GET /status HTTP/1.0\r\nhost: enforcer\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no answer to GET /status")?;
+        Ok(serde_json::from_str(body)?)
     }
 
     fn adds(&self) -> Result<u64> {
