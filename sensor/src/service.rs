@@ -25,16 +25,17 @@ use crate::jail::{BanEnd, Counter};
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
-use crate::source::files::{
-    FilesStatus, FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
-};
+use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
-use crate::source::syslog::{Syslog, SyslogOptions};
+use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
 
+mod files;
+mod logins;
 mod reports;
 mod resend;
+mod syslog;
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -281,14 +282,14 @@ impl Service {
         // Nobody is banned before it is known who is spared.
         look_up(watch, lookups).await;
         let mut sources = Sources::none();
-        sources.files = follow(watch)?;
+        sources.files = files::follow(watch)?;
         lock(watch).files = sources.files.as_ref().map(|(handle, _)| handle.status());
         if sources.files.is_some() {
             sources.names.push("files");
         }
         if lock(watch).detector.wants_logins() {
             // The kernel's side outlives a reload: no login may be missed.
-            self.logins = self.logins || start_logins(&self.tasks, &self.shutdown, watch);
+            self.logins = self.logins || logins::start(&self.tasks, &self.shutdown, watch);
             if self.logins {
                 sources.names.push("logins");
             }
@@ -313,7 +314,7 @@ impl Service {
         if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
             let options =
                 SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
-            if let Err(error) = listen(&sources.tasks, &sources.token, watch, options).await {
+            if let Err(error) = syslog::listen(&sources.tasks, &sources.token, watch, options).await {
                 sources.stop().await;
                 return Err(error);
             }
@@ -560,179 +561,6 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
     let keep = |ledger| store.ledger(ledger);
     let resend = resend::resend(told.ledger, uplink.ledger(), &watch, &outbox, keep);
     tokio::join!(uplink.send_all(&outbox), refresh, reports, resend);
-}
-
-/// Follows the log files of all jails on a thread of its own, from where reading stands.
-fn follow(watch: &Shared) -> anyhow::Result<Option<(FollowerHandle, std::thread::JoinHandle<()>)>> {
-    let mut patterns = Vec::new();
-    let mut jail_of_pattern = Vec::new();
-    for (jail, paths) in lock(watch).detector.paths() {
-        for path in paths {
-            patterns.push(path);
-            jail_of_pattern.push(jail);
-        }
-    }
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let saved = lock(watch).positions.values().cloned().collect();
-    let mut follower = Follower::new(&patterns, saved, Start::End)?;
-    let handle = follower.handle();
-    let mut sink = FileSink { watch: watch.clone(), jail_of_pattern };
-    follower.begin(&mut sink);
-    let thread = std::thread::Builder::new()
-        .name("files".into())
-        .spawn(move || follower.run(&mut sink))
-        .context("cannot start the thread that follows files")?;
-    Ok(Some((handle, thread)))
-}
-
-struct FileSink {
-    watch: Shared,
-    jail_of_pattern: Vec<usize>,
-}
-
-impl Sink for FileSink {
-    fn lines(&mut self, file: &FollowedFile, lines: &[u8], after: &Position) {
-        let now = Timestamp::now();
-        let source = file.path.to_string_lossy();
-        let mut jails: Vec<usize> =
-            file.patterns.iter().filter_map(|pattern| self.jail_of_pattern.get(*pattern).copied()).collect();
-        jails.sort_unstable();
-        jails.dedup();
-        let mut watch = lock(&self.watch);
-        watch.detector.lines(&jails, &source, lines, now);
-        watch.lines += memchr::memchr_iter(b'\n', lines).count() as u64;
-        let position = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
-        let key = position.key();
-        watch.unsaved.forgotten.retain(|gone| *gone != key);
-        watch.positions.insert(key.clone(), position.clone());
-        match watch.unsaved.positions.iter_mut().find(|old| old.key() == key) {
-            Some(old) => *old = position,
-            None => watch.unsaved.positions.push(position),
-        }
-    }
-
-    fn forget(&mut self, position: &SavedPosition) {
-        let key = position.key();
-        let mut watch = lock(&self.watch);
-        watch.unsaved.positions.retain(|old| old.key() != key);
-        watch.positions.remove(&key);
-        watch.unsaved.forgotten.push(key);
-    }
-}
-
-/// Starts the kernel's side; false where it cannot run, which is told once.
-#[cfg(feature = "kernel")]
-fn start_logins(tasks: &TaskTracker, shutdown: &CancellationToken, watch: &Shared) -> bool {
-    use crate::detector::FailedLogin;
-    use crate::source::logins::{LoginOutcome, Logins};
-
-    let mut logins = match Logins::start() {
-        Ok(logins) => logins,
-        Err(error) => {
-            tracing::warn!("failed logins are not seen in the kernel: {error}; the other sources go on");
-            return false;
-        }
-    };
-    let watch = watch.clone();
-    tasks.spawn(stop_at(shutdown.clone(), async move {
-        let mut interval = tokio::time::interval(DROPS_INTERVAL);
-        let mut told = (crate::source::logins::Drops::default(), 0);
-        loop {
-            let attempt = tokio::select! {
-                attempt = logins.next() => match attempt {
-                    Some(attempt) => attempt,
-                    None => return,
-                },
-                _ = interval.tick() => {
-                    let now = (logins.drops(), logins.forged());
-                    if now != told {
-                        let (drops, forged) = now;
-                        let (ring_full, unreadable) = (drops.ring_full, drops.unreadable);
-                        tracing::warn!(ring_full, unreadable, forged, "login records lost, or not believed, in all since the start");
-                        told = now;
-                    }
-                    continue;
-                }
-            };
-            let (account, service) = (&attempt.account, &attempt.service);
-            match (attempt.outcome, attempt.address) {
-                (LoginOutcome::Failed, Some(address)) => {
-                    let login = FailedLogin { address, service, time: attempt.time, text: &attempt.text };
-                    lock(&watch).detector.failed_login(&login, Timestamp::now());
-                }
-                (LoginOutcome::Failed, None) => {
-                    tracing::info!(
-                        ?account,
-                        service,
-                        pid = attempt.pid,
-                        "failed login with no remote address: shown, never banned"
-                    );
-                }
-                (LoginOutcome::Local, _) => {
-                    tracing::info!(
-                        ?account,
-                        service,
-                        pid = attempt.pid,
-                        "failed local login: shown, never banned"
-                    );
-                }
-                (LoginOutcome::Succeeded, address) => {
-                    tracing::debug!(?account, service, ?address, pid = attempt.pid, "login");
-                    if let Some(address) = address {
-                        lock(&watch).detector.good_login(address, service, account, attempt.time);
-                    }
-                }
-            }
-        }
-    }));
-    true
-}
-
-#[cfg(not(feature = "kernel"))]
-fn start_logins(_tasks: &TaskTracker, _shutdown: &CancellationToken, _watch: &Shared) -> bool {
-    tracing::warn!(
-        "this sensor was built without the kernel's side: jails of the source `logins` see nothing"
-    );
-    false
-}
-
-async fn listen(
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-    watch: &Shared,
-    options: SyslogOptions,
-) -> anyhow::Result<()> {
-    let syslog = Syslog::bind(options).await?;
-    let status = syslog.status();
-    tasks.spawn(stop_at(shutdown.clone(), async move {
-        let mut told = (0, 0);
-        let mut interval = tokio::time::interval(DROPS_INTERVAL);
-        loop {
-            interval.tick().await;
-            let now = (status.cut(), status.turned_away());
-            if now != told {
-                tracing::warn!(
-                    cut = now.0,
-                    turned_away = now.1,
-                    "syslog messages cut, and connections turned away, in all since the start"
-                );
-                told = now;
-            }
-        }
-    }));
-    let watch = watch.clone();
-    tasks.spawn(syslog.run(
-        move |message| {
-            let peer: IpAddr = message.peer.ip();
-            let mut watch = lock(&watch);
-            watch.detector.syslog(peer, message.time, message.text, Timestamp::now());
-            watch.lines += 1;
-        },
-        shutdown.clone(),
-    ));
-    Ok(())
 }
 
 /// Saves what changed, and keeps fresh who is spared.

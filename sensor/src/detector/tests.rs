@@ -1,0 +1,173 @@
+use std::sync::mpsc;
+
+use super::*;
+use crate::config::Config;
+
+/// Jails of a configuration, and the offences that they find.
+fn detector(config: &str) -> (Detector, mpsc::Receiver<Offence>) {
+    let config = Config::parse(config, std::path::Path::new("sensor.toml")).unwrap();
+    let (sender, offences) = mpsc::channel();
+    let detector = Detector::new(config.jails, Ignored::default(), TimeZone::UTC, move |offence, _| {
+        let _ = sender.send(offence);
+    });
+    (detector, offences)
+}
+
+const JAIL: &str =
+    "[jail.a]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 2\nfailregex = '^ bad .*from <ADDR>$'\n";
+
+#[test]
+fn bad_lines_are_passed_over_and_the_good_ones_among_them_counted() {
+    let (mut detector, offences) = detector(JAIL);
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let mut block = b"2025-09-05T11:17:32Z bad one from 192.0.2.1\r\n".to_vec();
+    block.extend(b"\0\0\0\n\n\r\n\xff\xfe bad from 192.0.2.9 \n");
+    block.extend(b"2025-09-05T11:17:32Z bad ");
+    block.extend(vec![b'x'; 1 << 20]);
+    block.extend(b" from 192.0.2.2\n2025-09-05T11:17:32Z bad \0\xc3 from 192.0.2.1\n");
+    // The last line of a file that ended for good.
+    block.extend(b"2025-09-05T11:17:33Z bad x from 192.0.2.2");
+    detector.lines(&[0], "x", &block, now);
+    let found: Vec<String> = offences.try_iter().map(|offence| offence.address.to_string()).collect();
+    assert_eq!(found, ["192.0.2.1", "192.0.2.2"]);
+}
+
+#[test]
+fn a_time_zone_that_changes_holds_from_then_on() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 1"));
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let line = b"Sep  5 13:19:00 bad one from 192.0.2.1\n";
+    detector.set_zone(TimeZone::fixed(jiff::tz::offset(2)));
+    detector.lines(&[0], "x", line, now);
+    assert_eq!(offences.try_recv().unwrap().time.to_string(), "2025-09-05T11:19:00Z");
+}
+
+#[test]
+fn jails_of_one_file_each_get_their_lines() {
+    let three = format!(
+        "{JAIL}[jail.b]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 1\nfailregex = '(?i)^ WORSE from <ADDR>$'\n\
+             [jail.c]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 1\nfailregex = '^ [a-z]+ \\d from <ADDR>$'\n"
+    );
+    let (mut detector, offences) = detector(&three);
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let block = b"2025-09-05T11:17:32Z bad x from 192.0.2.1\n2025-09-05T11:17:32Z worse from 192.0.2.2\n\
+            2025-09-05T11:17:32Z nothing\n2025-09-05T11:17:32Z any 7 from 192.0.2.3\n2025-09-05T11:17:32Z bad 7 from 192.0.2.1\n";
+    detector.lines(&[0, 1, 2], "x", block, now);
+    let mut found: Vec<String> =
+        offences.try_iter().map(|offence| format!("{} {}", offence.jail, offence.address)).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["a 192.0.2.1", "b 192.0.2.2", "c 192.0.2.1", "c 192.0.2.3"]);
+}
+
+#[test]
+fn a_reload_keeps_what_was_counted() {
+    let (mut detector, offences) = detector(JAIL);
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let line = b"2025-09-05T11:17:32Z bad x from 192.0.2.1\n";
+    detector.lines(&[0], "x", line, now);
+    let config = Config::parse(
+        &JAIL.replace("[jail.a]", "[jail.new]\nsource = \"logins\"\n[jail.a]\nbantime = \"9m\""),
+        std::path::Path::new("x"),
+    )
+    .unwrap();
+    detector.replace(config.jails, Networks::default());
+    let index = detector.paths()[0].0;
+    detector.lines(&[index], "x", line, now);
+    let offence = offences.try_recv().unwrap();
+    assert_eq!((offence.failures, offence.bantime), (2, BanTime::For(Seconds(540))));
+    assert_eq!(detector.status(None, now).iter().map(|jail| jail.banned.len()).sum::<usize>(), 1);
+}
+
+/// What is pending, as (jail, address, count), sorted.
+fn reported(detector: &mut Detector) -> Vec<(String, String, u32)> {
+    let mut reporter = crate::report::Reporter::new("x".parse().unwrap(), 0);
+    reporter.gather(detector.pending().unwrap());
+    let now = "2025-09-05T11:20:00Z".parse().unwrap();
+    let report = reporter.next(now).cloned();
+    let mut failures: Vec<_> = report
+        .into_iter()
+        .flat_map(|report| report.failures)
+        .map(|one| (one.jail.to_string(), one.address.to_string(), one.count))
+        .collect();
+    failures.sort_unstable();
+    failures
+}
+
+#[test]
+fn every_counted_failure_is_reported_once_and_those_of_the_spared_never() {
+    let spares = "ignore = [\"192.0.2.7\"]\n";
+    let asks = "[jail.b]\nsource = \"files\"\npaths = \"/x\"\nfailregex = '^ bad .*from <ADDR>$'\nignorecommand = \"true\"\n";
+    let (mut detector, offences) = detector(&format!("{JAIL}{spares}{asks}"));
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    detector.set_enforcer_allow(Networks::try_from(vec!["192.0.2.8".to_owned()]).unwrap());
+    let lines: Vec<String> = ["1", "1", "1", "2", "7", "7", "8", "8", "1"]
+        .map(|host| format!("2025-09-05T11:17:32Z bad one from 192.0.2.{host}\n"))
+        .to_vec();
+    let old = "2025-09-05T10:17:32Z bad one from 192.0.2.3\n";
+    detector.lines(&[0, 1], "x", format!("{}{old}", lines.concat()).as_bytes(), now);
+    assert_eq!(offences.try_iter().filter(|offence| offence.jail.as_str() == "a").count(), 2);
+    let of = |host: &str, count| ("a".to_owned(), format!("192.0.2.{host}"), count);
+    assert_eq!(reported(&mut detector), [of("1", 4), of("2", 1)]);
+    assert_eq!(reported(&mut detector), []);
+    detector.set_reporting(false);
+    detector.lines(&[0], "x", lines[0].as_bytes(), now);
+    assert!(detector.pending().is_none());
+}
+
+#[test]
+fn reports_have_the_addresses_as_seen_though_a_64_is_counted_as_one() {
+    let (mut detector, offences) = detector(JAIL);
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let block = b"2025-09-05T11:17:32Z bad x from 2001:db8::1\n2025-09-05T11:17:33Z bad x from 2001:db8::2\n";
+    detector.lines(&[0], "x", block, now);
+    let offence = offences.try_recv().unwrap();
+    assert_eq!(offence.address.to_string(), "2001:db8::2");
+    assert!(offence.evidence[0].text.ends_with("2001:db8::1"));
+    let of = |host: &str| ("a".to_owned(), format!("2001:db8::{host}"), 1);
+    assert_eq!(reported(&mut detector), [of("1"), of("2")]);
+    assert_eq!(detector.banned(None, "2001:db8::9".parse().unwrap()).len(), 1);
+}
+
+#[test]
+fn a_ban_is_resent_for_what_is_left_of_it_and_grows_no_more() {
+    let (mut detector, offences) = detector(&format!("{JAIL}escalate = true\nbantime = \"10m\"\n"));
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let (jail, address): (Name, IpAddr) = ("a".parse().unwrap(), "192.0.2.1".parse().unwrap());
+    let line = b"2025-09-05T11:20:00Z bad x from 192.0.2.1\n".repeat(2);
+    detector.lines(&[0], "x", &line, now);
+    detector.ban(&jail, "192.0.2.2".parse().unwrap(), Some(BanTime::Permanent), now);
+    detector.ban(&jail, "192.0.2.3".parse().unwrap(), Some(BanTime::For(Seconds(60))), now);
+    assert!(offences.try_recv().unwrap().escalation.is_some());
+    let later: Timestamp = "2025-09-05T11:24:59.5Z".parse().unwrap();
+    assert_eq!(detector.standing(later).len(), 2);
+    let resent = detector.resent(&jail, address, later).unwrap();
+    assert_eq!((resent.time, resent.bantime), (later, BanTime::For(Seconds(301))));
+    assert_eq!((resent.escalation, resent.evidence[0].source.as_str()), (None, "resent"));
+    let for_ever = detector.resent(&jail, "192.0.2.2".parse().unwrap(), later).unwrap();
+    assert_eq!(for_ever.bantime, BanTime::Permanent);
+    assert_eq!(detector.resent(&jail, "192.0.2.3".parse().unwrap(), later), None);
+    assert_eq!(detector.status(None, later)[0].offences, 3, "a ban that is resent is no new one");
+    detector.lift(None, address);
+    assert_eq!(detector.resent(&jail, address, later), None);
+}
+
+#[test]
+fn how_fast_earlier_bans_are_forgotten_arrives_in_the_offence() {
+    let (mut detector, offences) = detector(&format!("{JAIL}escalate = {{ decay = \"7d\" }}\n"));
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let line = b"2025-09-05T11:20:00Z bad x from 192.0.2.1\n".repeat(2);
+    detector.lines(&[0], "x", &line, now);
+    let sent = serde_json::to_string(&offences.try_recv().unwrap()).unwrap();
+    let offence: Offence = serde_json::from_str(&sent).unwrap();
+    assert_eq!(offence.escalation.unwrap().decay, Some(Seconds(7 * 86_400)));
+}
+
+#[test]
+fn good_logins_of_other_hosts_alone_are_reported() {
+    let (mut detector, _offences) = detector("");
+    for address in ["192.0.2.1", "127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"] {
+        let time = "2025-09-05T11:20:00Z".parse().unwrap();
+        detector.good_login(address.parse().unwrap(), "sshd", "root", time);
+    }
+    assert_eq!(detector.reporting().unwrap().len(), 1);
+}
