@@ -268,6 +268,26 @@ async fn fifty_routers_of_which_ten_are_stalled_all_get_what_the_living_can_take
 }
 
 #[tokio::test]
+async fn a_router_with_a_busy_processor_is_given_less_until_it_is_not() {
+    let router = Router::builder().start().await.unwrap();
+    router.set_cpu_load(Some(100));
+    let desired = Desired::new();
+    for number in 0..300 {
+        ban(&desired, number, 3600, "ssh", Severity::Medium);
+    }
+    let stage = Stage::raise(router, desired, |config| {
+        config.window = 1;
+        config.rate = Some(2000);
+        config.deadlines.keepalive = Duration::from_millis(20);
+    });
+    stage.shows(|status| status.most_a_second.is_some_and(|most| most < 2000.0)).await;
+    stage.router.set_cpu_load(Some(5));
+    all_quiet(&stage.worker).await;
+    assert_eq!(stage.router.entry_count(Family::V4), 300);
+    stage.shows(|status| status.most_a_second == Some(2000.0)).await;
+}
+
+#[tokio::test]
 async fn a_new_ban_does_not_wait_for_a_reconciliation_behind_more_than_a_print_and_a_window() {
     let router = Router::builder().start().await.unwrap();
     router.set_costs(Costs { insert: Duration::from_micros(1200), ..Costs::default() });

@@ -304,6 +304,7 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         let took = now.saturating_duration_since(sent);
         self.latency = Some(took);
+        self.bench.pace.done();
         // What waited behind a print says nothing about the router's speed.
         if self.pipeline.printing().is_none() && sent > self.timers.print_ended {
             self.bench.pace.answered(took, self.pipeline.in_flight().saturating_sub(1), now);
@@ -358,7 +359,7 @@ impl<'a> Link<'a> {
             status.cpu_load = load;
         });
         if let Some(load) = load {
-            self.bench.pace.loaded(load);
+            self.bench.pace.loaded(load, Instant::now());
         }
         if let Some(uptime) = row.text("uptime").and_then(parse_timeout) {
             self.note_uptime(Duration::from_secs(uptime));
@@ -472,6 +473,7 @@ impl<'a> Link<'a> {
             status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
             status.round_trip_us = self.bench.pace.round_trip().map(|trip| trip.as_micros() as u64);
             status.window = self.bench.pace.window();
+            status.most_a_second = self.bench.pace.most_a_second().map(f64::round);
             status.limit = pipeline.view().limit();
             status.left_out = pipeline.view().left_out();
             status.withheld = self.withheld.len();

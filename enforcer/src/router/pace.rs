@@ -1,9 +1,11 @@
-//! How fast commands go to a router: a window that follows its answers, a pause where its processor is
-//! too busy, and the configured rate. A plain function of answers and time, without I/O.
+//! How fast commands go to a router: a window that follows its answers, a rate that follows its
+//! processor's load, and the configured rate. A plain function of answers and time, without I/O.
 //!
 //! As with LEDBAT (RFC 6817), delay is what is steered by: the window is such that about [`TARGET`] of work
 //! waits at the router, whatever its distance, so that it is always busy and a new ban waits no longer
-//! than that. Each round, a window's worth of answers, sets it in proportion. A refusal halves it.
+//! than that. Each round, a window's worth of answers, sets it in proportion. A refusal halves it. A window
+//! cannot hold the load down, for a busy router fed one command after the other is as busy: there the rate
+//! is what is lowered.
 
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ const FIRST_WINDOW: f64 = 16.0;
 /// Over how many minutes the shortest round trip is remembered: paths change.
 const MINUTES: usize = 10;
 
-/// The smallest share of the time in which a busy router is given commands.
-const SMALLEST_SHARE: f64 = 1.0 / 16.0;
+/// The fewest commands a second that a busy router is given: a ban of this moment must not wait for long.
+const SLOWEST: f64 = 5.0;
 
 /// What is known of a router's speed; it outlives sessions.
 #[derive(Clone, Debug)]
@@ -40,10 +42,11 @@ pub struct Pace {
     round_trip: Option<Duration>,
     /// When the window was last halved.
     halved: Option<Instant>,
-    /// In which share of the time commands go out; less than 1 while the router is too busy.
-    share: f64,
-    /// Nothing goes out before this.
-    rest_until: Option<Instant>,
+    /// The most commands a second that the router's load allows; `None` while it is not too busy.
+    ceiling: Option<f64>,
+    /// When the load was told last, and how many commands were answered since.
+    weighed: Option<Instant>,
+    answers: u32,
     /// Commands that the rate allows at once, as of when.
     tokens: f64,
     counted: Option<Instant>,
@@ -78,8 +81,9 @@ impl Pace {
             minute_began: None,
             round_trip: None,
             halved: None,
-            share: 1.0,
-            rest_until: None,
+            ceiling: None,
+            weighed: None,
+            answers: 0,
             tokens: 1.0,
             counted: None,
         }
@@ -90,7 +94,7 @@ impl Pace {
         self.window = self.window.min(FIRST_WINDOW).min(self.most);
         self.starting = true;
         self.round = Round::default();
-        self.rest_until = None;
+        self.weighed = None;
         self.counted = None;
     }
 
@@ -99,15 +103,15 @@ impl Pace {
         self.window = (self.window / 2.0).max(1.0);
     }
 
+    /// A command was answered, however long that took.
+    pub fn done(&mut self) {
+        self.answers += 1;
+    }
+
     /// A command was answered after this long; so many were in flight with it. Not for commands that a
     /// print held up.
     pub fn answered(&mut self, took: Duration, in_flight: usize, now: Instant) {
         self.note_round_trip(took, now);
-        if self.share < 1.0 {
-            // One at a time, with a rest after each.
-            self.rest_until = Some(now + took.mul_f64(1.0 / self.share - 1.0));
-            return;
-        }
         let round = &mut self.round;
         round.answers += 1;
         round.shortest = Some(round.shortest.map_or(took, |shortest| shortest.min(took)));
@@ -128,25 +132,29 @@ impl Pace {
     }
 
     /// The router told its load, in per cent.
-    pub fn loaded(&mut self, load: u8) {
-        if load <= self.max_cpu {
-            self.share = (self.share * 2.0).min(1.0);
-            return;
-        }
-        self.starting = false;
-        if self.window > 1.0 {
-            self.window = (self.window / 2.0).max(1.0);
-        } else {
-            self.share = (self.share / 2.0).max(SMALLEST_SHARE);
+    pub fn loaded(&mut self, load: u8, now: Instant) {
+        let answers = std::mem::take(&mut self.answers);
+        let Some(since) = self.weighed.replace(now) else { return };
+        let apart = now.saturating_duration_since(since).as_secs_f64().max(0.001);
+        let (rate, load, most) = (f64::from(answers) / apart, f64::from(load), f64::from(self.max_cpu));
+        match self.ceiling {
+            // More than in proportion: a reading of 100 may hide a load of more.
+            _ if load > most && answers > 0 => {
+                self.ceiling = Some((rate * (most / load).powi(2)).max(SLOWEST));
+            }
+            // What was not reached holds nothing back.
+            Some(ceiling) if load <= most && rate < ceiling / 2.0 => self.ceiling = None,
+            Some(ceiling) if load < most * 0.9 => self.ceiling = Some(ceiling * 1.1),
+            _ => {}
         }
     }
 
     /// Whether one more command may go out beside so many in flight.
     pub fn admits(&mut self, in_flight: usize, now: Instant) -> bool {
-        if in_flight >= self.window() || self.rest_until.is_some_and(|until| until > now) {
+        if in_flight >= self.window() {
             return false;
         }
-        let Some(rate) = self.rate else { return true };
+        let Some(rate) = self.most_a_second() else { return true };
         if let Some(counted) = self.counted {
             let gained = now.saturating_duration_since(counted).as_secs_f64() * rate;
             // A tenth of a second's worth may go at once.
@@ -158,19 +166,23 @@ impl Pace {
 
     /// A command went out.
     pub fn sent(&mut self) {
-        if self.rate.is_some() {
+        if self.most_a_second().is_some() {
             self.tokens -= 1.0;
         }
     }
 
     /// When a command may go out that [`Self::admits`] put off although the window was open.
     pub fn next(&self, now: Instant) -> Option<Instant> {
-        let by_rate = self.rate.filter(|_| self.tokens < 1.0).map(|rate| {
+        self.most_a_second().filter(|_| self.tokens < 1.0).map(|rate| {
             let counted = self.counted.unwrap_or(now);
             // Rounded up, so that there is a whole one then.
             counted + Duration::from_secs_f64((1.0 - self.tokens) / rate) + Duration::from_micros(10)
-        });
-        [by_rate, self.rest_until.filter(|until| *until > now)].into_iter().flatten().max()
+        })
+    }
+
+    /// The most commands a second, by configuration or because the router is busy; `None` without limit.
+    pub fn most_a_second(&self) -> Option<f64> {
+        [self.rate, self.ceiling].into_iter().flatten().reduce(f64::min)
     }
 
     /// The most commands in flight now; at least 1.
@@ -287,22 +299,59 @@ mod tests {
         assert!((took.as_secs_f64() - 10.0).abs() < 0.2, "{took:?}");
     }
 
-    #[test]
-    fn a_busy_processor_gets_less_and_less_and_all_of_it_back() {
-        let (cost, away) = (Duration::from_millis(1), Duration::from_millis(1));
-        let start = Instant::now();
+    #[rstest]
+    #[case::near(Duration::from_millis(1))]
+    #[case::far(Duration::from_millis(60))]
+    fn a_busy_processor_comes_to_rest_below_its_limit_and_stays_in_use(#[case] away: Duration) {
+        // It is busy with nothing else, so that its load is the share of the time that our commands take.
+        let (cost, every) = (Duration::from_millis(2), Duration::from_secs(5));
         let mut pace = Pace::new(MOST, None, 80);
-        for _ in 0..20 {
-            pace.loaded(95);
+        let start = Instant::now();
+        let (mut now, mut free, mut told, mut busy) = (start, start, start, Duration::ZERO);
+        let mut flying: VecDeque<(Instant, Instant)> = VecDeque::new();
+        let mut loads = Vec::new();
+        while now < start + Duration::from_mins(5) {
+            while pace.admits(flying.len(), now) {
+                pace.sent();
+                free = free.max(now + away / 2) + cost;
+                busy += cost;
+                flying.push_back((now, free + away / 2));
+            }
+            let next = pace.next(now).unwrap_or(now + every).min(told + every);
+            match flying.front().copied() {
+                Some((sent, back)) if back <= next => {
+                    flying.pop_front();
+                    now = now.max(back);
+                    pace.done();
+                    pace.answered(back - sent, flying.len(), now);
+                }
+                _ => now = next,
+            }
+            if now >= told + every {
+                let load = busy.as_secs_f64() / (now - told).as_secs_f64() * 100.0;
+                loads.push(load.min(100.0));
+                pace.loaded(load.min(100.0) as u8, now);
+                (told, busy) = (now, Duration::ZERO);
+            }
         }
-        assert_eq!(pace.window(), 1);
-        let (slow, _) = send(&mut pace, start, 100, cost, away);
-        assert!(slow > Duration::from_secs(2), "{slow:?}");
-        for _ in 0..20 {
-            pace.loaded(30);
-        }
-        let (fast, _) = send(&mut pace, start + slow, 1000, cost, away);
-        assert!(fast < Duration::from_millis(1200), "{fast:?}");
+        let settled = &loads[loads.len() / 2..];
+        assert!(loads[0] > 90.0, "it was never busy: {loads:?}");
+        assert!(settled.iter().all(|load| (50.0..=85.0).contains(load)), "{loads:?}");
+    }
+
+    #[test]
+    fn a_processor_that_is_busy_with_other_things_still_gets_new_bans_and_then_everything() {
+        let mut pace = Pace::new(MOST, None, 80);
+        let mut now = Instant::now();
+        let mut tell = |pace: &mut Pace, load| {
+            (0..20).for_each(|_| pace.done());
+            now += Duration::from_secs(5);
+            pace.loaded(load, now);
+        };
+        (0..50).for_each(|_| tell(&mut pace, 100));
+        assert_eq!(pace.most_a_second(), Some(SLOWEST));
+        (0..50).for_each(|_| tell(&mut pace, 10));
+        assert_eq!(pace.most_a_second(), None);
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub struct RouterStatus {
     pub round_trip_us: Option<u64>,
     /// The most commands in flight at the moment.
     pub window: usize,
+    /// The most commands a second at the moment, by configuration or because the router is busy; `None` without
+    /// limit.
+    pub most_a_second: Option<f64>,
     /// The most entries of ours that the router may hold; `None` where nothing limits it.
     pub limit: Option<usize>,
     /// Bans that are left out because of that limit.
@@ -123,6 +126,7 @@ impl RouterStatus {
             latency_us: None,
             round_trip_us: None,
             window: 0,
+            most_a_second: None,
             limit: None,
             left_out: 0,
             read_only: false,

@@ -37,6 +37,9 @@ pub(crate) struct Turn {
     pub(crate) end: Instant,
 }
 
+/// How many cores the router has, as `/system/resource` tells.
+pub(crate) const CORES: u128 = 4;
+
 /// Over how long the load is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -62,7 +65,8 @@ impl Processor {
         }
     }
 
-    /// Load of the last whole second, in percent.
+    /// Load of the last whole second, in percent of all cores: one works on the tables. An RB5009 of four
+    /// showed 31 % at its full rate of insertions.
     pub(crate) fn load(&mut self, now: Instant) -> u8 {
         self.roll(now);
         self.last_load
@@ -72,7 +76,7 @@ impl Processor {
         while now.saturating_duration_since(self.window_start) >= WINDOW {
             let idle = now.duration_since(self.window_start) >= 2 * WINDOW && self.busy_in_window.is_zero();
             let busy = self.busy_in_window.min(WINDOW);
-            self.last_load = (busy.as_millis() * 100 / WINDOW.as_millis()) as u8;
+            self.last_load = (busy.as_millis() * 100 / WINDOW.as_millis() / CORES) as u8;
             self.busy_in_window -= busy;
             self.window_start = if idle { now } else { self.window_start + WINDOW };
         }
@@ -94,7 +98,7 @@ mod tests {
             end = processor.reserve(start, INSERT).end;
         }
         assert_eq!(end - start, Duration::from_secs(30));
-        assert_eq!(processor.load(start + Duration::from_secs(10)), 100);
+        assert_eq!(processor.load(start + Duration::from_secs(10)), 25);
         assert_eq!(processor.load(start + Duration::from_mins(1)), 0);
     }
 
