@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
+use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::router::Holding;
 use atalaya_wire::{BanTime, Seconds};
 use ipnet::IpNet;
@@ -121,6 +122,10 @@ impl Unban {
                 Holding::Nothing => continue,
             };
             writeln!(out, "  {}: {text}", router.router)?;
+        }
+        let is_gone = |router: &RouterHolding| matches!(router.holding, Holding::Nothing);
+        if !done.routers.is_empty() && done.routers.iter().all(is_gone) {
+            writeln!(out, "  no router holds it any more")?;
         }
         Ok(())
     }
