@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod terminal;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +14,7 @@ use atalaya_wire::JoinToken;
 use routeros_sim::{Family, Router};
 use serde_json::Value;
 use tempfile::TempDir;
+use terminal::Terminal;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -206,6 +209,17 @@ fn watch_without_a_terminal_says_so_and_prints_a_json_object_a_second_where_aske
     assert!(std::iter::repeat_with(&mut next).take(10).any(|line| line["lost"].is_string()));
     assert!(Command::new("kill").args(["-TERM", &watch.id().to_string()]).status().unwrap().success());
     assert!(watch.wait().unwrap().success());
+}
+
+#[test]
+fn watch_ends_with_its_terminal() {
+    let host = Host::new("");
+    let _running = host.start();
+    let mut terminal = Terminal::start(host.command(&["watch"]).env("TERM", "xterm"));
+    // The other screen, which it takes for itself.
+    terminal.shows("\u{1b}[?1049h");
+    terminal.hangs_up();
+    assert_eq!(terminal.ends(), Some(0));
 }
 
 #[test]

@@ -2,88 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::process::{Child, Command};
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+mod terminal;
+
+use std::process::Command;
 
 use atalaya_enforcer::config::Config;
 use atalaya_wire::Fingerprint;
 use routeros_sim::Router;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A program at a terminal of its own, and a person before it.
-struct Terminal {
-    master: File,
-    shown: Receiver<Vec<u8>>,
-    /// Everything that the terminal has shown.
-    text: String,
-    /// How much of it was waited for already.
-    seen: usize,
-    child: Child,
-}
-
-impl Terminal {
-    fn start(command: &mut Command) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let clone = || slave.try_clone().unwrap();
-        let child = command.stdin(clone()).stdout(clone()).stderr(clone()).spawn().unwrap();
-        let master = File::from(master);
-        let mut reader = master.try_clone().unwrap();
-        let (sender, shown) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            // The end of the last program at a terminal is an error to its master.
-            while let Ok(count @ 1..) = reader.read(&mut bytes) {
-                if sender.send(bytes[..count].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { master, shown, text: String::new(), seen: 0, child }
-    }
-
-    /// Waits until this is shown, after what was waited for before; returns what came up to there.
-    fn shows(&mut self, words: &str) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(at) = self.text[self.seen..].find(words) {
-                let from = self.seen;
-                self.seen += at + words.len();
-                return self.text[from..self.seen].to_owned();
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            let Ok(bytes) = self.shown.recv_timeout(left) else {
-                panic!("{words:?} is not shown after {:?}", &self.text[self.seen..])
-            };
-            self.text += &String::from_utf8_lossy(&bytes);
-        }
-    }
-
-    fn types(&mut self, line: &str) {
-        self.master.write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-
-    /// The exit status, once the program has ended.
-    fn ends(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use terminal::Terminal;
 
 fn add(folder: &TempDir, arguments: &[&str]) -> Terminal {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-enforcer"));

@@ -59,7 +59,10 @@ impl Arguments {
         let (sender, reports) = mpsc::channel();
         std::thread::Builder::new()
             .name("feed".into())
-            .spawn(move || feed::run(&socket, &sender))
+            .spawn({
+                let on_screen = !self.json;
+                move || feed::run(&socket, &sender, on_screen)
+            })
             .context("cannot start a thread")?;
         if self.json { lines(&reports) } else { screen(&reports) }
     }
@@ -77,7 +80,8 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A terminal that is gone takes nothing back, and no complaint.
+        let _ = ratatui::try_restore();
     }
 }
 

@@ -1,11 +1,12 @@
-//! Asks the enforcer once a second, on a thread of its own, so that keys are never slow; and hears the
-//! signals that end the program.
+//! Asks the enforcer once a second, on a thread of its own, so that keys are never slow; and ends the
+//! program at a signal, or when its terminal is gone.
 
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use atalaya_enforcer::control::status::Status;
 use atalaya_enforcer::ledger::{Ban, Selection, Which};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -17,6 +18,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How many of the latest bans are asked for.
 const LATEST: u64 = 100;
+/// How long the screen may take to end by itself, in steps of [`STEP`].
+const STEPS: u32 = 20;
+/// The pause between two looks whether it has.
+const STEP: Duration = Duration::from_millis(50);
 
 /// What the enforcer said, or that it says nothing.
 #[derive(Debug)]
@@ -34,13 +39,23 @@ pub enum Report {
     Stop,
 }
 
-/// Reports once a second until nobody listens or a signal comes.
-pub fn run(socket: &Socket, reports: &Sender<Report>) {
+/// Reports once a second until nobody listens, a signal comes, or the terminal is gone, where there is one.
+pub fn run(socket: &Socket, reports: &Sender<Report>, has_terminal: bool) {
     socket.block_on(async {
         tokio::select! {
-            () = ask(socket, reports) => {}
-            () = stopped() => drop(reports.send(Report::Stop)),
+            () = ask(socket, reports) => return,
+            () = stopped() => {}
+            () = hung_up(), if has_terminal => {}
         }
+        for _ in 0..STEPS {
+            if reports.send(Report::Stop).is_err() {
+                return;
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        // Waiting for a key at a terminal that is gone never ends, and takes a whole processor.
+        let _ = ratatui::try_restore();
+        std::process::exit(0);
     });
 }
 
@@ -76,5 +91,18 @@ async fn stopped() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         _ = hangup.recv() => {}
+    }
+}
+
+/// Waits until nobody is at the other end of the terminal.
+async fn hung_up() {
+    let mut interval = interval(INTERVAL);
+    loop {
+        interval.tick().await;
+        let mut input = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::empty())];
+        let looked = poll(&mut input, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        if looked.is_ok() && input[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return;
+        }
     }
 }
