@@ -14,6 +14,7 @@ pub mod fail2ban;
 pub mod filter;
 pub mod ignore;
 pub mod jail;
+pub mod kernel;
 pub mod lint;
 pub mod membership;
 pub mod named;

@@ -2,13 +2,14 @@
 //! to the sources, so that nothing is noticed before it can be kept.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use atalaya_wire::{Name, Networks, Offence, ProblemCode, Report, Unban};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -22,6 +23,7 @@ use crate::control::{self, Answer, FileStatus, Request, Status};
 use crate::detector::{Detector, Ignored};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
+use crate::kernel::Wanted;
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
@@ -32,10 +34,14 @@ use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
 
 mod files;
+mod kernel;
+#[cfg(feature = "kernel")]
 mod logins;
 mod reports;
 mod resend;
 mod syslog;
+
+use kernel::{Feeding, Kernel};
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -89,16 +95,20 @@ struct Service {
     shutdown: CancellationToken,
     started: Timestamp,
     rate: Arc<Mutex<Rate>>,
-    logins: bool,
+    kernel: Kernel,
 }
 
 /// Lines a second over the last looks.
 #[derive(Default)]
 struct Rate(VecDeque<u64>);
 
-/// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
-/// `atalaya-sensor reload`.
-pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<()> {
+/// Runs the sensor until SIGTERM or SIGINT. `loader` is what the loader's command line begins with; `reread`
+/// reads the configuration again, at SIGHUP and at `atalaya-sensor reload`.
+pub async fn run(
+    config: Config,
+    loader: &[OsString],
+    reread: impl Fn() -> Result<Config, ConfigError>,
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
@@ -150,7 +160,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
         shutdown: CancellationToken::new(),
         started: Timestamp::now(),
         rate: Arc::default(),
-        logins: false,
+        kernel: Kernel::start(loader),
     };
     service.spawn(send(
         state.clone(),
@@ -172,7 +182,6 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     service.spawn(control::serve(listener, calls));
 
     let jails = lock(&service.watch).detector.totals().count();
-    release_free_memory();
     tracing::info!(jails, sources = sources.names.join(","), "ready");
     if sources.names.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
@@ -180,10 +189,19 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
 
     let stop = wait_for_signal();
     tokio::pin!(stop);
+    let loader_ended = service.kernel.ended();
+    tokio::pin!(loader_ended);
+    let mut outcome = Ok(());
     loop {
         let reply = tokio::select! {
+            biased;
             stopped = &mut stop => {
                 stopped?;
+                break;
+            }
+            () = &mut loader_ended => {
+                // Half a sensor that looks whole would be worse than one that its service starts again.
+                outcome = Err(anyhow!("the loader of the kernel programs ended; start the sensor again"));
                 break;
             }
             _ = hangup.recv() => None,
@@ -246,7 +264,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     drop((store, service));
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || writer.join()))
         .await;
-    Ok(())
+    outcome
 }
 
 /// What an earlier run told the enforcer.
@@ -287,13 +305,12 @@ impl Service {
         if sources.files.is_some() {
             sources.names.push("files");
         }
-        if lock(watch).detector.wants_logins() {
-            // The kernel's side outlives a reload: no login may be missed.
-            self.logins = self.logins || logins::start(&self.tasks, &self.shutdown, watch);
-            if self.logins {
-                sources.names.push("logins");
-            }
-        }
+        let wanted = Wanted {
+            logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+        };
+        // The kernel's side outlives a reload: no login may be missed.
+        let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch };
+        sources.names.extend(self.kernel.want(wanted, &feeding).await);
         let wanted = lock(watch).detector.journal_matches();
         if !wanted.is_empty() {
             let cursor = lock(watch).journal.clone();
@@ -387,6 +404,8 @@ impl Service {
             enforcer: link.as_ref().map(|uplink| uplink.url().to_owned()),
             connected: link.as_ref().and_then(Uplink::is_connected),
             sources: sources.names.iter().map(ToString::to_string).collect(),
+            programs: self.kernel.programs(),
+            kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
@@ -640,17 +659,6 @@ fn own_addresses() -> Networks {
             tracing::warn!(%error, "the host's own addresses cannot be read");
             Networks::default()
         }
-    }
-}
-
-/// Gives back what only the start needed. Loading eBPF programs parses the kernel's type information,
-/// some 20 MB that the allocator would keep for the sensor's whole life.
-fn release_free_memory() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "glibc's function has no safe wrapper")]
-    // SAFETY: it may be called at any time from any thread, and touches only free memory.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
