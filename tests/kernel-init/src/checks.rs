@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::namespace::Namespace;
 use atalaya_end_to_end::sshd::Sshd;
 use kernel_init::{Outcome, Program, Report, State};
@@ -80,10 +80,11 @@ impl Scene {
     }
 
     fn wrong_password(&mut self, from: &str) -> Result<String> {
-        let client = self.sshd.spawn_wrong_passwords(&self.namespace, from.parse()?, 1)?;
+        let mut client = self.sshd.spawn_wrong_passwords(&self.namespace, from.parse()?, 1)?;
         let line = self.sensor.wait_for("see the failure", PATIENCE, |line| {
             line.contains("\"message\":\"failure\"") && line.contains(&format!("\"address\":\"{from}\""))
         })?;
+        ensure!(client.try_wait()?.is_none(), "sshd had answered when the failure was seen");
         let event: Value = serde_json::from_str(&line)?;
         let source = event["source"].as_str().context("the failure names no source")?;
         Sshd::finish(client, PATIENCE)?;

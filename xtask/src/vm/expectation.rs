@@ -23,7 +23,11 @@ struct Row {
     states: [State; 3],
 }
 
-const EXPECTED: &[Row] = &[Row { program: "logins: audit", since: (5, 8), states: [On, On, On] }];
+const EXPECTED: &[Row] = &[
+    // aya takes a kernel that refuses to read kernel memory for one that is older than the helper that reads a process's,
+    // and puts another helper in its place, which confidentiality refuses.
+    Row { program: "logins: audit", since: (5, 8), states: [On, On, Refused] },
+];
 
 /// What differs from what is expected, in sentences.
 pub fn deviations(series: (u32, u32), lockdown: Lockdown, programs: &[Program]) -> Vec<String> {

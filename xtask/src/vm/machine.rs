@@ -153,3 +153,52 @@ fn follow(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    const END: &str = "{\"report\":\"end\",\"success\":true}";
+
+    /// What comes of a machine that prints these lines and ends.
+    fn heard(lines: &[&str]) -> (Result<()>, Vec<Report>, VecDeque<String>) {
+        let (sender, receiver) = mpsc::channel();
+        for line in lines {
+            sender.send(Line { at: SystemTime::now(), text: (*line).to_owned() }).unwrap();
+        }
+        drop(sender);
+        let (mut reports, mut console) = (Vec::new(), VecDeque::new());
+        let mut each = |report| reports.push(report);
+        let ended = follow(&receiver, &mut console, &AtomicBool::new(false), &mut each);
+        (ended, reports, console)
+    }
+
+    #[test]
+    fn a_machine_that_reports_to_the_end_is_heard() {
+        let (ended, reports, console) = heard(&["[0.1] hello", END]);
+        assert!(ended.is_ok(), "{ended:?}");
+        assert_eq!(reports, [Report::End { success: true }]);
+        assert_eq!(console, ["[0.1] hello"]);
+    }
+
+    #[test]
+    fn a_panic_an_early_end_and_a_broken_report_are_told_apart() {
+        let panic = "[    2.1] Kernel panic - not syncing: Attempted to kill init!";
+        for (lines, told) in [
+            (&[END, panic][..], "panicked"),
+            (&["[0.1] hello"], "before everything was tried"),
+            (&["{\"report\":\"end\""], "is no report"),
+        ] {
+            let error = heard(lines).0.unwrap_err();
+            assert!(format!("{error:#}").contains(told), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn ctrl_c_ends_the_wait_for_a_machine_that_lives() {
+        let (_alive, receiver) = mpsc::channel();
+        let ended = follow(&receiver, &mut VecDeque::new(), &AtomicBool::new(true), &mut |_| {});
+        assert!(ended.unwrap_err().to_string().contains("interrupted"));
+    }
+}

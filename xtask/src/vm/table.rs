@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use kernel_init::{Outcome, State};
 
 use super::Run;
+
+/// How wide the tables are, in columns of a terminal.
+const WIDTH: u16 = 110;
 
 /// Programs with the verifier's instruction counts, checks, and the reason of whatever is not on.
 pub fn tables(runs: &[Run]) -> String {
@@ -14,7 +17,7 @@ pub fn tables(runs: &[Run]) -> String {
         let cells = runs.iter().map(|run| {
             let program = run.programs.iter().find(|program| program.name == name);
             program.map_or_else(String::new, |program| match program.instructions {
-                Some(instructions) => format!("{} ({instructions})", program.state),
+                Some(instructions) => format!("{} {instructions}", program.state),
                 None => program.state.to_string(),
             })
         });
@@ -64,7 +67,8 @@ fn names<'a>(runs: &'a [Run], of: impl Fn(&'a Run) -> Vec<&'a str>) -> Vec<&'a s
 fn new_table(what: &str, runs: &[Run]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
-    let titles = runs.iter().map(|run| format!("{}\n{}", run.kernel, run.lockdown.name()));
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    let titles = runs.iter().map(|run| format!("{}\n{}", run.kernel.series(), run.lockdown.name()));
     table.set_header(std::iter::once(what.to_owned()).chain(titles));
     table
 }
