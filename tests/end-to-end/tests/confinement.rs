@@ -45,7 +45,7 @@ fn sensor(stage: &Stage, more: &str) -> Result<Process> {
 fn loader(sensor: &Process) -> Result<u32> {
     let children = format!("/proc/{0}/task/{0}/children", sensor.id());
     let children = std::fs::read_to_string(&children).with_context(|| children.clone())?;
-    Ok(children.trim().parse::<u32>().with_context(|| format!("children: {children:?}"))?)
+    children.trim().parse().with_context(|| format!("children: {children:?}"))
 }
 
 /// Makes a process call these, and compares the error of each.
