@@ -27,6 +27,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/lib/systemd/systemd-journal-remote", "systemd-journal-remote"),
     ("/usr/bin/rg", "ripgrep"),
     ("/usr/bin/gdb", "gdb"),
+    ("/usr/bin/hydra", "hydra"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/setpriv", "util-linux"),
     ("/usr/bin/xz", "xz-utils"),
