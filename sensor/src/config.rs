@@ -20,8 +20,11 @@ use crate::jail::Policy;
 use crate::source::journal::JournalMatch;
 
 mod jail;
+mod local_drop;
 
 use jail::RawJail;
+pub use local_drop::LocalDropConfig;
+use local_drop::RawLocalDrop;
 pub(crate) use jail::exists;
 pub use jail::{EscalateTable, find_filter, find_theirs};
 
@@ -43,6 +46,8 @@ pub struct Config {
     pub syslog: SyslogConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
+    /// Whether and how this host itself drops what banned addresses send.
+    pub local_drop: Option<LocalDropConfig>,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -237,6 +242,7 @@ impl Config {
             journal: raw.journal,
             syslog: raw.syslog,
             report: raw.report,
+            local_drop: raw.local_drop.0,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
             fail2ban: None,
@@ -267,6 +273,9 @@ impl fmt::Display for Config {
         }
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
+        }
+        if let Some(drop) = &self.local_drop {
+            writeln!(f, "local drop: {drop}")?;
         }
         if self.report {
             writeln!(
@@ -355,6 +364,8 @@ struct RawConfig {
     syslog: SyslogConfig,
     #[serde(default = "yes")]
     report: bool,
+    #[serde(default)]
+    local_drop: RawLocalDrop,
     journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]
