@@ -48,6 +48,8 @@ pub struct Config {
     pub report: bool,
     /// Whether and how this host itself drops what banned addresses send.
     pub local_drop: Option<LocalDropConfig>,
+    /// Whether the sensor's processes give up what they do not need.
+    pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -243,6 +245,7 @@ impl Config {
             syslog: raw.syslog,
             report: raw.report,
             local_drop: raw.local_drop.0,
+            confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
             fail2ban: None,
@@ -366,6 +369,8 @@ struct RawConfig {
     report: bool,
     #[serde(default)]
     local_drop: RawLocalDrop,
+    #[serde(default = "yes")]
+    confine: bool,
     journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]

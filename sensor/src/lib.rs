@@ -7,6 +7,7 @@
 
 pub mod catalogue;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod date;
 pub mod detector;
