@@ -49,7 +49,7 @@ pub struct Ban {
     /// Until when, in nanoseconds of `CLOCK_BOOTTIME` (`bpf_ktime_get_boot_ns`), which goes on while the host
     /// is suspended; [`FOR_EVER`] for one without end.
     pub deadline_ns: u64,
-    /// Packets dropped.
+    /// Packets dropped; of those that two CPUs drop at the same moment one may be missed.
     pub packets: u64,
     /// Bytes of them, from the Ethernet header on.
     pub bytes: u64,

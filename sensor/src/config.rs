@@ -23,10 +23,10 @@ mod jail;
 mod local_drop;
 
 use jail::RawJail;
-pub use local_drop::LocalDropConfig;
-use local_drop::RawLocalDrop;
 pub(crate) use jail::exists;
 pub use jail::{EscalateTable, find_filter, find_theirs};
+pub use local_drop::LocalDropConfig;
+use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";

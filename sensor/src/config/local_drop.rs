@@ -83,7 +83,8 @@ impl Config {
         }
         let mut with_client = Networks::default();
         with_client.extend(self.allow.iter().chain([IpNet::from(client)]));
-        let list: Vec<String> = Vec::from(with_client).iter().map(|network| format!("\"{network}\"")).collect();
+        let list: Vec<String> =
+            Vec::from(with_client).iter().map(|network| format!("\"{network}\"")).collect();
         Err(format!(
             "local_drop could cut off this very session, which comes from {client}: a few mistyped passwords from there, and this host drops all that it sends, open connections too. \
              Spare it with this line at the top of the configuration\n    allow = [{}]\nor, where you have another way in, say so with `even_my_session = true` in [local_drop]",
@@ -125,7 +126,8 @@ impl<'de> Visitor<'de> for SwitchOrTable {
                 let right = "interfaces must name at least one, such as [\"eth0\"], or be left out";
                 return Err(A::Error::custom(right));
             }
-            let is_name = |name: &&String| (1..LONGEST_NAME).contains(&name.len()) && !name.contains(['/', ' ']);
+            let is_name =
+                |name: &&String| (1..LONGEST_NAME).contains(&name.len()) && !name.contains(['/', ' ']);
             if let Some(wrong) = names.iter().find(|name| !is_name(name)) {
                 return Err(A::Error::custom(format!("`{wrong}` is no name of an interface")));
             }
@@ -164,8 +166,9 @@ mod tests {
         for on in ["local_drop = true\n", "[local_drop]\n"] {
             assert_eq!(parse(on).unwrap().local_drop, Some(LocalDropConfig::default()), "{on}");
         }
-        let config =
-            parse("[local_drop]\ninterfaces = [\"eth0\"]\nmax_entries = 9\nmode = \"generic\"\nfleet = false\n");
+        let config = parse(
+            "[local_drop]\ninterfaces = [\"eth0\"]\nmax_entries = 9\nmode = \"generic\"\nfleet = false\n",
+        );
         let said = config.unwrap().to_string();
         let expected = "local drop: on eth0, after the driver; 9 bans of its own at most";
         assert!(said.contains(expected), "{said}");

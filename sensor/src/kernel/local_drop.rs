@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "kernel")]
+#[cfg_attr(not(feature = "kernel"), path = "local_drop/no_bans.rs")]
 pub mod bans;
 pub mod interfaces;
 #[cfg(feature = "kernel")]
@@ -38,6 +38,24 @@ pub struct Settings {
     pub max_entries: u32,
     /// In the driver, or after it.
     pub mode: Mode,
+}
+
+/// What a ban did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Packets dropped.
+    pub packets: u64,
+    /// Bytes of them, from the Ethernet header on.
+    pub bytes: u64,
+}
+
+/// What all bans did, since the maps were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// What was dropped.
+    pub dropped: Dropped,
+    /// Packets of banned addresses that passed, because they are allowed.
+    pub allowed: u64,
 }
 
 /// Where the program runs.

@@ -35,7 +35,8 @@ pub fn client() -> Option<IpAddr> {
 /// The variable in an environment as the kernel shows it (proc_pid_environ(5)).
 fn find(environment: &[u8]) -> Option<&OsStr> {
     let variables = environment.split(|byte| *byte == 0);
-    let value = |variable: &'_ [u8]| variable.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::len);
+    let value =
+        |variable: &'_ [u8]| variable.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::len);
     let found = variables.into_iter().find_map(|variable| Some((variable, value(variable)?)));
     found.map(|(variable, length)| OsStr::from_bytes(&variable[variable.len() - length..]))
 }

@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn lifelines_lists_and_the_own_link_are_spared_together() {
-        let lifelines = Lifelines { enforcer: vec!["::ffff:192.0.2.7".parse().unwrap()], ..Lifelines::default() };
+        let lifelines =
+            Lifelines { enforcer: vec!["::ffff:192.0.2.7".parse().unwrap()], ..Lifelines::default() };
         let list = Networks::try_from(vec!["198.51.100.0/24".to_owned()]).unwrap();
         let spared = lifelines.with([&list]);
         for network in ["192.0.2.7/32", "198.51.100.0/24", "fe80::/10", "127.0.0.0/8"] {

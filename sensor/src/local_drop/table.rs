@@ -104,8 +104,12 @@ impl Table {
     /// All that should stand is told: what only an earlier run, or the enforcer before it
     /// [began anew](Self::begin_anew), wanted is lifted.
     pub fn settle(&mut self) -> Vec<Change> {
-        let before: Vec<IpNet> =
-            self.entries.iter().filter(|(_, entry)| entry[By::Before as usize] > 0).map(|(net, _)| *net).collect();
+        let before: Vec<IpNet> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry[By::Before as usize] > 0)
+            .map(|(net, _)| *net)
+            .collect();
         before.into_iter().flat_map(|network| self.withdraw(By::Before, network)).collect()
     }
 
@@ -211,8 +215,12 @@ mod tests {
     fn apply(kernel: &mut HashMap<IpNet, Deadline>, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             match change {
-                Change::Put(network, deadline) => assert_ne!(kernel.insert(network, deadline), Some(deadline)),
-                Change::Remove(network) => assert!(kernel.remove(&network).is_some(), "{network} was not there"),
+                Change::Put(network, deadline) => {
+                    assert_ne!(kernel.insert(network, deadline), Some(deadline))
+                }
+                Change::Remove(network) => {
+                    assert!(kernel.remove(&network).is_some(), "{network} was not there")
+                }
             }
         }
     }

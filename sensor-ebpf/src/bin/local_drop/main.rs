@@ -5,7 +5,6 @@
     target_arch = "bpf",
     expect(unsafe_code, reason = "kernel programs read packets and maps through pointers")
 )]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod xdp;

@@ -13,6 +13,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 
+use super::{Dropped, Totals};
 use crate::kernel::maps::{Maps, MapsError};
 
 /// The maps.
@@ -24,24 +25,6 @@ pub struct Bans {
     totals: PerCpuArray<MapData, u64>,
     /// How many of each [`Kind`] are there.
     counts: [u32; KINDS],
-}
-
-/// What a ban did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// Packets dropped.
-    pub packets: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-}
-
-/// What all did, since the maps were made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// What was dropped.
-    pub dropped: Dropped,
-    /// Packets of banned addresses that passed, because they are allowed.
-    pub allowed: u64,
 }
 
 // === impl Bans ===
@@ -133,10 +116,12 @@ impl Bans {
     /// All bans, each with its deadline. Those that another process adds or removes meanwhile may be missed.
     pub fn all(&self) -> Vec<(IpNet, u64)> {
         let addresses = self.addresses.iter().flatten();
-        let addresses = addresses.filter_map(|(source, [deadline, ..])| Some((network(&source, None)?, deadline)));
+        let addresses =
+            addresses.filter_map(|(source, [deadline, ..])| Some((network(&source, None)?, deadline)));
         let prefixes = self.prefixes.iter().flatten();
-        let prefixes = prefixes
-            .filter_map(|(key, [deadline, ..])| Some((network(&key.data(), Some(key.prefix_len()))?, deadline)));
+        let prefixes = prefixes.filter_map(|(key, [deadline, ..])| {
+            Some((network(&key.data(), Some(key.prefix_len()))?, deadline))
+        });
         addresses.chain(prefixes).collect()
     }
 

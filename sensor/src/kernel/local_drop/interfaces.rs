@@ -44,6 +44,11 @@ pub struct Choice {
     pub not: Vec<(String, String)>,
 }
 
+/// The name of the interface with this number.
+pub fn name(index: u32) -> Option<String> {
+    find().into_iter().map(|found| found.interface).find(|found| found.index == index).map(|found| found.name)
+}
+
 /// Chooses among the interfaces of this host.
 pub fn choose(named: Option<&[String]>) -> Choice {
     choose_of(&find(), named)
@@ -77,7 +82,8 @@ pub fn choose_of(found: &[Found], named: Option<&[String]>) -> Choice {
 
 /// The interfaces of this host.
 fn find() -> Vec<Found> {
-    let with_route: HashSet<String> = routes::default_routes().into_iter().map(|route| route.interface).collect();
+    let with_route: HashSet<String> =
+        routes::default_routes().into_iter().map(|route| route.interface).collect();
     let addresses = if_addrs::get_if_addrs().unwrap_or_default();
     let with_address: HashSet<&str> = addresses
         .iter()

@@ -13,7 +13,8 @@ use super::pins::Pins;
 
 /// Puts the program in the place of the one that a pinned link holds, in one step: between two packets.
 pub fn take_over(program: &mut Xdp, pinned: &Path) -> Result<(), String> {
-    let failed = |error: &dyn std::error::Error| format!("the link {} is of no use: {error}", pinned.display());
+    let failed =
+        |error: &dyn std::error::Error| format!("the link {} is of no use: {error}", pinned.display());
     let link = PinnedLink::from_pin(pinned).map_err(|error| failed(&error))?;
     let link = XdpLink::try_from(FdLink::from(link)).map_err(|error| failed(&error))?;
     let id = program.attach_to_link(link).map_err(|error| failed(&error))?;

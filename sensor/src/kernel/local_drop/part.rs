@@ -140,7 +140,8 @@ impl Running {
     fn sync(&mut self) -> Program {
         let choice = interfaces::choose(self.settings.interfaces.as_deref());
         if self.waits {
-            let reason = "the program of another release still drops, until the bans stand in the maps of this one";
+            let reason =
+                "the program of another release still drops, until the bans stand in the maps of this one";
             return self.object.on(SHOWN, DROP_PROGRAM, reason);
         }
         let refused = match self.sync_links(&choice) {
@@ -204,9 +205,12 @@ impl Running {
         }
         let none = match &self.settings.interfaces {
             Some(_) => String::new(),
-            None => "no interface has a default route or a global address: name some in `interfaces`".to_owned(),
+            None => {
+                "no interface has a default route or a global address: name some in `interfaces`".to_owned()
+            }
         };
-        let reason = [vec![none].into_iter().filter(|none| !none.is_empty()).collect(), not].concat().join("; ");
+        let reason =
+            [vec![none].into_iter().filter(|none| !none.is_empty()).collect(), not].concat().join("; ");
         Program::not_on(SHOWN, ProgramState::Off, reason)
     }
 }

@@ -8,13 +8,14 @@
 //! ```
 //! Removing a link's file detaches its program; when the last file that holds a map is gone, so is the map.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::MountFlags;
 use sha2::{Digest, Sha256};
 
-use super::Mode;
+use super::{Mode, interfaces};
 
 /// Where the file system is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -128,6 +129,18 @@ impl Pins {
 
     fn links_folder(&self) -> PathBuf {
         self.0.join(LOCAL_DROP).join(LINKS)
+    }
+}
+
+// === impl PinnedLink ===
+
+impl fmt::Display for PinnedLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { interface, mode, .. } = self;
+        match interfaces::name(*interface) {
+            Some(name) => write!(f, "{name} ({mode})"),
+            None => write!(f, "interface {interface}, which is gone"),
+        }
     }
 }
 
