@@ -73,7 +73,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (mut runs, mut troubles) = (Vec::new(), Vec::new());
     for kernel in &kernels {
         initramfs.write(kernel, &image)?;
-        for (number, lockdown) in arguments.lockdowns().into_iter().enumerate() {
+        let series = kernel.kernel.series();
+        let mut kept = false;
+        for lockdown in arguments.lockdowns() {
             let boot = Boot {
                 accelerator,
                 image: &kernel.image(),
@@ -85,13 +87,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             if interrupted.load(Ordering::SeqCst) {
                 bail!("interrupted; the virtual machine is gone");
             }
-            let series = kernel.kernel.series();
-            let mut differs = run.troubles(ended);
-            if arguments.bless {
-                counts.keep(&series, &run.programs, number == 0);
-            } else {
-                differs.extend(counts.deviations(&series, &run.programs));
+            if arguments.bless && ended.is_ok() {
+                counts.keep(&series, &run.programs, !kept);
+                kept = true;
             }
+            let mut differs = run.troubles(ended);
+            differs.extend(counts.deviations(&series, &run.programs));
             troubles.extend(differs.into_iter().map(|trouble| format!("{}: {trouble}", run.title())));
             runs.push(run);
         }
