@@ -68,13 +68,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let image = folder.path().join("initramfs");
 
-    let mut counts =
-        Counts::read().or_else(|error| if arguments.bless { Ok(Counts::default()) } else { Err(error) })?;
+    // All of them blessed leaves no kernel behind that is not booted any more.
+    let mut counts = if arguments.all && arguments.bless { Counts::default() } else { Counts::read()? };
     let (mut runs, mut troubles) = (Vec::new(), Vec::new());
     for kernel in &kernels {
         initramfs.write(kernel, &image)?;
         let series = kernel.kernel.series();
-        let mut kept = false;
         for lockdown in arguments.lockdowns() {
             let boot = Boot {
                 accelerator,
@@ -88,11 +87,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 bail!("interrupted; the virtual machine is gone");
             }
             if arguments.bless && ended.is_ok() {
-                counts.keep(&series, &run.programs, !kept);
-                kept = true;
+                counts.keep(&series, lockdown, &run.programs);
             }
             let mut differs = run.troubles(ended);
-            differs.extend(counts.deviations(&series, &run.programs));
+            differs.extend(counts.deviations(&series, lockdown, &run.programs));
             troubles.extend(differs.into_iter().map(|trouble| format!("{}: {trouble}", run.title())));
             runs.push(run);
         }
