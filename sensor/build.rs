@@ -1,5 +1,5 @@
-//! Builds the kernel programs from source and leaves the object in `OUT_DIR`, where
-//! `source/logins/probe.rs` embeds it. Without the feature `kernel` it does nothing.
+//! Builds the kernel programs from source and leaves the objects in `OUT_DIR`, where
+//! the loader (`src/kernel/`) embeds them. Without the feature `kernel` it does nothing.
 
 #[cfg(feature = "kernel")]
 #[path = "../sensor-ebpf/toolchain.rs"]
@@ -20,7 +20,7 @@ mod kernel {
     use crate::toolchain::{self, Missing};
 
     /// aya-build runs `cargo build --package atalaya-sensor-ebpf` for the BPF target, in a target
-    /// directory of its own, and copies the object to `OUT_DIR`.
+    /// directory of its own, and copies the objects to `OUT_DIR`.
     pub fn build() -> anyhow::Result<()> {
         // The shared package is watched by aya-build; these change what is found.
         for variable in [toolchain::OVERRIDE, "RUSTUP_HOME", "CARGO_HOME"] {

@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod date;
 pub mod detector;
@@ -16,6 +17,7 @@ pub mod filter;
 pub mod fleet_bans;
 pub mod ignore;
 pub mod jail;
+pub mod kernel;
 pub mod lint;
 pub mod membership;
 pub mod named;

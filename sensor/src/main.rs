@@ -1,13 +1,18 @@
 //! `atalaya-sensor`: the command line. What each command does is in the library.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::net::IpAddr;
+#[cfg(feature = "kernel")]
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use atalaya_sensor::config::{self, Config};
 use atalaya_sensor::control::{self, Answer, Request};
+#[cfg(feature = "kernel")]
+use atalaya_sensor::kernel::{channel::Channel, loader};
 use atalaya_sensor::membership::Membership;
 use atalaya_sensor::named::Named;
 use atalaya_sensor::uplink::Uplink;
@@ -145,6 +150,10 @@ enum Command {
         atalaya-sensor test /var/log/my.log ./my-filter.conf\n  \
         journalctl -o short-iso | atalaya-sensor test - 'Failed password for .* from <HOST> port \\d+ ssh2$'")]
     Test(trial::Arguments),
+    /// Load and attach the kernel programs for the sensor that started this; not to be run by hand
+    #[cfg(feature = "kernel")]
+    #[command(hide = true)]
+    Loader,
     /// Print shell completions
     #[command(
         after_help = "Example:\n  atalaya-sensor completions bash > /etc/bash_completion.d/atalaya-sensor"
@@ -190,7 +199,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 }
             }
             let reread = || Config::read(&cli.config, cli.fail2ban.as_deref());
-            runtime()?.block_on(service::run(config, reread))?;
+            let format = cli.log_format.to_possible_value().map(|value| value.get_name().to_owned());
+            let loader = ["--log", &cli.log, "--log-format", &format.unwrap_or_default()].map(OsString::from);
+            let prepared = service::prepare(&config, &cli.config, &loader);
+            runtime()?.block_on(service::run(config, prepared, reread))?;
+        }
+        #[cfg(feature = "kernel")]
+        Command::Loader => {
+            start_log(&cli.log, cli.log_format)?;
+            let socket = std::io::stdin().as_fd().try_clone_to_owned().context("no socket of a sensor")?;
+            loader::run(&Channel::from_descriptor(socket))?;
         }
         Command::Check => {
             print!("{}", Config::read(&cli.config, cli.fail2ban.as_deref())?);

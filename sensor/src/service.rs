@@ -2,13 +2,14 @@
 //! to the sources, so that nothing is noticed before it can be kept.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use atalaya_wire::{Name, Networks, Offence, ProblemCode, Report, Unban};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -18,10 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, ConfigError};
+use crate::confine::files::Reach;
+use crate::confine::{self, Confinement};
 use crate::control::{self, Answer, FileStatus, Request, Status};
 use crate::detector::{Detector, Ignored};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
+use crate::kernel::Wanted;
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
@@ -32,10 +36,14 @@ use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
 
 mod files;
+mod kernel;
+#[cfg(feature = "kernel")]
 mod logins;
 mod reports;
 mod resend;
 mod syslog;
+
+use kernel::{Feeding, Kernel};
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -89,16 +97,60 @@ struct Service {
     shutdown: CancellationToken,
     started: Timestamp,
     rate: Arc<Mutex<Rate>>,
-    logins: bool,
+    kernel: Kernel,
+    /// What the worker kept.
+    confinement: Confinement,
 }
 
 /// Lines a second over the last looks.
 #[derive(Default)]
 struct Rate(VecDeque<u64>);
 
+/// What comes before the runtime and its threads.
+pub struct Prepared {
+    kernel: Kernel,
+    bounds: Bounds,
+    confinement: Confinement,
+}
+
+/// What the worker can reach for the rest of its life.
+struct Bounds {
+    /// `None` where it is not confined.
+    reach: Option<Reach>,
+    /// Where the configuration is read from.
+    file: PathBuf,
+}
+
+/// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
+/// `file` is where the configuration was read from.
+pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
+    let kernel = Kernel::start(loader);
+    // What is not there cannot be reached later.
+    if let Err(error) = std::fs::create_dir_all(&config.state) {
+        tracing::debug!(%error, "the state folder cannot be made");
+    }
+    let reach = if config.confine { Reach::of(config, file) } else { Err("`confine = false`".to_owned()) };
+    let low = |address: &std::net::SocketAddr| (1..1024).contains(&address.port());
+    let privileged_port = config.syslog.udp.iter().chain(&config.syslog.tcp).any(low);
+    let confinement = match &reach {
+        Ok(reach) => confine::worker(reach, privileged_port),
+        Err(why) => confine::nothing(why),
+    };
+    match &reach {
+        Ok(_) => tracing::info!("confined: {confinement}"),
+        Err(why) => tracing::warn!("the sensor is not confined: {why}"),
+    }
+    Prepared { kernel, bounds: Bounds { reach: reach.ok(), file: file.to_owned() }, confinement }
+}
+
 /// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
 /// `atalaya-sensor reload`.
-pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    prepared: Prepared,
+    reread: impl Fn() -> Result<Config, ConfigError>,
+) -> anyhow::Result<()> {
+    let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
@@ -150,7 +202,8 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
         shutdown: CancellationToken::new(),
         started: Timestamp::now(),
         rate: Arc::default(),
-        logins: false,
+        kernel,
+        confinement,
     };
     service.spawn(send(
         state.clone(),
@@ -172,7 +225,6 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     service.spawn(control::serve(listener, calls));
 
     let jails = lock(&service.watch).detector.totals().count();
-    release_free_memory();
     tracing::info!(jails, sources = sources.names.join(","), "ready");
     if sources.names.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
@@ -180,10 +232,19 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
 
     let stop = wait_for_signal();
     tokio::pin!(stop);
+    let loader_ended = service.kernel.ended();
+    tokio::pin!(loader_ended);
+    let mut outcome = Ok(());
     loop {
         let reply = tokio::select! {
+            biased;
             stopped = &mut stop => {
                 stopped?;
+                break;
+            }
+            () = &mut loader_ended => {
+                // Half a sensor that looks whole would be worse than one that its service starts again.
+                outcome = Err(anyhow!("the loader of the kernel programs ended; start the sensor again"));
                 break;
             }
             _ = hangup.recv() => None,
@@ -196,7 +257,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
                 None => continue,
             },
         };
-        let answer = match reread() {
+        let answer = match reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new)) {
             Ok(config) if config.state != state => Answer::Failed {
                 message: format!(
                     "`state` cannot be changed by a reload: restart the sensor to go on with {}; it runs on as before",
@@ -246,7 +307,7 @@ pub async fn run(config: Config, reread: impl Fn() -> Result<Config, ConfigError
     drop((store, service));
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || writer.join()))
         .await;
-    Ok(())
+    outcome
 }
 
 /// What an earlier run told the enforcer.
@@ -258,6 +319,26 @@ struct Told {
 
 /// Counters and bans as they were saved.
 type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// Lets a new configuration pass that needs no more than what can be reached.
+    fn admit(&self, config: Config) -> Result<Config, String> {
+        let Some(reach) = &self.reach else { return Ok(config) };
+        let beyond = match Reach::of(&config, &self.file) {
+            Ok(wanted) => reach.lacks(&wanted).map(|path| format!("it needs {}", path.display())),
+            Err(why) => Some(why),
+        };
+        match beyond {
+            None => Ok(config),
+            Some(why) => Err(format!(
+                "the new configuration asks for more than the sensor kept when it started: {why}; \
+                 start the sensor again, which loses nothing"
+            )),
+        }
+    }
+}
 
 // === impl Service ===
 
@@ -287,13 +368,13 @@ impl Service {
         if sources.files.is_some() {
             sources.names.push("files");
         }
-        if lock(watch).detector.wants_logins() {
-            // The kernel's side outlives a reload: no login may be missed.
-            self.logins = self.logins || logins::start(&self.tasks, &self.shutdown, watch);
-            if self.logins {
-                sources.names.push("logins");
-            }
-        }
+        let wanted = Wanted {
+            confine: config.confine,
+            logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+        };
+        // The kernel's side outlives a reload: no login may be missed.
+        let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch };
+        sources.names.extend(self.kernel.want(wanted, &feeding).await);
         let wanted = lock(watch).detector.journal_matches();
         if !wanted.is_empty() {
             let cursor = lock(watch).journal.clone();
@@ -387,6 +468,12 @@ impl Service {
             enforcer: link.as_ref().map(|uplink| uplink.url().to_owned()),
             connected: link.as_ref().and_then(Uplink::is_connected),
             sources: sources.names.iter().map(ToString::to_string).collect(),
+            programs: self.kernel.programs(),
+            confinement: [("worker", Some(self.confinement.clone())), ("loader", self.kernel.confinement())]
+                .into_iter()
+                .filter_map(|(process, kept)| Some((process.to_owned(), kept?)))
+                .collect(),
+            kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
@@ -640,17 +727,6 @@ fn own_addresses() -> Networks {
             tracing::warn!(%error, "the host's own addresses cannot be read");
             Networks::default()
         }
-    }
-}
-
-/// Gives back what only the start needed. Loading eBPF programs parses the kernel's type information,
-/// some 20 MB that the allocator would keep for the sensor's whole life.
-fn release_free_memory() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "glibc's function has no safe wrapper")]
-    // SAFETY: it may be called at any time from any thread, and touches only free memory.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

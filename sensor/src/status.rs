@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{Timestamp, Unit};
 
 use crate::control::Status;
+use crate::kernel::{Program, ProgramState};
 use crate::trial::printable;
 
 /// How many addresses of a jail are listed; the JSON has all.
@@ -42,6 +43,15 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     )?;
     if status.reports.on {
         writeln!(out, "{}", reports(status))?;
+    }
+    for (process, kept) in &status.confinement {
+        writeln!(out, "{process} kept {}", printable(kept.to_string().as_bytes()))?;
+    }
+    if let Some(trouble) = &status.kernel_trouble {
+        writeln!(out, "nothing is seen in the kernel: {}", printable(trouble.as_bytes()))?;
+    }
+    if status.programs.iter().any(|program| program.state != ProgramState::Off) {
+        writeln!(out, "{}", programs(&status.programs))?;
     }
     let mut jails =
         new_table(["jail", "source", "failing", "failures", "banned now", "banned in all", "ignored"]);
@@ -119,6 +129,21 @@ fn reports(status: &Status) -> String {
         line.push_str(&format!("; not taken last: {}", printable(trouble.as_bytes())));
     }
     line
+}
+
+/// The kernel programs, each with where it is attached, or why not.
+fn programs(programs: &[Program]) -> Table {
+    let mut table = new_table(["kernel program", "is", "where, or why not"]);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    for program in programs {
+        let state = match program.state {
+            ProgramState::On => "on",
+            ProgramState::Off => "off",
+            ProgramState::Refused => "refused",
+        };
+        table.add_row([&program.name, state, &printable(program.reason.as_bytes())]);
+    }
+    table
 }
 
 fn new_table<const N: usize>(columns: [&str; N]) -> Table {

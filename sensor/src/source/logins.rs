@@ -1,19 +1,20 @@
 //! Failed logins as the kernel sees them: a uprobe in libaudit reports every verdict of PAM and sshd, about
-//! two seconds before a log line could. [`probe`] loads it, [`record`] reads what it reports, and
-//! [`attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
+//! two seconds before a log line could. The [loader](crate::kernel::logins) attaches it, [`record`] reads what it
+//! reports, and [`attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
 
 pub mod attempt;
-pub mod probe;
 pub mod record;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use atalaya_sensor_ebpf::logins::LOGINS_MAP;
 use jiff::{SignedDuration, Timestamp};
 
 use attempt::{Attempts, Verdict};
-use probe::Probe;
-pub use probe::{Drops, LoginsError};
+use record::Record;
+
+use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
 
 /// A login attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,8 @@ pub enum LoginOutcome {
 
 /// The running source.
 pub struct Logins {
-    probe: Probe,
+    ring: Ring,
+    losses: Losses,
     attempts: Attempts,
     ready: std::collections::VecDeque<Attempt>,
 }
@@ -57,10 +59,11 @@ pub struct Logins {
 // === impl Logins ===
 
 impl Logins {
-    /// Loads and attaches the kernel program. To be called within a tokio runtime.
-    pub fn start() -> Result<Self, LoginsError> {
+    /// Reads the object's maps. To be called within a tokio runtime.
+    pub fn new(mut maps: Maps) -> Result<Self, MapsError> {
         Ok(Self {
-            probe: Probe::start()?,
+            ring: maps.ring(LOGINS_MAP)?,
+            losses: maps.losses()?,
             attempts: Attempts::default(),
             ready: std::collections::VecDeque::new(),
         })
@@ -79,7 +82,8 @@ impl Logins {
                 .map_or(Duration::from_secs(3600), |at| Duration::from_nanos(at.saturating_sub(now_ns)));
             let attempts = &mut self.attempts;
             let ready = &mut self.ready;
-            let read = self.probe.read(|mut record| {
+            let read = maps::read(&mut self.ring, |bytes| {
+                let Some(mut record) = Record::read(bytes) else { return };
                 record.look_up_owner();
                 if let Some(verdict) = attempts.record(&record) {
                     ready.push_back(attempt(verdict));
@@ -99,9 +103,9 @@ impl Logins {
         }
     }
 
-    /// What the kernel program and the attempts dropped, in all.
-    pub fn drops(&self) -> Drops {
-        self.probe.drops()
+    /// What the kernel program had to leave out, in all.
+    pub fn lost(&self) -> Lost {
+        self.losses.read()
     }
 
     /// Records of callers that were not root, and so were not believed.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use atalaya_sensor_ebpf::{USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN};
+use atalaya_sensor_ebpf::logins::{USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN};
 
 use super::LoginOutcome;
 use super::record::Record;

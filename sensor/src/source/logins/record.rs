@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use atalaya_sensor_ebpf::{LoginRecord, PRESENT, Text};
+use atalaya_sensor_ebpf::logins::{LoginRecord, PRESENT, Text};
 
 /// A record with its texts taken out. `None` stands for a NULL pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,11 @@
 use core::ffi::{c_char, c_void};
 
 use atalaya_sensor_ebpf::{
-    Drop, LOGINS_BYTES, LoginRecord, PRESENT, Text, UNREADABLE, USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN,
+    logins::{
+        LOGINS_BYTES, LoginRecord, PRESENT, Text, UNREADABLE, USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN,
+    },
+    losses::Loss,
+    object::lose,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -20,8 +24,6 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use aya_log_ebpf::{debug, warn};
-
-use crate::drops;
 
 #[map]
 static LOGINS: RingBuf = RingBuf::with_byte_size(LOGINS_BYTES, 0);
@@ -41,7 +43,7 @@ pub fn audit_log_acct_message(ctx: ProbeContext) -> u32 {
         return 0;
     }
     let Some(tail) = tail(&ctx) else {
-        drops::count(Drop::Unreadable);
+        lose(Loss::Unreadable);
         // Any user may call the function; only root's calls are worth a line.
         if ctx.uid() == 0 {
             warn!(&ctx, "a login verdict of process {} has an unreadable stack", ctx.tgid());
@@ -49,7 +51,7 @@ pub fn audit_log_acct_message(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let Some(mut entry) = LOGINS.reserve::<LoginRecord>(0) else {
-        drops::count(Drop::RingFull);
+        lose(Loss::RingFull);
         return 0;
     };
     let record = entry.as_mut_ptr();
@@ -118,7 +120,7 @@ fn tail(ctx: &ProbeContext) -> Option<Tail> {
 }
 
 #[cfg(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "aarch64")))]
-compile_error!("login.rs knows the calling conventions of x86_64 and aarch64 only: add this processor's");
+compile_error!("audit.rs knows the calling conventions of x86_64 and aarch64 only: add this processor's");
 
 /// Reads one argument from the caller's stack.
 #[inline(always)]

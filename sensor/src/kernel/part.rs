@@ -1,0 +1,23 @@
+//! What the loader does with each object alike. What can be asked of one differs, so each has a `want` of its
+//! own: it brings what is loaded to what is wanted, and returns maps only where the object was loaded just now.
+//! A change of what is wanted leaves a loaded object's maps in place wherever it can, so that nothing is missed.
+
+use std::os::fd::OwnedFd;
+
+use super::Program;
+use super::object::Object;
+
+/// Maps that were loaded just now, by name.
+pub type Handed = Vec<(String, OwnedFd)>;
+
+/// One object in the loader.
+pub trait Part {
+    /// Looks around: at programs of this host that came, and that ended. Called every few seconds.
+    fn look(&mut self) {}
+
+    /// Its programs, each with how it stands.
+    fn programs(&self) -> Vec<Program>;
+
+    /// The loaded object, for its messages.
+    fn object(&mut self) -> Option<&mut Object>;
+}

@@ -1,0 +1,177 @@
+//! The loader from the worker's side: started as a process of its own, asked, and listened to.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::channel::Channel;
+use super::loader::{Request, Said};
+use super::maps::Maps;
+use super::{Program, Wanted};
+use crate::confine::Confinement;
+
+/// How long loading may take. Verifying takes milliseconds, under emulation a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The running loader. Dropping it ends the loader, and with it all programs that are not pinned.
+pub struct Loader {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
+    ended: CancellationToken,
+    child: Child,
+}
+
+/// What the loader said last.
+#[derive(Default)]
+struct Heard {
+    programs: Vec<Program>,
+    confinement: Option<Confinement>,
+    answer: Option<oneshot::Sender<Loaded>>,
+}
+
+/// New maps by object.
+pub type Loaded = HashMap<String, Maps>;
+
+/// Why nothing can be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoaderError {
+    /// The process cannot be started.
+    #[error("the loader of the kernel programs cannot be started: {0}")]
+    Start(#[source] std::io::Error),
+    /// It cannot be asked.
+    #[error("the loader of the kernel programs cannot be asked: {0}")]
+    Ask(#[source] std::io::Error),
+    /// It ended, or takes too long.
+    #[error("the loader of the kernel programs {0}; its own lines above say more")]
+    Silent(&'static str),
+}
+
+// === impl Loader ===
+
+impl Loader {
+    /// Starts the loader: this program again, with the command `loader` and these arguments before it.
+    pub fn start(arguments: &[impl AsRef<OsStr>]) -> Result<Self, LoaderError> {
+        let (ours, theirs) = Channel::pair().map_err(LoaderError::Start)?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("atalaya-sensor").args(arguments).arg("loader");
+        command.stdin(Stdio::from(theirs.into_descriptor())).stdout(Stdio::null());
+        // A terminal's Ctrl-C is for the worker, with which the loader ends.
+        command.process_group(0);
+        let child = command.spawn().map_err(LoaderError::Start)?;
+        let channel = Arc::new(ours);
+        let heard = Arc::<Mutex<Heard>>::default();
+        let ended = CancellationToken::new();
+        let listener = {
+            let (channel, heard, ended) = (channel.clone(), heard.clone(), ended.clone());
+            move || {
+                listen(&channel, &heard);
+                // Whoever waits for an answer learns that there will be none.
+                lock(&heard).answer = None;
+                ended.cancel();
+            }
+        };
+        std::thread::Builder::new().name("loader".to_owned()).spawn(listener).map_err(LoaderError::Start)?;
+        Ok(Self { channel, heard, ended, child })
+    }
+
+    /// Brings what is loaded to what is wanted; the maps of objects that were loaded just now.
+    pub async fn want(&self, wanted: Wanted) -> Result<Loaded, LoaderError> {
+        let (sender, answer) = oneshot::channel();
+        lock(&self.heard).answer = Some(sender);
+        if self.ended.is_cancelled() {
+            return Err(LoaderError::Silent("has ended"));
+        }
+        self.channel.send(&Request::Want(wanted), &[]).map_err(LoaderError::Ask)?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Err(_)) => Err(LoaderError::Silent("has ended")),
+            Err(_) => Err(LoaderError::Silent("does not answer")),
+        }
+    }
+
+    /// All programs as they stand.
+    pub fn programs(&self) -> Vec<Program> {
+        lock(&self.heard).programs.clone()
+    }
+
+    /// What the loader kept; `None` until it has loaded something.
+    pub fn confinement(&self) -> Option<Confinement> {
+        lock(&self.heard).confinement.clone()
+    }
+
+    /// Cancelled when the loader has ended.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+        let _ = self.child.wait();
+    }
+}
+
+/// Listens until the loader has ended.
+fn listen(channel: &Channel, heard: &Mutex<Heard>) {
+    loop {
+        match channel.receive::<Said>() {
+            Ok(Some((Said::Loaded { programs, confinement, maps }, descriptors))) => {
+                let mut heard = lock(heard);
+                tell(&heard.programs, &programs);
+                heard.programs = programs;
+                heard.confinement = Some(confinement);
+                if let Some(answer) = heard.answer.take() {
+                    let _ = answer.send(by_object(maps, descriptors));
+                }
+            }
+            Ok(Some((Said::Changed { programs }, _))) => {
+                let mut heard = lock(heard);
+                tell(&heard.programs, &programs);
+                heard.programs = programs;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "what the loader of the kernel programs says cannot be read");
+                return;
+            }
+        }
+    }
+}
+
+/// Tells of programs that stand otherwise than before.
+fn tell(before: &[Program], now: &[Program]) {
+    use super::ProgramState;
+    for program in now {
+        if before.iter().any(|old| old.name == program.name && old.state == program.state) {
+            continue;
+        }
+        let Program { name, reason, .. } = program;
+        match program.state {
+            ProgramState::On => tracing::info!(program = name, "on: {reason}"),
+            ProgramState::Off => tracing::debug!(program = name, "off: {reason}"),
+            ProgramState::Refused => {
+                tracing::warn!(program = name, "refused: {reason}; the other programs and sources go on");
+            }
+        }
+    }
+}
+
+fn by_object(maps: Vec<(String, String)>, descriptors: Vec<OwnedFd>) -> Loaded {
+    let mut objects: HashMap<String, Vec<(String, OwnedFd)>> = HashMap::new();
+    for ((object, map), descriptor) in maps.into_iter().zip(descriptors) {
+        objects.entry(object).or_default().push((map, descriptor));
+    }
+    objects.into_iter().map(|(object, maps)| (object, Maps::new(maps))).collect()
+}
+
+fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}

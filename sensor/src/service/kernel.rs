@@ -1,0 +1,148 @@
+//! The kernel's side of the running sensor: its loader, and the feeds of what is loaded.
+
+use std::ffi::OsString;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Shared;
+use crate::confine::Confinement;
+use crate::kernel::{Program, Wanted};
+
+/// The loader, and a feed for each object that is loaded.
+#[derive(Default)]
+pub(super) struct Kernel {
+    #[cfg(feature = "kernel")]
+    loader: Option<crate::kernel::process::Loader>,
+    #[cfg(feature = "kernel")]
+    feeds: std::collections::HashMap<&'static str, CancellationToken>,
+    /// Why nothing can be loaded.
+    trouble: Option<String>,
+}
+
+/// Whose feeds these are to be.
+#[cfg_attr(not(feature = "kernel"), expect(dead_code, reason = "there is nothing that feeds"))]
+pub(super) struct Feeding<'a> {
+    /// Where they run.
+    pub tasks: &'a TaskTracker,
+    /// What ends them.
+    pub shutdown: &'a CancellationToken,
+    /// What they feed.
+    pub watch: &'a Shared,
+}
+
+// === impl Kernel ===
+
+#[cfg(feature = "kernel")]
+impl Kernel {
+    /// Starts the loader with these arguments of the command line.
+    pub(super) fn start(arguments: &[OsString]) -> Self {
+        let mut kernel = Self::default();
+        match crate::kernel::process::Loader::start(arguments) {
+            Ok(loader) => kernel.loader = Some(loader),
+            Err(error) => kernel.note(&error),
+        }
+        kernel
+    }
+
+    /// Loads what is wanted and lets it feed the jails; the sources that run.
+    pub(super) async fn want(&mut self, wanted: Wanted, feeding: &Feeding<'_>) -> Vec<&'static str> {
+        use crate::kernel::{ProgramState, loader};
+
+        if wanted.logins.is_none() {
+            self.stop(loader::LOGINS);
+        }
+        let Some(running) = &self.loader else { return Vec::new() };
+        match running.want(wanted).await {
+            Ok(mut loaded) => {
+                if let Some(maps) = loaded.remove(loader::LOGINS) {
+                    let token = self.token(loader::LOGINS, feeding);
+                    if let Err(error) = super::logins::feed(maps, token, feeding) {
+                        self.note(&error);
+                    }
+                }
+            }
+            Err(error) => self.note(&error),
+        }
+        let programs = self.programs();
+        let runs = |object: &&'static str| {
+            programs.iter().any(|program| {
+                program.state == ProgramState::On && program.name.split(':').next() == Some(*object)
+            })
+        };
+        [loader::LOGINS].into_iter().filter(runs).collect()
+    }
+
+    /// What the loader kept.
+    pub(super) fn confinement(&self) -> Option<Confinement> {
+        self.loader.as_ref().and_then(crate::kernel::process::Loader::confinement)
+    }
+
+    /// All programs as they stand.
+    pub(super) fn programs(&self) -> Vec<Program> {
+        self.loader.as_ref().map(crate::kernel::process::Loader::programs).unwrap_or_default()
+    }
+
+    /// Waits until the loader has ended, which it should not.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let ended = self.loader.as_ref().map(crate::kernel::process::Loader::ended);
+        async move {
+            match ended {
+                Some(ended) => ended.cancelled().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// A token for a new feed of an object; the feed before it ends.
+    fn token(&mut self, object: &'static str, feeding: &Feeding<'_>) -> CancellationToken {
+        self.stop(object);
+        let token = feeding.shutdown.child_token();
+        self.feeds.insert(object, token.clone());
+        token
+    }
+
+    fn stop(&mut self, object: &'static str) {
+        if let Some(feed) = self.feeds.remove(object) {
+            feed.cancel();
+        }
+    }
+
+    fn note(&mut self, error: &dyn std::error::Error) {
+        tracing::warn!("nothing is seen in the kernel: {error}; the other sources go on");
+        self.trouble = Some(error.to_string());
+    }
+}
+
+#[cfg(not(feature = "kernel"))]
+impl Kernel {
+    pub(super) fn start(_arguments: &[OsString]) -> Self {
+        Self { trouble: Some("this sensor was built without the kernel's side".to_owned()) }
+    }
+
+    pub(super) async fn want(&mut self, wanted: Wanted, _feeding: &Feeding<'_>) -> Vec<&'static str> {
+        if wanted.logins.is_some() {
+            tracing::warn!("this sensor was built without the kernel's side: jails that need it see nothing");
+        }
+        Vec::new()
+    }
+
+    pub(super) fn confinement(&self) -> Option<Confinement> {
+        None
+    }
+
+    pub(super) fn programs(&self) -> Vec<Program> {
+        Vec::new()
+    }
+
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        std::future::pending()
+    }
+}
+
+impl Kernel {
+    /// Why nothing can be loaded, where that is so.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+}

@@ -1,0 +1,153 @@
+//! How many instructions each kernel's verifier looked at for each program, beside the numbers that are kept in
+//! `sensor-ebpf/verifier.toml`. The verifier gives up at a million, and what it looks at grows by leaps when a
+//! branch or a loop comes in: a leap shows here long before a kernel refuses the program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use atalaya_end_to_end::process::output;
+use kernel_init::Program;
+use serde::{Deserialize, Serialize};
+
+use crate::run::root;
+use crate::toolchain;
+
+/// A count may differ by this share, or by this many, without being told: rustc and LLVM order the same code
+/// differently from release to release, which moves counts by a few per cent. A change of the code that
+/// matters moves them more.
+const SHARE: f64 = 0.10;
+const FEW: u32 = 100;
+
+const HEAD: &str = "\
+# How many instructions the verifier of each kernel series looks at for each kernel program (its limit is a
+# million), as `cargo xtask vm --all` compares them. Written by `cargo xtask vm --all --bless`.
+";
+
+/// The kept numbers.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// The compiler that they were counted with.
+    compiler: String,
+    /// By kernel series and program.
+    #[serde(flatten)]
+    kernels: BTreeMap<String, BTreeMap<String, u32>>,
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Reads the file.
+    pub fn read() -> Result<Self> {
+        let path = path();
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Writes the file, with the compiler of now.
+    pub fn write(&mut self) -> Result<()> {
+        self.compiler = compiler()?;
+        fs::write(path(), format!("{HEAD}{}", toml::to_string(self)?)).context("cannot write the counts")
+    }
+
+    /// Takes what a kernel counted as the number to keep; of the same kernel's lockdowns the largest. With `first`
+    /// what was kept for this kernel is forgotten.
+    pub fn keep(&mut self, series: &str, programs: &[Program], first: bool) {
+        let kept = self.kernels.entry(series.to_owned()).or_default();
+        if first {
+            kept.clear();
+        }
+        for (name, now) in counted(programs) {
+            let count = kept.entry(name.to_owned()).or_default();
+            *count = now.max(*count);
+        }
+    }
+
+    /// What differs from the kept numbers, in sentences.
+    pub fn deviations(&self, series: &str, programs: &[Program]) -> Vec<String> {
+        let Some(kept) = self.kernels.get(series) else {
+            return vec![format!(
+                "sensor-ebpf/verifier.toml has no counts for kernel {series}; to keep these: {}",
+                bless(series)
+            )];
+        };
+        counted(programs)
+            .filter_map(|(name, now)| match kept.get(name) {
+                Some(before) if near(*before, now) => None,
+                Some(before) => Some(format!(
+                    "{name}: the verifier's instructions changed from {before} to {now}{}; if meant: {}",
+                    self.other_compiler(),
+                    bless(series)
+                )),
+                None => Some(format!("{name}: {now} instructions, not kept yet: {}", bless(series))),
+            })
+            .collect()
+    }
+
+    fn other_compiler(&self) -> String {
+        match compiler() {
+            Ok(now) if now != self.compiler => format!(" (before with {}, now {now})", self.compiler),
+            _ => String::new(),
+        }
+    }
+}
+
+fn bless(series: &str) -> String {
+    format!("cargo xtask vm --kernel {series} --bless")
+}
+
+fn counted(programs: &[Program]) -> impl Iterator<Item = (&str, u32)> {
+    programs.iter().filter_map(|program| Some((program.name.as_str(), program.instructions?)))
+}
+
+fn near(before: u32, now: u32) -> bool {
+    let difference = before.abs_diff(now);
+    difference <= FEW || f64::from(difference) <= f64::from(before) * SHARE
+}
+
+fn path() -> PathBuf {
+    root().join("sensor-ebpf/verifier.toml")
+}
+
+/// The compiler of the kernel programs.
+fn compiler() -> Result<String> {
+    let found = toolchain::find().map_err(|_| anyhow::anyhow!("no compiler for BPF"))?;
+    let folder = toolchain::toolchain_directory(&found.name).context("the compiler for BPF is gone")?;
+    let version = output(Command::new(folder.join("bin/rustc")).arg("--version"))?;
+    Ok(version.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernel_init::State;
+
+    fn programs(instructions: u32) -> [Program; 1] {
+        [Program {
+            name: "logins: audit".to_owned(),
+            state: State::On,
+            reason: String::new(),
+            instructions: Some(instructions),
+        }]
+    }
+
+    #[test]
+    fn a_leap_is_told_and_a_compilers_mood_is_not() {
+        let mut counts = Counts::default();
+        assert!(counts.deviations("6.1", &programs(2000))[0].contains("no counts for kernel 6.1"));
+        counts.keep("6.1", &programs(2000), true);
+        counts.keep("6.1", &programs(1990), false);
+        for near in [1810, 2000, 2199] {
+            assert!(counts.deviations("6.1", &programs(near)).is_empty(), "{near}");
+        }
+        for far in [1700, 2300] {
+            let told = counts.deviations("6.1", &programs(far));
+            assert!(told[0].contains(&format!("from 2000 to {far}")), "{told:?}");
+            assert!(told[0].contains("cargo xtask vm --kernel 6.1 --bless"), "{told:?}");
+        }
+        let text = toml::to_string(&counts).unwrap();
+        assert_eq!(toml::from_str::<Counts>(&text).unwrap(), counts);
+    }
+}
