@@ -185,7 +185,8 @@ impl Reading {
         let Some(stream) = self.stream.clone() else { return Ok(()) };
         let was_whole = self.is_whole();
         let goes_back = self.position.as_ref().is_some_and(|before| {
-            through < before.through || after.is_some_and(|after| before.after.is_none_or(|last| after < last))
+            through < before.through
+                || after.is_some_and(|after| before.after.is_none_or(|last| after < last))
         });
         if goes_back {
             return Err(StreamError::OutOfPlace("a mark that goes back"));
