@@ -43,6 +43,8 @@ pub struct Config {
     pub syslog: SyslogConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
+    /// Whether the sensor's processes give up what they do not need.
+    pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -237,6 +239,7 @@ impl Config {
             journal: raw.journal,
             syslog: raw.syslog,
             report: raw.report,
+            confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
             fail2ban: None,
@@ -355,6 +358,8 @@ struct RawConfig {
     syslog: SyslogConfig,
     #[serde(default = "yes")]
     report: bool,
+    #[serde(default = "yes")]
+    confine: bool,
     journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]

@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::kernel::Program;
 use crate::report::ReportStatus;
@@ -97,6 +98,9 @@ pub struct Status {
     /// The kernel programs, each on, off or refused.
     #[serde(default)]
     pub programs: Vec<Program>,
+    /// What each of the sensor's processes kept.
+    #[serde(default)]
+    pub confinement: Vec<(String, Confinement)>,
     /// Why no kernel program can be loaded at all, where that is so.
     #[serde(default)]
     pub kernel_trouble: Option<String>,

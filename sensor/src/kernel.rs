@@ -27,6 +27,8 @@ mod tracefs;
 /// What is to be loaded; what is not wanted is off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
+    /// Whether the loader then gives up what it needs no more.
+    pub confine: bool,
     /// Verdicts on logins.
     pub logins: Option<logins::Wanted>,
 }

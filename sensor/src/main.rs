@@ -201,7 +201,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let reread = || Config::read(&cli.config, cli.fail2ban.as_deref());
             let format = cli.log_format.to_possible_value().map(|value| value.get_name().to_owned());
             let loader = ["--log", &cli.log, "--log-format", &format.unwrap_or_default()].map(OsString::from);
-            runtime()?.block_on(service::run(config, &loader, reread))?;
+            let prepared = service::prepare(&config, &cli.config, &loader);
+            runtime()?.block_on(service::run(config, prepared, reread))?;
         }
         #[cfg(feature = "kernel")]
         Command::Loader => {

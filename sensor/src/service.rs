@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, ConfigError};
+use crate::confine::files::Reach;
+use crate::confine::{self, Confinement};
 use crate::control::{self, Answer, FileStatus, Request, Status};
 use crate::detector::{Detector, Ignored};
 use crate::ignore::{IgnoreCommand, IgnoreList};
@@ -96,19 +98,59 @@ struct Service {
     started: Timestamp,
     rate: Arc<Mutex<Rate>>,
     kernel: Kernel,
+    /// What the worker kept.
+    confinement: Confinement,
 }
 
 /// Lines a second over the last looks.
 #[derive(Default)]
 struct Rate(VecDeque<u64>);
 
-/// Runs the sensor until SIGTERM or SIGINT. `loader` is what the loader's command line begins with; `reread`
-/// reads the configuration again, at SIGHUP and at `atalaya-sensor reload`.
+/// What comes before the runtime and its threads.
+pub struct Prepared {
+    kernel: Kernel,
+    bounds: Bounds,
+    confinement: Confinement,
+}
+
+/// What the worker can reach for the rest of its life.
+struct Bounds {
+    /// `None` where it is not confined.
+    reach: Option<Reach>,
+    /// Where the configuration is read from.
+    file: PathBuf,
+}
+
+/// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
+/// `file` is where the configuration was read from.
+pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
+    let kernel = Kernel::start(loader);
+    // What is not there cannot be reached later.
+    if let Err(error) = std::fs::create_dir_all(&config.state) {
+        tracing::debug!(%error, "the state folder cannot be made");
+    }
+    let reach = if config.confine { Reach::of(config, file) } else { Err("`confine = false`".to_owned()) };
+    let low = |address: &std::net::SocketAddr| (1..1024).contains(&address.port());
+    let privileged_port = config.syslog.udp.iter().chain(&config.syslog.tcp).any(low);
+    let confinement = match &reach {
+        Ok(reach) => confine::worker(reach, privileged_port),
+        Err(why) => confine::nothing(why),
+    };
+    match &reach {
+        Ok(_) => tracing::info!("confined: {confinement}"),
+        Err(why) => tracing::warn!("the sensor is not confined: {why}"),
+    }
+    Prepared { kernel, bounds: Bounds { reach: reach.ok(), file: file.to_owned() }, confinement }
+}
+
+/// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
+/// `atalaya-sensor reload`.
 pub async fn run(
     config: Config,
-    loader: &[OsString],
+    prepared: Prepared,
     reread: impl Fn() -> Result<Config, ConfigError>,
 ) -> anyhow::Result<()> {
+    let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
@@ -160,7 +202,8 @@ pub async fn run(
         shutdown: CancellationToken::new(),
         started: Timestamp::now(),
         rate: Arc::default(),
-        kernel: Kernel::start(loader),
+        kernel,
+        confinement,
     };
     service.spawn(send(
         state.clone(),
@@ -214,7 +257,7 @@ pub async fn run(
                 None => continue,
             },
         };
-        let answer = match reread() {
+        let answer = match reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new)) {
             Ok(config) if config.state != state => Answer::Failed {
                 message: format!(
                     "`state` cannot be changed by a reload: restart the sensor to go on with {}; it runs on as before",
@@ -277,6 +320,26 @@ struct Told {
 /// Counters and bans as they were saved.
 type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
 
+// === impl Bounds ===
+
+impl Bounds {
+    /// Lets a new configuration pass that needs no more than what can be reached.
+    fn admit(&self, config: Config) -> Result<Config, String> {
+        let Some(reach) = &self.reach else { return Ok(config) };
+        let beyond = match Reach::of(&config, &self.file) {
+            Ok(wanted) => reach.lacks(&wanted).map(|path| format!("it needs {}", path.display())),
+            Err(why) => Some(why),
+        };
+        match beyond {
+            None => Ok(config),
+            Some(why) => Err(format!(
+                "the new configuration asks for more than the sensor kept when it started: {why}; \
+                 start the sensor again, which loses nothing"
+            )),
+        }
+    }
+}
+
 // === impl Service ===
 
 impl Service {
@@ -306,6 +369,7 @@ impl Service {
             sources.names.push("files");
         }
         let wanted = Wanted {
+            confine: config.confine,
             logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
         };
         // The kernel's side outlives a reload: no login may be missed.
@@ -405,6 +469,10 @@ impl Service {
             connected: link.as_ref().and_then(Uplink::is_connected),
             sources: sources.names.iter().map(ToString::to_string).collect(),
             programs: self.kernel.programs(),
+            confinement: [("worker", Some(self.confinement.clone())), ("loader", self.kernel.confinement())]
+                .into_iter()
+                .filter_map(|(process, kept)| Some((process.to_owned(), kept?)))
+                .collect(),
             kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),

@@ -44,6 +44,9 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     if status.reports.on {
         writeln!(out, "{}", reports(status))?;
     }
+    for (process, kept) in &status.confinement {
+        writeln!(out, "{process} kept {}", printable(kept.to_string().as_bytes()))?;
+    }
     if let Some(trouble) = &status.kernel_trouble {
         writeln!(out, "nothing is seen in the kernel: {}", printable(trouble.as_bytes()))?;
     }

@@ -12,6 +12,7 @@ use super::logins::Logins;
 use super::object::{Kit, Object};
 use super::part::Part;
 use super::{Program, Wanted};
+use crate::confine::{self, Confinement};
 
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub enum Said {
     Loaded {
         /// All programs.
         programs: Vec<Program>,
+        /// What the loader kept.
+        confinement: Confinement,
         /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
         maps: Vec<(String, String)>,
     },
@@ -53,6 +56,7 @@ struct Parts {
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
     let mut parts = Parts::default();
     let mut said = Vec::new();
+    let mut confinement = None;
     let mut next_look = Instant::now() + LOOK;
     loop {
         if wait(channel, &mut parts, next_look)? {
@@ -65,7 +69,13 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                     release_free_memory();
                     said = parts.programs();
                     let descriptors: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
-                    channel.send(&Said::Loaded { programs: said.clone(), maps }, &descriptors)?;
+                    // Mounting is over; loading and attaching go on, for programs and interfaces that come.
+                    let confinement = confinement.get_or_insert_with(|| {
+                        if wanted.confine { confine::loader() } else { confine::nothing("`confine = false`") }
+                    });
+                    let loaded =
+                        Said::Loaded { programs: said.clone(), confinement: confinement.clone(), maps };
+                    channel.send(&loaded, &descriptors)?;
                 }
             }
         }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use crate::confine::Confinement;
 use crate::kernel::{Program, Wanted};
 
 /// The loader, and a feed for each object that is loaded.
@@ -72,6 +73,11 @@ impl Kernel {
         [loader::LOGINS].into_iter().filter(runs).collect()
     }
 
+    /// What the loader kept.
+    pub(super) fn confinement(&self) -> Option<Confinement> {
+        self.loader.as_ref().and_then(crate::kernel::process::Loader::confinement)
+    }
+
     /// All programs as they stand.
     pub(super) fn programs(&self) -> Vec<Program> {
         self.loader.as_ref().map(crate::kernel::process::Loader::programs).unwrap_or_default()
@@ -115,10 +121,14 @@ impl Kernel {
     }
 
     pub(super) async fn want(&mut self, wanted: Wanted, _feeding: &Feeding<'_>) -> Vec<&'static str> {
-        if wanted != Wanted::default() {
+        if wanted.logins.is_some() {
             tracing::warn!("this sensor was built without the kernel's side: jails that need it see nothing");
         }
         Vec::new()
+    }
+
+    pub(super) fn confinement(&self) -> Option<Confinement> {
+        None
     }
 
     pub(super) fn programs(&self) -> Vec<Program> {
