@@ -12,6 +12,7 @@ use atalaya_end_to_end::process::output;
 use kernel_init::Program;
 use serde::{Deserialize, Serialize};
 
+use super::expectation::Lockdown;
 use crate::run::root;
 use crate::toolchain;
 
@@ -31,7 +32,7 @@ const HEAD: &str = "\
 pub struct Counts {
     /// The compiler that they were counted with.
     compiler: String,
-    /// By kernel series and program.
+    /// By kernel series and lockdown, which chooses between programs, and by program.
     #[serde(flatten)]
     kernels: BTreeMap<String, BTreeMap<String, u32>>,
 }
@@ -52,36 +53,26 @@ impl Counts {
         fs::write(path(), format!("{HEAD}{}", toml::to_string(self)?)).context("cannot write the counts")
     }
 
-    /// Takes what a kernel counted as the number to keep; of the same kernel's lockdowns the largest. With `first`
-    /// what was kept for this kernel is forgotten.
-    pub fn keep(&mut self, series: &str, programs: &[Program], first: bool) {
-        let kept = self.kernels.entry(series.to_owned()).or_default();
-        if first {
-            kept.clear();
-        }
-        for (name, now) in counted(programs) {
-            let count = kept.entry(name.to_owned()).or_default();
-            *count = now.max(*count);
-        }
+    /// Keeps what a kernel counted in place of what was kept of it before.
+    pub fn keep(&mut self, series: &str, lockdown: Lockdown, programs: &[Program]) {
+        let counts = counted(programs).map(|(name, now)| (name.to_owned(), now)).collect();
+        self.kernels.insert(key(series, lockdown), counts);
     }
 
     /// What differs from the kept numbers, in sentences.
-    pub fn deviations(&self, series: &str, programs: &[Program]) -> Vec<String> {
-        let Some(kept) = self.kernels.get(series) else {
-            return vec![format!(
-                "sensor-ebpf/verifier.toml has no counts for kernel {series}; to keep these: {}",
-                bless(series)
-            )];
+    pub fn deviations(&self, series: &str, lockdown: Lockdown, programs: &[Program]) -> Vec<String> {
+        let bless = format!("cargo xtask vm --kernel {series} --lockdown {} --bless", lockdown.name());
+        let Some(kept) = self.kernels.get(&key(series, lockdown)) else {
+            return vec![format!("sensor-ebpf/verifier.toml has no counts for it; to keep these: {bless}")];
         };
         counted(programs)
             .filter_map(|(name, now)| match kept.get(name) {
                 Some(before) if near(*before, now) => None,
                 Some(before) => Some(format!(
-                    "{name}: the verifier's instructions changed from {before} to {now}{}; if meant: {}",
-                    self.other_compiler(),
-                    bless(series)
+                    "{name}: the verifier's instructions changed from {before} to {now}{}; if meant: {bless}",
+                    self.other_compiler()
                 )),
-                None => Some(format!("{name}: {now} instructions, not kept yet: {}", bless(series))),
+                None => Some(format!("{name}: {now} instructions, not kept yet: {bless}")),
             })
             .collect()
     }
@@ -94,8 +85,8 @@ impl Counts {
     }
 }
 
-fn bless(series: &str) -> String {
-    format!("cargo xtask vm --kernel {series} --bless")
+fn key(series: &str, lockdown: Lockdown) -> String {
+    format!("{series} {}", lockdown.name())
 }
 
 fn counted(programs: &[Program]) -> impl Iterator<Item = (&str, u32)> {
@@ -136,16 +127,17 @@ mod tests {
     #[test]
     fn a_leap_is_told_and_a_compilers_mood_is_not() {
         let mut counts = Counts::default();
-        assert!(counts.deviations("6.1", &programs(2000))[0].contains("no counts for kernel 6.1"));
-        counts.keep("6.1", &programs(2000), true);
-        counts.keep("6.1", &programs(1990), false);
+        let differs = |counts: &Counts, now| counts.deviations("6.1", Lockdown::None, &programs(now));
+        assert!(differs(&counts, 2000)[0].contains("no counts for it"));
+        counts.keep("6.1", Lockdown::None, &programs(2000));
+        counts.keep("6.1", Lockdown::Confidentiality, &programs(9000));
         for near in [1810, 2000, 2199] {
-            assert!(counts.deviations("6.1", &programs(near)).is_empty(), "{near}");
+            assert!(differs(&counts, near).is_empty(), "{near}");
         }
         for far in [1700, 2300] {
-            let told = counts.deviations("6.1", &programs(far));
+            let told = differs(&counts, far);
             assert!(told[0].contains(&format!("from 2000 to {far}")), "{told:?}");
-            assert!(told[0].contains("cargo xtask vm --kernel 6.1 --bless"), "{told:?}");
+            assert!(told[0].ends_with("cargo xtask vm --kernel 6.1 --lockdown none --bless"), "{told:?}");
         }
         let text = toml::to_string(&counts).unwrap();
         assert_eq!(toml::from_str::<Counts>(&text).unwrap(), counts);
