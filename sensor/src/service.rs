@@ -580,11 +580,10 @@ async fn unban(
         if local_drop.is_wanted() {
             lock(watch).detector.lift(jail.as_ref(), address);
             local_drop.lift(address, &banned);
-            return match banned.is_empty() {
-                false => Answer::Done {
-                    message: format!("{address} is unbanned on this host{}", of_jails(&banned)),
-                },
-                true => Answer::Failed { message: format!("{address} is not banned by any jail here") },
+            return if banned.is_empty() {
+                Answer::Failed { message: format!("{address} is not banned by any jail here") }
+            } else {
+                Answer::Done { message: format!("{address} is unbanned on this host{}", of_jails(&banned)) }
             };
         }
         return Answer::Failed {

@@ -2,6 +2,7 @@
 //! plain model of what it should do. Needs root, and fails where it is missing.
 
 #![cfg(feature = "kernel")]
+#![expect(clippy::unwrap_used, reason = "a scene that cannot be set fails the test")]
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -65,7 +66,7 @@ struct Packet {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Ip(IpAddr),
-    /// The EtherType says one family, the header's version another.
+    /// The `EtherType` says one family, the header's version another.
     Broken(IpAddr),
     Arp,
 }

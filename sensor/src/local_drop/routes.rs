@@ -23,7 +23,7 @@ pub fn default_routes() -> Vec<Route> {
     routes
 }
 
-/// Those in the text of `/proc/net/route` (proc_net(5)): the words are hexadecimal, addresses in this
+/// Those in the text of `/proc/net/route` (`proc_net(5)`): the words are hexadecimal, addresses in this
 /// processor's order of bytes.
 fn ipv4(text: &str) -> Vec<Route> {
     let route = |line: &str| {

@@ -32,7 +32,7 @@ pub fn client() -> Option<IpAddr> {
     None
 }
 
-/// The variable in an environment as the kernel shows it (proc_pid_environ(5)).
+/// The variable in an environment as the kernel shows it (`proc_pid_environ(5)`).
 fn find(environment: &[u8]) -> Option<&OsStr> {
     let variables = environment.split(|byte| *byte == 0);
     let value =
@@ -48,7 +48,7 @@ fn client_of(connection: &OsStr) -> Option<IpAddr> {
     (!address.is_loopback()).then_some(address)
 }
 
-/// The parent of a process (proc_pid_stat(5)): the second word behind the name, which may hold anything.
+/// The parent of a process (`proc_pid_stat(5)`): the second word behind the name, which may hold anything.
 fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

@@ -135,6 +135,18 @@ impl Table {
         self.entries.get(&network).map(latest)
     }
 
+    /// Whether a larger network around this one is banned.
+    pub fn is_covered(&self, network: IpNet) -> bool {
+        let mut around = network.supernet();
+        while let Some(network) = around {
+            if self.entries.contains_key(&network) {
+                return true;
+            }
+            around = network.supernet();
+        }
+        false
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -216,10 +228,10 @@ mod tests {
         for change in changes {
             match change {
                 Change::Put(network, deadline) => {
-                    assert_ne!(kernel.insert(network, deadline), Some(deadline))
+                    assert_ne!(kernel.insert(network, deadline), Some(deadline));
                 }
                 Change::Remove(network) => {
-                    assert!(kernel.remove(&network).is_some(), "{network} was not there")
+                    assert!(kernel.remove(&network).is_some(), "{network} was not there");
                 }
             }
         }
@@ -298,6 +310,15 @@ mod tests {
             prop_assert_eq!(kept, &ends[ends.len().saturating_sub(5)..]);
             prop_assert_eq!(table.left_out(), ends.len().saturating_sub(5) as u64);
         }
+    }
+
+    #[test]
+    fn a_network_is_covered_by_a_larger_one_and_not_by_itself() {
+        let mut table = Table::new(5);
+        table.ban(By::Own, network(1), 10, 0);
+        assert!(!table.is_covered(network(1)));
+        table.ban(By::Fleet, "192.0.2.0/24".parse().unwrap(), 10, 0);
+        assert!(table.is_covered(network(1)) && !table.is_covered("192.0.3.1/32".parse().unwrap()));
     }
 
     #[test]

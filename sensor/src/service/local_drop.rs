@@ -13,9 +13,11 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
+use crate::fleet_bans::{BanChange, Ends};
 use crate::jail::BanEnd;
 use crate::kernel::local_drop::bans::Bans;
 use crate::kernel::local_drop::pins::Pins;
@@ -224,6 +226,44 @@ impl LocalDrop {
         }
     }
 
+    /// Goes along with the enforcer's stream of the fleet's bans. Returns the networks whose bans were lifted
+    /// there, so that the jails here forget them too.
+    #[expect(dead_code, reason = "the connection that gives them comes next")]
+    pub(super) fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
+        let mut state = self.lock();
+        let (now, instant) = (Moment::now(), Instant::now());
+        let mut lifted = Vec::new();
+        for change in changes {
+            match change {
+                BanChange::Reset => state.change(|table| {
+                    table.begin_anew();
+                    Vec::new()
+                }),
+                BanChange::Ban { network, ends } => {
+                    let deadline = match ends {
+                        Ends::Never => Deadline::MAX,
+                        Ends::At(end) => {
+                            let left = end.saturating_duration_since(instant).as_nanos();
+                            now.boot.saturating_add(u64::try_from(left).unwrap_or(Deadline::MAX))
+                        }
+                    };
+                    state.ban(By::Fleet, *network, deadline, now);
+                }
+                // Where many addresses of a network were made one ban, theirs go: nobody forgave them.
+                BanChange::Lift { network } if state.is_covered(*network) => {
+                    state.change(|table| table.withdraw(By::Fleet, *network));
+                }
+                BanChange::Lift { network } => {
+                    state.change(|table| table.lift(*network).into_iter().collect());
+                    lifted.push(*network);
+                }
+                BanChange::Whole => state.change(Table::settle),
+                BanChange::Reached(_) => {}
+            }
+        }
+        lifted
+    }
+
     /// Tells the kernel anew who is spared.
     pub(super) fn refresh(&self, watch: &Watch) {
         self.lock().allow(watch);
@@ -321,6 +361,10 @@ impl State {
             let changes = change(&mut running.table);
             running.apply(changes, &mut self.trouble);
         }
+    }
+
+    fn is_covered(&self, network: IpNet) -> bool {
+        self.running.as_ref().is_some_and(|running| running.table.is_covered(network))
     }
 
     fn allow(&mut self, watch: &Watch) {

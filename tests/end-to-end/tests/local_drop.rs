@@ -1,7 +1,7 @@
 //! The local drop with real packets: attackers in a network namespace behind a pair of virtual interfaces, real
 //! failed logins, and what reaches this host. Needs root, and fails where it is missing.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ impl Scene {
         Ok(Self { stage, namespace: Namespace::new(addresses)?, log })
     }
 
-    /// Writes the configuration; `drop` is what stands in [local_drop], `more` what stands before it.
+    /// Writes the configuration; `drop` is what stands in `[local_drop]`, `more` what stands before it.
     fn configure(&self, more: &str, drop: &str) -> Result<()> {
         let (log, interface) = (self.log.display(), self.namespace.interface());
         self.stage.write_sensor_config(&format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::local_drop::routes;
 
-/// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK` of linux/if_arp.h: what begins with an Ethernet header.
+/// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK` of `linux/if_arp.h`: what begins with an Ethernet header.
 const ETHERNET: u32 = 1;
 const LOOPBACK: u32 = 772;
 const CLASS: &str = "/sys/class/net";
@@ -25,7 +25,7 @@ pub struct Interface {
 pub struct Found {
     /// The interface.
     pub interface: Interface,
-    /// `ARPHRD_…` of linux/if_arp.h.
+    /// `ARPHRD_…` of `linux/if_arp.h`.
     pub kind: u32,
     /// Whether a default route leaves through it.
     pub has_route: bool,
