@@ -306,7 +306,10 @@ impl Service {
             sources.names.push("files");
         }
         let wanted = Wanted {
-            logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+            logins: lock(watch).detector.wants_logins().then(|| crate::kernel::logins::Wanted {
+                verdicts: Some(crate::kernel::logins::Verdicts::Auto),
+                ..Default::default()
+            }),
         };
         // The kernel's side outlives a reload: no login may be missed.
         let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch };

@@ -52,11 +52,12 @@ impl Kernel {
             self.stop(loader::LOGINS);
         }
         let Some(running) = &self.loader else { return Vec::new() };
+        let voucher = running.voucher();
         match running.want(wanted).await {
             Ok(mut loaded) => {
                 if let Some(maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
-                    if let Err(error) = super::logins::feed(maps, token, feeding) {
+                    if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
                         self.note(&error);
                     }
                 }
