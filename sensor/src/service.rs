@@ -18,12 +18,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::control::{self, Answer, FileStatus, Request, Status};
 use crate::detector::{Detector, Ignored};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
-use crate::kernel::Wanted;
+use crate::kernel::{Wanted, logins as kernel_logins};
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
@@ -40,6 +40,8 @@ mod logins;
 mod reports;
 mod resend;
 mod syslog;
+#[cfg(feature = "kernel")]
+mod syslog_calls;
 
 use kernel::{Feeding, Kernel};
 
@@ -306,10 +308,7 @@ impl Service {
             sources.names.push("files");
         }
         let wanted = Wanted {
-            logins: lock(watch).detector.wants_logins().then(|| crate::kernel::logins::Wanted {
-                verdicts: Some(crate::kernel::logins::Verdicts::Auto),
-                ..Default::default()
-            }),
+            logins: logins_wanted(&lock(watch).detector, config.logins),
         };
         // The kernel's side outlives a reload: no login may be missed.
         let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch };
@@ -653,6 +652,16 @@ fn take_snapshot(watch: &Shared) -> Snapshot {
     snapshot.counters = watch.detector.take_changed();
     snapshot.bans = watch.detector.take_changed_bans();
     snapshot
+}
+
+/// What the jails want of the kernel's side of logins.
+fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::Wanted> {
+    let (verdicts, syslog) = (detector.wants_logins(), detector.wants_syslog_calls());
+    (verdicts || syslog).then_some(kernel_logins::Wanted {
+        verdicts: verdicts.then_some(config.verdicts),
+        peers: verdicts && config.peers,
+        syslog,
+    })
 }
 
 fn own_addresses() -> Networks {

@@ -26,6 +26,8 @@ pub struct Lost {
     pub unreadable: u64,
     /// Records of callers who are not believed at once, for which their ring had no room.
     pub doubted_ring_full: u64,
+    /// Calls of syslog for which their ring had no room.
+    pub syslog_ring_full: u64,
 }
 
 /// A map that cannot be used.
@@ -82,7 +84,7 @@ impl Losses {
     /// What was lost, in all.
     pub fn read(&self) -> Lost {
         let sum = |loss: Loss| self.0.get(&(loss as u32), 0).map_or(0, |cpus| cpus.iter().sum::<u64>());
-        Lost { ring_full: sum(Loss::RingFull), unreadable: sum(Loss::Unreadable), doubted_ring_full: sum(Loss::DoubtedRingFull) }
+        Lost { ring_full: sum(Loss::RingFull), unreadable: sum(Loss::Unreadable), doubted_ring_full: sum(Loss::DoubtedRingFull), syslog_ring_full: sum(Loss::SyslogRingFull) }
     }
 }
 

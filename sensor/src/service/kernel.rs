@@ -55,8 +55,11 @@ impl Kernel {
         let voucher = running.voucher();
         match running.want(wanted).await {
             Ok(mut loaded) => {
-                if let Some(maps) = loaded.remove(loader::LOGINS) {
+                if let Some(mut maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
+                    if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
+                        self.note(&error);
+                    }
                     if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
                         self.note(&error);
                     }

@@ -33,11 +33,12 @@ pub(super) fn feed(
                 _ = interval.tick() => {
                     let now = (logins.lost(), logins.forged());
                     if now != told {
-                        let (Lost { ring_full, unreadable, doubted_ring_full }, forged) = now;
+                        let (Lost { ring_full, unreadable, doubted_ring_full, syslog_ring_full }, forged) = now;
                         tracing::warn!(
                             ring_full,
                             unreadable,
                             doubted_ring_full,
+                            syslog_ring_full,
                             forged,
                             "login records lost, or not believed, in all since the start"
                         );

@@ -2,7 +2,7 @@
 //! interface, say which service, account and remote host a verdict is about. The return of
 //! `pam_authenticate` is the verdict, two seconds late where it is a refusal; that of `pam_unix.so` is early.
 
-use core::ffi::c_char;
+use core::{ffi::c_char, mem::MaybeUninit};
 
 use atalaya_sensor_ebpf::logins::{MODULE_AUTH, PROCESSES, SOURCE_PAM, TEXT_LONG, TEXT_SHORT, Text, USER_AUTH};
 use aya_ebpf::{
@@ -12,13 +12,13 @@ use aya_ebpf::{
 };
 
 use crate::caller::{self, Process};
-use crate::record::{begin, copy};
+use crate::record::{begin, copy, zero};
 
 /// What a process said of the login that it asks about.
 #[map]
 static ITEMS: LruHashMap<Process, Items> = LruHashMap::with_max_entries(PROCESSES, 0);
 
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct Items {
     service: [u8; TEXT_SHORT],
@@ -39,14 +39,19 @@ const REFUSALS: [i32; 5] = [6, 7, 8, 10, 11];
 /// `int pam_start(const char *service, const char *user, const struct pam_conv *, pam_handle_t **)`
 #[uprobe]
 pub fn pam_start(ctx: ProbeContext) -> u32 {
-    let mut items =
-        Items { service: [0; TEXT_SHORT], user: [0; TEXT_LONG], host: [0; TEXT_LONG], texts: 0 };
+    if !caller::is_root() {
+        return 0;
+    }
+    let mut items = MaybeUninit::<Items>::uninit();
+    // SAFETY: every field is an integer or an array of bytes, of which zeroes are one.
+    let items = unsafe {
+        zero(items.as_mut_ptr());
+        items.assume_init_mut()
+    };
     let texts = copy(Text::Op, pointer(&ctx, 0), &mut items.service)
         | copy(Text::Account, pointer(&ctx, 1), &mut items.user);
     items.texts = u64::from(texts);
-    if caller::is_root() {
-        let _ = ITEMS.insert(&caller::process(), &items, 0);
-    }
+    let _ = ITEMS.insert(&caller::process(), &*items, 0);
     0
 }
 

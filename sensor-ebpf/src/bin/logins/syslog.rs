@@ -48,7 +48,7 @@ fn call<const AT: usize>(ctx: &ProbeContext) -> u32 {
         return 0;
     }
     let Some(mut entry) = SYSLOG.reserve::<SyslogCall>(0) else {
-        lose(Loss::RingFull);
+        lose(Loss::SyslogRingFull);
         return 0;
     };
     let call = entry.as_mut_ptr();
