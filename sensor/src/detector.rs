@@ -476,7 +476,7 @@ impl Detector {
         }
     }
 
-    /// What a program of root said to syslog, as `program[123]: message`, for all jails that want the program's.
+    /// What a program of root said to syslog, as `host program[123]: message`, for all jails that want the program's.
     pub fn syslog_call(&mut self, program: &str, time: Timestamp, text: &[u8], now: Timestamp) {
         for Watched { jail, source, spared, .. } in &mut self.jails {
             let JailSource::SyslogCalls { programs, filter } = source else { continue };

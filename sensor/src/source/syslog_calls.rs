@@ -18,6 +18,8 @@ const LONGEST: usize = 4096;
 /// The running source.
 pub struct SyslogCalls {
     ring: Ring,
+    /// This host's name, as log lines have it.
+    host: String,
     unformatted: u64,
 }
 
@@ -28,7 +30,7 @@ pub struct Said {
     pub program: String,
     /// When.
     pub time: Timestamp,
-    /// As syslog writes it after the host: `sshd[123]: message`.
+    /// As syslog writes it after the date: `host sshd[123]: message`.
     pub text: Vec<u8>,
 }
 
@@ -37,17 +39,18 @@ pub struct Said {
 impl SyslogCalls {
     /// Reads the object's map. To be called within a tokio runtime.
     pub fn new(maps: &mut Maps) -> Result<Self, MapsError> {
-        Ok(Self { ring: maps.ring(SYSLOG_MAP)?, unformatted: 0 })
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(Self { ring: maps.ring(SYSLOG_MAP)?, host, unformatted: 0 })
     }
 
     /// What was said since the last call; waits until there is something. An error where the ring cannot be read any
     /// more.
     pub async fn next(&mut self) -> std::io::Result<Vec<Said>> {
         let mut said = Vec::new();
-        let unformatted = &mut self.unformatted;
+        let (host, unformatted) = (&self.host, &mut self.unformatted);
         maps::read_some(&mut self.ring, 64, |bytes| match Call::read(bytes) {
             Some(call) => match call.message() {
-                Some(message) => said.push(call.said(&message)),
+                Some(message) => said.push(call.said(host, &message)),
                 None => *unformatted += 1,
             },
             None => *unformatted += 1,
@@ -114,11 +117,11 @@ impl<'a> Call<'a> {
         })
     }
 
-    fn said(&self, message: &[u8]) -> Said {
+    fn said(&self, host: &str, message: &[u8]) -> Said {
         let behind = i64::try_from(monotonic_ns().saturating_sub(self.time_ns)).unwrap_or(0);
         let time = Timestamp::now().saturating_sub(SignedDuration::from_nanos(behind));
         let program = String::from_utf8_lossy(self.program).into_owned();
-        let mut text = format!("{program}[{}]: ", self.process).into_bytes();
+        let mut text = format!("{host} {program}[{}]: ", self.process).into_bytes();
         text.extend(message.iter().take(LONGEST));
         Said { program, time: time.unwrap_or(Timestamp::MIN), text }
     }
@@ -322,7 +325,7 @@ mod tests {
             if let Some(call) = Call::read(&bytes)
                 && let Some(message) = call.message()
             {
-                call.said(&message);
+                call.said("host", &message);
             }
             let arguments: Vec<_> = values.into_iter().map(value).collect();
             if let Some(message) = message(&format, &arguments) {

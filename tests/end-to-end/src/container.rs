@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
@@ -168,8 +168,9 @@ impl Container {
         ssh.args(["-o", "PreferredAuthentications=password", "-o", &format!("NumberOfPasswordPrompts={count}")]);
         ssh.arg(format!("root@{address}")).arg("true").env_remove("SSH_AUTH_SOCK");
         ssh.env("HOME", folder.path()).env("SSH_ASKPASS", &askpass).env("SSH_ASKPASS_REQUIRE", "force");
-        ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        ssh.status().context("ssh")?;
+        let said = ssh.stdin(Stdio::null()).output().context("ssh")?.stderr;
+        let said = String::from_utf8_lossy(&said);
+        ensure!(said.contains("Permission denied"), "the container's sshd did not refuse: {said}");
         Ok(())
     }
 

@@ -27,6 +27,8 @@ fn sensor(stage: &Stage, config: &str) -> Result<Process> {
 }
 
 const LOGINS: &str = "ignoreself = false\n[jail.all]\nsource = \"logins\"\nmaxretry = 100\n";
+const SYSLOG_CALLS: &str = "[jail.calls]\nsource = \"syslog-calls\"\nmaxretry = 100\n\
+    failregex = ': Failed .*password for .* from <HOST> port \\d+ ssh2$'\n";
 
 fn failure_of(address: &str) -> impl Fn(&str) -> bool {
     move |line| {
@@ -58,7 +60,7 @@ fn logins_in_a_container_are_seen_and_its_files_are_let_go_of() -> Result<()> {
     let mut sensor = sensor(&stage, LOGINS)?;
     let root = Root::new()?;
     let container = Container::start(&root, &network)?;
-    wait_for_program(&stage, "logins: audit", |_, reason| reason.contains("1 container"))?;
+    wait_for_program(&stage, "logins: audit", |_, reason| reason.contains("container"))?;
     container.fail_logins("10.214.90.2".parse()?, 2)?;
     // Its sshd sees this host's address, through its own copies of the libraries.
     sensor.wait_for("see the first failure", PATIENCE, failure_of("10.214.90.1"))?;
@@ -75,7 +77,7 @@ fn a_root_of_this_hosts_own_namespaces_is_found_and_let_go_of_when_it_ends() -> 
     let sensor = sensor(&stage, LOGINS)?;
     let root = Root::new()?;
     let container = Container::start_in_root_alone(&root)?;
-    wait_for_program(&stage, "logins: audit", |_, reason| reason.contains("1 container"))?;
+    wait_for_program(&stage, "logins: audit", |_, reason| reason.contains("container"))?;
     // The probe holds its files: that this fails is what makes the end of this test mean something.
     container.stop()?;
     wait_for_program(&stage, "logins: audit", |_, reason| !reason.contains("container"))?;
@@ -97,7 +99,9 @@ fn a_containers_root_cannot_accuse_who_is_not_connected_to_it() -> Result<()> {
     let mut liar = Process::start("the liar", root.command("/usr/bin/python3").args(["-c", script]))?;
     liar.wait_for("lie", PATIENCE, |line| line == "done")?;
     let line = sensor.wait_for("count the lies", PATIENCE, |line| line.contains("not believed"))?;
-    ensure!(line.text.contains("\"forged\":5"), "{}", line.text);
+    // Other tests lie too, and all sensors of a host hear all.
+    let event: Value = serde_json::from_str(&line.text)?;
+    ensure!(event["forged"].as_u64().is_some_and(|forged| forged >= 5), "{event}");
     ensure!(!sensor.said().contains("10.77.0.1"), "a lie was counted");
     Ok(())
 }
@@ -158,7 +162,7 @@ fn what_root_says_to_syslog_is_a_source_without_a_file() -> Result<()> {
     let stage = Stage::of_this_test()?;
     let mut sensor = sensor(
         &stage,
-        "[jail.sshd]\nsource = \"syslog-calls\"\nservices = [\"sshd\", \"python3\"]\nmaxretry = 100\n",
+        &format!("{SYSLOG_CALLS}services = [\"sshd\", \"python3\"]\n"),
     )?;
     let script = "import ctypes\n\
         c = ctypes.CDLL(None)\n\
@@ -181,7 +185,7 @@ fn what_root_says_to_syslog_is_a_source_without_a_file() -> Result<()> {
 fn users_who_call_the_probed_functions_accuse_nobody() -> Result<()> {
     let stage = Stage::of_this_test()?;
     let config = format!(
-        "{LOGINS}[jail.sshd]\nsource = \"syslog-calls\"\nservices = \"python3\"\n[logins]\nverdicts = \"pam\"\npeers = true\n"
+        "{LOGINS}{SYSLOG_CALLS}services = \"python3\"\n[logins]\nverdicts = \"pam\"\npeers = true\n"
     );
     let mut sensor = sensor(&stage, &config)?;
     let script = "import ctypes, socket\n\

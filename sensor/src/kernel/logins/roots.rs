@@ -158,6 +158,8 @@ impl Roots {
     pub(super) fn home(&self, process: u32) -> std::io::Result<Home> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(format!("/proc/{process}"), flags, Mode::empty())?;
+        // The kernel's own threads have no program; one of them has a root of its own.
+        rustix::fs::readlinkat(&folder, "exe", Vec::new())?;
         let root = rustix::fs::openat(&folder, "root", flags, Mode::empty())?;
         let (mut key, mount) = identity(&root)?;
         if key == self.host {
