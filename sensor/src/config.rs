@@ -21,10 +21,13 @@ use crate::kernel::logins::Verdicts;
 use crate::source::journal::JournalMatch;
 
 mod jail;
+mod local_drop;
 
 use jail::RawJail;
 pub(crate) use jail::exists;
 pub use jail::{EscalateTable, find_filter, find_theirs};
+pub use local_drop::LocalDropConfig;
+use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
@@ -46,6 +49,10 @@ pub struct Config {
     pub logins: LoginsConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
+    /// Whether and how this host itself drops what banned addresses send.
+    pub local_drop: Option<LocalDropConfig>,
+    /// Whether the sensor's processes give up what they do not need.
+    pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -259,6 +266,8 @@ impl Config {
             syslog: raw.syslog,
             logins: raw.logins,
             report: raw.report,
+            local_drop: raw.local_drop.0,
+            confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
             fail2ban: None,
@@ -292,10 +301,17 @@ impl fmt::Display for Config {
             writeln!(f, "syslog: TCP {address}")?;
         }
         if self.logins.verdicts != Verdicts::Auto {
-            writeln!(f, "logins: verdicts of {} alone", if self.logins.verdicts == Verdicts::Pam { "PAM" } else { "audit" })?;
+            writeln!(
+                f,
+                "logins: verdicts of {} alone",
+                if self.logins.verdicts == Verdicts::Pam { "PAM" } else { "audit" }
+            )?;
         }
         if self.logins.peers {
             writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
+        }
+        if let Some(drop) = &self.local_drop {
+            writeln!(f, "local drop: {drop}")?;
         }
         if self.report {
             writeln!(
@@ -393,6 +409,10 @@ struct RawConfig {
     logins: LoginsConfig,
     #[serde(default = "yes")]
     report: bool,
+    #[serde(default)]
+    local_drop: RawLocalDrop,
+    #[serde(default = "yes")]
+    confine: bool,
     journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]

@@ -16,6 +16,7 @@ pub mod elf;
 pub mod layout;
 #[cfg(feature = "kernel")]
 pub mod loader;
+pub mod local_drop;
 pub mod logins;
 #[cfg(feature = "kernel")]
 pub mod maps;
@@ -31,8 +32,12 @@ mod tracefs;
 /// What is to be loaded; what is not wanted is off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
+    /// Whether the loader then gives up what it needs no more.
+    pub confine: bool,
     /// Verdicts on logins.
     pub logins: Option<logins::Wanted>,
+    /// Dropping what banned addresses send.
+    pub local_drop: Option<local_drop::Wanted>,
 }
 
 /// A kernel program as it stands.

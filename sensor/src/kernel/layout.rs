@@ -239,8 +239,7 @@ mod tests {
         types.extend([0, 4 << 24 | 1 << 31 | 2, 8, 3, 1, 32, 5, 1, 8 << 24 | 44]); // 2: unnamed { a, b }
         types.extend([1, 4 << 24 | 2, 16, 0, 2, 64, 7, 1, 0]); // 3: s
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
-        let header =
-            [0x0001_eb9f, 24, 0, types.len() as u32, types.len() as u32, strings.len() as u32];
+        let header = [0x0001_eb9f, 24, 0, types.len() as u32, types.len() as u32, strings.len() as u32];
         let mut bytes: Vec<u8> = header.into_iter().flat_map(u32::to_ne_bytes).collect();
         bytes.extend(types);
         bytes.extend(strings);

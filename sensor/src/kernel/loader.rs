@@ -9,16 +9,20 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
+use super::local_drop::LocalDrop;
 use super::logins::{Logins, vouch::Vouch};
 use super::object::{Kit, Object};
 use super::part::Part;
 use super::{Program, Wanted};
+use crate::confine::{self, Confinement};
 
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The objects' names, under which the worker gets their maps.
 pub const LOGINS: &str = "logins";
+/// As [`LOGINS`].
+pub const LOCAL_DROP: &str = "local_drop";
 
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +46,8 @@ pub enum Said {
     Loaded {
         /// All programs.
         programs: Vec<Program>,
+        /// What the loader kept.
+        confinement: Confinement,
         /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
         maps: Vec<(String, String)>,
     },
@@ -58,12 +64,14 @@ pub enum Said {
 #[derive(Default)]
 struct Parts {
     logins: Logins,
+    local_drop: LocalDrop,
 }
 
 /// Runs until the worker has ended.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
     let mut parts = Parts::default();
     let mut said = Vec::new();
+    let mut confinement = None;
     let mut next_look = Instant::now() + LOOK;
     loop {
         if wait(channel, &mut parts, next_look)? {
@@ -76,7 +84,13 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                     release_free_memory();
                     said = parts.programs();
                     let descriptors: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
-                    channel.send(&Said::Loaded { programs: said.clone(), maps }, &descriptors)?;
+                    // Mounting is over; loading and attaching go on, for programs and interfaces that come.
+                    let confinement = confinement.get_or_insert_with(|| {
+                        if wanted.confine { confine::loader() } else { confine::nothing("`confine = false`") }
+                    });
+                    let loaded =
+                        Said::Loaded { programs: said.clone(), confinement: confinement.clone(), maps };
+                    channel.send(&loaded, &descriptors)?;
                 }
                 Request::Vouch { process, address } => {
                     channel.send(&Said::Vouched(parts.logins.vouch(process, address)), &[])?;
@@ -116,7 +130,10 @@ impl Parts {
     /// Brings what is loaded to what is wanted; the new maps, each with its object's name.
     fn want(&mut self, wanted: &Wanted) -> Vec<((String, String), OwnedFd)> {
         let kit = Kit::new();
-        let handed = [(LOGINS, self.logins.want(wanted.logins.as_ref(), &kit))];
+        let handed = [
+            (LOGINS, self.logins.want(wanted.logins.as_ref(), &kit)),
+            (LOCAL_DROP, self.local_drop.want(wanted.local_drop.as_ref(), &kit)),
+        ];
         let maps = handed.into_iter().flat_map(|(object, handed)| {
             handed.into_iter().flatten().map(move |(map, fd)| ((object.to_owned(), map), fd))
         });
@@ -124,11 +141,11 @@ impl Parts {
     }
 
     fn programs(&self) -> Vec<Program> {
-        [&self.logins as &dyn Part].into_iter().flat_map(Part::programs).collect()
+        [&self.logins as &dyn Part, &self.local_drop].into_iter().flat_map(Part::programs).collect()
     }
 
-    fn each(&mut self) -> [&mut dyn Part; 1] {
-        [&mut self.logins]
+    fn each(&mut self) -> [&mut dyn Part; 2] {
+        [&mut self.logins, &mut self.local_drop]
     }
 
     fn objects(&mut self) -> impl Iterator<Item = &mut Object> {

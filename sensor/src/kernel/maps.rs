@@ -84,7 +84,12 @@ impl Losses {
     /// What was lost, in all.
     pub fn read(&self) -> Lost {
         let sum = |loss: Loss| self.0.get(&(loss as u32), 0).map_or(0, |cpus| cpus.iter().sum::<u64>());
-        Lost { ring_full: sum(Loss::RingFull), unreadable: sum(Loss::Unreadable), doubted_ring_full: sum(Loss::DoubtedRingFull), syslog_ring_full: sum(Loss::SyslogRingFull) }
+        Lost {
+            ring_full: sum(Loss::RingFull),
+            unreadable: sum(Loss::Unreadable),
+            doubted_ring_full: sum(Loss::DoubtedRingFull),
+            syslog_ring_full: sum(Loss::SyslogRingFull),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use super::loader::{Request, Said};
 use super::logins::vouch::Vouch;
 use super::maps::Maps;
 use super::{Program, Wanted};
+use crate::confine::Confinement;
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +34,7 @@ pub struct Loader {
 #[derive(Default)]
 struct Heard {
     programs: Vec<Program>,
+    confinement: Option<Confinement>,
     answer: Option<oneshot::Sender<Loaded>>,
     /// Who waits for a word on an address, in the order of the questions.
     doubts: VecDeque<oneshot::Sender<Vouch>>,
@@ -118,6 +120,11 @@ impl Loader {
         lock(&self.heard).programs.clone()
     }
 
+    /// What the loader kept; `None` until it has loaded something.
+    pub fn confinement(&self) -> Option<Confinement> {
+        lock(&self.heard).confinement.clone()
+    }
+
     /// Cancelled when the loader has ended.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
@@ -153,10 +160,11 @@ impl Drop for Loader {
 fn listen(channel: &Channel, heard: &Mutex<Heard>) {
     loop {
         match channel.receive::<Said>() {
-            Ok(Some((Said::Loaded { programs, maps }, descriptors))) => {
+            Ok(Some((Said::Loaded { programs, confinement, maps }, descriptors))) => {
                 let mut heard = lock(heard);
                 tell(&heard.programs, &programs);
                 heard.programs = programs;
+                heard.confinement = Some(confinement);
                 if let Some(answer) = heard.answer.take() {
                     let _ = answer.send(by_object(maps, descriptors));
                 }

@@ -165,7 +165,12 @@ impl Container {
         let mut ssh = Command::new("ssh");
         ssh.args(["-F", "none", "-p", &PORT.to_string(), "-o", "StrictHostKeyChecking=no"]);
         ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
-        ssh.args(["-o", "PreferredAuthentications=password", "-o", &format!("NumberOfPasswordPrompts={count}")]);
+        ssh.args([
+            "-o",
+            "PreferredAuthentications=password",
+            "-o",
+            &format!("NumberOfPasswordPrompts={count}"),
+        ]);
         ssh.arg(format!("root@{address}")).arg("true").env_remove("SSH_AUTH_SOCK");
         ssh.env("HOME", folder.path()).env("SSH_ASKPASS", &askpass).env("SSH_ASKPASS_REQUIRE", "force");
         let said = ssh.stdin(Stdio::null()).output().context("ssh")?.stderr;

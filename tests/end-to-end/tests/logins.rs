@@ -160,10 +160,7 @@ fn a_peer_that_is_known_by_name_is_asked_of_getpeername() -> Result<()> {
 #[test]
 fn what_root_says_to_syslog_is_a_source_without_a_file() -> Result<()> {
     let stage = Stage::of_this_test()?;
-    let mut sensor = sensor(
-        &stage,
-        &format!("{SYSLOG_CALLS}services = [\"sshd\", \"python3\"]\n"),
-    )?;
+    let mut sensor = sensor(&stage, &format!("{SYSLOG_CALLS}services = [\"sshd\", \"python3\"]\n"))?;
     let script = "import ctypes\n\
         c = ctypes.CDLL(None)\n\
         c.__syslog_chk(38, 1, b'%.500s', b'Failed password for root from 10.78.0.1 port 22 ssh2')\n\
@@ -184,9 +181,8 @@ fn what_root_says_to_syslog_is_a_source_without_a_file() -> Result<()> {
 #[test]
 fn users_who_call_the_probed_functions_accuse_nobody() -> Result<()> {
     let stage = Stage::of_this_test()?;
-    let config = format!(
-        "{LOGINS}{SYSLOG_CALLS}services = \"python3\"\n[logins]\nverdicts = \"pam\"\npeers = true\n"
-    );
+    let config =
+        format!("{LOGINS}{SYSLOG_CALLS}services = \"python3\"\n[logins]\nverdicts = \"pam\"\npeers = true\n");
     let mut sensor = sensor(&stage, &config)?;
     let script = "import ctypes, socket\n\
         pam, c = ctypes.CDLL('libpam.so.0'), ctypes.CDLL(None)\n\
@@ -216,7 +212,8 @@ fn users_who_call_the_probed_functions_accuse_nobody() -> Result<()> {
 #[test]
 fn a_wrong_password_of_imap_is_seen_through_dovecots_auth_process() -> Result<()> {
     let (stage, network) = (Stage::of_this_test()?, Namespace::new(&["10.214.93.2"])?);
-    let mut sensor = sensor(&stage, "[jail.imap]\nsource = \"logins\"\nservices = [\"dovecot\"]\nmaxretry = 100\n")?;
+    let mut sensor =
+        sensor(&stage, "[jail.imap]\nsource = \"logins\"\nservices = [\"dovecot\"]\nmaxretry = 100\n")?;
     let folder = stage.folder().join("dovecot");
     std::fs::create_dir(&folder)?;
     let config = folder.join("dovecot.conf");

@@ -44,10 +44,7 @@ pub fn host_mounts() -> u32 {
 /// The calling process.
 #[inline(always)]
 pub fn process() -> Process {
-    current().map_or(
-        Process { started: 0, tgid: bpf_get_current_pid_tgid() >> 32 },
-        Task::process,
-    )
+    current().map_or(Process { started: 0, tgid: bpf_get_current_pid_tgid() >> 32 }, Task::process)
 }
 
 /// Its parent.

@@ -4,7 +4,9 @@
 
 use core::{ffi::c_char, mem::MaybeUninit};
 
-use atalaya_sensor_ebpf::logins::{MODULE_AUTH, PROCESSES, SOURCE_PAM, TEXT_LONG, TEXT_SHORT, Text, USER_AUTH};
+use atalaya_sensor_ebpf::logins::{
+    MODULE_AUTH, PROCESSES, SOURCE_PAM, TEXT_LONG, TEXT_SHORT, Text, USER_AUTH,
+};
 use aya_ebpf::{
     macros::{map, uprobe, uretprobe},
     maps::LruHashMap,

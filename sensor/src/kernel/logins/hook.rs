@@ -55,12 +55,7 @@ pub(super) static HOOKS: [Hook; 9] = [
 // === impl Hook ===
 
 impl Hook {
-    const fn new(
-        subject: Subject,
-        program: &'static str,
-        library: Library,
-        function: &'static str,
-    ) -> Self {
+    const fn new(subject: Subject, program: &'static str, library: Library, function: &'static str) -> Self {
         Self { subject, program, library, function }
     }
 }

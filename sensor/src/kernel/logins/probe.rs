@@ -154,11 +154,12 @@ impl Loaded {
             [0; GLOBALS.len()]
         });
         let known = globals[0] != 0;
-        let mut object = kit.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/logins")), |loader| {
-            for (name, value) in GLOBALS.iter().zip(&globals) {
-                loader.override_global(name, value, true);
-            }
-        })?;
+        let mut object =
+            kit.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/logins")), |loader| {
+                for (name, value) in GLOBALS.iter().zip(&globals) {
+                    loader.override_global(name, value, true);
+                }
+            })?;
         let arrivals = if known {
             watch_arrivals(&mut object, kit)
         } else {
@@ -187,8 +188,11 @@ impl Loaded {
     }
 
     fn attach_everywhere(&mut self, wanted: Wanted) {
-        match rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        {
+        match rustix::fs::open(
+            "/",
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        ) {
             Ok(root) => {
                 let found = library::find(&root, false);
                 let keys = found.iter().map(|found| found.key).collect();
@@ -260,8 +264,9 @@ impl Loaded {
                     load(program)?;
                     let symbols = symbols.get_or_insert_with(|| elf::Library::read(&found.file));
                     let symbols = symbols.as_ref().map_err(|error| Refusal::because(error.to_string()))?;
-                    let offset =
-                        symbols.function(hook.function).map_err(|error| Refusal::because(error.to_string()))?;
+                    let offset = symbols
+                        .function(hook.function)
+                        .map_err(|error| Refusal::because(error.to_string()))?;
                     let path = format!("/proc/self/fd/{}", found.file.as_raw_fd());
                     let link = program
                         .attach(offset, Path::new(&path), UProbeScope::AllProcesses)
@@ -340,9 +345,11 @@ impl Loaded {
                 let reason = format!("every exec; {roots} roots of containers are known{left_out}");
                 self.object.on(ARRIVALS, ARRIVALS_PROGRAM, reason)
             }
-            Err(refusal) => {
-                Program::not_on(ARRIVALS, ProgramState::Refused, format!("{refusal}; containers are noticed after 5 seconds at most"))
-            }
+            Err(refusal) => Program::not_on(
+                ARRIVALS,
+                ProgramState::Refused,
+                format!("{refusal}; containers are noticed after 5 seconds at most"),
+            ),
         });
         programs
     }
@@ -392,7 +399,8 @@ fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Re
     program.load(ARRIVALS_PROGRAM, btf).map_err(|error| Refusal::of(&error))?;
     program.attach().map_err(|error| Refusal::of(&error))?;
     let ring = object.ebpf().take_map(ARRIVALS_MAP);
-    let ring = ring.ok_or_else(|| Refusal::because("the embedded eBPF object lacks a map: this build is broken"))?;
+    let ring =
+        ring.ok_or_else(|| Refusal::because("the embedded eBPF object lacks a map: this build is broken"))?;
     RingBuf::try_from(ring).map_err(|error| Refusal::of(&error))
 }
 

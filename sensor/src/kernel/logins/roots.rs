@@ -22,8 +22,8 @@ const ROUND: u32 = 12;
 const MOST: usize = 1000;
 /// File systems that answer by themselves, of /proc/filesystems.
 const LOCAL: [&str; 14] = [
-    "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "squashfs", "tmpfs",
-    "xfs", "zfs",
+    "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "squashfs",
+    "tmpfs", "xfs", "zfs",
 ];
 
 /// A mount namespace and a root in it.
@@ -99,7 +99,9 @@ impl Roots {
         }
         let mut changes = Changes { all, ..Changes::default() };
         self.seen.retain(|process, _| running.contains(process));
-        self.living.values_mut().for_each(|living| living.processes.retain(|process| running.contains(process)));
+        self.living
+            .values_mut()
+            .for_each(|living| living.processes.retain(|process| running.contains(process)));
         for process in running {
             let looks = self.seen.entry(process).or_insert(0);
             if *looks < LOOKS {

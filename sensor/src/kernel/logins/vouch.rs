@@ -116,7 +116,8 @@ fn has_socket(roots: &Roots, key: &RootKey, process: u32, sockets: &HashSet<u64>
         entries.filter_map(|entry| std::fs::read_link(entry.path()).ok())
     });
     descriptors.take(MOST_DESCRIPTORS).any(|link| {
-        let number = link.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        let number =
+            link.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
         number.is_some_and(|number: u64| sockets.contains(&number))
     })
 }
@@ -141,7 +142,11 @@ mod tests {
         for (listen, peer) in [("127.0.0.1:0", "127.0.0.77"), ("[::1]:0", "::1")] {
             let listener = TcpListener::bind(listen).unwrap();
             let socket = rustix::net::socket(
-                if peer.contains(':') { rustix::net::AddressFamily::INET6 } else { rustix::net::AddressFamily::INET },
+                if peer.contains(':') {
+                    rustix::net::AddressFamily::INET6
+                } else {
+                    rustix::net::AddressFamily::INET
+                },
                 rustix::net::SocketType::STREAM,
                 None,
             )
