@@ -20,10 +20,13 @@ use crate::jail::Policy;
 use crate::source::journal::JournalMatch;
 
 mod jail;
+mod local_drop;
 
 use jail::RawJail;
 pub(crate) use jail::exists;
 pub use jail::{EscalateTable, find_filter, find_theirs};
+pub use local_drop::LocalDropConfig;
+use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
@@ -43,6 +46,8 @@ pub struct Config {
     pub syslog: SyslogConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
+    /// Whether and how this host itself drops what banned addresses send.
+    pub local_drop: Option<LocalDropConfig>,
     /// Whether the sensor's processes give up what they do not need.
     pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
@@ -239,6 +244,7 @@ impl Config {
             journal: raw.journal,
             syslog: raw.syslog,
             report: raw.report,
+            local_drop: raw.local_drop.0,
             confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
@@ -270,6 +276,9 @@ impl fmt::Display for Config {
         }
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
+        }
+        if let Some(drop) = &self.local_drop {
+            writeln!(f, "local drop: {drop}")?;
         }
         if self.report {
             writeln!(
@@ -358,6 +367,8 @@ struct RawConfig {
     syslog: SyslogConfig,
     #[serde(default = "yes")]
     report: bool,
+    #[serde(default)]
+    local_drop: RawLocalDrop,
     #[serde(default = "yes")]
     confine: bool,
     journal: Option<PathBuf>,

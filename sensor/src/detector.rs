@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atalaya_wire::{BanTime, Evidence, Name, Networks, Offence, Seconds};
 use ipnet::IpNet;
@@ -17,6 +17,8 @@ use crate::date::Dates;
 use crate::filter::{Found, Host, Scanner, Verdict};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
+use crate::kernel::local_drop::Dropped;
+use crate::local_drop::trusted::Trusted;
 use crate::report::Pending;
 use crate::source::journal::{Entry, JournalMatch};
 
@@ -41,6 +43,8 @@ struct Outlet {
     chatter: Chatter,
     /// What the enforcer is told of beside offences; `None` where it is told of nothing else.
     pending: Option<Pending>,
+    /// Where good logins are noted, whether or not they are reported.
+    trusted: Arc<Mutex<Trusted>>,
     offended: Box<Offended>,
 }
 
@@ -135,6 +139,9 @@ pub struct BannedAddress {
     pub address: IpAddr,
     /// Until when; `None` for ever.
     pub until: BanEnd,
+    /// What this host itself dropped for it; `None` where it does not.
+    #[serde(default)]
+    pub dropped: Option<Dropped>,
 }
 
 // === impl Detector ===
@@ -157,6 +164,7 @@ impl Detector {
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),
+                trusted: Arc::default(),
                 offended: Box::new(offended),
             },
         }
@@ -280,6 +288,20 @@ impl Detector {
     /// The same, to look at.
     pub fn reporting(&self) -> Option<&Pending> {
         self.outlet.pending.as_ref()
+    }
+
+    /// Where good logins are noted from now on.
+    pub fn set_trusted(&mut self, trusted: Arc<Mutex<Trusted>>) {
+        self.outlet.trusted = trusted;
+    }
+
+    /// All lists of whom anybody spares: the configuration, the enforcer, this host itself, and each jail.
+    pub fn spared(&self) -> Vec<&Networks> {
+        let Ignored { configured, own, enforcer } = &self.ignored;
+        let of_jails = self.jails.iter().flat_map(|Watched { jail, spared, .. }| {
+            [&jail.policy().ignore, &spared.looked_up, &spared.added]
+        });
+        [configured, own, enforcer].into_iter().chain(of_jails).collect()
     }
 
     /// Spares a network in a jail until the sensor ends; `None` where there is no such jail.
@@ -492,6 +514,9 @@ impl Detector {
     pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
         let address = atalaya_wire::canonical(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
+        if is_remote {
+            self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);
+        }
         if let Some(pending) = &mut self.outlet.pending
             && is_remote
         {
@@ -575,8 +600,16 @@ impl Watched {
             offences: totals.offences,
             ignored: totals.ignored + totals.old,
             exhausted,
-            banned: self.jail.bans(now).map(|(address, until)| BannedAddress { address, until }).collect(),
+            banned: self.jail.bans(now).map(BannedAddress::from).collect(),
         }
+    }
+}
+
+// === impl BannedAddress ===
+
+impl From<(IpAddr, BanEnd)> for BannedAddress {
+    fn from((address, until): (IpAddr, BanEnd)) -> Self {
+        Self { address, until, dropped: None }
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub mod channel;
 #[cfg(feature = "kernel")]
 pub mod loader;
+pub mod local_drop;
 pub mod logins;
 #[cfg(feature = "kernel")]
 pub mod maps;
@@ -31,6 +32,8 @@ pub struct Wanted {
     pub confine: bool,
     /// Verdicts on logins.
     pub logins: Option<logins::Wanted>,
+    /// Dropping what banned addresses send.
+    pub local_drop: Option<local_drop::Wanted>,
 }
 
 /// A kernel program as it stands.

@@ -19,6 +19,7 @@ pub mod ignore;
 pub mod jail;
 pub mod kernel;
 pub mod lint;
+pub mod local_drop;
 pub mod membership;
 pub mod named;
 pub mod outbox;

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
+use super::local_drop::LocalDrop;
 use super::logins::Logins;
 use super::object::{Kit, Object};
 use super::part::Part;
@@ -19,6 +20,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The objects' names, under which the worker gets their maps.
 pub const LOGINS: &str = "logins";
+/// As [`LOGINS`].
+pub const LOCAL_DROP: &str = "local_drop";
 
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +53,7 @@ pub enum Said {
 #[derive(Default)]
 struct Parts {
     logins: Logins,
+    local_drop: LocalDrop,
 }
 
 /// Runs until the worker has ended.
@@ -112,7 +116,10 @@ impl Parts {
     /// Brings what is loaded to what is wanted; the new maps, each with its object's name.
     fn want(&mut self, wanted: &Wanted) -> Vec<((String, String), OwnedFd)> {
         let kit = Kit::new();
-        let handed = [(LOGINS, self.logins.want(wanted.logins.as_ref(), &kit))];
+        let handed = [
+            (LOGINS, self.logins.want(wanted.logins.as_ref(), &kit)),
+            (LOCAL_DROP, self.local_drop.want(wanted.local_drop.as_ref(), &kit)),
+        ];
         let maps = handed.into_iter().flat_map(|(object, handed)| {
             handed.into_iter().flatten().map(move |(map, fd)| ((object.to_owned(), map), fd))
         });
@@ -120,11 +127,11 @@ impl Parts {
     }
 
     fn programs(&self) -> Vec<Program> {
-        [&self.logins as &dyn Part].into_iter().flat_map(Part::programs).collect()
+        [&self.logins as &dyn Part, &self.local_drop].into_iter().flat_map(Part::programs).collect()
     }
 
-    fn each(&mut self) -> [&mut dyn Part; 1] {
-        [&mut self.logins]
+    fn each(&mut self) -> [&mut dyn Part; 2] {
+        [&mut self.logins, &mut self.local_drop]
     }
 
     fn objects(&mut self) -> impl Iterator<Item = &mut Object> {

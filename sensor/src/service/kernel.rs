@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::local_drop::LocalDrop;
 use crate::confine::Confinement;
 use crate::kernel::{Program, Wanted};
 
@@ -29,6 +30,8 @@ pub(super) struct Feeding<'a> {
     pub shutdown: &'a CancellationToken,
     /// What they feed.
     pub watch: &'a Shared,
+    /// What drops on this host.
+    pub local_drop: &'a LocalDrop,
 }
 
 // === impl Kernel ===
@@ -55,6 +58,14 @@ impl Kernel {
         let Some(running) = &self.loader else { return Vec::new() };
         match running.want(wanted).await {
             Ok(mut loaded) => {
+                // First, so that no offence waits for it.
+                if let Some(maps) = loaded.remove(loader::LOCAL_DROP) {
+                    let adopted =
+                        tokio::task::block_in_place(|| feeding.local_drop.adopt(maps, feeding.watch));
+                    if let Err(error) = adopted {
+                        self.note(&error);
+                    }
+                }
                 if let Some(maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
                     if let Err(error) = super::logins::feed(maps, token, feeding) {
@@ -123,6 +134,11 @@ impl Kernel {
     pub(super) async fn want(&mut self, wanted: Wanted, _feeding: &Feeding<'_>) -> Vec<&'static str> {
         if wanted.logins.is_some() {
             tracing::warn!("this sensor was built without the kernel's side: jails that need it see nothing");
+        }
+        if wanted.local_drop.is_some_and(|drop| drop.settings.is_some()) {
+            tracing::warn!(
+                "this sensor was built without the kernel's side: nothing is dropped on this host"
+            );
         }
         Vec::new()
     }
