@@ -16,12 +16,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::enrolment::Enrolled;
+use crate::enrolment::{self, Enrolled};
 use crate::router::Desired;
 
 mod follower;
 
 pub use follower::{Follower, Names};
+
+/// After how long without a change a mark is told.
+const HEARTBEAT: Duration = Duration::from_secs(HEARTBEAT_SECONDS - 1);
 
 /// For how long changes gather after some were told. The first after a quiet time is told at once.
 const GATHER: Duration = Duration::from_millis(10);
@@ -140,13 +143,18 @@ impl Entered {
                 return;
             }
             let told = Instant::now();
-            tokio::select! {
-                () = follower.has_more() => {}
-                () = sleep(Duration::from_secs(HEARTBEAT_SECONDS)) => {}
-            }
-            if since.is_none() || enrolled.since(&self.sensor) != since {
-                tracing::info!(sensor = %self.sensor, "its stream of bans ends: it is enrolled no more, or anew");
-                return;
+            loop {
+                let has_more = tokio::select! {
+                    () = follower.has_more() => true,
+                    () = sleep(enrolment::REFRESH) => told.elapsed() >= HEARTBEAT,
+                };
+                if since.is_none() || enrolled.since(&self.sensor) != since {
+                    tracing::info!(sensor = %self.sensor, "its stream of bans ends: it is enrolled no more, or anew");
+                    return;
+                }
+                if has_more {
+                    break;
+                }
             }
             if !follower.is_in_snapshot() {
                 sleep_until(told + GATHER).await;

@@ -406,6 +406,11 @@ impl Detector {
         self.jails.iter().any(|watched| matches!(watched.source, JailSource::Logins { .. }))
     }
 
+    /// Whether any jail wants what programs say to syslog.
+    pub fn wants_syslog_calls(&self) -> bool {
+        self.jails.iter().any(|watched| matches!(watched.source, JailSource::SyslogCalls { .. }))
+    }
+
     /// The host's time zone, as it is now.
     pub fn set_zone(&mut self, zone: TimeZone) {
         self.zone = zone;
@@ -488,6 +493,21 @@ impl Detector {
             let verdict = filter.find(text);
             if let Some(address) = bannable(jail, &source, text, &verdict) {
                 let failure = failure(address, time.unwrap_or(now), &source, text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            }
+        }
+    }
+
+    /// What a program of root said to syslog, as `host program[123]: message`, for all jails that want the program's.
+    pub fn syslog_call(&mut self, program: &str, time: Timestamp, text: &[u8], now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let JailSource::SyslogCalls { programs, filter } = source else { continue };
+            if !programs.is_empty() && !programs.iter().any(|wanted| wanted == program) {
+                continue;
+            }
+            let verdict = filter.find_message(text);
+            if let Some(address) = bannable(jail, "syslog-calls", text, &verdict) {
+                let failure = failure(address, time, "syslog-calls", text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -588,6 +608,11 @@ impl Watched {
             JailSource::Files { paths, filter } => (paths.join(", "), filter.exhausted()),
             JailSource::Journal { filter, .. } => ("journal".to_owned(), filter.exhausted()),
             JailSource::Syslog { filter } => ("syslog".to_owned(), filter.exhausted()),
+            JailSource::SyslogCalls { programs, filter } => {
+                let of =
+                    if programs.is_empty() { String::new() } else { format!(" of {}", programs.join(", ")) };
+                (format!("syslog-calls{of}"), filter.exhausted())
+            }
         };
         JailStatus {
             name: policy.name.clone(),

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "kernel")]
 pub mod channel;
 #[cfg(feature = "kernel")]
+pub mod elf;
+#[cfg(feature = "kernel")]
+pub mod layout;
+#[cfg(feature = "kernel")]
 pub mod loader;
 pub mod local_drop;
 pub mod logins;

@@ -18,14 +18,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::confine::files::Reach;
 use crate::confine::{self, Confinement};
 use crate::control::{self, Answer, FileStatus, Request, Status};
 use crate::detector::{Detector, Ignored, JailStatus};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
-use crate::kernel::Wanted;
+use crate::kernel::{Wanted, logins as kernel_logins};
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
@@ -43,6 +43,8 @@ mod logins;
 mod reports;
 mod resend;
 mod syslog;
+#[cfg(feature = "kernel")]
+mod syslog_calls;
 
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
@@ -384,7 +386,7 @@ impl Service {
         }
         let wanted = Wanted {
             confine: config.confine,
-            logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+            logins: logins_wanted(&lock(watch).detector, config.logins),
             local_drop: Some(local_drop),
         };
         // The kernel's side outlives a reload: no login may be missed.
@@ -787,6 +789,16 @@ fn take_snapshot(watch: &Shared) -> Snapshot {
     snapshot.counters = watch.detector.take_changed();
     snapshot.bans = watch.detector.take_changed_bans();
     snapshot
+}
+
+/// What the jails want of the kernel's side of logins.
+fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::Wanted> {
+    let (verdicts, syslog) = (detector.wants_logins(), detector.wants_syslog_calls());
+    (verdicts || syslog).then_some(kernel_logins::Wanted {
+        verdicts: verdicts.then_some(config.verdicts),
+        peers: verdicts && config.peers,
+        syslog,
+    })
 }
 
 fn own_addresses() -> Networks {

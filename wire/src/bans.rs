@@ -213,6 +213,7 @@ mod optional_network {
     #[serde(transparent)]
     struct Network(#[serde(with = "network")] IpNet);
 
+    #[expect(clippy::ref_option, reason = "serde hands it so")]
     pub(super) fn serialize<S: Serializer>(
         network: &Option<IpNet>,
         serializer: S,

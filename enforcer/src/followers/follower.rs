@@ -92,7 +92,7 @@ impl Follower {
         let Some(place) = self.place.as_ref().filter(|place| place.rest == Rest::Nothing) else { return };
         let through = place.through;
         if self.journal.wait_for(|journal| journal.last() > through).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -56,6 +56,7 @@ impl Kernel {
             self.stop(loader::LOGINS);
         }
         let Some(running) = &self.loader else { return Vec::new() };
+        let voucher = running.voucher();
         match running.want(wanted).await {
             Ok(mut loaded) => {
                 // First, so that no offence waits for it.
@@ -66,9 +67,12 @@ impl Kernel {
                         self.note(&error);
                     }
                 }
-                if let Some(maps) = loaded.remove(loader::LOGINS) {
+                if let Some(mut maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
-                    if let Err(error) = super::logins::feed(maps, token, feeding) {
+                    if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
+                        self.note(&error);
+                    }
+                    if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
                         self.note(&error);
                     }
                 }

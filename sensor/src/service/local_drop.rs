@@ -506,6 +506,7 @@ fn of_logins(source: &JailSource) -> bool {
         JailSource::Logins { .. }
         | JailSource::Files { .. }
         | JailSource::Journal { .. }
+        | JailSource::SyslogCalls { .. }
         | JailSource::Syslog { .. } => true,
     }
 }

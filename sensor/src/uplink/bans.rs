@@ -69,11 +69,7 @@ impl Uplink {
             if begun.elapsed() >= GOOD {
                 pauses = backoff();
             }
-            let pause = match cut.code() {
-                Some(ProblemCode::NotFound) => UNKNOWN_PAUSE,
-                Some(ProblemCode::Unauthorized | ProblemCode::UnknownVersion) => REFUSED_PAUSE,
-                _ => pauses.next().unwrap_or(REFUSED_PAUSE),
-            };
+            let pause = pause_after(cut.code()).or_else(|| pauses.next()).unwrap_or(REFUSED_PAUSE);
             tell(&cut, pause, &following);
             tokio::select! {
                 () = sleep(pause) => {}
@@ -132,6 +128,17 @@ impl Uplink {
     }
 }
 
+/// How long to wait after a refusal that trying again soon does not change.
+fn pause_after(code: Option<ProblemCode>) -> Option<Duration> {
+    match code? {
+        ProblemCode::NotFound => Some(UNKNOWN_PAUSE),
+        ProblemCode::Unauthorized | ProblemCode::UnknownVersion | ProblemCode::Malformed => {
+            Some(REFUSED_PAUSE)
+        }
+        _ => None,
+    }
+}
+
 /// Says once, until it is mended, that the bans are not known as they are.
 fn tell(cut: &Cut, pause: Duration, following: &watch::Sender<Following>) {
     following.send_modify(|following| {
@@ -162,5 +169,22 @@ impl Cut {
             Self::Stream { error: StreamError::Version(_), .. } => Some(ProblemCode::UnknownVersion),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enforcer_that_does_not_know_of_the_stream_is_left_alone_for_minutes_and_a_broken_one_is_not() {
+        assert!(
+            pause_after(Some(ProblemCode::NotFound)).is_some_and(|pause| pause >= Duration::from_mins(5))
+        );
+        assert_eq!(pause_after(Some(ProblemCode::Unauthorized)), Some(REFUSED_PAUSE));
+        assert_eq!(pause_after(Some(ProblemCode::Unavailable)), None);
+        assert_eq!(pause_after(None), None);
+        let version = Cut::Stream { url: "https://x".to_owned(), error: StreamError::Version(2) };
+        assert_eq!(pause_after(version.code()), Some(REFUSED_PAUSE));
     }
 }
