@@ -8,6 +8,7 @@
 #![no_std]
 #![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]
 
+pub mod local_drop;
 pub mod logins;
 pub mod losses;
 #[cfg(target_arch = "bpf")]

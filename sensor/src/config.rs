@@ -17,13 +17,17 @@ use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::kernel::logins::Verdicts;
 use crate::source::journal::JournalMatch;
 
 mod jail;
+mod local_drop;
 
 use jail::RawJail;
 pub(crate) use jail::exists;
 pub use jail::{EscalateTable, find_filter, find_theirs};
+pub use local_drop::LocalDropConfig;
+use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
@@ -41,8 +45,12 @@ pub struct Config {
     pub journal: Option<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
+    /// What the kernel's side looks at for logins.
+    pub logins: LoginsConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
+    /// Whether and how this host itself drops what banned addresses send.
+    pub local_drop: Option<LocalDropConfig>,
     /// Whether the sensor's processes give up what they do not need.
     pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
@@ -74,6 +82,17 @@ pub struct SyslogConfig {
     pub udp: Vec<SocketAddr>,
     /// TCP addresses to listen on.
     pub tcp: Vec<SocketAddr>,
+}
+
+/// The `[logins]` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoginsConfig {
+    /// Whose verdicts are taken.
+    pub verdicts: Verdicts,
+    /// Whether a peer that a program knows by name alone is asked of `getpeername`. It costs every call of it on
+    /// this host one to two microseconds.
+    pub peers: bool,
 }
 
 /// One enabled jail.
@@ -113,6 +132,13 @@ pub enum JailSource {
         /// Which entries.
         wanted: JournalMatch,
         /// Which of them are failures.
+        filter: Filter,
+    },
+    /// What root's programs of this host say to syslog, seen as they call libc's function.
+    SyslogCalls {
+        /// Only these programs (`sshd`, `dovecot`…); all of them where empty.
+        programs: Vec<String>,
+        /// Which messages are failures.
         filter: Filter,
     },
     /// Messages that arrive at the syslog listener.
@@ -238,7 +264,9 @@ impl Config {
             ignore_self: raw.ignoreself,
             journal: raw.journal,
             syslog: raw.syslog,
+            logins: raw.logins,
             report: raw.report,
+            local_drop: raw.local_drop.0,
             confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
@@ -256,6 +284,7 @@ impl Config {
         match &jail.source {
             JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
+            | JailSource::SyslogCalls { filter, .. }
             | JailSource::Syslog { filter } => Some((filter, jail.zone.as_ref())),
             JailSource::Logins { .. } => None,
         }
@@ -270,6 +299,19 @@ impl fmt::Display for Config {
         }
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
+        }
+        if self.logins.verdicts != Verdicts::Auto {
+            writeln!(
+                f,
+                "logins: verdicts of {} alone",
+                if self.logins.verdicts == Verdicts::Pam { "PAM" } else { "audit" }
+            )?;
+        }
+        if self.logins.peers {
+            writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
+        }
+        if let Some(drop) = &self.local_drop {
+            writeln!(f, "local drop: {drop}")?;
         }
         if self.report {
             writeln!(
@@ -291,6 +333,12 @@ impl fmt::Display for Config {
                 JailSource::Logins { services } => format!("logins of {}", services.join(", ")),
                 JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
                 JailSource::Journal { .. } => "systemd's journal".to_owned(),
+                JailSource::SyslogCalls { programs, .. } if programs.is_empty() => {
+                    "what every program of root says to syslog".to_owned()
+                }
+                JailSource::SyslogCalls { programs, .. } => {
+                    format!("what {} says to syslog", programs.join(", "))
+                }
                 JailSource::Syslog { .. } => "syslog messages".to_owned(),
             };
             writeln!(
@@ -314,6 +362,7 @@ impl fmt::Display for Config {
             }
             if let JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
+            | JailSource::SyslogCalls { filter, .. }
             | JailSource::Syslog { filter } = &jail.source
             {
                 for warning in filter.warnings() {
@@ -356,8 +405,12 @@ struct RawConfig {
     defaults: RawDefaults,
     #[serde(default)]
     syslog: SyslogConfig,
+    #[serde(default)]
+    logins: LoginsConfig,
     #[serde(default = "yes")]
     report: bool,
+    #[serde(default)]
+    local_drop: RawLocalDrop,
     #[serde(default = "yes")]
     confine: bool,
     journal: Option<PathBuf>,
@@ -421,6 +474,23 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("sensor.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn logins_have_a_table_and_syslog_calls_a_filter() {
+        let config = parse(
+            "[logins]\nverdicts = \"pam\"\npeers = true\n[jail.sshd]\nsource = \"syslog-calls\"\nservices = \"sshd\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.logins, LoginsConfig { verdicts: Verdicts::Pam, peers: true });
+        let JailSource::SyslogCalls { programs, .. } = &config.jails[0].source else { panic!("{config}") };
+        assert_eq!(programs, &["sshd"]);
+        let shown = config.to_string();
+        assert!(shown.contains("what sshd says to syslog") && shown.contains("verdicts of PAM"), "{shown}");
+        let wrong = parse("[logins]\nverdicts = \"both\"\n").unwrap_err();
+        assert!(wrong.contains("sensor.toml:2:12") && wrong.contains("auto"), "{wrong}");
+        let wrong = parse("[jail.x]\nsource = \"syslog-calls\"\n").unwrap_err();
+        assert!(wrong.contains("failregex"), "{wrong}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::kernel::Program;
 use crate::report::ReportStatus;
+use crate::service::LocalDropStatus;
 
 /// The socket's name in the state folder.
 const SOCKET: &str = "control.sock";
@@ -104,6 +105,9 @@ pub struct Status {
     /// Why no kernel program can be loaded at all, where that is so.
     #[serde(default)]
     pub kernel_trouble: Option<String>,
+    /// What is dropped on this host itself; `None` where nothing is.
+    #[serde(default)]
+    pub local_drop: Option<LocalDropStatus>,
     /// Lines and messages looked at since the start.
     pub lines: u64,
     /// Of these in a second, over the last ten.

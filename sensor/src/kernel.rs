@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "kernel")]
 pub mod channel;
 #[cfg(feature = "kernel")]
+pub mod elf;
+#[cfg(feature = "kernel")]
+pub mod layout;
+#[cfg(feature = "kernel")]
 pub mod loader;
+pub mod local_drop;
 pub mod logins;
 #[cfg(feature = "kernel")]
 pub mod maps;
@@ -31,6 +36,8 @@ pub struct Wanted {
     pub confine: bool,
     /// Verdicts on logins.
     pub logins: Option<logins::Wanted>,
+    /// Dropping what banned addresses send.
+    pub local_drop: Option<local_drop::Wanted>,
 }
 
 /// A kernel program as it stands.

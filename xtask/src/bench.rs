@@ -4,6 +4,7 @@
 mod attack;
 mod filters;
 mod routers;
+mod stream;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -43,7 +44,7 @@ enum Which {
     Routers,
     /// New bans beside a reconciliation of 25,000 entries, there or lost by a reboot
     Reconcile,
-    /// Start, memory and a new ban's way with a million bans
+    /// Start, memory, a new ban's way and the stream to a sensor with a million bans
     Million,
     /// Real attacks from their start to the router, beside Debian's fail2ban
     Attack,

@@ -26,6 +26,8 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/journalctl", "systemd"),
     ("/lib/systemd/systemd-journal-remote", "systemd-journal-remote"),
     ("/usr/bin/rg", "ripgrep"),
+    ("/usr/sbin/dovecot", "dovecot-core"),
+    ("/usr/lib/dovecot/imap-login", "dovecot-imapd"),
     ("/usr/bin/gdb", "gdb"),
     ("/usr/bin/hydra", "hydra"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),

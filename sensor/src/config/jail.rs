@@ -55,6 +55,8 @@ enum RawSource {
     Files,
     Journal,
     Syslog,
+    #[serde(rename = "syslog-calls")]
+    SyslogCalls,
 }
 
 /// `escalate = true`, or a table of what is other than usual.
@@ -182,11 +184,13 @@ impl RawJail {
             misplaced("journalmatch", span(&self.journalmatch))?;
             return Ok(JailSource::Logins { services: many(self.services) });
         }
-        misplaced("services", span(&self.services))?;
+        if source != Some(RawSource::SyslogCalls) {
+            misplaced("services", span(&self.services))?;
+        }
         if source != Some(RawSource::Journal) && source.is_some() {
             misplaced("journalmatch", span(&self.journalmatch))?;
         }
-        if matches!(source, Some(RawSource::Journal | RawSource::Syslog)) {
+        if matches!(source, Some(RawSource::Journal | RawSource::Syslog | RawSource::SyslogCalls)) {
             misplaced("paths", span(&self.paths))?;
         }
         let definition = self.definition(name, own, &at, wrong)?;
@@ -202,6 +206,9 @@ impl RawJail {
         let has_files = self.paths.is_some() || paths.iter().any(|path| exists(path));
         match source {
             Some(RawSource::Syslog) => Ok(JailSource::Syslog { filter }),
+            Some(RawSource::SyslogCalls) => {
+                Ok(JailSource::SyslogCalls { programs: many(self.services), filter })
+            }
             Some(RawSource::Journal) => Ok(JailSource::Journal { wanted, filter }),
             None if !has_files && !definition.journalmatch.is_empty() => {
                 Ok(JailSource::Journal { wanted, filter })

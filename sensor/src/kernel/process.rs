@@ -1,7 +1,8 @@
 //! The loader from the worker's side: started as a process of its own, asked, and listened to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::Channel;
 use super::loader::{Request, Said};
+use super::logins::vouch::Vouch;
 use super::maps::Maps;
 use super::{Program, Wanted};
 use crate::confine::Confinement;
@@ -34,6 +36,15 @@ struct Heard {
     programs: Vec<Program>,
     confinement: Option<Confinement>,
     answer: Option<oneshot::Sender<Loaded>>,
+    /// Who waits for a word on an address, in the order of the questions.
+    doubts: VecDeque<oneshot::Sender<Vouch>>,
+}
+
+/// Asks the loader whom to believe.
+#[derive(Clone)]
+pub struct Voucher {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
 }
 
 /// New maps by object.
@@ -73,7 +84,10 @@ impl Loader {
             move || {
                 listen(&channel, &heard);
                 // Whoever waits for an answer learns that there will be none.
-                lock(&heard).answer = None;
+                let mut heard = lock(&heard);
+                heard.answer = None;
+                heard.doubts.clear();
+                drop(heard);
                 ended.cancel();
             }
         };
@@ -96,6 +110,11 @@ impl Loader {
         }
     }
 
+    /// Who asks the loader whom to believe.
+    pub fn voucher(&self) -> Voucher {
+        Voucher { channel: self.channel.clone(), heard: self.heard.clone() }
+    }
+
     /// All programs as they stand.
     pub fn programs(&self) -> Vec<Program> {
         lock(&self.heard).programs.clone()
@@ -109,6 +128,24 @@ impl Loader {
     /// Cancelled when the loader has ended.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
+    }
+}
+
+// === impl Voucher ===
+
+impl Voucher {
+    /// Whether the word of a process on an address counts. It does not where the loader has ended.
+    pub async fn vouch(&self, process: u32, address: IpAddr) -> Vouch {
+        let (sender, answer) = oneshot::channel();
+        {
+            // Sent under the lock, so that questions and who waits are in the same order.
+            let mut heard = lock(&self.heard);
+            if self.channel.send(&Request::Vouch { process, address }, &[]).is_err() {
+                return Vouch::Gone;
+            }
+            heard.doubts.push_back(sender);
+        }
+        answer.await.unwrap_or(Vouch::Gone)
     }
 }
 
@@ -130,6 +167,11 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
                 heard.confinement = Some(confinement);
                 if let Some(answer) = heard.answer.take() {
                     let _ = answer.send(by_object(maps, descriptors));
+                }
+            }
+            Ok(Some((Said::Vouched(vouch), _))) => {
+                if let Some(asker) = lock(heard).doubts.pop_front() {
+                    let _ = asker.send(vouch);
                 }
             }
             Ok(Some((Said::Changed { programs }, _))) => {

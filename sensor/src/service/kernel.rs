@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::local_drop::LocalDrop;
 use crate::confine::Confinement;
 use crate::kernel::{Program, Wanted};
 
@@ -29,6 +30,8 @@ pub(super) struct Feeding<'a> {
     pub shutdown: &'a CancellationToken,
     /// What they feed.
     pub watch: &'a Shared,
+    /// What drops on this host.
+    pub local_drop: &'a LocalDrop,
 }
 
 // === impl Kernel ===
@@ -53,11 +56,23 @@ impl Kernel {
             self.stop(loader::LOGINS);
         }
         let Some(running) = &self.loader else { return Vec::new() };
+        let voucher = running.voucher();
         match running.want(wanted).await {
             Ok(mut loaded) => {
-                if let Some(maps) = loaded.remove(loader::LOGINS) {
+                // First, so that no offence waits for it.
+                if let Some(maps) = loaded.remove(loader::LOCAL_DROP) {
+                    let adopted =
+                        tokio::task::block_in_place(|| feeding.local_drop.adopt(maps, feeding.watch));
+                    if let Err(error) = adopted {
+                        self.note(&error);
+                    }
+                }
+                if let Some(mut maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
-                    if let Err(error) = super::logins::feed(maps, token, feeding) {
+                    if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
+                        self.note(&error);
+                    }
+                    if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
                         self.note(&error);
                     }
                 }
@@ -123,6 +138,11 @@ impl Kernel {
     pub(super) async fn want(&mut self, wanted: Wanted, _feeding: &Feeding<'_>) -> Vec<&'static str> {
         if wanted.logins.is_some() {
             tracing::warn!("this sensor was built without the kernel's side: jails that need it see nothing");
+        }
+        if wanted.local_drop.is_some_and(|drop| drop.settings.is_some()) {
+            tracing::warn!(
+                "this sensor was built without the kernel's side: nothing is dropped on this host"
+            );
         }
         Vec::new()
     }

@@ -12,6 +12,7 @@ use crate::process::output;
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    interface: String,
     hosts: Vec<IpAddr>,
 }
 
@@ -29,7 +30,7 @@ impl Namespace {
         let (outside, inside) = (format!("at{id}a"), format!("at{id}b"));
         ip(&["netns", "add", &name])
             .context("cannot make a network namespace: that needs root and iproute2")?;
-        let mut namespace = Self { name: name.clone(), hosts: Vec::new() };
+        let mut namespace = Self { name: name.clone(), interface: outside.clone(), hosts: Vec::new() };
         ip(&["link", "add", &outside, "type", "veth", "peer", "name", &inside, "netns", &name])?;
         for address in addresses {
             let address: IpAddr = address.parse()?;
@@ -57,6 +58,11 @@ impl Namespace {
         ip(&["-n", &name, "link", "set", &inside, "up"])?;
         ip(&["link", "set", &outside, "up"])?;
         Ok(namespace)
+    }
+
+    /// This host's interface towards the namespace.
+    pub fn interface(&self) -> &str {
+        &self.interface
     }
 
     /// This host's addresses towards the namespace.

@@ -12,28 +12,30 @@ use atalaya_end_to_end::process::output;
 use kernel_init::Program;
 use serde::{Deserialize, Serialize};
 
+use super::expectation::Lockdown;
 use crate::run::root;
 use crate::toolchain;
 
-/// A count may differ by this share, or by this many, without being told: rustc and LLVM order the same code
-/// differently from release to release, which moves counts by a few per cent. A change of the code that
-/// matters moves them more.
+/// A count may differ by this share, or by this many, without being told: a security update of the kernel, or a change of
+/// another program in the same object, moves it by a few per cent. Another compiler may double it, so each has
+/// numbers of its own.
 const SHARE: f64 = 0.10;
 const FEW: u32 = 100;
 
 const HEAD: &str = "\
 # How many instructions the verifier of each kernel series looks at for each kernel program (its limit is a
-# million), as `cargo xtask vm --all` compares them. Written by `cargo xtask vm --all --bless`.
+# million), as `cargo xtask vm --all` compares them. Written by `cargo xtask vm --all --bless`;
+# `ATALAYA_EBPF_TOOLCHAIN` chooses the compiler.
 ";
 
-/// The kept numbers.
+/// The kept numbers: by compiler, by kernel series and lockdown (which chooses between programs), and by program.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Counts {
-    /// The compiler that they were counted with.
+    compilers: BTreeMap<String, BTreeMap<String, BTreeMap<String, u32>>>,
+    /// The one that is used here.
+    #[serde(skip)]
     compiler: String,
-    /// By kernel series and program.
-    #[serde(flatten)]
-    kernels: BTreeMap<String, BTreeMap<String, u32>>,
 }
 
 // === impl Counts ===
@@ -43,59 +45,60 @@ impl Counts {
     pub fn read() -> Result<Self> {
         let path = path();
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text).with_context(|| path.display().to_string())
+        let counts: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        Ok(Self { compiler: compiler()?, ..counts })
     }
 
-    /// Writes the file, with the compiler of now.
-    pub fn write(&mut self) -> Result<()> {
-        self.compiler = compiler()?;
-        fs::write(path(), format!("{HEAD}{}", toml::to_string(self)?)).context("cannot write the counts")
+    /// Writes the file.
+    pub fn write(&self) -> Result<()> {
+        fs::write(path(), format!("{HEAD}\n{}", toml::to_string(self)?)).context("cannot write the counts")
     }
 
-    /// Takes what a kernel counted as the number to keep; of the same kernel's lockdowns the largest. With `first`
-    /// what was kept for this kernel is forgotten.
-    pub fn keep(&mut self, series: &str, programs: &[Program], first: bool) {
-        let kept = self.kernels.entry(series.to_owned()).or_default();
-        if first {
-            kept.clear();
-        }
-        for (name, now) in counted(programs) {
-            let count = kept.entry(name.to_owned()).or_default();
-            *count = now.max(*count);
-        }
+    /// Forgets what was kept of this compiler.
+    pub fn forget(&mut self) {
+        self.compilers.remove(&self.compiler);
+    }
+
+    /// Keeps what a kernel counted in place of what was kept of it before.
+    pub fn keep(&mut self, series: &str, lockdown: Lockdown, programs: &[Program]) {
+        let counts = counted(programs).map(|(name, now)| (name.to_owned(), now)).collect();
+        self.compilers.entry(self.compiler.clone()).or_default().insert(key(series, lockdown), counts);
+    }
+
+    /// Where nothing is kept of this compiler, which is no failure: a sentence that says so.
+    pub fn unknown(&self) -> Option<String> {
+        (!self.compilers.contains_key(&self.compiler)).then(|| {
+            let known: Vec<_> = self.compilers.keys().map(String::as_str).collect();
+            format!(
+                "sensor-ebpf/verifier.toml has counts of {} and not of {}, so that they are not compared; to keep \
+                 these: cargo xtask vm --all --bless",
+                known.join(", "),
+                self.compiler
+            )
+        })
     }
 
     /// What differs from the kept numbers, in sentences.
-    pub fn deviations(&self, series: &str, programs: &[Program]) -> Vec<String> {
-        let Some(kept) = self.kernels.get(series) else {
-            return vec![format!(
-                "sensor-ebpf/verifier.toml has no counts for kernel {series}; to keep these: {}",
-                bless(series)
-            )];
+    pub fn deviations(&self, series: &str, lockdown: Lockdown, programs: &[Program]) -> Vec<String> {
+        let Some(kernels) = self.compilers.get(&self.compiler) else { return Vec::new() };
+        let bless = format!("cargo xtask vm --kernel {series} --lockdown {} --bless", lockdown.name());
+        let Some(kept) = kernels.get(&key(series, lockdown)) else {
+            return vec![format!("sensor-ebpf/verifier.toml has no counts for it; to keep these: {bless}")];
         };
         counted(programs)
             .filter_map(|(name, now)| match kept.get(name) {
                 Some(before) if near(*before, now) => None,
                 Some(before) => Some(format!(
-                    "{name}: the verifier's instructions changed from {before} to {now}{}; if meant: {}",
-                    self.other_compiler(),
-                    bless(series)
+                    "{name}: the verifier's instructions changed from {before} to {now}; if meant: {bless}"
                 )),
-                None => Some(format!("{name}: {now} instructions, not kept yet: {}", bless(series))),
+                None => Some(format!("{name}: {now} instructions, not kept yet: {bless}")),
             })
             .collect()
     }
-
-    fn other_compiler(&self) -> String {
-        match compiler() {
-            Ok(now) if now != self.compiler => format!(" (before with {}, now {now})", self.compiler),
-            _ => String::new(),
-        }
-    }
 }
 
-fn bless(series: &str) -> String {
-    format!("cargo xtask vm --kernel {series} --bless")
+fn key(series: &str, lockdown: Lockdown) -> String {
+    format!("{series} {}", lockdown.name())
 }
 
 fn counted(programs: &[Program]) -> impl Iterator<Item = (&str, u32)> {
@@ -134,20 +137,25 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_is_told_and_a_compilers_mood_is_not() {
-        let mut counts = Counts::default();
-        assert!(counts.deviations("6.1", &programs(2000))[0].contains("no counts for kernel 6.1"));
-        counts.keep("6.1", &programs(2000), true);
-        counts.keep("6.1", &programs(1990), false);
+    fn a_leap_is_told_and_a_few_per_cent_are_not() {
+        let mut counts = Counts { compiler: "rustc 1.96.0".to_owned(), ..Counts::default() };
+        assert!(counts.unknown().unwrap().contains("not of rustc 1.96.0"));
+        counts.keep("6.12", Lockdown::None, &programs(2000));
+        assert_eq!(counts.unknown(), None);
+        let differs = |counts: &Counts, now| counts.deviations("6.1", Lockdown::None, &programs(now));
+        assert!(differs(&counts, 2000)[0].contains("no counts for it"));
+        counts.keep("6.1", Lockdown::None, &programs(2000));
+        counts.keep("6.1", Lockdown::Confidentiality, &programs(9000));
         for near in [1810, 2000, 2199] {
-            assert!(counts.deviations("6.1", &programs(near)).is_empty(), "{near}");
+            assert!(differs(&counts, near).is_empty(), "{near}");
         }
         for far in [1700, 2300] {
-            let told = counts.deviations("6.1", &programs(far));
+            let told = differs(&counts, far);
             assert!(told[0].contains(&format!("from 2000 to {far}")), "{told:?}");
-            assert!(told[0].contains("cargo xtask vm --kernel 6.1 --bless"), "{told:?}");
+            assert!(told[0].ends_with("cargo xtask vm --kernel 6.1 --lockdown none --bless"), "{told:?}");
         }
         let text = toml::to_string(&counts).unwrap();
-        assert_eq!(toml::from_str::<Counts>(&text).unwrap(), counts);
+        let read = Counts { compiler: counts.compiler.clone(), ..toml::from_str(&text).unwrap() };
+        assert_eq!(read, counts, "{text}");
     }
 }
