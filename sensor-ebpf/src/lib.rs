@@ -5,10 +5,12 @@
 //! A module here is an object, which the kernel loads or refuses as one; its programs are in `bin/`, a file
 //! each, and their twin in the sensor's `kernel/` has the same name.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]
 
+pub mod connections;
 pub mod logins;
 pub mod losses;
 #[cfg(target_arch = "bpf")]
 pub mod object;
+pub mod window;

@@ -19,6 +19,7 @@ pub mod lint;
 pub mod membership;
 pub mod named;
 pub mod outbox;
+pub mod ports;
 pub mod report;
 pub mod service;
 pub mod source;

@@ -33,6 +33,8 @@ use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
 
+#[cfg(feature = "kernel")]
+mod connections;
 mod files;
 mod kernel;
 #[cfg(feature = "kernel")]
@@ -305,8 +307,12 @@ impl Service {
         if sources.files.is_some() {
             sources.names.push("files");
         }
-        let wanted = Wanted {
-            logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+        let wanted = {
+            let watch = lock(watch);
+            Wanted {
+                logins: watch.detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+                connections: watch.detector.wants_connections(),
+            }
         };
         // The kernel's side outlives a reload: no login may be missed.
         let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch };

@@ -8,6 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
+use super::connections::Connections;
+use super::listener::{self, Listener};
 use super::logins::Logins;
 use super::object::{Kit, Object};
 use super::part::Part;
@@ -18,12 +20,23 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The objects' names, under which the worker gets their maps.
 pub const LOGINS: &str = "logins";
+/// See [`LOGINS`].
+pub const CONNECTIONS: &str = "connections";
 
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Brings what is loaded to this; answered with [`Said::Loaded`].
     Want(Wanted),
+    /// Finds who listens on a port; answered with [`Said::Listener`].
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// In which network namespace, by its number; zero for the loader's own.
+        netns: u32,
+        /// On which port.
+        port: u16,
+    },
 }
 
 /// What the loader says.
@@ -36,6 +49,13 @@ pub enum Said {
         /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
         maps: Vec<(String, String)>,
     },
+    /// Who listens, where anybody does.
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// Who.
+        listener: Option<Listener>,
+    },
     /// Programs stand otherwise than was said last.
     Changed {
         /// All of them.
@@ -47,6 +67,7 @@ pub enum Said {
 #[derive(Default)]
 struct Parts {
     logins: Logins,
+    connections: Connections,
 }
 
 /// Runs until the worker has ended.
@@ -66,6 +87,10 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                     said = parts.programs();
                     let descriptors: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
                     channel.send(&Said::Loaded { programs: said.clone(), maps }, &descriptors)?;
+                }
+                Request::Listener { question, netns, port } => {
+                    let listener = listener::find(netns, port);
+                    channel.send(&Said::Listener { question, listener }, &[])?;
                 }
             }
         }
@@ -102,7 +127,10 @@ impl Parts {
     /// Brings what is loaded to what is wanted; the new maps, each with its object's name.
     fn want(&mut self, wanted: &Wanted) -> Vec<((String, String), OwnedFd)> {
         let kit = Kit::new();
-        let handed = [(LOGINS, self.logins.want(wanted.logins.as_ref(), &kit))];
+        let handed = [
+            (LOGINS, self.logins.want(wanted.logins.as_ref(), &kit)),
+            (CONNECTIONS, self.connections.want(wanted.connections.as_ref(), &kit)),
+        ];
         let maps = handed.into_iter().flat_map(|(object, handed)| {
             handed.into_iter().flatten().map(move |(map, fd)| ((object.to_owned(), map), fd))
         });
@@ -110,11 +138,11 @@ impl Parts {
     }
 
     fn programs(&self) -> Vec<Program> {
-        [&self.logins as &dyn Part].into_iter().flat_map(Part::programs).collect()
+        [&self.logins as &dyn Part, &self.connections].into_iter().flat_map(Part::programs).collect()
     }
 
-    fn each(&mut self) -> [&mut dyn Part; 1] {
-        [&mut self.logins]
+    fn each(&mut self) -> [&mut dyn Part; 2] {
+        [&mut self.logins, &mut self.connections]
     }
 
     fn objects(&mut self) -> impl Iterator<Item = &mut Object> {

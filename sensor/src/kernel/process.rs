@@ -12,12 +12,22 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::Channel;
+use super::listener::Listener;
 use super::loader::{Request, Said};
 use super::maps::Maps;
 use super::{Program, Wanted};
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long looking for a listener may take: it is an offence that waits.
+const PATIENCE_LISTENER: Duration = Duration::from_millis(500);
+
+/// Asks the loader, for as long as it runs.
+#[derive(Clone)]
+pub struct Questions {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
+}
 
 /// The running loader. Dropping it ends the loader, and with it all programs that are not pinned.
 pub struct Loader {
@@ -32,6 +42,8 @@ pub struct Loader {
 struct Heard {
     programs: Vec<Program>,
     answer: Option<oneshot::Sender<Loaded>>,
+    questions: HashMap<u64, oneshot::Sender<Option<Listener>>>,
+    asked: u64,
 }
 
 /// New maps by object.
@@ -71,7 +83,9 @@ impl Loader {
             move || {
                 listen(&channel, &heard);
                 // Whoever waits for an answer learns that there will be none.
-                lock(&heard).answer = None;
+                let mut heard = lock(&heard);
+                heard.answer = None;
+                heard.questions.clear();
                 ended.cancel();
             }
         };
@@ -94,6 +108,11 @@ impl Loader {
         }
     }
 
+    /// Asks it, also from elsewhere.
+    pub fn questions(&self) -> Questions {
+        Questions { channel: self.channel.clone(), heard: self.heard.clone() }
+    }
+
     /// All programs as they stand.
     pub fn programs(&self) -> Vec<Program> {
         lock(&self.heard).programs.clone()
@@ -102,6 +121,35 @@ impl Loader {
     /// Cancelled when the loader has ended.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
+    }
+}
+
+// === impl Questions ===
+
+impl Questions {
+    /// All programs as they stand.
+    pub fn programs(&self) -> Vec<Program> {
+        lock(&self.heard).programs.clone()
+    }
+
+    /// Who listens on a port, in a network namespace by its number. `None` where nobody does, or where the
+    /// loader does not say so in time.
+    pub async fn listener(&self, netns: u32, port: u16) -> Option<Listener> {
+        let (sender, answer) = oneshot::channel();
+        let question = {
+            let mut heard = lock(&self.heard);
+            heard.asked += 1;
+            let question = heard.asked;
+            heard.questions.insert(question, sender);
+            question
+        };
+        let sent = self.channel.send(&Request::Listener { question, netns, port }, &[]);
+        let answered = match sent {
+            Ok(()) => tokio::time::timeout(PATIENCE_LISTENER, answer).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        lock(&self.heard).questions.remove(&question);
+        answered.flatten()
     }
 }
 
@@ -122,6 +170,11 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
                 heard.programs = programs;
                 if let Some(answer) = heard.answer.take() {
                     let _ = answer.send(by_object(maps, descriptors));
+                }
+            }
+            Ok(Some((Said::Listener { question, listener }, _))) => {
+                if let Some(waiting) = lock(heard).questions.remove(&question) {
+                    let _ = waiting.send(listener);
                 }
             }
             Ok(Some((Said::Changed { programs }, _))) => {
