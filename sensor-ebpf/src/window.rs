@@ -41,11 +41,11 @@ pub fn note(window: &mut Window, eighth: u32, mark: u32) {
 /// How many were counted in the window that ends with this eighth.
 #[inline(always)]
 pub fn count(window: &Window, eighth: u32) -> u32 {
-    let mut sum: u32 = 0;
+    let mut sum: u64 = 0;
     for bucket in window {
-        sum = sum.saturating_add(within(*bucket, eighth));
+        sum += u64::from(within(*bucket, eighth));
     }
-    sum
+    if sum > u32::MAX as u64 { u32::MAX } else { sum as u32 }
 }
 
 /// How many different marks were noted in the window that ends with this eighth.

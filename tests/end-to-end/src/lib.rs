@@ -2,6 +2,7 @@
 //! and Atalaya's programs as real processes. Nothing here knows how those programs work inside.
 
 pub mod namespace;
+pub mod packets;
 pub mod process;
 pub mod sshd;
 pub mod stage;

@@ -12,6 +12,7 @@ use crate::process::output;
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    interface: String,
     hosts: Vec<IpAddr>,
 }
 
@@ -29,7 +30,7 @@ impl Namespace {
         let (outside, inside) = (format!("at{id}a"), format!("at{id}b"));
         ip(&["netns", "add", &name])
             .context("cannot make a network namespace: that needs root and iproute2")?;
-        let mut namespace = Self { name: name.clone(), hosts: Vec::new() };
+        let mut namespace = Self { name: name.clone(), interface: outside.clone(), hosts: Vec::new() };
         ip(&["link", "add", &outside, "type", "veth", "peer", "name", &inside, "netns", &name])?;
         for address in addresses {
             let address: IpAddr = address.parse()?;
@@ -71,6 +72,17 @@ impl Namespace {
             .find(|host| host.is_ipv4() == address.is_ipv4())
             .copied()
             .with_context(|| format!("the namespace has no network for {address}"))
+    }
+
+    /// This host's interface towards the namespace.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Lets this host answer a whole network through one of the namespace's addresses: what is sent from it in
+    /// forged names is answered there, and nowhere else.
+    pub fn route(&self, network: &str, via: &str) -> Result<()> {
+        ip(&["route", "add", network, "via", via, "dev", &self.interface]).map(drop)
     }
 
     /// A command that runs inside.

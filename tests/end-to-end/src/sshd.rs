@@ -72,6 +72,11 @@ impl Sshd {
         Ok(Self { process, folder, port, hosts })
     }
 
+    /// The port on which it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What sshd logged since the last call, up to a line that fits.
     pub fn log_until(&mut self, within: Duration, is_last: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let mut lines = Vec::new();
