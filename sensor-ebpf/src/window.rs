@@ -14,7 +14,7 @@ pub const BUCKETS: usize = 8;
 pub type Window = [u64; BUCKETS];
 
 /// The number of the eighth that a time is in. Both are nanoseconds; eighths of no length are all one.
-#[inline(always)]
+#[inline]
 pub const fn eighth(time_ns: u64, bucket_ns: u64) -> u32 {
     match time_ns.checked_div(bucket_ns) {
         Some(number) => number as u32,
@@ -23,7 +23,7 @@ pub const fn eighth(time_ns: u64, bucket_ns: u64) -> u32 {
 }
 
 /// Counts one more.
-#[inline(always)]
+#[inline]
 pub fn add(window: &mut Window, eighth: u32) {
     let bucket = &mut window[eighth as usize % BUCKETS];
     let before = counted(*bucket, eighth);
@@ -31,7 +31,7 @@ pub fn add(window: &mut Window, eighth: u32) {
 }
 
 /// Notes one of up to 32 marks, as [`mark`] gives them.
-#[inline(always)]
+#[inline]
 pub fn note(window: &mut Window, eighth: u32, mark: u32) {
     let bucket = &mut window[eighth as usize % BUCKETS];
     let before = counted(*bucket, eighth);
@@ -39,17 +39,18 @@ pub fn note(window: &mut Window, eighth: u32, mark: u32) {
 }
 
 /// How many were counted in the window that ends with this eighth.
-#[inline(always)]
+#[inline]
 pub fn count(window: &Window, eighth: u32) -> u32 {
     let mut sum: u64 = 0;
     for bucket in window {
         sum += u64::from(within(*bucket, eighth));
     }
-    if sum > u32::MAX as u64 { u32::MAX } else { sum as u32 }
+    // Less is no lie, and no such limit is allowed.
+    sum.min(u64::from(u32::MAX)) as u32
 }
 
 /// How many different marks were noted in the window that ends with this eighth.
-#[inline(always)]
+#[inline]
 pub fn distinct(window: &Window, eighth: u32) -> u32 {
     let mut marks: u32 = 0;
     for bucket in window {
@@ -60,25 +61,25 @@ pub fn distinct(window: &Window, eighth: u32) -> u32 {
 
 /// The mark of a port. Ports that have the same mark count as one: of 10 ports 1 or 2 have, so that a limit
 /// of 10 is reached with 12, as a rule, and never with fewer than 10.
-#[inline(always)]
+#[inline]
 pub const fn mark(port: u16) -> u32 {
     // Knuth's multiplicative hash: neighbouring ports, which scanners touch, lie apart.
     1 << ((port as u32).wrapping_mul(0x9E37_79B1) >> 27)
 }
 
 /// What a bucket counted, where it is of this very eighth.
-#[inline(always)]
+#[inline]
 const fn counted(bucket: u64, eighth: u32) -> u32 {
     if (bucket >> 32) as u32 == eighth { bucket as u32 } else { 0 }
 }
 
 /// What a bucket counted, where it is of this eighth or of one of the seven before.
-#[inline(always)]
+#[inline]
 const fn within(bucket: u64, eighth: u32) -> u32 {
     if eighth.wrapping_sub((bucket >> 32) as u32) < BUCKETS as u32 { bucket as u32 } else { 0 }
 }
 
-#[inline(always)]
+#[inline]
 const fn pack(eighth: u32, value: u32) -> u64 {
     (eighth as u64) << 32 | value as u64
 }

@@ -609,6 +609,42 @@ mod tests {
     }
 
     #[test]
+    fn jails_that_the_kernel_counts_for_have_their_own_defaults_and_check_says_what_they_mean() {
+        let said = parse(
+            "[defaults]\nmaxretry = 3\nfindtime = \"1h\"\n[jail.a]\nsource = \"connections\"\n\
+             [jail.b]\nsource = \"logins\"\nservices = [\"sshd\", \"dovecot\"]\n\
+             [jail.c]\nsource = \"connections\"\nshort = \"10s\"\nports = [\"ssh\", 443]\n\
+             [jail.d]\nsource = \"scan\"\n[jail.e]\nsource = \"scan\"\nunverified = true\nbantime = 60\n",
+        )
+        .unwrap()
+        .to_string();
+        for line in [
+            "jail a: connections to ports 22, 110, 143, 993, 995; 30 new ones in 1m ban for 30m\n",
+            "jail c: connections to ports 22, 443; 10 that end within 10s, with no login from their address, in 10m ban for 30m\n",
+            "jail d: closed ports; 10 different ones touched in 1m ban for 10m\n",
+            "jail e: closed ports; 10 different ones touched in 1m ban for 1m\n",
+            "  warning: nobody logs in to port 443",
+            "  note: only addresses that completed a connection",
+            "  warning: unverified: whoever can forge",
+        ] {
+            assert!(said.contains(line), "no {line:?} in {said}");
+        }
+        let alone = parse("[jail.a]\nsource = \"connections\"\n").unwrap().to_string();
+        assert!(alone.contains("guards no port"), "{alone}");
+    }
+
+    #[test]
+    fn more_jails_than_the_kernel_programs_have_room_for_are_refused() {
+        let jails = |count: usize, of: &str| -> String {
+            (0..count).map(|number| format!("[jail.j{number}]\nsource = {of}\n")).collect()
+        };
+        assert!(parse(&jails(4, "\"scan\"")).is_ok());
+        assert!(parse(&jails(5, "\"scan\"")).unwrap_err().contains("at most 4"));
+        assert!(parse(&jails(4, "\"connections\"\nports = 22")).is_ok());
+        assert!(parse(&jails(5, "\"connections\"\nports = 22")).unwrap_err().contains("port 22"));
+    }
+
+    #[test]
     fn each_mistake_names_its_line_and_what_would_be_right() {
         for (text, place, says) in [
             ("[jail.a]\nsource = \"logs\"\n", "sensor.toml:2:10", "logins"),
@@ -638,6 +674,16 @@ mod tests {
                 "(",
             ),
             ("[jail.a]\nsource = \"syslog\"\nfailregex = '<HOST>'\n", "sensor.toml:1:1", "[syslog]"),
+            ("[jail.a]\nsource = \"connections\"\nports = [0]\n", "sensor.toml:3:9", "1 to 65535"),
+            ("[jail.a]\nsource = \"connections\"\nservices = \"sshd\"\n", "sensor.toml:3:12", "services"),
+            ("[jail.a]\nsource = \"connections\"\nshort = 0\n", "sensor.toml:3:9", "10s"),
+            ("[jail.a]\nsource = \"connections\"\nfindtime = \"8d\"\n", "sensor.toml:1:1", "at most 7d"),
+            ("[jail.a]\nsource = \"connections\"\ndecay = true\n", "sensor.toml:1:1", "decay"),
+            ("[jail.a]\nsource = \"logins\"\nshort = 10\n", "sensor.toml:3:9", "short"),
+            ("[jail.a]\nsource = \"scan\"\nports = [22]\n", "sensor.toml:3:9", "ports"),
+            ("[jail.a]\nsource = \"scan\"\nmaxretry = 21\n", "sensor.toml:1:1", "2 to 20"),
+            ("[jail.a]\nsource = \"scan\"\ninterfaces = \"../x\"\n", "sensor.toml:3:14", "eth0"),
+            ("[jail.a]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
             ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
             ("state = [\n", "sensor.toml:", ""),
         ] {

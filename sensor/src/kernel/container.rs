@@ -173,8 +173,8 @@ mod tests {
 
     const ID: &str = "8c4c4d9d2f0f3a3b4f9f7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a0b9c8d7e6f";
 
-    fn numbered(engine: Engine) -> Option<Container> {
-        Some(Container::Numbered(engine, ID.to_owned()))
+    fn numbered(engine: Engine) -> Container {
+        Container::Numbered(engine, ID.to_owned())
     }
 
     #[rstest]
@@ -194,7 +194,7 @@ mod tests {
         Engine::Docker
     )]
     fn ids_of_engines_are_found_in_their_control_groups(#[case] cgroups: &str, #[case] engine: Engine) {
-        assert_eq!(Container::of(&cgroups.replace("ID", ID)), numbered(engine));
+        assert_eq!(Container::of(&cgroups.replace("ID", ID)), Some(numbered(engine)));
     }
 
     #[rstest]
@@ -229,7 +229,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text.replace("ID", ID)).unwrap();
         };
-        let name = |engine| Container::Numbered(engine, ID.to_owned()).name(root.path());
+        let name = |engine| numbered(engine).name(root.path());
         assert_eq!(name(Engine::Docker), "8c4c4d9d2f0f");
         write("var/lib/docker/containers/ID/config.v2.json", "{\"ID\":\"ID\",\"Name\":\"/web-3\"}");
         assert_eq!(name(Engine::Docker), "web-3");

@@ -58,7 +58,7 @@ fn listening(process: &Path, port: u16) -> Vec<u64> {
     sockets
 }
 
-/// The inode of a line of `/proc/net/tcp` (proc_pid_net(5)), where it is a socket that listens on the port.
+/// The inode of a line of `/proc/net/tcp` (`proc_pid_net(5)`), where it is a socket that listens on the port.
 fn listening_socket(line: &str, port: u16) -> Option<u64> {
     /// `TCP_LISTEN`.
     const LISTEN: &str = "0A";

@@ -38,7 +38,7 @@ impl Offsets {
         let resets = keep(resets());
         let no_socket = keep(by_layout(no_socket));
         let drops = keep(by_record(drops())).and(no_socket);
-        Self { lent, recorded, packet, resets, drops, values }
+        Self { values, lent, recorded, packet, resets, drops }
     }
 
     /// The globals.

@@ -74,7 +74,7 @@ pub struct Crossed {
 
 /// The running source.
 pub struct Connections {
-    connections: Ring,
+    established: Ring,
     scans: Ring,
     losses: Losses,
     settings: Array<MapData, Plain<Settings>>,
@@ -130,7 +130,7 @@ impl Connections {
     /// Takes the object's maps. To be called within a tokio runtime.
     pub fn new(mut maps: Maps) -> Result<Self, MapsError> {
         Ok(Self {
-            connections: maps.ring(CONNECTIONS_MAP)?,
+            established: maps.ring(CONNECTIONS_MAP)?,
             scans: maps.ring(SCANS_MAP)?,
             losses: maps.losses()?,
             settings: maps.take(SETTINGS_MAP)?,
@@ -171,7 +171,7 @@ impl Connections {
             }
             let (mut connections, mut scans) = (Vec::new(), Vec::new());
             let done = tokio::select! {
-                done = maps::read(&mut self.connections, |bytes| connections.extend(read(bytes))) => done,
+                done = maps::read(&mut self.established, |bytes| connections.extend(read(bytes))) => done,
                 done = maps::read(&mut self.scans, |bytes| scans.extend(read(bytes))) => done,
             };
             if let Err(error) = done {

@@ -58,6 +58,17 @@ print(count)
 /// connections were made.
 pub fn connect(namespace: &Namespace, from: &str, ports: RangeInclusive<u16>, times: u32) -> Result<u32> {
     let host = namespace.host_for(from.parse::<IpAddr>()?)?;
+    connect_to(namespace, from, host, ports, times)
+}
+
+/// As [`connect`], to any address.
+pub fn connect_to(
+    namespace: &Namespace,
+    from: &str,
+    host: IpAddr,
+    ports: RangeInclusive<u16>,
+    times: u32,
+) -> Result<u32> {
     let (first, last) = ports.into_inner();
     let mut python = namespace.command("python3");
     python.args(["-c", CONNECT, from, &host.to_string()]);
