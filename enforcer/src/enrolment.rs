@@ -242,6 +242,11 @@ impl Enrolled {
         known.iter().map(|(name, known)| Sensor { name: name.clone(), enrolled: known.enrolled }).collect()
     }
 
+    /// When a sensor was enrolled, by what is known; `None` for one that is not.
+    pub fn since(&self, name: &Name) -> Option<Timestamp> {
+        self.known().get(name).map(|known| known.enrolled)
+    }
+
     fn known(&self) -> Arc<HashMap<Name, Known>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

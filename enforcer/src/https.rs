@@ -23,6 +23,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// For how long a peer may leave what is sent untaken, in milliseconds.
+const UNTAKEN: u32 = 60_000;
+
 /// The bounds on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -116,6 +119,8 @@ async fn serve(
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, Duration::from_mins(1))?;
     sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(15))?;
+    // Also where an answer is under way that nobody takes: a stream of bans would stay for ever.
+    sockopt::set_tcp_user_timeout(&stream, UNTAKEN)?;
     let stream = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         shaken = tokio::time::timeout_at(until, acceptor.accept(stream)) => {
@@ -155,7 +160,13 @@ async fn serve(
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, strangers: 512, strangers_of_one: 32, stay: Duration::from_secs(10) }
+        Self {
+            // Two of each sensor: one for what it sends, one for the bans that it follows.
+            connections: 8192,
+            strangers: 512,
+            strangers_of_one: 32,
+            stay: Duration::from_secs(10),
+        }
     }
 }
 

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Name, NumberedOffence,
-    OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban, VERSION, canonical,
+    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Evidence, Follow, MAX_BATCH, MAX_BODY, MAX_REPORT, Name,
+    NumberedOffence, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban,
+    VERSION, canonical,
 };
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -26,6 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::enrolment::Enrolled;
+use crate::followers::Followers;
 use crate::https::Caller;
 use crate::ledger::{Ledger, Selection};
 use crate::reports::Reports;
@@ -51,6 +54,7 @@ const REFUSALS_PAUSE: Duration = Duration::from_secs(5);
 pub struct Intake {
     bans: Arc<Bans>,
     reports: Arc<Reports>,
+    followers: Arc<Followers>,
     ledger: Ledger,
     /// Which ledger it is.
     ledger_id: Name,
@@ -81,6 +85,8 @@ pub struct Seen {
     pub again: u64,
     /// Reports taken.
     pub reports: u64,
+    /// Whether it follows the bans now, to drop them by itself.
+    pub follows: bool,
     /// How many seconds its clock is behind ours (negative: ahead), the way of what it sent included; `None` where
     /// it does not say.
     pub skew_seconds: Option<i64>,
@@ -100,6 +106,7 @@ impl Intake {
     pub fn new(
         bans: Arc<Bans>,
         reports: Arc<Reports>,
+        followers: Arc<Followers>,
         (ledger, ledger_id): (Ledger, Name),
         enrolled: Arc<Enrolled>,
         clock: Clock,
@@ -112,6 +119,7 @@ impl Intake {
         Self {
             bans,
             reports,
+            followers,
             ledger,
             ledger_id,
             enrolled,
@@ -127,11 +135,12 @@ impl Intake {
         Router::new()
             .route(OFFENCES_PATH, post(offences))
             .route(ALLOW_PATH, get(allow))
+            .route(BANS_PATH, get(follow))
             .route(UNBAN_PATH, post(unban))
             .route(REPORTS_PATH, post(report))
             .fallback(|| async {
                 let paths = format!(
-                    "nothing is here; sensors use {OFFENCES_PATH}, {REPORTS_PATH}, {ALLOW_PATH} and {UNBAN_PATH}"
+                    "nothing is here; sensors use {OFFENCES_PATH}, {REPORTS_PATH}, {ALLOW_PATH}, {BANS_PATH} and {UNBAN_PATH}"
                 );
                 Refusal(Problem::new(ProblemCode::NotFound, paths))
             })
@@ -145,7 +154,11 @@ impl Intake {
 
     /// What is known of each sensor since the start.
     pub fn seen(&self) -> HashMap<Name, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (sensor, seen) in &mut seen {
+            seen.follows = self.followers.includes(sensor);
+        }
+        seen
     }
 
     /// What the fleet jails count.
@@ -366,6 +379,27 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     Ok(Json(AllowList { networks, ledger: Some(intake.ledger_id.clone()) }))
 }
 
+async fn follow(
+    State(intake): State<Arc<Intake>>,
+    follow: Result<Query<Follow>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    drop(body);
+    let sensor = intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    let Query(follow) = follow.map_err(|error| {
+        let why: String = error.body_text().escape_debug().take(300).collect();
+        malformed(&format!("what is asked for is not understood: {why}"))
+    })?;
+    if follow.version() != VERSION {
+        return Err(unknown_version("request", follow.version()).into());
+    }
+    let now = intake.clock.now();
+    intake.note(&sensor, |seen| seen.last = Some(now));
+    let lines = intake.followers.follow(sensor, follow.position());
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+}
+
 async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
     let (sensor, body) = intake.receive(request).await?;
     let unban = serde_json::from_slice(&body).map_err(|error| {
@@ -515,15 +549,19 @@ fn understand<T: DeserializeOwned>(
         Err(_) => serde_json::from_slice::<Versioned>(body).ok().map(|versioned| versioned.version),
     };
     if let Some(version) = version.filter(|version| *version != VERSION) {
-        let message = format!(
-            "the {what} has version {version}; this enforcer speaks version {VERSION}: use the same release on both sides"
-        );
-        return Err(Problem::new(ProblemCode::UnknownVersion, message));
+        return Err(unknown_version(what, version));
     }
     parsed.map_err(|error| {
         let why: String = error.to_string().escape_debug().take(300).collect();
         malformed(&format!("the {what} is not understood: {why}"))
     })
+}
+
+fn unknown_version(what: &str, version: u32) -> Problem {
+    let message = format!(
+        "the {what} has version {version}; this enforcer speaks version {VERSION}: use the same release on both sides"
+    );
+    Problem::new(ProblemCode::UnknownVersion, message)
 }
 
 fn malformed(message: &str) -> Problem {

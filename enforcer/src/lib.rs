@@ -2,7 +2,7 @@
 //! MikroTik router's address list to them.
 //!
 //! Data flows one way: [`https`] → [`intake`] → [`bans`], where [`policy`] decides → [`ledger`] and
-//! [`router`] at once. `service.rs` wires these.
+//! [`router`] at once, and to sensors that drop by themselves, the [`followers`]. `service.rs` wires these.
 
 pub mod allow;
 pub mod backup;
@@ -13,6 +13,7 @@ pub mod control;
 mod database;
 pub mod enrolment;
 pub mod fleet;
+pub mod followers;
 pub mod https;
 pub mod intake;
 pub mod ledger;

@@ -29,6 +29,7 @@ mod bench;
 pub mod check;
 pub mod desired;
 pub mod endpoint;
+pub mod journal;
 mod link;
 pub mod order;
 pub mod pace;

@@ -22,6 +22,7 @@ use crate::control::desired::Basis;
 use crate::control::{Control, socket};
 use crate::enrolment::{self, Enrolled};
 use crate::fleet::Fleet;
+use crate::followers::Followers;
 use crate::https::{self, Limits};
 use crate::intake::Intake;
 use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
@@ -93,9 +94,19 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     ));
 
     // Where offences and commands arrive.
+    let followers =
+        Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
+    let followers = Arc::new(followers.context("the system gives no random bytes")?);
     let ledger_and_id = (ledger.clone(), id);
-    let intake = Intake::new(bans.clone(), reports.clone(), ledger_and_id, enrolled, clock.clone(), through);
-    let intake = Arc::new(intake);
+    let intake = Arc::new(Intake::new(
+        bans.clone(),
+        reports.clone(),
+        followers,
+        ledger_and_id,
+        enrolled,
+        clock.clone(),
+        through,
+    ));
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;

@@ -9,6 +9,7 @@
 #![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]
 
 pub mod connections;
+pub mod local_drop;
 pub mod logins;
 pub mod losses;
 #[cfg(target_arch = "bpf")]

@@ -17,14 +17,18 @@ use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::kernel::logins::Verdicts;
 use crate::ports;
 use crate::source::journal::JournalMatch;
 
 mod jail;
+mod local_drop;
 
 use jail::RawJail;
 pub(crate) use jail::exists;
 pub use jail::{EscalateTable, find_filter, find_theirs};
+pub use local_drop::LocalDropConfig;
+use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
@@ -47,8 +51,14 @@ pub struct Config {
     pub journal: Option<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
+    /// What the kernel's side looks at for logins.
+    pub logins: LoginsConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
+    /// Whether and how this host itself drops what banned addresses send.
+    pub local_drop: Option<LocalDropConfig>,
+    /// Whether the sensor's processes give up what they do not need.
+    pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -78,6 +88,17 @@ pub struct SyslogConfig {
     pub udp: Vec<SocketAddr>,
     /// TCP addresses to listen on.
     pub tcp: Vec<SocketAddr>,
+}
+
+/// The `[logins]` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoginsConfig {
+    /// Whose verdicts are taken.
+    pub verdicts: Verdicts,
+    /// Whether a peer that a program knows by name alone is asked of `getpeername`. It costs every call of it on
+    /// this host one to two microseconds.
+    pub peers: bool,
 }
 
 /// One enabled jail.
@@ -132,6 +153,13 @@ pub enum JailSource {
         /// Which entries.
         wanted: JournalMatch,
         /// Which of them are failures.
+        filter: Filter,
+    },
+    /// What root's programs of this host say to syslog, seen as they call libc's function.
+    SyslogCalls {
+        /// Only these programs (`sshd`, `dovecot`…); all of them where empty.
+        programs: Vec<String>,
+        /// Which messages are failures.
         filter: Filter,
     },
     /// Messages that arrive at the syslog listener.
@@ -257,7 +285,10 @@ impl Config {
             ignore_self: raw.ignoreself,
             journal: raw.journal,
             syslog: raw.syslog,
+            logins: raw.logins,
             report: raw.report,
+            local_drop: raw.local_drop.0,
+            confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             jails,
             fail2ban: None,
@@ -322,6 +353,7 @@ impl Config {
         match &jail.source {
             JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
+            | JailSource::SyslogCalls { filter, .. }
             | JailSource::Syslog { filter } => Some((filter, jail.zone.as_ref())),
             JailSource::Logins { .. } | JailSource::Connections { .. } | JailSource::Scan { .. } => None,
         }
@@ -385,6 +417,19 @@ impl fmt::Display for Config {
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
         }
+        if self.logins.verdicts != Verdicts::Auto {
+            writeln!(
+                f,
+                "logins: verdicts of {} alone",
+                if self.logins.verdicts == Verdicts::Pam { "PAM" } else { "audit" }
+            )?;
+        }
+        if self.logins.peers {
+            writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
+        }
+        if let Some(drop) = &self.local_drop {
+            writeln!(f, "local drop: {drop}")?;
+        }
         if self.report {
             writeln!(
                 f,
@@ -410,6 +455,12 @@ impl fmt::Display for Config {
                 JailSource::Scan { interfaces, .. } => format!("closed ports, at {}", interfaces.join(", ")),
                 JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
                 JailSource::Journal { .. } => "systemd's journal".to_owned(),
+                JailSource::SyslogCalls { programs, .. } if programs.is_empty() => {
+                    "what every program of root says to syslog".to_owned()
+                }
+                JailSource::SyslogCalls { programs, .. } => {
+                    format!("what {} says to syslog", programs.join(", "))
+                }
                 JailSource::Syslog { .. } => "syslog messages".to_owned(),
             };
             let counted = match &jail.source {
@@ -442,6 +493,7 @@ impl fmt::Display for Config {
             }
             if let JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
+            | JailSource::SyslogCalls { filter, .. }
             | JailSource::Syslog { filter } = &jail.source
             {
                 for warning in filter.warnings() {
@@ -484,8 +536,14 @@ struct RawConfig {
     defaults: RawDefaults,
     #[serde(default)]
     syslog: SyslogConfig,
+    #[serde(default)]
+    logins: LoginsConfig,
     #[serde(default = "yes")]
     report: bool,
+    #[serde(default)]
+    local_drop: RawLocalDrop,
+    #[serde(default = "yes")]
+    confine: bool,
     journal: Option<PathBuf>,
     fail2ban: Option<PathBuf>,
     #[serde(default)]
@@ -547,6 +605,23 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("sensor.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn logins_have_a_table_and_syslog_calls_a_filter() {
+        let config = parse(
+            "[logins]\nverdicts = \"pam\"\npeers = true\n[jail.sshd]\nsource = \"syslog-calls\"\nservices = \"sshd\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.logins, LoginsConfig { verdicts: Verdicts::Pam, peers: true });
+        let JailSource::SyslogCalls { programs, .. } = &config.jails[0].source else { panic!("{config}") };
+        assert_eq!(programs, &["sshd"]);
+        let shown = config.to_string();
+        assert!(shown.contains("what sshd says to syslog") && shown.contains("verdicts of PAM"), "{shown}");
+        let wrong = parse("[logins]\nverdicts = \"both\"\n").unwrap_err();
+        assert!(wrong.contains("sensor.toml:2:12") && wrong.contains("auto"), "{wrong}");
+        let wrong = parse("[jail.x]\nsource = \"syslog-calls\"\n").unwrap_err();
+        assert!(wrong.contains("failregex"), "{wrong}");
     }
 
     #[test]

@@ -15,9 +15,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::kernel::Program;
 use crate::report::ReportStatus;
+use crate::service::LocalDropStatus;
 
 /// The socket's name in the state folder.
 const SOCKET: &str = "control.sock";
@@ -97,9 +99,15 @@ pub struct Status {
     /// The kernel programs, each on, off or refused.
     #[serde(default)]
     pub programs: Vec<Program>,
+    /// What each of the sensor's processes kept.
+    #[serde(default)]
+    pub confinement: Vec<(String, Confinement)>,
     /// Why no kernel program can be loaded at all, where that is so.
     #[serde(default)]
     pub kernel_trouble: Option<String>,
+    /// What is dropped on this host itself; `None` where nothing is.
+    #[serde(default)]
+    pub local_drop: Option<LocalDropStatus>,
     /// Lines and messages looked at since the start.
     pub lines: u64,
     /// Of these in a second, over the last ten.

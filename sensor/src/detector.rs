@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atalaya_wire::{BanTime, Evidence, Name, Networks, Offence, Seconds};
 use ipnet::IpNet;
@@ -18,6 +18,8 @@ use crate::filter::{Found, Host, Scanner, Verdict};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
 use crate::kernel;
+use crate::kernel::local_drop::Dropped;
+use crate::local_drop::trusted::Trusted;
 use crate::ports;
 use crate::report::Pending;
 #[cfg(feature = "kernel")]
@@ -49,6 +51,8 @@ struct Outlet {
     chatter: Chatter,
     /// What the enforcer is told of beside offences; `None` where it is told of nothing else.
     pending: Option<Pending>,
+    /// Where good logins are noted, whether or not they are reported.
+    trusted: Arc<Mutex<Trusted>>,
     offended: Box<Offended>,
 }
 
@@ -160,6 +164,9 @@ pub struct BannedAddress {
     pub address: IpAddr,
     /// Until when; `None` for ever.
     pub until: BanEnd,
+    /// What this host itself dropped for it; `None` where it does not.
+    #[serde(default)]
+    pub dropped: Option<Dropped>,
 }
 
 // === impl Detector ===
@@ -183,6 +190,7 @@ impl Detector {
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),
+                trusted: Arc::default(),
                 offended: Box::new(offended),
             },
         }
@@ -306,6 +314,20 @@ impl Detector {
     /// The same, to look at.
     pub fn reporting(&self) -> Option<&Pending> {
         self.outlet.pending.as_ref()
+    }
+
+    /// Where good logins are noted from now on.
+    pub fn set_trusted(&mut self, trusted: Arc<Mutex<Trusted>>) {
+        self.outlet.trusted = trusted;
+    }
+
+    /// All lists of whom anybody spares: the configuration, the enforcer, this host itself, and each jail.
+    pub fn spared(&self) -> Vec<&Networks> {
+        let Ignored { configured, own, enforcer } = &self.ignored;
+        let of_jails = self.jails.iter().flat_map(|Watched { jail, spared, .. }| {
+            [&jail.policy().ignore, &spared.looked_up, &spared.added]
+        });
+        [configured, own, enforcer].into_iter().chain(of_jails).collect()
     }
 
     /// Spares a network in a jail until the sensor ends; `None` where there is no such jail.
@@ -468,6 +490,11 @@ impl Detector {
         self.jails.iter().any(|watched| is_short(&watched.source))
     }
 
+    /// Whether any jail wants what programs say to syslog.
+    pub fn wants_syslog_calls(&self) -> bool {
+        self.jails.iter().any(|watched| matches!(watched.source, JailSource::SyslogCalls { .. }))
+    }
+
     /// The host's time zone, as it is now.
     pub fn set_zone(&mut self, zone: TimeZone) {
         self.zone = zone;
@@ -555,6 +582,21 @@ impl Detector {
         }
     }
 
+    /// What a program of root said to syslog, as `host program[123]: message`, for all jails that want the program's.
+    pub fn syslog_call(&mut self, program: &str, time: Timestamp, text: &[u8], now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let JailSource::SyslogCalls { programs, filter } = source else { continue };
+            if !programs.is_empty() && !programs.iter().any(|wanted| wanted == program) {
+                continue;
+            }
+            let verdict = filter.find_message(text);
+            if let Some(address) = bannable(jail, "syslog-calls", text, &verdict) {
+                let failure = failure(address, time, "syslog-calls", text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            }
+        }
+    }
+
     /// One failed login, for all jails that want its service.
     pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
         for Watched { jail, source, spared, .. } in &mut self.jails {
@@ -603,6 +645,9 @@ impl Detector {
     pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
         let address = atalaya_wire::canonical(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
+        if is_remote {
+            self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);
+        }
         if is_remote && self.wants_short() {
             self.remember_login(address, time);
         }
@@ -695,6 +740,11 @@ impl Watched {
             JailSource::Files { paths, filter } => (paths.join(", "), filter.exhausted()),
             JailSource::Journal { filter, .. } => ("journal".to_owned(), filter.exhausted()),
             JailSource::Syslog { filter } => ("syslog".to_owned(), filter.exhausted()),
+            JailSource::SyslogCalls { programs, filter } => {
+                let of =
+                    if programs.is_empty() { String::new() } else { format!(" of {}", programs.join(", ")) };
+                (format!("syslog-calls{of}"), filter.exhausted())
+            }
         };
         JailStatus {
             name: policy.name.clone(),
@@ -707,8 +757,16 @@ impl Watched {
             offences: totals.offences,
             ignored: totals.ignored + totals.old,
             exhausted,
-            banned: self.jail.bans(now).map(|(address, until)| BannedAddress { address, until }).collect(),
+            banned: self.jail.bans(now).map(BannedAddress::from).collect(),
         }
+    }
+}
+
+// === impl BannedAddress ===
+
+impl From<(IpAddr, BanEnd)> for BannedAddress {
+    fn from((address, until): (IpAddr, BanEnd)) -> Self {
+        Self { address, until, dropped: None }
     }
 }
 

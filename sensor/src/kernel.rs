@@ -14,11 +14,14 @@ pub mod connections;
 #[cfg(feature = "kernel")]
 mod container;
 #[cfg(feature = "kernel")]
+pub mod elf;
+#[cfg(feature = "kernel")]
 pub mod layout;
 #[cfg(feature = "kernel")]
 pub mod listener;
 #[cfg(feature = "kernel")]
 pub mod loader;
+pub mod local_drop;
 pub mod logins;
 #[cfg(feature = "kernel")]
 pub mod maps;
@@ -38,10 +41,14 @@ pub mod tracepoint;
 /// What is to be loaded; what is not wanted is off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
+    /// Whether the loader then gives up what it needs no more.
+    pub confine: bool,
     /// Verdicts on logins.
     pub logins: Option<logins::Wanted>,
     /// New connections, and closed ports that are touched.
     pub connections: Option<connections::Wanted>,
+    /// Dropping what banned addresses send.
+    pub local_drop: Option<local_drop::Wanted>,
 }
 
 /// A kernel program as it stands.

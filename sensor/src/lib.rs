@@ -2,20 +2,24 @@
 //! addresses offend, and reports the offences to the enforcer.
 //!
 //! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`outbox`] → [`uplink`].
-//! Beside it the enforcer hears of failures and good logins in [`report`]s.
+//! Beside it the enforcer hears of failures and good logins in [`report`]s, and tells of the fleet's bans in
+//! [`fleet_bans`].
 //! `service.rs` wires these in that order.
 
 pub mod catalogue;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod date;
 pub mod detector;
 pub mod fail2ban;
 pub mod filter;
+pub mod fleet_bans;
 pub mod ignore;
 pub mod jail;
 pub mod kernel;
 pub mod lint;
+pub mod local_drop;
 pub mod membership;
 pub mod named;
 pub mod outbox;

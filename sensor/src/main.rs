@@ -11,12 +11,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use atalaya_sensor::config::{self, Config};
 use atalaya_sensor::control::{self, Answer, Request};
+use atalaya_sensor::kernel::local_drop::pins::{PinnedLink, Pins};
 #[cfg(feature = "kernel")]
 use atalaya_sensor::kernel::{channel::Channel, loader};
+use atalaya_sensor::local_drop::session;
 use atalaya_sensor::membership::Membership;
 use atalaya_sensor::named::Named;
 use atalaya_sensor::uplink::Uplink;
-use atalaya_sensor::{fail2ban, lint, service, status, trial};
+use atalaya_sensor::{fail2ban, lint, service, status, store, trial};
 use atalaya_wire::{BanTime, JoinToken, Name};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -141,6 +143,15 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Remove all that the local drop left in the kernel, which stays there when the sensor ends
+    #[command(after_help = "Examples:\n  systemctl stop atalaya-sensor && atalaya-sensor unload\n  \
+        atalaya-sensor unload --all   # also what sensors with another `state` left\n\n\
+        A sensor that runs is not disturbed: stop it first, or write `local_drop = false` and reload.")]
+    Unload {
+        /// Also of sensors with another state folder
+        #[arg(long)]
+        all: bool,
+    },
     /// Try a regex, a filter or a jail on a log, a line or standard input
     #[command(after_help = "Examples:\n  \
         atalaya-sensor test /var/log/syslog '^.*\\[\\s*<HOST>\\s*\\].*authentication failed' --matched\n  \
@@ -192,6 +203,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run => {
             start_log(&cli.log, cli.log_format)?;
             let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
+            config.check_session(session::client()).map_err(anyhow::Error::msg)?;
             for line in config.to_string().lines() {
                 match line.trim_start().strip_prefix("warning: ") {
                     Some(warning) => tracing::warn!("{warning}"),
@@ -201,7 +213,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let reread = || Config::read(&cli.config, cli.fail2ban.as_deref());
             let format = cli.log_format.to_possible_value().map(|value| value.get_name().to_owned());
             let loader = ["--log", &cli.log, "--log-format", &format.unwrap_or_default()].map(OsString::from);
-            runtime()?.block_on(service::run(config, &loader, reread))?;
+            let prepared = service::prepare(&config, &cli.config, &loader);
+            runtime()?.block_on(service::run(config, prepared, reread))?;
         }
         #[cfg(feature = "kernel")]
         Command::Loader => {
@@ -210,7 +223,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             loader::run(&Channel::from_descriptor(socket))?;
         }
         Command::Check => {
-            print!("{}", Config::read(&cli.config, cli.fail2ban.as_deref())?);
+            let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
+            print!("{config}");
+            config.check_session(session::client()).map_err(anyhow::Error::msg)?;
             if cli.config.exists() {
                 println!("{}: no mistakes", cli.config.display());
             } else {
@@ -241,7 +256,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             trial::quiet(written)?;
         }
-        Command::Reload => return said(ask(&cli, &Request::Reload)?),
+        Command::Reload => {
+            // What is wrong in the configuration, the sensor says.
+            if let Ok(config) = Config::read(&cli.config, cli.fail2ban.as_deref()) {
+                config.check_session(session::client()).map_err(anyhow::Error::msg)?;
+            }
+            return said(ask(&cli, &Request::Reload)?);
+        }
+        Command::Unload { all } => unload(&cli, all)?,
         Command::Ban { ref jail, address, bantime } => {
             return said(ask(&cli, &Request::Ban { jail: jail.clone(), address, bantime })?);
         }
@@ -262,15 +284,56 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Removes what is pinned, and says what it was.
+fn unload(cli: &Cli, all: bool) -> anyhow::Result<()> {
+    let state = match state(cli) {
+        Ok(state) => state,
+        // A sensor that is being removed may have no configuration any more.
+        Err(_) if all => PathBuf::new(),
+        Err(error) => return Err(error),
+    };
+    let own = Pins::of_state(&state);
+    if store::is_locked(&state) {
+        bail!(
+            "a sensor runs on {} and would go on dropping: stop it first, or write `local_drop = false` and run `atalaya-sensor reload`",
+            state.display()
+        );
+    }
+    let (wanted, others): (Vec<_>, Vec<_>) = Pins::of_all().into_iter().partition(|pins| all || *pins == own);
+    if wanted.is_empty() {
+        println!("nothing is left in the kernel by a sensor on {}", state.display());
+    }
+    for pins in wanted {
+        let interfaces: Vec<String> = pins.links().iter().map(PinnedLink::to_string).collect();
+        pins.remove().with_context(|| format!("cannot remove {}", pins.path().display()))?;
+        let detached = if interfaces.is_empty() {
+            String::new()
+        } else {
+            format!("; detached from {}", interfaces.join(", "))
+        };
+        println!("removed {}{detached}", pins.path().display());
+    }
+    for pins in others {
+        println!(
+            "left alone, of a sensor with another `state`: {} (--all removes it)",
+            pins.path().display()
+        );
+    }
+    Ok(())
+}
+
 /// Asks the running sensor.
 fn ask(cli: &Cli, request: &Request) -> anyhow::Result<Answer> {
-    let state = Config::read(&cli.config, cli.fail2ban.as_deref()).map(|config| config.state);
-    // A mistake in the jails must not keep from asking a sensor that runs with what was right before.
-    let state = match state {
-        Ok(state) => state,
-        Err(error) => config::state_of(&cli.config).ok_or(error)?,
-    };
-    Ok(runtime()?.block_on(control::ask(&state, request))?)
+    Ok(runtime()?.block_on(control::ask(&state(cli)?, request))?)
+}
+
+/// The state folder. A mistake in the jails must not keep from asking a sensor that runs with what was right
+/// before.
+fn state(cli: &Cli) -> anyhow::Result<PathBuf> {
+    match Config::read(&cli.config, cli.fail2ban.as_deref()) {
+        Ok(config) => Ok(config.state),
+        Err(error) => Ok(config::state_of(&cli.config).ok_or(error)?),
+    }
 }
 
 /// Prints what the sensor answered.

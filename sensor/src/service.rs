@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,12 +18,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LoginsConfig};
+use crate::confine::files::Reach;
+use crate::confine::{self, Confinement};
 use crate::control::{self, Answer, FileStatus, Request, Status};
-use crate::detector::{Detector, Ignored};
+use crate::detector::{Detector, Ignored, JailStatus};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
-use crate::kernel::Wanted;
+use crate::kernel::{Wanted, logins as kernel_logins};
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
@@ -37,13 +39,18 @@ use crate::uplink::Uplink;
 mod connections;
 mod files;
 mod kernel;
+mod local_drop;
 #[cfg(feature = "kernel")]
 mod logins;
 mod reports;
 mod resend;
 mod syslog;
+#[cfg(feature = "kernel")]
+mod syslog_calls;
 
 use kernel::{Feeding, Kernel};
+use local_drop::LocalDrop;
+pub use local_drop::{DroppedBan, LocalDropStatus};
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -98,19 +105,60 @@ struct Service {
     started: Timestamp,
     rate: Arc<Mutex<Rate>>,
     kernel: Kernel,
+    local_drop: LocalDrop,
+    /// What the worker kept.
+    confinement: Confinement,
 }
 
 /// Lines a second over the last looks.
 #[derive(Default)]
 struct Rate(VecDeque<u64>);
 
-/// Runs the sensor until SIGTERM or SIGINT. `loader` is what the loader's command line begins with; `reread`
-/// reads the configuration again, at SIGHUP and at `atalaya-sensor reload`.
+/// What comes before the runtime and its threads.
+pub struct Prepared {
+    kernel: Kernel,
+    bounds: Bounds,
+    confinement: Confinement,
+}
+
+/// What the worker can reach for the rest of its life.
+struct Bounds {
+    /// `None` where it is not confined.
+    reach: Option<Reach>,
+    /// Where the configuration is read from.
+    file: PathBuf,
+}
+
+/// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
+/// `file` is where the configuration was read from.
+pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
+    let kernel = Kernel::start(loader);
+    // What is not there cannot be reached later.
+    if let Err(error) = std::fs::create_dir_all(&config.state) {
+        tracing::debug!(%error, "the state folder cannot be made");
+    }
+    let reach = if config.confine { Reach::of(config, file) } else { Err("`confine = false`".to_owned()) };
+    let low = |address: &std::net::SocketAddr| (1..1024).contains(&address.port());
+    let privileged_port = config.syslog.udp.iter().chain(&config.syslog.tcp).any(low);
+    let confinement = match &reach {
+        Ok(reach) => confine::worker(reach, privileged_port),
+        Err(why) => confine::nothing(why),
+    };
+    match &reach {
+        Ok(_) => tracing::info!("confined: {confinement}"),
+        Err(why) => tracing::warn!("the sensor is not confined: {why}"),
+    }
+    Prepared { kernel, bounds: Bounds { reach: reach.ok(), file: file.to_owned() }, confinement }
+}
+
+/// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
+/// `atalaya-sensor reload`.
 pub async fn run(
     config: Config,
-    loader: &[OsString],
+    prepared: Prepared,
     reread: impl Fn() -> Result<Config, ConfigError>,
 ) -> anyhow::Result<()> {
+    let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
@@ -129,10 +177,13 @@ pub async fn run(
         own: own_addresses(),
         enforcer: std::mem::take(&mut saved.allow).networks,
     };
-    let detector = Detector::new(Vec::new(), ignored, TimeZone::system(), {
-        let (outbox, asked) = (outbox.clone(), asked.clone());
+    let local_drop = LocalDrop::default();
+    let mut detector = Detector::new(Vec::new(), ignored, TimeZone::system(), {
+        let (outbox, asked, local_drop) = (outbox.clone(), asked.clone(), local_drop.clone());
         move |offence, command| match command {
             None => {
+                // Before the network and the disk.
+                local_drop.offence(&offence);
                 outbox.push(offence);
             }
             Some(command) => {
@@ -144,6 +195,7 @@ pub async fn run(
             }
         }
     });
+    detector.set_trusted(local_drop.trusted());
     let positions = saved.positions.into_iter().map(|position| (position.key(), position)).collect();
     let watch = Watch {
         detector,
@@ -162,7 +214,9 @@ pub async fn run(
         shutdown: CancellationToken::new(),
         started: Timestamp::now(),
         rate: Arc::default(),
-        kernel: Kernel::start(loader),
+        kernel,
+        local_drop: local_drop.clone(),
+        confinement,
     };
     service.spawn(send(
         state.clone(),
@@ -170,9 +224,10 @@ pub async fn run(
         store.clone(),
         service.watch.clone(),
         service.link.clone(),
+        local_drop.clone(),
         told,
     ));
-    service.spawn(ask_commands(service.watch.clone(), doubts, outbox));
+    service.spawn(ask_commands(service.watch.clone(), doubts, outbox, local_drop.clone()));
 
     let mut sources = service.start(config, Some((saved.counters, saved.bans))).await?;
     // From here on every line counts: where reading starts must survive a crash.
@@ -180,6 +235,7 @@ pub async fn run(
     store.flush().await;
     service.spawn(keep(service.watch.clone(), store.clone(), service.rate.clone()));
     service.spawn(tell_drops(service.watch.clone(), store.clone()));
+    service.spawn(local_drop.keep(state.clone(), service.watch.clone()));
     let (calls, mut requests) = mpsc::channel(16);
     service.spawn(control::serve(listener, calls));
 
@@ -216,7 +272,7 @@ pub async fn run(
                 None => continue,
             },
         };
-        let answer = match reread() {
+        let answer = match reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new)) {
             Ok(config) if config.state != state => Answer::Failed {
                 message: format!(
                     "`state` cannot be changed by a reload: restart the sensor to go on with {}; it runs on as before",
@@ -279,6 +335,26 @@ struct Told {
 /// Counters and bans as they were saved.
 type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
 
+// === impl Bounds ===
+
+impl Bounds {
+    /// Lets a new configuration pass that needs no more than what can be reached.
+    fn admit(&self, config: Config) -> Result<Config, String> {
+        let Some(reach) = &self.reach else { return Ok(config) };
+        let beyond = match Reach::of(&config, &self.file) {
+            Ok(wanted) => reach.lacks(&wanted).map(|path| format!("it needs {}", path.display())),
+            Err(why) => Some(why),
+        };
+        match beyond {
+            None => Ok(config),
+            Some(why) => Err(format!(
+                "the new configuration asks for more than the sensor kept when it started: {why}; \
+                 start the sensor again, which loses nothing"
+            )),
+        }
+    }
+}
+
 // === impl Service ===
 
 impl Service {
@@ -289,6 +365,7 @@ impl Service {
     /// Goes on with a configuration: its jails, and the sources that they need.
     async fn start(&mut self, config: Config, counted: Option<Counted>) -> anyhow::Result<Sources> {
         let watch = &self.watch;
+        let local_drop = self.local_drop.configure(&config);
         let lookups = {
             let mut watch = lock(watch);
             watch.detector.replace(config.jails, config.allow);
@@ -301,6 +378,8 @@ impl Service {
         };
         // Nobody is banned before it is known who is spared.
         look_up(watch, lookups).await;
+        self.local_drop.look_around(&config.state).await;
+        self.local_drop.refresh(&lock(watch));
         let mut sources = Sources::none();
         sources.files = files::follow(watch)?;
         lock(watch).files = sources.files.as_ref().map(|(handle, _)| handle.status());
@@ -310,13 +389,19 @@ impl Service {
         let wanted = {
             let watch = lock(watch);
             Wanted {
-                logins: watch.detector.wants_logins().then(crate::kernel::logins::Wanted::default),
+                confine: config.confine,
+                logins: logins_wanted(&watch.detector, config.logins),
                 connections: watch.detector.wants_connections(),
+                local_drop: Some(local_drop),
             }
         };
         // The kernel's side outlives a reload: no login may be missed.
-        let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch };
+        let feeding =
+            Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch, local_drop: &self.local_drop };
         sources.names.extend(self.kernel.want(wanted, &feeding).await);
+        if !self.local_drop.follows_fleet() || self.link.lock().is_none() {
+            self.local_drop.settle();
+        }
         let wanted = lock(watch).detector.journal_matches();
         if !wanted.is_empty() {
             let cursor = lock(watch).journal.clone();
@@ -371,9 +456,12 @@ impl Service {
                 None => unknown(&watch, &jail),
             },
             Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
-                Some(()) => done(format!(
-                    "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
-                )),
+                Some(()) => {
+                    self.local_drop.refresh(&watch);
+                    done(format!(
+                        "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
+                    ))
+                }
                 None => unknown(&watch, &jail),
             },
             Request::Unban { jail, address } => {
@@ -383,8 +471,9 @@ impl Service {
                     unknown(&watch, name)
                 } else {
                     let (link, watch) = (self.link.clone(), self.watch.clone());
+                    let local_drop = self.local_drop.clone();
                     self.tasks.spawn(async move {
-                        let _ = reply.send(unban(&link, &watch, jail, address).await);
+                        let _ = reply.send(unban(&link, &watch, &local_drop, jail, address).await);
                     });
                     return;
                 }
@@ -404,6 +493,10 @@ impl Service {
         });
         let mut files: Vec<FileStatus> = files.collect();
         files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        let mut jails = watch.detector.status(jail, now);
+        for JailStatus { name, banned, .. } in &mut jails {
+            banned.iter_mut().for_each(|ban| ban.dropped = self.local_drop.dropped(name, ban.address));
+        }
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -411,12 +504,17 @@ impl Service {
             connected: link.as_ref().and_then(Uplink::is_connected),
             sources: sources.names.iter().map(ToString::to_string).collect(),
             programs: self.kernel.programs(),
+            confinement: [("worker", Some(self.confinement.clone())), ("loader", self.kernel.confinement())]
+                .into_iter()
+                .filter_map(|(process, kept)| Some((process.to_owned(), kept?)))
+                .collect(),
             kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
             files,
-            jails: watch.detector.status(jail, now),
+            jails,
+            local_drop: self.local_drop.status(),
             reports: match watch.detector.reporting() {
                 Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
                 None => ReportStatus::default(),
@@ -477,14 +575,29 @@ impl Rate {
 /// Lifts bans at the enforcer, and then here: that of the address, and of all that are counted as one with
 /// it, for whoever has one of them has all. Where the enforcer cannot be asked they stand here too, so that
 /// asking again finds them.
-async fn unban(link: &Link, watch: &Shared, jail: Option<Name>, address: IpAddr) -> Answer {
+async fn unban(
+    link: &Link,
+    watch: &Shared,
+    local_drop: &LocalDrop,
+    jail: Option<Name>,
+    address: IpAddr,
+) -> Answer {
     let uplink = link.lock().clone();
+    let banned = lock(watch).detector.banned(jail.as_ref(), address);
     let Some(uplink) = uplink else {
+        if local_drop.is_wanted() {
+            lock(watch).detector.lift(jail.as_ref(), address);
+            local_drop.lift(address, &banned);
+            return if banned.is_empty() {
+                Answer::Failed { message: format!("{address} is not banned by any jail here") }
+            } else {
+                Answer::Done { message: format!("{address} is unbanned on this host{}", of_jails(&banned)) }
+            };
+        }
         return Answer::Failed {
             message: format!("{address} cannot be unbanned: this sensor has not joined an enforcer"),
         };
     };
-    let banned = lock(watch).detector.banned(jail.as_ref(), address);
     let mut addresses: Vec<IpAddr> = banned.iter().map(|(_, address)| *address).collect();
     addresses.push(atalaya_wire::canonical(address));
     addresses.sort_unstable();
@@ -499,14 +612,20 @@ async fn unban(link: &Link, watch: &Shared, jail: Option<Name>, address: IpAddr)
         }
     }
     lock(watch).detector.lift(jail.as_ref(), address);
+    local_drop.lift(address, &banned);
     if let Some(refusal) = refusal.filter(|_| lifted.is_empty()) {
         return Answer::Failed { message: refusal.to_string() };
     }
-    let mut jails: Vec<&str> = banned.iter().map(|(jail, _)| jail.as_str()).collect();
-    jails.dedup();
-    let of = if jails.is_empty() { String::new() } else { format!(" (jail {})", jails.join(", ")) };
+    let of = of_jails(&banned);
     let (what, verb) = (lifted.join(", "), if lifted.len() == 1 { "is" } else { "are" });
     Answer::Done { message: format!("{what} {verb} unbanned{of}") }
+}
+
+/// In whose name an address was banned, for a message.
+fn of_jails(banned: &[(Name, IpAddr)]) -> String {
+    let mut jails: Vec<&str> = banned.iter().map(|(jail, _)| jail.as_str()).collect();
+    jails.dedup();
+    if jails.is_empty() { String::new() } else { format!(" (jail {})", jails.join(", ")) }
 }
 
 /// Asks the jails' ignorecommands, several at once, and hands over the offences that none spares.
@@ -514,11 +633,12 @@ async fn ask_commands(
     watch: Shared,
     mut doubts: mpsc::Receiver<(Offence, Arc<IgnoreCommand>)>,
     outbox: Outbox,
+    local_drop: LocalDrop,
 ) {
     let room = Arc::new(Semaphore::new(COMMANDS));
     while let Some((offence, command)) = doubts.recv().await {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let (watch, outbox) = (watch.clone(), outbox.clone());
+        let (watch, outbox, local_drop) = (watch.clone(), outbox.clone(), local_drop.clone());
         tokio::spawn(async move {
             let spares = command.spares(offence.address).await;
             let mut watch = lock(&watch);
@@ -526,6 +646,7 @@ async fn ask_commands(
                 tracing::info!(jail = %offence.jail, address = %offence.address, "spared by the ignorecommand");
                 watch.detector.withdraw(&offence.jail, offence.address);
             } else {
+                local_drop.offence(&offence);
                 outbox.push(offence);
             }
             watch.asked.fetch_sub(1, Ordering::SeqCst);
@@ -544,7 +665,15 @@ async fn look_up(watch: &Shared, lookups: Vec<(Name, IgnoreList)>) {
 
 /// The way out: once the sensor has joined, sends offences and reports, keeps the allow list fresh, and sees
 /// when the enforcer has lost its ledger.
-async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shared, link: Link, told: Told) {
+async fn send(
+    state: impl AsRef<Path>,
+    outbox: Outbox,
+    store: Store,
+    watch: Shared,
+    link: Link,
+    local_drop: LocalDrop,
+    told: Told,
+) {
     let mut warned = false;
     let uplink = loop {
         let problem = match Membership::load(state.as_ref()) {
@@ -559,7 +688,13 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
             Err(error) => error.to_string(),
         };
         if !warned {
-            tracing::warn!("{problem}; until then offences are kept");
+            if local_drop.is_wanted() {
+                tracing::info!(
+                    "{problem}, for the routers and the rest of the fleet; on this host alone bans stand already"
+                );
+            } else {
+                tracing::warn!("{problem}; until then offences are kept");
+            }
             warned = true;
         }
         tokio::time::sleep(JOIN_INTERVAL).await;
@@ -571,7 +706,12 @@ async fn send(state: impl AsRef<Path>, outbox: Outbox, store: Store, watch: Shar
             interval.tick().await;
             match uplink.allow().await {
                 Ok(allow) => {
-                    lock(&watch).detector.set_enforcer_allow(allow.networks.clone());
+                    let networks = allow.networks.clone();
+                    {
+                        let mut watch = lock(&watch);
+                        watch.detector.set_enforcer_allow(networks);
+                        local_drop.refresh(&watch);
+                    }
                     store.allow(allow);
                 }
                 Err(error) => tracing::warn!(%error, "the allow list could not be read; the last one holds"),
@@ -656,6 +796,16 @@ fn take_snapshot(watch: &Shared) -> Snapshot {
     snapshot.counters = watch.detector.take_changed();
     snapshot.bans = watch.detector.take_changed_bans();
     snapshot
+}
+
+/// What the jails want of the kernel's side of logins.
+fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::Wanted> {
+    let (verdicts, syslog) = (detector.wants_logins(), detector.wants_syslog_calls());
+    (verdicts || syslog).then_some(kernel_logins::Wanted {
+        verdicts: verdicts.then_some(config.verdicts),
+        peers: verdicts && config.peers,
+        syslog,
+    })
 }
 
 fn own_addresses() -> Networks {

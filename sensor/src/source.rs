@@ -8,3 +8,5 @@ pub mod journal;
 #[cfg(feature = "kernel")]
 pub mod logins;
 pub mod syslog;
+#[cfg(feature = "kernel")]
+pub mod syslog_calls;

@@ -6,7 +6,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{Timestamp, Unit};
 
 use crate::control::Status;
+use crate::jail::BanEnd;
 use crate::kernel::{Program, ProgramState};
+use crate::service::{DroppedBan, LocalDropStatus};
 use crate::trial::printable;
 
 /// How many addresses of a jail are listed; the JSON has all.
@@ -44,11 +46,17 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     if status.reports.on {
         writeln!(out, "{}", reports(status))?;
     }
+    for (process, kept) in &status.confinement {
+        writeln!(out, "{process} kept {}", printable(kept.to_string().as_bytes()))?;
+    }
     if let Some(trouble) = &status.kernel_trouble {
         writeln!(out, "nothing is seen in the kernel: {}", printable(trouble.as_bytes()))?;
     }
     if status.programs.iter().any(|program| program.state != ProgramState::Off) {
         writeln!(out, "{}", programs(&status.programs))?;
+    }
+    if let Some(drop) = &status.local_drop {
+        local_drop(drop, out)?;
     }
     let mut jails =
         new_table(["jail", "source", "failing", "failures", "banned now", "banned in all", "ignored"]);
@@ -92,13 +100,10 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
             "{}: {} failures in {} ban for {}",
             jail.name, jail.maxretry, jail.findtime, jail.bantime
         )?;
-        let mut banned = new_table(["banned", "until"]);
+        let mut banned = new_table(["banned", "until", "dropped here"]);
         for ban in jail.banned.iter().take(LISTED) {
-            let until = ban.until.map_or_else(
-                || "for ever".to_owned(),
-                |until| until.round(Unit::Second).unwrap_or(until).to_string(),
-            );
-            banned.add_row([ban.address.to_string(), until]);
+            let dropped = ban.dropped.map(|dropped| format!("{} packets", dropped.packets));
+            banned.add_row([ban.address.to_string(), end(ban.until), dropped.unwrap_or_default()]);
         }
         writeln!(out, "{banned}")?;
         if jail.banned.len() > LISTED {
@@ -106,6 +111,52 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         }
     }
     Ok(())
+}
+
+/// What is dropped on this host: two lines, and the bans that dropped most.
+fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
+    let (packets, bytes) = (drop.dropped.packets, indicatif::HumanBytes(drop.dropped.bytes));
+    write!(
+        out,
+        "local drop: {} bans, of {} at most; {packets} packets dropped, {bytes}",
+        drop.bans, drop.max_entries
+    )?;
+    if drop.left_out > 0 {
+        write!(out, "; {} times no room", drop.left_out)?;
+    }
+    writeln!(out)?;
+    let passed = match drop.allowed_packets {
+        0 => String::new(),
+        packets => format!("; {packets} packets passed for that, though banned"),
+    };
+    writeln!(
+        out,
+        "  {} addresses and networks are spared, among them {}{passed}",
+        drop.spared, drop.lifelines
+    )?;
+    if let Some(trouble) = &drop.trouble {
+        writeln!(out, "  {}", printable(trouble.as_bytes()))?;
+    }
+    if !drop.most.is_empty() {
+        let mut most = new_table(["dropped most", "packets", "bytes", "until"]);
+        for DroppedBan { network, until, dropped } in &drop.most {
+            let who = if network.prefix_len() == network.max_prefix_len() {
+                network.addr().to_string()
+            } else {
+                network.to_string()
+            };
+            let bytes = indicatif::HumanBytes(dropped.bytes).to_string();
+            most.add_row([who, dropped.packets.to_string(), bytes, end(*until)]);
+        }
+        writeln!(out, "{most}")?;
+    }
+    Ok(())
+}
+
+/// When a ban ends, to the second.
+fn end(until: BanEnd) -> String {
+    until
+        .map_or_else(|| "for ever".to_owned(), |until| until.round(Unit::Second).unwrap_or(until).to_string())
 }
 
 /// What the enforcer was told beside offences, in a line.

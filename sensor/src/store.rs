@@ -259,6 +259,12 @@ impl Writer {
     }
 }
 
+/// Whether a sensor runs on a state folder.
+pub fn is_locked(folder: &Path) -> bool {
+    std::fs::File::open(folder.join("lock"))
+        .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+}
+
 fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
     use std::os::unix::fs::DirBuilderExt;
     let failed = |source| StoreError::Folder { path: folder.to_owned(), source };

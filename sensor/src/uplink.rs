@@ -19,6 +19,10 @@ use tokio::sync::watch;
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 
+mod bans;
+
+pub use bans::Following;
+
 /// How long one request may take, and how long a refused sensor waits before it asks again.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
@@ -215,6 +219,12 @@ impl Uplink {
 
     /// The body of an answer that is a success.
     async fn body(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, UplinkError> {
+        let response = self.open(request).await?;
+        Ok(response.bytes().await.map_err(|error| self.failure(&error))?.into())
+    }
+
+    /// An answer that is a success, its body still to be read.
+    async fn open(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, UplinkError> {
         let secret = self.membership.secret.expose();
         let response = request
             .basic_auth(&self.membership.sensor, Some(secret))
@@ -224,10 +234,10 @@ impl Uplink {
             .inspect_err(|_| self.answered.store(1, Ordering::Relaxed))
             .map_err(|error| self.failure(&error))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|error| self.failure(&error))?;
         if status.is_success() {
-            return Ok(body.into());
+            return Ok(response);
         }
+        let body = response.bytes().await.map_err(|error| self.failure(&error))?;
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
             let code = if status == reqwest::StatusCode::NOT_FOUND {
                 ProblemCode::NotFound

@@ -110,7 +110,7 @@ impl From<Networks> for Vec<String> {
     }
 }
 
-fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
     let text = text.trim();
     IpAddr::from_str(text)
         .map(IpNet::from)
@@ -118,7 +118,7 @@ fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
         .map_err(|_| NetworkError(text.to_owned()))
 }
 
-fn canonical_network(network: IpNet) -> IpNet {
+pub(crate) fn canonical_network(network: IpNet) -> IpNet {
     let mapped = canonical(network.addr());
     match (network, mapped) {
         (IpNet::V6(v6), IpAddr::V4(v4)) if v6.prefix_len() >= 96 => {

@@ -3,12 +3,13 @@
 //! A sensor posts [`Batch`]es as JSON over HTTPS to [`OFFENCES_PATH`], with HTTP Basic
 //! authentication (sensor name, secret), and gets an [`Ack`] or a [`Problem`]. It reads the shared
 //! [`AllowList`] from [`ALLOW_PATH`], lifts bans of its own at [`UNBAN_PATH`], and tells of
-//! every failure that its jails count and of good logins at [`REPORTS_PATH`]. A shell script with curl can do
-//! the same.
+//! every failure that its jails count and of good logins at [`REPORTS_PATH`]. It follows the fleet's bans at
+//! [`BANS_PATH`], as [`BanLine`]s. A shell script with curl can do the same.
 
 #![forbid(unsafe_code)]
 
 mod allow;
+mod bans;
 mod batch;
 mod escalation;
 mod name;
@@ -18,6 +19,7 @@ mod time;
 mod token;
 
 pub use allow::{AllowList, NetworkError, Networks, canonical};
+pub use bans::{BanLine, Begin, Follow, Left, Position};
 pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence, Unban};
 pub use escalation::Escalation;
 pub use name::{Name, NameError};
@@ -42,6 +44,17 @@ pub const UNBAN_PATH: &str = "/v1/unban";
 
 /// Where a sensor posts a [`Report`]. The answer has no body.
 pub const REPORTS_PATH: &str = "/v1/reports";
+
+/// Where a sensor follows the bans: a GET whose query is a [`Follow`], and whose answer goes on, one [`BanLine`] a
+/// line, until one side ends it.
+pub const BANS_PATH: &str = "/v1/bans";
+
+/// How often at least a line comes over the stream of bans, in seconds. A follower that gets nothing for three
+/// times as long takes the connection for cut.
+pub const HEARTBEAT_SECONDS: u64 = 15;
+
+/// The longest line of the stream of bans, in bytes, its end included; a follower refuses longer ones.
+pub const MAX_BAN_LINE: usize = 512;
 
 /// The most failures, and the most logins, in one [`Report`]; the enforcer refuses more.
 pub const MAX_REPORT: usize = 10_000;

@@ -3,6 +3,7 @@
 
 mod filters;
 mod routers;
+mod stream;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -42,7 +43,7 @@ enum Which {
     Routers,
     /// New bans beside a reconciliation of 25,000 entries, there or lost by a reboot
     Reconcile,
-    /// Start, memory and a new ban's way with a million bans
+    /// Start, memory, a new ban's way and the stream to a sensor with a million bans
     Million,
     /// The filter engine, beside ripgrep and fail2ban-regex; a live file, and a backlog
     Filters,

@@ -12,6 +12,7 @@ mod setup;
 mod test;
 #[path = "../../sensor-ebpf/toolchain.rs"]
 mod toolchain;
+mod vm;
 
 /// Everyday commands of the project.
 #[derive(Parser)]
@@ -31,8 +32,19 @@ enum Command {
     #[command(after_help = "Example:\n  cargo xtask demo")]
     Demo(demo::Arguments),
     /// Run every test
-    #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation")]
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation\n  cargo xtask test --all"
+    )]
     Test(test::Arguments),
+    /// Prove the kernel programs on Debian's kernels, in virtual machines
+    #[command(
+        after_help = "Examples:\n  cargo xtask vm                  # the kernel that this Debian runs with\n  \
+        cargo xtask vm --all            # and the newest, each with every lockdown\n  \
+        cargo xtask vm --kernel 6.12 --lockdown integrity\n  \
+        cargo xtask vm --all --bless    # keep the verifier's instruction counts as they are now\n\n\
+        Needs no root where qemu-system-x86 is installed, and is faster where /dev/kvm can be used."
+    )]
+    Vm(vm::Arguments),
     /// Measure the budgets of the design
     #[command(after_help = "Example:\n  cargo xtask bench latency")]
     Bench(bench::Arguments),
@@ -43,6 +55,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {

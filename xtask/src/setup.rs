@@ -17,7 +17,7 @@ const LLVM: &str = "/usr/lib/llvm-22";
 /// What linking against it needs; other packages than llvm-22-dev leave the folder without it.
 const LIBLLVM: &str = "/usr/lib/llvm-22/lib/libLLVM.so";
 /// What the demo and the tests run: a file of each, and its package.
-const TEST_PACKAGES: [(&str, &str); 8] = [
+const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/sbin/sshd", "openssh-server"),
     ("/usr/bin/ssh", "openssh-client"),
     ("/usr/sbin/ip", "iproute2"),
@@ -26,6 +26,12 @@ const TEST_PACKAGES: [(&str, &str); 8] = [
     ("/usr/bin/journalctl", "systemd"),
     ("/lib/systemd/systemd-journal-remote", "systemd-journal-remote"),
     ("/usr/bin/rg", "ripgrep"),
+    ("/usr/sbin/dovecot", "dovecot-core"),
+    ("/usr/lib/dovecot/imap-login", "dovecot-imapd"),
+    ("/usr/bin/gdb", "gdb"),
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/usr/bin/setpriv", "util-linux"),
+    ("/usr/bin/xz", "xz-utils"),
 ];
 
 /// What to set up for.

@@ -5,13 +5,16 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::run::{announce, cargo};
-use crate::setup;
+use crate::{setup, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Run only the tests whose name holds this
     filter: Option<String>,
+    /// The kernel programs in all virtual machines, not in one alone
+    #[arg(long, conflicts_with = "filter")]
+    all: bool,
 }
 
 /// Sets up, builds everything, and runs every test.
@@ -40,7 +43,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             cargo().args(["test", "--workspace", "--doc", "--quiet"]),
         )?;
     }
-    licences()
+    licences()?;
+    if arguments.filter.is_none() {
+        vm::run(&vm::Arguments::of_test(arguments.all))?;
+    }
+    Ok(())
 }
 
 /// The sensor is permissively licensed, so nothing under the AGPL may be linked into it. `deny.toml`

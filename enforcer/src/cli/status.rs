@@ -53,7 +53,8 @@ pub struct Routers {
 /// How to show the sensors.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  atalaya-enforcer sensors --json\n\n\
-    The JSON is [{name, enrolled, last, offences, …}]; what only a running enforcer knows is left out where none runs.")]
+    The JSON is [{name, enrolled, last, offences, …}]; what only a running enforcer knows is left out where none runs.\n\
+    FOLLOWS says whether the sensor follows the bans now, to drop them on its host too.")]
 pub struct Sensors {
     /// Print JSON
     #[arg(long)]
@@ -152,8 +153,8 @@ impl Sensors {
 const ROUTER_HEADER: [&str; 8] =
     ["ROUTER", "STATE", "OURS", "FOREIGN", "QUEUE", "LATENCY", "CPU", "ROUTEROS"];
 const ROUTER_NUMBERS: [usize; 5] = [2, 3, 4, 5, 6];
-const SENSOR_HEADER: [&str; 7] =
-    ["SENSOR", "HEARD", "OFFENCES", "SENT AGAIN", "REPORTS", "CLOCK", "ENROLLED"];
+const SENSOR_HEADER: [&str; 8] =
+    ["SENSOR", "HEARD", "OFFENCES", "SENT AGAIN", "REPORTS", "CLOCK", "FOLLOWS", "ENROLLED"];
 const SENSOR_NUMBERS: [usize; 4] = [2, 3, 4, 5];
 
 /// The status in at most so many lines, of which a usual site needs fewer than 24.
@@ -330,7 +331,7 @@ pub fn router_state(router: &RouterStatus, down_since: Option<Timestamp>, now: T
     }
 }
 
-fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timestamp) -> (Tone, [String; 7]) {
+fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timestamp) -> (Tone, [String; 8]) {
     let bad = faults.iter().any(|fault| is_sensors(fault, name));
     let tone = if bad { Tone::Bad } else { Tone::Plain };
     let seen = &sensor.seen;
@@ -341,6 +342,7 @@ fn sensor_row(name: &Name, sensor: &SensorAnswer, faults: &[Fault], now: Timesta
         words::count(seen.again),
         words::count(seen.reports),
         seen.skew_seconds.map_or_else(|| "-".to_owned(), |skew| format!("{:+} s", -skew)),
+        if seen.follows { "yes" } else { "-" }.to_owned(),
         sensor.enrolled.map_or_else(|| "no more".to_owned(), words::moment),
     ];
     (tone, row)

@@ -2,17 +2,20 @@
 //!
 //! A worker learns what changed through its [`Subscription`], which gathers changes while the worker
 //! is busy or its router away. Both are bounded: the bans by whoever sets them, a subscription by a
-//! fixed count, past which it only says that much changed.
+//! fixed count, past which it only says that much changed. Followers that come and go, sensors that drop bans
+//! by themselves, learn the same from a [`Journal`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use atalaya_wire::Name;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::address_list::{Family, canonical};
+use super::journal::{Change, Journal};
 use crate::config::ListConfig;
 use crate::policy::Severity;
 
@@ -52,6 +55,7 @@ pub struct Moment(i64);
 pub struct Desired {
     bans: RwLock<Table>,
     subscribers: Mutex<Vec<Weak<Mailbox>>>,
+    journal: watch::Sender<Journal>,
 }
 
 /// One worker's view of what changed in [`Desired`] since it last looked.
@@ -72,7 +76,8 @@ pub enum Changes {
 /// The bans, and how many there are of each kind that routers choose by.
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<IpNet, Entry>,
+    /// In order, so that they can be read in pieces.
+    entries: BTreeMap<IpNet, Entry>,
     counts: HashMap<(Family, Name, Severity), usize>,
 }
 
@@ -170,6 +175,7 @@ impl Desired {
         let prefix = canonical(prefix);
         self.write().insert(prefix, wanted.into());
         self.tell(|changes| changes.add(prefix));
+        self.journal.send_modify(|journal| journal.note(Change::Set(prefix)));
     }
 
     /// Bans many prefixes at once, and tells every worker once.
@@ -183,14 +189,19 @@ impl Desired {
             }
             drop(table);
             self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
+            // So many are rather read than told one by one.
+            self.journal.send_modify(|journal| journal.skip(prefixes.len()));
         }
     }
 
     /// Lifts the ban, and tells every worker. An entry that is about to lapse is left to the router.
     pub fn remove(&self, prefix: IpNet) {
         let prefix = canonical(prefix);
-        if self.write().remove(prefix) {
+        // The lock is not held while others are told.
+        let removed = self.write().remove(prefix);
+        if let Some(until) = removed {
             self.tell(|changes| changes.add(prefix));
+            self.journal.send_modify(|journal| journal.note(Change::Removed { prefix, until }));
         }
     }
 
@@ -222,12 +233,25 @@ impl Desired {
         self.len() == 0
     }
 
+    /// The latest changes. What they led to is to be seen here before they are in the journal.
+    pub fn journal(&self) -> watch::Receiver<Journal> {
+        self.journal.subscribe()
+    }
+
+    /// Looks at the next bans after a prefix, or at the first ones, in the order of prefixes.
+    pub fn each_after(&self, after: Option<IpNet>, most: usize, mut look: impl FnMut(IpNet, Moment)) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (prefix, entry) in self.read().entries.range((from, Bound::Unbounded)).take(most) {
+            look(*prefix, entry.until);
+        }
+    }
+
     /// Looks at the ban of this (canonical) prefix.
-    pub(super) fn look<T>(&self, prefix: IpNet, look: impl FnOnce(Moment, &Arc<Label>) -> T) -> Option<T> {
+    pub fn look<T>(&self, prefix: IpNet, look: impl FnOnce(Moment, &Arc<Label>) -> T) -> Option<T> {
         self.read().entries.get(&prefix).map(|entry| look(entry.until, &entry.label))
     }
 
-    /// Looks at every ban, in no order.
+    /// Looks at every ban, in the order of prefixes.
     pub fn each(&self, mut look: impl FnMut(IpNet, Moment, &Arc<Label>)) {
         for (prefix, entry) in &self.read().entries {
             look(*prefix, entry.until, &entry.label);
@@ -273,12 +297,11 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, prefix: IpNet) -> bool {
-        let removed = self.entries.remove(&prefix);
-        if let Some(entry) = &removed {
-            self.uncount(prefix, &entry.label);
-        }
-        removed.is_some()
+    /// Removes the ban; when it would have ended.
+    fn remove(&mut self, prefix: IpNet) -> Option<Moment> {
+        let removed = self.entries.remove(&prefix)?;
+        self.uncount(prefix, &removed.label);
+        Some(removed.until)
     }
 
     fn uncount(&mut self, prefix: IpNet, label: &Label) {

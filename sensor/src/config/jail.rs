@@ -64,6 +64,8 @@ enum RawSource {
     Files,
     Journal,
     Syslog,
+    #[serde(rename = "syslog-calls")]
+    SyslogCalls,
 }
 
 /// `escalate = true`, or a table of what is other than usual.
@@ -275,7 +277,9 @@ impl RawJail {
         if source == Some(RawSource::Logins) {
             return Ok(JailSource::Logins { services: many(self.services) });
         }
-        misplaced("services", span(&self.services))?;
+        if source != Some(RawSource::SyslogCalls) {
+            misplaced("services", span(&self.services))?;
+        }
         if source == Some(RawSource::Connections) {
             if let Some(short) = self.short.as_ref().filter(|short| short.get_ref().0 == 0) {
                 return Err(at(
@@ -299,7 +303,7 @@ impl RawJail {
         if source != Some(RawSource::Journal) && source.is_some() {
             misplaced("journalmatch", span(&self.journalmatch))?;
         }
-        if matches!(source, Some(RawSource::Journal | RawSource::Syslog)) {
+        if matches!(source, Some(RawSource::Journal | RawSource::Syslog | RawSource::SyslogCalls)) {
             misplaced("paths", span(&self.paths))?;
         }
         let definition = self.definition(name, own, &at, wrong)?;
@@ -315,6 +319,9 @@ impl RawJail {
         let has_files = self.paths.is_some() || paths.iter().any(|path| exists(path));
         match source {
             Some(RawSource::Syslog) => Ok(JailSource::Syslog { filter }),
+            Some(RawSource::SyslogCalls) => {
+                Ok(JailSource::SyslogCalls { programs: many(self.services), filter })
+            }
             Some(RawSource::Journal) => Ok(JailSource::Journal { wanted, filter }),
             None if !has_files && !definition.journalmatch.is_empty() => {
                 Ok(JailSource::Journal { wanted, filter })

@@ -1,5 +1,6 @@
 //! The loader process: does what the worker asks, looks around every few seconds, and ends with the worker.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::channel::Channel;
 use super::connections::Connections;
 use super::listener::{self, Listener};
-use super::logins::Logins;
+use super::local_drop::LocalDrop;
+use super::logins::{Logins, vouch::Vouch};
 use super::object::{Kit, Object};
 use super::part::Part;
 use super::{Program, Wanted};
+use crate::confine::{self, Confinement};
 
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
@@ -22,6 +25,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub const LOGINS: &str = "logins";
 /// See [`LOGINS`].
 pub const CONNECTIONS: &str = "connections";
+/// As [`LOGINS`].
+pub const LOCAL_DROP: &str = "local_drop";
 
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +42,14 @@ pub enum Request {
         /// On which port.
         port: u16,
     },
+    /// Asks whether the word of a process outside of the host's mount namespace on an address counts; answered
+    /// with [`Said::Vouched`].
+    Vouch {
+        /// The process.
+        process: u32,
+        /// The address that it names.
+        address: IpAddr,
+    },
 }
 
 /// What the loader says.
@@ -46,6 +59,8 @@ pub enum Said {
     Loaded {
         /// All programs.
         programs: Vec<Program>,
+        /// What the loader kept.
+        confinement: Confinement,
         /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
         maps: Vec<(String, String)>,
     },
@@ -56,6 +71,8 @@ pub enum Said {
         /// Who.
         listener: Option<Listener>,
     },
+    /// The answer to the oldest [`Request::Vouch`] that has none.
+    Vouched(Vouch),
     /// Programs stand otherwise than was said last.
     Changed {
         /// All of them.
@@ -68,12 +85,14 @@ pub enum Said {
 struct Parts {
     logins: Logins,
     connections: Connections,
+    local_drop: LocalDrop,
 }
 
 /// Runs until the worker has ended.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
     let mut parts = Parts::default();
     let mut said = Vec::new();
+    let mut confinement = None;
     let mut next_look = Instant::now() + LOOK;
     loop {
         if wait(channel, &mut parts, next_look)? {
@@ -86,7 +105,16 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                     release_free_memory();
                     said = parts.programs();
                     let descriptors: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
-                    channel.send(&Said::Loaded { programs: said.clone(), maps }, &descriptors)?;
+                    // Mounting is over; loading and attaching go on, for programs and interfaces that come.
+                    let confinement = confinement.get_or_insert_with(|| {
+                        if wanted.confine { confine::loader() } else { confine::nothing("`confine = false`") }
+                    });
+                    let loaded =
+                        Said::Loaded { programs: said.clone(), confinement: confinement.clone(), maps };
+                    channel.send(&loaded, &descriptors)?;
+                }
+                Request::Vouch { process, address } => {
+                    channel.send(&Said::Vouched(parts.logins.vouch(process, address)), &[])?;
                 }
                 Request::Listener { question, netns, port } => {
                     let listener = listener::find(netns, port);
@@ -95,6 +123,7 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
             }
         }
         parts.objects().for_each(Object::log);
+        parts.each().into_iter().for_each(Part::wake);
         if Instant::now() >= next_look {
             parts.each().into_iter().for_each(Part::look);
             next_look = Instant::now() + LOOK;
@@ -107,12 +136,11 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
     }
 }
 
-/// Waits for a request (then true), a message of a program, or the time to look around.
+/// Waits for a request (then true), a message of a program, what wakes a part, or the time to look around.
 fn wait(channel: &Channel, parts: &mut Parts, until: Instant) -> anyhow::Result<bool> {
-    let objects: Vec<&Object> = parts.objects().map(|object| &*object).collect();
-    let messages = objects.iter().filter_map(|object| object.messages());
     let mut fds = vec![PollFd::new(channel, PollFlags::IN)];
-    fds.extend(messages.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    let waits = parts.each().into_iter().flat_map(Part::waits);
+    fds.extend(waits.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     let timeout = Timespec::try_from(until.saturating_duration_since(Instant::now()))?;
     match rustix::event::poll(&mut fds, Some(&timeout)) {
         Ok(_) => Ok(!fds[0].revents().is_empty()),
@@ -130,6 +158,7 @@ impl Parts {
         let handed = [
             (LOGINS, self.logins.want(wanted.logins.as_ref(), &kit)),
             (CONNECTIONS, self.connections.want(wanted.connections.as_ref(), &kit)),
+            (LOCAL_DROP, self.local_drop.want(wanted.local_drop.as_ref(), &kit)),
         ];
         let maps = handed.into_iter().flat_map(|(object, handed)| {
             handed.into_iter().flatten().map(move |(map, fd)| ((object.to_owned(), map), fd))
@@ -138,11 +167,12 @@ impl Parts {
     }
 
     fn programs(&self) -> Vec<Program> {
-        [&self.logins as &dyn Part, &self.connections].into_iter().flat_map(Part::programs).collect()
+        let parts: [&dyn Part; 3] = [&self.logins, &self.connections, &self.local_drop];
+        parts.into_iter().flat_map(Part::programs).collect()
     }
 
-    fn each(&mut self) -> [&mut dyn Part; 2] {
-        [&mut self.logins, &mut self.connections]
+    fn each(&mut self) -> [&mut dyn Part; 3] {
+        [&mut self.logins, &mut self.connections, &mut self.local_drop]
     }
 
     fn objects(&mut self) -> impl Iterator<Item = &mut Object> {

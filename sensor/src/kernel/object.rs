@@ -135,7 +135,12 @@ impl Refusal {
         } else {
             "; run as root, or with the capabilities BPF, PERFMON and SYS_ADMIN"
         };
-        // The verifier's own words may be pages: the end says what it disliked.
+        if let Some(complaint) = complaint(&reason) {
+            tracing::debug!("{reason}");
+            let cause = reason.rsplit(": ").next().unwrap_or_default();
+            return Self(format!("the kernel's verifier says `{complaint}`: {cause}{hint}"));
+        }
+        // Another reason may be long too: its end says most.
         let from = reason.ceil_char_boundary(reason.len().saturating_sub(LONGEST));
         let cut = if from > 0 { "…" } else { "" };
         Self(format!("{cut}{}{hint}", &reason[from..]))
@@ -157,6 +162,14 @@ impl Refusal {
     }
 }
 
+/// What the verifier disliked, of its own words, which may be pages: the last line before its figures.
+fn complaint(reason: &str) -> Option<&str> {
+    let (log, _) = reason.rsplit_once("\nprocessed ")?;
+    let is_figure = |line: &&str| line.starts_with("verification time ") || line.starts_with("stack depth ");
+    let line = log.lines().rev().find(|line| !is_figure(line))?.trim();
+    Some(&line[..line.floor_char_boundary(LONGEST)])
+}
+
 /// What is behind a map of the kinds that our objects have.
 fn data(map: &Map) -> Option<&MapData> {
     match map {
@@ -167,5 +180,28 @@ fn data(map: &Map) -> Option<&MapData> {
         | Map::PerCpuArray(data)
         | Map::RingBuf(data) => Some(data),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_verifiers_pages_the_complaint_alone_is_told() {
+        let log = "the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: \
+                   17: (b7) r2 = 8   ; R2_w=8\n18: (85) call bpf_probe_read#4\nunknown func bpf_probe_read#4\n\
+                   verification time 1531 usec\nstack depth 0+0\n\
+                   processed 21 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 0\n";
+        let error = std::io::Error::other(format!("{log}: Invalid argument (os error 22)"));
+        let told = Refusal::of(&error).to_string();
+        assert!(
+            told.starts_with(
+                "the kernel's verifier says `unknown func bpf_probe_read#4`: Invalid argument (os error 22);"
+            ),
+            "{told}"
+        );
+        let plain = Refusal::of(&std::io::Error::other("no such program")).to_string();
+        assert!(plain.starts_with("no such program;"), "{plain}");
     }
 }

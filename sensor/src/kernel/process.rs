@@ -1,7 +1,8 @@
 //! The loader from the worker's side: started as a process of its own, asked, and listened to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -14,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::channel::Channel;
 use super::listener::Listener;
 use super::loader::{Request, Said};
+use super::logins::vouch::Vouch;
 use super::maps::Maps;
 use super::{Program, Wanted};
+use crate::confine::Confinement;
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,9 +44,19 @@ pub struct Loader {
 #[derive(Default)]
 struct Heard {
     programs: Vec<Program>,
+    confinement: Option<Confinement>,
     answer: Option<oneshot::Sender<Loaded>>,
     questions: HashMap<u64, oneshot::Sender<Option<Listener>>>,
     asked: u64,
+    /// Who waits for a word on an address, in the order of the questions.
+    doubts: VecDeque<oneshot::Sender<Vouch>>,
+}
+
+/// Asks the loader whom to believe.
+#[derive(Clone)]
+pub struct Voucher {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
 }
 
 /// New maps by object.
@@ -86,6 +99,8 @@ impl Loader {
                 let mut heard = lock(&heard);
                 heard.answer = None;
                 heard.questions.clear();
+                heard.doubts.clear();
+                drop(heard);
                 ended.cancel();
             }
         };
@@ -113,9 +128,19 @@ impl Loader {
         Questions { channel: self.channel.clone(), heard: self.heard.clone() }
     }
 
+    /// Who asks the loader whom to believe.
+    pub fn voucher(&self) -> Voucher {
+        Voucher { channel: self.channel.clone(), heard: self.heard.clone() }
+    }
+
     /// All programs as they stand.
     pub fn programs(&self) -> Vec<Program> {
         lock(&self.heard).programs.clone()
+    }
+
+    /// What the loader kept; `None` until it has loaded something.
+    pub fn confinement(&self) -> Option<Confinement> {
+        lock(&self.heard).confinement.clone()
     }
 
     /// Cancelled when the loader has ended.
@@ -153,6 +178,24 @@ impl Questions {
     }
 }
 
+// === impl Voucher ===
+
+impl Voucher {
+    /// Whether the word of a process on an address counts. It does not where the loader has ended.
+    pub async fn vouch(&self, process: u32, address: IpAddr) -> Vouch {
+        let (sender, answer) = oneshot::channel();
+        {
+            // Sent under the lock, so that questions and who waits are in the same order.
+            let mut heard = lock(&self.heard);
+            if self.channel.send(&Request::Vouch { process, address }, &[]).is_err() {
+                return Vouch::Gone;
+            }
+            heard.doubts.push_back(sender);
+        }
+        answer.await.unwrap_or(Vouch::Gone)
+    }
+}
+
 impl Drop for Loader {
     fn drop(&mut self) {
         let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
@@ -164,10 +207,11 @@ impl Drop for Loader {
 fn listen(channel: &Channel, heard: &Mutex<Heard>) {
     loop {
         match channel.receive::<Said>() {
-            Ok(Some((Said::Loaded { programs, maps }, descriptors))) => {
+            Ok(Some((Said::Loaded { programs, confinement, maps }, descriptors))) => {
                 let mut heard = lock(heard);
                 tell(&heard.programs, &programs);
                 heard.programs = programs;
+                heard.confinement = Some(confinement);
                 if let Some(answer) = heard.answer.take() {
                     let _ = answer.send(by_object(maps, descriptors));
                 }
@@ -175,6 +219,11 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
             Ok(Some((Said::Listener { question, listener }, _))) => {
                 if let Some(waiting) = lock(heard).questions.remove(&question) {
                     let _ = waiting.send(listener);
+                }
+            }
+            Ok(Some((Said::Vouched(vouch), _))) => {
+                if let Some(asker) = lock(heard).doubts.pop_front() {
+                    let _ = asker.send(vouch);
                 }
             }
             Ok(Some((Said::Changed { programs }, _))) => {

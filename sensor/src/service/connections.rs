@@ -86,7 +86,7 @@ pub(super) fn feed(
                     feed.guard(&mut connections);
                     let now = connections.lost();
                     if now != told {
-                        let Lost { ring_full, unreadable } = now;
+                        let Lost { ring_full, unreadable, .. } = now;
                         tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in all since the start; who goes on is told of again");
                         told = now;
                     }

@@ -6,6 +6,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::local_drop::LocalDrop;
+use crate::confine::Confinement;
 use crate::kernel::{Program, Wanted};
 
 /// The loader, and a feed for each object that is loaded.
@@ -31,6 +33,8 @@ pub(super) struct Feeding<'a> {
     pub shutdown: &'a CancellationToken,
     /// What they feed.
     pub watch: &'a Shared,
+    /// What drops on this host.
+    pub local_drop: &'a LocalDrop,
 }
 
 // === impl Kernel ===
@@ -59,11 +63,23 @@ impl Kernel {
         }
         let Some(running) = &self.loader else { return Vec::new() };
         let questions = running.questions();
+        let voucher = running.voucher();
         match running.want(wanted).await {
             Ok(mut loaded) => {
-                if let Some(maps) = loaded.remove(loader::LOGINS) {
+                // First, so that no offence waits for it.
+                if let Some(maps) = loaded.remove(loader::LOCAL_DROP) {
+                    let adopted =
+                        tokio::task::block_in_place(|| feeding.local_drop.adopt(maps, feeding.watch));
+                    if let Err(error) = adopted {
+                        self.note(&error);
+                    }
+                }
+                if let Some(mut maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
-                    if let Err(error) = super::logins::feed(maps, token, feeding) {
+                    if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
+                        self.note(&error);
+                    }
+                    if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
                         self.note(&error);
                     }
                 }
@@ -85,6 +101,11 @@ impl Kernel {
             })
         };
         [loader::LOGINS, loader::CONNECTIONS, "scans"].into_iter().filter(runs).collect()
+    }
+
+    /// What the loader kept.
+    pub(super) fn confinement(&self) -> Option<Confinement> {
+        self.loader.as_ref().and_then(crate::kernel::process::Loader::confinement)
     }
 
     /// All programs as they stand.
@@ -130,10 +151,19 @@ impl Kernel {
     }
 
     pub(super) async fn want(&mut self, wanted: Wanted, _feeding: &Feeding<'_>) -> Vec<&'static str> {
-        if wanted != Wanted::default() {
+        if wanted.logins.is_some() {
             tracing::warn!("this sensor was built without the kernel's side: jails that need it see nothing");
         }
+        if wanted.local_drop.is_some_and(|drop| drop.settings.is_some()) {
+            tracing::warn!(
+                "this sensor was built without the kernel's side: nothing is dropped on this host"
+            );
+        }
         Vec::new()
+    }
+
+    pub(super) fn confinement(&self) -> Option<Confinement> {
+        None
     }
 
     pub(super) fn programs(&self) -> Vec<Program> {

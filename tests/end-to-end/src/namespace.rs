@@ -60,6 +60,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// This host's interface towards the namespace.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     /// This host's addresses towards the namespace.
     pub fn hosts(&self) -> &[IpAddr] {
         &self.hosts

@@ -134,11 +134,11 @@ pub fn million() -> Result<()> {
     }
     micros.sort_unstable_by(f64::total_cmp);
     println!(
-        "  a new ban, from the worker to the router's answer: p50 {:.2} ms, p99 {:.2} ms (budget 1 ms)\n",
+        "  a new ban, from the worker to the router's answer: p50 {:.2} ms, p99 {:.2} ms (budget 1 ms)",
         at(&micros, 0.5) / 1e3,
         at(&micros, 0.99) / 1e3
     );
-    Ok(())
+    super::stream::follow(&scene.stage, scene.enforcer.id(), &scene.token, &log, 20_001_000)
 }
 
 // === impl Simulated ===
@@ -302,6 +302,6 @@ fn told(when: &str, waits: &[f64]) {
     );
 }
 
-fn at(sorted: &[f64], share: f64) -> f64 {
+pub fn at(sorted: &[f64], share: f64) -> f64 {
     sorted.get(((sorted.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or(f64::NAN)
 }

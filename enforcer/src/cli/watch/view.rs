@@ -230,11 +230,13 @@ fn draw_sensors(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
         sensor.seen.last.is_some_and(|last| status.now.duration_since(last) <= HEARD)
     };
     let heard = status.sensors.values().filter(fresh).count();
+    let follow = status.sensors.values().filter(|sensor| sensor.seen.follows).count();
     let summary = format!(
-        "SENSORS  {}, {} heard in the last 2 minutes, {} silent",
+        "SENSORS  {}, {} heard in the last 2 minutes, {} silent, {} following the bans",
         words::counted(status.sensors.len(), "sensor"),
         words::count(heard),
-        words::count(silent)
+        words::count(silent),
+        words::count(follow)
     );
     let mut sensors: Vec<_> = status.sensors.iter().collect();
     // Those to look after first, then those with the latest news.

@@ -1,0 +1,160 @@
+//! What one follower of the bans is told next: a pure view of [`Desired`], which holds nothing but its place in
+//! it. However slow a follower is, it costs no more than that place, and the bans are looked at a few at a time.
+//!
+//! A follower that stands at change `through` and, within a snapshot, after prefix `after`, has of all prefixes up
+//! to `after` what they were at `through` or later. That stays so because changes are told before the next piece
+//! of the snapshot, and because what a change led to is read after its number.
+
+use std::sync::Arc;
+
+use atalaya_wire::{BanLine, Begin, Left, Name, Position, VERSION};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::router::Desired;
+use crate::router::desired::Moment;
+use crate::router::journal::{Change, Journal};
+
+/// A follower's place.
+#[derive(Debug)]
+pub struct Follower {
+    desired: Arc<Desired>,
+    journal: watch::Receiver<Journal>,
+    names: Names,
+    /// The most changes, and the most bans of a snapshot, that are told at once.
+    piece: usize,
+    place: Option<Place>,
+    /// Where it says that it stands, before it was told anything.
+    asked: Option<Position>,
+}
+
+/// What a stream is called.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Which ledger the bans are of.
+    pub ledger: Name,
+    /// Which run of the enforcer numbers the changes.
+    pub stream: Name,
+}
+
+#[derive(Debug)]
+struct Place {
+    through: u64,
+    rest: Rest,
+}
+
+/// What is not told yet of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// The bans after this one, or all.
+    After(Option<IpNet>),
+    Nothing,
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// A follower that says that it stands there, and is told so many changes, and bans of a snapshot, at once.
+    pub fn new(desired: Arc<Desired>, names: Names, asked: Option<Position>, piece: usize) -> Self {
+        let journal = desired.journal();
+        Self { desired, journal, names, piece: piece.max(1), place: None, asked }
+    }
+
+    /// Tells what comes next, one piece at most; a mark alone where nothing is new.
+    pub fn next(&mut self, now: Timestamp, tell: &mut impl FnMut(BanLine)) {
+        let now = Moment::from(now);
+        let mut place = match self.place.take() {
+            Some(place) => place,
+            None => self.begin(tell),
+        };
+        if !self.tell_changes(&mut place, now, tell) {
+            place = self.begin(tell);
+        }
+        if let Rest::After(after) = place.rest {
+            place.rest = self.tell_bans(after, now, tell);
+        }
+        let after = match place.rest {
+            Rest::After(after) => after,
+            Rest::Nothing => None,
+        };
+        tell(BanLine::Mark { through: place.through, after });
+        self.place = Some(place);
+    }
+
+    /// Whether the next piece is, or may be, of a snapshot.
+    pub fn is_in_snapshot(&self) -> bool {
+        self.place.as_ref().is_none_or(|place| place.rest != Rest::Nothing)
+    }
+
+    /// Waits until there is more to tell than a mark; for ever where that never comes. Cancel-safe.
+    pub async fn has_more(&mut self) {
+        let Some(place) = self.place.as_ref().filter(|place| place.rest == Rest::Nothing) else { return };
+        let through = place.through;
+        if self.journal.wait_for(|journal| journal.last() > through).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Says how the stream begins, and where.
+    fn begin(&mut self, tell: &mut impl FnMut(BanLine)) -> Place {
+        let journal = self.journal.borrow();
+        let resumed = self
+            .asked
+            .take()
+            .filter(|asked| asked.stream == self.names.stream && journal.since(asked.through).is_some());
+        let last = journal.last();
+        drop(journal);
+        let Names { ledger, stream } = self.names.clone();
+        tell(BanLine::Begin(Begin { version: VERSION, ledger, stream, resumed: resumed.is_some() }));
+        match resumed {
+            Some(Position { through, after: None, .. }) => Place { through, rest: Rest::Nothing },
+            Some(Position { through, after, .. }) => Place { through, rest: Rest::After(after) },
+            None => Place { through: last, rest: Rest::After(None) },
+        }
+    }
+
+    /// Whether the changes are remembered.
+    fn tell_changes(&self, place: &mut Place, now: Moment, tell: &mut impl FnMut(BanLine)) -> bool {
+        let changes: Option<Vec<Change>> =
+            self.journal.borrow().since(place.through).map(|changes| changes.take(self.piece).collect());
+        let Some(changes) = changes else { return false };
+        place.through += changes.len() as u64;
+        for change in changes {
+            let net = change.prefix();
+            let until = self.desired.look(net, |until, _| until);
+            match (until.and_then(|until| left(until, now)), change) {
+                (Some(ms), _) => tell(BanLine::Ban { net, ms }),
+                // The follower saw it end: its ban was the one that was removed, or is told to be lifted by
+                // what changed it later.
+                (None, Change::Removed { until, .. }) if left(until, now).is_none() => {}
+                (None, _) => tell(BanLine::Lift { net }),
+            }
+        }
+        true
+    }
+
+    fn tell_bans(&self, after: Option<IpNet>, now: Moment, tell: &mut impl FnMut(BanLine)) -> Rest {
+        let mut bans = Vec::with_capacity(self.piece);
+        self.desired.each_after(after, self.piece, |net, until| bans.push((net, until)));
+        let rest = match bans.last() {
+            Some((last, _)) if bans.len() == self.piece => Rest::After(Some(*last)),
+            _ => Rest::Nothing,
+        };
+        for (net, until) in bans {
+            if let Some(ms) = left(until, now) {
+                tell(BanLine::Ban { net, ms });
+            }
+        }
+        rest
+    }
+}
+
+/// What is left of a ban; `None` where it is over.
+fn left(until: Moment, now: Moment) -> Option<Left> {
+    if until == Moment::FOREVER {
+        return Some(Left::Permanent);
+    }
+    let milliseconds = u64::try_from(until.milliseconds_after(now)).ok().filter(|left| *left > 0)?;
+    Some(Left::Milliseconds(milliseconds.min(Left::LONGEST)))
+}

@@ -1,0 +1,260 @@
+//! Landlock (landlock(7)): below which folders a process reads, writes and starts programs. What it may reach
+//! follows from the configuration alone, so that [`Reach`] can be compared when the configuration is read again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+    Scope, path_beneath_rules,
+};
+
+use crate::config::{Config, JailSource};
+
+/// What every sensor reads: processes and devices, names and time zones, and the libraries that look up names.
+const SYSTEM: [&str; 17] = [
+    "/proc",
+    "/sys",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/dev/null",
+    "/dev/urandom",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/etc/services",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+];
+/// What journalctl reads.
+const JOURNAL: [&str; 4] = ["/var/log/journal", "/run/log/journal", "/etc/machine-id", "/etc/systemd"];
+/// Folders too wide to be opened for the sake of one file in them.
+const WIDE: [&str; 7] = ["/", "/etc", "/home", "/root", "/run", "/srv", "/var"];
+
+/// What a process can reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Files, and folders with all below them, to read.
+    pub read: BTreeSet<PathBuf>,
+    /// Folders to write below.
+    pub write: BTreeSet<PathBuf>,
+    /// Programs to start.
+    pub execute: BTreeSet<PathBuf>,
+}
+
+// === impl Reach ===
+
+impl Reach {
+    /// What a configuration needs, which was read from this file; an error in words where nothing less than
+    /// everything would do.
+    pub fn of(config: &Config, file: &Path) -> Result<Self, String> {
+        let mut reach = Self::default();
+        reach.read.extend(SYSTEM.map(PathBuf::from));
+        reach.read_beside(file);
+        reach.read.extend(["/etc/atalaya".into(), "/etc/timezone".into()]);
+        reach.write.insert(absolute(&config.state));
+        if let Some(fail2ban) = &config.fail2ban {
+            reach.read.insert(absolute(&fail2ban.folder));
+        }
+        for jail in &config.jails {
+            if jail.ignorecommand.is_some() {
+                return Err(format!(
+                    "jail {} has an ignorecommand, which may run and read anything",
+                    jail.policy.name
+                ));
+            }
+            jail.ignore.files.iter().for_each(|file| reach.read_beside(file));
+            match &jail.source {
+                JailSource::Files { paths, .. } => paths.iter().for_each(|path| reach.read_log(path)),
+                JailSource::Journal { .. } => {
+                    reach.read.extend(JOURNAL.map(PathBuf::from));
+                    reach.read.extend(config.journal.as_deref().map(absolute));
+                    reach.execute.extend(["/usr/bin/journalctl", "/bin/journalctl"].map(PathBuf::from));
+                    reach.execute.extend(interpreters());
+                }
+                JailSource::Logins { .. }
+                | JailSource::Connections { .. }
+                | JailSource::Scan { .. }
+                | JailSource::Syslog { .. }
+                | JailSource::SyslogCalls { .. } => {}
+            }
+        }
+        Ok(reach)
+    }
+
+    /// What is wanted and not within reach, the first of it.
+    pub fn lacks(&self, wanted: &Self) -> Option<PathBuf> {
+        let missing = |have: &BTreeSet<PathBuf>, want: &BTreeSet<PathBuf>| {
+            want.iter().find(|path| !have.iter().any(|have| path.starts_with(have))).cloned()
+        };
+        let reads: BTreeSet<PathBuf> = self.read.union(&self.write).cloned().collect();
+        missing(&reads, &wanted.read)
+            .or_else(|| missing(&self.write, &wanted.write))
+            .or_else(|| missing(&self.execute, &wanted.execute))
+    }
+
+    /// A file that may be replaced by another of its name: its folder, unless that is too wide.
+    fn read_beside(&mut self, file: &Path) {
+        let file = absolute(file);
+        let folder = file.parent().filter(|folder| !WIDE.iter().any(|wide| *folder == Path::new(wide)));
+        self.read.insert(folder.map_or_else(|| file.clone(), Path::to_owned));
+    }
+
+    /// A log, or a pattern of logs, with what they are rotated to: the folder before the first wildcard; where
+    /// a file is a link, also where it leads.
+    fn read_log(&mut self, pattern: &str) {
+        let mut folder = PathBuf::new();
+        let pattern = absolute(Path::new(pattern));
+        for part in pattern.parent().unwrap_or(Path::new("/")) {
+            if part.to_string_lossy().contains(['*', '?', '[']) {
+                break;
+            }
+            folder.push(part);
+        }
+        if let Ok(real) = pattern.canonicalize()
+            && !real.starts_with(&folder)
+        {
+            self.read_beside(&real);
+        }
+        self.read.insert(folder);
+    }
+}
+
+/// Restricts this thread; what is left, in words.
+pub fn restrict(reach: &Reach) -> String {
+    match apply(reach) {
+        Ok(RulesetStatus::NotEnforced) => {
+            "all: this kernel has no Landlock (since 5.13, `lsm=landlock`)".to_owned()
+        }
+        Ok(status) => {
+            let list = |paths: &BTreeSet<PathBuf>| {
+                let paths =
+                    paths.iter().filter(|path| !SYSTEM.iter().any(|system| *path == Path::new(system)));
+                paths.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            };
+            let mut said = format!(
+                "reads the system's libraries and {}; writes {}",
+                list(&reach.read),
+                list(&reach.write)
+            );
+            if !reach.execute.is_empty() {
+                said.push_str("; starts journalctl");
+            }
+            if status == RulesetStatus::PartiallyEnforced {
+                said.push_str(" (as far as this kernel's Landlock goes)");
+            }
+            said
+        }
+        Err(error) => {
+            tracing::warn!(%error, "Landlock could not be set up");
+            format!("all: {error}")
+        }
+    }
+}
+
+fn apply(reach: &Reach) -> Result<RulesetStatus, landlock::RulesetError> {
+    let abi = ABI::V6;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // No devices, and what is there stays where it is but within the folder.
+    let write = AccessFs::from_all(ABI::V3) & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .add_rules(path_beneath_rules(&reach.read, read))?
+        .add_rules(path_beneath_rules(&reach.write, write))?
+        .add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))?
+        .add_rules(path_beneath_rules(&reach.execute, AccessFs::ReadFile | AccessFs::Execute))?
+        .restrict_self()?;
+    Ok(status.ruleset)
+}
+
+/// The programs that the kernel starts to load a dynamically linked one.
+fn interpreters() -> Vec<PathBuf> {
+    let folders = ["/lib64", "/lib", "/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu"];
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let named = entries.filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with("ld-linux") || name.starts_with("ld-musl")
+    });
+    named.map(|entry| entry.path()).collect()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reach(config: &str) -> Reach {
+        let file = Path::new("/etc/atalaya/sensor.toml");
+        Reach::of(&Config::parse(config, file).unwrap(), file).unwrap()
+    }
+
+    fn reads(reach: &Reach, path: &str) -> bool {
+        reach.read.iter().any(|have| Path::new(path).starts_with(have))
+    }
+
+    const LOGS: &str = "[jail.mail]\nsource = \"files\"\nfailregex = '<HOST>'\npaths = ";
+
+    #[test]
+    fn logs_are_read_with_what_they_rotate_to_and_passwords_are_not() {
+        let reach = reach(&format!("{LOGS}[\"/var/log/mail.log\", \"/srv/*/logs/access.log\"]\n"));
+        for path in
+            ["/var/log/mail.log.1", "/srv/shop/logs/access.log", "/etc/atalaya/sensor.toml", "/etc/hosts"]
+        {
+            assert!(reads(&reach, path), "{path}");
+        }
+        for path in ["/etc/shadow", "/root/.ssh/id_ed25519", "/home/anna/x", "/var/lib/dpkg/status"] {
+            assert!(!reads(&reach, path), "{path}");
+        }
+        assert_eq!(reach.write, [PathBuf::from("/var/lib/atalaya-sensor")].into());
+        assert!(reach.execute.is_empty());
+    }
+
+    #[test]
+    fn a_file_in_a_wide_folder_opens_no_more_than_itself() {
+        let config =
+            "[jail.ssh]\nsource = \"logins\"\nignore = [\"file:/etc/friends\", \"file:/etc/atalaya/more\"]\n";
+        let reach = reach(config);
+        assert!(
+            reads(&reach, "/etc/friends")
+                && reads(&reach, "/etc/atalaya/more")
+                && !reads(&reach, "/etc/shadow")
+        );
+    }
+
+    #[test]
+    fn only_a_jail_on_the_journal_lets_programs_be_started() {
+        let reach = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
+        assert!(reach.execute.contains(Path::new("/usr/bin/journalctl")));
+        assert!(!reach.execute.contains(Path::new("/bin/sh")));
+        assert!(reads(&reach, "/var/log/journal/x/system.journal"));
+    }
+
+    #[test]
+    fn an_ignorecommand_needs_everything() {
+        let config = "[jail.ssh]\nsource = \"logins\"\nignorecommand = \"true\"\n";
+        let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
+        assert!(Reach::of(&config, Path::new("sensor.toml")).unwrap_err().contains("ignorecommand"));
+    }
+
+    #[test]
+    fn what_a_changed_configuration_needs_beyond_is_found() {
+        let before = reach(&format!("{LOGS}\"/var/log/mail.log\"\n"));
+        assert_eq!(before.lacks(&reach(&format!("{LOGS}\"/var/log/apt/x\"\n"))), None);
+        let elsewhere = reach(&format!("{LOGS}\"/srv/mail.log\"\n"));
+        assert_eq!(before.lacks(&elsewhere), Some("/srv".into()));
+        let journal = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
+        assert!(before.lacks(&journal).is_some());
+    }
+}

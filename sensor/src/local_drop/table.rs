@@ -1,0 +1,330 @@
+//! The bans that should stand on this host, and what is to be changed in the kernel for that. A plain
+//! function of what it is told and the time; bounded.
+//!
+//! Several may speak of one network: the jails here, the enforcer, and an earlier run whose bans were found
+//! in the kernel. The latest end holds, and a lift by either of the first two lifts it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ipnet::IpNet;
+
+/// When a ban ends, in nanoseconds of `CLOCK_BOOTTIME`; the largest for one without end.
+pub type Deadline = u64;
+
+/// The bans.
+#[derive(Debug)]
+pub struct Table {
+    most: usize,
+    entries: HashMap<IpNet, Entry>,
+    /// All of them by their end, so that the next to go is found at once.
+    ends: BTreeSet<(Deadline, IpNet)>,
+    left_out: u64,
+}
+
+/// Who says that a network is banned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A jail of this sensor, or somebody's hand here.
+    Own,
+    /// The enforcer.
+    Fleet,
+    /// An earlier run, and nobody else yet.
+    Before,
+}
+
+/// Who bans a network until when; 0 for who does not.
+type Entry = [Deadline; 3];
+
+/// What is to be done in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The network is banned until then, whether or not it was.
+    Put(IpNet, Deadline),
+    /// It is banned no longer.
+    Remove(IpNet),
+}
+
+// === impl Table ===
+
+impl Table {
+    /// No bans yet, and never more than so many. What finds no room is left out, or takes the place of the
+    /// ban that ends first where that one ends sooner.
+    pub fn new(most: usize) -> Self {
+        Self { most, entries: HashMap::new(), ends: BTreeSet::new(), left_out: 0 }
+    }
+
+    /// Bans a network. Of the jails here the latest end holds; the enforcer's last word replaces its earlier
+    /// one.
+    pub fn ban(&mut self, by: By, network: IpNet, deadline: Deadline, now: Deadline) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if deadline <= now && !self.entries.contains_key(&network) {
+            return changes;
+        }
+        if !self.entries.contains_key(&network) && self.entries.len() >= self.most {
+            self.left_out += 1;
+            match self.ends.first().copied() {
+                Some((first, out)) if first < deadline => {
+                    self.forget(out);
+                    changes.push(Change::Remove(out));
+                }
+                _ => return changes,
+            }
+        }
+        self.change(network, &mut changes, |entry| {
+            let said = &mut entry[by as usize];
+            *said = if by == By::Fleet { deadline } else { deadline.max(*said) };
+        });
+        changes
+    }
+
+    /// Somebody bans a network no longer; it may be banned by others.
+    pub fn withdraw(&mut self, by: By, network: IpNet) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if self.entries.contains_key(&network) {
+            self.change(network, &mut changes, |entry| entry[by as usize] = 0);
+        }
+        changes
+    }
+
+    /// Lifts the ban of a network, whoever asked for it.
+    pub fn lift(&mut self, network: IpNet) -> Option<Change> {
+        self.forget(network).then_some(Change::Remove(network))
+    }
+
+    /// From here on the enforcer tells everything anew: what it does not name until [`Self::settle`] is not
+    /// its any more.
+    pub fn begin_anew(&mut self) {
+        for entry in self.entries.values_mut() {
+            let [_, fleet, before] = entry;
+            *before = (*fleet).max(*before);
+            *fleet = 0;
+        }
+    }
+
+    /// All that should stand is told: what only an earlier run, or the enforcer before it
+    /// [began anew](Self::begin_anew), wanted is lifted.
+    pub fn settle(&mut self) -> Vec<Change> {
+        let before: Vec<IpNet> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry[By::Before as usize] > 0)
+            .map(|(net, _)| *net)
+            .collect();
+        before.into_iter().flat_map(|network| self.withdraw(By::Before, network)).collect()
+    }
+
+    /// Forgets bans that are over.
+    pub fn sweep(&mut self, now: Deadline) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some((deadline, network)) = self.ends.first().copied()
+            && deadline <= now
+        {
+            self.forget(network);
+            changes.push(Change::Remove(network));
+        }
+        changes
+    }
+
+    /// The bans, and when each ends.
+    pub fn bans(&self) -> impl Iterator<Item = (IpNet, Deadline)> + '_ {
+        self.ends.iter().map(|(deadline, network)| (*network, *deadline))
+    }
+
+    /// When the ban of this very network ends.
+    pub fn deadline(&self, network: IpNet) -> Option<Deadline> {
+        self.entries.get(&network).map(latest)
+    }
+
+    /// Whether a larger network around this one is banned.
+    pub fn is_covered(&self, network: IpNet) -> bool {
+        let mut around = network.supernet();
+        while let Some(network) = around {
+            if self.entries.contains_key(&network) {
+                return true;
+            }
+            around = network.supernet();
+        }
+        false
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How often there was no room.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    fn change(&mut self, network: IpNet, changes: &mut Vec<Change>, change: impl FnOnce(&mut Entry)) {
+        let entry = self.entries.entry(network).or_default();
+        let before = latest(entry);
+        change(entry);
+        let after = latest(entry);
+        if after == before {
+            return;
+        }
+        self.ends.remove(&(before, network));
+        if after == 0 {
+            self.entries.remove(&network);
+            changes.push(Change::Remove(network));
+        } else {
+            self.ends.insert((after, network));
+            changes.push(Change::Put(network, after));
+        }
+    }
+
+    fn forget(&mut self, network: IpNet) -> bool {
+        let Some(entry) = self.entries.remove(&network) else { return false };
+        self.ends.remove(&(latest(&entry), network));
+        true
+    }
+}
+
+fn latest(entry: &Entry) -> Deadline {
+    entry.iter().copied().max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn network(number: u8) -> IpNet {
+        format!("192.0.2.{number}/32").parse().unwrap()
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Ban(By, u8, Deadline),
+        Withdraw(By, u8),
+        Lift(u8),
+        BeginAnew,
+        Settle,
+        Pass(Deadline),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let by = prop_oneof![Just(By::Own), Just(By::Fleet), Just(By::Before)];
+        prop_oneof![
+            6 => (by.clone(), 0_u8..6, 1_u64..100).prop_map(|(by, net, deadline)| Step::Ban(by, net, deadline)),
+            2 => (by, 0_u8..6).prop_map(|(by, net)| Step::Withdraw(by, net)),
+            1 => (0_u8..6).prop_map(Step::Lift),
+            1 => Just(Step::BeginAnew),
+            1 => Just(Step::Settle),
+            2 => (1_u64..20).prop_map(Step::Pass),
+        ]
+    }
+
+    /// The kernel's maps.
+    fn apply(kernel: &mut HashMap<IpNet, Deadline>, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            match change {
+                Change::Put(network, deadline) => {
+                    assert_ne!(kernel.insert(network, deadline), Some(deadline));
+                }
+                Change::Remove(network) => {
+                    assert!(kernel.remove(&network).is_some(), "{network} was not there");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_kernel_holds_for_each_network_the_latest_end_that_somebody_says(
+            steps in prop::collection::vec(step(), 1..60)
+        ) {
+            let mut table = Table::new(100);
+            let mut kernel = HashMap::new();
+            let mut said: HashMap<(u8, usize), Deadline> = HashMap::new();
+            let mut now = 0;
+            for step in steps {
+                match step {
+                    Step::Ban(by, net, deadline) => {
+                        let deadline = now + deadline;
+                        apply(&mut kernel, table.ban(by, network(net), deadline, now));
+                        let old = said.entry((net, by as usize)).or_default();
+                        *old = if by == By::Fleet { deadline } else { deadline.max(*old) };
+                    }
+                    Step::Withdraw(by, net) => {
+                        apply(&mut kernel, table.withdraw(by, network(net)));
+                        said.remove(&(net, by as usize));
+                    }
+                    Step::Lift(net) => {
+                        apply(&mut kernel, table.lift(network(net)));
+                        said.retain(|(of, _), _| *of != net);
+                    }
+                    Step::BeginAnew => {
+                        table.begin_anew();
+                        for net in 0..6 {
+                            if let Some(fleet) = said.remove(&(net, By::Fleet as usize)) {
+                                let before = said.entry((net, By::Before as usize)).or_default();
+                                *before = fleet.max(*before);
+                            }
+                        }
+                    }
+                    Step::Settle => {
+                        apply(&mut kernel, table.settle());
+                        said.retain(|(_, by), _| *by != By::Before as usize);
+                    }
+                    Step::Pass(time) => {
+                        now += time;
+                        apply(&mut kernel, table.sweep(now));
+                        let over: Vec<u8> = (0..6)
+                            .filter(|net| (0..3).all(|by| said.get(&(*net, by)).is_none_or(|end| *end <= now)))
+                            .collect();
+                        said.retain(|(net, _), _| !over.contains(net));
+                    }
+                }
+                let mut expected: HashMap<IpNet, Deadline> = HashMap::new();
+                for ((net, _), deadline) in &said {
+                    let end = expected.entry(network(*net)).or_default();
+                    *end = (*end).max(*deadline);
+                }
+                prop_assert_eq!(&kernel, &expected);
+                prop_assert_eq!(table.len(), expected.len());
+                prop_assert_eq!(table.bans().collect::<HashMap<_, _>>(), expected);
+            }
+        }
+
+        #[test]
+        fn there_are_never_more_than_fit_and_those_that_end_last_stay(ends in prop::collection::vec(1_u64..1000, 1..40)) {
+            let mut table = Table::new(5);
+            let mut kernel = HashMap::new();
+            for (number, end) in ends.iter().enumerate() {
+                apply(&mut kernel, table.ban(By::Fleet, network(number as u8), *end, 0));
+                prop_assert!(kernel.len() <= 5);
+            }
+            let mut kept: Vec<Deadline> = kernel.into_values().collect();
+            kept.sort_unstable();
+            let mut ends = ends;
+            ends.sort_unstable();
+            prop_assert_eq!(kept, &ends[ends.len().saturating_sub(5)..]);
+            prop_assert_eq!(table.left_out(), ends.len().saturating_sub(5) as u64);
+        }
+    }
+
+    #[test]
+    fn a_network_is_covered_by_a_larger_one_and_not_by_itself() {
+        let mut table = Table::new(5);
+        table.ban(By::Own, network(1), 10, 0);
+        assert!(!table.is_covered(network(1)));
+        table.ban(By::Fleet, "192.0.2.0/24".parse().unwrap(), 10, 0);
+        assert!(table.is_covered(network(1)) && !table.is_covered("192.0.3.1/32".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_ban_that_is_over_when_it_comes_changes_nothing() {
+        let mut table = Table::new(5);
+        assert_eq!(table.ban(By::Own, network(1), 10, 10), []);
+        assert!(table.is_empty());
+    }
+}

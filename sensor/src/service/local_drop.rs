@@ -1,0 +1,471 @@
+//! The local drop of the running sensor: bans go into the kernel's maps the moment they are known, from the
+//! jails here at once, and from the enforcer as they come; whom anybody spares is told to the kernel first.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use atalaya_wire::{BanTime, Name, Offence};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{REFRESH_INTERVAL, Shared, Watch, lock};
+use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
+use crate::fleet_bans::{BanChange, Ends};
+use crate::jail::BanEnd;
+use crate::kernel::local_drop::bans::Bans;
+use crate::kernel::local_drop::pins::Pins;
+use crate::kernel::local_drop::{Dropped, Wanted};
+use crate::local_drop::spared::Lifelines;
+use crate::local_drop::table::{By, Change, Deadline, Table};
+use crate::local_drop::trusted::Trusted;
+use crate::membership::Membership;
+
+/// How often bans that are over leave the maps. The kernel lets their packets pass by itself.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How long finding the enforcer's address may take.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// So many of the bans that dropped most are shown.
+const SHOWN: usize = 10;
+
+/// The local drop, on or off.
+#[derive(Clone, Default)]
+pub(super) struct LocalDrop {
+    state: Arc<Mutex<State>>,
+    trusted: Arc<Mutex<Trusted>>,
+}
+
+#[derive(Default)]
+struct State {
+    config: Option<LocalDropConfig>,
+    jails: HashMap<Name, Judge>,
+    lifelines: Lifelines,
+    /// Whether the enforcer's address is known, or there is none.
+    enforcer_known: bool,
+    running: Option<Running>,
+    trouble: Option<String>,
+}
+
+/// What is to be known of a jail.
+struct Judge {
+    ipv6_prefix: u8,
+    /// Whether it saw logins fail.
+    of_logins: bool,
+}
+
+struct Running {
+    table: Table,
+    bans: Bans,
+    /// How many networks are spared.
+    allowed: usize,
+}
+
+/// The same moment on both clocks.
+#[derive(Clone, Copy)]
+struct Moment {
+    wall: Timestamp,
+    boot: Deadline,
+}
+
+/// How the local drop stands, as `status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LocalDropStatus {
+    /// How many addresses and networks are banned here.
+    pub bans: usize,
+    /// How many can be.
+    pub max_entries: u32,
+    /// How often there was no room for one, since the start.
+    pub left_out: u64,
+    /// What was dropped, since the maps were made.
+    pub dropped: Dropped,
+    /// Packets of banned addresses that passed, because these are spared.
+    pub allowed_packets: u64,
+    /// How many addresses and networks are spared.
+    pub spared: usize,
+    /// Those of them without which this host would be cut off, in words.
+    pub lifelines: String,
+    /// The bans that dropped most.
+    pub most: Vec<DroppedBan>,
+    /// What went wrong last.
+    pub trouble: Option<String>,
+}
+
+/// A ban and what it did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DroppedBan {
+    /// Who is banned.
+    pub network: IpNet,
+    /// Until when; `None` for ever.
+    pub until: BanEnd,
+    /// What was dropped.
+    pub dropped: Dropped,
+}
+
+// === impl LocalDrop ===
+
+impl LocalDrop {
+    /// Takes up a configuration; what the loader has to do for it.
+    pub(super) fn configure(&self, config: &Config) -> Wanted {
+        let mut state = self.lock();
+        let judge = |jail: &JailConfig| {
+            let (ipv6_prefix, of_logins) = (jail.policy.ipv6_prefix, of_logins(&jail.source));
+            (jail.policy.name.clone(), Judge { ipv6_prefix, of_logins })
+        };
+        state.jails = config.jails.iter().map(judge).collect();
+        state.config.clone_from(&config.local_drop);
+        if state.config.is_none() {
+            state.running = None;
+            state.trouble = None;
+        }
+        let settings = config.local_drop.as_ref().map(|drop| drop.settings.clone());
+        Wanted { pins: Pins::of_state(&config.state).path().to_owned(), settings }
+    }
+
+    /// Where good logins are noted.
+    pub(super) fn trusted(&self) -> Arc<Mutex<Trusted>> {
+        self.trusted.clone()
+    }
+
+    /// Whether it is wanted, and the fleet's bans with it.
+    pub(super) fn follows_fleet(&self) -> bool {
+        self.lock().config.as_ref().is_some_and(|config| config.fleet)
+    }
+
+    /// Whether it is wanted.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.lock().config.is_some()
+    }
+
+    /// Goes on with maps that the loader handed over, and what stands in them from before.
+    #[cfg(feature = "kernel")]
+    pub(super) fn adopt(
+        &self,
+        maps: crate::kernel::maps::Maps,
+        watch: &Shared,
+    ) -> Result<(), crate::kernel::maps::MapsError> {
+        let bans = Bans::new(maps)?;
+        // Offences come under the watch's lock: none can slip in between what stands and what follows.
+        let watch = lock(watch);
+        let mut state = self.lock();
+        let Some(config) = &state.config else { return Ok(()) };
+        let most = config.settings.max_entries as usize;
+        let earlier = state.running.take().map(|running| running.table);
+        let mut running = Running { table: Table::new(most), bans, allowed: 0 };
+        let now = Moment::now();
+        for (network, deadline) in running.bans.all() {
+            // The maps hold it already; what finds no room in the table leaves them.
+            for change in running.table.ban(By::Before, network, deadline, now.boot) {
+                if let Change::Remove(out) = change {
+                    running.apply([Change::Remove(out)], &mut None);
+                }
+            }
+            if running.table.deadline(network).is_none() {
+                running.apply([Change::Remove(network)], &mut None);
+            }
+        }
+        state.running = Some(running);
+        state.allow(&watch);
+        if let Some(earlier) = earlier {
+            let by_fleet = earlier.bans().map(|(network, deadline)| (By::Before, network, deadline));
+            by_fleet.for_each(|(by, network, deadline)| state.ban(by, network, deadline, now));
+        }
+        for jail in watch.detector.status(None, now.wall) {
+            for ban in jail.banned {
+                let network = state.network(&jail.name, ban.address);
+                state.ban(By::Own, network, now.deadline(ban.until), now);
+            }
+        }
+        let bans = state.running.as_ref().map_or(0, |running| running.table.len());
+        tracing::info!(bans, "local drop: the bans that stand are in the kernel");
+        Ok(())
+    }
+
+    /// No enforcer tells of the fleet's bans: those of an earlier run that no jail here wants are lifted.
+    pub(super) fn settle(&self) {
+        self.lock().change(Table::settle);
+    }
+
+    /// Drops an offender from now on.
+    pub(super) fn offence(&self, offence: &Offence) {
+        let mut state = self.lock();
+        if state.running.is_none() {
+            return;
+        }
+        let now = Moment::now();
+        let network = state.network(&offence.jail, offence.address);
+        let by_hand = offence.failures == 0;
+        let of_logins = state.jails.get(&offence.jail).is_none_or(|judge| judge.of_logins);
+        let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !by_hand && trusted.spares(network, of_logins, now.wall) {
+            tracing::info!(address = %offence.address, jail = %offence.jail, "not dropped on this host: a good login came from there lately; the enforcer decides");
+            return;
+        }
+        let until = match offence.bantime {
+            BanTime::For(seconds) => offence.time.checked_add(seconds.signed()).ok(),
+            BanTime::Permanent => None,
+        };
+        state.ban(By::Own, network, now.deadline(until), now);
+    }
+
+    /// Lifts the bans of an address, and those of the jails in whose name it was banned.
+    pub(super) fn lift(&self, address: IpAddr, banned: &[(Name, IpAddr)]) {
+        let mut state = self.lock();
+        let mut networks: Vec<IpNet> =
+            banned.iter().map(|(jail, address)| state.network(jail, *address)).collect();
+        let address = atalaya_wire::canonical(address);
+        networks.push(address.into());
+        networks.extend(shortened(address, 64));
+        for network in networks {
+            state.change(|table| table.lift(network).into_iter().collect());
+        }
+    }
+
+    /// Goes along with the enforcer's stream of the fleet's bans. Returns the networks whose bans were lifted
+    /// there, so that the jails here forget them too.
+    #[expect(dead_code, reason = "the connection that gives them comes next")]
+    pub(super) fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
+        let mut state = self.lock();
+        let (now, instant) = (Moment::now(), Instant::now());
+        let mut lifted = Vec::new();
+        for change in changes {
+            match change {
+                BanChange::Reset => state.change(|table| {
+                    table.begin_anew();
+                    Vec::new()
+                }),
+                BanChange::Ban { network, ends } => {
+                    let deadline = match ends {
+                        Ends::Never => Deadline::MAX,
+                        Ends::At(end) => {
+                            let left = end.saturating_duration_since(instant).as_nanos();
+                            now.boot.saturating_add(u64::try_from(left).unwrap_or(Deadline::MAX))
+                        }
+                    };
+                    state.ban(By::Fleet, *network, deadline, now);
+                }
+                // Where many addresses of a network were made one ban, theirs go: nobody forgave them.
+                BanChange::Lift { network } if state.is_covered(*network) => {
+                    state.change(|table| table.withdraw(By::Fleet, *network));
+                }
+                BanChange::Lift { network } => {
+                    state.change(|table| table.lift(*network).into_iter().collect());
+                    lifted.push(*network);
+                }
+                BanChange::Whole => state.change(Table::settle),
+                BanChange::Reached(_) => {}
+            }
+        }
+        lifted
+    }
+
+    /// Tells the kernel anew who is spared.
+    pub(super) fn refresh(&self, watch: &Watch) {
+        self.lock().allow(watch);
+    }
+
+    /// Finds out where the enforcer is, and what else this host cannot do without.
+    pub(super) async fn look_around(&self, state: &Path) {
+        if !self.is_wanted() {
+            return;
+        }
+        let enforcer = match Membership::load(state) {
+            Ok(Some(membership)) => addresses(&membership.url).await,
+            _ => Some(Vec::new()),
+        };
+        let mut state = self.lock();
+        state.enforcer_known |= enforcer.is_some();
+        let enforcer = enforcer.unwrap_or_else(|| state.lifelines.enforcer.clone());
+        let lifelines = Lifelines::read(enforcer);
+        if lifelines != state.lifelines {
+            tracing::info!("local drop: always spared: {lifelines}");
+            state.lifelines = lifelines;
+        }
+    }
+
+    /// Keeps the maps in order, for ever.
+    pub(super) async fn keep(self, folder: std::path::PathBuf, watch: Shared) {
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        let mut look = tokio::time::interval(REFRESH_INTERVAL);
+        look.reset();
+        loop {
+            tokio::select! {
+                _ = sweep.tick() => self.lock().change(|table| table.sweep(Moment::now().boot)),
+                _ = look.tick() => {
+                    self.look_around(&folder).await;
+                    self.refresh(&lock(&watch));
+                }
+            }
+        }
+    }
+
+    /// How it stands; `None` where it is off or the kernel refused it.
+    pub(super) fn status(&self) -> Option<LocalDropStatus> {
+        let state = self.lock();
+        let (config, running) = (state.config.as_ref()?, state.running.as_ref()?);
+        let totals = running.bans.totals();
+        let now = Moment::now();
+        let dropped = running.table.bans().filter_map(|(network, deadline)| {
+            let dropped = running.bans.dropped(network).filter(|dropped| dropped.packets > 0)?;
+            Some(DroppedBan { network, until: now.end(deadline), dropped })
+        });
+        let mut most: Vec<DroppedBan> = dropped.collect();
+        most.sort_unstable_by_key(|ban| std::cmp::Reverse(ban.dropped.packets));
+        most.truncate(SHOWN);
+        Some(LocalDropStatus {
+            bans: running.table.len(),
+            max_entries: config.settings.max_entries,
+            left_out: running.table.left_out(),
+            dropped: totals.dropped,
+            allowed_packets: totals.allowed,
+            spared: running.allowed,
+            lifelines: state.lifelines.to_string(),
+            most,
+            trouble: state.trouble.clone(),
+        })
+    }
+
+    /// What was dropped for a jail's ban.
+    pub(super) fn dropped(&self, jail: &Name, address: IpAddr) -> Option<Dropped> {
+        let state = self.lock();
+        let network = state.network(jail, address);
+        state.running.as_ref()?.bans.dropped(network)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// What a jail bans with an address: an IPv6 one with all that are counted as one with it.
+    fn network(&self, jail: &Name, address: IpAddr) -> IpNet {
+        let address = atalaya_wire::canonical(address);
+        let prefix = self.jails.get(jail).map_or(64, |judge| judge.ipv6_prefix);
+        shortened(address, prefix).unwrap_or_else(|| address.into())
+    }
+
+    fn ban(&mut self, by: By, network: IpNet, deadline: Deadline, now: Moment) {
+        self.change(|table| table.ban(by, network, deadline, now.boot));
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Table) -> Vec<Change>) {
+        if let Some(running) = &mut self.running {
+            let changes = change(&mut running.table);
+            running.apply(changes, &mut self.trouble);
+        }
+    }
+
+    fn is_covered(&self, network: IpNet) -> bool {
+        self.running.as_ref().is_some_and(|running| running.table.is_covered(network))
+    }
+
+    fn allow(&mut self, watch: &Watch) {
+        let Some(running) = &mut self.running else { return };
+        let networks = self.lifelines.with(watch.detector.spared());
+        running.allowed = networks.len();
+        // Until it is known where the enforcer is, nothing is taken from what an earlier run spared.
+        if let Err(error) = running.bans.allow(&networks, !self.enforcer_known) {
+            note(&mut self.trouble, "not all that are spared could be told to the kernel", &error);
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn apply(&mut self, changes: impl IntoIterator<Item = Change>, trouble: &mut Option<String>) {
+        for change in changes {
+            let applied = match change {
+                Change::Put(network, deadline) => self.bans.put(network, deadline),
+                Change::Remove(network) => self.bans.remove(network),
+            };
+            if let Err(error) = applied {
+                note(trouble, "a ban could not be changed in the kernel", &error);
+            }
+        }
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    fn now() -> Self {
+        let boot = clock_gettime(ClockId::Boottime);
+        let boot = boot.tv_sec.cast_unsigned() * 1_000_000_000 + boot.tv_nsec.cast_unsigned();
+        Self { wall: Timestamp::now(), boot }
+    }
+
+    /// The end of a ban on the boot clock, which nobody sets.
+    fn deadline(self, until: BanEnd) -> Deadline {
+        let Some(until) = until else { return Deadline::MAX };
+        let left = until.duration_since(self.wall).as_nanos();
+        u64::try_from(left).map_or(self.boot, |left| self.boot.saturating_add(left))
+    }
+
+    /// The reverse.
+    fn end(self, deadline: Deadline) -> BanEnd {
+        let left = deadline.checked_sub(self.boot)?;
+        self.wall.checked_add(Duration::from_nanos(left)).ok().filter(|_| deadline != Deadline::MAX)
+    }
+}
+
+/// Whether a jail's failures are logins that failed, and not only connections.
+fn of_logins(source: &JailSource) -> bool {
+    match source {
+        JailSource::Logins { .. }
+        | JailSource::Files { .. }
+        | JailSource::Journal { .. }
+        | JailSource::SyslogCalls { .. }
+        | JailSource::Syslog { .. } => true,
+        JailSource::Connections { .. } | JailSource::Scan { .. } => false,
+    }
+}
+
+/// Tells what went wrong, and keeps it for `status`.
+fn note(trouble: &mut Option<String>, what: &str, error: &impl Display) {
+    if trouble.is_none() {
+        tracing::warn!(%error, "local drop: {what}");
+    }
+    *trouble = Some(format!("{what}: {error}"));
+}
+
+/// The IPv6 network of this length that an address lies in.
+fn shortened(address: IpAddr, prefix: u8) -> Option<IpNet> {
+    if address.is_ipv4() {
+        return None;
+    }
+    IpNet::new(address, prefix).ok().map(|network| network.trunc())
+}
+
+/// The addresses in a URL's host; `None` where it cannot be looked up now.
+async fn addresses(url: &str) -> Option<Vec<IpAddr>> {
+    let url = reqwest::Url::parse(url).ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Some(vec![address]);
+    }
+    let found = tokio::time::timeout(LOOKUP_DEADLINE, tokio::net::lookup_host((host.as_str(), 0))).await;
+    match found {
+        Ok(Ok(found)) => {
+            let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            Some(addresses)
+        }
+        _ => {
+            tracing::warn!(
+                host,
+                "local drop: the enforcer's address cannot be looked up; what was spared stays spared"
+            );
+            None
+        }
+    }
+}

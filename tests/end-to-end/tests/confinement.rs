@@ -1,0 +1,145 @@
+//! What is left to a sensor's process that was taken over: a debugger makes the running processes call what
+//! an intruder would. Needs root, and fails where it is missing.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use atalaya_end_to_end::process::{Process, output};
+use atalaya_end_to_end::stage::{Stage, is_ready};
+use libc::{EACCES, EPERM};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+/// What came of a call that succeeded.
+const DONE: i32 = 0;
+
+/// A system call: its number, and its arguments in C.
+type Call = (i64, &'static str);
+
+const OPEN_OWN: Call = (libc::SYS_openat, "-100, \"/proc/self/status\", 0");
+const OPEN_PASSWORDS: Call = (libc::SYS_openat, "-100, \"/etc/shadow\", 0");
+const OPEN_PASSWORDS_AROUND: Call = (libc::SYS_openat, "-100, \"/proc/1/root/etc/shadow\", 0");
+const WRITE_ELSEWHERE: Call = (libc::SYS_openat, "-100, \"/etc/atalaya-was-here\", 0101, 0600");
+const EXEC: Call = (libc::SYS_execve, "\"/bin/sh\", 0, 0");
+const INTERNET_SOCKET: Call = (libc::SYS_socket, "2, 1, 0");
+const PACKET_SOCKET: Call = (libc::SYS_socket, "17, 3, 0");
+const TRACE_INIT: Call = (libc::SYS_ptrace, "16, 1, 0, 0");
+const BECOME_NOBODY: Call = (libc::SYS_setuid, "65534");
+const MOUNT: Call = (libc::SYS_mount, "\"none\", \"/mnt\", \"tmpfs\", 0, 0");
+const LOAD_PROGRAM: Call = (libc::SYS_bpf, "5, 0, 0");
+const MAKE_MAP: Call = (libc::SYS_bpf, "0, 0, 0");
+
+/// A sensor with logins and a log; `more` is at the top of its configuration.
+fn sensor(stage: &Stage, more: &str) -> Result<Process> {
+    let log = stage.folder().join("logs/mail.log");
+    std::fs::create_dir_all(log.parent().context("no folder")?)?;
+    std::fs::write(&log, "")?;
+    stage.write_sensor_config(&format!(
+        "{more}\n[jail.ssh]\nsource = \"logins\"\n[jail.mail]\nsource = \"files\"\npaths = [\"{}\"]\nfailregex = '<HOST>'\n",
+        log.display()
+    ))?;
+    stage.start_sensor()
+}
+
+/// The loader that a sensor started.
+fn loader(sensor: &Process) -> Result<u32> {
+    let children = format!("/proc/{0}/task/{0}/children", sensor.id());
+    let children = std::fs::read_to_string(&children).with_context(|| children.clone())?;
+    children.trim().parse().with_context(|| format!("children: {children:?}"))
+}
+
+/// Makes a process call these, and compares the error of each.
+fn calls(process: u32, calls: &[(Call, i32)]) -> Result<()> {
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-batch", "-p", &process.to_string(), "-ex", "set language c"]);
+    for ((number, arguments), _) in calls {
+        // Declared, since a C library without symbols for debuggers does not tell types.
+        gdb.args(["-ex", &format!("printf \"result %ld\\n\", ((long(*)())syscall)({number}, {arguments})")]);
+        gdb.args(["-ex", "printf \"error %d\\n\", *((int*(*)())__errno_location)()"]);
+    }
+    let said = output(gdb.env("DEBUGINFOD_URLS", ""))?;
+    let numbers = |word: &str| -> Vec<i32> {
+        said.lines().filter_map(|line| line.strip_prefix(word)?.trim().parse().ok()).collect()
+    };
+    let (results, errors) = (numbers("result "), numbers("error "));
+    ensure!(results.len() == calls.len() && errors.len() == calls.len(), "{said}");
+    for (((call, expected), result), error) in calls.iter().zip(results).zip(errors) {
+        let came_to = if result == -1 { error } else { DONE };
+        ensure!(came_to == *expected, "{call:?} came to {came_to}, not {expected}:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_was_taken_over_opens_no_passwords_and_starts_nothing() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let sensor = sensor(&stage, "")?;
+    calls(
+        sensor.id(),
+        &[
+            (OPEN_OWN, DONE),
+            (OPEN_PASSWORDS, EACCES),
+            (OPEN_PASSWORDS_AROUND, EACCES),
+            (WRITE_ELSEWHERE, EACCES),
+            (EXEC, EPERM),
+            (PACKET_SOCKET, EPERM),
+            (TRACE_INIT, EPERM),
+            (BECOME_NOBODY, EPERM),
+            (MOUNT, EPERM),
+            (LOAD_PROGRAM, EPERM),
+            (MAKE_MAP, EPERM),
+        ],
+    )
+}
+
+#[test]
+fn a_loader_that_was_taken_over_starts_nothing_and_reaches_no_network() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let sensor = sensor(&stage, "")?;
+    calls(
+        loader(&sensor)?,
+        &[
+            (OPEN_OWN, DONE),
+            (EXEC, EPERM),
+            (INTERNET_SOCKET, EPERM),
+            (PACKET_SOCKET, EPERM),
+            (TRACE_INIT, EPERM),
+            (BECOME_NOBODY, EPERM),
+            (MOUNT, EPERM),
+        ],
+    )
+}
+
+#[test]
+fn a_sensor_that_is_not_to_be_confined_says_so_and_opens_everything() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let sensor = sensor(&stage, "confine = false")?;
+    ensure!(sensor.said().contains("not confined"), "{}", sensor.said());
+    calls(sensor.id(), &[(OPEN_PASSWORDS, DONE)])
+}
+
+#[test]
+fn a_reload_that_asks_for_more_than_was_kept_is_refused_with_what_it_is() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let sensor = sensor(&stage, "")?;
+    let elsewhere = tempfile::tempdir()?;
+    let log = elsewhere.path().join("other.log");
+    std::fs::write(&log, "")?;
+    stage.write_sensor_config(&format!(
+        "[jail.other]\nsource = \"files\"\npaths = [\"{}\"]\nfailregex = '<HOST>'\n",
+        log.display()
+    ))?;
+    let refused = stage.sensor().arg("reload").output()?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let path = elsewhere.path().display().to_string();
+    ensure!(
+        !refused.status.success() && said.contains(&path) && said.contains("start the sensor again"),
+        "{said}"
+    );
+    ensure!(output(stage.sensor().arg("status"))?.contains("mail"), "the jails of before are gone");
+    sensor.terminate(Duration::from_secs(2))?;
+    let mut sensor = Process::start("the sensor", stage.sensor().args(["--log-format", "json", "run"]))?;
+    sensor.wait_for("become ready", PATIENCE, is_ready)?;
+    ensure!(output(stage.sensor().arg("status"))?.contains("other"));
+    Ok(())
+}
