@@ -50,7 +50,7 @@ mod syslog_calls;
 
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
-pub use local_drop::{DroppedBan, LocalDropStatus};
+pub use local_drop::{DroppedBan, FleetStatus, LocalDropStatus};
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -399,9 +399,7 @@ impl Service {
         let feeding =
             Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch, local_drop: &self.local_drop };
         sources.names.extend(self.kernel.want(wanted, &feeding).await);
-        if !self.local_drop.follows_fleet() || self.link.lock().is_none() {
-            self.local_drop.settle();
-        }
+        self.local_drop.settle();
         let wanted = lock(watch).detector.journal_matches();
         if !wanted.is_empty() {
             let cursor = lock(watch).journal.clone();
@@ -725,7 +723,8 @@ async fn send(
     let reports = reports::tell(told.reporter, &watch, report, |reserved| store.reports(reserved));
     let keep = |ledger| store.ledger(ledger);
     let resend = resend::resend(told.ledger, uplink.ledger(), &watch, &outbox, keep);
-    tokio::join!(uplink.send_all(&outbox), refresh, reports, resend);
+    let follow = local_drop.follow(&uplink, &watch);
+    tokio::join!(uplink.send_all(&outbox), refresh, reports, resend, follow);
 }
 
 /// Saves what changed, and keeps fresh who is spared.
