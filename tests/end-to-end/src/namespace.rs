@@ -79,11 +79,6 @@ impl Namespace {
             .with_context(|| format!("the namespace has no network for {address}"))
     }
 
-    /// This host's interface towards the namespace.
-    pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
     /// Lets this host answer a whole network through one of the namespace's addresses: what is sent from it in
     /// forged names is answered there, and nowhere else.
     pub fn route(&self, network: &str, via: &str) -> Result<()> {
