@@ -35,6 +35,8 @@ use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store};
 use crate::uplink::Uplink;
 
+#[cfg(feature = "kernel")]
+mod connections;
 mod files;
 mod kernel;
 mod local_drop;
@@ -384,10 +386,14 @@ impl Service {
         if sources.files.is_some() {
             sources.names.push("files");
         }
-        let wanted = Wanted {
-            confine: config.confine,
-            logins: logins_wanted(&lock(watch).detector, config.logins),
-            local_drop: Some(local_drop),
+        let wanted = {
+            let watch = lock(watch);
+            Wanted {
+                confine: config.confine,
+                logins: logins_wanted(&watch.detector, config.logins),
+                connections: watch.detector.wants_connections(),
+                local_drop: Some(local_drop),
+            }
         };
         // The kernel's side outlives a reload: no login may be missed.
         let feeding =

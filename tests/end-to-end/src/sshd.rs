@@ -73,7 +73,7 @@ impl Sshd {
         Ok(Self { process, folder, port, hosts })
     }
 
-    /// The port that it listens on.
+    /// The port on which it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
