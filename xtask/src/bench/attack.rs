@@ -29,7 +29,7 @@ struct Attack {
     client: fn(&Namespace, &Sshd, &Path) -> Result<Command>,
 }
 
-const ATTACKS: [Attack; 2] = [
+const ATTACKS: [Attack; 5] = [
     Attack {
         name: "passwords (hydra, 4 at once), seen in the kernel",
         jail: "[jail.attack]\nsource = \"logins\"\nservices = [\"sshd\"]\n",
@@ -40,7 +40,36 @@ const ATTACKS: [Attack; 2] = [
         jail: "[jail.attack]\nsource = \"files\"\nfilter = \"sshd\"\npaths = [\"AUTH_LOG\"]\n",
         client: passwords,
     },
+    Attack {
+        name: "connections that end before a login (ssh-keyscan, one after another), 5 in 600 s",
+        jail: "[jail.attack]\nsource = \"connections\"\nports = [PORT]\nshort = \"10s\"\nmaxretry = 5\n",
+        client: short_connections,
+    },
+    Attack {
+        name: "the same at once (20), 12 new connections in 60 s",
+        jail: "[jail.attack]\nsource = \"connections\"\nports = [PORT]\nmaxretry = 12\nfindtime = 60\n",
+        client: many_connections,
+    },
+    Attack {
+        name: "a scan of closed ports (a connect each) after one to sshd, 10 ports in 60 s",
+        jail: "[jail.attack]\nsource = \"scan\"\nmaxretry = 10\nfindtime = 60\n",
+        client: scan,
+    },
 ];
+
+/// Asks for a server's keys and leaves, for ever.
+const KEYSCANS: &str = "while :; do ssh-keyscan -T 5 -t ed25519 -p \"$2\" \"$1\"; done";
+/// Connects once to a port, then to the ports after it, for ever.
+const SCAN: &str = r"
+import socket, sys, time
+host, port = sys.argv[1], int(sys.argv[2])
+socket.create_connection((host, port), 5).close()
+for number in range(1, 500):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        probe.connect_ex((host, 20100 + number))
+time.sleep(60)
+";
 
 /// Attacks, one after another, and prints a line for each.
 pub fn run() -> Result<()> {
@@ -71,7 +100,8 @@ fn play(attack: &Attack, number: u8) -> Result<(Duration, Option<Duration>)> {
 
     let ours = Router::start(&stage, "the router")?;
     stage.write_enforcer_config(&[("bench", ours.address)], "")?;
-    stage.write_sensor_config(&attack.jail.replace("AUTH_LOG", &log.to_string_lossy()))?;
+    let jail = attack.jail.replace("AUTH_LOG", &log.to_string_lossy());
+    stage.write_sensor_config(&jail.replace("PORT", &sshd.port().to_string()))?;
     let _enforcer = stage.start_enforcer()?;
     stage.join(&stage.enrol("bench")?)?;
     let _sensor = stage.start_sensor()?;
@@ -95,12 +125,37 @@ fn passwords(namespace: &Namespace, sshd: &Sshd, folder: &Path) -> Result<Comman
     let list = folder.join("passwords");
     let words: String = (0..200).map(|number| format!("wrong-{number}\n")).collect();
     std::fs::write(&list, words)?;
-    let host = namespace.hosts().first().context("the namespace has no address")?;
+    let [host, port] = target(namespace, sshd)?;
     let mut hydra = namespace.command("hydra");
     hydra.args(["-l", "root", "-t", "4", "-I", "-P"]).arg(list);
-    hydra.arg(format!("ssh://{}", SocketAddr::new(*host, sshd.port())));
+    hydra.arg(format!("ssh://{host}:{port}"));
     hydra.current_dir(folder);
     Ok(hydra)
+}
+
+fn short_connections(namespace: &Namespace, sshd: &Sshd, _: &Path) -> Result<Command> {
+    let mut shell = namespace.command("sh");
+    shell.args(["-c", KEYSCANS, "keyscans"]).args(target(namespace, sshd)?);
+    Ok(shell)
+}
+
+fn many_connections(namespace: &Namespace, sshd: &Sshd, _: &Path) -> Result<Command> {
+    let mut shell = namespace.command("sh");
+    let at_once = format!("for i in $(seq 20); do ({KEYSCANS}) & done; wait");
+    shell.args(["-c", &at_once, "keyscans"]).args(target(namespace, sshd)?);
+    Ok(shell)
+}
+
+fn scan(namespace: &Namespace, sshd: &Sshd, _: &Path) -> Result<Command> {
+    let mut python = namespace.command("python3");
+    python.args(["-c", SCAN]).args(target(namespace, sshd)?);
+    Ok(python)
+}
+
+/// The host and the port of the sshd.
+fn target(namespace: &Namespace, sshd: &Sshd) -> Result<[String; 2]> {
+    let host = namespace.hosts().first().context("the namespace has no address")?;
+    Ok([host.to_string(), sshd.port().to_string()])
 }
 
 /// A simulated router, and when an address came to it.
