@@ -41,8 +41,8 @@ const ATTACKS: [Attack; 5] = [
         client: passwords,
     },
     Attack {
-        name: "connections that end before a login (ssh-keyscan, one after another), 5 in 600 s",
-        jail: "[jail.attack]\nsource = \"connections\"\nports = [PORT]\nshort = \"10s\"\nmaxretry = 5\n",
+        name: "connections that end before a login (ssh-keyscan, one after another), 3 in 600 s",
+        jail: "[jail.attack]\nsource = \"connections\"\nports = [PORT]\nshort = \"10s\"\nmaxretry = 3\n",
         client: short_connections,
     },
     Attack {
@@ -201,7 +201,7 @@ struct Ended(Child);
 impl Ended {
     fn end(&mut self) {
         let group = format!("-{}", self.0.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.0.wait();
     }
 }
