@@ -84,8 +84,7 @@ pub(super) struct Changes {
 impl Roots {
     /// Knows this host's root alone.
     pub(super) fn new() -> std::io::Result<Self> {
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let (host, _) = identity(&root)?;
+        let (host, _) = identity(&host()?)?;
         Ok(Self { host, seen: HashMap::new(), living: HashMap::new(), looks: 0, left_out: 0 })
     }
 
@@ -223,6 +222,20 @@ impl Roots {
             }
         }
     }
+}
+
+/// An open path to this host's root: that of its first process, for a service manager may have given the sensor
+/// a mount namespace of its own.
+pub(super) fn host() -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path| rustix::fs::open(path, flags, Mode::empty());
+    Ok(open("/proc/1/root").or_else(|_| open("/"))?)
+}
+
+/// The number of this host's mount namespace.
+pub(super) fn host_mounts() -> std::io::Result<u64> {
+    let of = |link| namespace(rustix::fs::CWD, link);
+    of("/proc/1/ns/mnt").or_else(|_| of("/proc/self/ns/mnt"))
 }
 
 /// All processes.
