@@ -94,7 +94,8 @@ impl Roots {
         self.looks += 1;
         let all = self.looks % ROUND == 1;
         if all {
-            self.seen.clear();
+            // All are looked at once more.
+            self.seen.values_mut().for_each(|looks| *looks = looks.saturating_sub(1));
         }
         let mut changes = Changes { all, ..Changes::default() };
         self.seen.retain(|process, _| running.contains(process));
@@ -172,12 +173,13 @@ impl Roots {
 
     fn meet(&mut self, process: u32, changes: &mut Changes) {
         let known = |living: &Living| living.processes.contains(&process);
-        // Held before it is looked at, so that what is seen is of the process that is held.
-        let Some(held) = hold(process) else { return };
-        let home = self.home(process).ok().and_then(|home| home.foreign);
-        let Some(key) = home.filter(|_| real_user(process) == Some(0)) else {
+        let foreign = || self.home(process).ok().and_then(|home| home.foreign);
+        if foreign().is_none() {
             return;
-        };
+        }
+        // Held, and then looked at again, so that what is seen is of the process that is held.
+        let Some(held) = hold(process) else { return };
+        let Some(key) = foreign().filter(|_| real_user(process) == Some(0)) else { return };
         if let Some(before) = self.living.iter().find(|(_, living)| known(living)).map(|(key, _)| *key)
             && before != key
             && let Some(living) = self.living.get_mut(&before)
