@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
@@ -26,11 +27,15 @@ use crate::local_drop::spared::Lifelines;
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
 use crate::membership::Membership;
+use crate::uplink::{Following, Uplink};
 
 /// How often bans that are over leave the maps. The kernel lets their packets pass by itself.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How long finding the enforcer's address may take.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// So many changes of the fleet's bans wait, and so many are taken at once: an offence here waits for no more.
+const CHANGES: usize = 1000;
+const AT_ONCE: usize = 100;
 /// So many of the bans that dropped most are shown.
 const SHOWN: usize = 10;
 
@@ -39,6 +44,8 @@ const SHOWN: usize = 10;
 pub(super) struct LocalDrop {
     state: Arc<Mutex<State>>,
     trusted: Arc<Mutex<Trusted>>,
+    /// Whether the fleet's bans are wanted, and have a place to go.
+    follows: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -46,8 +53,11 @@ struct State {
     config: Option<LocalDropConfig>,
     jails: HashMap<Name, Judge>,
     lifelines: Lifelines,
-    /// Whether the enforcer's address is known, or there is none.
+    /// Whether this sensor has joined an enforcer, and whether that one's address is known.
+    has_joined: bool,
     enforcer_known: bool,
+    /// Where following the fleet's bans stands.
+    following: Option<watch::Receiver<Following>>,
     running: Option<Running>,
     trouble: Option<String>,
 }
@@ -92,7 +102,20 @@ pub struct LocalDropStatus {
     pub lifelines: String,
     /// The bans that dropped most.
     pub most: Vec<DroppedBan>,
+    /// How the fleet's bans come; `None` where no enforcer is joined, or they are not wanted.
+    pub fleet: Option<FleetStatus>,
     /// What went wrong last.
+    pub trouble: Option<String>,
+}
+
+/// How the fleet's bans come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FleetStatus {
+    /// Whether the enforcer is telling.
+    pub connected: bool,
+    /// Whether all of its bans are known.
+    pub whole: bool,
+    /// Why not.
     pub trouble: Option<String>,
 }
 
@@ -123,6 +146,7 @@ impl LocalDrop {
             state.running = None;
             state.trouble = None;
         }
+        self.follows.send_replace(state.follows_fleet());
         let settings = config.local_drop.as_ref().map(|drop| drop.settings.clone());
         Wanted { pins: Pins::of_state(&config.state).path().to_owned(), settings }
     }
@@ -130,11 +154,6 @@ impl LocalDrop {
     /// Where good logins are noted.
     pub(super) fn trusted(&self) -> Arc<Mutex<Trusted>> {
         self.trusted.clone()
-    }
-
-    /// Whether it is wanted, and the fleet's bans with it.
-    pub(super) fn follows_fleet(&self) -> bool {
-        self.lock().config.as_ref().is_some_and(|config| config.fleet)
     }
 
     /// Whether it is wanted.
@@ -155,26 +174,25 @@ impl LocalDrop {
         let mut state = self.lock();
         let Some(config) = &state.config else { return Ok(()) };
         let most = config.settings.max_entries as usize;
-        let earlier = state.running.take().map(|running| running.table);
         let mut running = Running { table: Table::new(most), bans, allowed: 0 };
         let now = Moment::now();
-        for (network, deadline) in running.bans.all() {
-            // The maps hold it already; what finds no room in the table leaves them.
-            for change in running.table.ban(By::Before, network, deadline, now.boot) {
-                if let Change::Remove(out) = change {
-                    running.apply([Change::Remove(out)], &mut None);
-                }
-            }
-            if running.table.deadline(network).is_none() {
-                running.apply([Change::Remove(network)], &mut None);
+        let there = running.bans.all();
+        if let Some(Running { table, .. }) = state.running.take() {
+            // Only the maps are others.
+            running.table = table;
+            running.table.set_most(most);
+        } else {
+            for (network, deadline) in &there {
+                running.table.ban(By::Before, *network, *deadline, now.boot);
             }
         }
+        // What is over, or found no room.
+        let gone = there.into_iter().filter(|(network, _)| running.table.deadline(*network).is_none());
+        let gone: Vec<Change> = gone.map(|(network, _)| Change::Remove(network)).collect();
+        running.apply(gone, &mut None);
         state.running = Some(running);
         state.allow(&watch);
-        if let Some(earlier) = earlier {
-            let by_fleet = earlier.bans().map(|(network, deadline)| (By::Before, network, deadline));
-            by_fleet.for_each(|(by, network, deadline)| state.ban(by, network, deadline, now));
-        }
+        state.tell_again();
         for jail in watch.detector.status(None, now.wall) {
             for ban in jail.banned {
                 let network = state.network(&jail.name, ban.address);
@@ -183,12 +201,51 @@ impl LocalDrop {
         }
         let bans = state.running.as_ref().map_or(0, |running| running.table.len());
         tracing::info!(bans, "local drop: the bans that stand are in the kernel");
+        self.follows.send_replace(state.follows_fleet());
         Ok(())
     }
 
-    /// No enforcer tells of the fleet's bans: those of an earlier run that no jail here wants are lifted.
+    /// Lifts what nobody wants any more: of an earlier run where no enforcer will tell of the fleet's bans, and
+    /// the fleet's where they are not wanted.
     pub(super) fn settle(&self) {
-        self.lock().change(Table::settle);
+        let mut state = self.lock();
+        if state.follows_fleet() && state.has_joined {
+            return;
+        }
+        state.change(|table| {
+            table.begin_anew();
+            table.settle()
+        });
+    }
+
+    /// Goes along with the fleet's bans whenever they are wanted, for ever.
+    pub(super) async fn follow(&self, uplink: &Uplink, watch: &Shared) {
+        let mut follows = self.follows.subscribe();
+        while follows.wait_for(|follows| *follows).await.is_ok() {
+            let (sender, changes) = mpsc::channel(CHANGES);
+            let (told, following) = watch::channel(Following::default());
+            self.lock().following = Some(following);
+            tokio::select! {
+                () = uplink.follow_bans(None, sender, told) => {}
+                () = self.take(changes, watch) => {}
+                _ = follows.wait_for(|follows| !*follows) => {}
+            }
+            self.lock().following = None;
+        }
+    }
+
+    /// Takes changes as they come.
+    async fn take(&self, mut changes: mpsc::Receiver<BanChange>, watch: &Shared) {
+        let mut some = Vec::new();
+        while changes.recv_many(&mut some, AT_ONCE).await > 0 {
+            for network in self.fleet(&some) {
+                // Of one host, as jails count them.
+                if network.prefix_len() >= if network.addr().is_ipv4() { 32 } else { 64 } {
+                    lock(watch).detector.lift(None, network.addr());
+                }
+            }
+            some.clear();
+        }
     }
 
     /// Drops an offender from now on.
@@ -228,8 +285,7 @@ impl LocalDrop {
 
     /// Goes along with the enforcer's stream of the fleet's bans. Returns the networks whose bans were lifted
     /// there, so that the jails here forget them too.
-    #[expect(dead_code, reason = "the connection that gives them comes next")]
-    pub(super) fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
+    fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
         let mut state = self.lock();
         let (now, instant) = (Moment::now(), Instant::now());
         let mut lifted = Vec::new();
@@ -274,11 +330,14 @@ impl LocalDrop {
         if !self.is_wanted() {
             return;
         }
-        let enforcer = match Membership::load(state) {
-            Ok(Some(membership)) => addresses(&membership.url).await,
-            _ => Some(Vec::new()),
+        let membership = Membership::load(state).ok().flatten();
+        let has_joined = membership.is_some();
+        let enforcer = match membership {
+            Some(membership) => addresses(&membership.url).await,
+            None => Some(Vec::new()),
         };
         let mut state = self.lock();
+        state.has_joined = has_joined;
         state.enforcer_known |= enforcer.is_some();
         let enforcer = enforcer.unwrap_or_else(|| state.lifelines.enforcer.clone());
         let lifelines = Lifelines::read(enforcer);
@@ -326,6 +385,7 @@ impl LocalDrop {
             spared: running.allowed,
             lifelines: state.lifelines.to_string(),
             most,
+            fleet: state.following.as_ref().map(|following| FleetStatus::from(&*following.borrow())),
             trouble: state.trouble.clone(),
         })
     }
@@ -342,9 +402,32 @@ impl LocalDrop {
     }
 }
 
+// === impl FleetStatus ===
+
+impl From<&Following> for FleetStatus {
+    fn from(following: &Following) -> Self {
+        let Following { is_connected, is_whole, trouble } = following;
+        Self { connected: *is_connected, whole: *is_whole, trouble: trouble.clone() }
+    }
+}
+
 // === impl State ===
 
 impl State {
+    /// Whether the fleet's bans are wanted, and there are maps for them.
+    fn follows_fleet(&self) -> bool {
+        self.running.is_some() && self.config.as_ref().is_some_and(|config| config.fleet)
+    }
+
+    /// Puts all bans into maps that may not have them.
+    #[cfg(feature = "kernel")]
+    fn tell_again(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let all: Vec<Change> =
+            running.table.bans().map(|(network, deadline)| Change::Put(network, deadline)).collect();
+        running.apply(all, &mut self.trouble);
+    }
+
     /// What a jail bans with an address: an IPv6 one with all that are counted as one with it.
     fn network(&self, jail: &Name, address: IpAddr) -> IpNet {
         let address = atalaya_wire::canonical(address);
@@ -425,6 +508,7 @@ fn of_logins(source: &JailSource) -> bool {
         | JailSource::Journal { .. }
         | JailSource::SyslogCalls { .. }
         | JailSource::Syslog { .. } => true,
+        JailSource::Connections { .. } | JailSource::Scan { .. } => false,
     }
 }
 

@@ -403,10 +403,10 @@ fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Re
 /// The values of the programs' globals, in the order of [`GLOBALS`].
 fn globals() -> Result<[u32; GLOBALS.len()], LayoutError> {
     let layout = Layout::read()?;
-    let ours = roots::host_mounts()?;
+    let host = roots::host_mounts()?;
     Ok([
         1,
-        ours as u32,
+        host as u32,
         layout.offset("task_struct", "nsproxy")?,
         layout.offset("task_struct", "real_parent")?,
         layout.offset("task_struct", "group_leader")?,
