@@ -15,7 +15,7 @@ use super::roots::{self, RootKey, Roots};
 const LONGEST: u64 = 16 << 20;
 /// How many descriptors of a container's processes are looked at.
 const MOST_DESCRIPTORS: usize = 20_000;
-/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of net/tcp_states.h, as /proc writes them: the peer is there, or was the
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of `net/tcp_states.h`, as /proc writes them: the peer is there, or was the
 /// first to leave.
 const LIVE: [&str; 2] = ["01", "08"];
 
@@ -66,7 +66,7 @@ pub(super) fn vouch(roots: &Roots, process: u32, address: IpAddr) -> Vouch {
     }
 }
 
-/// The sockets' numbers of the live connections with an address, from a table as proc_net_tcp.rst has it.
+/// The sockets' numbers of the live connections with an address, from a table as `proc_net_tcp.rst` has it.
 fn connected(table: impl BufRead, address: IpAddr) -> Vec<u64> {
     let lines = table.split(b'\n').map_while(Result::ok).skip(1);
     lines
