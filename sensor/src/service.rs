@@ -22,7 +22,7 @@ use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::confine::files::Reach;
 use crate::confine::{self, Confinement};
 use crate::control::{self, Answer, FileStatus, Request, Status};
-use crate::detector::{Detector, Ignored, JailStatus};
+use crate::detector::{Detector, Ignored};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter};
 use crate::kernel::{Wanted, logins as kernel_logins};
@@ -48,7 +48,6 @@ mod syslog_calls;
 
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
-pub use local_drop::{DroppedBan, FleetStatus, LocalDropStatus};
 
 /// How often positions and counters go to disk while they change.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -216,6 +215,8 @@ pub async fn run(
         local_drop: local_drop.clone(),
         confinement,
     };
+    // Before it is told that there is no enforcer: for hosts without a router that is as it should be.
+    local_drop.configure(&config);
     service.spawn(send(
         state.clone(),
         outbox.clone(),
@@ -438,7 +439,16 @@ impl Service {
                 Some(name) if !watch.detector.totals().any(|(other, _, _)| other == name) => {
                     unknown(&watch, name)
                 }
-                _ => Answer::Status(Box::new(self.status(&watch, jail.as_ref(), sources, now))),
+                _ => {
+                    let mut status = self.status(&watch, jail.as_ref(), sources, now);
+                    let local_drop = self.local_drop.clone();
+                    // Asking the kernel of every ban takes its time, in which the jails go on.
+                    self.tasks.spawn_blocking(move || {
+                        local_drop.complete(&mut status);
+                        let _ = reply.send(Answer::Status(Box::new(status)));
+                    });
+                    return;
+                }
             },
             Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
             {
@@ -485,10 +495,6 @@ impl Service {
         });
         let mut files: Vec<FileStatus> = files.collect();
         files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        let mut jails = watch.detector.status(jail, now);
-        for JailStatus { name, banned, .. } in &mut jails {
-            banned.iter_mut().for_each(|ban| ban.dropped = self.local_drop.dropped(name, ban.address));
-        }
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -505,8 +511,8 @@ impl Service {
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
             files,
-            jails,
-            local_drop: self.local_drop.status(),
+            jails: watch.detector.status(jail, now),
+            local_drop: None,
             reports: match watch.detector.reporting() {
                 Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
                 None => ReportStatus::default(),
