@@ -29,6 +29,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/sbin/dovecot", "dovecot-core"),
     ("/usr/lib/dovecot/imap-login", "dovecot-imapd"),
     ("/usr/bin/gdb", "gdb"),
+    ("/usr/bin/hydra", "hydra"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/setpriv", "util-linux"),
     ("/usr/bin/xz", "xz-utils"),

@@ -45,8 +45,8 @@ struct Type {
     count: u32,
     /// Whether members say the size of bit fields too.
     has_bits: bool,
-    /// Its size, or the type that it stands for.
-    size_or_type: u32,
+    /// The type that it stands for, where it stands for one; else its size.
+    meaning: u32,
     /// Where what follows begins.
     rest: usize,
 }
@@ -164,7 +164,7 @@ impl Layout {
         let mut found = self.get(number)?;
         for _ in 0..16 {
             match found.kind {
-                TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => found = self.get(found.size_or_type)?,
+                TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => found = self.get(found.meaning)?,
                 _ => break,
             }
         }
@@ -179,7 +179,7 @@ impl Layout {
             kind: info >> 24 & 0x1f,
             count: info & 0xffff,
             has_bits: info >> 31 != 0,
-            size_or_type: word(&self.bytes, at + 8)?,
+            meaning: word(&self.bytes, at + 8)?,
             rest: at + 12,
         })
     }
@@ -236,7 +236,7 @@ mod tests {
         let strings = b"\0s\0a\0b\0c\0";
         let mut types: Vec<u32> = Vec::new();
         types.extend([0, 1 << 24, 4, 32]); // 1: an integer of four bytes
-        types.extend([0, 4 << 24 | 1 << 31 | 2, 8, 3, 1, 32, 5, 1, 8 << 24 | 44]); // 2: unnamed { a, b }
+        types.extend([0, 4 << 24 | 1 << 31 | 2, 8, 3, 1, 32, 5, 1, 0x0800_002c]); // 2: unnamed { a, b }
         types.extend([1, 4 << 24 | 2, 16, 0, 2, 64, 7, 1, 0]); // 3: s
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
         let header = [0x0001_eb9f, 24, 0, types.len() as u32, types.len() as u32, strings.len() as u32];

@@ -9,6 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
+use super::connections::Connections;
+use super::listener::{self, Listener};
 use super::local_drop::LocalDrop;
 use super::logins::{Logins, vouch::Vouch};
 use super::object::{Kit, Object};
@@ -21,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The objects' names, under which the worker gets their maps.
 pub const LOGINS: &str = "logins";
+/// See [`LOGINS`].
+pub const CONNECTIONS: &str = "connections";
 /// As [`LOGINS`].
 pub const LOCAL_DROP: &str = "local_drop";
 
@@ -29,6 +33,15 @@ pub const LOCAL_DROP: &str = "local_drop";
 pub enum Request {
     /// Brings what is loaded to this; answered with [`Said::Loaded`].
     Want(Wanted),
+    /// Finds who listens on a port; answered with [`Said::Listener`].
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// In which network namespace, by its number; zero for the loader's own.
+        netns: u32,
+        /// On which port.
+        port: u16,
+    },
     /// Asks whether the word of a process outside of the host's mount namespace on an address counts; answered
     /// with [`Said::Vouched`].
     Vouch {
@@ -51,6 +64,13 @@ pub enum Said {
         /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
         maps: Vec<(String, String)>,
     },
+    /// Who listens, where anybody does.
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// Who.
+        listener: Option<Listener>,
+    },
     /// The answer to the oldest [`Request::Vouch`] that has none.
     Vouched(Vouch),
     /// Programs stand otherwise than was said last.
@@ -64,6 +84,7 @@ pub enum Said {
 #[derive(Default)]
 struct Parts {
     logins: Logins,
+    connections: Connections,
     local_drop: LocalDrop,
 }
 
@@ -94,6 +115,10 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                 }
                 Request::Vouch { process, address } => {
                     channel.send(&Said::Vouched(parts.logins.vouch(process, address)), &[])?;
+                }
+                Request::Listener { question, netns, port } => {
+                    let listener = listener::find(netns, port);
+                    channel.send(&Said::Listener { question, listener }, &[])?;
                 }
             }
         }
@@ -132,6 +157,7 @@ impl Parts {
         let kit = Kit::new();
         let handed = [
             (LOGINS, self.logins.want(wanted.logins.as_ref(), &kit)),
+            (CONNECTIONS, self.connections.want(wanted.connections.as_ref(), &kit)),
             (LOCAL_DROP, self.local_drop.want(wanted.local_drop.as_ref(), &kit)),
         ];
         let maps = handed.into_iter().flat_map(|(object, handed)| {
@@ -141,11 +167,12 @@ impl Parts {
     }
 
     fn programs(&self) -> Vec<Program> {
-        [&self.logins as &dyn Part, &self.local_drop].into_iter().flat_map(Part::programs).collect()
+        let parts: [&dyn Part; 3] = [&self.logins, &self.connections, &self.local_drop];
+        parts.into_iter().flat_map(Part::programs).collect()
     }
 
-    fn each(&mut self) -> [&mut dyn Part; 2] {
-        [&mut self.logins, &mut self.local_drop]
+    fn each(&mut self) -> [&mut dyn Part; 3] {
+        [&mut self.logins, &mut self.connections, &mut self.local_drop]
     }
 
     fn objects(&mut self) -> impl Iterator<Item = &mut Object> {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::Channel;
+use super::listener::Listener;
 use super::loader::{Request, Said};
 use super::logins::vouch::Vouch;
 use super::maps::Maps;
@@ -21,6 +22,15 @@ use crate::confine::Confinement;
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long looking for a listener may take: it is an offence that waits.
+const PATIENCE_LISTENER: Duration = Duration::from_millis(500);
+
+/// Asks the loader, for as long as it runs.
+#[derive(Clone)]
+pub struct Questions {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
+}
 
 /// The running loader. Dropping it ends the loader, and with it all programs that are not pinned.
 pub struct Loader {
@@ -36,6 +46,8 @@ struct Heard {
     programs: Vec<Program>,
     confinement: Option<Confinement>,
     answer: Option<oneshot::Sender<Loaded>>,
+    questions: HashMap<u64, oneshot::Sender<Option<Listener>>>,
+    asked: u64,
     /// Who waits for a word on an address, in the order of the questions.
     doubts: VecDeque<oneshot::Sender<Vouch>>,
 }
@@ -86,6 +98,7 @@ impl Loader {
                 // Whoever waits for an answer learns that there will be none.
                 let mut heard = lock(&heard);
                 heard.answer = None;
+                heard.questions.clear();
                 heard.doubts.clear();
                 drop(heard);
                 ended.cancel();
@@ -110,6 +123,11 @@ impl Loader {
         }
     }
 
+    /// Asks it, also from elsewhere.
+    pub fn questions(&self) -> Questions {
+        Questions { channel: self.channel.clone(), heard: self.heard.clone() }
+    }
+
     /// Who asks the loader whom to believe.
     pub fn voucher(&self) -> Voucher {
         Voucher { channel: self.channel.clone(), heard: self.heard.clone() }
@@ -128,6 +146,35 @@ impl Loader {
     /// Cancelled when the loader has ended.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
+    }
+}
+
+// === impl Questions ===
+
+impl Questions {
+    /// All programs as they stand.
+    pub fn programs(&self) -> Vec<Program> {
+        lock(&self.heard).programs.clone()
+    }
+
+    /// Who listens on a port, in a network namespace by its number. `None` where nobody does, or where the
+    /// loader does not say so in time.
+    pub async fn listener(&self, netns: u32, port: u16) -> Option<Listener> {
+        let (sender, answer) = oneshot::channel();
+        let question = {
+            let mut heard = lock(&self.heard);
+            heard.asked += 1;
+            let question = heard.asked;
+            heard.questions.insert(question, sender);
+            question
+        };
+        let sent = self.channel.send(&Request::Listener { question, netns, port }, &[]);
+        let answered = match sent {
+            Ok(()) => tokio::time::timeout(PATIENCE_LISTENER, answer).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        lock(&self.heard).questions.remove(&question);
+        answered.flatten()
     }
 }
 
@@ -167,6 +214,11 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
                 heard.confinement = Some(confinement);
                 if let Some(answer) = heard.answer.take() {
                     let _ = answer.send(by_object(maps, descriptors));
+                }
+            }
+            Ok(Some((Said::Listener { question, listener }, _))) => {
+                if let Some(waiting) = lock(heard).questions.remove(&question) {
+                    let _ = waiting.send(listener);
                 }
             }
             Ok(Some((Said::Vouched(vouch), _))) => {

@@ -447,6 +447,7 @@ fn of_logins(source: &JailSource) -> bool {
         | JailSource::Journal { .. }
         | JailSource::SyslogCalls { .. }
         | JailSource::Syslog { .. } => true,
+        JailSource::Connections { .. } | JailSource::Scan { .. } => false,
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod namespace;
+pub mod packets;
 pub mod process;
 pub mod sshd;
 pub mod stage;

@@ -407,10 +407,12 @@ fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Re
 /// The values of the programs' globals, in the order of [`GLOBALS`].
 fn globals() -> Result<[u32; GLOBALS.len()], LayoutError> {
     let layout = Layout::read()?;
-    let ours = super::roots::namespace(rustix::fs::CWD, "/proc/self/ns/mnt")?;
+    // A service may have a mount namespace of its own, this one too: the host's is that of its first process.
+    let of = |process: &str| super::roots::namespace(rustix::fs::CWD, &format!("/proc/{process}/ns/mnt"));
+    let host = of("1").or_else(|_| of("self"))?;
     Ok([
         1,
-        ours as u32,
+        host as u32,
         layout.offset("task_struct", "nsproxy")?,
         layout.offset("task_struct", "real_parent")?,
         layout.offset("task_struct", "group_leader")?,
