@@ -5,11 +5,13 @@
 //! A module here is an object, which the kernel loads or refuses as one; its programs are in `bin/`, a file
 //! each, and their twin in the sensor's `kernel/` has the same name.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]
 
+pub mod connections;
 pub mod local_drop;
 pub mod logins;
 pub mod losses;
 #[cfg(target_arch = "bpf")]
 pub mod object;
+pub mod window;

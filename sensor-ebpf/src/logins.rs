@@ -1,13 +1,55 @@
-//! The object `logins`: verdicts on logins, as libraries of the host's programs are called with them.
+//! The object `logins`: verdicts on logins, as libraries of the host's programs are called with them, and what
+//! helps to understand them: who a process talks to, and what it says to syslog.
+//!
+//! A library can be called by anyone with anything. So the kernel says with each record who called, and keeps
+//! what root's programs of this host said apart from all else: [`LOGINS_MAP`] and [`DOUBTED_MAP`].
 
 use core::mem::{offset_of, size_of};
 
 /// The program on `libaudit.so.1:audit_log_acct_message`.
 pub const AUDIT_PROGRAM: &str = "audit_log_acct_message";
-/// The ring of [`LoginRecord`]s; its own, so that no other traffic can starve authentication.
+/// The programs on libpam's `pam_start` and `pam_set_item`, which say what a later verdict is about, on the return of
+/// its `pam_authenticate`, and on the return of `pam_unix.so:pam_sm_authenticate`.
+pub const PAM_PROGRAMS: [&str; 4] = ["pam_start", "pam_set_item", "pam_authenticate", "pam_sm_authenticate"];
+/// The programs on libc's `getpeername` and on its return.
+pub const PEERS_PROGRAMS: [&str; 2] = ["getpeername", "getpeername_return"];
+/// The programs on libc's `syslog` and `__syslog_chk`.
+pub const SYSLOG_PROGRAMS: [&str; 2] = ["syslog", "syslog_chk"];
+/// The program on the tracepoint `sched_process_exec`.
+pub const ARRIVALS_PROGRAM: &str = "sched_process_exec";
+
+/// The ring of [`LoginRecord`]s of root's programs of this host; its own, so that nothing else can starve them.
 pub const LOGINS_MAP: &str = "LOGINS";
-/// The size of that ring in bytes: room for about 1700 records.
+/// The size of that ring in bytes: room for about 1500 records.
 pub const LOGINS_BYTES: u32 = 512 * 1024;
+/// The ring of [`LoginRecord`]s of all others: of users, and of programs that live in other mount namespaces.
+pub const DOUBTED_MAP: &str = "DOUBTED";
+/// The size of that ring in bytes: room for about 180 records.
+pub const DOUBTED_BYTES: u32 = 64 * 1024;
+/// The ring of [`SyslogCall`]s.
+pub const SYSLOG_MAP: &str = "SYSLOG";
+/// The size of that ring in bytes: room for about 150 calls.
+pub const SYSLOG_BYTES: u32 = 512 * 1024;
+/// The ring of [`Arrival`]s, for the loader alone.
+pub const ARRIVALS_MAP: &str = "ARRIVALS";
+/// The size of that ring in bytes.
+pub const ARRIVALS_BYTES: u32 = 4096;
+/// How many processes' PAM items and peers are kept; beyond, the least used go.
+pub const PROCESSES: u32 = 4096;
+
+/// Globals that the loader sets, all of them `u32`: offsets in the kernel's structures in bytes, and whether they are
+/// known; and the host's mount namespace.
+pub const GLOBALS: [&str; 9] = [
+    "KNOWN",
+    "HOST_MOUNTS",
+    "TASK_NAMESPACES",
+    "TASK_PARENT",
+    "TASK_LEADER",
+    "TASK_TGID",
+    "TASK_STARTED",
+    "NAMESPACES_MOUNTS",
+    "MOUNTS_NUMBER",
+];
 
 /// `AUDIT_USER_AUTH` of linux/audit.h: PAM's verdict on a password.
 pub const USER_AUTH: u32 = 1100;
@@ -17,6 +59,14 @@ pub const USER_ACCT: u32 = 1101;
 pub const USER_ERR: u32 = 1109;
 /// `AUDIT_USER_LOGIN`: the login program's own verdict.
 pub const USER_LOGIN: u32 = 1112;
+/// No message of audit's: one module of PAM refused. Others may still let in; PAM itself says so with
+/// [`USER_AUTH`], some two seconds later where all refuse.
+pub const MODULE_AUTH: u32 = 1;
+
+/// A record of what libaudit was told.
+pub const SOURCE_AUDIT: u32 = 0;
+/// A record of what PAM returned.
+pub const SOURCE_PAM: u32 = 1;
 
 /// The longest address, host, account and so on that a record holds, in bytes, with the final NUL.
 pub const TEXT_LONG: usize = 64;
@@ -25,14 +75,16 @@ pub const TEXT_SHORT: usize = 32;
 /// `TASK_COMM_LEN` of linux/sched.h.
 pub const TEXT_PROGRAM: usize = 16;
 
-/// One call of `audit_log_acct_message`, as the kernel saw it. Texts end with a NUL or are cut at
-/// their field's size less one; what follows the NUL is zero.
+/// One verdict, as the kernel saw it. Texts end with a NUL or are cut at their field's size less one; what follows
+/// the NUL is zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LoginRecord {
     /// When, in nanoseconds of `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
     pub time_ns: u64,
-    /// The audit message type: [`USER_AUTH`], [`USER_ACCT`], [`USER_ERR`] or [`USER_LOGIN`].
+    /// The caller's cgroup: the inode of its folder.
+    pub cgroup: u64,
+    /// The audit message type: [`USER_AUTH`], [`USER_ACCT`], [`USER_ERR`] or [`USER_LOGIN`]; or [`MODULE_AUTH`].
     pub kind: u32,
     /// 1 for success, 0 for failure, as the caller gave it.
     pub result: i32,
@@ -42,20 +94,70 @@ pub struct LoginRecord {
     pub tgid: u32,
     /// The caller's real user id, in the initial user namespace.
     pub uid: u32,
+    /// The number of the caller's mount namespace; 0 where the kernel's layout is not known.
+    pub mounts: u32,
     /// Two bits a text, in the order of [`Text`]: [`PRESENT`] and [`UNREADABLE`]. Neither: NULL.
     pub texts: u32,
+    /// Who gave the verdict: [`SOURCE_AUDIT`] or [`SOURCE_PAM`].
+    pub source: u32,
+    /// The one remote peer that the caller, or its parent, asked `getpeername` for: IPv6, or IPv4 mapped into it;
+    /// zeroes where there was none, or more than one.
+    pub peer: [u8; 16],
     /// The remote host as the program knows it: a name or an address.
     pub host: [u8; TEXT_LONG],
     /// The remote address.
     pub addr: [u8; TEXT_LONG],
     /// The account's name.
     pub account: [u8; TEXT_LONG],
-    /// The operation, such as `PAM:authentication` or `login`.
+    /// The operation, such as `PAM:authentication` or `login`; of a verdict of PAM's the service, such as `sshd`.
     pub op: [u8; TEXT_SHORT],
     /// The terminal.
     pub tty: [u8; TEXT_SHORT],
     /// The calling thread's name (`comm`).
     pub program: [u8; TEXT_PROGRAM],
+}
+
+/// A program that was started in another mount namespace than the host's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The process.
+    pub tgid: u32,
+    /// The number of its mount namespace.
+    pub mounts: u32,
+}
+
+/// How many arguments of a [`SyslogCall`] are kept.
+pub const ARGUMENTS: usize = 6;
+/// The longest format, in bytes, with the final NUL.
+pub const FORMAT: usize = 128;
+/// The longest text of an argument, in bytes, with the final NUL: sshd's own limit is 500.
+pub const ARGUMENT: usize = 512;
+
+/// One call of `syslog`. What follows a text's NUL is not said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SyslogCall {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// The calling process.
+    pub tgid: u32,
+    /// The caller's `errno`, for `%m`, is out of reach: always zero.
+    pub zero: u32,
+    /// The calling thread's name (`comm`).
+    pub program: [u8; TEXT_PROGRAM],
+    /// The arguments as they were passed.
+    pub values: [u64; ARGUMENTS],
+    /// How many bytes the text behind each argument has with its NUL; negative where it is no readable text.
+    pub lengths: [i32; ARGUMENTS],
+    /// As [`Self::lengths`], of the format.
+    pub format_length: i32,
+    /// Always zero.
+    pub zero_too: u32,
+    /// The format.
+    pub format: [u8; FORMAT],
+    /// The texts behind the arguments.
+    pub texts: [[u8; ARGUMENT]; ARGUMENTS],
 }
 
 /// The texts of a [`LoginRecord`] that may be NULL, for [`LoginRecord::texts`].
@@ -90,19 +192,24 @@ impl Text {
 
 /// Compiled on both sides: for the BPF target and for the host.
 const _: () = {
-    assert!(size_of::<LoginRecord>() == 304);
+    assert!(size_of::<LoginRecord>() == 336);
     assert!(align_of::<LoginRecord>() == 8);
     assert!(offset_of!(LoginRecord, time_ns) == 0);
-    assert!(offset_of!(LoginRecord, kind) == 8);
-    assert!(offset_of!(LoginRecord, result) == 12);
-    assert!(offset_of!(LoginRecord, pid) == 16);
-    assert!(offset_of!(LoginRecord, tgid) == 20);
-    assert!(offset_of!(LoginRecord, uid) == 24);
-    assert!(offset_of!(LoginRecord, texts) == 28);
-    assert!(offset_of!(LoginRecord, host) == 32);
-    assert!(offset_of!(LoginRecord, addr) == 96);
-    assert!(offset_of!(LoginRecord, account) == 160);
-    assert!(offset_of!(LoginRecord, op) == 224);
-    assert!(offset_of!(LoginRecord, tty) == 256);
-    assert!(offset_of!(LoginRecord, program) == 288);
+    assert!(offset_of!(LoginRecord, cgroup) == 8);
+    assert!(offset_of!(LoginRecord, kind) == 16);
+    assert!(offset_of!(LoginRecord, texts) == 40);
+    assert!(offset_of!(LoginRecord, peer) == 48);
+    assert!(offset_of!(LoginRecord, host) == 64);
+    assert!(offset_of!(LoginRecord, addr) == 128);
+    assert!(offset_of!(LoginRecord, account) == 192);
+    assert!(offset_of!(LoginRecord, op) == 256);
+    assert!(offset_of!(LoginRecord, tty) == 288);
+    assert!(offset_of!(LoginRecord, program) == 320);
+    assert!(size_of::<Arrival>() == 8);
+    assert!(size_of::<SyslogCall>() == 3312);
+    assert!(offset_of!(SyslogCall, values) == 32);
+    assert!(offset_of!(SyslogCall, lengths) == 80);
+    assert!(offset_of!(SyslogCall, format_length) == 104);
+    assert!(offset_of!(SyslogCall, format) == 112);
+    assert!(offset_of!(SyslogCall, texts) == 240);
 };

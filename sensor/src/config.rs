@@ -17,6 +17,8 @@ use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::kernel::logins::Verdicts;
+use crate::ports;
 use crate::source::journal::JournalMatch;
 
 mod jail;
@@ -31,6 +33,11 @@ use local_drop::RawLocalDrop;
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
 
+/// What the kernel programs have room for (sensor-ebpf's connections.rs).
+const MOST_CONNECTION_JAILS: usize = 31;
+const MOST_SCAN_JAILS: usize = 4;
+const MOST_JAILS_A_PORT: usize = 4;
+
 /// The whole configuration of a sensor.
 #[derive(Debug)]
 pub struct Config {
@@ -44,6 +51,8 @@ pub struct Config {
     pub journal: Option<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
+    /// What the kernel's side looks at for logins.
+    pub logins: LoginsConfig,
     /// Whether the enforcer is told of failures that make no offence, and of good logins.
     pub report: bool,
     /// Whether and how this host itself drops what banned addresses send.
@@ -81,6 +90,17 @@ pub struct SyslogConfig {
     pub tcp: Vec<SocketAddr>,
 }
 
+/// The `[logins]` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoginsConfig {
+    /// Whose verdicts are taken.
+    pub verdicts: Verdicts,
+    /// Whether a peer that a program knows by name alone is asked of `getpeername`. It costs every call of it on
+    /// this host one to two microseconds.
+    pub peers: bool,
+}
+
 /// One enabled jail.
 #[derive(Debug)]
 pub struct JailConfig {
@@ -88,6 +108,8 @@ pub struct JailConfig {
     pub policy: Policy,
     /// Where it looks.
     pub source: JailSource,
+    /// The TCP ports that it guards, or that its service has.
+    pub ports: Vec<u16>,
     /// The zone of dates that state none; the system's where there is none.
     pub zone: Option<TimeZone>,
     /// Whom it spares besides the networks of its policy: names and files, to be looked up.
@@ -106,6 +128,19 @@ pub enum JailSource {
         /// Only these services (`sshd`, `vsftpd`…); all of them where empty.
         services: Vec<String>,
     },
+    /// Connections that the kernel sees, to the jail's ports; to those that the other jails speak of, where it
+    /// names none.
+    Connections {
+        /// Only those that end within this time, with no login from their address.
+        short: Option<Seconds>,
+    },
+    /// Closed ports that are touched.
+    Scan {
+        /// Whether addresses count that completed no handshake lately, and so may be forged.
+        unverified: bool,
+        /// At these interfaces; where the kernel tells of them, where empty.
+        interfaces: Vec<String>,
+    },
     /// Lines of log files.
     Files {
         /// Paths, which may have wildcards.
@@ -118,6 +153,13 @@ pub enum JailSource {
         /// Which entries.
         wanted: JournalMatch,
         /// Which of them are failures.
+        filter: Filter,
+    },
+    /// What root's programs of this host say to syslog, seen as they call libc's function.
+    SyslogCalls {
+        /// Only these programs (`sshd`, `dovecot`…); all of them where empty.
+        programs: Vec<String>,
+        /// Which messages are failures.
         filter: Filter,
     },
     /// Messages that arrive at the syslog listener.
@@ -243,6 +285,7 @@ impl Config {
             ignore_self: raw.ignoreself,
             journal: raw.journal,
             syslog: raw.syslog,
+            logins: raw.logins,
             report: raw.report,
             local_drop: raw.local_drop.0,
             confine: raw.confine,
@@ -253,7 +296,55 @@ impl Config {
         if let Some(folder) = raw.fail2ban {
             config.take_fail2ban(&folder)?;
         }
+        config.check_bounds().map_err(|message| at(0..0, message))?;
         Ok(config)
+    }
+
+    /// The ports that the jails other than those of connections speak of.
+    pub fn spoken_of(&self) -> Vec<u16> {
+        let others = self.jails.iter().filter(|jail| !matches!(jail.source, JailSource::Connections { .. }));
+        let mut ports: Vec<u16> = others.flat_map(|jail| &jail.ports).copied().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// The ports that a jail of connections guards.
+    pub fn guarded(&self, jail: &JailConfig) -> Vec<u16> {
+        if jail.ports.is_empty() { self.spoken_of() } else { jail.ports.clone() }
+    }
+
+    /// Refuses more jails than the kernel programs have room for.
+    fn check_bounds(&self) -> Result<(), String> {
+        let mut watched: BTreeMap<u16, usize> = BTreeMap::new();
+        let (mut counting, mut scans) = (0, 0);
+        for jail in &self.jails {
+            match jail.source {
+                JailSource::Connections { .. } => {
+                    counting += 1;
+                    self.guarded(jail).into_iter().for_each(|port| *watched.entry(port).or_default() += 1);
+                }
+                JailSource::Scan { .. } => scans += 1,
+                _ => {}
+            }
+        }
+        if counting > MOST_CONNECTION_JAILS {
+            return Err(format!(
+                "{counting} jails count connections; expected at most {MOST_CONNECTION_JAILS}"
+            ));
+        }
+        if scans > MOST_SCAN_JAILS {
+            return Err(format!("{scans} jails count scans; expected at most {MOST_SCAN_JAILS}"));
+        }
+        if watched.len() > ports::MOST {
+            return Err(format!("{} ports are guarded; expected at most {}", watched.len(), ports::MOST));
+        }
+        match watched.into_iter().find(|(_, jails)| *jails > MOST_JAILS_A_PORT) {
+            Some((port, jails)) => Err(format!(
+                "{jails} jails count connections to port {port}; expected at most {MOST_JAILS_A_PORT}"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The filter of a jail that reads lines, and the zone of its dates.
@@ -262,9 +353,58 @@ impl Config {
         match &jail.source {
             JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
+            | JailSource::SyslogCalls { filter, .. }
             | JailSource::Syslog { filter } => Some((filter, jail.zone.as_ref())),
-            JailSource::Logins { .. } => None,
+            JailSource::Logins { .. } | JailSource::Connections { .. } | JailSource::Scan { .. } => None,
         }
+    }
+}
+
+impl Config {
+    /// Says what a jail that the kernel counts for can, and cannot.
+    fn explain(&self, jail: &JailConfig, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policy = &jail.policy;
+        match &jail.source {
+            JailSource::Connections { short } => {
+                if self.guarded(jail).is_empty() {
+                    writeln!(
+                        f,
+                        "  warning: it guards no port: give it `ports`, such as [22, \"https\"], for no other jail says which"
+                    )?;
+                }
+                if short.is_some() {
+                    writeln!(
+                        f,
+                        "  note: an address from which somebody logged in within {} is spared; where no login can be seen (neither in the kernel nor in the journal), this jail counts nothing",
+                        policy.findtime
+                    )?;
+                    if let Some(port) = self.guarded(jail).iter().find(|port| matches!(port, 80 | 443)) {
+                        writeln!(
+                            f,
+                            "  warning: nobody logs in to port {port} in a way that is seen here: every short visit would count"
+                        )?;
+                    }
+                }
+            }
+            JailSource::Scan { unverified: false, .. } => {
+                writeln!(
+                    f,
+                    "  note: only addresses that completed a connection to this host within the last hour count; `unverified = true` counts all"
+                )?;
+                writeln!(
+                    f,
+                    "  note: a packet to a closed port can be sent in another's name: keep the bantime short, and allow whom you cannot miss"
+                )?;
+            }
+            JailSource::Scan { unverified: true, .. } => {
+                writeln!(
+                    f,
+                    "  warning: unverified: whoever can forge a sender's address can have that address banned: keep the bantime short, and allow whom you cannot miss"
+                )?;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -276,6 +416,16 @@ impl fmt::Display for Config {
         }
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
+        }
+        if self.logins.verdicts != Verdicts::Auto {
+            writeln!(
+                f,
+                "logins: verdicts of {} alone",
+                if self.logins.verdicts == Verdicts::Pam { "PAM" } else { "audit" }
+            )?;
+        }
+        if self.logins.peers {
+            writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
         }
         if let Some(drop) = &self.local_drop {
             writeln!(f, "local drop: {drop}")?;
@@ -298,13 +448,32 @@ impl fmt::Display for Config {
                     "logins of every service".to_owned()
                 }
                 JailSource::Logins { services } => format!("logins of {}", services.join(", ")),
+                JailSource::Connections { .. } => {
+                    format!("connections to {}", ports::shown(&self.guarded(jail)))
+                }
+                JailSource::Scan { interfaces, .. } if interfaces.is_empty() => "closed ports".to_owned(),
+                JailSource::Scan { interfaces, .. } => format!("closed ports, at {}", interfaces.join(", ")),
                 JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
                 JailSource::Journal { .. } => "systemd's journal".to_owned(),
+                JailSource::SyslogCalls { programs, .. } if programs.is_empty() => {
+                    "what every program of root says to syslog".to_owned()
+                }
+                JailSource::SyslogCalls { programs, .. } => {
+                    format!("what {} says to syslog", programs.join(", "))
+                }
                 JailSource::Syslog { .. } => "syslog messages".to_owned(),
+            };
+            let counted = match &jail.source {
+                JailSource::Connections { short: None } => "new ones".to_owned(),
+                JailSource::Connections { short: Some(short) } => {
+                    format!("that end within {short}, with no login from their address,")
+                }
+                JailSource::Scan { .. } => "different ones touched".to_owned(),
+                _ => "failures".to_owned(),
             };
             writeln!(
                 f,
-                "jail {}: {source}; {} failures in {} ban for {}{}{}",
+                "jail {}: {source}; {} {counted} in {} ban for {}{}{}",
                 policy.name,
                 policy.maxretry,
                 policy.findtime,
@@ -315,6 +484,7 @@ impl fmt::Display for Config {
                     bits => format!("; IPv6 by /{bits}"),
                 }
             )?;
+            self.explain(jail, f)?;
             if self.report && jail.ignorecommand.is_some() {
                 writeln!(
                     f,
@@ -323,6 +493,7 @@ impl fmt::Display for Config {
             }
             if let JailSource::Files { filter, .. }
             | JailSource::Journal { filter, .. }
+            | JailSource::SyslogCalls { filter, .. }
             | JailSource::Syslog { filter } = &jail.source
             {
                 for warning in filter.warnings() {
@@ -365,6 +536,8 @@ struct RawConfig {
     defaults: RawDefaults,
     #[serde(default)]
     syslog: SyslogConfig,
+    #[serde(default)]
+    logins: LoginsConfig,
     #[serde(default = "yes")]
     report: bool,
     #[serde(default)]
@@ -435,6 +608,23 @@ mod tests {
     }
 
     #[test]
+    fn logins_have_a_table_and_syslog_calls_a_filter() {
+        let config = parse(
+            "[logins]\nverdicts = \"pam\"\npeers = true\n[jail.sshd]\nsource = \"syslog-calls\"\nservices = \"sshd\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.logins, LoginsConfig { verdicts: Verdicts::Pam, peers: true });
+        let JailSource::SyslogCalls { programs, .. } = &config.jails[0].source else { panic!("{config}") };
+        assert_eq!(programs, &["sshd"]);
+        let shown = config.to_string();
+        assert!(shown.contains("what sshd says to syslog") && shown.contains("verdicts of PAM"), "{shown}");
+        let wrong = parse("[logins]\nverdicts = \"both\"\n").unwrap_err();
+        assert!(wrong.contains("sensor.toml:2:12") && wrong.contains("auto"), "{wrong}");
+        let wrong = parse("[jail.x]\nsource = \"syslog-calls\"\n").unwrap_err();
+        assert!(wrong.contains("failregex"), "{wrong}");
+    }
+
+    #[test]
     fn a_jail_of_one_line_has_the_defaults_that_users_know() {
         let config = parse("[jail.ssh]\nsource = \"logins\"\n").unwrap();
         let policy = &config.jails[0].policy;
@@ -494,6 +684,42 @@ mod tests {
     }
 
     #[test]
+    fn jails_that_the_kernel_counts_for_have_their_own_defaults_and_check_says_what_they_mean() {
+        let said = parse(
+            "[defaults]\nmaxretry = 3\nfindtime = \"1h\"\n[jail.a]\nsource = \"connections\"\n\
+             [jail.b]\nsource = \"logins\"\nservices = [\"sshd\", \"dovecot\"]\n\
+             [jail.c]\nsource = \"connections\"\nshort = \"10s\"\nports = [\"ssh\", 443]\n\
+             [jail.d]\nsource = \"scan\"\n[jail.e]\nsource = \"scan\"\nunverified = true\nbantime = 60\n",
+        )
+        .unwrap()
+        .to_string();
+        for line in [
+            "jail a: connections to ports 22, 110, 143, 993, 995; 30 new ones in 1m ban for 30m\n",
+            "jail c: connections to ports 22, 443; 10 that end within 10s, with no login from their address, in 10m ban for 30m\n",
+            "jail d: closed ports; 10 different ones touched in 1m ban for 10m\n",
+            "jail e: closed ports; 10 different ones touched in 1m ban for 1m\n",
+            "  warning: nobody logs in to port 443",
+            "  note: only addresses that completed a connection",
+            "  warning: unverified: whoever can forge",
+        ] {
+            assert!(said.contains(line), "no {line:?} in {said}");
+        }
+        let alone = parse("[jail.a]\nsource = \"connections\"\n").unwrap().to_string();
+        assert!(alone.contains("guards no port"), "{alone}");
+    }
+
+    #[test]
+    fn more_jails_than_the_kernel_programs_have_room_for_are_refused() {
+        let jails = |count: usize, of: &str| -> String {
+            (0..count).map(|number| format!("[jail.j{number}]\nsource = {of}\n")).collect()
+        };
+        assert!(parse(&jails(4, "\"scan\"")).is_ok());
+        assert!(parse(&jails(5, "\"scan\"")).unwrap_err().contains("at most 4"));
+        assert!(parse(&jails(4, "\"connections\"\nports = 22")).is_ok());
+        assert!(parse(&jails(5, "\"connections\"\nports = 22")).unwrap_err().contains("port 22"));
+    }
+
+    #[test]
     fn each_mistake_names_its_line_and_what_would_be_right() {
         for (text, place, says) in [
             ("[jail.a]\nsource = \"logs\"\n", "sensor.toml:2:10", "logins"),
@@ -523,6 +749,16 @@ mod tests {
                 "(",
             ),
             ("[jail.a]\nsource = \"syslog\"\nfailregex = '<HOST>'\n", "sensor.toml:1:1", "[syslog]"),
+            ("[jail.a]\nsource = \"connections\"\nports = [0]\n", "sensor.toml:3:9", "1 to 65535"),
+            ("[jail.a]\nsource = \"connections\"\nservices = \"sshd\"\n", "sensor.toml:3:12", "services"),
+            ("[jail.a]\nsource = \"connections\"\nshort = 0\n", "sensor.toml:3:9", "10s"),
+            ("[jail.a]\nsource = \"connections\"\nfindtime = \"8d\"\n", "sensor.toml:1:1", "at most 7d"),
+            ("[jail.a]\nsource = \"connections\"\ndecay = true\n", "sensor.toml:1:1", "decay"),
+            ("[jail.a]\nsource = \"logins\"\nshort = 10\n", "sensor.toml:3:9", "short"),
+            ("[jail.a]\nsource = \"scan\"\nports = [22]\n", "sensor.toml:3:9", "ports"),
+            ("[jail.a]\nsource = \"scan\"\nmaxretry = 21\n", "sensor.toml:1:1", "2 to 20"),
+            ("[jail.a]\nsource = \"scan\"\ninterfaces = \"../x\"\n", "sensor.toml:3:14", "eth0"),
+            ("[jail.a]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
             ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
             ("state = [\n", "sensor.toml:", ""),
         ] {

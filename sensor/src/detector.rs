@@ -2,7 +2,7 @@
 //! It does no input or output of its own; the service calls it under one lock, so that a position
 //! in a file and the counters that its lines moved are saved together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,13 +17,19 @@ use crate::date::Dates;
 use crate::filter::{Found, Host, Scanner, Verdict};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
+use crate::kernel;
 use crate::kernel::local_drop::Dropped;
 use crate::local_drop::trusted::Trusted;
+use crate::ports;
 use crate::report::Pending;
+#[cfg(feature = "kernel")]
+use crate::source::connections::{Guard, Guarded};
 use crate::source::journal::{Entry, JournalMatch};
 
 /// How many failures are logged one by one in a second.
 const MOST_SAID: u32 = 200;
+/// The most addresses whose last login is remembered.
+const MOST_LOGINS: usize = 100_000;
 
 /// The jails, and what is common to them.
 pub struct Detector {
@@ -35,6 +41,8 @@ pub struct Detector {
     dateless: HashSet<String>,
     /// What finds the lines for the jails that read a file together, by the jails' numbers.
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
+    /// When somebody last logged in from an address; kept where a jail of short connections asks.
+    logins: BTreeMap<IpAddr, Timestamp>,
     outlet: Outlet,
 }
 
@@ -83,9 +91,26 @@ pub struct FailedLogin<'a> {
     pub text: &'a str,
 }
 
+/// An address that reached a jail's limit where the kernel counts for the jail.
+#[derive(Clone, Debug)]
+pub struct LimitReached<'a> {
+    /// The jail.
+    pub jail: &'a Name,
+    /// Whose.
+    pub address: IpAddr,
+    /// When.
+    pub time: Timestamp,
+    /// How many there were.
+    pub count: u32,
+    /// What was counted, in words.
+    pub text: &'a str,
+}
+
 struct Watched {
     jail: Jail,
     source: JailSource,
+    /// The ports that it guards, or that its service has.
+    ports: Vec<u16>,
     zone: Option<TimeZone>,
     spared: Spared,
     /// What is to be looked up again and again.
@@ -161,6 +186,7 @@ impl Detector {
             zone,
             dateless: HashSet::new(),
             scanners: HashMap::new(),
+            logins: BTreeMap::new(),
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),
@@ -401,9 +427,72 @@ impl Detector {
         self.jails.iter().enumerate().filter_map(|(index, watched)| Some((index, paths(watched)?))).collect()
     }
 
-    /// Whether any jail wants failed logins.
+    /// Whether any jail wants failed logins, or has to know of good ones.
     pub fn wants_logins(&self) -> bool {
-        self.jails.iter().any(|watched| matches!(watched.source, JailSource::Logins { .. }))
+        let wants = |source: &JailSource| matches!(source, JailSource::Logins { .. }) || is_short(source);
+        self.jails.iter().any(|watched| wants(&watched.source))
+    }
+
+    /// What the jails want of the kernel besides logins.
+    pub fn wants_connections(&self) -> Option<kernel::connections::Wanted> {
+        let mut wanted = None;
+        for watched in &self.jails {
+            match &watched.source {
+                JailSource::Connections { .. } => drop(wanted.get_or_insert_default()),
+                JailSource::Scan { interfaces, .. } => {
+                    let wanted: &mut kernel::connections::Wanted = wanted.get_or_insert_default();
+                    let named = &mut wanted.scans.get_or_insert_default().interfaces;
+                    named.extend(interfaces.iter().cloned());
+                    named.sort_unstable();
+                    named.dedup();
+                }
+                _ => {}
+            }
+        }
+        wanted
+    }
+
+    /// What the kernel is to count for the jails. Without `logins` that can be seen, nobody could tell a short
+    /// connection from a quick login: they are not counted then.
+    #[cfg(feature = "kernel")]
+    pub fn guards(&self, logins: bool) -> Vec<Guard> {
+        let mut spoken_of: Vec<u16> = Vec::new();
+        for watched in &self.jails {
+            if !matches!(watched.source, JailSource::Connections { .. }) {
+                spoken_of.extend(&watched.ports);
+            }
+        }
+        spoken_of.sort_unstable();
+        spoken_of.dedup();
+        let guard = |watched: &Watched| {
+            let of = match &watched.source {
+                JailSource::Connections { short } if short.is_none() || logins => {
+                    let ports = if watched.ports.is_empty() { &spoken_of } else { &watched.ports };
+                    Guarded::Connections { ports: ports.clone(), short: *short }
+                }
+                JailSource::Scan { unverified, .. } => Guarded::ClosedPorts { unverified: *unverified },
+                _ => return None,
+            };
+            let policy = watched.jail.policy();
+            Some(Guard {
+                jail: policy.name.clone(),
+                limit: policy.maxretry,
+                findtime: policy.findtime,
+                ipv6_prefix: policy.ipv6_prefix,
+                of,
+            })
+        };
+        self.jails.iter().filter_map(guard).collect()
+    }
+
+    /// Whether a jail counts short connections.
+    pub fn wants_short(&self) -> bool {
+        self.jails.iter().any(|watched| is_short(&watched.source))
+    }
+
+    /// Whether any jail wants what programs say to syslog.
+    pub fn wants_syslog_calls(&self) -> bool {
+        self.jails.iter().any(|watched| matches!(watched.source, JailSource::SyslogCalls { .. }))
     }
 
     /// The host's time zone, as it is now.
@@ -424,7 +513,7 @@ impl Detector {
     /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
-        let Self { jails: watched, ignored, zone, dateless, scanners, outlet } = self;
+        let Self { jails: watched, ignored, zone, dateless, scanners, outlet, .. } = self;
         let mut take = |jail: &mut Jail,
                         own: &Option<TimeZone>,
                         spared: &Spared,
@@ -493,6 +582,21 @@ impl Detector {
         }
     }
 
+    /// What a program of root said to syslog, as `host program[123]: message`, for all jails that want the program's.
+    pub fn syslog_call(&mut self, program: &str, time: Timestamp, text: &[u8], now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let JailSource::SyslogCalls { programs, filter } = source else { continue };
+            if !programs.is_empty() && !programs.iter().any(|wanted| wanted == program) {
+                continue;
+            }
+            let verdict = filter.find_message(text);
+            if let Some(address) = bannable(jail, "syslog-calls", text, &verdict) {
+                let failure = failure(address, time, "syslog-calls", text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            }
+        }
+    }
+
     /// One failed login, for all jails that want its service.
     pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
         for Watched { jail, source, spared, .. } in &mut self.jails {
@@ -510,12 +614,42 @@ impl Detector {
         }
     }
 
+    /// An address reached the limit of a jail for which the kernel counts.
+    pub fn limit_reached(&mut self, reached: &LimitReached<'_>, now: Timestamp) {
+        let LimitReached { address, time, count, text, .. } = *reached;
+        let Some(watched) = self.jails.iter_mut().find(|watched| watched.jail.policy().name == *reached.jail)
+        else {
+            return;
+        };
+        let Watched { jail, source, spared, .. } = watched;
+        let kind = match source {
+            JailSource::Connections { .. } => "connections",
+            JailSource::Scan { .. } => "scan",
+            _ => return,
+        };
+        if is_short(source) {
+            let policy = jail.policy();
+            let since = now.saturating_sub(policy.findtime.signed()).unwrap_or(Timestamp::MIN);
+            let mut logins = self.logins.range(policy.counted_as_one(address));
+            if let Some((from, at)) = logins.find(|(_, at)| **at >= since) {
+                let jail = &policy.name;
+                tracing::info!(%jail, %address, login_from = %from, %at, "spared: somebody logged in from there");
+                return;
+            }
+        }
+        let failure = Failure { address, time, weight: count, evidence: Evidence::new(time, kind, text) };
+        judge(jail, &self.ignored, spared, failure, now, &mut self.outlet, Jail::crossing);
+    }
+
     /// One login that succeeded, for the next report. Those of this host itself are nobody's business.
     pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
         let address = atalaya_wire::canonical(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
         if is_remote {
             self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);
+        }
+        if is_remote && self.wants_short() {
+            self.remember_login(address, time);
         }
         if let Some(pending) = &mut self.outlet.pending
             && is_remote
@@ -524,10 +658,25 @@ impl Detector {
         }
     }
 
+    /// Past the bound the oldest login is forgotten.
+    fn remember_login(&mut self, address: IpAddr, time: Timestamp) {
+        if self.logins.len() >= MOST_LOGINS
+            && !self.logins.contains_key(&address)
+            && let Some(oldest) = self.logins.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
+        {
+            self.logins.remove(&oldest);
+        }
+        let last = self.logins.entry(address).or_insert(time);
+        *last = time.max(*last);
+    }
+
     /// Forgets addresses whose failures are all older than their jail's `findtime`, and what waited too
     /// long for its report.
     pub fn sweep(&mut self, now: Timestamp) {
         self.jails.iter_mut().for_each(|watched| watched.jail.sweep(now));
+        let short = self.jails.iter().filter(|watched| is_short(&watched.source));
+        let longest = short.map(|watched| watched.jail.policy().findtime.signed()).max().unwrap_or_default();
+        self.logins.retain(|_, at| now.duration_since(*at) <= longest);
         if let Some(pending) = &mut self.outlet.pending {
             pending.sweep(now);
         }
@@ -569,7 +718,7 @@ impl Chatter {
 impl Watched {
     /// A jail, which goes on where the one before it stood.
     fn new(config: JailConfig, before: Option<Self>) -> Self {
-        let JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self } = config;
+        let JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self } = config;
         let (mut jail, looked_up, added) = match before {
             // What names stood for holds until they are looked up again.
             Some(before) => (before.jail, before.spared.looked_up, before.spared.added),
@@ -577,7 +726,7 @@ impl Watched {
         };
         jail.set_policy(policy);
         let spared = Spared { looked_up, added, own: ignore_self, command: ignorecommand };
-        Self { jail, source, zone, spared, lookups: ignore }
+        Self { jail, source, ports, zone, spared, lookups: ignore }
     }
 
     fn status(&self, now: Timestamp) -> JailStatus {
@@ -585,9 +734,17 @@ impl Watched {
         let (source, exhausted) = match &self.source {
             JailSource::Logins { services } if services.is_empty() => ("logins".to_owned(), 0),
             JailSource::Logins { services } => (format!("logins of {}", services.join(", ")), 0),
+            JailSource::Connections { .. } if self.ports.is_empty() => ("connections".to_owned(), 0),
+            JailSource::Connections { .. } => (format!("connections to {}", ports::shown(&self.ports)), 0),
+            JailSource::Scan { .. } => ("closed ports".to_owned(), 0),
             JailSource::Files { paths, filter } => (paths.join(", "), filter.exhausted()),
             JailSource::Journal { filter, .. } => ("journal".to_owned(), filter.exhausted()),
             JailSource::Syslog { filter } => ("syslog".to_owned(), filter.exhausted()),
+            JailSource::SyslogCalls { programs, filter } => {
+                let of =
+                    if programs.is_empty() { String::new() } else { format!(" of {}", programs.join(", ")) };
+                (format!("syslog-calls{of}"), filter.exhausted())
+            }
         };
         JailStatus {
             name: policy.name.clone(),
@@ -649,6 +806,11 @@ fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &Verdict) -> Option
     }
 }
 
+/// Whether a jail counts short connections.
+fn is_short(source: &JailSource) -> bool {
+    matches!(source, JailSource::Connections { short: Some(_) })
+}
+
 fn count(
     jail: &mut Jail,
     ignored: &Ignored,
@@ -657,6 +819,18 @@ fn count(
     now: Timestamp,
     outlet: &mut Outlet,
 ) {
+    judge(jail, ignored, spared, failure, now, outlet, |jail, failure| jail.failure(failure, now));
+}
+
+fn judge(
+    jail: &mut Jail,
+    ignored: &Ignored,
+    spared: &Spared,
+    failure: Failure,
+    now: Timestamp,
+    outlet: &mut Outlet,
+    of: impl FnOnce(&mut Jail, Failure) -> Outcome,
+) {
     let name = jail.policy().name.clone();
     let (address, time, weight) = (failure.address, failure.time, failure.weight);
     if ignored.contains(address, spared) {
@@ -664,7 +838,7 @@ fn count(
         return;
     }
     let source = failure.evidence.source.clone();
-    let outcome = jail.failure(failure, now);
+    let outcome = of(jail, failure);
     let is_counted = matches!(outcome, Outcome::Counted(_) | Outcome::Offence(_));
     match outcome {
         Outcome::Counted(failures) => {

@@ -140,7 +140,7 @@ impl Policy {
     }
 
     /// The addresses that are counted as one with this one.
-    fn counted_as_one(&self, address: IpAddr) -> RangeInclusive<IpAddr> {
+    pub(crate) fn counted_as_one(&self, address: IpAddr) -> RangeInclusive<IpAddr> {
         match canonical(address) {
             IpAddr::V6(address) => {
                 let host = u128::MAX.checked_shr(self.ipv6_prefix.into()).unwrap_or(0);
@@ -263,6 +263,19 @@ impl Jail {
         let evidence = std::mem::take(&mut counter.evidence);
         self.remove(key);
         Outcome::Offence(self.offence(address, time, failures, self.policy.bantime, evidence))
+    }
+
+    /// Takes the word of whoever counted for the jail, as the kernel does for those of connections: so many
+    /// at once are an offence.
+    pub fn crossing(&mut self, failure: Failure) -> Outcome {
+        let address = canonical(failure.address);
+        if self.policy.ignore.contains(address) {
+            self.totals.ignored += 1;
+            return Outcome::Ignored;
+        }
+        self.totals.failures += u64::from(failure.weight);
+        let evidence = vec![failure.evidence];
+        Outcome::Offence(self.offence(address, failure.time, failure.weight, self.policy.bantime, evidence))
     }
 
     /// An offence, whoever found it: counted, and its ban remembered.

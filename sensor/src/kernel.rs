@@ -10,6 +10,15 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "kernel")]
 pub mod channel;
+pub mod connections;
+#[cfg(feature = "kernel")]
+mod container;
+#[cfg(feature = "kernel")]
+pub mod elf;
+#[cfg(feature = "kernel")]
+pub mod layout;
+#[cfg(feature = "kernel")]
+pub mod listener;
 #[cfg(feature = "kernel")]
 pub mod loader;
 pub mod local_drop;
@@ -19,11 +28,15 @@ pub mod maps;
 #[cfg(feature = "kernel")]
 pub mod object;
 #[cfg(feature = "kernel")]
+mod offsets;
+#[cfg(feature = "kernel")]
 pub mod part;
 #[cfg(feature = "kernel")]
 pub mod process;
 #[cfg(feature = "kernel")]
 mod tracefs;
+#[cfg(feature = "kernel")]
+pub mod tracepoint;
 
 /// What is to be loaded; what is not wanted is off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +45,8 @@ pub struct Wanted {
     pub confine: bool,
     /// Verdicts on logins.
     pub logins: Option<logins::Wanted>,
+    /// New connections, and closed ports that are touched.
+    pub connections: Option<connections::Wanted>,
     /// Dropping what banned addresses send.
     pub local_drop: Option<local_drop::Wanted>,
 }

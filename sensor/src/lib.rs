@@ -23,6 +23,7 @@ pub mod local_drop;
 pub mod membership;
 pub mod named;
 pub mod outbox;
+pub mod ports;
 pub mod report;
 pub mod service;
 pub mod source;

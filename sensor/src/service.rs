@@ -1,63 +1,63 @@
 //! The running sensor: its parts, started in the order in which data flows back from the enforcer
 //! to the sources, so that nothing is noticed before it can be kept.
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use atalaya_wire::{Name, Networks, Offence, ProblemCode, Report, Unban};
+use atalaya_wire::Name;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError};
-use crate::confine::files::Reach;
-use crate::confine::{self, Confinement};
-use crate::control::{self, Answer, FileStatus, Request, Status};
-use crate::detector::{Detector, Ignored, JailStatus};
-use crate::ignore::{IgnoreCommand, IgnoreList};
+use crate::config::{Config, ConfigError, LoginsConfig};
+use crate::confine::Confinement;
+use crate::control::{self, Answer, Request};
+use crate::detector::{Detector, Ignored};
 use crate::jail::{BanEnd, Counter};
-use crate::kernel::Wanted;
-use crate::membership::Membership;
+use crate::kernel::{Wanted, logins as kernel_logins};
 use crate::outbox::Outbox;
 use crate::report::{ReportStatus, Reporter};
 use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store};
-use crate::uplink::Uplink;
 
+mod answers;
+mod commands;
+#[cfg(feature = "kernel")]
+mod connections;
+mod enforcer;
 mod files;
 mod kernel;
 mod local_drop;
 #[cfg(feature = "kernel")]
 mod logins;
+mod prepared;
 mod reports;
 mod resend;
 mod syslog;
+#[cfg(feature = "kernel")]
+mod syslog_calls;
+mod upkeep;
 
+use commands::{DOUBTS, ask_commands};
+use enforcer::{Link, Told, send};
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
-pub use local_drop::{DroppedBan, LocalDropStatus};
+pub use prepared::{Prepared, prepare};
+use upkeep::{Rate, keep, look_up, own_addresses, take_snapshot, tell_drops};
 
-/// How often positions and counters go to disk while they change.
-const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the host's own addresses and the enforcer's allow list are read again.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
-/// How often a sensor that has not joined looks whether it has.
-const JOIN_INTERVAL: Duration = Duration::from_secs(2);
-/// How many offences wait for an ignorecommand at most.
-const DOUBTS: usize = 10_000;
-/// How many ignorecommands run at once.
-const COMMANDS: usize = 16;
 /// How often drops are looked at, and told when there are new ones.
 const DROPS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -80,10 +80,6 @@ struct Watch {
 
 type Shared = Arc<Mutex<Watch>>;
 
-/// The way to the enforcer, for `status` and `unban`.
-#[derive(Clone, Default)]
-struct Link(Arc<Mutex<Option<Uplink>>>);
-
 /// What runs between two reloads.
 struct Sources {
     token: CancellationToken,
@@ -104,47 +100,6 @@ struct Service {
     local_drop: LocalDrop,
     /// What the worker kept.
     confinement: Confinement,
-}
-
-/// Lines a second over the last looks.
-#[derive(Default)]
-struct Rate(VecDeque<u64>);
-
-/// What comes before the runtime and its threads.
-pub struct Prepared {
-    kernel: Kernel,
-    bounds: Bounds,
-    confinement: Confinement,
-}
-
-/// What the worker can reach for the rest of its life.
-struct Bounds {
-    /// `None` where it is not confined.
-    reach: Option<Reach>,
-    /// Where the configuration is read from.
-    file: PathBuf,
-}
-
-/// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
-/// `file` is where the configuration was read from.
-pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
-    let kernel = Kernel::start(loader);
-    // What is not there cannot be reached later.
-    if let Err(error) = std::fs::create_dir_all(&config.state) {
-        tracing::debug!(%error, "the state folder cannot be made");
-    }
-    let reach = if config.confine { Reach::of(config, file) } else { Err("`confine = false`".to_owned()) };
-    let low = |address: &std::net::SocketAddr| (1..1024).contains(&address.port());
-    let privileged_port = config.syslog.udp.iter().chain(&config.syslog.tcp).any(low);
-    let confinement = match &reach {
-        Ok(reach) => confine::worker(reach, privileged_port),
-        Err(why) => confine::nothing(why),
-    };
-    match &reach {
-        Ok(_) => tracing::info!("confined: {confinement}"),
-        Err(why) => tracing::warn!("the sensor is not confined: {why}"),
-    }
-    Prepared { kernel, bounds: Bounds { reach: reach.ok(), file: file.to_owned() }, confinement }
 }
 
 /// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
@@ -214,6 +169,8 @@ pub async fn run(
         local_drop: local_drop.clone(),
         confinement,
     };
+    // Before it is told that there is no enforcer: for hosts without a router that is as it should be.
+    local_drop.configure(&config);
     service.spawn(send(
         state.clone(),
         outbox.clone(),
@@ -321,35 +278,8 @@ pub async fn run(
     outcome
 }
 
-/// What an earlier run told the enforcer.
-struct Told {
-    reporter: Reporter,
-    /// The ledger that has the bans of before.
-    ledger: Option<Name>,
-}
-
 /// Counters and bans as they were saved.
 type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
-
-// === impl Bounds ===
-
-impl Bounds {
-    /// Lets a new configuration pass that needs no more than what can be reached.
-    fn admit(&self, config: Config) -> Result<Config, String> {
-        let Some(reach) = &self.reach else { return Ok(config) };
-        let beyond = match Reach::of(&config, &self.file) {
-            Ok(wanted) => reach.lacks(&wanted).map(|path| format!("it needs {}", path.display())),
-            Err(why) => Some(why),
-        };
-        match beyond {
-            None => Ok(config),
-            Some(why) => Err(format!(
-                "the new configuration asks for more than the sensor kept when it started: {why}; \
-                 start the sensor again, which loses nothing"
-            )),
-        }
-    }
-}
 
 // === impl Service ===
 
@@ -382,18 +312,20 @@ impl Service {
         if sources.files.is_some() {
             sources.names.push("files");
         }
-        let wanted = Wanted {
-            confine: config.confine,
-            logins: lock(watch).detector.wants_logins().then(crate::kernel::logins::Wanted::default),
-            local_drop: Some(local_drop),
+        let wanted = {
+            let watch = lock(watch);
+            Wanted {
+                confine: config.confine,
+                logins: logins_wanted(&watch.detector, config.logins),
+                connections: watch.detector.wants_connections(),
+                local_drop: Some(local_drop),
+            }
         };
         // The kernel's side outlives a reload: no login may be missed.
         let feeding =
             Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch, local_drop: &self.local_drop };
         sources.names.extend(self.kernel.want(wanted, &feeding).await);
-        if !self.local_drop.follows_fleet() || self.link.lock().is_none() {
-            self.local_drop.settle();
-        }
+        self.local_drop.settle();
         let wanted = lock(watch).detector.journal_matches();
         if !wanted.is_empty() {
             let cursor = lock(watch).journal.clone();
@@ -422,97 +354,6 @@ impl Service {
         }
         Ok(sources)
     }
-
-    /// Answers a command, here or, where it has to ask the enforcer, on a task of its own.
-    fn answer(&self, request: Request, reply: oneshot::Sender<Answer>, sources: &Sources) {
-        let now = Timestamp::now();
-        let done = |message: String| Answer::Done { message };
-        let failed = |message: String| Answer::Failed { message };
-        let unknown = |watch: &Watch, jail: &Name| {
-            let jails: Vec<&str> = watch.detector.totals().map(|(name, _, _)| name.as_str()).collect();
-            failed(format!("there is no jail `{jail}`; there are {}", jails.join(", ")))
-        };
-        let mut watch = lock(&self.watch);
-        let answer = match request {
-            Request::Status { jail } => match &jail {
-                Some(name) if !watch.detector.totals().any(|(other, _, _)| other == name) => {
-                    unknown(&watch, name)
-                }
-                _ => Answer::Status(Box::new(self.status(&watch, jail.as_ref(), sources, now))),
-            },
-            Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
-            {
-                Some(bantime) => done(format!(
-                    "{address} is banned for {bantime} in the name of jail {jail}; the enforcer's allow list is above it"
-                )),
-                None => unknown(&watch, &jail),
-            },
-            Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
-                Some(()) => {
-                    self.local_drop.refresh(&watch);
-                    done(format!(
-                        "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
-                    ))
-                }
-                None => unknown(&watch, &jail),
-            },
-            Request::Unban { jail, address } => {
-                if let Some(name) = &jail
-                    && !watch.detector.totals().any(|(other, _, _)| other == name)
-                {
-                    unknown(&watch, name)
-                } else {
-                    let (link, watch) = (self.link.clone(), self.watch.clone());
-                    let local_drop = self.local_drop.clone();
-                    self.tasks.spawn(async move {
-                        let _ = reply.send(unban(&link, &watch, &local_drop, jail, address).await);
-                    });
-                    return;
-                }
-            }
-            Request::Reload => failed("a reload is answered elsewhere".to_owned()),
-        };
-        drop(watch);
-        let _ = reply.send(answer);
-    }
-
-    fn status(&self, watch: &Watch, jail: Option<&Name>, sources: &Sources, now: Timestamp) -> Status {
-        let link = self.link.lock();
-        let files = watch.positions.values().map(|saved| FileStatus {
-            path: saved.path.clone(),
-            read: saved.position.offset,
-            size: std::fs::metadata(&saved.path).map_or(saved.position.offset, |file| file.len()),
-        });
-        let mut files: Vec<FileStatus> = files.collect();
-        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        let mut jails = watch.detector.status(jail, now);
-        for JailStatus { name, banned, .. } in &mut jails {
-            banned.iter_mut().for_each(|ban| ban.dropped = self.local_drop.dropped(name, ban.address));
-        }
-        Status {
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-            started: self.started,
-            enforcer: link.as_ref().map(|uplink| uplink.url().to_owned()),
-            connected: link.as_ref().and_then(Uplink::is_connected),
-            sources: sources.names.iter().map(ToString::to_string).collect(),
-            programs: self.kernel.programs(),
-            confinement: [("worker", Some(self.confinement.clone())), ("loader", self.kernel.confinement())]
-                .into_iter()
-                .filter_map(|(process, kept)| Some((process.to_owned(), kept?)))
-                .collect(),
-            kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
-            lines: watch.lines,
-            lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
-            backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
-            files,
-            jails,
-            local_drop: self.local_drop.status(),
-            reports: match watch.detector.reporting() {
-                Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
-                None => ReportStatus::default(),
-            },
-        }
-    }
 }
 
 // === impl Sources ===
@@ -535,269 +376,14 @@ impl Sources {
     }
 }
 
-// === impl Link ===
-
-impl Link {
-    fn lock(&self) -> MutexGuard<'_, Option<Uplink>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Rate ===
-
-impl Rate {
-    /// Notes how many lines there were in all, a second after the last note.
-    fn note(&mut self, lines: u64) {
-        self.0.push_back(lines);
-        if self.0.len() > 11 {
-            self.0.pop_front();
-        }
-    }
-
-    fn per_second(&self) -> f64 {
-        match (self.0.front(), self.0.back()) {
-            (Some(first), Some(last)) if self.0.len() > 1 => {
-                (last - first) as f64 / (self.0.len() - 1) as f64
-            }
-            _ => 0.0,
-        }
-    }
-}
-
-/// Lifts bans at the enforcer, and then here: that of the address, and of all that are counted as one with
-/// it, for whoever has one of them has all. Where the enforcer cannot be asked they stand here too, so that
-/// asking again finds them.
-async fn unban(
-    link: &Link,
-    watch: &Shared,
-    local_drop: &LocalDrop,
-    jail: Option<Name>,
-    address: IpAddr,
-) -> Answer {
-    let uplink = link.lock().clone();
-    let banned = lock(watch).detector.banned(jail.as_ref(), address);
-    let Some(uplink) = uplink else {
-        if local_drop.is_wanted() {
-            lock(watch).detector.lift(jail.as_ref(), address);
-            local_drop.lift(address, &banned);
-            return if banned.is_empty() {
-                Answer::Failed { message: format!("{address} is not banned by any jail here") }
-            } else {
-                Answer::Done { message: format!("{address} is unbanned on this host{}", of_jails(&banned)) }
-            };
-        }
-        return Answer::Failed {
-            message: format!("{address} cannot be unbanned: this sensor has not joined an enforcer"),
-        };
-    };
-    let mut addresses: Vec<IpAddr> = banned.iter().map(|(_, address)| *address).collect();
-    addresses.push(atalaya_wire::canonical(address));
-    addresses.sort_unstable();
-    addresses.dedup();
-    let mut lifted = Vec::new();
-    let mut refusal = None;
-    for address in addresses {
-        match uplink.unban(&Unban { address, jail: jail.clone() }).await {
-            Ok(()) => lifted.push(address.to_string()),
-            Err(error) if error.code() == Some(ProblemCode::NotFound) => refusal = Some(error),
-            Err(error) => return Answer::Failed { message: error.to_string() },
-        }
-    }
-    lock(watch).detector.lift(jail.as_ref(), address);
-    local_drop.lift(address, &banned);
-    if let Some(refusal) = refusal.filter(|_| lifted.is_empty()) {
-        return Answer::Failed { message: refusal.to_string() };
-    }
-    let of = of_jails(&banned);
-    let (what, verb) = (lifted.join(", "), if lifted.len() == 1 { "is" } else { "are" });
-    Answer::Done { message: format!("{what} {verb} unbanned{of}") }
-}
-
-/// In whose name an address was banned, for a message.
-fn of_jails(banned: &[(Name, IpAddr)]) -> String {
-    let mut jails: Vec<&str> = banned.iter().map(|(jail, _)| jail.as_str()).collect();
-    jails.dedup();
-    if jails.is_empty() { String::new() } else { format!(" (jail {})", jails.join(", ")) }
-}
-
-/// Asks the jails' ignorecommands, several at once, and hands over the offences that none spares.
-async fn ask_commands(
-    watch: Shared,
-    mut doubts: mpsc::Receiver<(Offence, Arc<IgnoreCommand>)>,
-    outbox: Outbox,
-    local_drop: LocalDrop,
-) {
-    let room = Arc::new(Semaphore::new(COMMANDS));
-    while let Some((offence, command)) = doubts.recv().await {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let (watch, outbox, local_drop) = (watch.clone(), outbox.clone(), local_drop.clone());
-        tokio::spawn(async move {
-            let spares = command.spares(offence.address).await;
-            let mut watch = lock(&watch);
-            if spares {
-                tracing::info!(jail = %offence.jail, address = %offence.address, "spared by the ignorecommand");
-                watch.detector.withdraw(&offence.jail, offence.address);
-            } else {
-                local_drop.offence(&offence);
-                outbox.push(offence);
-            }
-            watch.asked.fetch_sub(1, Ordering::SeqCst);
-            drop(permit);
-        });
-    }
-}
-
-/// Looks up the names and files that jails spare.
-async fn look_up(watch: &Shared, lookups: Vec<(Name, IgnoreList)>) {
-    for (jail, list) in lookups {
-        let networks = list.look_up().await;
-        lock(watch).detector.set_looked_up(&jail, networks);
-    }
-}
-
-/// The way out: once the sensor has joined, sends offences and reports, keeps the allow list fresh, and sees
-/// when the enforcer has lost its ledger.
-async fn send(
-    state: impl AsRef<Path>,
-    outbox: Outbox,
-    store: Store,
-    watch: Shared,
-    link: Link,
-    local_drop: LocalDrop,
-    told: Told,
-) {
-    let mut warned = false;
-    let uplink = loop {
-        let problem = match Membership::load(state.as_ref()) {
-            Ok(Some(membership)) => {
-                tracing::info!(url = membership.url, sensor = %membership.sensor, "joined");
-                match Uplink::new(membership) {
-                    Ok(uplink) => break uplink,
-                    Err(error) => error.to_string(),
-                }
-            }
-            Ok(None) => "this sensor has not joined an enforcer: run `atalaya-enforcer enrol NAME` there and `atalaya-sensor join URL TOKEN` here".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        if !warned {
-            if local_drop.is_wanted() {
-                tracing::info!(
-                    "{problem}, for the routers and the rest of the fleet; on this host alone bans stand already"
-                );
-            } else {
-                tracing::warn!("{problem}; until then offences are kept");
-            }
-            warned = true;
-        }
-        tokio::time::sleep(JOIN_INTERVAL).await;
-    };
-    *link.lock() = Some(uplink.clone());
-    let refresh = async {
-        let mut interval = tokio::time::interval(REFRESH_INTERVAL);
-        loop {
-            interval.tick().await;
-            match uplink.allow().await {
-                Ok(allow) => {
-                    let networks = allow.networks.clone();
-                    {
-                        let mut watch = lock(&watch);
-                        watch.detector.set_enforcer_allow(networks);
-                        local_drop.refresh(&watch);
-                    }
-                    store.allow(allow);
-                }
-                Err(error) => tracing::warn!(%error, "the allow list could not be read; the last one holds"),
-            }
-        }
-    };
-    let report = |report: Report| {
-        let uplink = uplink.clone();
-        async move { uplink.report(&report).await }
-    };
-    let reports = reports::tell(told.reporter, &watch, report, |reserved| store.reports(reserved));
-    let keep = |ledger| store.ledger(ledger);
-    let resend = resend::resend(told.ledger, uplink.ledger(), &watch, &outbox, keep);
-    tokio::join!(uplink.send_all(&outbox), refresh, reports, resend);
-}
-
-/// Saves what changed, and keeps fresh who is spared.
-async fn keep(watch: Shared, store: Store, rate: Arc<Mutex<Rate>>) {
-    let mut snapshots = tokio::time::interval(SNAPSHOT_INTERVAL);
-    let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
-    loop {
-        tokio::select! {
-            _ = snapshots.tick() => {
-                let snapshot = take_snapshot(&watch);
-                if !snapshot.is_empty() {
-                    store.snapshot(snapshot);
-                }
-                let lines = lock(&watch).lines;
-                rate.lock().unwrap_or_else(PoisonError::into_inner).note(lines);
-            }
-            _ = refresh.tick() => {
-                let own = own_addresses();
-                let lookups = {
-                    let mut watch = lock(&watch);
-                    watch.detector.set_own(own);
-                    watch.detector.set_zone(TimeZone::system());
-                    watch.detector.sweep(Timestamp::now());
-                    watch.detector.lookups()
-                };
-                // On a task of its own: a slow name must not hold up what is saved.
-                let watch = watch.clone();
-                tokio::spawn(async move { look_up(&watch, lookups).await });
-            }
-        }
-    }
-}
-
-/// Tells of everything that was dropped at a bound, when there is more of it than at the last look.
-async fn tell_drops(watch: Shared, store: Store) {
-    let mut last = (0, 0, 0, 0);
-    let mut interval = tokio::time::interval(DROPS_INTERVAL);
-    loop {
-        interval.tick().await;
-        let counters: u64 = lock(&watch).detector.totals().map(|(_, _, totals)| totals.dropped).sum();
-        let lines = lock(&watch).files.as_ref().map_or(0, |status| status.cut_lines());
-        let reports = {
-            let watch = lock(&watch);
-            watch.reports.dropped + watch.detector.reporting().map_or(0, |pending| pending.lost().dropped)
-        };
-        let now = (store.dropped(), counters, lines, reports);
-        if now != last {
-            tracing::warn!(
-                offences = now.0,
-                counters = now.1,
-                cut_lines = now.2,
-                unreported = now.3,
-                "dropped at the memory's bounds, in all since the start"
-            );
-            last = now;
-        }
-    }
-}
-
-/// What changed since the last call; nothing while an ignorecommand runs, so that what led to its
-/// offence is read again after a crash.
-fn take_snapshot(watch: &Shared) -> Snapshot {
-    let mut watch = lock(watch);
-    if watch.asked.load(Ordering::SeqCst) > 0 {
-        return Snapshot::default();
-    }
-    let mut snapshot = std::mem::take(&mut watch.unsaved);
-    snapshot.counters = watch.detector.take_changed();
-    snapshot.bans = watch.detector.take_changed_bans();
-    snapshot
-}
-
-fn own_addresses() -> Networks {
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => interfaces.iter().map(|interface| interface.ip().into()).collect(),
-        Err(error) => {
-            tracing::warn!(%error, "the host's own addresses cannot be read");
-            Networks::default()
-        }
-    }
+/// What the jails want of the kernel's side of logins.
+fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::Wanted> {
+    let (verdicts, syslog) = (detector.wants_logins(), detector.wants_syslog_calls());
+    (verdicts || syslog).then_some(kernel_logins::Wanted {
+        verdicts: verdicts.then_some(config.verdicts),
+        peers: verdicts && config.peers,
+        syslog,
+    })
 }
 
 async fn stop_at(shutdown: CancellationToken, work: impl Future<Output = ()>) {

@@ -1,8 +1,12 @@
-//! Where failures are noticed: the kernel ([`logins`]), log files ([`files`]), systemd's journal ([`journal`])
+//! Where failures are noticed: the kernel ([`logins`], [`connections`]), log files ([`files`]), systemd's journal ([`journal`])
 //! and syslog messages ([`syslog`]). Each source runs on its own; one that cannot run says why, and the others go on.
 
+#[cfg(feature = "kernel")]
+pub mod connections;
 pub mod files;
 pub mod journal;
 #[cfg(feature = "kernel")]
 pub mod logins;
 pub mod syslog;
+#[cfg(feature = "kernel")]
+pub mod syslog_calls;

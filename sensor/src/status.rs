@@ -8,7 +8,7 @@ use jiff::{Timestamp, Unit};
 use crate::control::Status;
 use crate::jail::BanEnd;
 use crate::kernel::{Program, ProgramState};
-use crate::service::{DroppedBan, LocalDropStatus};
+use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 use crate::trial::printable;
 
 /// How many addresses of a jail are listed; the JSON has all.
@@ -134,6 +134,15 @@ fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
         "  {} addresses and networks are spared, among them {}{passed}",
         drop.spared, drop.lifelines
     )?;
+    if let Some(fleet) = &drop.fleet {
+        let how = match (fleet.connected, fleet.whole) {
+            (true, true) => "followed",
+            (true, false) => "coming",
+            (false, _) => "not followed now; those that are known stand until they end",
+        };
+        let trouble = fleet.trouble.as_ref().map(|trouble| format!(": {}", printable(trouble.as_bytes())));
+        writeln!(out, "  the fleet's bans are {how}{}", trouble.unwrap_or_default())?;
+    }
     if let Some(trouble) = &drop.trouble {
         writeln!(out, "  {}", printable(trouble.as_bytes()))?;
     }

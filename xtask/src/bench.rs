@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the budgets of the main job, measured over real processes in release builds.
 //! The router is the simulator; beside it, where there is a peer, the peer runs in the same run.
 
+mod attack;
 mod filters;
 mod routers;
 mod stream;
@@ -45,6 +46,8 @@ enum Which {
     Reconcile,
     /// Start, memory, a new ban's way and the stream to a sensor with a million bans
     Million,
+    /// Real attacks from their start to the router, beside Debian's fail2ban
+    Attack,
     /// The filter engine, beside ripgrep and fail2ban-regex; a live file, and a backlog
     Filters,
 }
@@ -78,6 +81,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Million) {
         routers::million()?;
+    }
+    if wanted(Which::Attack) {
+        attack::run()?;
     }
     if wanted(Which::Filters) {
         filters::run()?;
@@ -366,13 +372,13 @@ fn report(
     Ok(())
 }
 
-/// A Python with the client that users run today.
+/// A Python with the client that users run today, and what fail2ban watches files with.
 fn venv() -> Result<PathBuf> {
     let folder = programs("bench-venv");
     let python = folder.join("bin/python");
     let have = || {
         Command::new(&python)
-            .args(["-c", "import routeros_api"])
+            .args(["-c", "import pyinotify, routeros_api"])
             .output()
             .is_ok_and(|output| output.status.success())
     };
@@ -382,8 +388,15 @@ fn venv() -> Result<PathBuf> {
             Command::new("python3").arg("-m").arg("venv").arg(&folder),
         )?;
         announce(
-            "the client that users run today",
-            Command::new(&python).args(["-m", "pip", "install", "--quiet", "routeros_api==0.21.0"]),
+            "the client that users run today, and what fail2ban watches files with",
+            Command::new(&python).args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "routeros_api==0.21.0",
+                "pyinotify==0.9.6",
+            ]),
         )?;
     }
     Ok(python)

@@ -15,10 +15,13 @@ use crate::fail2ban::Fail2ban;
 use crate::filter::{FilterDefinition, FilterError};
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::ports::{self, Ports};
 use crate::source::journal::JournalMatch;
 
 /// The most lines that a regex may see at once.
 const MOST_LINES: u32 = 1000;
+/// The longest time over which the kernel counts, in seconds: a week.
+const LONGEST_WINDOW: u64 = 7 * 86_400;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +30,10 @@ pub(super) struct RawJail {
     pub(super) enabled: bool,
     source: Option<Spanned<RawSource>>,
     services: Option<Spanned<OneOrMany>>,
+    ports: Option<Spanned<Ports>>,
+    short: Option<Spanned<Seconds>>,
+    unverified: Option<Spanned<bool>>,
+    interfaces: Option<Spanned<OneOrMany>>,
     filter: Option<Spanned<String>>,
     paths: Option<Spanned<OneOrMany>>,
     prefregex: Option<Spanned<String>>,
@@ -52,9 +59,13 @@ pub(super) struct RawJail {
 #[serde(rename_all = "lowercase")]
 enum RawSource {
     Logins,
+    Connections,
+    Scan,
     Files,
     Journal,
     Syslog,
+    #[serde(rename = "syslog-calls")]
+    SyslogCalls,
 }
 
 /// `escalate = true`, or a table of what is other than usual.
@@ -110,6 +121,7 @@ impl RawJail {
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailConfig, ConfigError> {
         let policy = self.policy(name, defaults).map_err(wrong)?;
+        let ports = self.ports(name, &at)?;
         let zone = self.logtimezone.as_deref().map(date::zone).transpose().map_err(wrong)?;
         let mut ignore = self.ignore.clone();
         ignore.names.extend(defaults.ignore.names.iter().cloned());
@@ -117,17 +129,73 @@ impl RawJail {
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
         let source = self.source(name, own, at, wrong)?;
-        Ok(JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self })
+        Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
+    }
+
+    /// What the jail guards, or speaks of.
+    fn ports(
+        &self,
+        name: &Name,
+        at: &impl Fn(Range<usize>, String) -> ConfigError,
+    ) -> Result<Vec<u16>, ConfigError> {
+        if let Some(ports) = &self.ports {
+            return ports.get_ref().read().map_err(|message| at(ports.span(), message));
+        }
+        if matches!(self.kind(), Some(RawSource::Connections | RawSource::Scan)) {
+            return Ok(Vec::new());
+        }
+        if self.kind() == Some(RawSource::Logins) {
+            let services = many(self.services.clone());
+            return Ok(match services.as_slice() {
+                [] => ports::of_logins(),
+                services => services.iter().flat_map(|service| ports::of(service)).copied().collect(),
+            });
+        }
+        let filter =
+            self.filter.as_ref().map(|filter| filter.get_ref().split('[').next().unwrap_or_default());
+        Ok(ports::of_jail(filter.unwrap_or(name.as_str())).to_vec())
+    }
+
+    fn kind(&self) -> Option<RawSource> {
+        self.source.as_ref().map(|source| *source.get_ref())
+    }
+
+    /// What holds where nothing is said. Those of `[defaults]` speak of failures: how many connections, or
+    /// ports, are too many is another matter.
+    fn standard(&self, name: &Name, defaults: &RawDefaults) -> Policy {
+        let standard = Policy::new(name.clone());
+        let bantime = defaults.bantime.unwrap_or(standard.bantime);
+        match self.kind() {
+            Some(RawSource::Connections) if self.short.is_some() => {
+                Policy { maxretry: 10, findtime: Seconds(600), bantime, ..standard }
+            }
+            Some(RawSource::Connections) => {
+                Policy { maxretry: 30, findtime: Seconds(60), bantime, ..standard }
+            }
+            // Short, for whoever touches closed ports may do it in another's name.
+            Some(RawSource::Scan) => Policy {
+                maxretry: 10,
+                findtime: Seconds(60),
+                bantime: BanTime::For(Seconds(600)),
+                ..standard
+            },
+            _ => Policy {
+                maxretry: defaults.maxretry.unwrap_or(standard.maxretry),
+                findtime: defaults.findtime.unwrap_or(standard.findtime),
+                bantime,
+                ..standard
+            },
+        }
     }
 
     fn policy(&self, name: &Name, defaults: &RawDefaults) -> Result<Policy, String> {
-        let standard = Policy::new(name.clone());
+        let standard = self.standard(name, defaults);
         let mut ignore = defaults.ignore.networks.clone();
         ignore.extend(self.ignore.networks.iter());
         let policy = Policy {
-            maxretry: self.maxretry.or(defaults.maxretry).unwrap_or(standard.maxretry),
-            findtime: self.findtime.or(defaults.findtime).unwrap_or(standard.findtime),
-            bantime: self.bantime.or(defaults.bantime).unwrap_or(standard.bantime),
+            maxretry: self.maxretry.unwrap_or(standard.maxretry),
+            findtime: self.findtime.unwrap_or(standard.findtime),
+            bantime: self.bantime.unwrap_or(standard.bantime),
             decay: self.decay.unwrap_or(standard.decay),
             escalation: match &self.escalate {
                 None | Some(Escalate::Usual(false)) => None,
@@ -142,8 +210,26 @@ impl RawJail {
             ..standard
         };
         check_ipv6_prefix(policy.ipv6_prefix)?;
-        if !(1..=1000).contains(&policy.maxretry) {
-            return Err(format!("maxretry is {}; expected 1 to 1000", policy.maxretry));
+        let allowed = match self.kind() {
+            Some(RawSource::Connections) => 1..=100_000,
+            Some(RawSource::Scan) => 2..=20,
+            _ => 1..=1000,
+        };
+        if !allowed.contains(&policy.maxretry) {
+            let (least, most) = allowed.into_inner();
+            return Err(format!("maxretry is {}; expected {least} to {most}", policy.maxretry));
+        }
+        if matches!(self.kind(), Some(RawSource::Connections | RawSource::Scan)) {
+            if policy.findtime.0 > LONGEST_WINDOW {
+                return Err(format!(
+                    "findtime is {}; the kernel counts over at most {}",
+                    policy.findtime,
+                    Seconds(LONGEST_WINDOW)
+                ));
+            }
+            if self.decay.is_some() {
+                return Err("`decay` does not go with this jail's source; remove it".to_owned());
+            }
         }
         if policy.findtime.0 == 0 {
             return Err("findtime is 0; expected at least one second, such as \"10m\"".to_owned());
@@ -171,8 +257,15 @@ impl RawJail {
             None => Ok(()),
         };
         let span = |value: &Option<Spanned<OneOrMany>>| value.as_ref().map(Spanned::span);
-        let source = self.source.as_ref().map(|source| *source.get_ref());
-        if source == Some(RawSource::Logins) {
+        let source = self.kind();
+        if source != Some(RawSource::Connections) {
+            misplaced("short", self.short.as_ref().map(Spanned::span))?;
+        }
+        if source != Some(RawSource::Scan) {
+            misplaced("unverified", self.unverified.as_ref().map(Spanned::span))?;
+            misplaced("interfaces", span(&self.interfaces))?;
+        }
+        if matches!(source, Some(RawSource::Logins | RawSource::Connections | RawSource::Scan)) {
             misplaced("filter", self.filter.as_ref().map(Spanned::span))?;
             misplaced("paths", span(&self.paths))?;
             misplaced("prefregex", self.prefregex.as_ref().map(Spanned::span))?;
@@ -180,13 +273,37 @@ impl RawJail {
             misplaced("ignoreregex", span(&self.ignoreregex))?;
             misplaced("datepattern", span(&self.datepattern))?;
             misplaced("journalmatch", span(&self.journalmatch))?;
+        }
+        if source == Some(RawSource::Logins) {
             return Ok(JailSource::Logins { services: many(self.services) });
         }
-        misplaced("services", span(&self.services))?;
+        if source != Some(RawSource::SyslogCalls) {
+            misplaced("services", span(&self.services))?;
+        }
+        if source == Some(RawSource::Connections) {
+            if let Some(short) = self.short.as_ref().filter(|short| short.get_ref().0 == 0) {
+                return Err(at(
+                    short.span(),
+                    "`short` is 0; expected at least one second, such as \"10s\"".to_owned(),
+                ));
+            }
+            return Ok(JailSource::Connections { short: self.short.map(Spanned::into_inner) });
+        }
+        if source == Some(RawSource::Scan) {
+            misplaced("ports", self.ports.as_ref().map(Spanned::span))?;
+            let interfaces = many(self.interfaces.clone());
+            if let (Some(name), Some(span)) =
+                (interfaces.iter().find(|name| !is_interface(name)), span(&self.interfaces))
+            {
+                return Err(at(span, format!("`{name}` is no name of a network interface, such as `eth0`")));
+            }
+            let unverified = self.unverified.is_some_and(Spanned::into_inner);
+            return Ok(JailSource::Scan { unverified, interfaces });
+        }
         if source != Some(RawSource::Journal) && source.is_some() {
             misplaced("journalmatch", span(&self.journalmatch))?;
         }
-        if matches!(source, Some(RawSource::Journal | RawSource::Syslog)) {
+        if matches!(source, Some(RawSource::Journal | RawSource::Syslog | RawSource::SyslogCalls)) {
             misplaced("paths", span(&self.paths))?;
         }
         let definition = self.definition(name, own, &at, wrong)?;
@@ -202,6 +319,9 @@ impl RawJail {
         let has_files = self.paths.is_some() || paths.iter().any(|path| exists(path));
         match source {
             Some(RawSource::Syslog) => Ok(JailSource::Syslog { filter }),
+            Some(RawSource::SyslogCalls) => {
+                Ok(JailSource::SyslogCalls { programs: many(self.services), filter })
+            }
             Some(RawSource::Journal) => Ok(JailSource::Journal { wanted, filter }),
             None if !has_files && !definition.journalmatch.is_empty() => {
                 Ok(JailSource::Journal { wanted, filter })
@@ -263,6 +383,12 @@ impl RawJail {
         }
         Ok(definition)
     }
+}
+
+/// Whether the kernel lets an interface have this name.
+fn is_interface(name: &str) -> bool {
+    let is_fine = |c: char| c.is_ascii_graphic() && !"/:".contains(c);
+    (1..16).contains(&name.len()) && name.chars().all(is_fine) && !matches!(name, "." | "..")
 }
 
 /// Refuses what is no network of one IPv6 host.

@@ -77,7 +77,11 @@ impl Reach {
                     reach.execute.extend(["/usr/bin/journalctl", "/bin/journalctl"].map(PathBuf::from));
                     reach.execute.extend(interpreters());
                 }
-                JailSource::Logins { .. } | JailSource::Syslog { .. } => {}
+                JailSource::Logins { .. }
+                | JailSource::Connections { .. }
+                | JailSource::Scan { .. }
+                | JailSource::Syslog { .. }
+                | JailSource::SyslogCalls { .. } => {}
             }
         }
         Ok(reach)

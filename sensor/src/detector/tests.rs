@@ -171,3 +171,76 @@ fn good_logins_of_other_hosts_alone_are_reported() {
     }
     assert_eq!(detector.reporting().unwrap().len(), 1);
 }
+
+#[test]
+fn a_limit_that_the_kernel_saw_reached_is_one_offence_and_whom_the_jail_spares_is_spared() {
+    let (mut detector, offences) = detector(
+        "[jail.flood]\nsource = \"connections\"\nports = 22\nmaxretry = 12\nignore = [\"198.51.100.0/24\"]\n",
+    );
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let jail: Name = "flood".parse().unwrap();
+    let mut reach = |address: &str, jail: &Name| {
+        let address = address.parse().unwrap();
+        let text = "12 connections to port 22 (sshd) in 60 s";
+        detector.limit_reached(&LimitReached { jail, address, time: now, count: 12, text }, now);
+    };
+    for spared in ["198.51.100.7", "127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        reach(spared, &jail);
+    }
+    reach("192.0.2.1", &"gone".parse().unwrap());
+    reach("192.0.2.1", &jail);
+    let offence = offences.try_recv().unwrap();
+    assert_eq!((offence.address.to_string(), offence.failures), ("192.0.2.1".to_owned(), 12));
+    assert_eq!(offence.evidence[0].text, "12 connections to port 22 (sshd) in 60 s");
+    assert!(offences.try_recv().is_err());
+    let status = detector.status(None, now);
+    assert_eq!((status[0].failures, status[0].offences, status[0].ignored), (12, 1, 1));
+}
+
+#[test]
+fn whoever_logged_in_within_findtime_vouches_for_the_short_connections_of_the_whole_network() {
+    let (mut detector, offences) =
+        detector("[jail.short]\nsource = \"connections\"\nports = 22\nshort = \"10s\"\nfindtime = \"10m\"\n");
+    let login: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let jail: Name = "short".parse().unwrap();
+    assert!(detector.wants_logins());
+    detector.good_login("2001:db8::1".parse().unwrap(), "sshd", "root", login);
+    for (minutes, address, offends) in [
+        (1, "2001:db8::2", false),
+        (10, "2001:db8::3", false),
+        (1, "2001:db8:0:1::2", true),
+        (11, "2001:db8::2", true),
+    ] {
+        let now = login + jiff::SignedDuration::from_mins(minutes);
+        let address = address.parse().unwrap();
+        detector.limit_reached(&LimitReached { jail: &jail, address, time: now, count: 10, text: "" }, now);
+        assert_eq!(offences.try_recv().is_ok(), offends, "{address} after {minutes} min");
+    }
+    // What nobody asks for any more is not kept.
+    detector.sweep(login + jiff::SignedDuration::from_mins(11));
+    assert!(detector.logins.is_empty());
+}
+
+#[cfg(feature = "kernel")]
+#[test]
+fn the_kernel_counts_what_the_jails_say_and_no_short_connections_where_no_login_is_seen() {
+    let (detector, _) = detector(
+        "[jail.a]\nsource = \"logins\"\nservices = \"sshd\"\n[jail.b]\nsource = \"connections\"\n\
+         [jail.c]\nsource = \"connections\"\nports = [80]\nshort = 10\n\
+         [jail.d]\nsource = \"scan\"\ninterfaces = [\"eth1\", \"eth0\"]\n",
+    );
+    let guards = detector.guards(true);
+    let of: Vec<&Guarded> = guards.iter().map(|guard| &guard.of).collect();
+    let short = Some(Seconds(10));
+    assert_eq!(
+        of,
+        [
+            &Guarded::Connections { ports: vec![22], short: None },
+            &Guarded::Connections { ports: vec![80], short },
+            &Guarded::ClosedPorts { unverified: false },
+        ]
+    );
+    assert!(!detector.guards(false).iter().any(|guard| guard.jail.as_str() == "c"));
+    let wanted = detector.wants_connections().unwrap();
+    assert_eq!(wanted.scans.unwrap().interfaces, ["eth0", "eth1"]);
+}

@@ -15,6 +15,7 @@ use crate::config::{self, EscalateTable, JailConfig, JailSource};
 use crate::date;
 use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::ports;
 use crate::source::journal::JournalMatch;
 
 /// Options that mean nothing here, with the values that mean nothing there either, and why.
@@ -127,7 +128,8 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
         }
         JailSource::Files { paths, filter }
     };
-    Ok(JailConfig { policy, source, zone, ignore, ignorecommand, ignore_self })
+    let ports = ports::of_jail(&definition.name).to_vec();
+    Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
 }
 
 /// The words of `ignoreip`.

@@ -1,5 +1,6 @@
 //! The loader process: does what the worker asks, looks around every few seconds, and ends with the worker.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
+use super::connections::Connections;
+use super::listener::{self, Listener};
 use super::local_drop::LocalDrop;
-use super::logins::Logins;
+use super::logins::{Logins, vouch::Vouch};
 use super::object::{Kit, Object};
 use super::part::Part;
 use super::{Program, Wanted};
@@ -20,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The objects' names, under which the worker gets their maps.
 pub const LOGINS: &str = "logins";
+/// See [`LOGINS`].
+pub const CONNECTIONS: &str = "connections";
 /// As [`LOGINS`].
 pub const LOCAL_DROP: &str = "local_drop";
 
@@ -28,6 +33,23 @@ pub const LOCAL_DROP: &str = "local_drop";
 pub enum Request {
     /// Brings what is loaded to this; answered with [`Said::Loaded`].
     Want(Wanted),
+    /// Finds who listens on a port; answered with [`Said::Listener`].
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// In which network namespace, by its number; zero for the loader's own.
+        netns: u32,
+        /// On which port.
+        port: u16,
+    },
+    /// Asks whether the word of a process outside of the host's mount namespace on an address counts; answered
+    /// with [`Said::Vouched`].
+    Vouch {
+        /// The process.
+        process: u32,
+        /// The address that it names.
+        address: IpAddr,
+    },
 }
 
 /// What the loader says.
@@ -42,6 +64,15 @@ pub enum Said {
         /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
         maps: Vec<(String, String)>,
     },
+    /// Who listens, where anybody does.
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// Who.
+        listener: Option<Listener>,
+    },
+    /// The answer to the oldest [`Request::Vouch`] that has none.
+    Vouched(Vouch),
     /// Programs stand otherwise than was said last.
     Changed {
         /// All of them.
@@ -53,6 +84,7 @@ pub enum Said {
 #[derive(Default)]
 struct Parts {
     logins: Logins,
+    connections: Connections,
     local_drop: LocalDrop,
 }
 
@@ -81,9 +113,17 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                         Said::Loaded { programs: said.clone(), confinement: confinement.clone(), maps };
                     channel.send(&loaded, &descriptors)?;
                 }
+                Request::Vouch { process, address } => {
+                    channel.send(&Said::Vouched(parts.logins.vouch(process, address)), &[])?;
+                }
+                Request::Listener { question, netns, port } => {
+                    let listener = listener::find(netns, port);
+                    channel.send(&Said::Listener { question, listener }, &[])?;
+                }
             }
         }
         parts.objects().for_each(Object::log);
+        parts.each().into_iter().for_each(Part::wake);
         if Instant::now() >= next_look {
             parts.each().into_iter().for_each(Part::look);
             next_look = Instant::now() + LOOK;
@@ -96,12 +136,11 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
     }
 }
 
-/// Waits for a request (then true), a message of a program, or the time to look around.
+/// Waits for a request (then true), a message of a program, what wakes a part, or the time to look around.
 fn wait(channel: &Channel, parts: &mut Parts, until: Instant) -> anyhow::Result<bool> {
-    let objects: Vec<&Object> = parts.objects().map(|object| &*object).collect();
-    let messages = objects.iter().filter_map(|object| object.messages());
     let mut fds = vec![PollFd::new(channel, PollFlags::IN)];
-    fds.extend(messages.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    let waits = parts.each().into_iter().flat_map(Part::waits);
+    fds.extend(waits.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     let timeout = Timespec::try_from(until.saturating_duration_since(Instant::now()))?;
     match rustix::event::poll(&mut fds, Some(&timeout)) {
         Ok(_) => Ok(!fds[0].revents().is_empty()),
@@ -118,6 +157,7 @@ impl Parts {
         let kit = Kit::new();
         let handed = [
             (LOGINS, self.logins.want(wanted.logins.as_ref(), &kit)),
+            (CONNECTIONS, self.connections.want(wanted.connections.as_ref(), &kit)),
             (LOCAL_DROP, self.local_drop.want(wanted.local_drop.as_ref(), &kit)),
         ];
         let maps = handed.into_iter().flat_map(|(object, handed)| {
@@ -127,11 +167,12 @@ impl Parts {
     }
 
     fn programs(&self) -> Vec<Program> {
-        [&self.logins as &dyn Part, &self.local_drop].into_iter().flat_map(Part::programs).collect()
+        let parts: [&dyn Part; 3] = [&self.logins, &self.connections, &self.local_drop];
+        parts.into_iter().flat_map(Part::programs).collect()
     }
 
-    fn each(&mut self) -> [&mut dyn Part; 2] {
-        [&mut self.logins, &mut self.local_drop]
+    fn each(&mut self) -> [&mut dyn Part; 3] {
+        [&mut self.logins, &mut self.connections, &mut self.local_drop]
     }
 
     fn objects(&mut self) -> impl Iterator<Item = &mut Object> {

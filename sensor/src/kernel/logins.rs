@@ -1,137 +1,57 @@
-//! The object `logins` in the loader: a uprobe in every libaudit of this host.
+//! The object `logins` in the loader: uprobes in the libraries that logins pass through, those of this host and
+//! those of each container.
+//!
+//! # Who is believed
+//! Any process can call a library's function with any text. The kernel says who did:
+//! - **A user** (real user id not 0, in the initial user namespace): never believed but for a local failure of
+//!   a set-user-id program (`su`), which is shown and bans nobody. Root of a container with user ids of its own is
+//!   such a user too.
+//! - **Root of this host** (in the host's mount namespace): believed. It can do worse than lie.
+//! - **Root elsewhere**, in a container or a service with a mount namespace of its own: its word on an address
+//!   counts only while that address has a TCP connection that [`vouch`] finds. It can still blame whoever talks to it
+//!   just then, can lie about account and service, can keep silent, and can fill the ring of the doubted, whose
+//!   losses are counted; that ring is not the host's. It cannot accuse an address that is not connected to it.
+//!
+//! A container's library files are its own to forge. The privileged loader looks at nothing but regular files of
+//! bounded size on local file systems, within the container's root ([`roots`]), reads no more of them than
+//! tables of bounded size ([`elf`](super::elf)), and lets go of them when the container's last process ends.
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "kernel")]
+mod hook;
+#[cfg(feature = "kernel")]
+mod library;
+#[cfg(feature = "kernel")]
+mod probe;
+#[cfg(feature = "kernel")]
+mod roots;
+#[cfg(feature = "kernel")]
+pub mod vouch;
 
 #[cfg(feature = "kernel")]
 pub use probe::Logins;
 
 /// What of it is wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {}
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Verdicts on logins, and whose.
+    pub verdicts: Option<Verdicts>,
+    /// Whom root's programs talk to.
+    pub peers: bool,
+    /// What root's programs say to syslog.
+    pub syslog: bool,
+}
 
-#[cfg(feature = "kernel")]
-mod probe {
-    use std::collections::HashSet;
-    use std::os::unix::fs::MetadataExt;
-    use std::path::{Path, PathBuf};
-
-    use atalaya_sensor_ebpf::logins::{AUDIT_PROGRAM, LOGINS_MAP};
-    use atalaya_sensor_ebpf::losses::LOSSES_MAP;
-    use aya::programs::UProbe;
-    use aya::programs::uprobe::UProbeScope;
-
-    use super::Wanted;
-    use crate::kernel::object::{Kit, Object, Refusal};
-    use crate::kernel::part::{Handed, Part};
-    use crate::kernel::{Program, ProgramState, tracefs};
-
-    /// The program as it is shown.
-    const AUDIT: &str = "logins: audit";
-    /// The probed function.
-    const FUNCTION: &str = "audit_log_acct_message";
-    /// Where distributions keep libaudit.
-    const FOLDERS: [&str; 10] = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/lib/x86_64-linux-gnu",
-        "/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/lib64",
-        "/usr/lib",
-        "/lib",
-        "/usr/local/lib",
-        "/usr/local/lib64",
-    ];
-    const LIBAUDIT: &str = "libaudit.so.1";
-
-    /// The part.
-    #[derive(Default)]
-    pub struct Logins {
-        object: Option<Object>,
-        programs: Vec<Program>,
-    }
-
-    // === impl Logins ===
-
-    impl Logins {
-        /// Brings what is loaded to what is wanted.
-        pub fn want(&mut self, wanted: Option<&Wanted>, kit: &Kit) -> Option<Handed> {
-            if wanted.is_none() {
-                self.object = None;
-                let reason = "no jail has the source `logins`";
-                self.programs = vec![Program::not_on(AUDIT, ProgramState::Off, reason)];
-                return None;
-            }
-            if self.object.is_some() {
-                return None;
-            }
-            match self.load(kit) {
-                Ok(handed) => Some(handed),
-                Err(program) => {
-                    self.programs = vec![program];
-                    None
-                }
-            }
-        }
-
-        fn load(&mut self, kit: &Kit) -> Result<Handed, Program> {
-            let libraries = libraries();
-            if libraries.is_empty() {
-                let reason = format!(
-                    "{LIBAUDIT} is not on this host (looked in {}): sshd and PAM here do not report to it",
-                    FOLDERS.join(", ")
-                );
-                return Err(Program::not_on(AUDIT, ProgramState::Off, reason));
-            }
-            tracefs::mount_for_probes();
-            let (object, handed, attached) =
-                attach(kit, &libraries).map_err(|refusal| refusal.program(AUDIT))?;
-            self.programs = vec![object.on(AUDIT, AUDIT_PROGRAM, attached)];
-            self.object = Some(object);
-            Ok(handed)
-        }
-    }
-
-    impl Part for Logins {
-        fn programs(&self) -> Vec<Program> {
-            self.programs.clone()
-        }
-
-        fn object(&mut self) -> Option<&mut Object> {
-            self.object.as_mut()
-        }
-    }
-
-    /// Loads the object and attaches its program to every library; where it is attached, in words.
-    fn attach(kit: &Kit, libraries: &[PathBuf]) -> Result<(Object, Handed, String), Refusal> {
-        let mut object =
-            kit.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/logins")), |_| {})?;
-        let program: &mut UProbe = object.program(AUDIT_PROGRAM)?;
-        program.load().map_err(|error| Refusal::of(&error))?;
-        let mut attached = Vec::new();
-        let mut failure = None;
-        for library in libraries {
-            match program.attach(FUNCTION, library, UProbeScope::AllProcesses) {
-                Ok(_) => attached.push(library.display().to_string()),
-                Err(error) => failure = Some(Refusal::of(&error)),
-            }
-        }
-        if let Some(refusal) = failure.filter(|_| attached.is_empty()) {
-            return Err(refusal);
-        }
-        let handed = object.maps(&[LOGINS_MAP, LOSSES_MAP])?;
-        Ok((object, handed, attached.join(", ")))
-    }
-
-    /// Every libaudit of this host, each file once.
-    fn libraries() -> Vec<PathBuf> {
-        let mut seen = HashSet::new();
-        FOLDERS
-            .iter()
-            .map(|folder| Path::new(folder).join(LIBAUDIT))
-            .filter(|path| {
-                path.metadata().is_ok_and(|metadata| seen.insert((metadata.dev(), metadata.ino())))
-            })
-            .collect()
-    }
+/// Whose verdicts on logins are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdicts {
+    /// Audit's where PAM reports to libaudit, else PAM's own; for each container by itself.
+    #[default]
+    Auto,
+    /// What PAM and sshd report to libaudit.
+    Audit,
+    /// PAM's own.
+    Pam,
 }

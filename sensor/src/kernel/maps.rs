@@ -24,6 +24,10 @@ pub struct Lost {
     pub ring_full: u64,
     /// Calls whose arguments could not be read.
     pub unreadable: u64,
+    /// Records of callers who are not believed at once, for which their ring had no room.
+    pub doubted_ring_full: u64,
+    /// Calls of syslog for which their ring had no room.
+    pub syslog_ring_full: u64,
 }
 
 /// A map that cannot be used.
@@ -80,7 +84,12 @@ impl Losses {
     /// What was lost, in all.
     pub fn read(&self) -> Lost {
         let sum = |loss: Loss| self.0.get(&(loss as u32), 0).map_or(0, |cpus| cpus.iter().sum::<u64>());
-        Lost { ring_full: sum(Loss::RingFull), unreadable: sum(Loss::Unreadable) }
+        Lost {
+            ring_full: sum(Loss::RingFull),
+            unreadable: sum(Loss::Unreadable),
+            doubted_ring_full: sum(Loss::DoubtedRingFull),
+            syslog_ring_full: sum(Loss::SyslogRingFull),
+        }
     }
 }
 
@@ -96,5 +105,19 @@ pub async fn read(ring: &mut Ring, mut each: impl FnMut(&[u8])) -> std::io::Resu
         each(&bytes);
     }
     guard.clear_ready();
+    Ok(())
+}
+
+/// As [`read`], but no more than so many, so that a flood leaves time for other things.
+pub async fn read_some(ring: &mut Ring, most: usize, mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
+    let mut guard = ring.readable_mut().await?;
+    let records = guard.get_inner_mut();
+    for _ in 0..most {
+        let Some(bytes) = records.next() else {
+            guard.clear_ready();
+            return Ok(());
+        };
+        each(&bytes);
+    }
     Ok(())
 }

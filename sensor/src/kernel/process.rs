@@ -1,7 +1,8 @@
 //! The loader from the worker's side: started as a process of its own, asked, and listened to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -12,13 +13,24 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::Channel;
+use super::listener::Listener;
 use super::loader::{Request, Said};
+use super::logins::vouch::Vouch;
 use super::maps::Maps;
 use super::{Program, Wanted};
 use crate::confine::Confinement;
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long looking for a listener may take: it is an offence that waits.
+const PATIENCE_LISTENER: Duration = Duration::from_millis(500);
+
+/// Asks the loader, for as long as it runs.
+#[derive(Clone)]
+pub struct Questions {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
+}
 
 /// The running loader. Dropping it ends the loader, and with it all programs that are not pinned.
 pub struct Loader {
@@ -34,6 +46,17 @@ struct Heard {
     programs: Vec<Program>,
     confinement: Option<Confinement>,
     answer: Option<oneshot::Sender<Loaded>>,
+    questions: HashMap<u64, oneshot::Sender<Option<Listener>>>,
+    asked: u64,
+    /// Who waits for a word on an address, in the order of the questions.
+    doubts: VecDeque<oneshot::Sender<Vouch>>,
+}
+
+/// Asks the loader whom to believe.
+#[derive(Clone)]
+pub struct Voucher {
+    channel: Arc<Channel>,
+    heard: Arc<Mutex<Heard>>,
 }
 
 /// New maps by object.
@@ -73,7 +96,11 @@ impl Loader {
             move || {
                 listen(&channel, &heard);
                 // Whoever waits for an answer learns that there will be none.
-                lock(&heard).answer = None;
+                let mut heard = lock(&heard);
+                heard.answer = None;
+                heard.questions.clear();
+                heard.doubts.clear();
+                drop(heard);
                 ended.cancel();
             }
         };
@@ -96,6 +123,16 @@ impl Loader {
         }
     }
 
+    /// Asks it, also from elsewhere.
+    pub fn questions(&self) -> Questions {
+        Questions { channel: self.channel.clone(), heard: self.heard.clone() }
+    }
+
+    /// Who asks the loader whom to believe.
+    pub fn voucher(&self) -> Voucher {
+        Voucher { channel: self.channel.clone(), heard: self.heard.clone() }
+    }
+
     /// All programs as they stand.
     pub fn programs(&self) -> Vec<Program> {
         lock(&self.heard).programs.clone()
@@ -109,6 +146,53 @@ impl Loader {
     /// Cancelled when the loader has ended.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
+    }
+}
+
+// === impl Questions ===
+
+impl Questions {
+    /// All programs as they stand.
+    pub fn programs(&self) -> Vec<Program> {
+        lock(&self.heard).programs.clone()
+    }
+
+    /// Who listens on a port, in a network namespace by its number. `None` where nobody does, or where the
+    /// loader does not say so in time.
+    pub async fn listener(&self, netns: u32, port: u16) -> Option<Listener> {
+        let (sender, answer) = oneshot::channel();
+        let question = {
+            let mut heard = lock(&self.heard);
+            heard.asked += 1;
+            let question = heard.asked;
+            heard.questions.insert(question, sender);
+            question
+        };
+        let sent = self.channel.send(&Request::Listener { question, netns, port }, &[]);
+        let answered = match sent {
+            Ok(()) => tokio::time::timeout(PATIENCE_LISTENER, answer).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        lock(&self.heard).questions.remove(&question);
+        answered.flatten()
+    }
+}
+
+// === impl Voucher ===
+
+impl Voucher {
+    /// Whether the word of a process on an address counts. It does not where the loader has ended.
+    pub async fn vouch(&self, process: u32, address: IpAddr) -> Vouch {
+        let (sender, answer) = oneshot::channel();
+        {
+            // Sent under the lock, so that questions and who waits are in the same order.
+            let mut heard = lock(&self.heard);
+            if self.channel.send(&Request::Vouch { process, address }, &[]).is_err() {
+                return Vouch::Gone;
+            }
+            heard.doubts.push_back(sender);
+        }
+        answer.await.unwrap_or(Vouch::Gone)
     }
 }
 
@@ -130,6 +214,16 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
                 heard.confinement = Some(confinement);
                 if let Some(answer) = heard.answer.take() {
                     let _ = answer.send(by_object(maps, descriptors));
+                }
+            }
+            Ok(Some((Said::Listener { question, listener }, _))) => {
+                if let Some(waiting) = lock(heard).questions.remove(&question) {
+                    let _ = waiting.send(listener);
+                }
+            }
+            Ok(Some((Said::Vouched(vouch), _))) => {
+                if let Some(asker) = lock(heard).doubts.pop_front() {
+                    let _ = asker.send(vouch);
                 }
             }
             Ok(Some((Said::Changed { programs }, _))) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::mount::MountFlags;
 
 /// Where it is mounted.
-const TRACEFS: &str = "/sys/kernel/tracing";
+pub const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// Mounts it for probes, on kernels without the perf type of uprobes.
 pub fn mount_for_probes() {

@@ -53,6 +53,20 @@ impl Table {
         Self { most, entries: HashMap::new(), ends: BTreeSet::new(), left_out: 0 }
     }
 
+    /// Goes on with room for so many.
+    pub fn set_most(&mut self, most: usize) -> Vec<Change> {
+        self.most = most;
+        let mut changes = Vec::new();
+        while self.entries.len() > most
+            && let Some((_, network)) = self.ends.first().copied()
+        {
+            self.forget(network);
+            self.left_out += 1;
+            changes.push(Change::Remove(network));
+        }
+        changes
+    }
+
     /// Bans a network. Of the jails here the latest end holds; the enforcer's last word replaces its earlier
     /// one.
     pub fn ban(&mut self, by: By, network: IpNet, deadline: Deadline, now: Deadline) -> Vec<Change> {
@@ -309,6 +323,9 @@ mod tests {
             ends.sort_unstable();
             prop_assert_eq!(kept, &ends[ends.len().saturating_sub(5)..]);
             prop_assert_eq!(table.left_out(), ends.len().saturating_sub(5) as u64);
+            table.set_most(2);
+            let kept: Vec<Deadline> = table.bans().map(|(_, end)| end).collect();
+            prop_assert_eq!(kept, &ends[ends.len().saturating_sub(2)..]);
         }
     }
 

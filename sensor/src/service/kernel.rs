@@ -17,6 +17,9 @@ pub(super) struct Kernel {
     loader: Option<crate::kernel::process::Loader>,
     #[cfg(feature = "kernel")]
     feeds: std::collections::HashMap<&'static str, CancellationToken>,
+    /// Told when the jails of connections are others.
+    #[cfg(feature = "kernel")]
+    guards: super::connections::Changed,
     /// Why nothing can be loaded.
     trouble: Option<String>,
 }
@@ -55,7 +58,12 @@ impl Kernel {
         if wanted.logins.is_none() {
             self.stop(loader::LOGINS);
         }
+        if wanted.connections.is_none() {
+            self.stop(loader::CONNECTIONS);
+        }
         let Some(running) = &self.loader else { return Vec::new() };
+        let questions = running.questions();
+        let voucher = running.voucher();
         match running.want(wanted).await {
             Ok(mut loaded) => {
                 // First, so that no offence waits for it.
@@ -66,12 +74,23 @@ impl Kernel {
                         self.note(&error);
                     }
                 }
-                if let Some(maps) = loaded.remove(loader::LOGINS) {
+                if let Some(mut maps) = loaded.remove(loader::LOGINS) {
                     let token = self.token(loader::LOGINS, feeding);
-                    if let Err(error) = super::logins::feed(maps, token, feeding) {
+                    if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
+                        self.note(&error);
+                    }
+                    if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
                         self.note(&error);
                     }
                 }
+                if let Some(maps) = loaded.remove(loader::CONNECTIONS) {
+                    let token = self.token(loader::CONNECTIONS, feeding);
+                    let fed = super::connections::feed(maps, token, questions, &self.guards, feeding);
+                    if let Err(error) = fed {
+                        self.note(&error);
+                    }
+                }
+                self.guards.tell();
             }
             Err(error) => self.note(&error),
         }
@@ -81,7 +100,7 @@ impl Kernel {
                 program.state == ProgramState::On && program.name.split(':').next() == Some(*object)
             })
         };
-        [loader::LOGINS].into_iter().filter(runs).collect()
+        [loader::LOGINS, loader::CONNECTIONS, "scans"].into_iter().filter(runs).collect()
     }
 
     /// What the loader kept.

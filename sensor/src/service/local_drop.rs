@@ -10,27 +10,32 @@ use std::time::Duration;
 
 use atalaya_wire::{BanTime, Name, Offence};
 use ipnet::IpNet;
-use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
+use crate::control::Status;
+use crate::detector::JailStatus;
 use crate::fleet_bans::{BanChange, Ends};
-use crate::jail::BanEnd;
+use crate::kernel::local_drop::Wanted;
 use crate::kernel::local_drop::bans::Bans;
 use crate::kernel::local_drop::pins::Pins;
-use crate::kernel::local_drop::{Dropped, Wanted};
+use crate::local_drop::moment::Moment;
 use crate::local_drop::spared::Lifelines;
+use crate::local_drop::status::{DroppedBan, FleetStatus, LocalDropStatus};
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
 use crate::membership::Membership;
+use crate::uplink::{Following, Uplink};
 
 /// How often bans that are over leave the maps. The kernel lets their packets pass by itself.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How long finding the enforcer's address may take.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// So many changes of the fleet's bans wait, and so many are taken at once: an offence here waits for no more.
+const CHANGES: usize = 1000;
+const AT_ONCE: usize = 100;
 /// So many of the bans that dropped most are shown.
 const SHOWN: usize = 10;
 
@@ -39,6 +44,8 @@ const SHOWN: usize = 10;
 pub(super) struct LocalDrop {
     state: Arc<Mutex<State>>,
     trusted: Arc<Mutex<Trusted>>,
+    /// Whether the fleet's bans are wanted, and have a place to go.
+    follows: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -46,8 +53,11 @@ struct State {
     config: Option<LocalDropConfig>,
     jails: HashMap<Name, Judge>,
     lifelines: Lifelines,
-    /// Whether the enforcer's address is known, or there is none.
+    /// Whether this sensor has joined an enforcer, and whether that one's address is known.
+    has_joined: bool,
     enforcer_known: bool,
+    /// Where following the fleet's bans stands.
+    following: Option<watch::Receiver<Following>>,
     running: Option<Running>,
     trouble: Option<String>,
 }
@@ -66,47 +76,6 @@ struct Running {
     allowed: usize,
 }
 
-/// The same moment on both clocks.
-#[derive(Clone, Copy)]
-struct Moment {
-    wall: Timestamp,
-    boot: Deadline,
-}
-
-/// How the local drop stands, as `status` shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LocalDropStatus {
-    /// How many addresses and networks are banned here.
-    pub bans: usize,
-    /// How many can be.
-    pub max_entries: u32,
-    /// How often there was no room for one, since the start.
-    pub left_out: u64,
-    /// What was dropped, since the maps were made.
-    pub dropped: Dropped,
-    /// Packets of banned addresses that passed, because these are spared.
-    pub allowed_packets: u64,
-    /// How many addresses and networks are spared.
-    pub spared: usize,
-    /// Those of them without which this host would be cut off, in words.
-    pub lifelines: String,
-    /// The bans that dropped most.
-    pub most: Vec<DroppedBan>,
-    /// What went wrong last.
-    pub trouble: Option<String>,
-}
-
-/// A ban and what it did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DroppedBan {
-    /// Who is banned.
-    pub network: IpNet,
-    /// Until when; `None` for ever.
-    pub until: BanEnd,
-    /// What was dropped.
-    pub dropped: Dropped,
-}
-
 // === impl LocalDrop ===
 
 impl LocalDrop {
@@ -123,6 +92,7 @@ impl LocalDrop {
             state.running = None;
             state.trouble = None;
         }
+        self.follows.send_replace(state.follows_fleet());
         let settings = config.local_drop.as_ref().map(|drop| drop.settings.clone());
         Wanted { pins: Pins::of_state(&config.state).path().to_owned(), settings }
     }
@@ -130,11 +100,6 @@ impl LocalDrop {
     /// Where good logins are noted.
     pub(super) fn trusted(&self) -> Arc<Mutex<Trusted>> {
         self.trusted.clone()
-    }
-
-    /// Whether it is wanted, and the fleet's bans with it.
-    pub(super) fn follows_fleet(&self) -> bool {
-        self.lock().config.as_ref().is_some_and(|config| config.fleet)
     }
 
     /// Whether it is wanted.
@@ -155,26 +120,25 @@ impl LocalDrop {
         let mut state = self.lock();
         let Some(config) = &state.config else { return Ok(()) };
         let most = config.settings.max_entries as usize;
-        let earlier = state.running.take().map(|running| running.table);
         let mut running = Running { table: Table::new(most), bans, allowed: 0 };
         let now = Moment::now();
-        for (network, deadline) in running.bans.all() {
-            // The maps hold it already; what finds no room in the table leaves them.
-            for change in running.table.ban(By::Before, network, deadline, now.boot) {
-                if let Change::Remove(out) = change {
-                    running.apply([Change::Remove(out)], &mut None);
-                }
-            }
-            if running.table.deadline(network).is_none() {
-                running.apply([Change::Remove(network)], &mut None);
+        let there = running.bans.all();
+        if let Some(Running { table, .. }) = state.running.take() {
+            // Only the maps are others.
+            running.table = table;
+            running.table.set_most(most);
+        } else {
+            for (network, deadline) in &there {
+                running.table.ban(By::Before, *network, *deadline, now.boot);
             }
         }
+        // What is over, or found no room.
+        let gone = there.into_iter().filter(|(network, _)| running.table.deadline(*network).is_none());
+        let gone: Vec<Change> = gone.map(|(network, _)| Change::Remove(network)).collect();
+        running.apply(gone, &mut None);
         state.running = Some(running);
         state.allow(&watch);
-        if let Some(earlier) = earlier {
-            let by_fleet = earlier.bans().map(|(network, deadline)| (By::Before, network, deadline));
-            by_fleet.for_each(|(by, network, deadline)| state.ban(by, network, deadline, now));
-        }
+        state.tell_again();
         for jail in watch.detector.status(None, now.wall) {
             for ban in jail.banned {
                 let network = state.network(&jail.name, ban.address);
@@ -183,12 +147,51 @@ impl LocalDrop {
         }
         let bans = state.running.as_ref().map_or(0, |running| running.table.len());
         tracing::info!(bans, "local drop: the bans that stand are in the kernel");
+        self.follows.send_replace(state.follows_fleet());
         Ok(())
     }
 
-    /// No enforcer tells of the fleet's bans: those of an earlier run that no jail here wants are lifted.
+    /// Lifts what nobody wants any more: of an earlier run where no enforcer will tell of the fleet's bans, and
+    /// the fleet's where they are not wanted.
     pub(super) fn settle(&self) {
-        self.lock().change(Table::settle);
+        let mut state = self.lock();
+        if state.follows_fleet() && state.has_joined {
+            return;
+        }
+        state.change(|table| {
+            table.begin_anew();
+            table.settle()
+        });
+    }
+
+    /// Goes along with the fleet's bans whenever they are wanted, for ever.
+    pub(super) async fn follow(&self, uplink: &Uplink, watch: &Shared) {
+        let mut follows = self.follows.subscribe();
+        while follows.wait_for(|follows| *follows).await.is_ok() {
+            let (sender, changes) = mpsc::channel(CHANGES);
+            let (told, following) = watch::channel(Following::default());
+            self.lock().following = Some(following);
+            tokio::select! {
+                () = uplink.follow_bans(None, sender, told) => {}
+                () = self.take(changes, watch) => {}
+                _ = follows.wait_for(|follows| !*follows) => {}
+            }
+            self.lock().following = None;
+        }
+    }
+
+    /// Takes changes as they come.
+    async fn take(&self, mut changes: mpsc::Receiver<BanChange>, watch: &Shared) {
+        let mut some = Vec::new();
+        while changes.recv_many(&mut some, AT_ONCE).await > 0 {
+            for network in self.fleet(&some) {
+                // Of one host, as jails count them.
+                if network.prefix_len() >= if network.addr().is_ipv4() { 32 } else { 64 } {
+                    lock(watch).detector.lift(None, network.addr());
+                }
+            }
+            some.clear();
+        }
     }
 
     /// Drops an offender from now on.
@@ -228,8 +231,7 @@ impl LocalDrop {
 
     /// Goes along with the enforcer's stream of the fleet's bans. Returns the networks whose bans were lifted
     /// there, so that the jails here forget them too.
-    #[expect(dead_code, reason = "the connection that gives them comes next")]
-    pub(super) fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
+    fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
         let mut state = self.lock();
         let (now, instant) = (Moment::now(), Instant::now());
         let mut lifted = Vec::new();
@@ -274,11 +276,14 @@ impl LocalDrop {
         if !self.is_wanted() {
             return;
         }
-        let enforcer = match Membership::load(state) {
-            Ok(Some(membership)) => addresses(&membership.url).await,
-            _ => Some(Vec::new()),
+        let membership = Membership::load(state).ok().flatten();
+        let has_joined = membership.is_some();
+        let enforcer = match membership {
+            Some(membership) => addresses(&membership.url).await,
+            None => Some(Vec::new()),
         };
         let mut state = self.lock();
+        state.has_joined = has_joined;
         state.enforcer_known |= enforcer.is_some();
         let enforcer = enforcer.unwrap_or_else(|| state.lifelines.enforcer.clone());
         let lifelines = Lifelines::read(enforcer);
@@ -304,19 +309,30 @@ impl LocalDrop {
         }
     }
 
+    /// Adds to a status how it stands, and what was dropped for each ban. Offences may come between two bans
+    /// that are asked for.
+    pub(super) fn complete(&self, status: &mut Status) {
+        let Some(mut now) = self.status() else { return };
+        if now.dropped.packets > 0 {
+            now.most = self.most();
+        }
+        status.local_drop = Some(now);
+        for JailStatus { name, banned, .. } in &mut status.jails {
+            for some in banned.chunks_mut(AT_ONCE) {
+                let state = self.lock();
+                let Some(running) = &state.running else { return };
+                for ban in some {
+                    ban.dropped = running.bans.dropped(state.network(name, ban.address));
+                }
+            }
+        }
+    }
+
     /// How it stands; `None` where it is off or the kernel refused it.
-    pub(super) fn status(&self) -> Option<LocalDropStatus> {
+    fn status(&self) -> Option<LocalDropStatus> {
         let state = self.lock();
         let (config, running) = (state.config.as_ref()?, state.running.as_ref()?);
         let totals = running.bans.totals();
-        let now = Moment::now();
-        let dropped = running.table.bans().filter_map(|(network, deadline)| {
-            let dropped = running.bans.dropped(network).filter(|dropped| dropped.packets > 0)?;
-            Some(DroppedBan { network, until: now.end(deadline), dropped })
-        });
-        let mut most: Vec<DroppedBan> = dropped.collect();
-        most.sort_unstable_by_key(|ban| std::cmp::Reverse(ban.dropped.packets));
-        most.truncate(SHOWN);
         Some(LocalDropStatus {
             bans: running.table.len(),
             max_entries: config.settings.max_entries,
@@ -325,16 +341,31 @@ impl LocalDrop {
             allowed_packets: totals.allowed,
             spared: running.allowed,
             lifelines: state.lifelines.to_string(),
-            most,
+            most: Vec::new(),
+            fleet: state.following.as_ref().map(|following| FleetStatus::from(&*following.borrow())),
             trouble: state.trouble.clone(),
         })
     }
 
-    /// What was dropped for a jail's ban.
-    pub(super) fn dropped(&self, jail: &Name, address: IpAddr) -> Option<Dropped> {
-        let state = self.lock();
-        let network = state.network(jail, address);
-        state.running.as_ref()?.bans.dropped(network)
+    /// The bans that dropped most.
+    fn most(&self) -> Vec<DroppedBan> {
+        let now = Moment::now();
+        let all: Vec<(IpNet, Deadline)> = match &self.lock().running {
+            Some(running) => running.table.bans().collect(),
+            None => return Vec::new(),
+        };
+        let mut most = Vec::new();
+        for some in all.chunks(AT_ONCE) {
+            let state = self.lock();
+            let Some(running) = &state.running else { break };
+            most.extend(some.iter().filter_map(|(network, deadline)| {
+                let dropped = running.bans.dropped(*network).filter(|dropped| dropped.packets > 0)?;
+                Some(DroppedBan { network: *network, until: now.end(*deadline), dropped })
+            }));
+            most.sort_unstable_by_key(|ban: &DroppedBan| std::cmp::Reverse(ban.dropped.packets));
+            most.truncate(SHOWN);
+        }
+        most
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -345,6 +376,20 @@ impl LocalDrop {
 // === impl State ===
 
 impl State {
+    /// Whether the fleet's bans are wanted, and there are maps for them.
+    fn follows_fleet(&self) -> bool {
+        self.running.is_some() && self.config.as_ref().is_some_and(|config| config.fleet)
+    }
+
+    /// Puts all bans into maps that may not have them.
+    #[cfg(feature = "kernel")]
+    fn tell_again(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let all: Vec<Change> =
+            running.table.bans().map(|(network, deadline)| Change::Put(network, deadline)).collect();
+        running.apply(all, &mut self.trouble);
+    }
+
     /// What a jail bans with an address: an IPv6 one with all that are counted as one with it.
     fn network(&self, jail: &Name, address: IpAddr) -> IpNet {
         let address = atalaya_wire::canonical(address);
@@ -394,36 +439,15 @@ impl Running {
     }
 }
 
-// === impl Moment ===
-
-impl Moment {
-    fn now() -> Self {
-        let boot = clock_gettime(ClockId::Boottime);
-        let boot = boot.tv_sec.cast_unsigned() * 1_000_000_000 + boot.tv_nsec.cast_unsigned();
-        Self { wall: Timestamp::now(), boot }
-    }
-
-    /// The end of a ban on the boot clock, which nobody sets.
-    fn deadline(self, until: BanEnd) -> Deadline {
-        let Some(until) = until else { return Deadline::MAX };
-        let left = until.duration_since(self.wall).as_nanos();
-        u64::try_from(left).map_or(self.boot, |left| self.boot.saturating_add(left))
-    }
-
-    /// The reverse.
-    fn end(self, deadline: Deadline) -> BanEnd {
-        let left = deadline.checked_sub(self.boot)?;
-        self.wall.checked_add(Duration::from_nanos(left)).ok().filter(|_| deadline != Deadline::MAX)
-    }
-}
-
 /// Whether a jail's failures are logins that failed, and not only connections.
 fn of_logins(source: &JailSource) -> bool {
     match source {
         JailSource::Logins { .. }
         | JailSource::Files { .. }
         | JailSource::Journal { .. }
+        | JailSource::SyslogCalls { .. }
         | JailSource::Syslog { .. } => true,
+        JailSource::Connections { .. } | JailSource::Scan { .. } => false,
     }
 }
 

@@ -8,11 +8,18 @@ use super::kernel::Feeding;
 use super::{DROPS_INTERVAL, Shared, lock, stop_at};
 use crate::detector::FailedLogin;
 use crate::kernel::maps::{Lost, Maps, MapsError};
+use crate::kernel::process::Voucher;
 use crate::source::logins::{Attempt, LoginOutcome, Logins};
 
 /// Starts to feed, until the token says so.
-pub(super) fn feed(maps: Maps, token: CancellationToken, feeding: &Feeding<'_>) -> Result<(), MapsError> {
-    let mut logins = Logins::new(maps)?;
+pub(super) fn feed(
+    mut maps: Maps,
+    voucher: Voucher,
+    token: CancellationToken,
+    feeding: &Feeding<'_>,
+) -> Result<(), MapsError> {
+    let (mut logins, doubts) = Logins::new(&mut maps, voucher)?;
+    feeding.tasks.spawn(stop_at(token.clone(), doubts.run()));
     let watch = feeding.watch.clone();
     feeding.tasks.spawn(stop_at(token, async move {
         let mut interval = tokio::time::interval(DROPS_INTERVAL);
@@ -26,8 +33,15 @@ pub(super) fn feed(maps: Maps, token: CancellationToken, feeding: &Feeding<'_>) 
                 _ = interval.tick() => {
                     let now = (logins.lost(), logins.forged());
                     if now != told {
-                        let (Lost { ring_full, unreadable }, forged) = now;
-                        tracing::warn!(ring_full, unreadable, forged, "login records lost, or not believed, in all since the start");
+                        let (Lost { ring_full, unreadable, doubted_ring_full, syslog_ring_full }, forged) = now;
+                        tracing::warn!(
+                            ring_full,
+                            unreadable,
+                            doubted_ring_full,
+                            syslog_ring_full,
+                            forged,
+                            "login records lost, or not believed, in all since the start"
+                        );
                         told = now;
                     }
                 }

@@ -6,15 +6,17 @@ pub mod attempt;
 pub mod record;
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use atalaya_sensor_ebpf::logins::LOGINS_MAP;
+use atalaya_sensor_ebpf::logins::{DOUBTED_MAP, LOGINS_MAP};
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc;
 
 use attempt::{Attempts, Verdict};
 use record::Record;
 
 use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
+use crate::kernel::process::Voucher;
 
 /// A login attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,21 +54,39 @@ pub enum LoginOutcome {
 pub struct Logins {
     ring: Ring,
     losses: Losses,
+    doubted: mpsc::Receiver<Doubted>,
     attempts: Attempts,
     ready: std::collections::VecDeque<Attempt>,
+}
+
+/// The source's other half, which asks whom to believe. What it waits for does not hold up the host's own logins.
+pub struct Doubts {
+    ring: Ring,
+    voucher: Voucher,
+    decided: mpsc::Sender<Doubted>,
+}
+
+/// A record that was asked about.
+enum Doubted {
+    Believed(Box<Record>),
+    Forged,
 }
 
 // === impl Logins ===
 
 impl Logins {
-    /// Reads the object's maps. To be called within a tokio runtime.
-    pub fn new(mut maps: Maps) -> Result<Self, MapsError> {
-        Ok(Self {
+    /// Reads the object's maps; the other half is to be [run](Doubts::run) beside it. To be called within a tokio
+    /// runtime.
+    pub fn new(maps: &mut Maps, voucher: Voucher) -> Result<(Self, Doubts), MapsError> {
+        let (decided, doubted) = mpsc::channel(256);
+        let logins = Self {
             ring: maps.ring(LOGINS_MAP)?,
             losses: maps.losses()?,
+            doubted,
             attempts: Attempts::default(),
             ready: std::collections::VecDeque::new(),
-        })
+        };
+        Ok((logins, Doubts { ring: maps.ring(DOUBTED_MAP)?, voucher, decided }))
     }
 
     /// The next attempt; waits for it. `None` where the ring cannot be read any more.
@@ -83,19 +103,20 @@ impl Logins {
             let attempts = &mut self.attempts;
             let ready = &mut self.ready;
             let read = maps::read(&mut self.ring, |bytes| {
-                let Some(mut record) = Record::read(bytes) else { return };
-                record.look_up_owner();
-                if let Some(verdict) = attempts.record(&record) {
-                    ready.push_back(attempt(verdict));
-                }
+                let Some(record) = Record::read(bytes) else { return };
+                ready.extend(attempts.record(&record).map(attempt));
             });
-            match tokio::time::timeout(wait, read).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
+            tokio::select! {
+                biased;
+                read = read => if let Err(error) = read {
                     tracing::error!(%error, "the ring of logins cannot be read any more");
                     return None;
-                }
-                Err(_elapsed) => {
+                },
+                Some(doubted) = self.doubted.recv() => match doubted {
+                    Doubted::Believed(record) => self.ready.extend(self.attempts.record(&record).map(attempt)),
+                    Doubted::Forged => self.attempts.disbelieve(),
+                },
+                () = tokio::time::sleep(wait) => {
                     let settled = self.attempts.settle(monotonic_ns());
                     self.ready.extend(settled.into_iter().map(attempt));
                 }
@@ -108,9 +129,57 @@ impl Logins {
         self.losses.read()
     }
 
-    /// Records of callers that were not root, and so were not believed.
+    /// Records of callers that were not believed.
     pub fn forged(&self) -> u64 {
         self.attempts.forged()
+    }
+}
+
+// === impl Doubts ===
+
+impl Doubts {
+    /// Asks, until the ring cannot be read any more or nobody wants to know. Takes a quarter of the loader's time
+    /// at most: a container that floods it is heard less, and what the ring cannot hold meanwhile is counted.
+    pub async fn run(mut self) {
+        /// How many records are taken from the ring at a time.
+        const MOST: usize = 64;
+        /// How much of the loader's time may be taken at once.
+        const BURST: Duration = Duration::from_millis(200);
+        let mut taken = Duration::ZERO;
+        let mut last = Instant::now();
+        loop {
+            let mut records = Vec::new();
+            let read = maps::read_some(&mut self.ring, MOST, |bytes| records.extend(Record::read(bytes)));
+            if let Err(error) = read.await {
+                tracing::error!(%error, "the ring of doubted logins cannot be read any more");
+                return;
+            }
+            for record in records {
+                let began = Instant::now();
+                taken = taken.saturating_sub(began.duration_since(last) / 4);
+                let doubted = self.decide(record).await;
+                last = Instant::now();
+                taken += last.duration_since(began);
+                if self.decided.send(doubted).await.is_err() {
+                    return;
+                }
+                if taken > BURST {
+                    tokio::time::sleep((taken - BURST) * 4).await;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn decide(&self, mut record: Record) -> Doubted {
+        record.look_up_owner();
+        let counts = match record.peer() {
+            // A local failure, which is only shown.
+            None => record.uid == 0 || record.set_user_id,
+            Some(_) if record.uid != 0 => false,
+            Some(address) => self.voucher.vouch(record.tgid, address).await.counts(),
+        };
+        if counts { Doubted::Believed(Box::new(record)) } else { Doubted::Forged }
     }
 }
 
@@ -140,7 +209,7 @@ fn attempt(verdict: Verdict) -> Attempt {
 }
 
 /// The clock of the records.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

@@ -1,7 +1,9 @@
 //! What end-to-end tests, the demo and the benchmarks share: a network namespace, a private sshd,
 //! and Atalaya's programs as real processes. Nothing here knows how those programs work inside.
 
+pub mod container;
 pub mod namespace;
+pub mod packets;
 pub mod process;
 pub mod sshd;
 pub mod stage;

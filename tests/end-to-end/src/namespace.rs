@@ -79,6 +79,12 @@ impl Namespace {
             .with_context(|| format!("the namespace has no network for {address}"))
     }
 
+    /// Lets this host answer a whole network through one of the namespace's addresses: what is sent from it in
+    /// forged names is answered there, and nowhere else.
+    pub fn route(&self, network: &str, via: &str) -> Result<()> {
+        ip(&["route", "add", network, "via", via, "dev", &self.interface]).map(drop)
+    }
+
     /// A command that runs inside.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

@@ -106,6 +106,12 @@ impl Process {
         }
     }
 
+    /// The lines from now on, for someone else to read.
+    pub fn take_lines(&mut self) -> Receiver<Line> {
+        let (_, none) = mpsc::channel();
+        std::mem::replace(&mut self.lines, none)
+    }
+
     /// The last lines that were read by [`Self::wait_for`].
     pub fn said(&self) -> String {
         self.recent.iter().map(|line| format!("  {line}\n")).collect()

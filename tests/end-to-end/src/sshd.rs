@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
-use crate::process::{Process, output};
+use crate::process::{Line, Process, output};
 
 /// The account that clients try with a wrong password. It exists, and cannot log in with any.
 const ACCOUNT: &str = "root";
@@ -70,6 +71,16 @@ impl Sshd {
             process.wait_for("listen", START, |line| line.contains("Server listening"))?;
         }
         Ok(Self { process, folder, port, hosts })
+    }
+
+    /// The port on which it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What sshd logs from now on, for someone else to read.
+    pub fn take_log(&mut self) -> Receiver<Line> {
+        self.process.take_lines()
     }
 
     /// What sshd logged since the last call, up to a line that fits.

@@ -60,8 +60,10 @@ fn calls_of_ordinary_users_are_counted_and_not_believed() -> Result<()> {
     let stage = Stage::of_this_test()?;
     let mut sensor = sensor(&stage, "info")?;
     verdicts::report(7, Duration::ZERO, NOBODY)?;
-    let line = sensor.wait_for("tell of the forgery", PATIENCE, |line| line.contains("\"forged\":7"))?;
-    ensure!(line.text.contains("not believed"), "{}", line.text);
+    let line = sensor.wait_for("tell of the forgery", PATIENCE, |line| line.contains("not believed"))?;
+    // Other tests forge too, and all sensors of a host hear all.
+    let event: Value = serde_json::from_str(&line.text)?;
+    ensure!(event["forged"].as_u64().is_some_and(|forged| forged >= 7), "{event}");
     ensure!(!sensor.said().contains("\"message\":\"failure\""), "a forged verdict was counted");
     Ok(())
 }

@@ -195,7 +195,6 @@ fn a_failed_ssh_login_is_dropped_before_the_client_hears_of_it_and_other_hosts_g
     let [attacker, friend] = ["10.216.10.2", "10.216.10.3"];
     let scene = Scene::new(&[attacker, friend])?;
     let sshd = Sshd::start(&scene.namespace)?;
-    scene.configure("", "")?;
     scene.stage.write_sensor_config(&format!(
         "[local_drop]\ninterfaces = [\"{}\"]\n[jail.ssh]\nsource = \"logins\"\nservices = [\"sshd\"]\nmaxretry = 1\n",
         scene.namespace.interface()
@@ -208,12 +207,21 @@ fn a_failed_ssh_login_is_dropped_before_the_client_hears_of_it_and_other_hosts_g
     ensure!(client.try_wait()?.is_none(), "the client had heard of its failure");
     let _ = client.kill();
     let _ = client.wait();
+    // Who logged in well lately is not dropped for a wrong password.
+    sshd.log_in(&scene.namespace, friend.parse()?, 0)?;
+    let client = sshd.spawn_wrong_passwords(&scene.namespace, friend.parse()?, 1)?;
+    sensor.wait_for("spare the friend", PATIENCE, |line| {
+        line.contains("a good login came from there lately") && line.contains(friend)
+    })?;
+    Sshd::finish(client, PATIENCE)?;
     from_friend.flows()?;
     let status = scene.status()?;
     let drop = &status["local_drop"];
     ensure!(drop["bans"] == 1 && drop["dropped"]["packets"].as_u64() > Some(0), "{drop}");
     ensure!(drop["most"][0]["network"] == format!("{attacker}/32"), "{drop}");
-    let banned = &status["jails"][0]["banned"][0];
+    let banned = &status["jails"][0]["banned"];
+    let banned = banned.as_array().and_then(|banned| banned.iter().find(|ban| ban["address"] == attacker));
+    let banned = banned.context("the jail does not know of it")?;
     ensure!(banned["dropped"]["packets"].as_u64() > Some(0), "{banned}");
     ensure!(scene.command(&["status", "ssh"])?.contains(" packets"), "no packets in the table");
     Ok(())
@@ -408,5 +416,57 @@ fn a_configuration_that_could_cut_off_the_session_it_is_started_from_is_refused(
         ensure!(!refused.status.success(), "{command} goes on");
         ensure!(said.contains("allow = [\"203.0.113.5\"]"), "{command}: {said}");
     }
+    Ok(())
+}
+
+#[test]
+fn the_fleets_bans_come_by_the_enforcers_stream_outlast_it_and_are_lifted_by_it() -> Result<()> {
+    let [single, of_network, own, spared] = ["10.216.19.2", "10.217.19.2", "10.216.19.3", "10.216.19.4"];
+    let scene = Scene::new(&[single, of_network, own, spared])?;
+    scene.stage.write_enforcer_config(&[], &format!("allow = [\"{spared}\"]\n[protect]\nwithin = 0\n"))?;
+    let enforcer = scene.stage.start_enforcer()?;
+    let enforce = |arguments: &[&str]| output(scene.stage.enforcer().args(arguments));
+    scene.configure("", "")?;
+    scene.stage.join(&scene.stage.enrol("web-1")?)?;
+    enforce(&["ban", single, "--for", "1h"])?;
+    let streams: Vec<Stream> =
+        [single, of_network, own, spared].iter().map(|from| scene.stream(from)).collect::<Result<_>>()?;
+    let sensor = scene.start("", "")?;
+    // One that stood before, in the snapshot, and then a whole network.
+    streams[0].ends()?;
+    enforce(&["ban", "10.217.19.2/31", "--for", "1h"])?;
+    streams[1].ends()?;
+    scene.fail(own)?;
+    streams[2].ends()?;
+    scene.fail(spared)?;
+    streams[3].flows()?;
+    // The enforcer's word lifts what a jail here wanted too, and a restart does not bring it back.
+    enforce(&["unban", own])?;
+    streams[2].flows()?;
+    enforce(&["unban", "10.217.19.2/31"])?;
+    streams[1].flows()?;
+    let status = scene.status()?;
+    ensure!(status["local_drop"]["fleet"]["whole"] == true, "{}", status["local_drop"]);
+    ensure!(
+        status["local_drop"]["lifelines"].as_str().is_some_and(|said| said.contains("enforcer 127.0.0.1"))
+    );
+    // Without an enforcer, and over a restart without one, what is known stands.
+    enforcer.kill()?;
+    sensor.terminate(PATIENCE)?;
+    streams[0].drain()?;
+    let sensor = scene.start("", "")?;
+    streams[2].flows()?;
+    ensure!(streams[0].drain()? == 0, "a packet passed meanwhile");
+    // It comes back with the ban, and the sensor hears of the end that another had put to it.
+    let _enforcer = scene.stage.start_enforcer()?;
+    enforce(&["unban", single])?;
+    streams[0].flows()?;
+    enforce(&["ban", single, "--for", "1h"])?;
+    streams[0].ends()?;
+    // Not wanted any more, they are gone.
+    scene.configure("", "fleet = false")?;
+    scene.command(&["reload"])?;
+    streams[0].flows()?;
+    sensor.terminate(PATIENCE)?;
     Ok(())
 }

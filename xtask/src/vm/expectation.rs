@@ -27,6 +27,11 @@ const EXPECTED: &[Row] = &[
     // aya takes a kernel that refuses to read kernel memory for one that is older than the helper that reads a process's,
     // and puts another helper in its place, which confidentiality refuses.
     Row { program: "logins: audit", since: (5, 8), states: [On, On, Refused] },
+    // Nothing asks for them where PAM reports to libaudit.
+    Row { program: "logins: pam", since: (5, 8), states: [Off, Off, Off] },
+    Row { program: "logins: peers", since: (5, 8), states: [Off, Off, Off] },
+    Row { program: "logins: syslog", since: (5, 8), states: [Off, Off, Off] },
+    Row { program: "logins: arrivals", since: (5, 11), states: [On, On, On] },
 ];
 
 /// What differs from what is expected, in sentences.

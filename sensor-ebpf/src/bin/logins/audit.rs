@@ -4,29 +4,17 @@
 //! `int audit_log_acct_message(int fd, int type, const char *pgname, const char *op, const char *name,
 //! unsigned id, const char *host, const char *addr, const char *tty, int result)` (libaudit.h)
 
-use core::ffi::{c_char, c_void};
+use core::ffi::c_char;
 
 use atalaya_sensor_ebpf::{
-    logins::{
-        LOGINS_BYTES, LoginRecord, PRESENT, Text, UNREADABLE, USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN,
-    },
+    logins::{Text, UNREADABLE, USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN},
     losses::Loss,
     object::lose,
 };
-use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_ns,
-        bpf_probe_read_user, generated::bpf_probe_read_user_str,
-    },
-    macros::{map, uprobe},
-    maps::RingBuf,
-    programs::ProbeContext,
-};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_user, macros::uprobe, programs::ProbeContext};
 use aya_log_ebpf::{debug, warn};
 
-#[map]
-static LOGINS: RingBuf = RingBuf::with_byte_size(LOGINS_BYTES, 0);
+use crate::record::{begin, copy};
 
 /// The arguments that the processor's calling convention puts beyond the first six.
 struct Tail {
@@ -50,29 +38,9 @@ pub fn audit_log_acct_message(ctx: ProbeContext) -> u32 {
         }
         return 0;
     };
-    let Some(mut entry) = LOGINS.reserve::<LoginRecord>(0) else {
-        lose(Loss::RingFull);
-        return 0;
-    };
-    let record = entry.as_mut_ptr();
-    // SAFETY: the kernel reserved `size_of::<LoginRecord>()` bytes at an 8-byte boundary, and every field
-    // is an integer or an array of bytes, so that zeroes are a valid record; all of it is written here
-    // because the ring's memory holds earlier records.
-    let record = unsafe {
-        record.write_bytes(0, 1);
-        &mut *record
-    };
-    let identity = bpf_get_current_pid_tgid();
-    // SAFETY: a helper without arguments.
-    record.time_ns = unsafe { bpf_ktime_get_ns() };
-    record.kind = kind;
-    record.result = tail.result;
-    record.pid = identity as u32;
-    record.tgid = (identity >> 32) as u32;
-    record.uid = bpf_get_current_uid_gid() as u32;
-    if let Ok(program) = bpf_get_current_comm() {
-        record.program = program;
-    }
+    let Some(mut entry) = begin(kind, tail.result) else { return 0 };
+    // SAFETY: `begin` wrote all of it.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
     let mut texts = copy(Text::Host, tail.host, &mut record.host);
     texts |= copy(Text::Addr, tail.addr, &mut record.addr);
     texts |= copy(Text::Account, ctx.arg(4).unwrap_or(core::ptr::null()), &mut record.account);
@@ -127,18 +95,4 @@ compile_error!("audit.rs knows the calling conventions of x86_64 and aarch64 onl
 fn stacked<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails where nothing is mapped.
     unsafe { bpf_probe_read_user(address as *const T) }.ok()
-}
-
-/// Copies a NUL-ended text, cut at the field's size less one; returns the text's bits.
-#[inline(always)]
-fn copy<const N: usize>(text: Text, from: *const c_char, into: &mut [u8; N]) -> u32 {
-    if from.is_null() {
-        return 0;
-    }
-    // SAFETY: the helper writes at most `N` bytes, always ends with a NUL, and fails where nothing is
-    // mapped at `from`.
-    let copied = unsafe {
-        bpf_probe_read_user_str(into.as_mut_ptr().cast::<c_void>(), N as u32, from.cast::<c_void>())
-    };
-    text.shift(if copied < 0 { UNREADABLE } else { PRESENT })
 }

@@ -7,7 +7,19 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod arrivals;
+#[cfg(target_arch = "bpf")]
 mod audit;
+#[cfg(target_arch = "bpf")]
+mod caller;
+#[cfg(target_arch = "bpf")]
+mod pam;
+#[cfg(target_arch = "bpf")]
+mod peers;
+#[cfg(target_arch = "bpf")]
+mod record;
+#[cfg(target_arch = "bpf")]
+mod syslog;
 #[cfg(target_arch = "bpf")]
 atalaya_sensor_ebpf::object!();
 

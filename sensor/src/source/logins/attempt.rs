@@ -4,21 +4,28 @@
 //! some two seconds later, and comes before it for an account that does not exist and for keys; so a
 //! `USER_LOGIN` that no password explains waits: for a password, which it then belongs to; for a success,
 //! which clears it; for the session's end (`USER_ERR`); or for [`SETTLING`]. Many keys of one agent are one.
+//!
+//! Where PAM itself is asked, a module's refusal (`MODULE_AUTH`) comes before PAM's verdict, which may be another:
+//! a directory may know whom this host does not. It waits for [`SETTLING_MODULE`], less than PAM's own delay.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 
-use atalaya_sensor_ebpf::logins::{USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN};
+use atalaya_sensor_ebpf::logins::{MODULE_AUTH, USER_ACCT, USER_AUTH, USER_ERR, USER_LOGIN};
 
 use super::LoginOutcome;
 use super::record::Record;
 
 /// How long a `USER_LOGIN` failure waits for what explains it, in nanoseconds: 10 s.
 pub const SETTLING: u64 = 10_000_000_000;
+/// How long a module's refusal waits for another module that lets in, in nanoseconds: 1 s.
+pub const SETTLING_MODULE: u64 = 1_000_000_000;
 /// How long a session without news is remembered, in nanoseconds: 3 min, more than sshd's own grace.
 const FORGETTING: u64 = 180_000_000_000;
 /// The most sessions at once; beyond, the one that was silent longest is forgotten.
 const MOST: usize = 20_000;
+/// How many sessions of one peer, the latest, are looked at for another process of the same attempt.
+const LATEST: usize = 64;
 
 /// An attempt, by the records' own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,18 +49,27 @@ pub struct Verdict {
 /// The sessions that are going on.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    sessions: HashMap<(u32, IpAddr), Session>,
+    sessions: HashMap<Key, Session>,
+    /// The latest sessions of each peer.
+    by_peer: HashMap<IpAddr, VecDeque<u32>>,
+    /// By when there was news last.
+    by_age: BTreeSet<(u64, Key)>,
+    /// Those that wait, by when they have waited enough.
+    settling: BTreeSet<(u64, Key)>,
     forged: u64,
     forgotten: u64,
 }
+
+/// A process and its peer.
+type Key = (u32, IpAddr);
 
 #[derive(Debug)]
 struct Session {
     last_ns: u64,
     /// Passwords that failed.
     passwords: u32,
-    /// A `USER_LOGIN` failure that waits for what explains it.
-    waiting: Option<Verdict>,
+    /// A failure that waits for what explains it, and until when.
+    waiting: Option<(u64, Verdict)>,
     /// Whether one that waited was counted: the next password is the same attempt.
     prepaid: bool,
     /// Whether passwords that another process of the session checked explain its failures.
@@ -77,15 +93,17 @@ impl Attempts {
         let Some(peer) = record.peer().filter(|peer| !is_local(*peer)) else {
             return local(record);
         };
-        if self.sessions.len() >= MOST {
-            self.forget(record.time_ns);
-        }
+        self.forget(record.time_ns);
         let key = (record.tgid, peer);
         if record.success {
             return self.success(record, key);
         }
         match record.kind {
             USER_AUTH => self.password(record, key),
+            MODULE_AUTH => {
+                self.module(record, key);
+                None
+            }
             USER_LOGIN => {
                 self.login(record, key);
                 None
@@ -100,20 +118,25 @@ impl Attempts {
 
     /// When the next attempt settles, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn next_settling(&self) -> Option<u64> {
-        self.sessions.values().filter_map(|session| Some(session.waiting.as_ref()?.time_ns + SETTLING)).min()
+        self.settling.first().map(|(until, _)| *until)
     }
 
     /// The attempts that nothing explained in time.
     pub fn settle(&mut self, now_ns: u64) -> Vec<Verdict> {
         let mut settled = Vec::new();
-        for session in self.sessions.values_mut() {
-            if session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING <= now_ns) {
+        while let Some((_, key)) = self.settling.first().copied().filter(|(until, _)| *until <= now_ns) {
+            settled.extend(self.take_waiting(key));
+            if let Some(session) = self.sessions.get_mut(&key) {
                 session.prepaid = true;
-                settled.extend(session.waiting.take());
             }
         }
-        self.sessions.retain(|_, session| session.waiting.is_some() || session.last_ns + FORGETTING > now_ns);
+        self.forget(now_ns);
         settled
+    }
+
+    /// Counts a record that was not believed.
+    pub fn disbelieve(&mut self) {
+        self.forged += 1;
     }
 
     /// Records of callers that were not root.
@@ -127,16 +150,8 @@ impl Attempts {
     }
 
     /// PAM refused: an attempt, at once.
-    fn password(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
-        // Keyboard-interactive runs PAM in a process of its own: what the session's other process
-        // said belongs here too.
-        for ((_, peer), session) in &mut self.sessions {
-            let waited =
-                session.waiting.as_ref().is_some_and(|waiting| waiting.time_ns + SETTLING > record.time_ns);
-            if *peer == key.1 && waited {
-                session.waiting = None;
-            }
-        }
+    fn password(&mut self, record: &Record, key: Key) -> Option<Verdict> {
+        self.explain(record, key);
         let session = self.session(record, key);
         session.passwords += 1;
         if std::mem::take(&mut session.prepaid) {
@@ -145,22 +160,43 @@ impl Attempts {
         Some(verdict(record, Some(key.1), LoginOutcome::Failed, "password refused"))
     }
 
+    /// A module of PAM's refused: an attempt, unless another lets in.
+    fn module(&mut self, record: &Record, key: Key) {
+        self.explain(record, key);
+        let refused = verdict(record, Some(key.1), LoginOutcome::Failed, "password refused");
+        let session = self.session(record, key);
+        if !session.prepaid {
+            self.wait(key, record.time_ns + SETTLING_MODULE, refused);
+        }
+    }
+
+    /// A verdict on a password came: what waited before it belongs to it, whichever process of the session it was.
+    /// Keyboard-interactive runs PAM in a process of its own.
+    fn explain(&mut self, record: &Record, key: Key) {
+        for other in self.latest(key.1) {
+            let waits = self.sessions.get(&other).and_then(|session| session.waiting.as_ref());
+            if waits.is_some_and(|(until, _)| *until > record.time_ns) {
+                self.take_waiting(other);
+            }
+        }
+    }
+
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
-    fn login(&mut self, record: &Record, key: (u32, IpAddr)) {
+    fn login(&mut self, record: &Record, key: Key) {
         let by_other = self.explained_by_other(record, key);
         let session = self.session(record, key);
         session.explained |= by_other;
         if session.passwords == 0 && !by_other && !session.prepaid && session.waiting.is_none() {
-            session.waiting =
-                Some(verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused"));
+            let refused = verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused");
+            self.wait(key, record.time_ns + SETTLING, refused);
         }
     }
 
     /// The session ended without success: what waited was an attempt.
-    fn end(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
+    fn end(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         let by_other = self.explained_by_other(record, key);
-        match self.sessions.remove(&key) {
-            Some(Session { waiting: Some(waiting), .. }) => Some(waiting),
+        match self.remove(key) {
+            Some(Session { waiting: Some((_, waiting)), .. }) => Some(waiting),
             Some(session) if session.passwords > 0 || session.prepaid || session.explained => None,
             _ if by_other => None,
             _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
@@ -169,50 +205,88 @@ impl Attempts {
 
     /// Whether another process of the same sshd session, the one that runs PAM for keyboard-interactive,
     /// refused a password just now.
-    fn explained_by_other(&self, record: &Record, (tgid, peer): (u32, IpAddr)) -> bool {
+    fn explained_by_other(&self, record: &Record, (tgid, peer): Key) -> bool {
         record.program.starts_with("sshd")
-            && self.sessions.iter().any(|((other, address), session)| {
-                *address == peer
-                    && *other != tgid
-                    && session.passwords > 0
-                    && session.last_ns + SETTLING > record.time_ns
+            && self.latest(peer).into_iter().any(|other| {
+                other.0 != tgid
+                    && self.sessions.get(&other).is_some_and(|session| {
+                        session.passwords > 0 && session.last_ns + SETTLING > record.time_ns
+                    })
             })
     }
 
-    fn success(&mut self, record: &Record, key: (u32, IpAddr)) -> Option<Verdict> {
-        for ((_, peer), session) in &mut self.sessions {
+    fn success(&mut self, record: &Record, key: Key) -> Option<Verdict> {
+        for other in self.latest(key.1) {
             // The process that let the session in may not be the one that refused its keys.
-            if *peer == key.1 && session.waiting.is_some() && session.last_ns + SETTLING > record.time_ns {
-                session.waiting = None;
+            if self.sessions.get(&other).is_some_and(|session| session.last_ns + SETTLING > record.time_ns) {
+                self.take_waiting(other);
             }
         }
-        self.sessions.remove(&key);
+        self.remove(key);
         // A right key leaves no more than the word that its account may log in.
         matches!(record.kind, USER_AUTH | USER_ACCT | USER_LOGIN)
             .then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
     }
 
-    fn session(&mut self, record: &Record, key: (u32, IpAddr)) -> &mut Session {
-        let session = self.sessions.entry(key).or_insert(Session {
-            last_ns: record.time_ns,
-            passwords: 0,
-            waiting: None,
-            prepaid: false,
-            explained: false,
+    /// The session of a record, from now on.
+    fn session(&mut self, record: &Record, key: Key) -> &mut Session {
+        let session = self.sessions.entry(key).or_insert_with(|| {
+            let latest = self.by_peer.entry(key.1).or_default();
+            if latest.len() >= LATEST {
+                latest.pop_front();
+            }
+            latest.push_back(key.0);
+            Session { last_ns: 0, passwords: 0, waiting: None, prepaid: false, explained: false }
         });
+        self.by_age.remove(&(session.last_ns, key));
         session.last_ns = record.time_ns;
+        self.by_age.insert((session.last_ns, key));
         session
     }
 
-    /// Makes room: old sessions go, and where there are none, the one that was silent longest.
+    fn wait(&mut self, key: Key, until: u64, verdict: Verdict) {
+        self.take_waiting(key);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.waiting = Some((until, verdict));
+            self.settling.insert((until, key));
+        }
+    }
+
+    fn take_waiting(&mut self, key: Key) -> Option<Verdict> {
+        let (until, verdict) = self.sessions.get_mut(&key)?.waiting.take()?;
+        self.settling.remove(&(until, key));
+        Some(verdict)
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Session> {
+        let session = self.sessions.remove(&key)?;
+        self.by_age.remove(&(session.last_ns, key));
+        if let Some((until, _)) = &session.waiting {
+            self.settling.remove(&(*until, key));
+        }
+        if let Some(latest) = self.by_peer.get_mut(&key.1) {
+            latest.retain(|tgid| *tgid != key.0);
+            if latest.is_empty() {
+                self.by_peer.remove(&key.1);
+            }
+        }
+        Some(session)
+    }
+
+    /// The latest sessions of a peer.
+    fn latest(&self, peer: IpAddr) -> Vec<Key> {
+        self.by_peer.get(&peer).into_iter().flatten().map(|tgid| (*tgid, peer)).collect()
+    }
+
+    /// Makes room: old sessions go, and where there are too many, those that were silent longest.
     fn forget(&mut self, now_ns: u64) {
-        self.sessions.retain(|_, session| session.last_ns + FORGETTING > now_ns);
-        if self.sessions.len() >= MOST
-            && let Some(oldest) =
-                self.sessions.iter().min_by_key(|(_, session)| session.last_ns).map(|(key, _)| *key)
-        {
-            self.sessions.remove(&oldest);
-            self.forgotten += 1;
+        while let Some((last_ns, key)) = self.by_age.first().copied() {
+            let old = last_ns + FORGETTING <= now_ns;
+            if !old && self.sessions.len() < MOST {
+                break;
+            }
+            self.forgotten += u64::from(!old);
+            self.remove(key);
         }
     }
 }
@@ -222,9 +296,7 @@ fn local(record: &Record) -> Option<Verdict> {
     if record.success || record.kind != USER_AUTH {
         return None;
     }
-    let remote =
-        [&record.addr, &record.host].into_iter().flatten().any(|text| !text.is_empty() && text != "?");
-    let named = remote && record.peer().is_none();
+    let named = record.names_remote() && record.peer().is_none();
     let outcome = if named { LoginOutcome::Failed } else { LoginOutcome::Local };
     Some(verdict(
         record,
@@ -236,7 +308,12 @@ fn local(record: &Record) -> Option<Verdict> {
 
 fn verdict(record: &Record, address: Option<IpAddr>, outcome: LoginOutcome, why: &'static str) -> Verdict {
     // sshd's privileged process is `sshd`, and since 9.8 `sshd-session`.
-    let service = if record.program.starts_with("sshd") { "sshd" } else { &record.program };
+    let service = match record.program.as_str() {
+        sshd if sshd.starts_with("sshd") => "sshd",
+        // The process of dovecot's that asks PAM, for IMAP, POP3 and whoever else asks dovecot.
+        "auth" => "dovecot",
+        _ => record.service(),
+    };
     Verdict {
         outcome,
         address,
@@ -278,7 +355,8 @@ mod tests {
             host: if by_pam { text.clone() } else { None },
             addr: text,
             account: Some("x".to_owned()),
-            op: None,
+            service: None,
+            asked: None,
             program: "sshd-session".to_owned(),
         }
     }

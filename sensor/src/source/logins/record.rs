@@ -1,8 +1,8 @@
 //! One record of the ring, read safely: the bytes are the kernel program's, the texts in them anyone's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use atalaya_sensor_ebpf::logins::{LoginRecord, PRESENT, Text};
+use atalaya_sensor_ebpf::logins::{LoginRecord, PRESENT, SOURCE_PAM, Text};
 
 /// A record with its texts taken out. `None` stands for a NULL pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,10 @@ pub struct Record {
     pub addr: Option<String>,
     /// The account.
     pub account: Option<String>,
-    /// The operation.
-    pub op: Option<String>,
+    /// PAM's name of the service, where the verdict is PAM's own.
+    pub service: Option<String>,
+    /// The one remote peer that the process, or its parent, asked the kernel for.
+    pub asked: Option<IpAddr>,
     /// The program's name (`comm`).
     pub program: String,
 }
@@ -57,7 +59,9 @@ impl Record {
             host: text(Text::Host, &raw.host),
             addr: text(Text::Addr, &raw.addr),
             account: text(Text::Account, &raw.account),
-            op: text(Text::Op, &raw.op),
+            service: text(Text::Op, &raw.op).filter(|_| raw.source == SOURCE_PAM),
+            asked: Some(atalaya_wire::canonical(Ipv6Addr::from(raw.peer).into()))
+                .filter(|address| !address.is_unspecified()),
             program: until_nul(&raw.program),
         })
     }
@@ -70,13 +74,21 @@ impl Record {
         }
     }
 
-    /// The peer: a literal address in `addr`, else one in `host`.
+    /// The peer: a literal address in `addr`, else one in `host`; where only a name is said, the one that the
+    /// process asked the kernel for.
     pub fn peer(&self) -> Option<IpAddr> {
-        [&self.addr, &self.host]
-            .into_iter()
-            .flatten()
-            .find_map(|text| text.parse().ok())
-            .map(atalaya_wire::canonical)
+        let literal = [&self.addr, &self.host].into_iter().flatten().find_map(|text| text.parse().ok());
+        literal.or_else(|| self.asked.filter(|_| self.names_remote())).map(atalaya_wire::canonical)
+    }
+
+    /// Whether the record says anything of a remote host.
+    pub fn names_remote(&self) -> bool {
+        [&self.addr, &self.host].into_iter().flatten().any(|text| !text.is_empty() && text != "?")
+    }
+
+    /// The service: PAM's name of it, else the program's.
+    pub fn service(&self) -> &str {
+        self.service.as_deref().filter(|service| !service.is_empty()).unwrap_or(&self.program)
     }
 }
 

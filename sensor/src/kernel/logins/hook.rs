@@ -1,0 +1,160 @@
+//! Which program goes where: the functions of libraries that are probed, and what they are probed for.
+
+use atalaya_sensor_ebpf::logins::{AUDIT_PROGRAM, PAM_PROGRAMS, PEERS_PROGRAMS, SYSLOG_PROGRAMS};
+
+use super::{Verdicts, Wanted};
+
+/// What is learned, each shown as one program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// Verdicts, as audit hears them.
+    Audit,
+    /// Verdicts, as PAM gives them.
+    Pam,
+    /// Whom a process talks to.
+    Peers,
+    /// Log lines.
+    Syslog,
+}
+
+/// A library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Library {
+    /// `libaudit`.
+    Audit,
+    /// `libpam`.
+    Pam,
+    /// PAM's module for passwords of this host.
+    PamUnix,
+    /// libc.
+    C,
+}
+
+/// A program on a function.
+#[derive(Debug)]
+pub(super) struct Hook {
+    pub subject: Subject,
+    pub program: &'static str,
+    pub library: Library,
+    pub function: &'static str,
+}
+
+/// All of them. Those that remember come before those that use what is remembered.
+pub(super) static HOOKS: [Hook; 9] = [
+    Hook::new(Subject::Peers, PEERS_PROGRAMS[0], Library::C, "getpeername"),
+    Hook::new(Subject::Peers, PEERS_PROGRAMS[1], Library::C, "getpeername"),
+    Hook::new(Subject::Audit, AUDIT_PROGRAM, Library::Audit, "audit_log_acct_message"),
+    Hook::new(Subject::Pam, PAM_PROGRAMS[0], Library::Pam, "pam_start"),
+    Hook::new(Subject::Pam, PAM_PROGRAMS[1], Library::Pam, "pam_set_item"),
+    Hook::new(Subject::Pam, PAM_PROGRAMS[2], Library::Pam, "pam_authenticate"),
+    Hook::new(Subject::Pam, PAM_PROGRAMS[3], Library::PamUnix, "pam_sm_authenticate"),
+    Hook::new(Subject::Syslog, SYSLOG_PROGRAMS[0], Library::C, "syslog"),
+    Hook::new(Subject::Syslog, SYSLOG_PROGRAMS[1], Library::C, "__syslog_chk"),
+];
+
+// === impl Hook ===
+
+impl Hook {
+    const fn new(subject: Subject, program: &'static str, library: Library, function: &'static str) -> Self {
+        Self { subject, program, library, function }
+    }
+}
+
+// === impl Subject ===
+
+impl Subject {
+    pub(super) const ALL: [Self; 4] = [Self::Audit, Self::Pam, Self::Peers, Self::Syslog];
+
+    /// The program as it is shown.
+    pub(super) const fn shown(self) -> &'static str {
+        match self {
+            Self::Audit => "logins: audit",
+            Self::Pam => "logins: pam",
+            Self::Peers => "logins: peers",
+            Self::Syslog => "logins: syslog",
+        }
+    }
+
+    /// The function of the program that is shown for it.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::Audit => AUDIT_PROGRAM,
+            Self::Pam => PAM_PROGRAMS[3],
+            Self::Peers => PEERS_PROGRAMS[1],
+            Self::Syslog => SYSLOG_PROGRAMS[1],
+        }
+    }
+
+    /// Whether it is to be learned in a root: `reports` says whether PAM there reports to libaudit. Never both
+    /// of audit and PAM, so that one attempt is not two.
+    pub(super) fn wanted(self, wanted: Wanted, host: bool, reports: bool) -> bool {
+        match self {
+            Self::Audit => match wanted.verdicts {
+                None | Some(Verdicts::Pam) => false,
+                // sshd may report to it where PAM does not.
+                Some(Verdicts::Auto | Verdicts::Audit) => true,
+            },
+            Self::Pam => match wanted.verdicts {
+                None | Some(Verdicts::Audit) => false,
+                Some(Verdicts::Pam) => true,
+                Some(Verdicts::Auto) => !reports,
+            },
+            Self::Peers => wanted.peers,
+            // What a container says to syslog is its own text, which no connection can vouch for.
+            Self::Syslog => wanted.syslog && host,
+        }
+    }
+
+    /// Why it is off, where nothing asks for it.
+    pub(super) fn why_off(self, wanted: Wanted) -> &'static str {
+        match self {
+            Self::Audit | Self::Pam if wanted.verdicts.is_none() => "no jail has the source `logins`",
+            Self::Audit => "`verdicts = \"pam\"` is set",
+            Self::Pam if wanted.verdicts == Some(Verdicts::Audit) => "`verdicts = \"audit\"` is set",
+            Self::Pam => "PAM reports to libaudit, which is probed instead",
+            Self::Peers => "`peers` in `[logins]` is not set",
+            Self::Syslog => "no jail has the source `syslog-calls`",
+        }
+    }
+}
+
+// === impl Library ===
+
+impl Library {
+    pub(super) const ALL: [Self; 4] = [Self::Audit, Self::Pam, Self::PamUnix, Self::C];
+
+    /// Its file's names below a folder of libraries.
+    pub(super) const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Audit => &["libaudit.so.1"],
+            Self::Pam => &["libpam.so.0"],
+            Self::PamUnix => &["security/pam_unix.so"],
+            // Alpine's libc has its processor in the name.
+            Self::C => &["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Verdicts::Auto, true, true, false)]
+    #[case(Verdicts::Auto, false, true, true)]
+    #[case(Verdicts::Audit, false, true, false)]
+    #[case(Verdicts::Pam, true, false, true)]
+    fn verdicts_of_pam_come_from_one_place(
+        #[case] verdicts: Verdicts,
+        #[case] reports: bool,
+        #[case] audit: bool,
+        #[case] pam: bool,
+    ) {
+        let wanted = Wanted { verdicts: Some(verdicts), ..Wanted::default() };
+        assert_eq!(Subject::Audit.wanted(wanted, true, reports), audit);
+        assert_eq!(Subject::Pam.wanted(wanted, true, reports), pam);
+        assert!(Subject::ALL.iter().all(|subject| !subject.wanted(Wanted::default(), true, reports)));
+    }
+}

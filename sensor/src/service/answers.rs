@@ -1,0 +1,110 @@
+//! What the running sensor answers to the commands of this host.
+
+use std::sync::PoisonError;
+
+use atalaya_wire::Name;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::{Service, Sources, Watch, enforcer, lock};
+use crate::control::{Answer, FileStatus, Request, Status};
+use crate::report::ReportStatus;
+use crate::uplink::Uplink;
+
+impl Service {
+    /// Answers a command, here or, where it has to ask the enforcer, on a task of its own.
+    pub(super) fn answer(&self, request: Request, reply: oneshot::Sender<Answer>, sources: &Sources) {
+        let now = Timestamp::now();
+        let done = |message: String| Answer::Done { message };
+        let failed = |message: String| Answer::Failed { message };
+        let unknown = |watch: &Watch, jail: &Name| {
+            let jails: Vec<&str> = watch.detector.totals().map(|(name, _, _)| name.as_str()).collect();
+            failed(format!("there is no jail `{jail}`; there are {}", jails.join(", ")))
+        };
+        let mut watch = lock(&self.watch);
+        let answer = match request {
+            Request::Status { jail } => match &jail {
+                Some(name) if !watch.detector.totals().any(|(other, _, _)| other == name) => {
+                    unknown(&watch, name)
+                }
+                _ => {
+                    let mut status = self.status(&watch, jail.as_ref(), sources, now);
+                    let local_drop = self.local_drop.clone();
+                    // Asking the kernel of every ban takes its time, in which the jails go on.
+                    self.tasks.spawn_blocking(move || {
+                        local_drop.complete(&mut status);
+                        let _ = reply.send(Answer::Status(Box::new(status)));
+                    });
+                    return;
+                }
+            },
+            Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
+            {
+                Some(bantime) => done(format!(
+                    "{address} is banned for {bantime} in the name of jail {jail}; the enforcer's allow list is above it"
+                )),
+                None => unknown(&watch, &jail),
+            },
+            Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
+                Some(()) => {
+                    self.local_drop.refresh(&watch);
+                    done(format!(
+                        "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
+                    ))
+                }
+                None => unknown(&watch, &jail),
+            },
+            Request::Unban { jail, address } => {
+                if let Some(name) = &jail
+                    && !watch.detector.totals().any(|(other, _, _)| other == name)
+                {
+                    unknown(&watch, name)
+                } else {
+                    let (link, watch) = (self.link.clone(), self.watch.clone());
+                    let local_drop = self.local_drop.clone();
+                    self.tasks.spawn(async move {
+                        let _ = reply.send(enforcer::unban(&link, &watch, &local_drop, jail, address).await);
+                    });
+                    return;
+                }
+            }
+            Request::Reload => failed("a reload is answered elsewhere".to_owned()),
+        };
+        drop(watch);
+        let _ = reply.send(answer);
+    }
+
+    fn status(&self, watch: &Watch, jail: Option<&Name>, sources: &Sources, now: Timestamp) -> Status {
+        let link = self.link.lock();
+        let files = watch.positions.values().map(|saved| FileStatus {
+            path: saved.path.clone(),
+            read: saved.position.offset,
+            size: std::fs::metadata(&saved.path).map_or(saved.position.offset, |file| file.len()),
+        });
+        let mut files: Vec<FileStatus> = files.collect();
+        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        Status {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            enforcer: link.as_ref().map(|uplink| uplink.url().to_owned()),
+            connected: link.as_ref().and_then(Uplink::is_connected),
+            sources: sources.names.iter().map(ToString::to_string).collect(),
+            programs: self.kernel.programs(),
+            confinement: [("worker", Some(self.confinement.clone())), ("loader", self.kernel.confinement())]
+                .into_iter()
+                .filter_map(|(process, kept)| Some((process.to_owned(), kept?)))
+                .collect(),
+            kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
+            lines: watch.lines,
+            lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
+            backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
+            files,
+            jails: watch.detector.status(jail, now),
+            local_drop: None,
+            reports: match watch.detector.reporting() {
+                Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
+                None => ReportStatus::default(),
+            },
+        }
+    }
+}
