@@ -27,7 +27,7 @@ pub const SCAN_RULES_MAP: &str = "SCAN_RULES";
 pub const PORTS_MAP: &str = "PORTS";
 /// What each address counts: an LRU hash from [`Key`] to [`Counter`].
 pub const COUNTERS_MAP: &str = "COUNTERS";
-/// When a connection was established: an LRU hash from the socket to nanoseconds.
+/// When a connection was last established: an LRU hash from the socket's place in memory to nanoseconds.
 pub const STARTS_MAP: &str = "STARTS";
 /// When an address last completed a handshake: an LRU hash from [`Address`] to nanoseconds.
 pub const HANDSHAKES_MAP: &str = "HANDSHAKES";

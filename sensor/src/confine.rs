@@ -46,8 +46,15 @@ pub fn worker(reach: &Reach, privileged_port: bool) -> Confinement {
 
 /// Confines the loader: it loads, traces and looks at processes, so that files are not what it is kept from.
 pub fn loader() -> Confinement {
-    let kept =
-        [Kept::Bpf, Kept::Perfmon, Kept::NetAdmin, Kept::SysPtrace, Kept::DacReadSearch, Kept::SysResource];
+    let kept = [
+        Kept::Bpf,
+        Kept::Perfmon,
+        Kept::NetAdmin,
+        Kept::SysPtrace,
+        Kept::DacReadSearch,
+        Kept::SysResource,
+        Kept::SysAdmin,
+    ];
     let capabilities = capabilities::keep(&kept);
     Confinement {
         capabilities,

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::kernel::Program;
+use crate::local_drop::status::LocalDropStatus;
 use crate::report::ReportStatus;
-use crate::service::LocalDropStatus;
 
 /// The socket's name in the state folder.
 const SOCKET: &str = "control.sock";

@@ -53,7 +53,6 @@ use commands::{DOUBTS, ask_commands};
 use enforcer::{Link, Told, send};
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
-pub use local_drop::{DroppedBan, FleetStatus, LocalDropStatus};
 pub use prepared::{Prepared, prepare};
 use upkeep::{Rate, keep, look_up, own_addresses, take_snapshot, tell_drops};
 
@@ -170,6 +169,8 @@ pub async fn run(
         local_drop: local_drop.clone(),
         confinement,
     };
+    // Before it is told that there is no enforcer: for hosts without a router that is as it should be.
+    local_drop.configure(&config);
     service.spawn(send(
         state.clone(),
         outbox.clone(),

@@ -8,7 +8,7 @@ use jiff::{Timestamp, Unit};
 use crate::control::Status;
 use crate::jail::BanEnd;
 use crate::kernel::{Program, ProgramState};
-use crate::service::{DroppedBan, LocalDropStatus};
+use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 use crate::trial::printable;
 
 /// How many addresses of a jail are listed; the JSON has all.

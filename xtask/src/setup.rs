@@ -28,6 +28,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/rg", "ripgrep"),
     ("/usr/sbin/dovecot", "dovecot-core"),
     ("/usr/lib/dovecot/imap-login", "dovecot-imapd"),
+    ("/usr/sbin/proftpd", "proftpd-core"),
     ("/usr/bin/gdb", "gdb"),
     ("/usr/bin/hydra", "hydra"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),

@@ -20,6 +20,9 @@ pub enum Kept {
     SysPtrace,
     /// Locks memory for maps, on kernels before 5.11.
     SysResource,
+    /// Attaches uprobes to libraries of containers that come: kernels of 2025 ask for it, where PERFMON was
+    /// enough before. What else it stands for the list of system calls forbids.
+    SysAdmin,
 }
 
 /// Drops all others; what is left, in words.
@@ -90,6 +93,7 @@ impl Kept {
             Self::NetAdmin => Capability::CAP_NET_ADMIN,
             Self::SysPtrace => Capability::CAP_SYS_PTRACE,
             Self::SysResource => Capability::CAP_SYS_RESOURCE,
+            Self::SysAdmin => Capability::CAP_SYS_ADMIN,
         }
     }
 }

@@ -127,16 +127,22 @@ mod probe {
 
     /// Loads the object, and its program on changes of state; a refused program leaves the others.
     fn load(kit: &Kit) -> Result<(Loaded, Program, Handed), Refusal> {
+        let (mut object, offsets) = load_object(kit)?;
+        let state = attach_state(&mut object, kit, &offsets);
+        let handed = object.maps(&MAPS)?;
+        Ok((Loaded { object, offsets, scans: None, interfaces: BTreeMap::new() }, state, handed))
+    }
+
+    /// Loads the object with this kernel's offsets, and none of its programs.
+    fn load_object(kit: &Kit) -> Result<(Object, Offsets), Refusal> {
         let offsets = Offsets::read();
         let bytes = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/connections"));
-        let mut object = kit.load(bytes, |loader| {
+        let object = kit.load(bytes, |loader| {
             for (name, value) in offsets.values() {
                 loader.override_global(name, value, true);
             }
         })?;
-        let state = attach_state(&mut object, kit, &offsets);
-        let handed = object.maps(&MAPS)?;
-        Ok((Loaded { object, offsets, scans: None, interfaces: BTreeMap::new() }, state, handed))
+        Ok((object, offsets))
     }
 
     fn attach_state(object: &mut Object, kit: &Kit, offsets: &Offsets) -> Program {
@@ -298,7 +304,76 @@ mod probe {
 
     #[cfg(test)]
     mod tests {
+        use std::net::{IpAddr, SocketAddr};
+
+        use atalaya_wire::Seconds;
+        use rstest::rstest;
+        use tokio::net::{TcpListener, TcpSocket};
+
         use super::*;
+        use crate::kernel::maps::Maps;
+        use crate::source::connections::{Connections, Crossed, Guard, Guarded};
+
+        /// Connects so many times, each time to the next port where `step` is one; whether anybody listens or not.
+        async fn connect(from: IpAddr, mut to: SocketAddr, times: u16, step: u16) {
+            for _ in 0..times {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind((from, 0).into()).unwrap();
+                drop(socket.connect(to).await);
+                to.set_port(to.port() + step);
+            }
+        }
+
+        /// One program of the object, and what it tells of an address while this happens.
+        async fn told(
+            (name, category, point): (&str, &str, &str),
+            of: Guarded,
+            from: IpAddr,
+            happens: impl Future<Output = ()>,
+        ) -> Crossed {
+            let (mut object, _) = load_object(&Kit::new()).unwrap();
+            attach_tracepoint(&mut object, name, category, point).unwrap();
+            let mut connections = Connections::new(Maps::new(object.maps(&MAPS).unwrap())).unwrap();
+            let jail = "a".parse().unwrap();
+            let guard = Guard { jail, limit: 10, findtime: Seconds(60), ipv6_prefix: 64, of };
+            connections.guard(&[guard]).unwrap();
+            happens.await;
+            loop {
+                // Others connect and scan on this host too.
+                let crossed = connections.next().await.unwrap();
+                if crossed.address == from {
+                    return crossed;
+                }
+            }
+        }
+
+        /// Needs root.
+        #[rstest]
+        #[case("127.77.0.2", (RESETS_PROGRAM, "tcp", "tcp_send_reset"))]
+        #[case("127.77.0.3", (DROPS_PROGRAM, "skb", "kfree_skb"))]
+        #[tokio::test]
+        async fn closed_ports_are_told_by_each_tracepoint_alone(
+            #[case] from: IpAddr,
+            #[case] program: (&str, &str, &str),
+        ) {
+            let of = Guarded::ClosedPorts { unverified: true };
+            let crossed =
+                told(program, of, from, connect(from, ([127, 0, 0, 1], 20_200).into(), 24, 1)).await;
+            assert_eq!((crossed.count, crossed.verified), (10, false));
+            assert!((20_209..20_224).contains(&crossed.port), "{crossed:?}");
+        }
+
+        /// Needs root. The other program on changes of state has its tests end to end.
+        #[tokio::test]
+        async fn connections_are_told_by_the_tracepoint_where_there_is_no_type_information() {
+            let from: IpAddr = "127.77.0.4".parse().unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let to = listener.local_addr().unwrap();
+            let program = (STATE_TRACEPOINT_PROGRAM, "sock", "inet_sock_set_state");
+            let of = Guarded::Connections { ports: vec![to.port()], short: None };
+            let crossed = told(program, of, from, connect(from, to, 10, 0)).await;
+            assert_eq!((crossed.count, crossed.port, crossed.netns), (10, to.port(), 0));
+        }
 
         /// Needs root.
         #[test]

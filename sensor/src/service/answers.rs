@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 
 use super::{Service, Sources, Watch, enforcer, lock};
 use crate::control::{Answer, FileStatus, Request, Status};
-use crate::detector::JailStatus;
 use crate::report::ReportStatus;
 use crate::uplink::Uplink;
 
@@ -28,7 +27,16 @@ impl Service {
                 Some(name) if !watch.detector.totals().any(|(other, _, _)| other == name) => {
                     unknown(&watch, name)
                 }
-                _ => Answer::Status(Box::new(self.status(&watch, jail.as_ref(), sources, now))),
+                _ => {
+                    let mut status = self.status(&watch, jail.as_ref(), sources, now);
+                    let local_drop = self.local_drop.clone();
+                    // Asking the kernel of every ban takes its time, in which the jails go on.
+                    self.tasks.spawn_blocking(move || {
+                        local_drop.complete(&mut status);
+                        let _ = reply.send(Answer::Status(Box::new(status)));
+                    });
+                    return;
+                }
             },
             Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
             {
@@ -75,10 +83,6 @@ impl Service {
         });
         let mut files: Vec<FileStatus> = files.collect();
         files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        let mut jails = watch.detector.status(jail, now);
-        for JailStatus { name, banned, .. } in &mut jails {
-            banned.iter_mut().for_each(|ban| ban.dropped = self.local_drop.dropped(name, ban.address));
-        }
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -95,8 +99,8 @@ impl Service {
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
             files,
-            jails,
-            local_drop: self.local_drop.status(),
+            jails: watch.detector.status(jail, now),
+            local_drop: None,
             reports: match watch.detector.reporting() {
                 Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
                 None => ReportStatus::default(),

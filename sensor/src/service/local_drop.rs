@@ -10,20 +10,20 @@ use std::time::Duration;
 
 use atalaya_wire::{BanTime, Name, Offence};
 use ipnet::IpNet;
-use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
+use crate::control::Status;
+use crate::detector::JailStatus;
 use crate::fleet_bans::{BanChange, Ends};
-use crate::jail::BanEnd;
+use crate::kernel::local_drop::Wanted;
 use crate::kernel::local_drop::bans::Bans;
 use crate::kernel::local_drop::pins::Pins;
-use crate::kernel::local_drop::{Dropped, Wanted};
+use crate::local_drop::moment::Moment;
 use crate::local_drop::spared::Lifelines;
+use crate::local_drop::status::{DroppedBan, FleetStatus, LocalDropStatus};
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
 use crate::membership::Membership;
@@ -74,60 +74,6 @@ struct Running {
     bans: Bans,
     /// How many networks are spared.
     allowed: usize,
-}
-
-/// The same moment on both clocks.
-#[derive(Clone, Copy)]
-struct Moment {
-    wall: Timestamp,
-    boot: Deadline,
-}
-
-/// How the local drop stands, as `status` shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LocalDropStatus {
-    /// How many addresses and networks are banned here.
-    pub bans: usize,
-    /// How many can be.
-    pub max_entries: u32,
-    /// How often there was no room for one, since the start.
-    pub left_out: u64,
-    /// What was dropped, since the maps were made.
-    pub dropped: Dropped,
-    /// Packets of banned addresses that passed, because these are spared.
-    pub allowed_packets: u64,
-    /// How many addresses and networks are spared.
-    pub spared: usize,
-    /// Those of them without which this host would be cut off, in words.
-    pub lifelines: String,
-    /// The bans that dropped most.
-    pub most: Vec<DroppedBan>,
-    /// How the fleet's bans come; `None` where no enforcer is joined, or they are not wanted.
-    pub fleet: Option<FleetStatus>,
-    /// What went wrong last.
-    pub trouble: Option<String>,
-}
-
-/// How the fleet's bans come.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FleetStatus {
-    /// Whether the enforcer is telling.
-    pub connected: bool,
-    /// Whether all of its bans are known.
-    pub whole: bool,
-    /// Why not.
-    pub trouble: Option<String>,
-}
-
-/// A ban and what it did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DroppedBan {
-    /// Who is banned.
-    pub network: IpNet,
-    /// Until when; `None` for ever.
-    pub until: BanEnd,
-    /// What was dropped.
-    pub dropped: Dropped,
 }
 
 // === impl LocalDrop ===
@@ -363,19 +309,30 @@ impl LocalDrop {
         }
     }
 
+    /// Adds to a status how it stands, and what was dropped for each ban. Offences may come between two bans
+    /// that are asked for.
+    pub(super) fn complete(&self, status: &mut Status) {
+        let Some(mut now) = self.status() else { return };
+        if now.dropped.packets > 0 {
+            now.most = self.most();
+        }
+        status.local_drop = Some(now);
+        for JailStatus { name, banned, .. } in &mut status.jails {
+            for some in banned.chunks_mut(AT_ONCE) {
+                let state = self.lock();
+                let Some(running) = &state.running else { return };
+                for ban in some {
+                    ban.dropped = running.bans.dropped(state.network(name, ban.address));
+                }
+            }
+        }
+    }
+
     /// How it stands; `None` where it is off or the kernel refused it.
-    pub(super) fn status(&self) -> Option<LocalDropStatus> {
+    fn status(&self) -> Option<LocalDropStatus> {
         let state = self.lock();
         let (config, running) = (state.config.as_ref()?, state.running.as_ref()?);
         let totals = running.bans.totals();
-        let now = Moment::now();
-        let dropped = running.table.bans().filter_map(|(network, deadline)| {
-            let dropped = running.bans.dropped(network).filter(|dropped| dropped.packets > 0)?;
-            Some(DroppedBan { network, until: now.end(deadline), dropped })
-        });
-        let mut most: Vec<DroppedBan> = dropped.collect();
-        most.sort_unstable_by_key(|ban| std::cmp::Reverse(ban.dropped.packets));
-        most.truncate(SHOWN);
         Some(LocalDropStatus {
             bans: running.table.len(),
             max_entries: config.settings.max_entries,
@@ -384,30 +341,35 @@ impl LocalDrop {
             allowed_packets: totals.allowed,
             spared: running.allowed,
             lifelines: state.lifelines.to_string(),
-            most,
+            most: Vec::new(),
             fleet: state.following.as_ref().map(|following| FleetStatus::from(&*following.borrow())),
             trouble: state.trouble.clone(),
         })
     }
 
-    /// What was dropped for a jail's ban.
-    pub(super) fn dropped(&self, jail: &Name, address: IpAddr) -> Option<Dropped> {
-        let state = self.lock();
-        let network = state.network(jail, address);
-        state.running.as_ref()?.bans.dropped(network)
+    /// The bans that dropped most.
+    fn most(&self) -> Vec<DroppedBan> {
+        let now = Moment::now();
+        let all: Vec<(IpNet, Deadline)> = match &self.lock().running {
+            Some(running) => running.table.bans().collect(),
+            None => return Vec::new(),
+        };
+        let mut most = Vec::new();
+        for some in all.chunks(AT_ONCE) {
+            let state = self.lock();
+            let Some(running) = &state.running else { break };
+            most.extend(some.iter().filter_map(|(network, deadline)| {
+                let dropped = running.bans.dropped(*network).filter(|dropped| dropped.packets > 0)?;
+                Some(DroppedBan { network: *network, until: now.end(*deadline), dropped })
+            }));
+            most.sort_unstable_by_key(|ban: &DroppedBan| std::cmp::Reverse(ban.dropped.packets));
+            most.truncate(SHOWN);
+        }
+        most
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl FleetStatus ===
-
-impl From<&Following> for FleetStatus {
-    fn from(following: &Following) -> Self {
-        let Following { is_connected, is_whole, trouble } = following;
-        Self { connected: *is_connected, whole: *is_whole, trouble: trouble.clone() }
     }
 }
 
@@ -474,29 +436,6 @@ impl Running {
                 note(trouble, "a ban could not be changed in the kernel", &error);
             }
         }
-    }
-}
-
-// === impl Moment ===
-
-impl Moment {
-    fn now() -> Self {
-        let boot = clock_gettime(ClockId::Boottime);
-        let boot = boot.tv_sec.cast_unsigned() * 1_000_000_000 + boot.tv_nsec.cast_unsigned();
-        Self { wall: Timestamp::now(), boot }
-    }
-
-    /// The end of a ban on the boot clock, which nobody sets.
-    fn deadline(self, until: BanEnd) -> Deadline {
-        let Some(until) = until else { return Deadline::MAX };
-        let left = until.duration_since(self.wall).as_nanos();
-        u64::try_from(left).map_or(self.boot, |left| self.boot.saturating_add(left))
-    }
-
-    /// The reverse.
-    fn end(self, deadline: Deadline) -> BanEnd {
-        let left = deadline.checked_sub(self.boot)?;
-        self.wall.checked_add(Duration::from_nanos(left)).ok().filter(|_| deadline != Deadline::MAX)
     }
 }
 

@@ -108,13 +108,13 @@ fn a_containers_root_cannot_accuse_who_is_not_connected_to_it() -> Result<()> {
 
 #[test]
 fn where_pam_is_asked_itself_one_attempt_is_one_failure() -> Result<()> {
-    let attackers = ["10.214.91.2", "10.214.91.3", "10.214.91.4"];
+    let attackers = ["10.214.91.2", "10.214.91.3", "10.214.91.4", "fd42:91::2"];
     let (stage, network) = (Stage::of_this_test()?, Namespace::new(&attackers)?);
     let sshd = Sshd::start(&network)?;
     let mut sensor = sensor(&stage, &format!("{LOGINS}[logins]\nverdicts = \"pam\"\n"))?;
     wait_for_program(&stage, "logins: pam", |state, _| state == "on")?;
     wait_for_program(&stage, "logins: audit", |state, _| state == "off")?;
-    let [password, answers, unknown] = attackers;
+    let [password, answers, unknown, by_ipv6] = attackers;
     let client = sshd.spawn_wrong_passwords(&network, password.parse()?, 2)?;
     for number in 1..=2 {
         let line = sensor.wait_for("see a wrong password", PATIENCE, failure_of(password))?;
@@ -128,7 +128,10 @@ fn where_pam_is_asked_itself_one_attempt_is_one_failure() -> Result<()> {
     let client = sshd.spawn_unknown_user(&network, unknown.parse()?)?;
     sensor.wait_for("see an unknown user", PATIENCE, failure_of(unknown))?;
     Sshd::finish(client, PATIENCE)?;
-    for (attacker, failures) in [(password, 2), (answers, 1), (unknown, 1)] {
+    let client = sshd.spawn_wrong_passwords(&network, by_ipv6.parse()?, 1)?;
+    sensor.wait_for("see a wrong password over IPv6", PATIENCE, failure_of(by_ipv6))?;
+    Sshd::finish(client, PATIENCE)?;
+    for (attacker, failures) in [(password, 2), (answers, 1), (unknown, 1), (by_ipv6, 1)] {
         let counted = sensor.said().matches(&format!("\"address\":\"{attacker}\"")).count();
         ensure!(counted == failures, "{attacker}: {counted} of {failures}\n{}", sensor.said());
     }
@@ -240,5 +243,41 @@ fn a_wrong_password_of_imap_is_seen_through_dovecots_auth_process() -> Result<()
     ensure!(answer.contains("AUTHENTICATIONFAILED"), "{answer}");
     sensor.wait_for("see the failure", PATIENCE, failure_of("10.214.93.2"))?;
     dovecot.terminate(PATIENCE)?;
+    Ok(())
+}
+
+#[test]
+fn a_wrong_password_of_ftp_bans_the_address_though_proftpd_says_a_name() -> Result<()> {
+    let (stage, network) = (Stage::of_this_test()?, Namespace::new(&["10.214.94.2"])?);
+    let jail = "[jail.ftp]\nsource = \"logins\"\nservices = [\"proftpd\"]\nmaxretry = 100\n";
+    let mut sensor = sensor(&stage, &format!("{jail}[logins]\npeers = true\n"))?;
+    let folder = stage.folder().join("proftpd");
+    std::fs::create_dir(&folder)?;
+    let at = folder.display();
+    std::fs::write(
+        folder.join("conf"),
+        format!(
+            "ServerName x\nServerType standalone\nDefaultAddress 10.214.94.1\nPort 2121\nUser nobody\nGroup nogroup\n\
+             UseReverseDNS on\nRootLogin on\nUseFtpUsers off\nAuthPAM on\nAuthPAMConfig other\n\
+             AuthOrder mod_auth_pam.c mod_auth_unix.c\nDelayEngine off\nWtmpLog off\nTransferLog none\n\
+             ScoreboardFile {at}/score\nPidFile {at}/pid\n"
+        ),
+    )?;
+    std::fs::write(folder.join("hosts"), "10.214.94.2 evil.example\n")?;
+    // Its own file of hosts, and so a mount namespace of its own, as services of systemd have.
+    let script = format!("mount --bind {at}/hosts /etc/hosts; exec proftpd -n -d 2 -c {at}/conf");
+    let mut unshare = Command::new("unshare");
+    let mut proftpd = Process::start("proftpd", unshare.args(["--mount", "sh", "-c", &script]))?;
+    proftpd.wait_for("start", PATIENCE, |line| line.contains("STARTUP"))?;
+    let client = "import ftplib, sys\n\
+        ftp = ftplib.FTP()\n\
+        ftp.connect('10.214.94.1', 2121)\n\
+        try: ftp.login('root', 'wrong-password')\n\
+        except ftplib.error_perm as error: sys.exit(0)\n\
+        sys.exit(1)\n";
+    output(network.command("python3").args(["-c", client]))?;
+    proftpd.wait_for("know its client by name", PATIENCE, |line| line.contains("evil.example"))?;
+    sensor.wait_for("see the failure", PATIENCE, failure_of("10.214.94.2"))?;
+    proftpd.terminate(PATIENCE)?;
     Ok(())
 }

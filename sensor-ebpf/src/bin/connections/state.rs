@@ -114,7 +114,7 @@ fn established(socket: &impl Socket, settings: &Settings) {
     // SAFETY: a helper without arguments.
     let time_ns = unsafe { bpf_ktime_get_ns() };
     if settings.handshakes != 0 {
-        remember(address, time_ns);
+        put(&HANDSHAKES, &address, time_ns);
     }
     let Some(watchers) = watchers else { return };
     let event = Event { time_ns, address, netns: socket.netns(), port, verified: 1 };
@@ -128,7 +128,7 @@ fn established(socket: &impl Socket, settings: &Settings) {
         }
     }
     if is_timed {
-        let _ = STARTS.insert(&socket.identity(), &time_ns, 0);
+        put(&STARTS, &socket.identity(), time_ns);
     }
 }
 
@@ -137,10 +137,9 @@ fn ended(socket: &impl Socket) {
     let port = socket.port();
     // SAFETY: an entry is four bytes, written at once and rarely.
     let Some(watchers) = (unsafe { PORTS.get(&port) }) else { return };
-    let identity = socket.identity();
+    // It stays: the next socket in this one's memory overwrites it, which costs less than to make an entry anew.
     // SAFETY: an entry is one word, of this very socket, which ends only once.
-    let Some(start) = (unsafe { STARTS.get(&identity) }).copied() else { return };
-    let _ = STARTS.remove(&identity);
+    let Some(start) = (unsafe { STARTS.get(&socket.identity()) }).copied() else { return };
     let Some(address) = socket.remote() else { return };
     // SAFETY: a helper without arguments.
     let time_ns = unsafe { bpf_ktime_get_ns() };
@@ -162,14 +161,14 @@ fn rule(index: u8) -> Option<&'static Rule> {
     RULES.get(u32::from(index)).filter(|rule| rule.limit != 0 && rule.bucket_ns != 0)
 }
 
-/// Notes that an address completed a handshake.
+/// Notes a time, in place where there is one already.
 #[inline(always)]
-fn remember(address: Address, time_ns: u64) {
-    match HANDSHAKES.get_ptr_mut(&address) {
+fn put<K>(times: &LruHashMap<K, u64>, key: &K, time_ns: u64) {
+    match times.get_ptr_mut(key) {
         // SAFETY: the map gave the pointer; whichever processor writes last, the time is right.
         Some(last) => unsafe { *last = time_ns },
         None => {
-            let _ = HANDSHAKES.insert(&address, &time_ns, 0);
+            let _ = times.insert(key, &time_ns, 0);
         }
     }
 }

@@ -14,9 +14,9 @@ use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
 use aya::programs::{BtfTracePoint, UProbe};
 
 use super::Wanted;
-use super::hook::{HOOKS, Library, Subject};
+use super::hook::{HOOKS, Hook, Library, Subject};
 use super::library::{self, FileKey, Found};
-use super::roots::{Changes, RootKey, Roots};
+use super::roots::{self, Changes, RootKey, Roots};
 use super::vouch::{self, Vouch};
 use crate::kernel::elf;
 use crate::kernel::layout::{Layout, LayoutError};
@@ -188,11 +188,7 @@ impl Loaded {
     }
 
     fn attach_everywhere(&mut self, wanted: Wanted) {
-        match rustix::fs::open(
-            "/",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        ) {
+        match roots::host() {
             Ok(root) => {
                 let found = library::find(&root, false);
                 let keys = found.iter().map(|found| found.key).collect();
@@ -355,7 +351,12 @@ impl Loaded {
     }
 
     fn program(&self, subject: Subject, wanted: Wanted) -> Program {
-        let has = |attached: &Attached| attached.links.keys().any(|number| HOOKS[*number].subject == subject);
+        let counts = |hook: &Hook| match subject {
+            // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
+            Subject::Peers => hook.program == subject.program(),
+            _ => hook.subject == subject,
+        };
+        let has = |attached: &Attached| attached.links.keys().any(|number| counts(&HOOKS[*number]));
         let mut paths: Vec<&str> = Vec::new();
         let mut containers: HashSet<RootKey> = HashSet::new();
         for attached in self.files.values().filter(|attached| has(attached)) {
@@ -407,9 +408,7 @@ fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Re
 /// The values of the programs' globals, in the order of [`GLOBALS`].
 fn globals() -> Result<[u32; GLOBALS.len()], LayoutError> {
     let layout = Layout::read()?;
-    // A service may have a mount namespace of its own, this one too: the host's is that of its first process.
-    let of = |process: &str| super::roots::namespace(rustix::fs::CWD, &format!("/proc/{process}/ns/mnt"));
-    let host = of("1").or_else(|_| of("self"))?;
+    let host = roots::host_mounts()?;
     Ok([
         1,
         host as u32,

@@ -27,7 +27,7 @@ const LOCAL: [&str; 14] = [
 ];
 
 /// A mount namespace and a root in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RootKey {
     /// The number of the mount namespace; 0 for this host's root.
     pub mounts: u64,
@@ -84,8 +84,7 @@ pub(super) struct Changes {
 impl Roots {
     /// Knows this host's root alone.
     pub(super) fn new() -> std::io::Result<Self> {
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let (host, _) = identity(&root)?;
+        let (host, _) = identity(&host()?)?;
         Ok(Self { host, seen: HashMap::new(), living: HashMap::new(), looks: 0, left_out: 0 })
     }
 
@@ -95,7 +94,8 @@ impl Roots {
         self.looks += 1;
         let all = self.looks % ROUND == 1;
         if all {
-            self.seen.clear();
+            // All are looked at once more.
+            self.seen.values_mut().for_each(|looks| *looks = looks.saturating_sub(1));
         }
         let mut changes = Changes { all, ..Changes::default() };
         self.seen.retain(|process, _| running.contains(process));
@@ -173,12 +173,13 @@ impl Roots {
 
     fn meet(&mut self, process: u32, changes: &mut Changes) {
         let known = |living: &Living| living.processes.contains(&process);
-        // Held before it is looked at, so that what is seen is of the process that is held.
-        let Some(held) = hold(process) else { return };
-        let home = self.home(process).ok().and_then(|home| home.foreign);
-        let Some(key) = home.filter(|_| real_user(process) == Some(0)) else {
+        let foreign = || self.home(process).ok().and_then(|home| home.foreign);
+        if foreign().is_none() {
             return;
-        };
+        }
+        // Held, and then looked at again, so that what is seen is of the process that is held.
+        let Some(held) = hold(process) else { return };
+        let Some(key) = foreign().filter(|_| real_user(process) == Some(0)) else { return };
         if let Some(before) = self.living.iter().find(|(_, living)| known(living)).map(|(key, _)| *key)
             && before != key
             && let Some(living) = self.living.get_mut(&before)
@@ -223,6 +224,20 @@ impl Roots {
             }
         }
     }
+}
+
+/// An open path to this host's root: that of its first process, for a service manager may have given the sensor
+/// a mount namespace of its own.
+pub(super) fn host() -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path| rustix::fs::open(path, flags, Mode::empty());
+    Ok(open("/proc/1/root").or_else(|_| open("/"))?)
+}
+
+/// The number of this host's mount namespace.
+pub(super) fn host_mounts() -> std::io::Result<u64> {
+    let of = |link| namespace(rustix::fs::CWD, link);
+    of("/proc/1/ns/mnt").or_else(|_| of("/proc/self/ns/mnt"))
 }
 
 /// All processes.
