@@ -164,7 +164,7 @@ impl Doubts {
                     return;
                 }
                 if taken > BURST {
-                    tokio::time::sleep((taken - BURST) * 4).await;
+                    tokio::time::sleep(taken.saturating_sub(BURST) * 4).await;
                 }
             }
             tokio::task::yield_now().await;
