@@ -107,7 +107,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// SQLite refused.
-    #[error("the state {} cannot be used: {source}; if it is damaged, move it away: positions and unsent offences in it are lost", path.display())]
+    #[error("the state {} cannot be used: {source}; {}", path.display(), remedy(source))]
     Database {
         /// The database file.
         path: PathBuf,
@@ -164,6 +164,17 @@ impl Snapshot {
             && self.counters.is_empty()
             && self.bans.is_empty()
             && self.journal.is_none()
+    }
+}
+
+/// What to do about an error of SQLite's.
+fn remedy(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => "make room on its disk: nothing in it is lost",
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            "move it away, and start anew: positions and unsent offences in it are lost"
+        }
+        _ => "if it is damaged, move it away: positions and unsent offences in it are lost",
     }
 }
 
