@@ -35,7 +35,7 @@ const EXPECTED: &[Row] = &[
     Row { program: "connections: state", since: (5, 8), states: [On, On, On] },
     // tcp_send_reset tells of closed ports since 6.10; before that kfree_skb does. Both need tracefs, which
     // confidentiality denies.
-    Row { program: "scans: resets", since: (5, 8), states: [Refused, Refused, Refused] },
+    Row { program: "scans: resets", since: (5, 8), states: [Off, Off, Refused] },
     Row { program: "scans: resets", since: (6, 10), states: [On, On, Refused] },
     Row { program: "scans: drops", since: (5, 8), states: [On, On, Refused] },
     Row { program: "scans: drops", since: (6, 10), states: [Off, Off, Refused] },
