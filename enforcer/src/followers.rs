@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Followers {
     stop: CancellationToken,
     /// The streams of each sensor, the latest last; what ends each.
     streams: Mutex<HashMap<Name, Vec<(u64, CancellationToken)>>>,
+    /// How many streams there have been, by which they are numbered.
+    begun: AtomicU64,
     /// Pieces of snapshots are made one after another: a thousand sensors that come back at once use one
     /// processor at most for them.
     turns: Semaphore,
@@ -77,7 +80,7 @@ impl Followers {
         let stream = data_encoding::HEXLOWER.encode(&bytes);
         let names = Names { ledger, stream: stream.parse().expect("hexadecimal digits are a name") };
         let (streams, turns) = (Mutex::default(), Semaphore::new(1));
-        Ok(Self { desired, names, enrolled, clock, stop, streams, turns })
+        Ok(Self { desired, names, enrolled, clock, stop, streams, begun: AtomicU64::new(0), turns })
     }
 
     /// Begins a stream for a sensor that says that it stands there. Of too many streams of one sensor, the
@@ -106,9 +109,9 @@ impl Followers {
 
     fn enter(self: &Arc<Self>, sensor: Name) -> Entered {
         let end = self.stop.child_token();
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let mut streams = self.streams();
         let own = streams.entry(sensor.clone()).or_default();
-        let number = own.last().map_or(0, |(last, _)| last + 1);
         own.push((number, end.clone()));
         if own.len() > MOST_STREAMS {
             own.remove(0).1.cancel();

@@ -172,4 +172,8 @@ async fn only_an_enrolled_sensor_of_our_version_is_told_the_bans_and_it_is_told_
     let (status, said) = scene.command(reqwest::Method::POST, "allow", Some(allow)).await;
     assert_eq!(status, StatusCode::OK, "{said}");
     read(&mut response, &mut text, r#"{"lift":{"net":"192.0.2.9"}}"#).await;
+
+    // The stream ends with the enforcer, in order, and does not keep it.
+    in_time(scene.service.stop()).await;
+    while in_time(response.chunk()).await.unwrap().is_some() {}
 }

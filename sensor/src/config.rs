@@ -375,7 +375,7 @@ impl Config {
                 if short.is_some() {
                     writeln!(
                         f,
-                        "  note: an address from which somebody logged in within {} is spared; where no login can be seen (neither in the kernel nor in the journal), this jail counts nothing",
+                        "  note: an address from which somebody logged in within {} is spared. Logins are seen through libaudit, and in the journal where a jail reads it: guard only services whose logins are seen so. Where there is neither, this jail counts nothing",
                         policy.findtime
                     )?;
                     if let Some(port) = self.guarded(jail).iter().find(|port| matches!(port, 80 | 443)) {

@@ -1,5 +1,6 @@
-//! Where failures are noticed: the kernel ([`logins`], [`connections`]), log files ([`files`]), systemd's journal ([`journal`])
-//! and syslog messages ([`syslog`]). Each source runs on its own; one that cannot run says why, and the others go on.
+//! Where failures are noticed: the kernel ([`logins`], [`connections`]), log files ([`files`]), systemd's journal
+//! ([`journal`]), what programs say to libc's syslog (`syslog_calls`) and syslog messages ([`syslog`]). Each source
+//! runs on its own; one that cannot run says why, and the others go on.
 
 #[cfg(feature = "kernel")]
 pub mod connections;

@@ -3,6 +3,7 @@
 
 mod attack;
 mod filters;
+mod kernel;
 mod routers;
 mod stream;
 
@@ -50,6 +51,8 @@ enum Which {
     Attack,
     /// The filter engine, beside ripgrep and fail2ban-regex; a live file, and a backlog
     Filters,
+    /// What the kernel programs cost: an event, a connection, a packet, an idle sensor
+    Kernel,
 }
 
 /// How many single bans the latency is taken over, and the pause between them.
@@ -87,6 +90,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Filters) {
         filters::run()?;
+    }
+    if wanted(Which::Kernel) {
+        kernel::run()?;
     }
     Ok(())
 }

@@ -210,6 +210,11 @@ mod probe {
                 (RESETS, RESETS_PROGRAM, "tcp", "tcp_send_reset", offsets.resets()),
                 (DROPS, DROPS_PROGRAM, "skb", "kfree_skb", offsets.drops()),
             ] {
+                if shown == RESETS && offsets.resets_are_silent() {
+                    let reason = "this kernel's tcp_send_reset does not tell of closed ports (since 6.10)";
+                    programs.push(Program::not_on(shown, ProgramState::Off, reason));
+                    continue;
+                }
                 let attached = usable.and_then(|()| attach_tracepoint(object, name, category, point));
                 match attached {
                     Ok(()) => {

@@ -13,6 +13,7 @@ pub struct Offsets {
     packet: Result<(), Refusal>,
     resets: Result<(), Refusal>,
     drops: Result<(), Refusal>,
+    silent: bool,
 }
 
 /// Values of a group.
@@ -35,10 +36,13 @@ impl Offsets {
         let lent = keep(by_layout(lent));
         let recorded = keep(by_record(recorded()));
         let packet = keep(by_layout(packet));
-        let resets = keep(resets());
+        let resets = resets();
+        // There it is as if the tracepoint were not: nothing is refused.
+        let silent = matches!(resets, Ok(None));
+        let resets = keep(resets.map(Option::unwrap_or_default));
         let no_socket = keep(by_layout(no_socket));
         let drops = keep(by_record(drops())).and(no_socket);
-        Self { values, lent, recorded, packet, resets, drops }
+        Self { values, lent, recorded, packet, resets, drops, silent }
     }
 
     /// The globals.
@@ -56,7 +60,12 @@ impl Offsets {
         self.recorded.clone()
     }
 
-    /// Whether that of `tcp:tcp_send_reset` can, and tells of closed ports.
+    /// Whether `tcp:tcp_send_reset` is there and does not tell of closed ports, as before Linux 6.10.
+    pub fn resets_are_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Whether the record of `tcp:tcp_send_reset` can be read.
     pub fn resets(&self) -> Result<(), Refusal> {
         self.packet.clone().and_then(|()| self.resets.clone())
     }
@@ -101,16 +110,15 @@ fn packet(layout: &Layout) -> Result<Values, LayoutError> {
     ])
 }
 
-fn resets() -> Result<Values, Refusal> {
-    let record = Record::read("tcp/tcp_send_reset").map_err(|error| Refusal::because(error.to_string()))?;
-    // The field came with the calls for packets that have no socket.
+/// Nothing where the kernel does not tell of packets that have no socket: it says why since it does.
+fn resets() -> Result<Option<Values>, Refusal> {
+    let refusal = |error: RecordError| Refusal::because(error.to_string());
+    let record = Record::read("tcp/tcp_send_reset").map_err(refusal)?;
     if !record.has("reason") {
-        return Err(Refusal::because(
-            "this kernel's tcp_send_reset does not tell of closed ports (since 6.10)",
-        ));
+        return Ok(None);
     }
-    let offset = |field| record.offset(field, 8).map_err(|error| Refusal::because(error.to_string()));
-    Ok(vec![("RESET_PACKET", offset("skbaddr")?), ("RESET_SOCKET", offset("skaddr")?)])
+    let offset = |field| record.offset(field, 8).map_err(refusal);
+    Ok(Some(vec![("RESET_PACKET", offset("skbaddr")?), ("RESET_SOCKET", offset("skaddr")?)]))
 }
 
 fn drops() -> Result<Values, RecordError> {

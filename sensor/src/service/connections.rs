@@ -126,7 +126,7 @@ impl Feed {
         };
         if wants_short && !sees_logins && !self.warned {
             tracing::warn!(
-                "short connections are not counted: no login can be seen here, neither in the kernel nor in the journal, that would tell them from quick logins"
+                "short connections are not counted: no login can be seen here, neither through libaudit nor in the journal, that would tell them from quick logins"
             );
         }
         self.warned = wants_short && !sees_logins;
@@ -142,9 +142,10 @@ impl Feed {
         }
     }
 
+    /// Whether good logins are seen, by key too: PAM's own verdicts tell of passwords alone.
     fn sees_logins(&self) -> bool {
         let runs = |program: &crate::kernel::Program| {
-            program.state == ProgramState::On && program.name.starts_with("logins:")
+            program.state == ProgramState::On && program.name == "logins: audit"
         };
         self.questions.programs().iter().any(runs) || !lock(&self.watch).detector.journal_matches().is_empty()
     }

@@ -55,9 +55,16 @@ impl Cast {
             .any(|family| self.router.entries(family).iter().any(|entry| is_of(&entry.address, address)))
     }
 
-    /// What the enforcer shows of an address.
+    /// What the enforcer shows of a banned address. The router has the ban at once, the ledger a moment later.
     fn shown(&self, address: &str) -> Result<String> {
-        output(self.stage.enforcer().args(["show", address, "--json"]))
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let shown = output(self.stage.enforcer().args(["show", address, "--json"]))?;
+            if !shown.contains("\"ban\":null") {
+                return Ok(shown);
+            }
+            ensure!(Instant::now() < until, "the enforcer never had the ban of {address}: {shown}");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is tried: for each source of the kernel something real to see, and whether the sensor saw it. A check whose
 //! programs are not on is reported as left out; whether they ought to be on, `cargo xtask vm` knows.
 
-use std::time::Duration;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::namespace::Namespace;
@@ -9,10 +10,16 @@ use atalaya_end_to_end::sshd::Sshd;
 use kernel_init::{Outcome, Program, Report, State};
 use serde_json::Value;
 
-use crate::sensor::Sensor;
+use crate::knock;
+use crate::sensor::{self, Sensor};
 
 /// Who fails a password by IPv4 and by IPv6.
 const GUESSERS: [&str; 2] = ["10.215.88.2", "fd77:a7a2::2"];
+/// Who connects too often, and who tries closed ports.
+const FLOODER: &str = "10.215.88.3";
+const SCANNER: &str = "10.215.88.4";
+/// Who does nothing wrong.
+const VISITOR: &str = "10.215.88.5";
 /// How long anything may take: the processor may be emulated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,6 +40,21 @@ const CHECKS: &[Check] = &[
         name: "a wrong ssh password over IPv6 is seen with its address",
         needs: &["logins: audit"],
         run: |scene| scene.wrong_password(GUESSERS[1]),
+    },
+    Check {
+        name: "whoever connects too often is an offender",
+        needs: &["connections: state"],
+        run: Scene::flood,
+    },
+    Check {
+        name: "whoever tries closed ports is an offender",
+        needs: &["scans: resets", "scans: drops"],
+        run: Scene::scan,
+    },
+    Check {
+        name: "whoever is banned is dropped on this host",
+        needs: &["local drop: xdp"],
+        run: Scene::drop,
     },
 ];
 
@@ -63,7 +85,7 @@ fn is_on(programs: &[Program], any: &[&str]) -> bool {
     programs.iter().any(|program| program.state == State::On && any.contains(&program.name.as_str()))
 }
 
-/// Attackers in a namespace, a real sshd, and the sensor.
+/// Attackers in a namespace, a real sshd, another server, and the sensor.
 struct Scene {
     namespace: Namespace,
     sshd: Sshd,
@@ -74,9 +96,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
-        let namespace = Namespace::new(&GUESSERS)?;
+        let namespace = Namespace::new(&[GUESSERS[0], GUESSERS[1], FLOODER, SCANNER, VISITOR])?;
         let sshd = Sshd::start(&namespace)?;
-        Ok(Self { namespace, sshd, sensor: Sensor::start()? })
+        for host in namespace.hosts() {
+            let listener = TcpListener::bind((*host, sensor::GUARDED))?;
+            std::thread::spawn(move || listener.incoming().for_each(drop));
+        }
+        let sensor = Sensor::start(namespace.interface())?;
+        Ok(Self { namespace, sshd, sensor })
     }
 
     fn wrong_password(&mut self, from: &str) -> Result<String> {
@@ -89,5 +116,43 @@ impl Scene {
         let source = event["source"].as_str().context("the failure names no source")?;
         Sshd::finish(client, PATIENCE)?;
         Ok(format!("{from}, by {source}"))
+    }
+
+    fn flood(&mut self) -> Result<String> {
+        let port = sensor::GUARDED;
+        let made = knock::from(&self.namespace, FLOODER, port..=port, sensor::FLOOD)?;
+        ensure!(made == sensor::FLOOD, "{made} of {} connections were made", sensor::FLOOD);
+        self.offence(FLOODER)
+    }
+
+    fn scan(&mut self) -> Result<String> {
+        // Whoever never completed a handshake may be forged, and is not counted.
+        let port = sensor::GUARDED;
+        ensure!(knock::from(&self.namespace, SCANNER, port..=port, 1)? == 1, "the server does not answer");
+        let (first, last) = (sensor::CLOSED, sensor::CLOSED + sensor::SCAN + 2);
+        ensure!(knock::from(&self.namespace, SCANNER, first..=last, 1)? == 0, "a closed port answered");
+        self.offence(SCANNER)
+    }
+
+    /// A ban by hand, so that it needs no other source.
+    fn drop(&mut self) -> Result<String> {
+        let (banned, other, port) = (GUESSERS[0], VISITOR, sensor::GUARDED);
+        let answers = |from| knock::from(&self.namespace, from, port..=port, 1);
+        ensure!(answers(banned)? == 1, "{banned} gets no answer before it is banned");
+        sensor::ban("ssh", banned)?;
+        let until = Instant::now() + PATIENCE;
+        while answers(banned)? > 0 {
+            ensure!(Instant::now() < until, "{banned} still gets an answer");
+        }
+        ensure!(answers(other)? == 1, "{other} is dropped too");
+        Ok(format!("{banned} gets no answer, {other} does"))
+    }
+
+    fn offence(&mut self, of: &str) -> Result<String> {
+        let line = self.sensor.wait_for("see the offence", PATIENCE, |line| {
+            line.contains("\"message\":\"offence\"") && line.contains(&format!("\"address\":\"{of}\""))
+        })?;
+        let event: Value = serde_json::from_str(&line)?;
+        Ok(format!("{of}, jail {}", event["jail"].as_str().context("the offence names no jail")?))
     }
 }

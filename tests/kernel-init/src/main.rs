@@ -11,10 +11,15 @@ use rustix::system::RebootCommand;
 
 mod checks;
 mod ground;
+mod knock;
 mod sensor;
 
 fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
     if !rustix::process::getpid().is_init() {
+        if arguments.next().as_deref() == Some(knock::COMMAND) {
+            return knock::run(arguments);
+        }
         bail!("this is the first process of a virtual machine: run `cargo xtask vm`");
     }
     if let Err(error) = run() {

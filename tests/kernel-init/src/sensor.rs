@@ -12,6 +12,14 @@ use serde_json::Value;
 /// The program, in the initramfs.
 const SENSOR: &str = "/usr/bin/atalaya-sensor";
 const CONFIG: &str = "/run/sensor.toml";
+/// A port whose connections are counted.
+pub const GUARDED: u16 = 7022;
+/// So many connections are a flood.
+pub const FLOOD: u32 = 8;
+/// So many closed ports are a scan.
+pub const SCAN: u16 = 10;
+/// The first of the ports at which nobody listens.
+pub const CLOSED: u16 = 20_100;
 /// How long it may take to start: the processor may be emulated.
 const START: Duration = Duration::from_secs(60);
 
@@ -21,9 +29,18 @@ pub struct Sensor(Process);
 // === impl Sensor ===
 
 impl Sensor {
-    /// Starts it and waits until it is ready.
-    pub fn start() -> Result<Self> {
-        std::fs::write(CONFIG, "state = \"/run/sensor\"\n[jail.ssh]\nsource = \"logins\"\n")?;
+    /// Starts it and waits until it is ready. It drops at an interface.
+    pub fn start(interface: &str) -> Result<Self> {
+        let config = format!(
+            "state = \"/run/sensor\"\n\
+             [local_drop]\ninterfaces = [\"{interface}\"]\n\
+             [logins]\npeers = true\n\
+             [jail.ssh]\nsource = \"logins\"\n\
+             [jail.sshd]\nsource = \"syslog-calls\"\nservices = \"sshd\"\n\
+             [jail.flood]\nsource = \"connections\"\nports = {GUARDED}\nmaxretry = {FLOOD}\nfindtime = 600\n\
+             [jail.scan]\nsource = \"scan\"\nmaxretry = {SCAN}\nfindtime = 600\n"
+        );
+        std::fs::write(CONFIG, config)?;
         let mut command = sensor();
         command.args(["--log-format", "json", "run"]);
         let mut process = Process::start("the sensor", &mut command)?;
@@ -43,6 +60,11 @@ impl Sensor {
         serde_json::from_value(status["programs"].take())
             .with_context(|| format!("the status has no list of programs: {text}"))
     }
+}
+
+/// Bans an address in a jail's name.
+pub fn ban(jail: &str, address: &str) -> Result<()> {
+    output(sensor().args(["ban", jail, address])).map(drop)
 }
 
 fn sensor() -> Command {

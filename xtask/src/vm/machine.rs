@@ -75,7 +75,7 @@ fn qemu(boot: &Boot) -> Command {
     command.arg("-kernel").arg(boot.image).arg("-initrd").arg(boot.initramfs);
     // What the kernel does not know, such as PATH, becomes the first process's environment.
     let mut line =
-        "console=ttyS0 loglevel=5 panic=-1 oops=panic random.trust_cpu=on PATH=/usr/sbin:/usr/bin".to_owned();
+        "console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check random.trust_cpu=on PATH=/usr/sbin:/usr/bin".to_owned();
     if let Some(lockdown) = boot.lockdown {
         line.push_str(&format!(" lockdown={lockdown}"));
     }

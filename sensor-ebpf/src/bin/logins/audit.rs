@@ -65,11 +65,12 @@ pub fn audit_log_acct_message(ctx: ProbeContext) -> u32 {
 fn tail(ctx: &ProbeContext) -> Option<Tail> {
     // SAFETY: the context of a uprobe is the caller's registers.
     let stack = unsafe { (*ctx.regs).rsp };
+    let [host, addr, tty, result] = stacked::<[u64; 4]>(stack + 8)?;
     Some(Tail {
-        host: stacked::<u64>(stack + 8)? as *const c_char,
-        addr: stacked::<u64>(stack + 16)? as *const c_char,
-        tty: stacked::<u64>(stack + 24)? as *const c_char,
-        result: stacked::<i32>(stack + 32)?,
+        host: host as *const c_char,
+        addr: addr as *const c_char,
+        tty: tty as *const c_char,
+        result: result as i32,
     })
 }
 
@@ -79,18 +80,14 @@ fn tail(ctx: &ProbeContext) -> Option<Tail> {
 fn tail(ctx: &ProbeContext) -> Option<Tail> {
     // SAFETY: the context of a uprobe is the caller's registers.
     let stack = unsafe { (*ctx.regs).sp };
-    Some(Tail {
-        host: ctx.arg(6)?,
-        addr: ctx.arg(7)?,
-        tty: stacked::<u64>(stack)? as *const c_char,
-        result: stacked::<i32>(stack + 8)?,
-    })
+    let [tty, result] = stacked::<[u64; 2]>(stack)?;
+    Some(Tail { host: ctx.arg(6)?, addr: ctx.arg(7)?, tty: tty as *const c_char, result: result as i32 })
 }
 
 #[cfg(not(any(bpf_target_arch = "x86_64", bpf_target_arch = "aarch64")))]
 compile_error!("audit.rs knows the calling conventions of x86_64 and aarch64 only: add this processor's");
 
-/// Reads one argument from the caller's stack.
+/// Reads arguments from the caller's stack.
 #[inline(always)]
 fn stacked<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails where nothing is mapped.

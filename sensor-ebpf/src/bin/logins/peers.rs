@@ -8,7 +8,7 @@ use atalaya_sensor_ebpf::logins::PROCESSES;
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
     macros::{map, uprobe, uretprobe},
-    maps::LruHashMap,
+    maps::{Array, LruHashMap},
     programs::{ProbeContext, RetProbeContext},
 };
 
@@ -19,6 +19,10 @@ use crate::caller::{self, Process};
 static ASKED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 #[map]
 static PEERS: LruHashMap<Process, Peer> = LruHashMap::with_max_entries(PROCESSES, 0);
+
+/// Whether [`PEERS`] ever had an entry: most hosts ask for no peers, and are spared two searches a record.
+#[map]
+static LEARNT: Array<u32> = Array::with_max_entries(1, 0);
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -79,12 +83,16 @@ fn learn(from: u64) {
         }
     } else {
         let _ = PEERS.insert(&process, &Peer { address, several: 0 }, 0);
+        let _ = LEARNT.set(0, 1, 0);
     }
 }
 
 /// Fills in the peer of the calling process, else of its parent; leaves zeroes where there is none to mean.
 #[inline(always)]
 pub fn fill(into: &mut [u8; 16]) {
+    if LEARNT.get(0).is_none_or(|learnt| *learnt == 0) {
+        return;
+    }
     // SAFETY: an entry is copied out, and is written at once but for `several`.
     let find = |process: Process| unsafe { PEERS.get(&process) }.copied();
     let found = match find(caller::process()) {

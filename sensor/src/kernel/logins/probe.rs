@@ -14,7 +14,7 @@ use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
 use aya::programs::{BtfTracePoint, UProbe};
 
 use super::Wanted;
-use super::hook::{HOOKS, Library, Subject};
+use super::hook::{HOOKS, Hook, Library, Subject};
 use super::library::{self, FileKey, Found};
 use super::roots::{self, Changes, RootKey, Roots};
 use super::vouch::{self, Vouch};
@@ -351,7 +351,12 @@ impl Loaded {
     }
 
     fn program(&self, subject: Subject, wanted: Wanted) -> Program {
-        let has = |attached: &Attached| attached.links.keys().any(|number| HOOKS[*number].subject == subject);
+        let counts = |hook: &Hook| match subject {
+            // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
+            Subject::Peers => hook.program == subject.program(),
+            _ => hook.subject == subject,
+        };
+        let has = |attached: &Attached| attached.links.keys().any(|number| counts(&HOOKS[*number]));
         let mut paths: Vec<&str> = Vec::new();
         let mut containers: HashSet<RootKey> = HashSet::new();
         for attached in self.files.values().filter(|attached| has(attached)) {

@@ -27,7 +27,7 @@ const LOCAL: [&str; 14] = [
 ];
 
 /// A mount namespace and a root in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RootKey {
     /// The number of the mount namespace; 0 for this host's root.
     pub mounts: u64,

@@ -15,7 +15,7 @@ use super::roots::{self, RootKey, Roots};
 const LONGEST: u64 = 16 << 20;
 /// How many descriptors of a container's processes are looked at.
 const MOST_DESCRIPTORS: usize = 20_000;
-/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of net/tcp_states.h, as /proc writes them: the peer is there, or was the
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of `net/tcp_states.h`, as /proc writes them: the peer is there, or was the
 /// first to leave.
 const LIVE: [&str; 2] = ["01", "08"];
 
@@ -66,7 +66,7 @@ pub(super) fn vouch(roots: &Roots, process: u32, address: IpAddr) -> Vouch {
     }
 }
 
-/// The sockets' numbers of the live connections with an address, from a table as proc_net_tcp.rst has it.
+/// The sockets' numbers of the live connections with an address, from a table as `proc_net_tcp.rst` has it.
 fn connected(table: impl BufRead, address: IpAddr) -> Vec<u64> {
     let lines = table.split(b'\n').map_while(Result::ok).skip(1);
     lines
@@ -125,6 +125,7 @@ fn has_socket(roots: &Roots, key: &RootKey, process: u32, sockets: &HashSet<u64>
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
 
     use super::*;
 
@@ -160,6 +161,23 @@ mod tests {
             drop((client, server));
         }
         assert_eq!(of_this_process("127.0.0.77"), 0);
+    }
+
+    #[test]
+    fn on_the_hosts_network_only_a_containers_own_socket_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", client.as_raw_fd())).unwrap();
+        let number = link.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+        let roots = Roots::new().unwrap();
+        let this = std::process::id();
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let key = roots.home(this).unwrap().foreign.unwrap_or_default();
+        let has = |process, number| has_socket(&roots, &key, process, &HashSet::from([number]));
+        assert_eq!(shares_network(this), Some(true));
+        assert!(has(this, number) && !has(this, u64::MAX) && !has(other.id(), number));
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]
