@@ -50,9 +50,9 @@ impl Kernel {
         let stage = Stage::new(&programs("release"))?;
         // What nobody reaches: nothing is banned while it is measured.
         stage.write_sensor_config(&format!(
-            "[jail.ssh]\nsource = \"logins\"\nmaxretry = 1000000\n\
-             [jail.flood]\nsource = \"connections\"\nports = [{PORT}]\nmaxretry = 1000000\nignoreself = false\n\
-             [jail.scan]\nsource = \"scan\"\nmaxretry = 60000\nignoreself = false\n"
+            "[jail.ssh]\nsource = \"logins\"\nmaxretry = 1000\n\
+             [jail.flood]\nsource = \"connections\"\nports = [{PORT}]\nmaxretry = 100000\n\
+             [jail.scan]\nsource = \"scan\"\nmaxretry = 20\n"
         ))?;
         Ok(Self { stage })
     }
