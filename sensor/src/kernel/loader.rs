@@ -21,11 +21,11 @@ use crate::confine::{self, Confinement};
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The objects' names, under which the worker gets their maps.
+/// The object of that name, under which the worker gets its maps.
 pub const LOGINS: &str = "logins";
-/// See [`LOGINS`].
+/// The object of that name.
 pub const CONNECTIONS: &str = "connections";
-/// As [`LOGINS`].
+/// The object of that name.
 pub const LOCAL_DROP: &str = "local_drop";
 
 /// What the worker asks.
