@@ -14,4 +14,6 @@ pub mod logins;
 pub mod losses;
 #[cfg(target_arch = "bpf")]
 pub mod object;
+#[cfg(target_arch = "bpf")]
+pub mod user;
 pub mod window;

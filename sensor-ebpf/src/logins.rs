@@ -8,6 +8,8 @@ use core::mem::{offset_of, size_of};
 
 /// The program on `libaudit.so.1:audit_log_acct_message`.
 pub const AUDIT_PROGRAM: &str = "audit_log_acct_message";
+/// The same for kernels that allow it only to a program that may sleep.
+pub const AUDIT_SLEEPABLE_PROGRAM: &str = "audit_log_acct_message_sleepable";
 /// The programs on libpam's `pam_start` and `pam_set_item`, which say what a later verdict is about, on the return of
 /// its `pam_authenticate`, and on the return of `pam_unix.so:pam_sm_authenticate`.
 pub const PAM_PROGRAMS: [&str; 4] = ["pam_start", "pam_set_item", "pam_authenticate", "pam_sm_authenticate"];

@@ -25,8 +25,10 @@ struct Row {
 
 const EXPECTED: &[Row] = &[
     // Confidentiality allows what reads a process's memory, and aya does not: it takes a kernel that lets nobody read its
-    // own memory for one older than the helper for a process's, and puts one in its place that reads both.
+    // own memory for one older than the helper for a process's, and puts one in its place that reads both. The
+    // program that stands in for audit's sleeps, and uses another helper.
     Row { program: "logins: audit", since: (5, 8), states: [On, On, Refused] },
+    Row { program: "logins: audit", since: (6, 0), states: [On, On, On] },
     // PAM reports to libaudit here.
     Row { program: "logins: pam", since: (5, 8), states: [Off, Off, Off] },
     Row { program: "logins: peers", since: (5, 8), states: [On, On, Refused] },

@@ -1,6 +1,8 @@
 //! Which program goes where: the functions of libraries that are probed, and what they are probed for.
 
-use atalaya_sensor_ebpf::logins::{AUDIT_PROGRAM, PAM_PROGRAMS, PEERS_PROGRAMS, SYSLOG_PROGRAMS};
+use atalaya_sensor_ebpf::logins::{
+    AUDIT_PROGRAM, AUDIT_SLEEPABLE_PROGRAM, PAM_PROGRAMS, PEERS_PROGRAMS, SYSLOG_PROGRAMS,
+};
 
 use super::{Verdicts, Wanted};
 
@@ -35,6 +37,8 @@ pub(super) enum Library {
 pub(super) struct Hook {
     pub subject: Subject,
     pub program: &'static str,
+    /// Where the kernel refuses that one: one that does the same in another way.
+    pub instead: Option<&'static str>,
     pub library: Library,
     pub function: &'static str,
 }
@@ -43,7 +47,10 @@ pub(super) struct Hook {
 pub(super) static HOOKS: [Hook; 9] = [
     Hook::new(Subject::Peers, PEERS_PROGRAMS[0], Library::C, "getpeername"),
     Hook::new(Subject::Peers, PEERS_PROGRAMS[1], Library::C, "getpeername"),
-    Hook::new(Subject::Audit, AUDIT_PROGRAM, Library::Audit, "audit_log_acct_message"),
+    Hook {
+        instead: Some(AUDIT_SLEEPABLE_PROGRAM),
+        ..Hook::new(Subject::Audit, AUDIT_PROGRAM, Library::Audit, "audit_log_acct_message")
+    },
     Hook::new(Subject::Pam, PAM_PROGRAMS[0], Library::Pam, "pam_start"),
     Hook::new(Subject::Pam, PAM_PROGRAMS[1], Library::Pam, "pam_set_item"),
     Hook::new(Subject::Pam, PAM_PROGRAMS[2], Library::Pam, "pam_authenticate"),
@@ -56,7 +63,7 @@ pub(super) static HOOKS: [Hook; 9] = [
 
 impl Hook {
     const fn new(subject: Subject, program: &'static str, library: Library, function: &'static str) -> Self {
-        Self { subject, program, library, function }
+        Self { subject, program, instead: None, library, function }
     }
 }
 

@@ -48,6 +48,8 @@ struct Loaded {
     /// What could not be, by subject.
     refusals: HashMap<Subject, Refusal>,
     arrivals: Result<RingBuf<MapData>, Refusal>,
+    /// The loaded programs, by that of the hook that they are for.
+    chosen: HashMap<&'static str, &'static str>,
 }
 
 struct Attached {
@@ -173,6 +175,7 @@ impl Loaded {
             host: HashSet::new(),
             refusals: HashMap::new(),
             arrivals,
+            chosen: HashMap::new(),
         };
         Ok((loaded, handed))
     }
@@ -252,12 +255,12 @@ impl Loaded {
                 if asked == attached.links.contains_key(&number) {
                     continue;
                 }
-                let program: Result<&mut UProbe, Refusal> = self.object.program(hook.program);
-                let outcome = program.and_then(|program| {
+                let chosen = choose(&mut self.object, &mut self.chosen, hook);
+                let outcome = chosen.and_then(|name| {
+                    let program: &mut UProbe = self.object.program(name)?;
                     if let Some(link) = attached.links.remove(&number) {
                         return program.detach(link).map_err(|error| Refusal::of(&error));
                     }
-                    load(program)?;
                     let symbols = symbols.get_or_insert_with(|| elf::Library::read(&found.file));
                     let symbols = symbols.as_ref().map_err(|error| Refusal::because(error.to_string()))?;
                     let offset = symbols
@@ -302,7 +305,8 @@ impl Loaded {
         }
         let Some(attached) = self.files.remove(file) else { return };
         for (number, link) in attached.links {
-            let program: Result<&mut UProbe, Refusal> = self.object.program(HOOKS[number].program);
+            let name = self.chosen(HOOKS[number].program);
+            let program: Result<&mut UProbe, Refusal> = self.object.program(name);
             if let Ok(program) = program
                 && let Err(error) = program.detach(link)
             {
@@ -382,16 +386,34 @@ impl Loaded {
             1 => places.push("1 container".to_owned()),
             count => places.push(format!("{count} containers")),
         }
-        self.object.on(subject.shown(), subject.program(), places.join(", "))
+        self.object.on(subject.shown(), self.chosen(subject.program()), places.join(", "))
+    }
+
+    /// The program that runs in the place of this one: itself, unless the kernel refused it.
+    fn chosen(&self, program: &'static str) -> &'static str {
+        self.chosen.get(program).copied().unwrap_or(program)
     }
 }
 
-/// Loads a program unless it is.
-fn load(program: &mut UProbe) -> Result<(), Refusal> {
-    match program.load() {
-        Ok(()) | Err(aya::programs::ProgramError::AlreadyLoaded) => Ok(()),
-        Err(error) => Err(Refusal::of(&error)),
+/// Loads a hook's program, unless it is loaded, or where the kernel refuses it the one that stands in for it; which
+/// it was. Where both are refused, the first one's reason is the one to tell.
+fn choose(
+    object: &mut Object,
+    chosen: &mut HashMap<&'static str, &'static str>,
+    hook: &Hook,
+) -> Result<&'static str, Refusal> {
+    if let Some(name) = chosen.get(hook.program) {
+        return Ok(name);
     }
+    let mut load = |name: &'static str| {
+        let program: &mut UProbe = object.program(name)?;
+        program.load().map_err(|error| Refusal::of(&error)).map(|()| name)
+    };
+    let name = load(hook.program).or_else(|refusal| {
+        hook.instead.ok_or(()).and_then(|other| load(other).map_err(|_| ())).map_err(|()| refusal)
+    })?;
+    chosen.insert(hook.program, name);
+    Ok(name)
 }
 
 fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Refusal> {
