@@ -130,7 +130,9 @@ impl Refusal {
             reason = format!("{reason}: {cause}");
             next = cause.source();
         }
-        let hint = if rustix::process::geteuid().is_root() {
+        let hint = if is_confidential() {
+            "; this kernel is locked down (lockdown=confidentiality), which keeps some programs out"
+        } else if rustix::process::geteuid().is_root() {
             "; a kernel of 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_UPROBES is needed, and in a container the capabilities BPF and PERFMON"
         } else {
             "; run as root, or with the capabilities BPF, PERFMON and SYS_ADMIN"
@@ -204,4 +206,10 @@ mod tests {
         let plain = Refusal::of(&std::io::Error::other("no such program")).to_string();
         assert!(plain.starts_with("no such program;"), "{plain}");
     }
+}
+
+/// Whether the kernel keeps its memory even from root.
+fn is_confidential() -> bool {
+    std::fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|text| text.contains("[confidentiality]"))
 }
