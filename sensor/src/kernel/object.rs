@@ -189,6 +189,12 @@ fn data(map: &Map) -> Option<&MapData> {
     }
 }
 
+/// Whether the kernel keeps its memory even from root.
+fn is_confidential() -> bool {
+    std::fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|text| text.contains("[confidentiality]"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,10 +216,4 @@ mod tests {
         let plain = Refusal::of(&std::io::Error::other("no such program")).to_string();
         assert!(plain.starts_with("no such program;"), "{plain}");
     }
-}
-
-/// Whether the kernel keeps its memory even from root.
-fn is_confidential() -> bool {
-    std::fs::read_to_string("/sys/kernel/security/lockdown")
-        .is_ok_and(|text| text.contains("[confidentiality]"))
 }
