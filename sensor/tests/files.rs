@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,7 @@ impl Sink for Collector {
 
     fn forget(&mut self, position: &SavedPosition) {
         self.arrived.lock().unwrap().saved.retain(|old| old.key() != position.key());
+        let _ = self.news.send(());
     }
 }
 
@@ -94,6 +96,16 @@ impl Watch {
             if self.news.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
                 break;
             }
+        }
+    }
+
+    /// Waits until a file is let go of: nothing of it is saved any more.
+    #[track_caller]
+    fn wait_until_let_go(&self, inode: u64) {
+        let until = Instant::now() + PATIENCE;
+        while self.arrived.lock().unwrap().saved.iter().any(|saved| saved.position.inode == inode) {
+            let left = until.saturating_duration_since(Instant::now());
+            self.news.recv_timeout(left).expect("a file without a name is let go of once it is quiet");
         }
     }
 
@@ -181,6 +193,35 @@ fn append_to(path: &Path) -> File {
 
 fn archive(path: &Path, number: usize) -> PathBuf {
     PathBuf::from(format!("{}.{number}", path.display()))
+}
+
+fn inode(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().ino()
+}
+
+/// Makes a file at a path that has this inode, which must be free: a file system gives it out again sooner or
+/// later.
+fn create_with_inode(path: &Path, inode: u64) {
+    const TRIES: usize = 20_000;
+    // In the same folder: ext4 looks for a free inode near the folder's own.
+    let aside = |number: usize| path.with_file_name(format!(".{number}"));
+    let mut tries = 0..TRIES;
+    let found = tries.find(|number| File::create(aside(*number)).unwrap().metadata().unwrap().ino() == inode);
+    if let Some(found) = found {
+        std::fs::rename(aside(found), path).unwrap();
+    }
+    for number in 0..found.unwrap_or(TRIES) {
+        std::fs::remove_file(aside(number)).unwrap();
+    }
+    assert!(
+        found.is_some(),
+        "{TRIES} files, and none got inode {inode} again: this test needs a file system that reuses them, such as ext4"
+    );
+}
+
+/// A folder on the disk that the project lies on: tmpfs gives no inode out twice.
+fn folder_on_disk() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 /// Shifts `log.1` to `log.2` and so on, then `log` to `log.1`, as logrotate does; four are kept.
@@ -285,6 +326,86 @@ fn a_deleted_file_is_drained_and_its_return_is_read_from_the_start() {
         log.reopen();
     }
     log.write(10);
+    watch.assert_each_once(log.next);
+}
+
+#[test]
+fn a_new_file_that_gets_the_inode_of_one_that_was_let_go_of_is_read_whole() {
+    let folder = folder_on_disk();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    log.begin(&watch);
+    let before = inode(&path);
+    // As logrotate does it with `compress`, `delaycompress` and `create`: the first rotation renames the file, the
+    // second deletes it, once its compressed copy is there.
+    let first = std::mem::replace(&mut log.file, File::open("/dev/null").unwrap());
+    std::fs::rename(&path, archive(&path, 1)).unwrap();
+    log.reopen();
+    log.write(10);
+    watch.wait_until_let_go(before);
+    drop(first);
+    std::fs::remove_file(archive(&path, 1)).unwrap();
+    std::fs::rename(&path, archive(&path, 1)).unwrap();
+    create_with_inode(&path, before);
+    log.reopen();
+    log.write(10);
+    watch.assert_each_once(30);
+    watch.assert_in_order();
+}
+
+#[test]
+fn a_file_that_comes_back_under_its_name_is_read_on_where_it_was_let_go_of() {
+    let folder = folder_on_disk();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    log.begin(&watch);
+    let aside = folder.path().join("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    watch.wait_until_let_go(inode(&aside));
+    log.write(10);
+    std::fs::rename(&aside, &path).unwrap();
+    log.write(10);
+    watch.assert_each_once(30);
+    watch.assert_in_order();
+}
+
+#[test]
+fn a_new_file_with_the_inode_of_one_that_was_deleted_while_down_is_read_whole() {
+    let folder = folder_on_disk();
+    let path = folder.path().join("x.log");
+    // The same text again, so that only its birth tells the new file from the old one.
+    let text = "the same line\n".repeat(40);
+    std::fs::write(&path, &text).unwrap();
+    let before = inode(&path);
+    let mut watch = Watch::start(&path);
+    watch.wait(40);
+    watch.stop();
+    std::fs::remove_file(&path).unwrap();
+    create_with_inode(&path, before);
+    append_to(&path).write_all(text.repeat(2).as_bytes()).unwrap();
+    watch.go();
+    watch.wait(120);
+    assert_eq!(watch.arrived.lock().unwrap().lines.len(), 120);
+}
+
+#[test]
+fn a_folder_that_another_took_the_name_of_is_watched_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = folder.path().join("logs");
+    std::fs::create_dir(&logs).unwrap();
+    let path = logs.join("x.log");
+    let mut log = Log::create(&path);
+    let watch = Watch::start(&path);
+    log.begin(&watch);
+    for round in 0..10 {
+        std::fs::rename(&logs, folder.path().join(format!("logs-{round}"))).unwrap();
+        std::fs::create_dir(&logs).unwrap();
+        log.reopen();
+        log.write(10);
+        watch.wait(log.next);
+    }
     watch.assert_each_once(log.next);
 }
 

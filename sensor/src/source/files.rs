@@ -1,6 +1,7 @@
 //! Follows log files: every line once, in order, across rotation, truncation and restarts.
 //!
-//! A file is its **inode**, not its name. What is followed is open; names only tell what to open.
+//! A file is its **inode**, not its name, as long as it is open; what was let go of is known by more, for
+//! its inode may be the next file's. What is followed is open; names only tell what to open.
 //!
 //! - *Rename and create*: the open old file is drained, and watched on until it was quiet for
 //!   [`QUIET`], for daemons write on until they reopen. The new file is read after it.
@@ -9,7 +10,7 @@
 //!   it, which is known by the same first bytes; they are read there, then the file from its start.
 //!   A block counts only if, *after* it was read, the file is still the same, so that a truncation in
 //!   the midst of reading cannot pass off new bytes as old ones.
-//! - *Restart*: positions name device, inode, offset and a hash of the first bytes. A file that was
+//! - *Restart*: positions name device, inode, birth, offset and hashes of bytes. A file that was
 //!   rotated meanwhile is found in its folder by inode or by hash, and so are those that came and went
 //!   between it and the present one.
 //! - *Missed events*: inotify's are a hint. A full scan every [`RESCAN`] finds what they did not tell.
@@ -25,7 +26,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -118,7 +119,8 @@ pub struct Follower {
     saved: Vec<SavedPosition>,
     /// Paths that an earlier run followed: what is new there now is read from its start.
     known: HashSet<PathBuf>,
-    finished: VecDeque<(u64, u64)>,
+    /// Where reading of files ended that were let go of, the oldest first.
+    finished: VecDeque<Position>,
     inotify: Inotify,
     folders: HashMap<PathBuf, WatchDescriptor>,
     file_watches: HashMap<WatchDescriptor, (u64, u64)>,
@@ -234,11 +236,11 @@ impl Follower {
                 if more { Duration::ZERO } else { next_scan.saturating_duration_since(Instant::now()) };
             let names_changed = self.wait(wait);
             if names_changed || Instant::now() >= next_scan {
+                self.scan(sink);
+                self.let_go(sink);
                 if !names_changed {
                     self.files.iter_mut().for_each(|file| file.dirty = true);
                 }
-                self.scan(sink);
-                self.let_go(sink);
                 next_scan = Instant::now() + RESCAN;
             }
         }
@@ -280,12 +282,13 @@ impl Follower {
     /// followed: they came and went while nobody looked.
     fn add_between(&mut self, path: &Arc<Path>, patterns: &[usize], after: Option<std::time::SystemTime>) {
         let Some(after) = after else { return };
-        let known =
-            |id: &(u64, u64)| self.finished.contains(id) || self.files.iter().any(|file| file.id() == *id);
+        let known = |opened: &Opened| {
+            self.finished_in(opened).is_some() || self.files.iter().any(|file| file.id() == opened.id())
+        };
         let mut between: Vec<_> = settled_archives(path)
             .into_iter()
             .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
-            .filter(|(_, file)| !known(&file.id()))
+            .filter(|(_, file)| !known(file))
             .filter(|(_, file)| !self.files.iter().any(|followed| followed.is_copied_by(&file.file)))
             .collect();
         between.sort_by_key(|(_, file)| file.metadata.modified().ok());
@@ -327,9 +330,7 @@ impl Follower {
                 live.insert(id);
                 continue;
             }
-            if self.finished.contains(&id) {
-                continue;
-            }
+            let finished = self.finished_in(&opened).map(|position| position.offset);
             let path: Arc<Path> = path.into();
             let replaced = self.files.iter().rposition(|file| file.file.path == path);
             if let Some(old) = replaced {
@@ -343,7 +344,10 @@ impl Follower {
                     continue;
                 }
             }
-            let offset = if self.files.iter().any(|file| file.is_copied_by(&opened.file)) {
+            let offset = if let Some(offset) = finished {
+                tracing::info!(path = %path.display(), "it is back; reading on where it was let go of");
+                offset
+            } else if self.files.iter().any(|file| file.is_copied_by(&opened.file)) {
                 // copytruncate's copy, under a name that a pattern matches: its lines were read.
                 tracing::debug!(path = %path.display(), "a copy of a followed file; passed over");
                 opened.metadata.len()
@@ -353,7 +357,7 @@ impl Follower {
                 0
             };
             let mut file = Followed::new(path, patterns, opened, offset);
-            if offset > 0 {
+            if offset > 0 && finished.is_none() {
                 file.start_at_line();
             }
             // Saved at once, so that lines written while the sensor is down are read later.
@@ -387,7 +391,12 @@ impl Follower {
             }
             let status = self.handle.status.clone();
             let file = &mut self.files[index];
-            match file.read(TURN, sink, &status) {
+            let before = file.seen;
+            let progress = file.read(TURN, sink, &status);
+            if file.seen != before {
+                file.quiet_since = file.quiet_since.map(|_| Instant::now());
+            }
+            match progress {
                 Ok(Progress::AtEnd) => file.dirty = false,
                 Ok(Progress::More) => more = true,
                 Ok(Progress::Truncated) => {
@@ -417,19 +426,19 @@ impl Follower {
         while index < self.files.len() {
             let file = &mut self.files[index];
             let gone = !file.dirty && file.quiet_since.is_some_and(|since| since.elapsed() > QUIET);
-            if !gone || file.backlog() > file.tail() {
+            if !gone || file.has_grown() || file.backlog() > file.tail() {
                 index += 1;
                 continue;
             }
             file.hand_over_tail(sink, &status);
             let file = self.files.remove(index);
             tracing::debug!(path = %file.file.path.display(), "the old file is quiet; let go");
-            self.file_watches.retain(|_, id| *id != file.id());
+            self.unwatch(file.id());
             sink.forget(&file.saved_position());
             if self.finished.len() == REMEMBERED {
                 self.finished.pop_front();
             }
-            self.finished.push_back(file.id());
+            self.finished.push_back(file.position());
         }
     }
 
@@ -470,6 +479,12 @@ impl Follower {
                         self.folders.retain(|_, wd| *wd != event.wd);
                         self.file_watches.remove(&event.wd);
                     }
+                    // Another folder may have its name now, which is watched with the next scan.
+                    if event.mask.contains(EventMask::MOVE_SELF)
+                        && self.folders.extract_if(|_, wd| *wd == event.wd).next().is_some()
+                    {
+                        let _ = self.inotify.watches().remove(event.wd);
+                    }
                     if event.mask.contains(EventMask::Q_OVERFLOW) {
                         self.files.iter_mut().for_each(|file| file.dirty = true);
                     }
@@ -495,6 +510,21 @@ impl Follower {
         }
         file.dirty = true;
         self.files.push(file);
+    }
+
+    /// Ends the watch of a file that is let go of: nobody would know what its events are about.
+    fn unwatch(&mut self, id: (u64, u64)) {
+        let watches: Vec<WatchDescriptor> =
+            self.file_watches.extract_if(|_, of| *of == id).map(|(watch, _)| watch).collect();
+        for watch in watches {
+            // A deleted file's ended with it.
+            let _ = self.inotify.watches().remove(watch);
+        }
+    }
+
+    /// Where reading of this file ended, if it is one that was let go of.
+    fn finished_in(&self, opened: &Opened) -> Option<&Position> {
+        self.finished.iter().rev().find(|position| position.is_in(opened))
     }
 
     fn watch_folders(&mut self, folders: HashSet<PathBuf>) {
@@ -561,5 +591,11 @@ pub(crate) struct Opened {
 impl Opened {
     fn id(&self) -> (u64, u64) {
         (self.metadata.dev(), self.metadata.ino())
+    }
+
+    /// When it was made, in nanoseconds since 1970, where its file system says so.
+    fn born(&self) -> Option<u64> {
+        let since = self.metadata.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_nanos()).ok()
     }
 }

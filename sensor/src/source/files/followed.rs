@@ -22,6 +22,7 @@ pub(super) struct Followed {
     pub(super) file: FollowedFile,
     open: File,
     id: (u64, u64),
+    born: Option<u64>,
     /// After the last line that was handed over.
     offset: u64,
     /// The file's size at the last look.
@@ -55,11 +56,12 @@ pub(super) enum Progress {
 impl Followed {
     /// A file from an offset on.
     pub(super) fn new(path: Arc<Path>, patterns: Vec<usize>, opened: Opened, offset: u64) -> Self {
-        let id = opened.id();
+        let (id, born) = (opened.id(), opened.born());
         let mut followed = Self {
             file: FollowedFile { path, patterns },
             open: opened.file,
             id,
+            born,
             offset,
             seen: opened.metadata.len(),
             head: Vec::new(),
@@ -89,7 +91,8 @@ impl Followed {
 
     pub(super) fn position(&self) -> Position {
         let last = Fingerprint::of(&self.last);
-        Position { device: self.id.0, inode: self.id.1, offset: self.offset, first: self.first, last }
+        let ((device, inode), born) = (self.id, self.born);
+        Position { device, inode, born, offset: self.offset, first: self.first, last }
     }
 
     pub(super) fn saved_position(&self) -> SavedPosition {
@@ -104,6 +107,11 @@ impl Followed {
     /// Bytes after the last line's end, as of the last read.
     pub(super) fn tail(&self) -> u64 {
         self.block.len() as u64
+    }
+
+    /// Whether it was written to since the last look; where its events cannot be had, nothing else tells.
+    pub(super) fn has_grown(&self) -> bool {
+        self.open.metadata().is_ok_and(|metadata| metadata.len() != self.seen)
     }
 
     /// Whether another file holds what was read of this one, and enough of it to tell.

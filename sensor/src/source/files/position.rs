@@ -1,5 +1,6 @@
-//! Where reading stands in a file, in a form that finds the file again: device, inode, offset and a
-//! hash of its first bytes.
+//! Where reading stands in a file, in a form that finds the file again: device, inode, time of birth, offset
+//! and hashes of its first bytes and of those before the offset. None of them alone would do: file systems
+//! give an inode to the next file as soon as it is free.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -32,6 +33,10 @@ pub struct Position {
     pub device: u64,
     /// The file's inode there.
     pub inode: u64,
+    /// When the file was made, in nanoseconds since 1970; `None` where the file system does not say, and in
+    /// positions that were saved before this was kept.
+    #[serde(default)]
+    pub born: Option<u64>,
     /// Bytes from the start, after the last line that was handed over.
     pub offset: u64,
     /// The file's first bytes, at most 256.
@@ -70,21 +75,31 @@ impl Position {
     pub(super) fn id(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
+
+    /// Whether this is the position's own file: its inode may be another's by now.
+    pub(super) fn is_in(&self, opened: &Opened) -> bool {
+        self.id() == opened.id() && !self.is_before(opened) && self.is_of_content(opened)
+    }
+
+    /// Whether the file has the position's inode, but was made at another time.
+    fn is_before(&self, opened: &Opened) -> bool {
+        self.id() == opened.id() && self.born.zip(opened.born()).is_some_and(|(born, other)| born != other)
+    }
+
+    /// Whether the file holds what was read: it is the same one, or a copy.
+    fn is_of_content(&self, opened: &Opened) -> bool {
+        opened.metadata.len() >= self.offset
+            && self.first.is_at(&opened.file, 0)
+            && self.last.is_at(&opened.file, self.offset.saturating_sub(u64::from(self.last.length)))
+    }
 }
 
 // === impl SavedPosition ===
 
 impl SavedPosition {
-    /// What tells this file from others: its device and inode.
+    /// What tells this file from all others that are there: its device and inode.
     pub fn key(&self) -> String {
         format!("{}:{}", self.position.device, self.position.inode)
-    }
-
-    fn is_of(&self, opened: &Opened) -> bool {
-        let Position { offset, first, last, .. } = self.position;
-        opened.metadata.len() >= offset
-            && first.is_at(&opened.file, 0)
-            && last.is_at(&opened.file, offset.saturating_sub(u64::from(last.length)))
     }
 }
 
@@ -120,13 +135,14 @@ pub(super) fn find(saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
     if let Ok(opened) = open(&saved.path) {
         candidates.insert(0, (saved.path.clone(), opened));
     }
-    candidates.retain(|(_, opened)| saved.is_of(opened));
-    let same = |(_, opened): &(PathBuf, Opened)| opened.id() == saved.position.id();
+    let position = &saved.position;
+    candidates.retain(|(_, opened)| !position.is_before(opened) && position.is_of_content(opened));
+    let same = |(_, opened): &(PathBuf, Opened)| opened.id() == position.id();
     // First bytes that are few, or none, are no proof of a copy.
     let place = candidates
         .iter()
         .position(same)
-        .or_else(|| (saved.position.first.length >= 16 && !candidates.is_empty()).then_some(0))?;
+        .or_else(|| (position.first.length >= 16 && !candidates.is_empty()).then_some(0))?;
     Some(candidates.swap_remove(place))
 }
 
