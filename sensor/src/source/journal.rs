@@ -42,13 +42,17 @@ pub struct Entry {
     pub time: Timestamp,
     /// Host, program and message, as syslog writes them: `host sshd[123]: message`.
     pub text: Vec<u8>,
-    fields: HashMap<String, String>,
+    /// Whether journald of this host wrote it, or one whose word is taken like this host's.
+    pub is_local: bool,
+    /// A field that is set twice has several values.
+    fields: HashMap<String, Vec<String>>,
 }
 
 /// Which journal to read.
 #[derive(Clone, Debug, Default)]
 pub struct JournalOptions {
-    /// A folder of journal files; the system's journal where there is none.
+    /// A folder of journal files; the system's journal where there is none. Of either the entries of all hosts
+    /// and boots are read; logins at other hosts are believed only where the folder is named.
     pub folder: Option<PathBuf>,
 }
 
@@ -88,7 +92,7 @@ impl JournalMatch {
         let fits = |group: &Vec<(String, String)>| {
             group.iter().all(|(field, _)| {
                 let mut values = group.iter().filter(|(other, _)| other == field);
-                entry.fields.get(field).is_some_and(|found| values.any(|(_, value)| value == found))
+                entry.fields.get(field).is_some_and(|found| values.any(|(_, value)| found.contains(value)))
             })
         };
         self.groups.is_empty() || self.groups.iter().any(fits)
@@ -113,23 +117,14 @@ impl JournalMatch {
 // === impl Entry ===
 
 impl Entry {
-    /// Reads a line of `journalctl --output=json`; `None` where it is no entry with a message.
+    /// Reads a line of `journalctl --output=json --all`; `None` where it is no entry with a message.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
-        // What is not UTF-8 comes as a list of bytes, what is set twice as a list of texts.
-        let bytes = |value: &serde_json::Value| -> Option<Vec<u8>> {
-            match value {
-                serde_json::Value::String(text) => Some(text.clone().into_bytes()),
-                serde_json::Value::Array(list) => list
-                    .iter()
-                    .map(|byte| u8::try_from(byte.as_u64()?).ok())
-                    .collect::<Option<Vec<u8>>>()
-                    .or_else(|| Some(list.last()?.as_str()?.as_bytes().to_vec())),
-                _ => None,
-            }
+        let text = |name: &str| {
+            let first = values(object.get(name)?).into_iter().next()?;
+            Some(String::from_utf8_lossy(&first).into_owned())
         };
-        let text = |name: &str| Some(String::from_utf8_lossy(&bytes(object.get(name)?)?).into_owned());
-        let message = bytes(object.get("MESSAGE")?)?;
+        let message = Some(values(object.get("MESSAGE")?)).filter(|values| !values.is_empty())?.join(&b' ');
         let moment = |name: &str| Timestamp::from_microsecond(text(name)?.parse().ok()?).ok();
         let written = moment("__REALTIME_TIMESTAMP")?;
         let time = moment("_SOURCE_REALTIME_TIMESTAMP").unwrap_or(written);
@@ -146,26 +141,57 @@ impl Entry {
             }
             line.push_str(": ");
         }
+        // What is written to a container's output keeps its line end, where syslog's messages have none.
+        let ended =
+            message.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+        let mut text = line.into_bytes();
+        text.extend_from_slice(&message[..ended]);
         // A line of a log has no line ends in it.
-        let message = message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
-        let text = line.into_bytes().into_iter().chain(message).collect();
-        let fields = object
-            .iter()
-            .filter_map(|(name, value)| Some((name.clone(), String::from_utf8(bytes(value)?).ok()?)));
-        Some(Self { cursor, time, text, fields: fields.collect() })
+        text.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        let fields = object.iter().map(|(name, value)| {
+            let texts = values(value).into_iter().filter_map(|value| String::from_utf8(value).ok());
+            (name.clone(), texts.collect())
+        });
+        Some(Self { cursor, time, text, is_local: false, fields: fields.collect() })
     }
 
-    /// From where sshd let which account in, where this entry says so. Only root's sshd is believed: user and
-    /// program are what journald found, and no message of sshd's begins with a stranger's text.
+    /// From where sshd let which account in, where this entry says so. Only root's sshd on this host is believed:
+    /// user and program are what journald found, and no message of sshd's begins with a stranger's text.
     pub fn good_login(&self) -> Option<(IpAddr, &str)> {
-        let program = Path::new(self.fields.get("_EXE")?).file_name()?;
-        if self.fields.get("_UID")? != "0" || program != "sshd" && program != "sshd-session" {
+        let program = Path::new(self.field("_EXE")?).file_name()?;
+        if !self.is_local || self.field("_UID")? != "0" || program != "sshd" && program != "sshd-session" {
             return None;
         }
-        let (_method, rest) = self.fields.get("MESSAGE")?.strip_prefix("Accepted ")?.split_once(" for ")?;
+        let (_method, rest) = self.field("MESSAGE")?.strip_prefix("Accepted ")?.split_once(" for ")?;
         let (account, rest) = rest.split_once(" from ")?;
         let (address, _port) = rest.split_once(" port ")?;
         Some((address.parse().ok()?, account))
+    }
+
+    /// The value of a field that is set once.
+    fn field(&self, name: &str) -> Option<&str> {
+        match self.fields.get(name)?.as_slice() {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// The values of a field in journalctl's JSON: a text; a list of bytes, where they are no UTF-8 or hold control
+/// characters; or a list of either, where the field is set more than once.
+fn values(value: &serde_json::Value) -> Vec<Vec<u8>> {
+    use serde_json::Value;
+    let bytes = |list: &[Value]| -> Option<Vec<u8>> {
+        list.iter().map(|byte| u8::try_from(byte.as_u64()?).ok()).collect()
+    };
+    let one = |value: &Value| match value {
+        Value::String(text) => Some(text.clone().into_bytes()),
+        Value::Array(list) => bytes(list),
+        _ => None,
+    };
+    match value {
+        Value::Array(list) if bytes(list).is_none() => list.iter().filter_map(one).collect(),
+        value => one(value).into_iter().collect(),
     }
 }
 
@@ -181,9 +207,16 @@ pub async fn follow(
     let mut told = false;
     let mut lost_cursor = false;
     let since = Timestamp::now();
+    let machine = std::fs::read_to_string("/etc/machine-id").ok();
+    let is_local = |entry: &Entry| {
+        options.folder.is_some()
+            || machine.as_deref().is_some_and(|machine| entry.field("_MACHINE_ID") == Some(machine.trim()))
+    };
+    let mut take = |entry: Entry| take(Entry { is_local: is_local(&entry), ..entry });
     while !shutdown.is_cancelled() {
         let mut command = tokio::process::Command::new("journalctl");
-        command.args(["--follow", "--output=json", "--no-pager", "--quiet"]);
+        // Without --merge it would show this boot of this host alone, without --all no field over 4,096 bytes.
+        command.args(["--follow", "--merge", "--all", "--output=json", "--no-pager", "--quiet"]);
         if let Some(folder) = &options.folder {
             command.arg("--directory").arg(folder);
         }
@@ -303,6 +336,16 @@ mod tests {
         assert_eq!(entry.cursor.cursor, "s=1;i=2");
         let bytes = ENTRY.replace(r#""Failed password for root from 192.0.2.1 port 2 ssh2""#, "[65,10,255]");
         assert_eq!(Entry::parse(bytes.as_bytes()).unwrap().text, b"web sshd[77]: A \xff");
+        for (message, text) in [
+            (r#""ends twice\n\r\n""#, &b"ends twice"[..]),
+            (r#""two\nlines\n""#, b"two lines"),
+            (r#"["set","twice"]"#, b"set twice"),
+            (r#"["set",[116,10,255],"thrice\n"]"#, b"set t \xff thrice"),
+            (r#""\n""#, b""),
+        ] {
+            let json = ENTRY.replace(r#""Failed password for root from 192.0.2.1 port 2 ssh2""#, message);
+            assert_eq!(Entry::parse(json.as_bytes()).unwrap().text, [b"web sshd[77]: ", text].concat());
+        }
         for wrong in ["", "{}", "[]", "{\"MESSAGE\":\"x\"}", &ENTRY[..100], "{\"MESSAGE\":null}"] {
             assert_eq!(Entry::parse(wrong.as_bytes()), None, "{wrong}");
         }
@@ -315,13 +358,14 @@ mod tests {
                 .replace("_COMM", "_EXE")
                 .replace("\"sshd\",\"_SYSTEMD", &format!("\"{exe}\",\"_SYSTEMD"));
             let json = json.replace("Failed password for root from 192.0.2.1 port 2 ssh2", message);
-            Entry::parse(json.replace("\"_PID\"", &format!("\"_UID\":\"{uid}\",\"_PID\"")).as_bytes())
-                .unwrap()
+            let json = json.replace("\"_PID\"", &format!("\"_UID\":\"{uid}\",\"_PID\""));
+            Entry { is_local: true, ..Entry::parse(json.as_bytes()).unwrap() }
         };
         let let_in = "Accepted publickey for anna from 2001:db8::1 port 2 ssh2: ED25519-CERT ID x from 192.0.2.9 port 1 (serial 0)";
         for exe in ["/usr/sbin/sshd", "/usr/lib/openssh/sshd-session"] {
             let good = entry(exe, "0", let_in);
             assert_eq!(good.good_login(), Some(("2001:db8::1".parse().unwrap(), "anna")), "{exe}");
+            assert_eq!(Entry { is_local: false, ..good }.good_login(), None, "another host's {exe}");
         }
         for (exe, uid, message) in [
             ("/usr/sbin/sshd", "1000", let_in),
