@@ -34,9 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Use the programs of the `dev` profile: builds faster, runs slower
+    /// Which profile of Cargo.toml to build the programs in: `demo` builds in the least time, `release` makes the
+    /// fastest programs, `dev` is that of the tests
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    profile: String,
+    /// Leave everything running at the end, to be explored, until Ctrl-C; on a terminal this is asked
     #[arg(long)]
-    dev: bool,
+    keep: bool,
 }
 
 /// Sets up, builds, plays, and shows; an error where an address did not reach the router.
@@ -46,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let interrupted = interrupted.clone();
         move || interrupted.store(true, Ordering::SeqCst)
     })?;
-    let left_out = match setup::ensure(setup::Purpose::Test) {
+    let left_out = match setup::ensure(setup::Purpose::Demo) {
         Ok(()) => None,
         // Without root there is no sshd and no eBPF to install; the log part needs neither.
         Err(error) => Some(format!("{error:#}")),
@@ -61,17 +65,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         "--package",
         "routeros-sim",
     ]);
-    if !arguments.dev {
-        build.arg("--release");
-    }
+    build.args(["--profile", &arguments.profile]);
     let kernel = left_out.is_none() || setup::can_build_kernel_part();
     if !kernel {
         build.args(["--no-default-features"]);
     }
     announce("the three programs", &mut build)?;
 
-    let stage = Stage::new(&programs(if arguments.dev { "debug" } else { "release" }))?;
-    Demo::start(&stage, interrupted)?.play(&stage, left_out, kernel)
+    // Cargo's folder of the profile `dev` has another name.
+    let folder = if arguments.profile == "dev" { "debug" } else { &arguments.profile };
+    let stage = Stage::new(&programs(folder))?;
+    let mut demo = Demo::start(&stage, interrupted)?;
+    demo.play(&stage, left_out, kernel)?;
+    demo.leave(&stage, arguments.keep)
 }
 
 /// Where a line came from.
@@ -162,7 +168,7 @@ impl Demo {
         })
     }
 
-    fn play(mut self, stage: &Stage, setup_failed: Option<String>, kernel: bool) -> Result<()> {
+    fn play(&mut self, stage: &Stage, setup_failed: Option<String>, kernel: bool) -> Result<()> {
         let mut expected: Vec<IpAddr> = Vec::new();
         let mut left_out = setup_failed;
 
@@ -220,6 +226,49 @@ impl Demo {
             bail!("these addresses did not reach the router: {missing:?}");
         }
         println!("\nEvery address that failed three times is on the router, which lets it go by itself.");
+        Ok(())
+    }
+
+    /// Leaves the visitor something to explore, where one is there.
+    fn leave(&mut self, stage: &Stage, keep: bool) -> Result<()> {
+        let asked = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        if !keep && !asked {
+            return Ok(());
+        }
+        let command = |mut command: std::process::Command, words: &[&str]| {
+            command.args(words);
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        println!("\nThe router, the enforcer and the sensor run on. Look around in another terminal:");
+        for words in [
+            &["status"][..],
+            &["bans"],
+            &["show", LOG_ATTACKERS[0]],
+            &["ban", "198.51.100.7", "--for", "5m"],
+            &["watch"],
+        ] {
+            println!("  {}", command(stage.enforcer(), words));
+        }
+        println!("  {}", command(stage.sensor(), &["status"]));
+        println!("or add a line to {} that fails.", stage.folder().join("mail.log").display());
+        if keep {
+            println!("Ctrl-C ends them.");
+        } else {
+            println!("Enter, or Ctrl-C, ends them.");
+            let interrupted = self.interrupted.clone();
+            std::thread::spawn(move || {
+                let _ = std::io::stdin().read_line(&mut String::new());
+                interrupted.store(true, Ordering::SeqCst);
+            });
+        }
+        while !self.interrupted.load(Ordering::SeqCst) {
+            match self.lines.recv_timeout(Duration::from_millis(200)) {
+                Ok((program, line)) => self.show(program, &line),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("all programs have ended"),
+            }
+        }
         Ok(())
     }
 
@@ -326,10 +375,7 @@ impl Demo {
     }
 
     fn show_latencies(&self) {
-        println!(
-            "\n{:<18} {:>14} {:>14} {:>14} {:>14}",
-            "address", "failure seen", "→ offence", "→ ban", "→ on router"
-        );
+        println!("\n{:<18} {:>14} {:>14} {:>14}", "address", "→ offence", "→ ban", "→ on router");
         for (address, story) in &self.stories {
             let step = |from: Option<Timestamp>, to: Option<Timestamp>| match (from, to) {
                 (Some(from), Some(to)) => since(from, to),
@@ -337,9 +383,8 @@ impl Demo {
             };
             let start = story.last_failure;
             println!(
-                "{:<18} {:>14} {:>14} {:>14} {:>14}",
+                "{:<18} {:>14} {:>14} {:>14}",
                 address.to_string(),
-                start.map_or_else(String::new, |_| "0".to_owned()),
                 step(start, story.offence),
                 step(start, story.ban),
                 step(start, story.router)

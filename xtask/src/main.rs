@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod ci;
 mod demo;
 mod run;
 mod setup;
@@ -36,6 +37,9 @@ enum Command {
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation\n  cargo xtask test --all"
     )]
     Test(test::Arguments),
+    /// Run what must pass before a change lands: every test, the format, the lints
+    #[command(after_help = "Example:\n  cargo xtask ci")]
+    Ci,
     /// Prove the kernel programs on Debian's kernels, in virtual machines
     #[command(
         after_help = "Examples:\n  cargo xtask vm                  # the kernel that this Debian runs with\n  \
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Ci => ci::run(),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 /// A command of cargo, at the workspace's root.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
+    // .cargo/config.toml sets it for build scripts, and so for whatever `cargo xtask` runs.
+    command.current_dir(root()).env_remove("CARGO_TERM_QUIET");
     command
 }
 

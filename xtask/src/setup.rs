@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{announce, programs};
+use crate::run::{announce, cargo, programs};
 use crate::toolchain;
 
 /// Debian's packages with a Rust compiler that has a core library for BPF, and LLVM to link with.
@@ -16,11 +16,11 @@ const DEBIAN_TOOLCHAIN: &str = "/usr";
 const LLVM: &str = "/usr/lib/llvm-22";
 /// What linking against it needs; other packages than llvm-22-dev leave the folder without it.
 const LIBLLVM: &str = "/usr/lib/llvm-22/lib/libLLVM.so";
-/// What the demo and the tests run: a file of each, and its package.
+/// What the demo runs, and the tests too: a file of each, and its package.
+const DEMO_PACKAGES: &[(&str, &str)] =
+    &[("/usr/sbin/sshd", "openssh-server"), ("/usr/bin/ssh", "openssh-client"), ("/usr/sbin/ip", "iproute2")];
+/// What the tests run besides.
 const TEST_PACKAGES: &[(&str, &str)] = &[
-    ("/usr/sbin/sshd", "openssh-server"),
-    ("/usr/bin/ssh", "openssh-client"),
-    ("/usr/sbin/ip", "iproute2"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/python3", "python3"),
     ("/usr/bin/journalctl", "systemd"),
@@ -36,11 +36,21 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/xz", "xz-utils"),
 ];
 
+/// Packages that Debian builds in one go, and that accept only each other's very version: the first is asked for
+/// in the version of the second, where that is installed, so that the second need not be upgraded.
+const OF_ONE_SOURCE: &[(&str, &str)] = &[
+    ("openssh-server", "openssh-client"),
+    ("systemd-journal-remote", "systemd"),
+    ("qemu-system-x86", "qemu-utils"),
+];
+
 /// What to set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
     /// Building everything
     Build,
+    /// Building, and running the demo: nothing that is installed is upgraded or removed
+    Demo,
     /// Building, and running the demo, the tests and the benchmarks
     Test,
 }
@@ -68,18 +78,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 pub fn ensure(purpose: Purpose) -> Result<()> {
     ensure_compiler()?;
     ensure_linker()?;
-    if purpose == Purpose::Test {
-        let missing: Vec<&str> = TEST_PACKAGES
-            .iter()
-            .filter(|(file, _)| !Path::new(file).exists())
-            .map(|(_, package)| *package)
-            .collect();
-        if !missing.is_empty() {
-            install("the demo and the tests run real ssh logins in a network namespace", &missing)?;
+    let missing = |packages: &[(&'static str, &'static str)]| -> Vec<&str> {
+        packages.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()
+    };
+    match purpose {
+        Purpose::Build => Ok(()),
+        Purpose::Demo => install(
+            "the demo runs real ssh logins in a network namespace",
+            &missing(DEMO_PACKAGES),
+            Care::AddOnly,
+        ),
+        Purpose::Test => {
+            let packages = [missing(DEMO_PACKAGES), missing(TEST_PACKAGES)].concat();
+            install("the tests run real daemons, clients and kernels", &packages, Care::Upgrade)?;
+            unpack_fail2ban()
         }
-        unpack_fail2ban()?;
     }
-    Ok(())
 }
 
 /// Whether the sensor's kernel part can be built as things are.
@@ -113,7 +127,11 @@ fn ensure_compiler() -> Result<()> {
         if announce(why, &mut rustup).is_ok() && toolchain::compiler().is_ok() {
             return Ok(());
         }
-        install("rustup cannot add it here; Debian's Rust has a core library for BPF", &BPF_PACKAGES)?;
+        install(
+            "rustup cannot add it here; Debian's Rust has a core library for BPF",
+            &BPF_PACKAGES,
+            Care::AddOnly,
+        )?;
     }
     announce(
         "makes Debian's Rust a toolchain of rustup by a name of its own; the default stays",
@@ -130,11 +148,11 @@ fn ensure_linker() -> Result<()> {
         return Ok(());
     }
     if !Path::new(LIBLLVM).exists() {
-        install("bpf-linker is built against LLVM", &["llvm-22-dev"])?;
+        install("bpf-linker is built against LLVM", &["llvm-22-dev"], Care::AddOnly)?;
     }
     announce(
         "links the kernel programs; about a minute",
-        Command::new("cargo").env("LLVM_PREFIX", LLVM).env_remove("RUSTC_BOOTSTRAP").args([
+        cargo().env("LLVM_PREFIX", LLVM).env_remove("RUSTC_BOOTSTRAP").args([
             "install",
             "bpf-linker",
             "--no-default-features",
@@ -169,8 +187,20 @@ fn unpack_fail2ban() -> Result<()> {
     announce("beside what is built", Command::new("dpkg").arg("--extract").args([&package, &folder]))
 }
 
+/// What installing may do to what is installed already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// Nothing.
+    AddOnly,
+    /// Upgrade it, and remove what stands in the way, having said so.
+    Upgrade,
+}
+
 /// Installs Debian's packages, or says how.
-fn install(why: &str, packages: &[&str]) -> Result<()> {
+fn install(why: &str, packages: &[&str], care: Care) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
     let names = packages.join(" ");
     let by_hand = format!("apt-get update && apt-get install {names}");
     if !Path::new("/usr/bin/apt-get").exists() {
@@ -180,16 +210,75 @@ fn install(why: &str, packages: &[&str]) -> Result<()> {
     if id.stdout.trim_ascii() != b"0" {
         bail!("{why}, and only root can install it: run as root\n    {by_hand}\nand this again");
     }
-    let apt = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
     announce("Debian's package lists", apt().args(["update", "--quiet"]))?;
+    let packages: Vec<String> = packages.iter().map(|package| in_fitting_version(package)).collect();
+    let changes = changes(&packages)?;
+    if !changes.is_empty() {
+        let changes = changes.join(", ");
+        if care == Care::AddOnly {
+            bail!(
+                "{why}, and installing it would {changes}: to have that done, run as root\n    {by_hand}\nand this again"
+            );
+        }
+        eprintln!("installing {names} will {changes}");
+    }
     let mut install = apt();
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
     if let Err(error) = announce(why, &mut install) {
         bail!("{error:#}\nrun as root, with a network\n    {by_hand}\nand this again");
     }
     Ok(())
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
+    command
+}
+
+/// What apt would upgrade, downgrade or remove for these packages, in words.
+fn changes(packages: &[String]) -> Result<Vec<String>> {
+    let mut simulate = apt();
+    simulate.args(["install", "--simulate", "--quiet", "--no-install-recommends"]).args(packages);
+    let output = simulate.output().context("cannot start apt-get")?;
+    if !output.status.success() {
+        bail!(
+            "apt-get cannot install {}: {}",
+            packages.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let mut words = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        // apt-get(8): `Remv qemu-utils [1:10.0]`, `Inst systemd [252.38] (252.39 …)`; what is new has no `[`.
+        let mut parts = line.split(' ');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("Remv"), Some(package), _) => words.push(format!("remove {package}")),
+            (Some("Inst"), Some(package), Some(old)) if old.starts_with('[') => {
+                words.push(format!("upgrade {package}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(words)
+}
+
+/// A package as apt takes it: in the version that fits what is installed, where Debian still has that one.
+fn in_fitting_version(package: &str) -> String {
+    let fitting = || {
+        let (_, installed) = OF_ONE_SOURCE.iter().find(|(of, _)| *of == package)?;
+        let query = Command::new("dpkg-query")
+            .args(["--show", "--showformat=${db:Status-Status} ${Version}", installed])
+            .output()
+            .ok()?;
+        let query = String::from_utf8(query.stdout).ok()?;
+        let version = query.strip_prefix("installed ")?;
+        let known = Command::new("apt-cache").args(["madison", package]).output().ok()?;
+        let known = String::from_utf8(known.stdout).ok()?;
+        known
+            .lines()
+            .any(|line| line.split('|').nth(1).is_some_and(|known| known.trim() == version))
+            .then(|| format!("{package}={version}"))
+    };
+    fitting().unwrap_or_else(|| package.to_owned())
 }

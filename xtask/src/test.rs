@@ -8,7 +8,7 @@ use crate::run::{announce, cargo};
 use crate::{setup, vm};
 
 /// Options of `cargo xtask test`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Arguments {
     /// Run only the tests whose name holds this
     filter: Option<String>,
