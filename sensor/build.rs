@@ -58,7 +58,9 @@ mod kernel {
             }],
             Toolchain::Custom(&found.name),
         )
-        .with_context(|| format!("building the kernel programs with the rustup toolchain `{}`", found.name))?;
+        .with_context(|| {
+            format!("building the kernel programs with the rustup toolchain `{}`", found.name)
+        })?;
         let folder = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
         for object in OBJECTS {
             strip(&folder.join(object)).with_context(|| format!("the kernel object `{object}`"))?;
