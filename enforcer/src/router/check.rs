@@ -16,7 +16,7 @@ mod lists;
 mod probe;
 mod release;
 mod rights;
-mod rules;
+pub mod rules;
 mod system;
 mod visit;
 
