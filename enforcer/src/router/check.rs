@@ -14,7 +14,7 @@ mod entry;
 pub mod facts;
 mod lists;
 mod probe;
-mod release;
+pub mod release;
 mod rights;
 pub mod rules;
 mod system;

@@ -254,6 +254,13 @@ fn off_by(facts: &mut Facts, seconds: i64) {
         of_chain("all", acting("accept")),
         rule("spammer"),
     ]), "ipv4-rule", Grade::Good, "in prerouting", &[])]
+#[case::after_a_chain_that_a_part_returns_from(
+    |f: &mut Facts| f.raw[0] = numbered([
+        jump("all", ""),
+        of_chain("all", asking("dst-port=25", acting("return"))),
+        of_chain("all", acting("accept")),
+        rule("spammer"),
+    ]), "ipv4-rule", Grade::Good, "in prerouting", &[])]
 #[case::after_a_return_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("return"), rule("spammer")]),
     "ipv4-rule", Grade::Fault, "(action=return)", &["/ip/firewall/raw move *2 destination=*1"])]
 #[case::no_rule_but_an_accept_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("accept")]),

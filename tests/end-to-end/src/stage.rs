@@ -19,6 +19,12 @@ pub const ROUTER_USER: &str = "atalaya";
 /// The simulated router's password.
 pub const ROUTER_PASSWORD: &str = "demo-password";
 
+/// What is typed at a router's terminal so that it drops by the lists, IPv4's first.
+pub const RULES: [&str; 2] = [
+    "/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer",
+    "/ipv6/firewall/raw add chain=prerouting action=drop src-address-list=spammer",
+];
+
 /// The programs, and the folder with their configuration and state.
 #[derive(Debug)]
 pub struct Stage {

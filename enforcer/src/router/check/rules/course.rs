@@ -156,12 +156,11 @@ impl<'a> Walk<'a, '_> {
             }
             self.rule(place, rule, chain, way);
         }
-        // What only left the chain goes on in the one that it came from.
-        let mut place = 0;
-        self.gone.retain(|gone| {
-            place += 1;
-            place <= before || !gone.returned
-        });
+        // What left the chain by a return was not taken by what came after that, and goes on in the chain
+        // that it came from.
+        if let Some(first) = self.gone[before..].iter().position(|gone| gone.returned) {
+            self.gone.truncate(before + first);
+        }
     }
 
     fn rule(&mut self, place: usize, rule: &'a Rule, chain: &'a str, way: &Way<'a>) {
