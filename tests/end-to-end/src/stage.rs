@@ -66,6 +66,17 @@ impl Stage {
         command
     }
 
+    /// A command of a simulated router on a free port, at whose terminal this was typed: [`RULES`] for one that
+    /// drops by its lists.
+    pub fn router(&self, typed: &[&str]) -> Command {
+        let mut command = self.program("routeros-sim");
+        command.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        for line in typed {
+            command.args(["--terminal", line]);
+        }
+        command
+    }
+
     /// A command of the enforcer, with the stage's configuration.
     pub fn enforcer(&self) -> Command {
         let mut command = self.program("atalaya-enforcer");

@@ -34,12 +34,8 @@ struct Site {
 
 impl Simulated {
     fn start(stage: &Stage, typed: &[&str], more: &[&str]) -> Result<Self> {
-        let mut command = stage.program("routeros-sim");
-        command.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        let mut command = stage.router(typed);
         command.args(["--events", "none", "--control"]).args(more);
-        for line in typed {
-            command.args(["--terminal", line]);
-        }
         let mut process = Process::start("a router", &mut command)?;
         let first = process.wait_for("listen", START, |line| line.starts_with("listening on "))?;
         let address = first.text.rsplit(' ').next().context("no address")?.parse()?;
