@@ -22,6 +22,8 @@ use super::words;
 
 /// How many lines there are where the terminal does not say.
 const USUAL_LINES: usize = 24;
+/// What opens RouterOS commands.
+const PASTE: &str = "paste into its terminal (ssh, or New Terminal in WinBox):";
 /// How long `--check` waits for what is still being looked at.
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two looks whether that is over.
@@ -230,8 +232,8 @@ fn faults(status: &Status, paint: Paint, most: usize) -> Vec<String> {
         lines
     };
     let whole = |fault: &Fault| {
-        let mut lines =
-            paint.paragraph("  ! ", &format!("{}; at its terminal:", fault_text(fault, status.now)));
+        let mut lines = paint.paragraph("  ! ", &fault_text(fault, status.now));
+        lines.extend(paint.paragraph("    ", PASTE));
         lines.extend(fault.commands.iter().map(|command| format!("    {}", words::harmless(command))));
         lines
     };
@@ -414,7 +416,7 @@ fn rule_text(rule: &Enforcement) -> Option<String> {
         Enforcement::Off => None,
         Enforcement::Unread => Some("its rules are not read yet".to_owned()),
         Enforcement::Dropped { says, packets } => {
-            let packets = packets.map(|packets| format!(": {} so far", words::counted(packets, "packet")));
+            let packets = packets.map(|packets| format!(", {}", words::counted(packets, "packet")));
             Some(format!("{}{}", words::harmless(says), packets.unwrap_or_default()))
         }
         Enforcement::Passed { why, .. } => Some(format!("nothing is dropped: {}", words::harmless(why))),

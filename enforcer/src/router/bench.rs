@@ -65,7 +65,8 @@ impl Bench {
         match &now {
             _ if same => {}
             Enforcement::Passed { why, commands, .. } => {
-                tracing::warn!(%router, %family, why, ?commands, "nothing is dropped by the list");
+                let mend = commands.join("; ");
+                tracing::warn!(%router, %family, why, %mend, "nothing is dropped by the list");
             }
             Enforcement::Unclear { why, .. } => {
                 tracing::warn!(%router, %family, why, "rules cannot be judged");

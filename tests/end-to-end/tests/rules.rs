@@ -128,6 +128,8 @@ fn a_router_without_a_rule_is_a_fault_with_its_name_and_commands_and_well_once_t
     ensure!(screen.contains("router edge for ") && screen.contains("no enabled rule"), "{screen}");
     let commands = commands(&screen);
     ensure!(commands.len() == 2 && fault["commands"] == Value::from(commands.clone()), "{screen}\n{fault}");
+    let shown = output(site.stage.enforcer().args(["show", "198.51.100.9"]))?;
+    ensure!(shown.contains("but drops nothing: no enabled rule"), "{shown}");
     for command in commands {
         router.type_in(&command)?;
     }
