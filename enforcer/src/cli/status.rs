@@ -237,19 +237,19 @@ fn faults(status: &Status, paint: Paint, most: usize) -> Vec<String> {
         lines.extend(fault.commands.iter().map(|command| format!("    {}", words::harmless(command))));
         lines
     };
+    let shorts: Vec<Vec<String>> = status.faults.iter().map(short).collect();
+    // What those that follow need at least.
+    let mut needed = shorts.iter().map(Vec::len).sum::<usize>();
     let mut lines = Vec::new();
     let mut left = most;
-    for (place, fault) in status.faults.iter().enumerate() {
-        let later = &status.faults[place + 1..];
-        let needed: usize = later.iter().map(|fault| short(fault).len()).sum();
-        let text = if fault.commands.is_empty() || paint.rows(&whole(fault)) + needed > left {
-            short(fault)
-        } else {
-            whole(fault)
-        };
+    for (place, (fault, short)) in status.faults.iter().zip(shorts).enumerate() {
+        needed -= short.len();
+        let whole = whole(fault);
+        let fits = !fault.commands.is_empty() && paint.rows(&whole).saturating_add(needed) <= left;
+        let text = if fits { whole } else { short };
         let rows = paint.rows(&text);
-        if rows + usize::from(!later.is_empty()) > left {
-            let more = later.len() + 1;
+        let more = status.faults.len() - place;
+        if rows + usize::from(more > 1) > left {
             lines.push(format!(
                 "  ! and {}: atalaya-enforcer status --all",
                 words::counted(more, "more fault")
@@ -266,9 +266,12 @@ fn faults(status: &Status, paint: Paint, most: usize) -> Vec<String> {
 fn headline(status: &Status, paint: Paint) -> String {
     let up = words::length(status.now.duration_since(status.started));
     let about = format!("atalaya-enforcer {}, up {up}: ", words::harmless(&status.release));
-    let (tone, text) = wellness(status);
-    let why = if tone == Tone::Heading { " (its rules are not read yet)" } else { "" };
-    format!("{}{}", paint.paint(Tone::Heading, &about), paint.paint(tone, &format!("{text}{why}")))
+    let (tone, mut text) = wellness(status);
+    if tone == Tone::Heading {
+        let whose = if status.looking.len() == 1 { "its" } else { "their" };
+        text.push_str(&format!(" ({whose} rules are not read yet)"));
+    }
+    format!("{}{}", paint.paint(Tone::Heading, &about), paint.paint(tone, &text))
 }
 
 /// Whether all is well, in a few words.

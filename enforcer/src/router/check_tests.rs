@@ -512,7 +512,13 @@ fn a_rule_that_is_come_to_twice_counts_its_packets_once() {
     let filter = numbered(ways.into_iter().chain([counted("bad", 7), counted("input", 5)]));
     let judgement = rules::judge(Family::V4, "spammer", &Page::Shown(Vec::new()), &filter);
     assert_eq!(judgement.packets, Some(7), "{judgement:?}");
-    let raw = numbered([asking("in-interface=a", counted("prerouting", 2)), counted("prerouting", 3)]);
+    // Two ways to a rule, with another between them.
+    let raw = numbered([
+        asking("dst-port=1", jump("bad", "")),
+        asking("dst-port=2", counted("prerouting", 2)),
+        asking("dst-port=3", jump("bad", "")),
+        counted("bad", 3),
+    ]);
     assert_eq!(rules::judge(Family::V4, "spammer", &raw, &Page::Unread).packets, Some(5));
 }
 

@@ -20,7 +20,8 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
         let more = json!({
             "state": state, "last_error": if bad(place) { error } else { json!(null) }, "version": "7.24 (stable)",
             "cpu_load": 12, "ipv4": "known", "ipv6": "known",
-            "ipv4_rule": {"is": "dropped", "says": "x", "packets": 7}, "ipv6_rule": {"is": "off"}, "ours": 25_000, "foreign": 12, "desired": 25_000,
+            "ipv4_rule": {"is": "dropped", "says": "x", "packets": 7}, "ipv6_rule": {"is": "off"},
+            "ours": 25_000, "foreign": 12, "desired": 25_000,
             "latency_us": 1234, "latencies_us": [1234],
             "down_since": if bad(place) { json!(at(9000)) } else { json!(null) },
         });
@@ -80,14 +81,13 @@ fn faults_come_first_and_their_text_cannot_command_the_terminal() {
 /// The site, with a first router that drops nothing, for some reason.
 pub fn site_without_a_rule(routers: usize, why: &str) -> Status {
     let mut status = site(routers, 2, false);
-    for (family, rule) in ["ip", "ipv6"].into_iter().zip(["ipv4", "ipv6"]) {
-        let command = format!(
-            "/{family}/firewall/raw add chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\""
-        );
-        let passed = Enforcement::Passed { since: at(9750), why: why.to_owned(), commands: vec![command] };
-        let router = &mut status.routers[0].status;
-        *(if rule == "ipv4" { &mut router.ipv4_rule } else { &mut router.ipv6_rule }) = passed;
-    }
+    let passed = |root: &str| {
+        let rule = "chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\"";
+        let commands = vec![format!("/{root}/firewall/raw add {rule}")];
+        Enforcement::Passed { since: at(9750), why: why.to_owned(), commands }
+    };
+    let router = &mut status.routers[0].status;
+    (router.ipv4_rule, router.ipv6_rule) = (passed("ip"), passed("ipv6"));
     status.faults = atalaya_enforcer::control::fault::faults(&status);
     status
 }

@@ -171,7 +171,8 @@ fn asked(used: &Use<'_>) -> String {
 /// How many packets rules took; a rule that is come to by several ways counts once.
 fn packets(uses: &[Use<'_>]) -> Option<u64> {
     let mut rules: Vec<&Rule> = uses.iter().map(|one| one.rule).collect();
-    rules.dedup_by(|one, other| std::ptr::eq(*one, *other));
+    rules.sort_unstable_by_key(|rule| std::ptr::from_ref(*rule));
+    rules.dedup_by_key(|rule| std::ptr::from_ref(*rule));
     let told = rules.iter().filter_map(|rule| rule.packets);
     told.reduce(u64::saturating_add)
 }
