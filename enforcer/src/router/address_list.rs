@@ -88,7 +88,7 @@ impl Family {
     }
 
     /// `0` for IPv4, `1` for IPv6: the place in arrays of both.
-    pub(super) const fn index(self) -> usize {
+    pub(crate) const fn index(self) -> usize {
         self as usize
     }
 }
