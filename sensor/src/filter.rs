@@ -7,6 +7,7 @@
 //! an *address* is taken, so that what a log puts before the attacker's text wins. Anything else means
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
+mod address;
 mod definition;
 mod explain;
 mod literal;
@@ -22,20 +23,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::date::Dates;
-use atalaya_wire::canonical;
-
+use address::{Place, host, leftmost, named};
 pub use definition::FilterDefinition;
 pub use explain::NearMiss;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
-use pattern::{Leading, Parts, Pattern, Prefix};
+use pattern::{Pattern, Prefix};
 use session::{Marks, Sessions};
 pub use sieve::Scanner;
 use sieve::{Candidates, Sieve};
-
-/// How often a place that is no whole address is skipped in one line.
-const RETRIES: usize = 16;
 
 /// So many patterns are tried one after another; of more it is looked up first which may match.
 const FEW: usize = 2;
@@ -359,109 +356,6 @@ impl Pattern {
             (host(groups, text), marks)
         })
     }
-}
-
-/// A host, and where it stands.
-type Place = (Host, Range<usize>);
-
-/// The leftmost place of a match that is a whole address.
-fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
-    leading.parts.as_ref().and_then(|parts| leftmost_in_parts(parts, text)).or_else(|| {
-        first_address(text, |from| {
-            let captures = leading.whole.captures_at(text, from)?;
-            host_range(&captures)
-        })
-    })
-}
-
-/// The same where the head's own choice of a place leaves one for the rest. Where it does not, another
-/// choice may: that is for the whole regex to find.
-fn leftmost_in_parts(parts: &Parts, text: &[u8]) -> Option<Place> {
-    first_address(text, |from| {
-        let (end, host) = if parts.is_bare {
-            let found = parts.head.find_at(text, from)?.range();
-            let start =
-                found.start + text[found.clone()].iter().position(|byte| pattern::in_addresses(*byte))?;
-            let length =
-                text[start..found.end].iter().take_while(|byte| pattern::in_addresses(**byte)).count();
-            (found.end, start..start + length)
-        } else {
-            let captures = parts.head.captures_at(text, from)?;
-            (captures.get(0)?.end(), host_range(&captures)?)
-        };
-        parts.rest.is_match_at(text, end).then_some(host)
-    })
-}
-
-/// The first of the places that `next` finds, each from a place in the text on, that is a whole address.
-fn first_address(text: &[u8], next: impl Fn(usize) -> Option<Range<usize>>) -> Option<Place> {
-    let mut from = 0;
-    for _ in 0..RETRIES {
-        let place = next(from)?;
-        from = place.start + 1;
-        let found = whole_address(text, place);
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
-fn host_range(captures: &regex::bytes::Captures<'_>) -> Option<Range<usize>> {
-    let host = captures.name(pattern::IP4).or_else(|| captures.name(pattern::IP6))?;
-    Some(host.range())
-}
-
-/// What stands at a place, where it is an address and no part of a longer word.
-fn whole_address(text: &[u8], place: Range<usize>) -> Option<Place> {
-    match named(&text[place.clone()]) {
-        Host::Address(address) if stands_alone(text, place.clone()) => Some((Host::Address(address), place)),
-        _ => None,
-    }
-}
-
-/// The host that a match found. An address that is only a part of a longer word is that word.
-fn host(groups: Groups<'_>, text: &[u8]) -> Option<Place> {
-    let address = groups(Group::Ip4).or_else(|| groups(Group::Ip6));
-    if let Some(place) = address.clone().and_then(|found| whole_address(text, found)) {
-        return Some(place);
-    }
-    let found = address.or_else(|| groups(Group::Dns))?;
-    Some((Host::Name(String::from_utf8_lossy(&text[found.clone()]).into_owned()), found))
-}
-
-/// A text as a host: an address where it is one.
-fn named(text: &[u8]) -> Host {
-    let address = std::str::from_utf8(text).ok().and_then(|text| text.parse::<IpAddr>().ok());
-    address.map_or_else(
-        || Host::Name(String::from_utf8_lossy(text).into_owned()),
-        |address| Host::Address(canonical(address)),
-    )
-}
-
-/// Whether neither a letter, a digit, nor a dot or hyphen that joins more to it, touches the place.
-fn stands_alone(text: &[u8], place: Range<usize>) -> bool {
-    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
-    let joins = |byte: u8| matches!(byte, b'.' | b'-');
-    let before = &text[..place.start];
-    let after = &text[place.end..];
-    let touched_before = match before {
-        [.., last] if word(last) => true,
-        [.., other, last] if joins(*last) => word(other),
-        _ => false,
-    };
-    let touched_after = match after {
-        [first, ..] if word(first) => true,
-        [first, next, ..] if joins(*first) => word(next),
-        [b':', b':', ..] => true,
-        // A hexadecimal group would go on; a port after an IPv4 address is fine.
-        [b':', next, ..] => {
-            let place = &text[place.clone()];
-            place.contains(&b':') && !place.contains(&b'.') && next.is_ascii_hexdigit()
-        }
-        _ => false,
-    };
-    !touched_before && !touched_after
 }
 
 // === impl Buffer ===
