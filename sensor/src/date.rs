@@ -67,6 +67,8 @@ static USUAL_TEMPLATES: LazyLock<Arc<[Template]>> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 pub struct Dates {
     kind: Kind,
+    /// Whether a syslog priority stays where the date behind it is cut out.
+    keep_priority: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +111,7 @@ impl Dates {
             match pattern.to_ascii_uppercase().as_str() {
                 "{^LN-BEG}" => usual = Some(Where::AtStart),
                 "{DEFAULT}" => usual = Some(Where::Anywhere),
-                "{NONE}" => return Ok(Self { kind: Kind::None }),
+                "{NONE}" => return Ok(Self::of(Kind::None)),
                 upper if upper.contains("{DATE}") => {
                     for form in USUAL {
                         templates.push(Template::around(pattern, form)?);
@@ -123,10 +125,20 @@ impl Dates {
         } else {
             Kind::Written(templates.into(), usual)
         };
-        Ok(Self { kind })
+        Ok(Self::of(kind))
     }
 
-    /// Where the date stands in a line: what is cut out of it before the regexes see it.
+    fn of(kind: Kind) -> Self {
+        Self { kind, keep_priority: false }
+    }
+
+    /// For regexes that look for a syslog priority themselves: it stays where it is.
+    pub(crate) fn keep_priority(&mut self) {
+        self.keep_priority = true;
+    }
+
+    /// Where the date stands in a line, with a syslog priority before it: what is cut out of the line before the
+    /// regexes see it.
     pub fn place(&self, line: &[u8]) -> Option<Range<usize>> {
         if self.is_usual()
             && let Some((_, mut place)) = find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC)
@@ -134,6 +146,8 @@ impl Dates {
             // Brackets around the date stay, as `[]`: people's regexes count on it.
             if line.get(place.start) == Some(&b'[') {
                 place = place.start + 1..place.end - 1;
+            } else if !self.keep_priority && place.start == plain::priority(line) {
+                place.start = 0;
             }
             return Some(place);
         }
@@ -189,7 +203,7 @@ impl Dates {
 
 impl Default for Dates {
     fn default() -> Self {
-        Self { kind: Kind::Usual(Where::Anywhere) }
+        Self::of(Kind::Usual(Where::Anywhere))
     }
 }
 
@@ -276,6 +290,8 @@ mod tests {
     #[case("host y: [2025-09-05 11:17:32] x", "host y: [] x")]
     #[case("192.0.2.1 - - [05/Sep/2025:11:17:32 -0300] \"GET /\"", "192.0.2.1 - - [] \"GET /\"")]
     #[case("type=USER_AUTH msg=audit(1757081852.101:7): x", "type=USER_AUTH msg=audit(:7): x")]
+    #[case("<13>Sep  5 11:17:32 x", " x")]
+    #[case("y Sep  5 11:17:32 2001:db8::5 x", "y  2001:db8::5 x")]
     fn the_usual_forms_are_found(#[case] line: &str, #[case] rest: &str) {
         let (time, left) = date("", line).unwrap_or_else(|| panic!("no date in {line}"));
         assert!(time.starts_with("2025-09-05T14:17:32"), "{line}: {time}");
@@ -289,6 +305,8 @@ mod tests {
     #[case("ts={EPOCH}", "x ts=1757081852 y", Some("2025-09-05T14:17:32Z"), "x  y")]
     #[case("{^LN-BEG}", "[2025-09-05 11:17:32] y", Some("2025-09-05T14:17:32Z"), "[] y")]
     #[case("{^LN-BEG}", "y 2025-09-05 11:17:32", None, "")]
+    #[case("{DATE}", "Sep 05 11:17:32 2001:db8::5 x", Some("2025-09-05T14:17:32Z"), " 2001:db8::5 x")]
+    #[case("^%b %d %H:%M:%S(?: %Y)?", "Sep 05 11:17:32 2025: x", Some("2025-09-05T14:17:32Z"), ": x")]
     #[case(
         "^[^\\[]*\\[({DATE})",
         "v 192.0.2.1 [05/Sep/2025:11:17:32 -0300] z",

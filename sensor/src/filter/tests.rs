@@ -212,6 +212,11 @@ fn the_date_is_cut_out_so_that_the_pattern_begins_after_it() {
     for line in ["2025-09-05T11:17:32Z sshd: bye 192.0.2.1", "Sep  5 11:17:32 sshd: bye 192.0.2.1"] {
         assert_eq!(address(r"^\s*sshd: bye <HOST>$", line).as_deref(), Some("192.0.2.1"), "{line}");
     }
+    // A priority before it too, unless the regex wants it.
+    let line = "<34>Sep  5 11:17:32 sshd: bye 192.0.2.1";
+    for regex in [r"^ sshd: bye <HOST>$", r"^<\d+> sshd: bye <HOST>$", r"^(?:<[0-9]+>)? sshd: bye <HOST>$"] {
+        assert_eq!(address(regex, line).as_deref(), Some("192.0.2.1"), "{regex}");
+    }
     let Verdict::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n")
     else {
         panic!("missed")
