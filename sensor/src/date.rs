@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::rfc5424::{Line, Message};
 pub use fields::zone;
 pub use plain::{Form, find, find_form};
 pub use template::DateError;
@@ -137,8 +138,31 @@ impl Dates {
         self.keep_priority = true;
     }
 
-    /// Where the date stands in a line, with a syslog priority before it: what is cut out of the line before the
-    /// regexes see it.
+    /// The line that a message of RFC 5424 reads like, and where its date stands in it, if it has one: none is
+    /// looked for in a text whose sender had none. A datepattern that finds its date only in the message as it is
+    /// written, as fail2ban's with `logtype=rfc5424`, gets that.
+    pub(crate) fn read(&self, message: &Message<'_>) -> (Line, Option<Range<usize>>) {
+        let line = message.line();
+        if let Some(place) = self.place_in(message, &line) {
+            return (line, Some(place));
+        }
+        let (written, place) = self.read_as_written(message);
+        if place.is_some() { (written, place) } else { (line, None) }
+    }
+
+    /// A message of RFC 5424 as it is written, but for its structured data, and where its date stands.
+    pub(crate) fn read_as_written(&self, message: &Message<'_>) -> (Line, Option<Range<usize>>) {
+        let line = message.without_data();
+        let place = self.place_in(message, &line);
+        (line, place)
+    }
+
+    fn place_in(&self, message: &Message<'_>, line: &Line) -> Option<Range<usize>> {
+        message.date().and_then(|_| self.place(&line.bytes))
+    }
+
+    /// Where the date stands in a line that is no message of RFC 5424, with a syslog priority before it: what is
+    /// cut out of the line before the regexes see it.
     pub fn place(&self, line: &[u8]) -> Option<Range<usize>> {
         if self.is_usual()
             && let Some((_, mut place)) = find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC)
@@ -159,6 +183,15 @@ impl Dates {
         if matches!(self.kind, Kind::None) {
             return Some(Date { time: now, place: 0..0, form: "{NONE}".into() });
         }
+        if let Some(message) = Message::read(line) {
+            let (line, place) = self.read(&message);
+            let date = place.and_then(|_| self.find_in(&line.bytes, now, zone))?;
+            return Some(Date { place: line.place(date.place.start)..line.place(date.place.end), ..date });
+        }
+        self.find_in(line, now, zone)
+    }
+
+    fn find_in(&self, line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Date> {
         if self.is_usual()
             && let Some((time, place, form)) = find_form(line, now, zone)
         {

@@ -8,6 +8,7 @@
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
 mod address;
+mod dateless;
 mod definition;
 mod explain;
 mod literal;
@@ -24,6 +25,7 @@ use std::time::Instant;
 
 use crate::date::Dates;
 use address::{Place, host, leftmost, named};
+use dateless::Dateless;
 pub use definition::FilterDefinition;
 pub use explain::NearMiss;
 use literal::Text;
@@ -115,13 +117,6 @@ pub enum Host {
     Name(String),
 }
 
-/// A line without its date.
-struct Dateless<'a> {
-    text: std::borrow::Cow<'a, [u8]>,
-    /// What to add to a place in the text, from this place on, for the place in the line.
-    cut: Range<usize>,
-}
-
 // === impl Filter ===
 
 impl Filter {
@@ -169,16 +164,22 @@ impl Filter {
         if !dateless.cut.is_empty() && self.dates.span_lines() {
             self.dated = Some(line.to_vec());
         }
-        self.judge(line, dateless)
+        let mut verdict = self.judge(line, dateless);
+        if verdict.is_none() && self.buffer.is_none() {
+            let written = Dateless::as_written(line, &self.dates);
+            verdict = written.and_then(|written| self.judge(line, written));
+        }
+        verdict.unwrap_or(Verdict::Missed)
     }
 
     /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
     pub fn find_message(&mut self, message: &[u8]) -> Verdict {
         let line = trim_end(message);
-        self.judge(line, Dateless { text: line.into(), cut: 0..0 })
+        self.judge(line, Dateless::whole(line)).unwrap_or(Verdict::Missed)
     }
 
-    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Verdict {
+    /// `None` where no regex matches.
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Option<Verdict> {
         match self.search(line, dateless) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
@@ -192,12 +193,12 @@ impl Filter {
                         "a regex took too many steps: the line counts as missed"
                     );
                 }
-                Verdict::Missed
+                Some(Verdict::Missed)
             }
         }
     }
 
-    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Verdict, Exhausted> {
+    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Option<Verdict>, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
         }
@@ -206,7 +207,7 @@ impl Filter {
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
             let read = |groups: Groups<'_>| (host(groups, text), pattern::marks(text, groups));
-            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(Verdict::Missed) };
+            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(None) };
             (content, host_before, marks_before) = (found, host, marks);
         }
         let inner = &text[content.clone()];
@@ -218,7 +219,7 @@ impl Filter {
             let Some((host, marks)) = pattern.find(inner)? else { continue };
             for ignore in &self.ignore {
                 if ignore.is_match(inner)? {
-                    return Ok(Verdict::Ignored);
+                    return Ok(Some(Verdict::Ignored));
                 }
             }
             if let Some(buffer) = &mut self.buffer {
@@ -236,7 +237,7 @@ impl Filter {
                 // Outside a session nothing can make a failure of it.
                 host = None;
             }
-            let Some(host) = host else { return Ok(Verdict::Missed) };
+            let Some(host) = host else { return Ok(Some(Verdict::Missed)) };
             let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
             // The host of a session may stand in an earlier line, that of several lines anywhere.
             let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {
@@ -244,9 +245,9 @@ impl Filter {
                 place(span.start)..place(span.end)
             });
             let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
-            return Ok(Verdict::Matched(Found { host, regex: index, span, user, dated }));
+            return Ok(Some(Verdict::Matched(Found { host, regex: index, span, user, dated })));
         }
-        Ok(Verdict::Missed)
+        Ok(None)
     }
 
     /// Where in a line one of the failregexes matches, by its number, for showing it.
@@ -405,24 +406,6 @@ impl Buffer {
             keep
         });
         Ok(())
-    }
-}
-
-// === impl Dateless ===
-
-impl<'a> Dateless<'a> {
-    /// Cuts the date out of a line, as fail2ban does, so that `^` applies to what is left.
-    fn new(line: &'a [u8], dates: &Dates) -> Self {
-        match dates.place(line) {
-            Some(cut) if cut.start == 0 => Self { text: line[cut.end..].into(), cut },
-            Some(cut) => Self { text: [&line[..cut.start], &line[cut.end..]].concat().into(), cut },
-            None => Self { text: line.into(), cut: 0..0 },
-        }
-    }
-
-    /// Where a place of the text is in the line.
-    fn place(&self, place: usize) -> usize {
-        if place < self.cut.start { place } else { place + self.cut.len() }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod named;
 pub mod outbox;
 pub mod ports;
 pub mod report;
+pub mod rfc5424;
 pub mod service;
 pub mod source;
 pub mod status;
