@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::rfc5424::{Line, Message};
 pub use fields::zone;
 pub use plain::{Form, find, find_form};
 pub use template::DateError;
@@ -67,6 +68,8 @@ static USUAL_TEMPLATES: LazyLock<Arc<[Template]>> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 pub struct Dates {
     kind: Kind,
+    /// Whether a syslog priority stays where the date behind it is cut out.
+    keep_priority: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +112,7 @@ impl Dates {
             match pattern.to_ascii_uppercase().as_str() {
                 "{^LN-BEG}" => usual = Some(Where::AtStart),
                 "{DEFAULT}" => usual = Some(Where::Anywhere),
-                "{NONE}" => return Ok(Self { kind: Kind::None }),
+                "{NONE}" => return Ok(Self::of(Kind::None)),
                 upper if upper.contains("{DATE}") => {
                     for form in USUAL {
                         templates.push(Template::around(pattern, form)?);
@@ -123,10 +126,43 @@ impl Dates {
         } else {
             Kind::Written(templates.into(), usual)
         };
-        Ok(Self { kind })
+        Ok(Self::of(kind))
     }
 
-    /// Where the date stands in a line: what is cut out of it before the regexes see it.
+    fn of(kind: Kind) -> Self {
+        Self { kind, keep_priority: false }
+    }
+
+    /// For regexes that look for a syslog priority themselves: it stays where it is.
+    pub(crate) fn keep_priority(&mut self) {
+        self.keep_priority = true;
+    }
+
+    /// The line that a message of RFC 5424 reads like, and where its date stands in it, if it has one: none is
+    /// looked for in a text whose sender had none. A datepattern that finds its date only in the message as it is
+    /// written, as fail2ban's with `logtype=rfc5424`, gets that.
+    pub(crate) fn read(&self, message: &Message<'_>) -> (Line, Option<Range<usize>>) {
+        let line = message.line();
+        if let Some(place) = self.place_in(message, &line) {
+            return (line, Some(place));
+        }
+        let (written, place) = self.read_as_written(message);
+        if place.is_some() { (written, place) } else { (line, None) }
+    }
+
+    /// A message of RFC 5424 as it is written, but for its structured data, and where its date stands.
+    pub(crate) fn read_as_written(&self, message: &Message<'_>) -> (Line, Option<Range<usize>>) {
+        let line = message.without_data();
+        let place = self.place_in(message, &line);
+        (line, place)
+    }
+
+    fn place_in(&self, message: &Message<'_>, line: &Line) -> Option<Range<usize>> {
+        message.date().and_then(|_| self.place(&line.bytes))
+    }
+
+    /// Where the date stands in a line that is no message of RFC 5424, with a syslog priority before it: what is
+    /// cut out of the line before the regexes see it.
     pub fn place(&self, line: &[u8]) -> Option<Range<usize>> {
         if self.is_usual()
             && let Some((_, mut place)) = find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC)
@@ -134,6 +170,8 @@ impl Dates {
             // Brackets around the date stay, as `[]`: people's regexes count on it.
             if line.get(place.start) == Some(&b'[') {
                 place = place.start + 1..place.end - 1;
+            } else if !self.keep_priority && place.start == plain::priority(line) {
+                place.start = 0;
             }
             return Some(place);
         }
@@ -145,6 +183,15 @@ impl Dates {
         if matches!(self.kind, Kind::None) {
             return Some(Date { time: now, place: 0..0, form: "{NONE}".into() });
         }
+        if let Some(message) = Message::read(line) {
+            let (line, place) = self.read(&message);
+            let date = place.and_then(|_| self.find_in(&line.bytes, now, zone))?;
+            return Some(Date { place: line.place(date.place.start)..line.place(date.place.end), ..date });
+        }
+        self.find_in(line, now, zone)
+    }
+
+    fn find_in(&self, line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Date> {
         if self.is_usual()
             && let Some((time, place, form)) = find_form(line, now, zone)
         {
@@ -189,7 +236,7 @@ impl Dates {
 
 impl Default for Dates {
     fn default() -> Self {
-        Self { kind: Kind::Usual(Where::Anywhere) }
+        Self::of(Kind::Usual(Where::Anywhere))
     }
 }
 
@@ -276,6 +323,8 @@ mod tests {
     #[case("host y: [2025-09-05 11:17:32] x", "host y: [] x")]
     #[case("192.0.2.1 - - [05/Sep/2025:11:17:32 -0300] \"GET /\"", "192.0.2.1 - - [] \"GET /\"")]
     #[case("type=USER_AUTH msg=audit(1757081852.101:7): x", "type=USER_AUTH msg=audit(:7): x")]
+    #[case("<13>Sep  5 11:17:32 x", " x")]
+    #[case("y Sep  5 11:17:32 2001:db8::5 x", "y  2001:db8::5 x")]
     fn the_usual_forms_are_found(#[case] line: &str, #[case] rest: &str) {
         let (time, left) = date("", line).unwrap_or_else(|| panic!("no date in {line}"));
         assert!(time.starts_with("2025-09-05T14:17:32"), "{line}: {time}");
@@ -289,6 +338,8 @@ mod tests {
     #[case("ts={EPOCH}", "x ts=1757081852 y", Some("2025-09-05T14:17:32Z"), "x  y")]
     #[case("{^LN-BEG}", "[2025-09-05 11:17:32] y", Some("2025-09-05T14:17:32Z"), "[] y")]
     #[case("{^LN-BEG}", "y 2025-09-05 11:17:32", None, "")]
+    #[case("{DATE}", "Sep 05 11:17:32 2001:db8::5 x", Some("2025-09-05T14:17:32Z"), " 2001:db8::5 x")]
+    #[case("^%b %d %H:%M:%S(?: %Y)?", "Sep 05 11:17:32 2025: x", Some("2025-09-05T14:17:32Z"), ": x")]
     #[case(
         "^[^\\[]*\\[({DATE})",
         "v 192.0.2.1 [05/Sep/2025:11:17:32 -0300] z",

@@ -21,6 +21,7 @@ use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
 use crate::kernel;
 use crate::kernel::local_drop::Dropped;
 use crate::local_drop::trusted::Trusted;
+use crate::rfc5424::Message;
 #[cfg(feature = "kernel")]
 use crate::source::connections::{Guard, Guarded};
 use crate::source::journal::{Entry, JournalMatch};
@@ -789,7 +790,9 @@ impl Ignored {
 }
 
 fn failure(address: IpAddr, time: Timestamp, source: &str, line: &[u8]) -> Failure {
-    let text = String::from_utf8_lossy(line);
+    // Structured data would leave no room for the text.
+    let read = Message::read(line).map(|message| message.line().bytes);
+    let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
     Failure { address, time, weight: 1, evidence: Evidence::new(time, source, text.trim_end()) }
 }
 

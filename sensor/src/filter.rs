@@ -7,7 +7,9 @@
 //! an *address* is taken, so that what a log puts before the attacker's text wins. Anything else means
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
+mod address;
 pub mod catalogue;
+mod dateless;
 mod definition;
 mod explain;
 mod literal;
@@ -23,20 +25,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::date::Dates;
-use atalaya_wire::canonical;
-
+use address::{Place, host, leftmost, named};
+use dateless::Dateless;
 pub use definition::FilterDefinition;
 pub use explain::NearMiss;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
-use pattern::{Leading, Parts, Pattern, Prefix};
+use pattern::{Pattern, Prefix};
 use session::{Marks, Sessions};
 pub use sieve::Scanner;
 use sieve::{Candidates, Sieve};
-
-/// How often a place that is no whole address is skipped in one line.
-const RETRIES: usize = 16;
 
 /// So many patterns are tried one after another; of more it is looked up first which may match.
 const FEW: usize = 2;
@@ -119,13 +118,6 @@ pub enum Host {
     Name(String),
 }
 
-/// A line without its date.
-struct Dateless<'a> {
-    text: std::borrow::Cow<'a, [u8]>,
-    /// What to add to a place in the text, from this place on, for the place in the line.
-    cut: Range<usize>,
-}
-
 // === impl Filter ===
 
 impl Filter {
@@ -173,16 +165,22 @@ impl Filter {
         if !dateless.cut.is_empty() && self.dates.span_lines() {
             self.dated = Some(line.to_vec());
         }
-        self.judge(line, dateless)
+        let mut verdict = self.judge(line, dateless);
+        if verdict.is_none() && self.buffer.is_none() {
+            let written = Dateless::as_written(line, &self.dates);
+            verdict = written.and_then(|written| self.judge(line, written));
+        }
+        verdict.unwrap_or(Verdict::Missed)
     }
 
     /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
     pub fn find_message(&mut self, message: &[u8]) -> Verdict {
         let line = trim_end(message);
-        self.judge(line, Dateless { text: line.into(), cut: 0..0 })
+        self.judge(line, Dateless::whole(line)).unwrap_or(Verdict::Missed)
     }
 
-    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Verdict {
+    /// `None` where no regex matches.
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Option<Verdict> {
         match self.search(line, dateless) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
@@ -196,12 +194,12 @@ impl Filter {
                         "a regex took too many steps: the line counts as missed"
                     );
                 }
-                Verdict::Missed
+                Some(Verdict::Missed)
             }
         }
     }
 
-    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Verdict, Exhausted> {
+    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Option<Verdict>, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
         }
@@ -210,7 +208,7 @@ impl Filter {
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
             let read = |groups: Groups<'_>| (host(groups, text), pattern::marks(text, groups));
-            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(Verdict::Missed) };
+            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(None) };
             (content, host_before, marks_before) = (found, host, marks);
         }
         let inner = &text[content.clone()];
@@ -222,7 +220,7 @@ impl Filter {
             let Some((host, marks)) = pattern.find(inner)? else { continue };
             for ignore in &self.ignore {
                 if ignore.is_match(inner)? {
-                    return Ok(Verdict::Ignored);
+                    return Ok(Some(Verdict::Ignored));
                 }
             }
             if let Some(buffer) = &mut self.buffer {
@@ -240,7 +238,7 @@ impl Filter {
                 // Outside a session nothing can make a failure of it.
                 host = None;
             }
-            let Some(host) = host else { return Ok(Verdict::Missed) };
+            let Some(host) = host else { return Ok(Some(Verdict::Missed)) };
             let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
             // The host of a session may stand in an earlier line, that of several lines anywhere.
             let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {
@@ -248,9 +246,9 @@ impl Filter {
                 place(span.start)..place(span.end)
             });
             let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
-            return Ok(Verdict::Matched(Found { host, regex: index, span, user, dated }));
+            return Ok(Some(Verdict::Matched(Found { host, regex: index, span, user, dated })));
         }
-        Ok(Verdict::Missed)
+        Ok(None)
     }
 
     /// Where in a line one of the failregexes matches, by its number, for showing it.
@@ -362,109 +360,6 @@ impl Pattern {
     }
 }
 
-/// A host, and where it stands.
-type Place = (Host, Range<usize>);
-
-/// The leftmost place of a match that is a whole address.
-fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
-    leading.parts.as_ref().and_then(|parts| leftmost_in_parts(parts, text)).or_else(|| {
-        first_address(text, |from| {
-            let captures = leading.whole.captures_at(text, from)?;
-            host_range(&captures)
-        })
-    })
-}
-
-/// The same where the head's own choice of a place leaves one for the rest. Where it does not, another
-/// choice may: that is for the whole regex to find.
-fn leftmost_in_parts(parts: &Parts, text: &[u8]) -> Option<Place> {
-    first_address(text, |from| {
-        let (end, host) = if parts.is_bare {
-            let found = parts.head.find_at(text, from)?.range();
-            let start =
-                found.start + text[found.clone()].iter().position(|byte| pattern::in_addresses(*byte))?;
-            let length =
-                text[start..found.end].iter().take_while(|byte| pattern::in_addresses(**byte)).count();
-            (found.end, start..start + length)
-        } else {
-            let captures = parts.head.captures_at(text, from)?;
-            (captures.get(0)?.end(), host_range(&captures)?)
-        };
-        parts.rest.is_match_at(text, end).then_some(host)
-    })
-}
-
-/// The first of the places that `next` finds, each from a place in the text on, that is a whole address.
-fn first_address(text: &[u8], next: impl Fn(usize) -> Option<Range<usize>>) -> Option<Place> {
-    let mut from = 0;
-    for _ in 0..RETRIES {
-        let place = next(from)?;
-        from = place.start + 1;
-        let found = whole_address(text, place);
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
-fn host_range(captures: &regex::bytes::Captures<'_>) -> Option<Range<usize>> {
-    let host = captures.name(pattern::IP4).or_else(|| captures.name(pattern::IP6))?;
-    Some(host.range())
-}
-
-/// What stands at a place, where it is an address and no part of a longer word.
-fn whole_address(text: &[u8], place: Range<usize>) -> Option<Place> {
-    match named(&text[place.clone()]) {
-        Host::Address(address) if stands_alone(text, place.clone()) => Some((Host::Address(address), place)),
-        _ => None,
-    }
-}
-
-/// The host that a match found. An address that is only a part of a longer word is that word.
-fn host(groups: Groups<'_>, text: &[u8]) -> Option<Place> {
-    let address = groups(Group::Ip4).or_else(|| groups(Group::Ip6));
-    if let Some(place) = address.clone().and_then(|found| whole_address(text, found)) {
-        return Some(place);
-    }
-    let found = address.or_else(|| groups(Group::Dns))?;
-    Some((Host::Name(String::from_utf8_lossy(&text[found.clone()]).into_owned()), found))
-}
-
-/// A text as a host: an address where it is one.
-fn named(text: &[u8]) -> Host {
-    let address = std::str::from_utf8(text).ok().and_then(|text| text.parse::<IpAddr>().ok());
-    address.map_or_else(
-        || Host::Name(String::from_utf8_lossy(text).into_owned()),
-        |address| Host::Address(canonical(address)),
-    )
-}
-
-/// Whether neither a letter, a digit, nor a dot or hyphen that joins more to it, touches the place.
-fn stands_alone(text: &[u8], place: Range<usize>) -> bool {
-    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
-    let joins = |byte: u8| matches!(byte, b'.' | b'-');
-    let before = &text[..place.start];
-    let after = &text[place.end..];
-    let touched_before = match before {
-        [.., last] if word(last) => true,
-        [.., other, last] if joins(*last) => word(other),
-        _ => false,
-    };
-    let touched_after = match after {
-        [first, ..] if word(first) => true,
-        [first, next, ..] if joins(*first) => word(next),
-        [b':', b':', ..] => true,
-        // A hexadecimal group would go on; a port after an IPv4 address is fine.
-        [b':', next, ..] => {
-            let place = &text[place.clone()];
-            place.contains(&b':') && !place.contains(&b'.') && next.is_ascii_hexdigit()
-        }
-        _ => false,
-    };
-    !touched_before && !touched_after
-}
-
 // === impl Buffer ===
 
 impl Buffer {
@@ -512,24 +407,6 @@ impl Buffer {
             keep
         });
         Ok(())
-    }
-}
-
-// === impl Dateless ===
-
-impl<'a> Dateless<'a> {
-    /// Cuts the date out of a line, as fail2ban does, so that `^` applies to what is left.
-    fn new(line: &'a [u8], dates: &Dates) -> Self {
-        match dates.place(line) {
-            Some(cut) if cut.start == 0 => Self { text: line[cut.end..].into(), cut },
-            Some(cut) => Self { text: [&line[..cut.start], &line[cut.end..]].concat().into(), cut },
-            None => Self { text: line.into(), cut: 0..0 },
-        }
-    }
-
-    /// Where a place of the text is in the line.
-    fn place(&self, place: usize) -> usize {
-        if place < self.cut.start { place } else { place + self.cut.len() }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod filter;
 pub mod jail;
 pub mod kernel;
 pub mod local_drop;
+pub mod rfc5424;
 pub mod service;
 pub mod source;
 pub mod store;

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
 
+mod package;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,7 @@ use atalaya_sensor::filter::{Filter, Host, Verdict};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use package::package;
 use serde_json::Value;
 
 /// Prints what fail2ban's client would tell its server, as JSON, a list of words a line.
@@ -25,18 +28,6 @@ for line in done.stdout.splitlines():
     if line.startswith('['):
         print(json.dumps(ast.literal_eval(line)))
 ";
-
-/// Where Debian's package lies unpacked.
-fn package() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let package = target.join("fail2ban");
-    assert!(
-        package.join("etc/fail2ban/jail.conf").is_file(),
-        "fail2ban's files are not in {}: run `cargo xtask setup`",
-        package.display()
-    );
-    package
-}
 
 /// A copy of the stock configuration, with a `jail.local` of the test's.
 fn folder(jail_local: &str) -> tempfile::TempDir {
@@ -407,7 +398,8 @@ fn the_sample_lines_are_judged_as_fail2ban_judges_them() {
     let percent = same as f64 * 100.0 / checks as f64;
     println!("{same} of {checks} checks of {filters} filters are the same: {percent:.2} %");
     differences.iter().for_each(|difference| println!("{difference}"));
-    assert!(same * 1000 >= checks * 995, "only {percent:.2} %:\n{}", differences.join("\n"));
+    assert!(checks > 1600, "only {checks} checks");
+    assert!(differences.is_empty(), "only {percent:.2} %:\n{}", differences.join("\n"));
 }
 
 /// Each mistake is its jail's alone, and says where it is and what would be right.

@@ -1,6 +1,7 @@
 //! The date at the start of a log line: ISO 8601, RFC 3164, RFC 5424, epoch seconds and the web
 //! servers' forms. Bytes in, a moment and its place out; nothing is searched beyond the line's start.
 
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use jiff::civil::DateTime;
@@ -70,8 +71,8 @@ pub fn find_form(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timest
     Some((time, start..end, form))
 }
 
-/// The length of `<PRI>` and, for RFC 5424, the version after it.
-fn priority(line: &[u8]) -> usize {
+/// The length of `<PRI>` and, for RFC 5424, the version after it; 0 where there is none.
+pub(super) fn priority(line: &[u8]) -> usize {
     if line.first() != Some(&b'<') {
         return 0;
     }
@@ -81,6 +82,12 @@ fn priority(line: &[u8]) -> usize {
     }
     let length = digits + 2;
     if line[length..].starts_with(b"1 ") { length + 2 } else { length }
+}
+
+/// Whether it begins with an IPv6 address, as the host of `Sep  5 11:17:32 2001:db8::5 sshd: x` is.
+pub(super) fn is_host(rest: &[u8]) -> bool {
+    let word = rest.split(|byte| *byte == b' ').next().unwrap_or_default();
+    std::str::from_utf8(word).is_ok_and(|word| word.parse::<Ipv6Addr>().is_ok())
 }
 
 fn iso(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
@@ -289,7 +296,8 @@ impl Cursor<'_> {
         let is_year = rest.first() == Some(&b' ')
             && matches!(rest.get(1..3), Some(b"19" | b"20"))
             && rest.get(3..5).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
-            && rest.get(5).is_none_or(|next| matches!(next, b' ' | b']' | b':' | b','));
+            && rest.get(5).is_none_or(|next| matches!(next, b' ' | b']' | b':' | b','))
+            && !is_host(&rest[1..]);
         if !is_year {
             return None;
         }
@@ -381,9 +389,13 @@ mod tests {
             "[05/Sep/2025:14:17:32 +0000] x",
             "Sep 05 11:17:32 x",
             "Sep  5 2025 11:17:32 x",
+            "Sep  5 11:17:32 2025 x",
         ] {
             assert_date(line, "2025-09-05T14:17:32Z", " x");
         }
+        // A host that looks like a year.
+        assert_date("Sep  5 11:17:32 2001:db8::5 x", "2025-09-05T14:17:32Z", " 2001:db8::5 x");
+        assert_date("Sep  5 11:17:32 2025: x", "2025-09-05T14:17:32Z", ": x");
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::{Captures, Regex, RegexBuilder};
 
 use super::fields::Fields;
+use super::plain::is_host;
 
 /// The largest compiled form, in bytes.
 const SIZE_LIMIT: usize = 1 << 20;
@@ -114,7 +115,7 @@ impl Template {
     /// Where it fits a line leftmost: what is to be cut out.
     pub(super) fn place(&self, line: &[u8]) -> Option<Range<usize>> {
         let places = self.regexes.iter().filter_map(|regex| {
-            let captures = regex.captures(line)?;
+            let captures = captures(regex, line)?;
             Some(captures.get(1)?.range())
         });
         places.min_by_key(|place| place.start)
@@ -125,7 +126,7 @@ impl Template {
         if self.is_empty {
             return None;
         }
-        let found = self.regexes.iter().filter_map(|regex| Some((regex, regex.captures(line)?)));
+        let found = self.regexes.iter().filter_map(|regex| Some((regex, captures(regex, line)?)));
         let (regex, captures) =
             found.min_by_key(|(_, captures)| captures.get(1).map(|group| group.start()))?;
         let mut fields = Fields::default();
@@ -136,6 +137,15 @@ impl Template {
         }
         fields.moment(now, zone)
     }
+}
+
+/// A match in which the beginning of a host is not taken for a year: of `Sep  5 11:17:32 2001:db8::5 sshd: x`.
+fn captures<'l>(regex: &Regex, line: &'l [u8]) -> Option<Captures<'l>> {
+    let captures = regex.captures(line)?;
+    let end = captures.get(1).map_or(0, |date| date.end());
+    let before = end.checked_sub(b" 2001".len());
+    let before = before.filter(|before| line.get(end) == Some(&b':') && is_host(&line[before + 1..]));
+    before.and_then(|before| regex.captures(&line[..before])).or(Some(captures))
 }
 
 fn strip<'a>(pattern: &'a str, mark: &str) -> (bool, &'a str) {

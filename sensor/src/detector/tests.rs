@@ -60,6 +60,31 @@ fn jails_of_one_file_each_get_their_lines() {
 }
 
 #[test]
+fn a_message_of_rfc_5424_counts_at_its_date_or_now_and_its_data_is_no_evidence() {
+    let jails = "[syslog]\nudp = [\"127.0.0.1:514\"]\n[jail.a]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 1\nfailregex = 'bad from <ADDR>$'\n\
+         [jail.b]\nsource = \"syslog\"\nmaxretry = 1\nfailregex = '^\\s*fw app: bad from <ADDR>$'\n";
+    let (mut detector, offences) = detector(jails);
+    let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();
+    let data = format!("[x y=\"{}\"]", "z".repeat(Evidence::LONGEST));
+    let message = |date: &str, address: &str| format!("<38>1 {date} fw app - - {data} bad from {address}");
+    let (dated, dateless) = (message("2025-09-05T11:17:32Z", "192.0.2.1"), message("-", "192.0.2.2"));
+    detector.lines(&[0], "x", format!("{dated}\n{dateless}\n").as_bytes(), now);
+    let peer = "192.0.2.99".parse().unwrap();
+    detector.syslog(peer, Some("2025-09-05T11:17:32Z".parse().unwrap()), dated.as_bytes(), now);
+    detector.syslog(peer, None, dateless.as_bytes(), now);
+    let found: Vec<String> = offences
+        .try_iter()
+        .map(|offence| format!("{} {} {}", offence.jail, offence.time, offence.evidence[0].text))
+        .collect();
+    for (found, jail) in found.chunks(2).zip(["a", "b"]) {
+        let dated = "2025-09-05T11:17:32Z 2025-09-05T11:17:32Z fw app: bad from 192.0.2.1";
+        let dateless = "2025-09-05T11:20:00Z fw app: bad from 192.0.2.2";
+        assert_eq!(found, [format!("{jail} {dated}"), format!("{jail} {dateless}")]);
+    }
+    assert_eq!(found.len(), 4);
+}
+
+#[test]
 fn a_reload_keeps_what_was_counted() {
     let (mut detector, offences) = detector(JAIL);
     let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();

@@ -59,7 +59,11 @@ impl FilterDefinition {
             .iter()
             .map(|regex| pattern::compile_any(regex, multiline))
             .collect::<Result<Vec<_>, _>>()?;
-        let dates = self.datepattern.as_deref().map(Dates::new).transpose()?.unwrap_or_default();
+        let mut dates = self.datepattern.as_deref().map(Dates::new).transpose()?.unwrap_or_default();
+        let mut regexes = failregex.iter().chain(&self.prefregex);
+        if regexes.any(|regex| regex.contains(r"<\d") || regex.contains("<[")) {
+            dates.keep_priority();
+        }
         let warnings = patterns
             .iter()
             .filter(|pattern| pattern.bendable)

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::dateless::Dateless;
 use super::machine::{Group, Machine};
 use super::pattern;
-use super::{Dateless, Filter, trim_end};
+use super::{Filter, trim_end};
 
 /// A text counts as understood when so many characters of a regex's own stood in the line.
 const LEAST: usize = 4;

@@ -22,7 +22,8 @@ pub(super) struct Text {
 ///
 /// The regex sees a line whose date was cut out, so that what it holds side by side need not stand so in
 /// the line. A date is a word: only before something that is no letter or digit can it have stood, and
-/// there the texts are parted.
+/// there the texts are parted. Before the first word of a message of RFC 5424 there may be a mark in place of
+/// the blank, so that no text begins with one.
 pub(super) fn required(expanded: &str) -> Option<Vec<Text>> {
     let tree = Expr::parse_tree(expanded).ok()?;
     let mut texts: Vec<Text> = of(&tree.expr)?.iter().map(longest_word).collect::<Option<_>>()?;
@@ -93,7 +94,8 @@ fn longest_word(text: &Text) -> Option<Text> {
         }
     }
     words.push(&text.text[start..]);
-    let longest = words.into_iter().filter(|word| word.is_ascii()).max_by_key(|word| word.len())?;
+    let words = words.into_iter().map(|word| word.trim_start_matches(' ')).filter(|word| word.is_ascii());
+    let longest = words.max_by_key(|word| word.len())?;
     (longest.len() >= SHORTEST).then(|| Text { text: longest.to_owned(), any_case: text.any_case })
 }
 
@@ -104,10 +106,10 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case(r"^.*Error: authentication failed", &[" authentication"])]
+    #[case(r"^.*Error: authentication failed", &["authentication"])]
     #[case(r"^(?:Failed|Invalid) (?:password|user)", &["Failed", "Invalid"])]
     #[case(r"^\[\] (?i)denied", &["denied"])]
-    #[case(r"^user (?!root)\S+ refused", &[" refused"])]
+    #[case(r"^user (?!root)\S+ refused", &["refused"])]
     #[case(r"(?P<a>x)?(?(a)alpha|beta)", &["alpha", "beta"])]
     #[case(r"(?:ab)+", &[])]
     #[case(r"(?:longer|x?)", &[])]

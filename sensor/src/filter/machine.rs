@@ -150,11 +150,12 @@ impl Numbers {
     }
 }
 
-fn group(name: &str) -> Option<Group> {
+pub(super) fn group(name: &str) -> Option<Group> {
     Some(match name {
-        IP4 => Group::Ip4,
-        IP6 => Group::Ip6,
-        DNS => Group::Dns,
+        // The short names are those of fail2ban, for groups that are written out.
+        IP4 | "ip4" => Group::Ip4,
+        IP6 | "ip6" => Group::Ip6,
+        DNS | "dns" => Group::Dns,
         "content" => Group::Content,
         "mlfid" => Group::Session,
         "nofail" => Group::NoFailure,

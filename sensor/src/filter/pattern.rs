@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-use super::machine::{Exhausted, Group, Groups, Machine, linear};
+use super::machine::{Exhausted, Group, Groups, Machine, group, linear};
 use super::session::Marks;
 
 /// The names of the groups that `<HOST>` makes.
@@ -377,24 +377,25 @@ fn expand(python: &str, names: bool) -> (String, usize) {
                 hosts += 1;
                 out.push_str(&format!(r"\[?(?:{}|{}|{})\]?", ip4(), ip6(), dns()));
             }
-            "HOST" | "ADDR" => {
+            "HOST" | "ADDR" | "F-ADDR/" => {
                 hosts += 1;
                 out.push_str(&format!(r"\[?(?:{}|{})\]?", ip4(), ip6()));
             }
-            "IP4" => {
+            "IP4" | "F-IP4/" => {
                 families.0 += 1;
-                out.push_str(&ip4());
+                // As a socket for both families writes it.
+                out.push_str(&format!("(?:::[fF]{{4}}:)?{}", ip4()));
             }
-            "IP6" => {
+            "IP6" | "F-IP6/" => {
                 families.1 += 1;
                 out.push_str(&format!(r"\[?{}\]?", ip6()));
             }
-            "DNS" => {
+            "DNS" | "F-DNS/" => {
                 hosts += 1;
                 out.push_str(&dns());
             }
-            "CIDR" => out.push_str(r"(?P<cidr>\d+)"),
-            "SUBNET" => {
+            "CIDR" | "F-CIDR/" => out.push_str(r"(?P<cidr>\d+)"),
+            "SUBNET" | "F-SUBNET/" => {
                 hosts += 1;
                 out.push_str(&format!(r"\[?(?:{}|{})(?:/(?P<cidr>\d+))?\]?", ip4(), ip6()));
             }
@@ -444,11 +445,11 @@ fn ip4() -> String {
     format!("(?P<{IP4}>{DOTTED})")
 }
 
-/// What looks like an IPv6 address: hexadecimal digits with at least two colons, perhaps with an IPv4
-/// address at the end.
+/// What looks like an IPv6 address: groups of up to four hexadecimal digits, parted by at least two colons,
+/// perhaps with an IPv4 address at the end. Whether they are too many is told by reading them.
 fn ip6() -> String {
-    let start = "[0-9a-fA-F]{0,4}:[0-9a-fA-F]{0,4}:";
-    format!("(?P<{IP6}>{start}(?:[0-9a-fA-F]{{1,4}}:)*{DOTTED}|{start}[0-9a-fA-F:]*)")
+    let (group, or_none) = ("[0-9a-fA-F]{1,4}", "[0-9a-fA-F]{0,4}");
+    format!("(?P<{IP6}>(?:{group}:{or_none}|:):(?:{or_none}:)*(?:{DOTTED}|{group})?)")
 }
 
 fn dns() -> String {
@@ -520,7 +521,11 @@ struct Walk {
 impl Walk {
     fn visit(&mut self, hir: &Hir) {
         match hir.kind() {
-            HirKind::Capture(capture) if matches!(capture.name.as_deref(), Some(name) if [IP4, IP6, DNS].contains(&name)) =>
+            HirKind::Capture(capture)
+                if matches!(
+                    capture.name.as_deref().and_then(group),
+                    Some(Group::Ip4 | Group::Ip6 | Group::Dns)
+                ) =>
             {
                 self.seen_host = true;
             }

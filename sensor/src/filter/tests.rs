@@ -163,9 +163,41 @@ fn the_lines_of_a_session_are_one_story() {
 #[case("from 1.2.3.400", None)]
 #[case("from 999.2.3.4", None)]
 #[case("from evil.example", None)]
-#[case("from 1:2:3:4:5:6:7:8:9", None)]
+// The ninth may be a port; a tenth makes it no address.
+#[case("from 1:2:3:4:5:6:7:8:9", Some("1:2:3:4:5:6:7:8"))]
+#[case("from 1:2:3:4:5:6:7:8:9:a", None)]
 fn only_a_whole_address_counts(#[case] line: &str, #[case] expected: Option<&str>) {
     assert_eq!(address("from <HOST>", line).as_deref(), expected);
+}
+
+#[rstest]
+#[case("key aa:bb:cc:dd:ee:ff:00:11:22:33 fail", None)]
+#[case("at 10:00:00 2001:db8::7 fail", Some("2001:db8::7"))]
+#[case("at 10:00:00 2001:db8::7:50058 fail", Some("2001:db8::7"))]
+#[case("udp6:2001:db8::7:50058 fail", Some("2001:db8::7"))]
+#[case("client:::ffff:192.0.2.1 fail", Some("192.0.2.1"))]
+#[case("2001:db8::7::5 fail", None)]
+fn behind_a_wildcard_no_part_of_a_longer_run_counts(#[case] line: &str, #[case] expected: Option<&str>) {
+    assert_eq!(address("^.*<HOST>.* fail$", line).as_deref(), expected);
+    assert_eq!(address("^.*<HOST>.*f.*l$", line).as_deref(), expected);
+}
+
+#[test]
+fn a_group_that_is_named_as_a_host_is_one() {
+    let mut named = filter("^from <F-IP6>[0-9a-f:]+</F-IP6> or <F-IP4>[0-9.]+</F-IP4>$");
+    let found = |verdict| match verdict {
+        Verdict::Matched(Found { host: Host::Address(address), .. }) => Some(address.to_string()),
+        _ => None,
+    };
+    assert_eq!(found(named.find(b"from 2001:db8::7 or 192.0.2.1")).as_deref(), Some("192.0.2.1"));
+    assert_eq!(address(r"^by (?P<ip6>\S+) now$", "by 2001:db8::7 now").as_deref(), Some("2001:db8::7"));
+    assert_eq!(filter(r"^by (?P<dns>\S+) now$").find(b"by evil.example now"), named_host("evil.example", 3));
+    assert!(!filter("^.+ <F-IP4>[0-9.]+</F-IP4> .*").warnings().is_empty());
+}
+
+fn named_host(name: &str, at: usize) -> Verdict {
+    let host = Host::Name(name.to_owned());
+    Verdict::Matched(Found { host, regex: 0, span: at..at + name.len(), user: None, dated: None })
 }
 
 #[test]
@@ -179,6 +211,11 @@ fn a_host_name_is_told_apart() {
 fn the_date_is_cut_out_so_that_the_pattern_begins_after_it() {
     for line in ["2025-09-05T11:17:32Z sshd: bye 192.0.2.1", "Sep  5 11:17:32 sshd: bye 192.0.2.1"] {
         assert_eq!(address(r"^\s*sshd: bye <HOST>$", line).as_deref(), Some("192.0.2.1"), "{line}");
+    }
+    // A priority before it too, unless the regex wants it.
+    let line = "<34>Sep  5 11:17:32 sshd: bye 192.0.2.1";
+    for regex in [r"^ sshd: bye <HOST>$", r"^<\d+> sshd: bye <HOST>$", r"^(?:<[0-9]+>)? sshd: bye <HOST>$"] {
+        assert_eq!(address(regex, line).as_deref(), Some("192.0.2.1"), "{regex}");
     }
     let Verdict::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n")
     else {

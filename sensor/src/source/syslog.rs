@@ -4,6 +4,7 @@
 
 mod framing;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::date;
+use crate::rfc5424;
 use framing::Framing;
 
 /// Where to listen, and the bounds.
@@ -41,8 +43,8 @@ pub struct Message<'a> {
     pub peer: SocketAddr,
     /// The date that it carries, where it is one.
     pub time: Option<Timestamp>,
-    /// The message after its priority, as a line of a log file would have it: date, host, program and
-    /// text. Not necessarily UTF-8.
+    /// The message as a line of a log file would have it: date, host, program and text after the priority, or
+    /// all of a message of RFC 5424. Not necessarily UTF-8.
     pub text: &'a [u8],
 }
 
@@ -238,13 +240,28 @@ async fn messages(
 }
 
 fn hand_over(message: &[u8], peer: SocketAddr, sink: &impl Fn(Message<'_>), status: &SyslogStatus) {
-    let text = without_priority(message.trim_ascii_end());
+    let line = one_line(message.trim_ascii_end());
+    let (text, date) = match rfc5424::Message::read(&line) {
+        Some(message) => (&*line, message.date().unwrap_or_default()),
+        None => {
+            let text = without_priority(&line);
+            (text, text)
+        }
+    };
     if text.is_empty() {
         return;
     }
     status.messages.fetch_add(1, Ordering::Relaxed);
-    let time = date::find(text, Timestamp::now(), &TimeZone::system()).map(|(time, _)| time);
+    let time = date::find(date, Timestamp::now(), &TimeZone::system()).map(|(time, _)| time);
     sink(Message { peer, time, text });
+}
+
+/// A line of a log has no line ends in it.
+fn one_line(message: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr2(b'\n', b'\r', message).is_none() {
+        return message.into();
+    }
+    message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
 }
 
 /// The message after `<PRI>`, and after RFC 5424's version.
@@ -290,8 +307,10 @@ mod tests {
             ("<34>Oct 11 22:14:15 mymachine su: failed\n", "Oct 11 22:14:15 mymachine su: failed"),
             (
                 "<165>1 2003-10-11T22:14:15.003Z host app - - - text",
-                "2003-10-11T22:14:15.003Z host app - - - text",
+                "<165>1 2003-10-11T22:14:15.003Z host app - - - text",
             ),
+            ("<34>Oct 11 22:14:15 mymachine su: a\r\nb\nc\n", "Oct 11 22:14:15 mymachine su: a  b c"),
+            ("<165>1 - host app - - [x y=\"a\nb\"] a\nb", "<165>1 - host app - - [x y=\"a b\"] a b"),
             (
                 "<30>system,error,critical login failure for user x from 192.0.2.1 via ssh",
                 "system,error,critical login failure for user x from 192.0.2.1 via ssh",
@@ -306,7 +325,7 @@ mod tests {
         assert_eq!(lines.recv().await.unwrap().len(), 100);
         socket.send_to(&[0xff, 0x00, b'z'], addresses[0]).await.unwrap();
         assert!(lines.recv().await.unwrap().ends_with('z'));
-        assert_eq!((status.messages(), status.cut()), (7, 1));
+        assert_eq!((status.messages(), status.cut()), (9, 1));
     }
 
     #[tokio::test]

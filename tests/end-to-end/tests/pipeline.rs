@@ -123,11 +123,11 @@ async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
     let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
     scene.stage.write_sensor_config(&format!(
         "[syslog]\nudp = [\"127.0.0.1:{port}\"]\ntcp = [\"127.0.0.1:{port}\"]\n[jail.routeros]\nsource = \"syslog\"\n\
-         [jail.others]\nsource = \"syslog\"\nfailregex = ' - - - login failure for user .* from <HOST> via \\w+$'\n"
+         [jail.others]\nsource = \"syslog\"\nfailregex = '^\\s*edge system: login failure for user .* from <HOST> via \\w+$'\n"
     ))?;
     let _sensor = scene.stage.start_sensor()?;
 
-    // As RouterOS sends it, as a BSD host does, and as RFC 5424 over TCP with and without a count.
+    // As RouterOS sends it, and as RFC 5424 over TCP with and without a count, with data and without.
     let message = |from: &str| format!("login failure for user admin from {from} via winbox");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
     for _ in 0..3 {
@@ -137,7 +137,7 @@ async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
     let now = jiff::Timestamp::now();
     for _ in 0..3 {
-        writeln!(stream, "<38>1 {now} edge system - - - {}", message("2001:db8::21"))?;
+        writeln!(stream, "<38>1 {now} edge system - - [x y=\"\\\"]\"] {}", message("2001:db8::21"))?;
         let text = format!("<38>1 {now} edge system - - - {}", message("198.51.100.22"));
         write!(stream, "{} {text}", text.len())?;
     }
