@@ -29,6 +29,7 @@ use crate::{fleet, prefixes};
 mod book;
 mod counts;
 mod reachable;
+mod rulings;
 
 pub use counts::Counts;
 pub use reachable::EXEMPT;

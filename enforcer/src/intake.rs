@@ -2,6 +2,7 @@
 //! the ledger has them; acked once it has. Every request is hostile until it proves otherwise.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -166,10 +167,12 @@ impl Intake {
         &self.reports
     }
 
-    /// Takes a batch: bans at once, and acks once the ledger has them.
+    /// Takes a batch: bans at once, and acks with what became of each offence once the ledger has them.
     async fn take(&self, sensor: Name, mut batch: Batch) -> Result<Ack, Problem> {
         let now = self.clock.now();
         let all = batch.offences.len() as u64;
+        let offenders: Vec<(u64, IpAddr)> =
+            batch.offences.iter().map(|numbered| (numbered.sequence, numbered.offence.address)).collect();
         let through = self.through(&sensor, &batch.outbox)?;
         batch.offences.retain(|offence| offence.sequence > through);
         let dating = Dating::new(batch.sent, now);
@@ -200,7 +203,10 @@ impl Intake {
         let mut known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
         let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
         *committed = (*committed).max(last);
-        Ok(Ack { through: *committed, ledger: Some(self.ledger_id.clone()) })
+        let through = *committed;
+        drop(known);
+        let rulings = self.bans.rulings(&offenders, self.clock.now());
+        Ok(Ack { through, ledger: Some(self.ledger_id.clone()), rulings })
     }
 
     /// Takes a report.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use atalaya_sensor::config::Config;
-use atalaya_sensor::detector::{Detector, Ignored};
+use atalaya_sensor::detector::{Detector, Handed, Ignored};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -48,7 +48,7 @@ fn main() {
 /// Reads the log in blocks, and takes what is pending as often as a second passes.
 fn pass(log: &str, reporting: bool, now: Timestamp) -> Duration {
     let config = Config::parse(JAIL, Path::new("sensor.toml")).unwrap();
-    let mut detector = Detector::new(config.jails, Ignored::default(), TimeZone::UTC, |_, _| {});
+    let mut detector = Detector::new(config.jails, Ignored::default(), TimeZone::UTC, |_, _| Handed::Asked);
     detector.set_reporting(reporting);
     let (start, mut taken) = (spent(), Instant::now());
     let mut rest = log.as_bytes();

@@ -49,7 +49,7 @@ pub enum Request {
         /// For how long; the jail's own time where there is none.
         bantime: Option<BanTime>,
     },
-    /// Lift a ban that this sensor asked for.
+    /// Lift a ban that this sensor asked for, and let pass what this host drops.
     Unban {
         /// In this jail; in all where there is none.
         jail: Option<Name>,

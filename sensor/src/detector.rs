@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use atalaya_wire::{BanTime, Evidence, Name, Networks, Offence, Seconds};
+use atalaya_wire::{BanTime, Evidence, Grounds, Name, Networks, Offence, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -17,7 +17,7 @@ use crate::date::Dates;
 use crate::filter::{Found, Host, Scanner, Verdict};
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports;
-use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
+use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome, OwnBan, RefusedBan};
 use crate::kernel;
 use crate::kernel::local_drop::Dropped;
 use crate::local_drop::trusted::Trusted;
@@ -26,6 +26,8 @@ use crate::rfc5424::Message;
 use crate::source::connections::{Guard, Guarded};
 use crate::source::journal::{Entry, JournalMatch};
 use crate::uplink::report::Pending;
+
+mod bans;
 
 /// How many failures are logged one by one in a second.
 const MOST_SAID: u32 = 200;
@@ -66,7 +68,27 @@ struct Chatter {
 }
 
 /// Takes an offence, with the command that is to be asked about its address first, where there is one.
-type Offended = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send;
+type Offended = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) -> Handed + Send;
+
+/// Where an offence went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// To the enforcer.
+    Sent(Sent),
+    /// To its jail's ignorecommand, which is asked first.
+    Asked,
+    /// Nowhere, for want of room.
+    Lost,
+}
+
+/// An offence on its way to the enforcer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its number in the outbox.
+    pub sequence: u64,
+    /// Whether this host lets the offender pass until the enforcer says that it is banned.
+    pub held: bool,
+}
 
 /// What no jail counts.
 #[derive(Clone, Debug, Default)]
@@ -156,6 +178,9 @@ pub struct JailStatus {
     pub exhausted: u64,
     /// The bans that it asked for and that are not over.
     pub banned: Vec<BannedAddress>,
+    /// Those that the enforcer refused lately.
+    #[serde(default)]
+    pub refused: Vec<RefusedAddress>,
 }
 
 /// A ban that a jail asked for.
@@ -165,9 +190,23 @@ pub struct BannedAddress {
     pub address: IpAddr,
     /// Until when; `None` for ever.
     pub until: BanEnd,
+    /// What the enforcer bans for it; `None` before its answer.
+    #[serde(default)]
+    pub net: Option<IpNet>,
     /// What this host itself dropped for it; `None` where it does not.
     #[serde(default)]
     pub dropped: Option<Dropped>,
+}
+
+/// An address that the enforcer did not ban for a jail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefusedAddress {
+    /// Whose.
+    pub address: IpAddr,
+    /// When it was refused.
+    pub at: Timestamp,
+    /// Why.
+    pub grounds: Grounds,
 }
 
 // === impl Detector ===
@@ -178,7 +217,7 @@ impl Detector {
         jails: Vec<JailConfig>,
         ignored: Ignored,
         zone: TimeZone,
-        offended: impl FnMut(Offence, Option<Arc<IgnoreCommand>>) + Send + 'static,
+        offended: impl FnMut(Offence, Option<Arc<IgnoreCommand>>) -> Handed + Send + 'static,
     ) -> Self {
         let jails = jails.into_iter().map(|config| Watched::new(config, None)).collect();
         Self {
@@ -209,93 +248,6 @@ impl Detector {
             .collect();
         self.ignored.configured = configured;
         self.scanners.clear();
-    }
-
-    /// Takes over bans that an earlier run saved.
-    pub fn restore_bans(&mut self, bans: Vec<(Name, IpAddr, BanEnd)>) {
-        for (name, address, until) in bans {
-            if let Some(watched) = self.find(&name) {
-                watched.jail.restore_bans([(address, until)]);
-            }
-        }
-    }
-
-    /// Bans by hand: an offence like any other, whoever is spared.
-    pub fn ban(
-        &mut self,
-        jail: &Name,
-        address: IpAddr,
-        bantime: Option<BanTime>,
-        now: Timestamp,
-    ) -> Option<BanTime> {
-        let watched = self.find(jail)?;
-        let bantime = bantime.unwrap_or(watched.jail.policy().bantime);
-        let evidence = vec![Evidence::new(now, "by hand", "atalaya-sensor ban")];
-        let address = atalaya_wire::canonical(address);
-        let offence =
-            Offence { escalation: None, ..watched.jail.offence(address, now, 0, bantime, evidence) };
-        tracing::info!(jail = %jail, %address, %bantime, "banned by hand");
-        (self.outlet.offended)(offence, None);
-        Some(bantime)
-    }
-
-    /// The bans of an address, and of all IPv6 addresses that are counted as one with it, in one jail or
-    /// in all.
-    pub fn banned(&self, jail: Option<&Name>, address: IpAddr) -> Vec<(Name, IpAddr)> {
-        let wanted = |watched: &&Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
-        let banned = self.jails.iter().filter(wanted).flat_map(|watched| {
-            let name = &watched.jail.policy().name;
-            watched.jail.banned(address).map(|address| (name.clone(), address))
-        });
-        banned.collect()
-    }
-
-    /// Forgets these bans and what is counted of an address, in one jail or in all.
-    pub fn lift(&mut self, jail: Option<&Name>, address: IpAddr) {
-        let wanted = |watched: &&mut Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
-        self.jails.iter_mut().filter(wanted).for_each(|watched| watched.jail.lift(address));
-    }
-
-    /// Takes back the ban of this very address, which its jail's ignorecommand spares.
-    pub fn withdraw(&mut self, jail: &Name, address: IpAddr) {
-        if let Some(watched) = self.find(jail) {
-            watched.jail.withdraw(address);
-        }
-    }
-
-    /// The bans that the jails asked for and that are not over.
-    pub fn standing(&self, now: Timestamp) -> Vec<(Name, IpAddr)> {
-        let standing = self.jails.iter().flat_map(|watched| {
-            let name = &watched.jail.policy().name;
-            watched.jail.bans(now).map(|(address, _)| (name.clone(), address))
-        });
-        standing.collect()
-    }
-
-    /// A ban that is not over as an offence once more, for an enforcer that has lost its ledger: from now
-    /// on for what is left of it. It grows no longer by that, and counts as no new one here. `None` where it
-    /// was lifted or is over.
-    pub fn resent(&self, jail: &Name, address: IpAddr, now: Timestamp) -> Option<Offence> {
-        let watched = self.jails.iter().find(|watched| watched.jail.policy().name == *jail)?;
-        let bantime = match watched.jail.ban_of(address, now)? {
-            Some(until) => {
-                let left = until.duration_since(now).as_millis().max(1);
-                BanTime::For(Seconds(u64::try_from(left).ok()?.div_ceil(1000)))
-            }
-            None => BanTime::Permanent,
-        };
-        let text = "the enforcer's ledger was lost; this ban stood at the sensor";
-        let evidence = vec![Evidence::new(now, "resent", text)];
-        // No failures, as with a ban by hand: they were told before.
-        Some(Offence {
-            jail: jail.clone(),
-            address: atalaya_wire::canonical(address),
-            time: now,
-            failures: 0,
-            bantime,
-            escalation: None,
-            evidence,
-        })
     }
 
     /// Whether what is to be reported is gathered from now on.
@@ -377,17 +329,6 @@ impl Detector {
             let name = watched.jail.policy().name.clone();
             let counters = watched.jail.take_changed();
             changed.extend(counters.into_iter().map(|(address, counter)| (name.clone(), address, counter)));
-        }
-        changed
-    }
-
-    /// The bans that changed since the last call.
-    pub fn take_changed_bans(&mut self) -> Vec<(Name, IpAddr, Option<BanEnd>)> {
-        let mut changed = Vec::new();
-        for watched in &mut self.jails {
-            let name = watched.jail.policy().name.clone();
-            let bans = watched.jail.take_changed_bans();
-            changed.extend(bans.into_iter().map(|(address, until)| (name.clone(), address, until)));
         }
         changed
     }
@@ -758,16 +699,25 @@ impl Watched {
             offences: totals.offences,
             ignored: totals.ignored + totals.old,
             exhausted,
-            banned: self.jail.bans(now).map(BannedAddress::from).collect(),
+            banned: self.jail.bans().standing(now).map(BannedAddress::from).collect(),
+            refused: self.jail.bans().refused(now).map(RefusedAddress::from).collect(),
         }
     }
 }
 
 // === impl BannedAddress ===
 
-impl From<(IpAddr, BanEnd)> for BannedAddress {
-    fn from((address, until): (IpAddr, BanEnd)) -> Self {
-        Self { address, until, dropped: None }
+impl From<(IpAddr, &OwnBan)> for BannedAddress {
+    fn from((address, ban): (IpAddr, &OwnBan)) -> Self {
+        Self { address, until: ban.until, net: ban.net, dropped: None }
+    }
+}
+
+// === impl RefusedAddress ===
+
+impl From<(IpAddr, &RefusedBan)> for RefusedAddress {
+    fn from((address, refused): (IpAddr, &RefusedBan)) -> Self {
+        Self { address, at: refused.at, grounds: refused.grounds }
     }
 }
 
@@ -851,7 +801,8 @@ fn judge(
         }
         Outcome::Offence(offence) => {
             let (failures, bantime) = (offence.failures, offence.bantime);
-            (outlet.offended)(offence, spared.command.clone());
+            let handed = (outlet.offended)(offence, spared.command.clone());
+            bans::handed(jail, address, handed);
             if outlet.chatter.may_say(now) {
                 tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
                 tracing::info!(jail = %name, %address, %bantime, "offence");

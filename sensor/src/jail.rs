@@ -11,7 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub mod ignore;
+mod own_bans;
 pub mod ports;
+
+pub use own_bans::{BanEnd, Fate, OwnBan, OwnBans, RefusedBan};
 
 /// A failure dated later than this after now is dated now: its clock is wrong.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
@@ -90,9 +93,6 @@ struct Decaying {
     count: u32,
 }
 
-/// When a ban ends; `None` for one that is permanent.
-pub type BanEnd = Option<Timestamp>;
-
 /// Sums since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -118,9 +118,7 @@ pub struct Jail {
     activity: BTreeMap<u64, IpAddr>,
     clock: u64,
     changed: HashSet<IpAddr>,
-    /// The bans that were asked for and should not be over, by the very address, and which of them changed.
-    bans: BTreeMap<IpAddr, BanEnd>,
-    changed_bans: BTreeMap<IpAddr, Option<BanEnd>>,
+    bans: OwnBans,
     totals: Totals,
 }
 
@@ -211,8 +209,7 @@ impl Jail {
             activity: BTreeMap::new(),
             clock: 0,
             changed: HashSet::new(),
-            bans: BTreeMap::new(),
-            changed_bans: BTreeMap::new(),
+            bans: OwnBans::default(),
             totals: Totals::default(),
         }
     }
@@ -295,18 +292,20 @@ impl Jail {
             BanTime::For(seconds) => time.checked_add(seconds.signed()).ok(),
             BanTime::Permanent => None,
         };
-        if self.bans.len() < self.policy.limit || self.bans.contains_key(&address) {
-            self.bans.insert(address, until);
-            self.changed_bans.insert(address, Some(until));
-        }
+        self.bans.ask(address, time, until, self.policy.limit);
         let escalation = self.policy.escalation.clone();
         Offence { jail: self.policy.name.clone(), address, time, failures, bantime, escalation, evidence }
     }
 
     /// Forgets the bans of an address and of all that are counted as one with it, and their failures.
     pub fn lift(&mut self, address: IpAddr) {
-        let banned: Vec<IpAddr> = self.banned(address).collect();
+        let banned: Vec<IpAddr> = self.banned(address).map(|(address, _)| address).collect();
         banned.into_iter().for_each(|address| self.withdraw(address));
+        self.forget(address);
+    }
+
+    /// Forgets what is counted of an address.
+    pub fn forget(&mut self, address: IpAddr) {
         self.remove(self.policy.key(address));
     }
 
@@ -314,37 +313,22 @@ impl Jail {
     pub fn withdraw(&mut self, address: IpAddr) {
         let address = canonical(address);
         self.remove(self.policy.key(address));
-        if self.bans.remove(&address).is_some() {
-            self.changed_bans.insert(address, None);
-        }
+        self.bans.withdraw(address);
     }
 
-    /// Which addresses are banned of those that are counted as one with this one, whether or not their
-    /// time is over.
-    pub fn banned(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> + '_ {
-        self.bans.range(self.policy.counted_as_one(address)).map(|(address, _)| *address)
+    /// The bans of those that are counted as one with this address, whether or not their time is over.
+    pub fn banned(&self, address: IpAddr) -> impl Iterator<Item = (IpAddr, &OwnBan)> + '_ {
+        self.bans.range(self.policy.counted_as_one(address))
     }
 
-    /// When the ban of this very address ends, where one was asked for that is not over.
-    pub fn ban_of(&self, address: IpAddr, now: Timestamp) -> Option<BanEnd> {
-        let until = *self.bans.get(&canonical(address))?;
-        until.is_none_or(|until| until > now).then_some(until)
+    /// The bans that were asked for.
+    pub fn bans(&self) -> &OwnBans {
+        &self.bans
     }
 
-    /// The bans that were asked for and are not over, by address.
-    pub fn bans(&self, now: Timestamp) -> impl Iterator<Item = (IpAddr, BanEnd)> + '_ {
-        let stands = move |until: &BanEnd| until.is_none_or(|until| until > now);
-        self.bans.iter().filter(move |(_, until)| stands(until)).map(|(address, until)| (*address, *until))
-    }
-
-    /// Takes over bans that were saved.
-    pub fn restore_bans(&mut self, bans: impl IntoIterator<Item = (IpAddr, BanEnd)>) {
-        self.bans.extend(bans);
-    }
-
-    /// The bans that changed since the last call; `None` for one that is over.
-    pub fn take_changed_bans(&mut self) -> BTreeMap<IpAddr, Option<BanEnd>> {
-        std::mem::take(&mut self.changed_bans)
+    /// The same, to be told what became of them.
+    pub fn bans_mut(&mut self) -> &mut OwnBans {
+        &mut self.bans
     }
 
     /// Goes on under another policy; what was counted stays. Where smaller IPv6 networks are told apart
@@ -398,14 +382,7 @@ impl Jail {
         for address in stale {
             self.remove(address);
         }
-        let changed = &mut self.changed_bans;
-        self.bans.retain(|address, until| {
-            let stands = until.is_none_or(|until| until > now);
-            if !stands {
-                changed.insert(*address, None);
-            }
-            stands
-        });
+        self.bans.sweep(now);
     }
 
     /// The jail's policy.
@@ -578,7 +555,8 @@ mod tests {
             panic!("no offence")
         };
         assert_eq!((offence.address.to_string().as_str(), offence.failures), ("2001:db8:0:1::7", 3));
-        assert_eq!(jail.bans(at(3)).map(|(address, _)| address).collect::<Vec<_>>(), [offence.address]);
+        let any = "2001:db8:0:1::".parse().unwrap();
+        assert_eq!(jail.banned(any).map(|(address, _)| address).collect::<Vec<_>>(), [offence.address]);
         jail.policy.ignore.insert("2001:db8:0:2::1/128".parse().unwrap());
         assert_eq!(jail.failure(failure("2001:db8:0:2::1", 3), at(3)), Outcome::Ignored);
         assert_eq!(jail.failure(failure("2001:db8:0:2::2", 3), at(3)), Outcome::Counted(2));
@@ -601,15 +579,17 @@ mod tests {
         for host in hosts {
             assert!(offends(&jail.failure(failure(host, 0), at(0))));
         }
-        jail.take_changed_bans();
-        let left = |jail: &Jail| jail.bans(at(1)).map(|(address, _)| address.to_string()).collect::<Vec<_>>();
+        jail.bans_mut().take_changed();
+        let all = || "0.0.0.0".parse().unwrap()..=IpAddr::from(Ipv6Addr::from_bits(u128::MAX));
+        let left =
+            |jail: &Jail| jail.bans.range(all()).map(|(address, _)| address.to_string()).collect::<Vec<_>>();
         jail.withdraw(hosts[1].parse().unwrap());
         assert_eq!(left(&jail), ["192.0.2.1", "2001:db8::1", "2001:db8::3", "2001:db8:0:1::"]);
         let any = "2001:db8::ffff:1".parse().unwrap();
         assert_eq!(jail.banned(any).count(), 2);
         jail.lift(any);
         assert_eq!(left(&jail), ["192.0.2.1", "2001:db8:0:1::"]);
-        assert_eq!(jail.take_changed_bans().values().filter(|until| until.is_none()).count(), 3);
+        assert_eq!(jail.bans_mut().take_changed().iter().filter(|(_, fate)| *fate == Fate::Gone).count(), 3);
         jail.lift("::ffff:192.0.2.1".parse().unwrap());
         assert_eq!(left(&jail), ["2001:db8:0:1::"]);
     }
@@ -687,7 +667,7 @@ mod tests {
                 prop_assert_eq!(seen.counted(), masked.counted());
                 if let Outcome::Offence(offence) = one {
                     prop_assert_eq!(offence.address, IpAddr::from(Ipv6Addr::from_bits(bits)));
-                    prop_assert!(seen.banned(network.broadcast().into()).any(|other| other == offence.address));
+                    prop_assert!(seen.banned(network.broadcast().into()).any(|(other, _)| other == offence.address));
                 }
             }
         }

@@ -92,9 +92,12 @@ enum Command {
         #[arg(long = "for", value_name = "TIME")]
         bantime: Option<BanTime>,
     },
-    /// Lift a ban that this sensor asked for, at the enforcer and on the routers
+    /// Lift a ban that this sensor asked for, at the enforcer and on the routers, and whatever drops the address
+    /// on this host
     #[command(
-        after_help = "Examples:\n  atalaya-sensor unban 192.0.2.1\n  atalaya-sensor unban 192.0.2.1 --jail sshd"
+        after_help = "Examples:\n  atalaya-sensor unban 192.0.2.1\n  atalaya-sensor unban 192.0.2.1 --jail sshd\n\n\
+        Without --jail also the enforcer's own ban is let go on this host, if it drops it; `atalaya-enforcer unban`\n\
+        lifts that one."
     )]
     Unban {
         /// Whose

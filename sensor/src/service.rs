@@ -21,9 +21,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::confine::Confinement;
 use crate::control::{self, Answer, Request};
-use crate::detector::{Detector, Ignored};
-use crate::jail::{BanEnd, Counter};
-use crate::kernel::{Wanted, logins as kernel_logins};
+use crate::detector::{Detector, Handed, Ignored, Sent};
+use crate::jail::{Counter, Fate};
+use crate::kernel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
 use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::SyslogOptions;
@@ -44,9 +44,11 @@ mod logins;
 mod prepared;
 mod reports;
 mod resend;
+mod rulings;
 mod syslog;
 #[cfg(feature = "kernel")]
 mod syslog_calls;
+mod unban;
 mod upkeep;
 
 use enforcer::{Link, Told, send};
@@ -54,7 +56,8 @@ use ignorecommands::{DOUBTS, ask_commands};
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
 pub use prepared::{Prepared, prepare};
-use upkeep::{Rate, keep, look_up, own_addresses, take_snapshot, tell_drops};
+use unban::Desk;
+use upkeep::{Rate, keep, look_up, own_addresses, save, tell_drops};
 
 /// How often the host's own addresses and the enforcer's allow list are read again.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
@@ -90,14 +93,12 @@ struct Sources {
 
 /// What the whole run shares.
 struct Service {
-    watch: Shared,
-    link: Link,
+    desk: Desk,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     started: Timestamp,
     rate: Arc<Mutex<Rate>>,
     kernel: Kernel,
-    local_drop: LocalDrop,
     /// What the worker kept.
     confinement: Confinement,
 }
@@ -105,7 +106,7 @@ struct Service {
 /// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
 /// `atalaya-sensor reload`.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     prepared: Prepared,
     reread: impl Fn() -> Result<Config, ConfigError>,
 ) -> anyhow::Result<()> {
@@ -134,15 +135,17 @@ pub async fn run(
         move |offence, command| match command {
             None => {
                 // Before the network and the disk.
-                local_drop.offence(&offence);
-                outbox.push(offence);
+                let held = local_drop.offence(&offence);
+                Handed::Sent(Sent { sequence: outbox.push(offence), held })
             }
             Some(command) => {
                 asked.fetch_add(1, Ordering::SeqCst);
                 if let Err(error) = doubtful.try_send((offence, command)) {
                     asked.fetch_sub(1, Ordering::SeqCst);
                     tracing::warn!(%error, "an ignorecommand is too slow for the offences that come: one is dropped, and comes again with its next failures");
+                    return Handed::Lost;
                 }
+                Handed::Asked
             }
         }
     });
@@ -158,41 +161,41 @@ pub async fn run(
         lines: 0,
         reports: ReportStatus::default(),
     };
-    let mut service = Service {
-        watch: Arc::new(Mutex::new(watch)),
+    local_drop.set_ledger(told.ledger.clone());
+    let desk = Desk {
         link: Link::default(),
+        watch: Arc::new(Mutex::new(watch)),
+        local_drop: local_drop.clone(),
+        outbox: outbox.clone(),
+        store: store.clone(),
+    };
+    let mut service = Service {
+        desk,
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         started: Timestamp::now(),
         rate: Arc::default(),
         kernel,
-        local_drop: local_drop.clone(),
         confinement,
     };
-    // Before it is told that there is no enforcer: for hosts without a router that is as it should be.
-    local_drop.configure(&config);
-    service.spawn(send(
-        state.clone(),
-        outbox.clone(),
-        store.clone(),
-        service.watch.clone(),
-        service.link.clone(),
-        local_drop.clone(),
-        told,
-    ));
-    service.spawn(ask_commands(service.watch.clone(), doubts, outbox, local_drop.clone()));
+    let watch = service.desk.watch.clone();
+    // Before it is told that there is no enforcer: for hosts without a router that is as it should be. And before
+    // the enforcer says what became of the bans of before.
+    let dropping = service.load(&mut config, Some((saved.counters, saved.bans)));
+    service.spawn(send(service.desk.clone(), state.clone(), told));
+    service.spawn(ask_commands(watch.clone(), doubts, outbox, local_drop.clone()));
 
-    let mut sources = service.start(config, Some((saved.counters, saved.bans))).await?;
+    let mut sources = service.start(config, dropping).await?;
     // From here on every line counts: where reading starts must survive a crash.
-    store.snapshot(take_snapshot(&service.watch));
+    save(&watch, &store);
     store.flush().await;
-    service.spawn(keep(service.watch.clone(), store.clone(), service.rate.clone()));
-    service.spawn(tell_drops(service.watch.clone(), store.clone()));
-    service.spawn(local_drop.keep(state.clone(), service.watch.clone()));
+    service.spawn(keep(watch.clone(), store.clone(), service.rate.clone()));
+    service.spawn(tell_drops(watch.clone(), store.clone()));
+    service.spawn(local_drop.keep(state.clone(), watch.clone()));
     let (calls, mut requests) = mpsc::channel(16);
     service.spawn(control::serve(listener, calls));
 
-    let jails = lock(&service.watch).detector.totals().count();
+    let jails = lock(&watch).detector.totals().count();
     tracing::info!(jails, sources = sources.names.join(","), "ready");
     if sources.names.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
@@ -232,15 +235,16 @@ pub async fn run(
                     config.state.display()
                 ),
             },
-            Ok(config) => {
+            Ok(mut config) => {
                 sources.stop().await;
-                store.snapshot(take_snapshot(&service.watch));
+                save(&watch, &store);
                 let told = config.to_string();
-                match service.start(config, None).await {
+                let dropping = service.load(&mut config, None);
+                match service.start(config, dropping).await {
                     Ok(started) => {
                         sources = started;
                         told.lines().for_each(|line| tracing::info!("{line}"));
-                        let jails = lock(&service.watch).detector.totals().count();
+                        let jails = lock(&watch).detector.totals().count();
                         tracing::info!(jails, sources = sources.names.join(","), "reloaded");
                         Answer::Done {
                             message: format!("reloaded: {jails} jails, sources {}", sources.names.join(", ")),
@@ -270,16 +274,16 @@ pub async fn run(
     service.shutdown.cancel();
     service.tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), service.tasks.wait()).await;
-    store.snapshot(take_snapshot(&service.watch));
+    save(&watch, &store);
     store.flush().await;
-    drop((store, service));
+    drop((store, service, watch));
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || writer.join()))
         .await;
     outcome
 }
 
 /// Counters and bans as they were saved.
-type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, BanEnd)>);
+type Counted = (Vec<(Name, IpAddr, Counter)>, Vec<(Name, IpAddr, Fate)>);
 
 // === impl Service ===
 
@@ -288,24 +292,31 @@ impl Service {
         self.tasks.spawn(stop_at(self.shutdown.clone(), work));
     }
 
-    /// Goes on with a configuration: its jails, and the sources that they need.
-    async fn start(&mut self, config: Config, counted: Option<Counted>) -> anyhow::Result<Sources> {
-        let watch = &self.watch;
-        let local_drop = self.local_drop.configure(&config);
-        let lookups = {
-            let mut watch = lock(watch);
-            watch.detector.replace(config.jails, config.allow);
-            watch.detector.set_reporting(config.report);
-            if let Some((counters, bans)) = counted {
-                watch.detector.restore(counters);
-                watch.detector.restore_bans(bans);
-            }
-            watch.detector.lookups()
-        };
+    /// Goes on with the jails of a configuration, which are taken out of it. Returns what is to drop on this host.
+    fn load(&self, config: &mut Config, counted: Option<Counted>) -> kernel_local_drop::Wanted {
+        let local_drop = self.desk.local_drop.configure(config);
+        let mut watch = lock(&self.desk.watch);
+        watch.detector.replace(std::mem::take(&mut config.jails), std::mem::take(&mut config.allow));
+        watch.detector.set_reporting(config.report);
+        if let Some((counters, bans)) = counted {
+            watch.detector.restore(counters);
+            watch.detector.restore_bans(bans);
+        }
+        local_drop
+    }
+
+    /// Goes on with the sources that the jails need.
+    async fn start(
+        &mut self,
+        config: Config,
+        dropping: kernel_local_drop::Wanted,
+    ) -> anyhow::Result<Sources> {
+        let Desk { watch, local_drop, .. } = &self.desk;
+        let lookups = lock(watch).detector.lookups();
         // Nobody is banned before it is known who is spared.
         look_up(watch, lookups).await;
-        self.local_drop.look_around(&config.state).await;
-        self.local_drop.refresh(&lock(watch));
+        local_drop.look_around(&config.state).await;
+        local_drop.refresh(&lock(watch));
         let mut sources = Sources::none();
         sources.files = files::follow(watch)?;
         lock(watch).files = sources.files.as_ref().map(|(handle, _)| handle.status());
@@ -318,14 +329,13 @@ impl Service {
                 confine: config.confine,
                 logins: logins_wanted(&watch.detector, config.logins),
                 connections: watch.detector.wants_connections(),
-                local_drop: Some(local_drop),
+                local_drop: Some(dropping),
             }
         };
         // The kernel's side outlives a reload: no login may be missed.
-        let feeding =
-            Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch, local_drop: &self.local_drop };
+        let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch, local_drop };
         sources.names.extend(self.kernel.want(wanted, &feeding).await);
-        self.local_drop.settle();
+        local_drop.settle();
         let wanted = lock(watch).detector.journal_matches();
         if !wanted.is_empty() {
             let cursor = lock(watch).journal.clone();
@@ -413,7 +423,9 @@ impl Watch {
     fn for_test(config: &str) -> Self {
         let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
         Self {
-            detector: Detector::new(config.jails, Ignored::default(), TimeZone::UTC, |_, _| {}),
+            detector: Detector::new(config.jails, Ignored::default(), TimeZone::UTC, |_, _| {
+                Handed::Sent(Sent { sequence: 1, held: false })
+            }),
             unsaved: Snapshot::default(),
             positions: HashMap::new(),
             journal: None,

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use atalaya_wire::{AllowList, Name, NumberedOffence};
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
 
-use crate::jail::{BanEnd, Counter};
+use crate::jail::{Counter, Fate};
 use crate::source::files::SavedPosition;
 use crate::source::journal::Cursor;
+
+mod bans;
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
 pub const OUTBOX_LIMIT: u64 = 1_000_000;
@@ -39,6 +40,8 @@ const SCHEMA: &str = "
 const ADDITIONS: &str = "
     CREATE TABLE IF NOT EXISTS bans (jail TEXT NOT NULL, address TEXT NOT NULL, until TEXT NOT NULL,
                                      PRIMARY KEY (jail, address)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS fates (jail TEXT NOT NULL, address TEXT NOT NULL, fate TEXT NOT NULL,
+                                      PRIMARY KEY (jail, address)) WITHOUT ROWID;
 ";
 
 /// What the state holds when a sensor starts.
@@ -50,12 +53,14 @@ pub struct Saved {
     pub next_sequence: u64,
     /// How many offences wait for the enforcer.
     pub waiting: u64,
+    /// The numbers of the first and the last of them.
+    pub span: Option<(u64, u64)>,
     /// Where reading of log files stood.
     pub positions: Vec<SavedPosition>,
     /// The jails' counters.
     pub counters: Vec<(Name, IpAddr, Counter)>,
-    /// The bans that the jails asked for.
-    pub bans: Vec<(Name, IpAddr, BanEnd)>,
+    /// The bans that the jails asked for, and what became of them.
+    pub bans: Vec<(Name, IpAddr, Fate)>,
     /// Where reading of the journal stood.
     pub journal: Option<Cursor>,
     /// The allow list as last heard from the enforcer.
@@ -76,8 +81,8 @@ pub struct Snapshot {
     pub forgotten: Vec<String>,
     /// Counters that changed; `None` where an address is no longer counted.
     pub counters: Vec<(Name, IpAddr, Option<Counter>)>,
-    /// Bans that were asked for; `None` where one is over.
-    pub bans: Vec<(Name, IpAddr, Option<BanEnd>)>,
+    /// Bans of which something changed, and what became of them.
+    pub bans: Vec<(Name, IpAddr, Fate)>,
     /// Where reading of the journal stands, where it moved.
     pub journal: Option<Cursor>,
 }
@@ -331,10 +336,13 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
     };
     let reserved = meta(connection, "reserved").map_err(database)?;
     let next_sequence = reserved.map_or(Ok(1), |text| text.parse()).map_err(|_| row("the next sequence"))?;
-    let waiting = connection
-        .query_row("SELECT count(*) FROM outbox", [], |row| row.get::<_, i64>(0))
-        .map_err(database)?
-        .cast_unsigned();
+    let (waiting, span) = connection
+        .query_row("SELECT count(*), min(sequence), max(sequence) FROM outbox", [], |row| {
+            let numbers = row.get::<_, Option<i64>>(1)?.zip(row.get::<_, Option<i64>>(2)?);
+            let numbers = numbers.map(|(first, last)| (first.cast_unsigned(), last.cast_unsigned()));
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), numbers))
+        })
+        .map_err(database)?;
     let allow = match meta(connection, "allow").map_err(database)? {
         Some(text) => serde_json::from_str(&text).map_err(|_| row("the allow list"))?,
         None => AllowList::default(),
@@ -364,23 +372,24 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
             ))
         })
         .collect::<Result<_, StoreError>>()?;
-    let bans = texts("SELECT jail, address, until FROM bans")
-        .map_err(database)?
-        .iter()
-        .map(|(jail, address, until)| {
-            let bad = || row("a ban");
-            Ok((
-                jail.parse().map_err(|_| bad())?,
-                address.parse().map_err(|_| bad())?,
-                serde_json::from_str(until).map_err(|_| bad())?,
-            ))
-        })
-        .collect::<Result<_, StoreError>>()?;
+    let bans = bans::read(connection).map_err(database)?.ok_or_else(|| row("a ban"))?;
     let journal = match meta(connection, "journal").map_err(database)? {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
         None => None,
     };
-    Ok(Saved { outbox, next_sequence, waiting, positions, counters, bans, journal, allow, ledger, reports })
+    Ok(Saved {
+        outbox,
+        next_sequence,
+        waiting,
+        span,
+        positions,
+        counters,
+        bans,
+        journal,
+        allow,
+        ledger,
+        reports,
+    })
 }
 
 /// The writing thread: takes all orders that are there, and commits them together.
@@ -513,40 +522,23 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
             .prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2)")?
             .execute(params![position.key(), json])?;
     }
-    write_by_address(
-        connection,
-        "INSERT OR REPLACE INTO counters VALUES (?1, ?2, ?3)",
-        "DELETE FROM counters WHERE jail = ?1 AND address = ?2",
-        &snapshot.counters,
-    )?;
-    write_by_address(
-        connection,
-        "INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3)",
-        "DELETE FROM bans WHERE jail = ?1 AND address = ?2",
-        &snapshot.bans,
-    )
-}
-
-/// Writes what a jail knows of an address; `None` deletes it.
-fn write_by_address<T: Serialize>(
-    connection: &Connection,
-    insert: &str,
-    delete: &str,
-    rows: &[(Name, IpAddr, Option<T>)],
-) -> rusqlite::Result<()> {
-    for (jail, address, value) in rows {
+    for (jail, address, counter) in &snapshot.counters {
         let address = address.to_string();
-        match value {
-            Some(value) => {
-                let json = serde_json::to_string(value).unwrap_or_default();
-                connection.prepare_cached(insert)?.execute(params![jail.as_str(), address, json])?;
+        match counter {
+            Some(counter) => {
+                let json = serde_json::to_string(counter).unwrap_or_default();
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO counters VALUES (?1, ?2, ?3)")?
+                    .execute(params![jail.as_str(), address, json])?;
             }
             None => {
-                connection.prepare_cached(delete)?.execute(params![jail.as_str(), address])?;
+                connection
+                    .prepare_cached("DELETE FROM counters WHERE jail = ?1 AND address = ?2")?
+                    .execute(params![jail.as_str(), address])?;
             }
         }
     }
-    Ok(())
+    bans::write(connection, &snapshot.bans)
 }
 
 fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, MAX_BATCH, Name, NumberedOffence, OFFENCES_PATH, Problem,
-    ProblemCode, REPORTS_PATH, Report, UNBAN_PATH, Unban, VERSION,
+    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, Grounds, MAX_BATCH, Name, NumberedOffence,
+    NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Ruling, UNBAN_PATH, Unban,
+    VERSION,
 };
 use backon::BackoffBuilder;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -115,12 +116,17 @@ impl Uplink {
         Ok(Self { client, membership, answered: Arc::default(), ledger: Arc::default() })
     }
 
-    /// Sends offences until the enforcer has them, for ever. Ends only with its task.
-    pub async fn send_all(&self, outbox: &Outbox) {
+    /// Sends offences until the enforcer has them, for ever. Ends only with its task. `answered` is told what became
+    /// of them, before the outbox forgets them; nothing of an enforcer that does not say.
+    pub async fn send_all<Kept: Future<Output = ()>>(
+        &self,
+        outbox: &Outbox,
+        answered: impl Fn(Vec<NumberedOffence>, Vec<NumberedRuling>) -> Kept,
+    ) {
         loop {
             let offences = outbox.next(MAX_BATCH).await;
             let through = offences.last().map_or(0, |last| last.sequence);
-            self.deliver(outbox, offences).await;
+            self.deliver(outbox, offences, &answered).await;
             outbox.acked(through);
         }
     }
@@ -164,7 +170,12 @@ impl Uplink {
     }
 
     /// Delivers offences, in one batch, or in halves where the enforcer cannot take them together.
-    async fn deliver(&self, outbox: &Outbox, offences: Vec<NumberedOffence>) {
+    async fn deliver<Kept: Future<Output = ()>>(
+        &self,
+        outbox: &Outbox,
+        offences: Vec<NumberedOffence>,
+        answered: &impl Fn(Vec<NumberedOffence>, Vec<NumberedRuling>) -> Kept,
+    ) {
         let mut stack = vec![offences];
         let mut backoff = backoff();
         let mut told = false;
@@ -174,8 +185,10 @@ impl Uplink {
             let request = self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
             let error = match self.answer::<Ack>(request).await {
                 Ok(ack) => {
-                    self.saw(ack.ledger.as_ref());
                     tracing::debug!(through = ack.through, offences = batch.offences.len(), "acked");
+                    answered(batch.offences, ack.rulings).await;
+                    // Of a ledger that is new here the bans that stand are sent again, those just refused not.
+                    self.saw(ack.ledger.as_ref());
                     if told {
                         tracing::info!(url = self.membership.url, "the enforcer takes offences again");
                         told = false;
@@ -191,6 +204,12 @@ impl Uplink {
                 if offences.len() <= 1 {
                     // Sending it for ever would hold back all that follow.
                     tracing::error!(%error, ?offences, "the enforcer cannot take this offence; it is dropped");
+                    let refused = |offence: &NumberedOffence| NumberedRuling {
+                        sequence: offence.sequence,
+                        ruling: Ruling::Refused(Grounds::Unusable),
+                    };
+                    let rulings = offences.iter().map(refused).collect();
+                    answered(offences, rulings).await;
                 } else {
                     let later = offences.split_off(offences.len() / 2);
                     stack.push(later);

@@ -286,6 +286,85 @@ async fn reports_offences_resent_bans_and_unbans_reach_an_enforcer_over_https() 
     assert_eq!(resent.offences[0].offence.address.to_string(), "192.0.2.1");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_jails_bans_follow_what_the_enforcer_says_of_each_offence() {
+    let mut enforcer = Enforcer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    enforcer.membership.store(&path("state")).unwrap();
+    File::create(path("log")).unwrap();
+    let config = format!(
+        "state = {:?}\nreport = false\n[jail.a]\nsource = \"files\"\npaths = {:?}\nfailregex = '^ bad one from <ADDR>$'\nmaxretry = 1\n",
+        path("state"),
+        path("log")
+    );
+    std::fs::write(path("sensor.toml"), config).unwrap();
+    let sensor = Sensor::start(folder);
+    let mut none = Vec::new();
+    let hosts = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
+    let answers = [
+        r#""banned":{"net":"198.51.100.1","ms":7200000}"#,
+        r#""refused":"allowed""#,
+        // One that this enforcer cannot take at all.
+        "",
+    ];
+    for (host, answer) in hosts.into_iter().zip(answers) {
+        sensor.log(&[host]);
+        let (batch, asked) = enforcer.next_batch(&mut none).await;
+        let sequence = batch.offences[0].sequence;
+        assert_eq!((batch.offences.len(), batch.offences[0].offence.address.to_string().as_str()), (1, host));
+        if answer.is_empty() {
+            asked.say(400, r#"{"code":"malformed","message":"what is that?"}"#);
+        } else {
+            // And one that was never asked.
+            let rulings =
+                format!(r#"[{{"sequence":{sequence},{answer}}},{{"sequence":99,"refused":"over"}}]"#);
+            asked.say(200, &format!(r#"{{"through":{sequence},"ledger":"one","rulings":{rulings}}}"#));
+        }
+    }
+    let (mut jail, mut tries) = (serde_json::Value::Null, 0);
+    while jail["refused"].as_array().is_none_or(|refused| refused.len() < 2) {
+        assert!(tries < 200, "{jail:#}");
+        let said = sensor.says(&["status", "--json"]).await.unwrap();
+        jail = serde_json::from_str::<serde_json::Value>(&said).unwrap()["jails"][0].take();
+        tries += 1;
+    }
+    assert_eq!(jail["banned"].as_array().unwrap().len(), 1, "{jail:#}");
+    assert_eq!(
+        (&jail["banned"][0]["address"], &jail["banned"][0]["net"]),
+        (&hosts[0].into(), &"198.51.100.1/32".into())
+    );
+    let until: jiff::Timestamp = jail["banned"][0]["until"].as_str().unwrap().parse().unwrap();
+    assert!(until.duration_since(jiff::Timestamp::now()).as_mins() > 115, "not as long as the enforcer's");
+    let grounds: Vec<&str> =
+        jail["refused"].as_array().unwrap().iter().map(|one| one["grounds"].as_str().unwrap()).collect();
+    assert_eq!(grounds, ["allowed", "unusable"]);
+
+    // Nor is it sent again to a ledger that knows nothing, after a restart.
+    let folder = sensor.stop();
+    enforcer.ledger = "two";
+    let sensor = Sensor::start(folder);
+    let (resent, asked) = enforcer.next_batch(&mut none).await;
+    let told: Vec<String> = resent.offences.iter().map(|one| one.offence.address.to_string()).collect();
+    assert_eq!(told, [hosts[0]]);
+    let atalaya_wire::BanTime::For(left) = resent.offences[0].offence.bantime else { panic!("for ever") };
+    assert!(left.0 > 7000, "{left}");
+    let sequence = resent.offences[0].sequence;
+    let refused = format!(
+        r#"{{"through":{sequence},"ledger":"two","rulings":[{{"sequence":{sequence},"refused":"over"}}]}}"#
+    );
+    asked.say(200, &refused);
+    // Which that ledger refuses: nothing stands any more.
+    let mut said = String::new();
+    for _ in 0..200 {
+        said = sensor.says(&["status", "a"]).await.unwrap();
+        if said.contains("198.51.100.1 ") && said.contains("was lifted since") {
+            return;
+        }
+    }
+    panic!("{said}");
+}
+
 fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-sensor"));
     command.arg("--config").arg(folder.join("sensor.toml")).env_remove("ATALAYA_LOG");

@@ -54,7 +54,7 @@ impl Played {
         let uplink = Uplink::new(Membership::new(&url, token).unwrap()).unwrap();
         let (sink, changes) = mpsc::channel(100);
         let (told, following) = watch::channel(Following::default());
-        let task = tokio::spawn(async move { uplink.follow_bans(None, sink, told).await });
+        let task = tokio::spawn(async move { uplink.follow_bans(None, || 7, sink, told).await });
         Self { listener, acceptor: TlsAcceptor::from(Arc::new(tls)), changes, following, task }
     }
 
@@ -101,7 +101,8 @@ async fn what_is_not_understood_is_said_and_the_client_asks_again_where_it_stood
     let bad = BAN.replace("192.0.2.1", "192.0.2.1/40");
     say(&mut stream, 200, &format!("{BEGIN}\n{BAN}\n{MARK}\n{bad}\n")).await;
     // What came before the bad line counts.
-    assert_eq!(played.next().await, BanChange::Reset);
+    let reset = BanChange::Reset { ledger: "l".parse().unwrap(), answered: 7 };
+    assert_eq!(played.next().await, reset);
     assert_eq!(played.next().await, ban);
     assert_eq!(played.next().await, BanChange::Whole);
     let BanChange::Reached(reached) = played.next().await else { panic!("no position") };

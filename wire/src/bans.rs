@@ -175,12 +175,12 @@ fn ours() -> u32 {
 }
 
 /// A network as text, a single address without its length; read in its canonical form.
-mod network {
+pub(crate) mod network {
     use super::{Deserializer, IpNet, Serializer, canonical_network, fmt, parse_network};
 
     struct Visitor;
 
-    pub(super) fn serialize<S: Serializer>(network: &IpNet, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(network: &IpNet, serializer: S) -> Result<S::Ok, S::Error> {
         if network.prefix_len() == network.max_prefix_len() {
             serializer.collect_str(&network.addr())
         } else {
@@ -188,7 +188,7 @@ mod network {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
         deserializer.deserialize_str(Visitor)
     }
 

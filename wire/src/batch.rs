@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{BanTime, Escalation, Name};
+use crate::{BanTime, Escalation, Name, NumberedRuling};
 
 /// A jail's verdict that an address reached `maxretry` failures within `findtime`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,9 @@ pub struct Ack {
     /// sensor sends the bans that it asked for and that are not over once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<Name>,
+    /// What became of each offence of the batch, in its order; none from an enforcer of a release before this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rulings: Vec<NumberedRuling>,
 }
 
 // === impl Evidence ===

@@ -1,10 +1,10 @@
 //! What Atalaya's sensor and enforcer say to each other: types and version, nothing else.
 //!
 //! A sensor posts [`Batch`]es as JSON over HTTPS to [`OFFENCES_PATH`], with HTTP Basic
-//! authentication (sensor name, secret), and gets an [`Ack`] or a [`Problem`]. It reads the shared
-//! [`AllowList`] from [`ALLOW_PATH`], lifts bans of its own at [`UNBAN_PATH`], and tells of
-//! every failure that its jails count and of good logins at [`REPORTS_PATH`]. It follows the fleet's bans at
-//! [`BANS_PATH`], as [`BanLine`]s. A shell script with curl can do the same.
+//! authentication (sensor name, secret), and gets an [`Ack`] with a [`Ruling`] on each offence, or a
+//! [`Problem`]. It reads the shared [`AllowList`] from [`ALLOW_PATH`], lifts bans of its own at [`UNBAN_PATH`],
+//! and tells of every failure that its jails count and of good logins at [`REPORTS_PATH`]. It follows the
+//! fleet's bans at [`BANS_PATH`], as [`BanLine`]s. A shell script with curl can do the same.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod escalation;
 mod name;
 mod problem;
 mod report;
+mod ruling;
 mod time;
 mod token;
 
@@ -25,6 +26,7 @@ pub use escalation::Escalation;
 pub use name::{Name, NameError};
 pub use problem::{Problem, ProblemCode};
 pub use report::{Failures, Login, Report};
+pub use ruling::{Grounds, NumberedRuling, Ruling};
 pub use time::{BanTime, Seconds, TimeError};
 pub use token::{Fingerprint, JoinToken, Secret, TokenError};
 

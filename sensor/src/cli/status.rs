@@ -106,11 +106,26 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
             banned.add_row([ban.address.to_string(), end(ban.until), dropped.unwrap_or_default()]);
         }
         writeln!(out, "{banned}")?;
-        if jail.banned.len() > LISTED {
-            writeln!(out, "and {} more; --json has all", jail.banned.len() - LISTED)?;
+        more(jail.banned.len(), out)?;
+        if jail.refused.is_empty() {
+            continue;
         }
+        let mut refused = new_table(["not banned by the enforcer", "at", "because"]);
+        for one in jail.refused.iter().take(LISTED) {
+            refused.add_row([one.address.to_string(), end(Some(one.at)), one.grounds.to_string()]);
+        }
+        writeln!(out, "{refused}")?;
+        more(jail.refused.len(), out)?;
     }
     Ok(())
+}
+
+/// Says how many of so many are not listed, where there are any.
+fn more(all: usize, out: &mut impl Write) -> io::Result<()> {
+    match all.checked_sub(LISTED) {
+        Some(more) if more > 0 => writeln!(out, "and {more} more; --json has all"),
+        _ => Ok(()),
+    }
 }
 
 /// What is dropped on this host: two lines, and the bans that dropped most.

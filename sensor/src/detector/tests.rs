@@ -9,6 +9,7 @@ fn detector(config: &str) -> (Detector, mpsc::Receiver<Offence>) {
     let (sender, offences) = mpsc::channel();
     let detector = Detector::new(config.jails, Ignored::default(), TimeZone::UTC, move |offence, _| {
         let _ = sender.send(offence);
+        Handed::Sent(Sent { sequence: 1, held: false })
     });
     (detector, offences)
 }

@@ -4,7 +4,8 @@
 //! Several may speak of one network: the jails here, the enforcer, and an earlier run whose bans were found
 //! in the kernel. The latest end holds, and a lift by either of the first two lifts it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -18,6 +19,8 @@ pub struct Table {
     entries: HashMap<IpNet, Entry>,
     /// All of them by their end, so that the next to go is found at once.
     ends: BTreeSet<(Deadline, IpNet)>,
+    /// How many there are of each family and prefix length, so that those around an address are found at once.
+    lengths: BTreeMap<(bool, u8), usize>,
     left_out: u64,
 }
 
@@ -50,7 +53,8 @@ impl Table {
     /// No bans yet, and never more than so many. What finds no room is left out, or takes the place of the
     /// ban that ends first where that one ends sooner.
     pub fn new(most: usize) -> Self {
-        Self { most, entries: HashMap::new(), ends: BTreeSet::new(), left_out: 0 }
+        let (entries, ends, lengths) = (HashMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { most, entries, ends, lengths, left_out: 0 }
     }
 
     /// Goes on with room for so many.
@@ -70,6 +74,12 @@ impl Table {
     /// Bans a network. Of the jails here the latest end holds; the enforcer's last word replaces its earlier
     /// one.
     pub fn ban(&mut self, by: By, network: IpNet, deadline: Deadline, now: Deadline) -> Vec<Change> {
+        let said = self.entries.get(&network).map_or(0, |entry| entry[by as usize]);
+        self.say(by, network, if by == By::Fleet { deadline } else { deadline.max(said) }, now)
+    }
+
+    /// What somebody says of a network from now on, whatever it said before.
+    pub fn say(&mut self, by: By, network: IpNet, deadline: Deadline, now: Deadline) -> Vec<Change> {
         let mut changes = Vec::new();
         if deadline <= now && !self.entries.contains_key(&network) {
             return changes;
@@ -84,10 +94,7 @@ impl Table {
                 _ => return changes,
             }
         }
-        self.change(network, &mut changes, |entry| {
-            let said = &mut entry[by as usize];
-            *said = if by == By::Fleet { deadline } else { deadline.max(*said) };
-        });
+        self.change(network, &mut changes, |entry| entry[by as usize] = deadline);
         changes
     }
 
@@ -118,12 +125,7 @@ impl Table {
     /// All that should stand is told: what only an earlier run, or the enforcer before it
     /// [began anew](Self::begin_anew), wanted is lifted.
     pub fn settle(&mut self) -> Vec<Change> {
-        let before: Vec<IpNet> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry[By::Before as usize] > 0)
-            .map(|(net, _)| *net)
-            .collect();
+        let before: Vec<IpNet> = self.banned_by(By::Before).collect();
         before.into_iter().flat_map(|network| self.withdraw(By::Before, network)).collect()
     }
 
@@ -149,16 +151,24 @@ impl Table {
         self.entries.get(&network).map(latest)
     }
 
-    /// Whether a larger network around this one is banned.
-    pub fn is_covered(&self, network: IpNet) -> bool {
-        let mut around = network.supernet();
-        while let Some(network) = around {
-            if self.entries.contains_key(&network) {
-                return true;
-            }
-            around = network.supernet();
-        }
-        false
+    /// The banned networks that an address lies in, the largest first.
+    pub fn around(&self, address: IpAddr) -> impl Iterator<Item = IpNet> + '_ {
+        let family = (address.is_ipv6(), u8::MIN)..=(address.is_ipv6(), u8::MAX);
+        self.lengths.range(family).filter_map(move |((_, length), _)| {
+            let network = IpNet::new(address, *length).ok()?.trunc();
+            self.entries.contains_key(&network).then_some(network)
+        })
+    }
+
+    /// Whether somebody says that this very network is banned.
+    pub fn is_banned_by(&self, by: By, network: IpNet) -> bool {
+        self.entries.get(&network).is_some_and(|entry| entry[by as usize] > 0)
+    }
+
+    /// The networks that somebody says are banned.
+    pub fn banned_by(&self, by: By) -> impl Iterator<Item = IpNet> + '_ {
+        let said = self.entries.iter().filter(move |(_, entry)| entry[by as usize] > 0);
+        said.map(|(network, _)| *network)
     }
 
     /// How many there are.
@@ -177,18 +187,21 @@ impl Table {
     }
 
     fn change(&mut self, network: IpNet, changes: &mut Vec<Change>, change: impl FnOnce(&mut Entry)) {
-        let entry = self.entries.entry(network).or_default();
-        let before = latest(entry);
-        change(entry);
-        let after = latest(entry);
-        if after == before {
+        let mut entry = self.entries.get(&network).copied().unwrap_or_default();
+        let before = latest(&entry);
+        change(&mut entry);
+        let after = latest(&entry);
+        if after == 0 {
+            if self.forget(network) {
+                changes.push(Change::Remove(network));
+            }
             return;
         }
-        self.ends.remove(&(before, network));
-        if after == 0 {
-            self.entries.remove(&network);
-            changes.push(Change::Remove(network));
-        } else {
+        if self.entries.insert(network, entry).is_none() {
+            *self.lengths.entry(length(network)).or_default() += 1;
+        }
+        if after != before {
+            self.ends.remove(&(before, network));
             self.ends.insert((after, network));
             changes.push(Change::Put(network, after));
         }
@@ -197,8 +210,20 @@ impl Table {
     fn forget(&mut self, network: IpNet) -> bool {
         let Some(entry) = self.entries.remove(&network) else { return false };
         self.ends.remove(&(latest(&entry), network));
+        let length = length(network);
+        if let Some(count) = self.lengths.get_mut(&length) {
+            *count -= 1;
+            if *count == 0 {
+                self.lengths.remove(&length);
+            }
+        }
         true
     }
+}
+
+/// The family of a network, and the length of its prefix.
+fn length(network: IpNet) -> (bool, u8) {
+    (network.addr().is_ipv6(), network.prefix_len())
 }
 
 fn latest(entry: &Entry) -> Deadline {
@@ -218,6 +243,7 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Ban(By, u8, Deadline),
+        Say(By, u8, Deadline),
         Withdraw(By, u8),
         Lift(u8),
         BeginAnew,
@@ -229,6 +255,7 @@ mod tests {
         let by = prop_oneof![Just(By::Own), Just(By::Fleet), Just(By::Before)];
         prop_oneof![
             6 => (by.clone(), 0_u8..6, 1_u64..100).prop_map(|(by, net, deadline)| Step::Ban(by, net, deadline)),
+            2 => (by.clone(), 0_u8..6, 1_u64..100).prop_map(|(by, net, deadline)| Step::Say(by, net, deadline)),
             2 => (by, 0_u8..6).prop_map(|(by, net)| Step::Withdraw(by, net)),
             1 => (0_u8..6).prop_map(Step::Lift),
             1 => Just(Step::BeginAnew),
@@ -267,6 +294,10 @@ mod tests {
                         apply(&mut kernel, table.ban(by, network(net), deadline, now));
                         let old = said.entry((net, by as usize)).or_default();
                         *old = if by == By::Fleet { deadline } else { deadline.max(*old) };
+                    }
+                    Step::Say(by, net, deadline) => {
+                        apply(&mut kernel, table.say(by, network(net), now + deadline, now));
+                        said.insert((net, by as usize), now + deadline);
                     }
                     Step::Withdraw(by, net) => {
                         apply(&mut kernel, table.withdraw(by, network(net)));
@@ -330,12 +361,29 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_covered_by_a_larger_one_and_not_by_itself() {
-        let mut table = Table::new(5);
-        table.ban(By::Own, network(1), 10, 0);
-        assert!(!table.is_covered(network(1)));
-        table.ban(By::Fleet, "192.0.2.0/24".parse().unwrap(), 10, 0);
-        assert!(table.is_covered(network(1)) && !table.is_covered("192.0.3.1/32".parse().unwrap()));
+    fn networks_around_an_address_are_found_as_long_as_they_are_banned() {
+        let mut table = Table::new(9);
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        for (number, text) in
+            ["192.0.2.7/32", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::/64"].iter().enumerate()
+        {
+            table.ban(By::Fleet, net(text), 10 + number as Deadline, 0);
+        }
+        table.ban(By::Own, net("192.0.2.7/32"), 90, 0);
+        let around =
+            |table: &Table, address: &str| table.around(address.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(around(&table, "192.0.2.7"), [net("0.0.0.0/0"), net("192.0.2.0/24"), net("192.0.2.7/32")]);
+        assert_eq!(around(&table, "2001:db8::5"), [net("2001:db8::/64")]);
+        assert_eq!(around(&table, "::"), []);
+        table.withdraw(By::Fleet, net("192.0.2.7/32"));
+        assert!(table.is_banned_by(By::Own, net("192.0.2.7/32")));
+        assert!(!table.is_banned_by(By::Fleet, net("192.0.2.7/32")));
+        assert_eq!(table.banned_by(By::Own).collect::<Vec<_>>(), [net("192.0.2.7/32")]);
+        table.sweep(11);
+        table.lift(net("0.0.0.0/0"));
+        assert_eq!(around(&table, "192.0.2.7"), [net("192.0.2.7/32")]);
+        table.say(By::Own, net("192.0.2.7/32"), 0, 0);
+        assert!(around(&table, "192.0.2.7").is_empty() && table.lengths.len() == 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{Service, Sources, Watch, enforcer, lock};
+use super::{Service, Sources, Watch, lock};
 use crate::control::{Answer, FileStatus, Request, Status};
 use crate::uplink::Uplink;
 use crate::uplink::report::ReportStatus;
@@ -21,7 +21,7 @@ impl Service {
             let jails: Vec<&str> = watch.detector.totals().map(|(name, _, _)| name.as_str()).collect();
             failed(format!("there is no jail `{jail}`; there are {}", jails.join(", ")))
         };
-        let mut watch = lock(&self.watch);
+        let mut watch = lock(&self.desk.watch);
         let answer = match request {
             Request::Status { jail } => match &jail {
                 Some(name) if !watch.detector.totals().any(|(other, _, _)| other == name) => {
@@ -29,7 +29,7 @@ impl Service {
                 }
                 _ => {
                     let mut status = self.status(&watch, jail.as_ref(), sources, now);
-                    let local_drop = self.local_drop.clone();
+                    let local_drop = self.desk.local_drop.clone();
                     // Asking the kernel of every ban takes its time, in which the jails go on.
                     self.tasks.spawn_blocking(move || {
                         local_drop.complete(&mut status);
@@ -47,7 +47,7 @@ impl Service {
             },
             Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
                 Some(()) => {
-                    self.local_drop.refresh(&watch);
+                    self.desk.local_drop.refresh(&watch);
                     done(format!(
                         "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
                     ))
@@ -60,10 +60,9 @@ impl Service {
                 {
                     unknown(&watch, name)
                 } else {
-                    let (link, watch) = (self.link.clone(), self.watch.clone());
-                    let local_drop = self.local_drop.clone();
+                    let desk = self.desk.clone();
                     self.tasks.spawn(async move {
-                        let _ = reply.send(enforcer::unban(&link, &watch, &local_drop, jail, address).await);
+                        let _ = reply.send(desk.unban(jail, address).await);
                     });
                     return;
                 }
@@ -75,7 +74,7 @@ impl Service {
     }
 
     fn status(&self, watch: &Watch, jail: Option<&Name>, sources: &Sources, now: Timestamp) -> Status {
-        let link = self.link.lock();
+        let link = self.desk.link.lock();
         let files = watch.positions.values().map(|saved| FileStatus {
             path: saved.path.clone(),
             read: saved.position.offset,

@@ -1,20 +1,16 @@
-//! The way to the enforcer and back: offences and reports out, the allow list and the fleet's bans in; and bans
-//! that are lifted by hand.
+//! The way to the enforcer and back: offences and reports out; what became of them, the allow list and the
+//! fleet's bans in.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use atalaya_wire::{Name, ProblemCode, Report, Unban};
+use atalaya_wire::{Name, Report};
 
-use super::local_drop::LocalDrop;
-use super::{REFRESH_INTERVAL, Shared, lock, reports, resend};
-use crate::control::Answer;
-use crate::store::Store;
+use super::unban::Desk;
+use super::{REFRESH_INTERVAL, lock, reports, resend, rulings};
 use crate::uplink::Uplink;
 use crate::uplink::membership::Membership;
-use crate::uplink::outbox::Outbox;
 use crate::uplink::report::Reporter;
 
 /// How often a sensor that has not joined looks whether it has.
@@ -41,15 +37,8 @@ impl Link {
 
 /// The way out: once the sensor has joined, sends offences and reports, keeps the allow list fresh, and sees
 /// when the enforcer has lost its ledger.
-pub(super) async fn send(
-    state: impl AsRef<Path>,
-    outbox: Outbox,
-    store: Store,
-    watch: Shared,
-    link: Link,
-    local_drop: LocalDrop,
-    told: Told,
-) {
+pub(super) async fn send(desk: Desk, state: impl AsRef<Path>, told: Told) {
+    let Desk { link, watch, local_drop, outbox, store } = desk;
     let mut warned = false;
     let uplink = loop {
         let problem = match Membership::load(state.as_ref()) {
@@ -99,64 +88,12 @@ pub(super) async fn send(
         async move { uplink.report(&report).await }
     };
     let reports = reports::tell(told.reporter, &watch, report, |reserved| store.reports(reserved));
-    let keep = |ledger| store.ledger(ledger);
-    let resend = resend::resend(told.ledger, uplink.ledger(), &watch, &outbox, keep);
-    let follow = local_drop.follow(&uplink, &watch);
-    tokio::join!(uplink.send_all(&outbox), refresh, reports, resend, follow);
-}
-
-/// Lifts bans at the enforcer, and then here: that of the address, and of all that are counted as one with
-/// it, for whoever has one of them has all. Where the enforcer cannot be asked they stand here too, so that
-/// asking again finds them.
-pub(super) async fn unban(
-    link: &Link,
-    watch: &Shared,
-    local_drop: &LocalDrop,
-    jail: Option<Name>,
-    address: IpAddr,
-) -> Answer {
-    let uplink = link.lock().clone();
-    let banned = lock(watch).detector.banned(jail.as_ref(), address);
-    let Some(uplink) = uplink else {
-        if local_drop.is_wanted() {
-            lock(watch).detector.lift(jail.as_ref(), address);
-            local_drop.lift(address, &banned);
-            return if banned.is_empty() {
-                Answer::Failed { message: format!("{address} is not banned by any jail here") }
-            } else {
-                Answer::Done { message: format!("{address} is unbanned on this host{}", of_jails(&banned)) }
-            };
-        }
-        return Answer::Failed {
-            message: format!("{address} cannot be unbanned: this sensor has not joined an enforcer"),
-        };
+    let keep = |ledger: Name| {
+        local_drop.set_ledger(Some(ledger.clone()));
+        store.ledger(ledger);
     };
-    let mut addresses: Vec<IpAddr> = banned.iter().map(|(_, address)| *address).collect();
-    addresses.push(atalaya_wire::canonical(address));
-    addresses.sort_unstable();
-    addresses.dedup();
-    let mut lifted = Vec::new();
-    let mut refusal = None;
-    for address in addresses {
-        match uplink.unban(&Unban { address, jail: jail.clone() }).await {
-            Ok(()) => lifted.push(address.to_string()),
-            Err(error) if error.code() == Some(ProblemCode::NotFound) => refusal = Some(error),
-            Err(error) => return Answer::Failed { message: error.to_string() },
-        }
-    }
-    lock(watch).detector.lift(jail.as_ref(), address);
-    local_drop.lift(address, &banned);
-    if let Some(refusal) = refusal.filter(|_| lifted.is_empty()) {
-        return Answer::Failed { message: refusal.to_string() };
-    }
-    let of = of_jails(&banned);
-    let (what, verb) = (lifted.join(", "), if lifted.len() == 1 { "is" } else { "are" });
-    Answer::Done { message: format!("{what} {verb} unbanned{of}") }
-}
-
-/// In whose name an address was banned, for a message.
-fn of_jails(banned: &[(Name, IpAddr)]) -> String {
-    let mut jails: Vec<&str> = banned.iter().map(|(jail, _)| jail.as_str()).collect();
-    jails.dedup();
-    if jails.is_empty() { String::new() } else { format!(" (jail {})", jails.join(", ")) }
+    let resend = resend::resend(told.ledger, uplink.ledger(), &watch, &outbox, keep);
+    let follow = local_drop.follow(&uplink, &watch, &outbox);
+    let answered = |offences, rulings| rulings::follow(offences, rulings, &watch, &local_drop, &store);
+    tokio::join!(uplink.send_all(&outbox, answered), refresh, reports, resend, follow);
 }

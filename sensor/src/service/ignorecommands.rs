@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::local_drop::LocalDrop;
 use super::{Shared, lock};
+use crate::detector::Sent;
 use crate::jail::ignore::IgnoreCommand;
 use crate::uplink::outbox::Outbox;
 
@@ -34,8 +35,10 @@ pub(super) async fn ask_commands(
                 tracing::info!(jail = %offence.jail, address = %offence.address, "spared by the ignorecommand");
                 watch.detector.withdraw(&offence.jail, offence.address);
             } else {
-                local_drop.offence(&offence);
-                outbox.push(offence);
+                let (jail, address) = (offence.jail.clone(), offence.address);
+                let held = local_drop.offence(&offence);
+                let sequence = outbox.push(offence);
+                watch.detector.sent(&jail, address, Sent { sequence, held });
             }
             watch.asked.fetch_sub(1, Ordering::SeqCst);
             drop(permit);

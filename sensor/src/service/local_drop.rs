@@ -1,5 +1,6 @@
 //! The local drop of the running sensor: bans go into the kernel's maps the moment they are known, from the
 //! jails here at once, and from the enforcer as they come; whom anybody spares is told to the kernel first.
+//! What the jails here banned stays as long as the enforcer has not refused or lifted it.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -8,10 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use atalaya_wire::{BanTime, Name, Offence};
+use atalaya_wire::Name;
 use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
@@ -25,16 +25,20 @@ use crate::local_drop::spared::Lifelines;
 use crate::local_drop::status::{DroppedBan, FleetStatus, LocalDropStatus};
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
-use crate::uplink::fleet_bans::{BanChange, Ends};
+use crate::uplink::Following;
 use crate::uplink::membership::Membership;
-use crate::uplink::{Following, Uplink};
+
+mod fleet;
+mod own_bans;
+
+use fleet::Snapshot;
+pub(super) use own_bans::{Opened, is_of_a_host};
 
 /// How often bans that are over leave the maps. The kernel lets their packets pass by itself.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// How long finding the enforcer's address may take.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
-/// So many changes of the fleet's bans wait, and so many are taken at once: an offence here waits for no more.
-const CHANGES: usize = 1000;
+/// So many bans are looked at, or changed, at once: an offence here waits for no more.
 const AT_ONCE: usize = 100;
 /// So many of the bans that dropped most are shown.
 const SHOWN: usize = 10;
@@ -58,6 +62,12 @@ struct State {
     enforcer_known: bool,
     /// Where following the fleet's bans stands.
     following: Option<watch::Receiver<Following>>,
+    /// The last snapshot of the fleet's bans that began.
+    snapshot: Option<Snapshot>,
+    /// Which ledger has, or refused, what the jails here asked for.
+    ledger: Option<Name>,
+    /// Networks whose bans the enforcer lifted, until its next mark: then it is known what else covers them.
+    doubtful: Vec<IpNet>,
     running: Option<Running>,
     trouble: Option<String>,
 }
@@ -95,6 +105,11 @@ impl LocalDrop {
         self.follows.send_replace(state.follows_fleet());
         let settings = config.local_drop.as_ref().map(|drop| drop.settings.clone());
         Wanted { pins: Pins::of_state(&config.state).path().to_owned(), settings }
+    }
+
+    /// Which ledger has, or refused, what the jails here asked for.
+    pub(super) fn set_ledger(&self, ledger: Option<Name>) {
+        self.lock().ledger = ledger;
     }
 
     /// Where good logins are noted.
@@ -139,12 +154,7 @@ impl LocalDrop {
         state.running = Some(running);
         state.allow(&watch);
         state.tell_again();
-        for jail in watch.detector.status(None, now.wall) {
-            for ban in jail.banned {
-                let network = state.network(&jail.name, ban.address);
-                state.ban(By::Own, network, now.deadline(ban.until), now);
-            }
-        }
+        state.take_own_bans(&watch.detector, now);
         let bans = state.running.as_ref().map_or(0, |running| running.table.len());
         tracing::info!(bans, "local drop: the bans that stand are in the kernel");
         self.follows.send_replace(state.follows_fleet());
@@ -162,108 +172,6 @@ impl LocalDrop {
             table.begin_anew();
             table.settle()
         });
-    }
-
-    /// Goes along with the fleet's bans whenever they are wanted, for ever.
-    pub(super) async fn follow(&self, uplink: &Uplink, watch: &Shared) {
-        let mut follows = self.follows.subscribe();
-        while follows.wait_for(|follows| *follows).await.is_ok() {
-            let (sender, changes) = mpsc::channel(CHANGES);
-            let (told, following) = watch::channel(Following::default());
-            self.lock().following = Some(following);
-            tokio::select! {
-                () = uplink.follow_bans(None, sender, told) => {}
-                () = self.take(changes, watch) => {}
-                _ = follows.wait_for(|follows| !*follows) => {}
-            }
-            self.lock().following = None;
-        }
-    }
-
-    /// Takes changes as they come.
-    async fn take(&self, mut changes: mpsc::Receiver<BanChange>, watch: &Shared) {
-        let mut some = Vec::new();
-        while changes.recv_many(&mut some, AT_ONCE).await > 0 {
-            for network in self.fleet(&some) {
-                // Of one host, as jails count them.
-                if network.prefix_len() >= if network.addr().is_ipv4() { 32 } else { 64 } {
-                    lock(watch).detector.lift(None, network.addr());
-                }
-            }
-            some.clear();
-        }
-    }
-
-    /// Drops an offender from now on.
-    pub(super) fn offence(&self, offence: &Offence) {
-        let mut state = self.lock();
-        if state.running.is_none() {
-            return;
-        }
-        let now = Moment::now();
-        let network = state.network(&offence.jail, offence.address);
-        let by_hand = offence.failures == 0;
-        let of_logins = state.jails.get(&offence.jail).is_none_or(|judge| judge.of_logins);
-        let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !by_hand && trusted.spares(network, of_logins, now.wall) {
-            tracing::info!(address = %offence.address, jail = %offence.jail, "not dropped on this host: a good login came from there lately; the enforcer decides");
-            return;
-        }
-        let until = match offence.bantime {
-            BanTime::For(seconds) => offence.time.checked_add(seconds.signed()).ok(),
-            BanTime::Permanent => None,
-        };
-        state.ban(By::Own, network, now.deadline(until), now);
-    }
-
-    /// Lifts the bans of an address, and those of the jails in whose name it was banned.
-    pub(super) fn lift(&self, address: IpAddr, banned: &[(Name, IpAddr)]) {
-        let mut state = self.lock();
-        let mut networks: Vec<IpNet> =
-            banned.iter().map(|(jail, address)| state.network(jail, *address)).collect();
-        let address = atalaya_wire::canonical(address);
-        networks.push(address.into());
-        networks.extend(shortened(address, 64));
-        for network in networks {
-            state.change(|table| table.lift(network).into_iter().collect());
-        }
-    }
-
-    /// Goes along with the enforcer's stream of the fleet's bans. Returns the networks whose bans were lifted
-    /// there, so that the jails here forget them too.
-    fn fleet(&self, changes: &[BanChange]) -> Vec<IpNet> {
-        let mut state = self.lock();
-        let (now, instant) = (Moment::now(), Instant::now());
-        let mut lifted = Vec::new();
-        for change in changes {
-            match change {
-                BanChange::Reset => state.change(|table| {
-                    table.begin_anew();
-                    Vec::new()
-                }),
-                BanChange::Ban { network, ends } => {
-                    let deadline = match ends {
-                        Ends::Never => Deadline::MAX,
-                        Ends::At(end) => {
-                            let left = end.saturating_duration_since(instant).as_nanos();
-                            now.boot.saturating_add(u64::try_from(left).unwrap_or(Deadline::MAX))
-                        }
-                    };
-                    state.ban(By::Fleet, *network, deadline, now);
-                }
-                // Where many addresses of a network were made one ban, theirs go: nobody forgave them.
-                BanChange::Lift { network } if state.is_covered(*network) => {
-                    state.change(|table| table.withdraw(By::Fleet, *network));
-                }
-                BanChange::Lift { network } => {
-                    state.change(|table| table.lift(*network).into_iter().collect());
-                    lifted.push(*network);
-                }
-                BanChange::Whole => state.change(Table::settle),
-                BanChange::Reached(_) => {}
-            }
-        }
-        lifted
     }
 
     /// Tells the kernel anew who is spared.
@@ -322,7 +230,8 @@ impl LocalDrop {
                 let state = self.lock();
                 let Some(running) = &state.running else { return };
                 for ban in some {
-                    ban.dropped = running.bans.dropped(state.network(name, ban.address));
+                    let network = ban.net.unwrap_or_else(|| state.network(name, ban.address));
+                    ban.dropped = running.bans.dropped(network);
                 }
             }
         }
@@ -406,10 +315,6 @@ impl State {
             let changes = change(&mut running.table);
             running.apply(changes, &mut self.trouble);
         }
-    }
-
-    fn is_covered(&self, network: IpNet) -> bool {
-        self.running.as_ref().is_some_and(|running| running.table.is_covered(network))
     }
 
     fn allow(&mut self, watch: &Watch) {

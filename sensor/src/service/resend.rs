@@ -45,13 +45,18 @@ pub(super) async fn resend(
 async fn send(bans: &[(Name, std::net::IpAddr)], watch: &Shared, outbox: &Outbox) -> usize {
     let mut sent = 0;
     for some in bans.chunks(AT_ONCE) {
-        let last = {
-            let watch = lock(watch);
+        let mut last = None;
+        {
+            let mut watch = lock(watch);
             let now = Timestamp::now();
-            let offences =
-                some.iter().filter_map(|(jail, address)| watch.detector.resent(jail, *address, now));
-            offences.map(|offence| outbox.push(offence)).inspect(|_| sent += 1).last()
-        };
+            for (jail, address) in some {
+                let Some(offence) = watch.detector.resent(jail, *address, now) else { continue };
+                let sequence = outbox.push(offence);
+                watch.detector.sent_again(jail, *address, sequence);
+                last = Some(sequence);
+                sent += 1;
+            }
+        }
         if let Some(last) = last {
             outbox.until_acked(last).await;
         }

@@ -9,7 +9,7 @@ use atalaya_wire::{Name, Networks};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{DROPS_INTERVAL, REFRESH_INTERVAL, Shared, lock};
+use super::{DROPS_INTERVAL, REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::jail::ignore::IgnoreList;
 use crate::store::{Snapshot, Store};
 
@@ -48,10 +48,7 @@ pub(super) async fn keep(watch: Shared, store: Store, rate: Arc<Mutex<Rate>>) {
     loop {
         tokio::select! {
             _ = snapshots.tick() => {
-                let snapshot = take_snapshot(&watch);
-                if !snapshot.is_empty() {
-                    store.snapshot(snapshot);
-                }
+                save(&watch, &store);
                 let lines = lock(&watch).lines;
                 rate.lock().unwrap_or_else(PoisonError::into_inner).note(lines);
             }
@@ -98,10 +95,19 @@ pub(super) async fn tell_drops(watch: Shared, store: Store) {
     }
 }
 
+/// Gives what changed since the last call to the store, under the lock: what became of a ban must not be
+/// overwritten by what was so before.
+pub(super) fn save(watch: &Shared, store: &Store) {
+    let mut watch = lock(watch);
+    let snapshot = take_snapshot(&mut watch);
+    if !snapshot.is_empty() {
+        store.snapshot(snapshot);
+    }
+}
+
 /// What changed since the last call; nothing while an ignorecommand runs, so that what led to its
 /// offence is read again after a crash.
-pub(super) fn take_snapshot(watch: &Shared) -> Snapshot {
-    let mut watch = lock(watch);
+pub(super) fn take_snapshot(watch: &mut Watch) -> Snapshot {
     if watch.asked.load(Ordering::SeqCst) > 0 {
         return Snapshot::default();
     }

@@ -46,11 +46,13 @@ enum Cut {
 
 impl Uplink {
     /// Follows the bans until nobody takes them any more: sends each change in its order, and waits where the
-    /// receiver is slow. Begins at a position where the receiver kept what it held there. Where it stands is
-    /// told in `following`.
+    /// receiver is slow. Begins at a position where the receiver kept what it held there. `answered` says at any
+    /// moment the last of this sensor's offences that the enforcer has answered. Where it stands is told in
+    /// `following`.
     pub async fn follow_bans(
         &self,
         from: Option<Position>,
+        answered: impl Fn() -> u64,
         changes: mpsc::Sender<BanChange>,
         following: watch::Sender<Following>,
     ) {
@@ -59,7 +61,7 @@ impl Uplink {
         loop {
             let begun = Instant::now();
             let cut = tokio::select! {
-                cut = self.follow_once(&mut reading, &changes, &following) => cut,
+                cut = self.follow_once(&mut reading, &answered, &changes, &following) => cut,
                 () = changes.closed() => Cut::Unwanted,
             };
             if matches!(cut, Cut::Unwanted) {
@@ -82,10 +84,11 @@ impl Uplink {
     async fn follow_once(
         &self,
         reading: &mut Reading,
+        answered: &impl Fn() -> u64,
         sink: &mpsc::Sender<BanChange>,
         following: &watch::Sender<Following>,
     ) -> Cut {
-        match self.read_stream(reading, sink, following).await {
+        match self.read_stream(reading, answered, sink, following).await {
             Ok(()) => Cut::Ended { url: self.url().to_owned(), reason: "by the enforcer".to_owned() },
             Err(cut) => cut,
         }
@@ -94,10 +97,11 @@ impl Uplink {
     async fn read_stream(
         &self,
         reading: &mut Reading,
+        answered: &impl Fn() -> u64,
         sink: &mpsc::Sender<BanChange>,
         following: &watch::Sender<Following>,
     ) -> Result<(), Cut> {
-        let follow = Follow::new(reading.connect());
+        let follow = Follow::new(reading.connect(answered()));
         // The client's own deadline is for requests that are answered at once.
         let request = self.client.get(format!("{}{BANS_PATH}?{follow}", self.url())).timeout(Duration::MAX);
         let ended = |reason: String| Cut::Ended { url: self.url().to_owned(), reason };

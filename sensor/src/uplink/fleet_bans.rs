@@ -16,7 +16,13 @@ use tokio::time::Instant;
 pub enum BanChange {
     /// A snapshot of all bans begins. What was held before stands on until [`Self::Whole`]; a snapshot that is cut
     /// goes on where it was cut, or begins anew with another `Reset`.
-    Reset,
+    Reset {
+        /// Which ledger the bans are of.
+        ledger: Name,
+        /// The last of this sensor's offences that the enforcer had answered when the connection was opened: what
+        /// it had banned for these is in the snapshot, unless it was lifted or is over.
+        answered: u64,
+    },
     /// A ban, new or changed: it replaces what was said of exactly this network before.
     Ban {
         /// What is banned, in its canonical form.
@@ -53,6 +59,8 @@ pub struct Reading {
     position: Option<Position>,
     /// Which stream the connection gives; `None` before its first line.
     stream: Option<Name>,
+    /// As [`BanChange::Reset`] tells it.
+    answered: u64,
     /// The beginning of a line whose end has not come yet; shorter than [`MAX_BAN_LINE`].
     rest: Vec<u8>,
 }
@@ -103,8 +111,10 @@ impl Reading {
         Self { position, ..Self::default() }
     }
 
-    /// A new connection begins. Returns what it is to ask for.
-    pub fn connect(&mut self) -> Option<Position> {
+    /// A new connection begins, when the enforcer has answered offences up to this one. Returns what it is to ask
+    /// for.
+    pub fn connect(&mut self, answered: u64) -> Option<Position> {
+        self.answered = answered;
         self.stream = None;
         self.rest.clear();
         self.position.clone()
@@ -170,7 +180,7 @@ impl Reading {
             }
         } else {
             self.position = None;
-            changes.push(BanChange::Reset);
+            changes.push(BanChange::Reset { ledger: begin.ledger, answered: self.answered });
         }
         self.stream = Some(begin.stream);
         Ok(())

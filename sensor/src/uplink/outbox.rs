@@ -20,6 +20,8 @@ pub struct Outbox {
     queue: Arc<Mutex<Queue>>,
     arrived: Arc<Notify>,
     through: Arc<watch::Sender<u64>>,
+    /// The last number of an earlier run's offences that waited; 0 where none did.
+    before: u64,
 }
 
 #[derive(Debug)]
@@ -43,12 +45,16 @@ impl Outbox {
             spilled: saved.waiting > 0,
             taken: 0,
         };
+        // What waits no longer was answered in an earlier run.
+        let (first, before) = saved.span.unwrap_or((saved.next_sequence, 0));
+        let through = first.saturating_sub(1);
         Self {
             name: saved.outbox.clone(),
             store,
             queue: Arc::new(Mutex::new(queue)),
             arrived: Arc::default(),
-            through: Arc::new(watch::Sender::new(0)),
+            through: Arc::new(watch::Sender::new(through)),
+            before,
         }
     }
 
@@ -115,6 +121,17 @@ impl Outbox {
             *before = through.max(*before);
             grows
         });
+    }
+
+    /// The last sequence up to which the enforcer has everything.
+    pub fn through(&self) -> u64 {
+        *self.through.borrow()
+    }
+
+    /// Whether an enforcer that has everything up to `through` has the offence of this number; of number 0, where
+    /// it is not known, whether it has all of earlier runs.
+    pub fn is_answered(&self, sequence: u64, through: u64) -> bool {
+        through >= if sequence == 0 { self.before } else { sequence }
     }
 
     /// Returns once the enforcer has everything up to and with this sequence.
@@ -217,6 +234,24 @@ mod tests {
         acked.await.unwrap();
         outbox.acked(1);
         outbox.until_acked(second).await;
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_run_sent_is_answered_and_what_waits_from_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outbox, writer) = open(folder.path());
+        assert!(outbox.is_answered(0, outbox.through()), "there was none");
+        let [first, second] = [1, 2].map(|host| outbox.push(offence(host)));
+        assert!(!outbox.is_answered(first, outbox.through()));
+        outbox.acked(first);
+        outbox.store.flush().await;
+        drop(outbox);
+        writer.join();
+        let (outbox, _writer) = open(folder.path());
+        let is_answered = |sequence| outbox.is_answered(sequence, outbox.through());
+        assert!(is_answered(first) && !is_answered(second) && !is_answered(0));
+        outbox.acked(second);
+        assert!(is_answered(second) && is_answered(0));
     }
 
     #[test]

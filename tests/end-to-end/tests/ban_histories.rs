@@ -141,7 +141,7 @@ impl World {
                 ledger: format!("ledger-{ledgers}").parse().unwrap(),
                 stream: format!("run-{runs}").parse().unwrap(),
             };
-            Follower::new(Arc::clone(desired), names, reading.connect(), PIECE)
+            Follower::new(Arc::clone(desired), names, reading.connect(0), PIECE)
         });
         if self.under_way.is_empty() {
             self.sent = self.instant;
@@ -238,7 +238,7 @@ impl World {
 impl Held {
     fn apply(&mut self, change: BanChange) {
         match change {
-            BanChange::Reset => {
+            BanChange::Reset { .. } => {
                 self.unnamed = self.bans.keys().copied().collect();
                 self.snapshots += 1;
             }

@@ -169,7 +169,7 @@ impl Follower {
         let uplink = Uplink::new(Membership::new(&format!("https://{}", proxy.address), token)?)?;
         let (sink, changes) = mpsc::channel(64);
         let (told, following) = watch::channel(Following::default());
-        tokio::spawn(async move { uplink.follow_bans(None, sink, told).await });
+        tokio::spawn(async move { uplink.follow_bans(None, || 0, sink, told).await });
         Ok(Self { changes, following, held: BTreeMap::new(), resets: 0, bans: 0 })
     }
 
@@ -182,7 +182,7 @@ impl Follower {
                 .context("following ended")?;
             let is_last = is_meant(&change);
             match change {
-                BanChange::Reset => {
+                BanChange::Reset { .. } => {
                     self.resets += 1;
                     // The snapshot is the first thing after it here.
                     self.held.clear();

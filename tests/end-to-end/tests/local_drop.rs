@@ -13,6 +13,9 @@ use atalaya_end_to_end::sshd::Sshd;
 use atalaya_end_to_end::stage::Stage;
 use serde_json::Value;
 
+#[path = "local_drop/rulings.rs"]
+mod rulings;
+
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long is waited for a packet that should not come. It only has to be longer than one on its way.
 const SILENCE: Duration = Duration::from_millis(700);

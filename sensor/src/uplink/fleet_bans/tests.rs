@@ -21,6 +21,10 @@ fn position(through: u64, after: Option<&str>) -> Position {
     Position { stream: "s".parse().unwrap(), through, after }
 }
 
+fn reset(answered: u64) -> BanChange {
+    BanChange::Reset { ledger: "l".parse().unwrap(), answered }
+}
+
 fn network() -> IpNet {
     "192.0.2.1/32".parse().unwrap()
 }
@@ -28,12 +32,12 @@ fn network() -> IpNet {
 #[test]
 fn a_snapshot_that_is_cut_goes_on_and_is_whole_at_the_first_mark_outside_it() {
     let (mut reading, now) = (Reading::default(), Instant::now());
-    assert_eq!(reading.connect(), None);
+    assert_eq!(reading.connect(3), None);
     let ban = BanChange::Ban { network: network(), ends: Ends::At(now + Duration::from_secs(60)) };
-    assert_eq!(read(&mut reading, &[BEGIN, BAN, WITHIN], now).unwrap(), [BanChange::Reset, ban.clone()]);
+    assert_eq!(read(&mut reading, &[BEGIN, BAN, WITHIN], now).unwrap(), [reset(3), ban.clone()]);
     assert!(!reading.is_whole());
 
-    assert_eq!(reading.connect(), Some(position(5, Some("192.0.2.1/32"))));
+    assert_eq!(reading.connect(4), Some(position(5, Some("192.0.2.1/32"))));
     let reached = BanChange::Reached(position(7, None));
     assert_eq!(
         read(&mut reading, &[RESUMED, BAN, MARK], now).unwrap(),
@@ -42,13 +46,13 @@ fn a_snapshot_that_is_cut_goes_on_and_is_whole_at_the_first_mark_outside_it() {
     assert!(reading.is_whole());
 
     // From there on only what changes, and a heartbeat changes nothing.
-    assert_eq!(reading.connect(), Some(position(7, None)));
+    assert_eq!(reading.connect(5), Some(position(7, None)));
     let lift = BanChange::Lift { network: network() };
     assert_eq!(read(&mut reading, &[RESUMED, LIFT, MARK, MARK], now).unwrap(), [lift]);
 
     // Another ledger, another run, or too far behind: all anew, also on the same connection.
-    assert_eq!(read(&mut reading, &[BEGIN, BAN], now).unwrap(), [BanChange::Reset, ban]);
-    assert_eq!(reading.connect(), None);
+    assert_eq!(read(&mut reading, &[BEGIN, BAN], now).unwrap(), [reset(5), ban]);
+    assert_eq!(reading.connect(6), None);
 }
 
 #[test]
@@ -65,7 +69,7 @@ fn what_makes_no_sense_ends_the_connection_and_says_what_it_was() {
     let now = Instant::now();
     let refused = |from: Option<Position>, lines: &[&str]| {
         let mut reading = Reading::new(from);
-        reading.connect();
+        reading.connect(0);
         read(&mut reading, lines, now).unwrap_err().to_string()
     };
     assert!(refused(None, &[BAN]).contains("before its beginning"));
@@ -88,7 +92,7 @@ fn what_makes_no_sense_ends_the_connection_and_says_what_it_was() {
 #[test]
 fn a_line_without_an_end_is_refused_before_it_fills_the_memory() {
     let (mut reading, mut changes) = (Reading::default(), Vec::new());
-    reading.connect();
+    reading.connect(0);
     let ended = (0..1000).position(|_| reading.read(b"          ", Instant::now(), &mut changes).is_err());
     assert_eq!(ended, Some(MAX_BAN_LINE.div_ceil(10) - 1));
 }
@@ -123,7 +127,7 @@ proptest! {
         let (mut reading, mut changes) = (Reading::new(Some(position(3, None))), Vec::new());
         for piece in pieces {
             if reading.read(&piece, Instant::now(), &mut changes).is_err() {
-                reading.connect();
+                reading.connect(0);
             }
             prop_assert!(reading.rest.len() < MAX_BAN_LINE);
         }
