@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::{HistoryConfig, ListConfig};
+use atalaya_enforcer::desired::Label;
 use atalaya_enforcer::ledger::{Ban, Change, Ledger, Selection, Sort, Terms, Which};
-use atalaya_enforcer::router::Label;
 use atalaya_wire::{Evidence, Name, Seconds};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};

@@ -9,11 +9,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atalaya_enforcer::allow::Allow;
+use atalaya_enforcer::bans::allow::Allow;
 use atalaya_enforcer::bans::{Bans, Rules};
 use atalaya_enforcer::config::{AllowConfig, ListConfig};
+use atalaya_enforcer::desired::{Desired, Label};
 use atalaya_enforcer::ledger::{Ledger, Terms};
-use atalaya_enforcer::router::{Desired, Label};
 use atalaya_wire::{BanTime, NumberedOffence, Offence, Seconds};
 use jiff::Timestamp;
 

@@ -3,7 +3,7 @@
 //!
 //! What is changed is changed under one lock, which is held until the ledger's writer has the change too, so
 //! that memory and disk see the same order. The ledger keeps each ban; what routers are to hold is derived from
-//! them by [`crate::widen`], in [`Desired`].
+//! them by [`crate::bans::widen`], in [`Desired`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,26 +16,32 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
-use crate::allow::{Allow, AllowError, Answer, What};
 use crate::config::{ListConfig, ProtectConfig, WidenConfig};
+use crate::desired::{Desired, Label};
+use crate::intake::fleet;
 use crate::ledger::{Allowance, Ban, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, Receipt, Spared};
-use crate::policy::{self, Decision, Exemption, Severity, Standing};
-use crate::protect::Protect;
+use crate::prefixes;
 use crate::router::address_list::canonical as canonical_prefix;
-use crate::router::{Desired, Label};
-use crate::widen::Widen;
-use crate::{fleet, prefixes};
 
+pub mod allow;
 mod book;
 mod counts;
+pub mod names;
+pub mod policy;
+pub mod protect;
 mod reachable;
+pub mod widen;
 
 pub use counts::Counts;
 pub use reachable::EXEMPT;
 
+use allow::{Allow, AllowError, Answer, What};
 use book::Book;
 use counts::Counters;
+use policy::{Decision, Exemption, Severity, Standing};
+use protect::Protect;
 use reachable::Reachable;
+use widen::Widen;
 
 /// For how long an earlier ban makes the next one longer.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);

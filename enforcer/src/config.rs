@@ -12,7 +12,7 @@ use atalaya_wire::{Escalation, Name};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::policy::Severity;
+use crate::bans::policy::Severity;
 use crate::router::RouterConfig;
 
 mod list;

@@ -13,11 +13,11 @@ use jiff::Timestamp;
 
 use crate::bans::Bans;
 use crate::clock::Clock;
+use crate::desired::Desired;
 use crate::intake::Intake;
+use crate::intake::reports::Reports;
 use crate::ledger::Ledger;
-use crate::rates::Rates;
-use crate::reports::Reports;
-use crate::router::{Desired, RouterHandle};
+use crate::router::RouterHandle;
 
 pub mod address;
 pub mod allow;
@@ -25,8 +25,11 @@ pub mod bans;
 pub mod desired;
 pub mod fault;
 pub mod holding;
+pub mod rates;
 pub mod socket;
 pub mod status;
+
+use rates::Rates;
 
 /// What the commands may ask about.
 #[derive(Debug)]

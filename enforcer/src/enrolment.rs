@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use crate::bans::BY_HAND;
-use crate::fleet;
+use crate::intake::fleet;
 
 mod roll;
 

@@ -28,11 +28,18 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::enrolment::Enrolled;
-use crate::followers::Followers;
-use crate::https::Caller;
 use crate::ledger::{Ledger, Selection};
-use crate::reports::Reports;
-use crate::skew::{Dating, TOLERATED};
+
+pub mod fleet;
+pub mod followers;
+pub mod https;
+pub mod reports;
+pub mod skew;
+
+use followers::Followers;
+use https::Caller;
+use reports::Reports;
+use skew::{Dating, TOLERATED};
 
 /// How long a request's body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);

@@ -14,13 +14,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::bans::policy::Standing;
 use crate::clock::Clock;
 use crate::config::HistoryConfig;
 use crate::database;
-use crate::policy::Standing;
-use crate::router::Label;
+use crate::desired::Label;
 use crate::router::address_list::Family;
 
+pub mod backup;
 mod draft;
 mod examination;
 mod file;

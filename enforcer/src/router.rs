@@ -20,16 +20,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bans::policy::Severity;
 use crate::clock::Clock;
-use crate::policy::Severity;
+use crate::desired::Desired;
 
 pub mod actual;
 pub mod address_list;
-mod bench;
 pub mod check;
-pub mod desired;
 pub mod endpoint;
-pub mod journal;
 mod link;
 pub mod order;
 pub mod pace;
@@ -42,8 +40,8 @@ pub mod session;
 pub mod status;
 pub mod view;
 mod worker;
+mod workplace;
 
-pub use desired::{Desired, Label, Wanted};
 pub use endpoint::{Endpoint, EndpointError};
 pub use order::Found;
 pub use status::{RouterStatus, State};
@@ -178,7 +176,7 @@ pub fn spawn(
     let (sender, status) = watch::channel(first);
     let (questions, asked) = mpsc::channel(64);
     let view = View::new(Arc::clone(&desired), config.takes(), config.ipv6);
-    let bench = bench::Bench {
+    let bench = workplace::Bench {
         pace: Pace::new(config.window, config.rate, config.max_cpu),
         subscription: desired.subscribe(),
         desired,

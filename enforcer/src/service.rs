@@ -14,24 +14,27 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::allow::{Allow, names};
+use crate::bans::allow::Allow;
+use crate::bans::names;
 use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::desired::Basis;
+use crate::control::rates::{Rates, Totals};
 use crate::control::{Control, socket};
+use crate::desired::{Desired, Label};
 use crate::enrolment::{self, Enrolled};
-use crate::fleet::Fleet;
-use crate::followers::Followers;
-use crate::https::{self, Limits};
 use crate::intake::Intake;
+use crate::intake::fleet::Fleet;
+use crate::intake::followers::Followers;
+use crate::intake::https::{self, Limits};
+use crate::intake::reports::Reports;
 use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
-use crate::rates::{Rates, Totals};
-use crate::recovery;
-use crate::reports::Reports;
 use crate::router::address_list::Family;
-use crate::router::{self, Desired, Label, RouterConfig, RouterHandle, plan};
+use crate::router::{self, RouterConfig, RouterHandle, plan};
 use crate::tls::Identity;
+
+mod recovery;
 
 /// How often it is looked which bans are over.
 const LAPSE_INTERVAL: Duration = Duration::from_millis(250);

@@ -9,9 +9,9 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use atalaya_enforcer::desired::{Label, Wanted};
 use atalaya_enforcer::enrolment::{self, Enrolled};
-use atalaya_enforcer::followers::Followers;
-use atalaya_enforcer::router::{Label, Wanted};
+use atalaya_enforcer::intake::followers::Followers;
 use atalaya_wire::{BANS_PATH, BanLine, Fingerprint, Follow, Position, Problem, ProblemCode};
 use axum::body::{Body, HttpBody};
 use ipnet::IpNet;

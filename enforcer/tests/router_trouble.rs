@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::router::{self, Desired, Label, Password, RouterConfig, State, Wanted};
+use atalaya_enforcer::desired::{Desired, Label, Wanted};
+use atalaya_enforcer::router::{self, Password, RouterConfig, State};
 use routeros_sim::sentence::{Decoder, Sentence};
 use routeros_sim::{Family, Fault, Router};
 use stage::{PATIENCE, Stage};

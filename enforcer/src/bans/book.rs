@@ -10,13 +10,13 @@ use atalaya_wire::Name;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use super::allow::Allow;
+use super::policy::{Exemption, Severity, Standing};
 use super::reachable::Reachable;
-use crate::allow::Allow;
+use super::widen::{Entry, Widen};
 use crate::config::ListConfig;
+use crate::desired::{Desired, Label, Wanted};
 use crate::ledger::Change;
-use crate::policy::{Exemption, Severity, Standing};
-use crate::router::{Desired, Label, Wanted};
-use crate::widen::{Entry, Widen};
 
 /// The bans that stand.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use atalaya_wire::Networks;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::protect::Protect;
+use super::protect::Protect;
 
 /// For how long no widened network covers what someone unbanned, unless it is banned again.
 pub const EXEMPT: SignedDuration = SignedDuration::from_hours(1);

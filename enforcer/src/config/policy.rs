@@ -9,9 +9,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigError;
-use crate::allow::names::Lookups;
 use crate::bans::BY_HAND;
-use crate::fleet;
+use crate::bans::names::Lookups;
+use crate::intake::fleet;
 
 /// The networks that no one outside an organisation has: RFC 1918, RFC 6598, RFC 4193.
 const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];

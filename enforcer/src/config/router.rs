@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::list::is_list_name;
 use super::{ConfigError, ListConfig, checked};
-use crate::policy::Severity;
+use crate::bans::policy::Severity;
 use crate::router::{Endpoint, Password, RouterConfig};
 
 #[derive(Deserialize)]

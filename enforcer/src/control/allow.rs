@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bans::{clean, committed};
 use super::{Answer, Control, Failure};
-use crate::allow::{AllowError, Answer as NameAnswer, What};
 use crate::bans::Allowed;
+use crate::bans::allow::{AllowError, Answer as NameAnswer, What};
 use crate::ledger::{Allowance, Spared};
 
 /// The longest reason that is kept, in characters.

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, Failure};
+use crate::bans::policy::Severity;
+use crate::desired::{Desired, Label, Wanted};
 use crate::ledger::{Change, ListUse};
-use crate::policy::Severity;
-use crate::router::{Desired, Label, Wanted};
 
 /// The answer to `GET /desired`.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::status::{RouterAnswer, SensorAnswer, Status};
-use crate::skew::TOLERATED;
+use crate::intake::skew::TOLERATED;
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
 const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
@@ -159,7 +159,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0, "widened": 0,
             "allowances": 0, "protected": 0, "fleet": [],
-            "decisions": crate::bans::Counts::default(), "rates": crate::rates::RatesAnswer::default(),
+            "decisions": crate::bans::Counts::default(), "rates": crate::control::rates::RatesAnswer::default(),
             "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
             "routers": [], "sensors": {},
         }))

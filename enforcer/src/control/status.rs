@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Control;
 use super::fault::{self, Fault};
+use super::rates::RatesAnswer;
 use crate::bans::Counts;
-use crate::fleet::FleetStatus;
 use crate::intake::Seen;
-use crate::rates::RatesAnswer;
+use crate::intake::fleet::FleetStatus;
 use crate::router::{RouterHandle, RouterStatus};
 
 /// The answer to `GET /status`.

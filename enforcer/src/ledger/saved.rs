@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Error, Row, params};
 
 use super::{Allowance, GoodLogin, MOST_LOGINS, Saved, row, schema};
-use crate::policy::Standing;
-use crate::router::Label;
+use crate::bans::policy::Standing;
+use crate::desired::Label;
 
 /// So many bans are read at once, where no more than so many rows lie between two of them.
 const NEAR: usize = 1000;

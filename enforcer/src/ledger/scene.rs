@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Ban, Change, Ledger, LedgerError, Saved, Selection, Terms, Writer};
 use crate::config::ListConfig;
-use crate::router::Label;
+use crate::desired::Label;
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()

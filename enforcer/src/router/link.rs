@@ -10,15 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Family, Marks, address_text, parse_timeout, timeout_text};
-use super::bench::Bench;
-use super::desired::Moment;
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline};
 use super::sentence::{Row, Trap, TrapMeaning};
 use super::session::{Answer, Session, SessionError};
 use super::status::State;
 use super::view::{View, entries_by_memory};
+use super::workplace::Bench;
 use super::{Deadlines, Holding, Question};
+use crate::desired::Moment;
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;

@@ -5,8 +5,8 @@ use mikrotik_rs::CommandBuilder;
 use mikrotik_rs::proto::command::Cmd;
 
 use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
-use super::desired::Moment;
 use super::sentence::Row;
+use crate::desired::Moment;
 
 /// A command to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

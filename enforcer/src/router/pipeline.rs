@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
 use super::address_list::{EntryId, Family, Marks};
-use super::desired::{Changes, Label, Moment};
 use super::order::{Action, Found, Order, Shown};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
-use crate::widen;
+use crate::bans::widen;
+use crate::desired::{Changes, Label, Moment};
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
+use crate::desired::{Desired, Subscription};
+use crate::desired::{Label, Wanted};
 use crate::router::address_list::LARGEST_TIMEOUT;
 use crate::router::address_list::Mark;
-use crate::router::desired::{Desired, Subscription};
 use crate::router::reconcile::TOLERANCE;
 use crate::router::view::Takes;
-use crate::router::{Label, Wanted};
 
 /// A router: one list, ids that grow, entries that lapse.
 #[derive(Default)]

@@ -12,7 +12,6 @@ use tokio::time::timeout;
 use super::RouterConfig;
 use super::actual::{Held, Owner};
 use super::address_list::{EntryId, Family, Mark, Marks};
-use super::desired::{Desired, Moment};
 use super::endpoint::{API_PORT, API_TLS_PORT};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
@@ -20,6 +19,7 @@ use super::sentence::TrapMeaning;
 use super::session::{Answer, Session, SessionError};
 use super::view::{View, entries_by_memory};
 use crate::bans::BY_HAND;
+use crate::desired::{Desired, Moment};
 use crate::ledger::ListUse;
 
 /// The most removals in flight while a list is tidied.

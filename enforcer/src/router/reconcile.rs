@@ -6,7 +6,7 @@
 
 use super::actual::{Held, Owner};
 use super::address_list::{EntryId, LARGEST_TIMEOUT};
-use super::desired::Moment;
+use crate::desired::Moment;
 
 /// The difference between wanted and held expiry, in seconds, that is let be. RouterOS shows whole
 /// seconds, and a command or a reply may have waited for its turn.

@@ -11,8 +11,8 @@ use atalaya_wire::Name;
 use ipnet::IpNet;
 
 use super::address_list::Family;
-use super::desired::{Desired, Label, Moment};
-use crate::policy::Severity;
+use crate::bans::policy::Severity;
+use crate::desired::{Desired, Label, Moment};
 
 /// Which bans are for a router.
 #[derive(Clone, Debug, Default)]
@@ -180,7 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::router::Wanted;
+    use crate::desired::Wanted;
 
     fn view(bans: &[(u16, Option<i64>, Severity)], limit: usize) -> (Arc<Desired>, View) {
         let desired = Arc::new(Desired::new());

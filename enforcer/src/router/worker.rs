@@ -4,12 +4,12 @@
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::timeout;
 
-use super::bench::Bench;
 use super::endpoint::{API_PORT, API_TLS_PORT, Endpoint};
 use super::link::{Asked, Link};
 use super::pipeline::Counts;
 use super::session::{Session, SessionError};
 use super::status::State;
+use super::workplace::Bench;
 
 /// Holds the router to what is desired until the service stops.
 pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::router::{
-    self, Desired, Label, Password, RouterConfig, RouterHandle, RouterStatus, State, Wanted,
-};
+use atalaya_enforcer::desired::{Desired, Label, Wanted};
+use atalaya_enforcer::router::{self, Password, RouterConfig, RouterHandle, RouterStatus, State};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use routeros_sim::{Builder, Entry, Family, Router};

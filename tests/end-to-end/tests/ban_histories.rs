@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atalaya_enforcer::followers::{Follower, Names};
-use atalaya_enforcer::router::{Desired, Label, Wanted};
+use atalaya_enforcer::desired::{Desired, Label, Wanted};
+use atalaya_enforcer::intake::followers::{Follower, Names};
 use atalaya_sensor::fleet_bans::{BanChange, Ends, Reading};
 use atalaya_wire::{BanLine, Position};
 use ipnet::IpNet;

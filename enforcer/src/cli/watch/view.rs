@@ -1,9 +1,9 @@
 //! The full-screen view: a pure function from a scene, a time and an area to what is drawn.
 
 use atalaya_enforcer::control::fault::FaultKind;
+use atalaya_enforcer::control::rates::Rate;
 use atalaya_enforcer::control::status::{RouterAnswer, SensorAnswer, Status};
 use atalaya_enforcer::ledger::Ban;
-use atalaya_enforcer::rates::Rate;
 use atalaya_wire::Name;
 use jiff::{SignedDuration, Timestamp};
 use ratatui::Frame;

@@ -16,11 +16,11 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::policy::Severity;
 use crate::config::WidenConfig;
-use crate::policy::Severity;
+use crate::desired::Moment;
+use crate::desired::{Desired, Label, Wanted};
 use crate::prefixes::Prefixes;
-use crate::router::desired::Moment;
-use crate::router::{Desired, Label, Wanted};
 
 /// The longest that a network stays wide after fewer of its offenders are banned than the threshold says,
 /// in seconds.

@@ -12,8 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AllowConfig, is_host_name};
 use crate::ledger::Allowance;
 
-pub mod names;
-
 /// The most entries at run time.
 pub const MOST: usize = 1000;
 

@@ -14,8 +14,8 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Answer;
-use crate::bans::Bans;
+use super::Bans;
+use super::allow::Answer;
 use crate::clock::Clock;
 
 /// How names are looked up.

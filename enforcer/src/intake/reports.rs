@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atalaya_wire::{Name, Report, canonical};
 use jiff::Timestamp;
 
+use super::fleet::{Fleet, FleetStatus};
+use super::skew::Dating;
 use crate::bans::Bans;
-use crate::fleet::{Fleet, FleetStatus};
-use crate::protect;
-use crate::skew::Dating;
+use crate::bans::protect;
 
 /// The most outboxes that are remembered of one sensor; the one whose reports are oldest goes.
 const MOST_OUTBOXES: usize = 100;

@@ -8,11 +8,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::desired::{Desired, Moment, Subscription};
 use super::pace::Pace;
 use super::status::{Failure, RouterStatus, State};
 use super::{Question, Recovery, RouterConfig};
 use crate::clock::Clock;
+use crate::desired::{Desired, Moment, Subscription};
 
 /// What a router's worker has at hand in every session.
 pub(super) struct Bench {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use ipnet::IpNet;
 
-use super::desired::Moment;
+use super::Moment;
 
 /// The most changes that are remembered: 10 MB.
 const REMEMBERED: usize = 262_144;

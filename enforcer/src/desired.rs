@@ -14,10 +14,12 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use super::address_list::{Family, canonical};
-use super::journal::{Change, Journal};
+use crate::router::address_list::{Family, canonical};
+pub mod journal;
+
+use crate::bans::policy::Severity;
 use crate::config::ListConfig;
-use crate::policy::Severity;
+use journal::{Change, Journal};
 
 /// The most prefixes that a [`Subscription`] names one by one.
 const GATHERED: usize = 65_536;
