@@ -21,7 +21,7 @@ use crate::desired::{Desired, Label};
 use crate::intake::fleet;
 use crate::ledger::{Allowance, Ban, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, Receipt, Spared};
 use crate::prefixes;
-use crate::router::address_list::canonical as canonical_prefix;
+use crate::prefixes::canonical as canonical_prefix;
 
 pub mod allow;
 mod book;

@@ -193,7 +193,7 @@ fn prefix(text: &str) -> Result<IpNet, String> {
     text.parse::<std::net::IpAddr>()
         .map(IpNet::from)
         .or_else(|_| text.parse::<IpNet>())
-        .map(atalaya_enforcer::router::address_list::canonical)
+        .map(atalaya_enforcer::prefixes::canonical)
         .map_err(|_| "expected an address or a network, such as 192.0.2.1 or 2001:db8::/64".to_owned())
 }
 

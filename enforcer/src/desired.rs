@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use crate::router::address_list::{Family, canonical};
+use crate::prefixes::{Family, canonical};
 pub mod journal;
 
 use crate::bans::policy::Severity;

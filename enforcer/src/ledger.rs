@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::HistoryConfig;
 use crate::database;
 use crate::desired::Label;
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 
 pub mod backup;
 mod draft;

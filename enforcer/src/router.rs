@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bans::policy::Severity;
 use crate::clock::Clock;
 use crate::desired::Desired;
+use crate::prefixes::{Family, canonical};
 
 pub mod actual;
 pub mod address_list;
@@ -198,7 +199,7 @@ pub fn spawn(
 
 impl RouterConfig {
     /// The list of a family.
-    pub fn list(&self, family: address_list::Family) -> &str {
+    pub fn list(&self, family: Family) -> &str {
         &self.lists[family.index()]
     }
 
@@ -312,7 +313,7 @@ impl RouterHandle {
 
     /// Whether a ban of exactly this prefix stands that is for the router, whatever its limit.
     pub fn takes(&self, prefix: IpNet) -> bool {
-        self.view.until(address_list::canonical(prefix)).is_some()
+        self.view.until(canonical(prefix)).is_some()
     }
 
     /// What the router holds for exactly this prefix, by its worker's mirror; waits for the worker for up to
@@ -322,7 +323,7 @@ impl RouterHandle {
             return Holding::Unknown;
         }
         let (answer, answered) = oneshot::channel();
-        let prefix = address_list::canonical(prefix);
+        let prefix = canonical(prefix);
         if self.questions.try_send(Question { prefix, answer }).is_err() {
             return Holding::Unknown;
         }

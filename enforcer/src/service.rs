@@ -30,7 +30,7 @@ use crate::intake::followers::Followers;
 use crate::intake::https::{self, Limits};
 use crate::intake::reports::Reports;
 use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 use crate::router::{self, RouterConfig, RouterHandle, plan};
 use crate::tls::Identity;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use atalaya_enforcer::bans::policy::Severity;
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::desired::{Desired, Label, Wanted};
-use atalaya_enforcer::router::address_list::Family as Table;
+use atalaya_enforcer::prefixes::Family as Table;
 use atalaya_enforcer::router::{self, Holding, RouterHandle, State, plan};
 use jiff::SignedDuration;
 use routeros_sim::{Costs, Family, Fault, Router};

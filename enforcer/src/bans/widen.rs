@@ -20,15 +20,11 @@ use super::policy::Severity;
 use crate::config::WidenConfig;
 use crate::desired::Moment;
 use crate::desired::{Desired, Label, Wanted};
-use crate::prefixes::Prefixes;
+use crate::prefixes::{self, Prefixes, network_length};
 
 /// The longest that a network stays wide after fewer of its offenders are banned than the threshold says,
 /// in seconds.
 pub const LINGER: u64 = 300;
-
-/// The lengths of the networks that may become wide.
-const IPV4: u8 = 24;
-const IPV6: u8 = 48;
 
 /// What routers want, entry by entry: [`Desired`], or a test's.
 pub trait Entries {
@@ -79,14 +75,6 @@ struct Wide {
 
 /// Whether something in a network is to be kept reachable.
 pub type Kept<'a> = &'a dyn Fn(IpNet) -> bool;
-
-/// How long the prefix of the network is that a prefix may be widened to.
-pub const fn network_length(prefix: IpNet) -> u8 {
-    match prefix {
-        IpNet::V4(_) => IPV4,
-        IpNet::V6(_) => IPV6,
-    }
-}
 
 // === impl Widen ===
 
@@ -354,14 +342,10 @@ impl Widen {
     /// The network that may become wide around a prefix, or that it is.
     fn network_around(&self, prefix: IpNet) -> Option<IpNet> {
         self.threshold(prefix)?;
-        let network = match prefix {
-            IpNet::V4(net) if net.prefix_len() >= IPV4 => IpNet::V4(Ipv4Net::new(net.addr(), IPV4).ok()?),
-            IpNet::V6(net) if net.prefix_len() >= IPV6 && self.config.ipv6_prefix > IPV6 => {
-                IpNet::V6(Ipv6Net::new(net.addr(), IPV6).ok()?)
-            }
-            _ => return None,
-        };
-        Some(network.trunc())
+        let (length, offender) =
+            (network_length(prefix), prefixes::unit_of(prefix.addr(), self.config.ipv6_prefix));
+        let wider = length <= prefix.prefix_len() && length < offender.prefix_len();
+        wider.then(|| IpNet::new(prefix.addr(), length)).and_then(Result::ok).map(|network| network.trunc())
     }
 
     fn is_network(&self, prefix: IpNet) -> bool {

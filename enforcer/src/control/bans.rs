@@ -21,7 +21,7 @@ use super::holding::{self, Goal, RouterHolding};
 use super::{Answer, Control, Failure};
 use crate::bans::HandError;
 use crate::ledger::{LedgerError, Receipt, Selection, Sort};
-use crate::router::address_list::canonical;
+use crate::prefixes::canonical;
 
 /// How much of a list of bans is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;

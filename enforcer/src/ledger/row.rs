@@ -7,7 +7,7 @@ use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
 
 use super::{Allowance, Ban, GoodLogin, ListUse, Spared};
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 
 /// The columns of [`ban`], in their order.
 pub(super) const BAN: &str = "prefix, since, until, jail, sensor, evidence, strikes, ended, ended_by";

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 
-use super::address_list::{EntryId, Family};
+use super::address_list::EntryId;
 use crate::desired::Moment;
+use crate::prefixes::Family;
 
 /// Whose an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

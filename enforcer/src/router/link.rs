@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tokio::time::{Instant, timeout};
 
 use super::actual::Owner;
-use super::address_list::{EntryId, Family, Marks, address_text, parse_timeout, timeout_text};
+use super::address_list::{EntryId, Marks, address_text, parse_timeout, timeout_text};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline};
 use super::sentence::{Row, Trap, TrapMeaning};
@@ -19,6 +19,7 @@ use super::view::{View, entries_by_memory};
 use super::workplace::Bench;
 use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
+use crate::prefixes::Family;
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;

@@ -4,9 +4,10 @@ use ipnet::IpNet;
 use mikrotik_rs::CommandBuilder;
 use mikrotik_rs::proto::command::Cmd;
 
-use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
+use super::address_list::{EntryId, Marks, parse_address, parse_timeout};
 use super::sentence::Row;
 use crate::desired::Moment;
+use crate::prefixes::Family;
 
 /// A command to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,13 +9,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
-use super::address_list::{EntryId, Family, Marks};
+use super::address_list::{EntryId, Marks};
 use super::order::{Action, Found, Order, Shown};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
-use crate::bans::widen;
 use crate::desired::{Changes, Label, Moment};
+use crate::prefixes::{Family, network_length};
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -503,7 +503,7 @@ impl Pipeline {
     /// The network that a prefix was widened to, where the router is to hold that and does not yet: what it
     /// covers goes after it, so that there is no hole, not even where the router refuses it.
     fn missing_around(&self, prefix: IpNet, now: Moment) -> Option<IpNet> {
-        let length = widen::network_length(prefix);
+        let length = network_length(prefix);
         let network = IpNet::new(prefix.addr(), length).ok()?.trunc();
         // A full router has to let go first.
         let wider = length < prefix.prefix_len() && self.view.until(prefix).is_none() && !self.is_full();

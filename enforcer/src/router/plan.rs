@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::RouterConfig;
 use super::actual::{Held, Owner};
-use super::address_list::{EntryId, Family, Mark, Marks};
+use super::address_list::{EntryId, Mark, Marks};
 use super::endpoint::{API_PORT, API_TLS_PORT};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
@@ -21,6 +21,7 @@ use super::view::{View, entries_by_memory};
 use crate::bans::BY_HAND;
 use crate::desired::{Desired, Moment};
 use crate::ledger::ListUse;
+use crate::prefixes::Family;
 
 /// The most removals in flight while a list is tidied.
 const WINDOW: usize = 32;

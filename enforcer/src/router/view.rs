@@ -10,9 +10,9 @@ use std::sync::Arc;
 use atalaya_wire::Name;
 use ipnet::IpNet;
 
-use super::address_list::Family;
 use crate::bans::policy::Severity;
 use crate::desired::{Desired, Label, Moment};
+use crate::prefixes::Family;
 
 /// Which bans are for a router.
 #[derive(Clone, Debug, Default)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::release::Release;
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 
 /// The group that the commands make for the enforcer's user.
 pub const GROUP: &str = "atalaya";

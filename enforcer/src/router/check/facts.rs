@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
 use super::release::Release;
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 use crate::router::sentence::{Row, Trap};
 use crate::router::session::SessionError;
 

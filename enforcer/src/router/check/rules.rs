@@ -2,8 +2,8 @@
 
 use super::facts::{Facts, Rule, families};
 use super::{Finding, Grade, command};
+use crate::prefixes::Family;
 use crate::router::RouterConfig;
-use crate::router::address_list::Family;
 
 /// A chain that packets reach, and which of them do.
 #[derive(Clone)]

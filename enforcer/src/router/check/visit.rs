@@ -18,8 +18,9 @@ use super::facts::{
 };
 use super::probe::presented_certificate;
 use crate::clock::Clock;
+use crate::prefixes::Family;
 use crate::router::RouterConfig;
-use crate::router::address_list::{Family, Mark};
+use crate::router::address_list::Mark;
 use crate::router::endpoint::{API_PORT, API_TLS_PORT};
 use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::{Answer, Session, SessionError};
