@@ -84,6 +84,18 @@ pub struct Ack {
     /// sensor sends the bans that it asked for and that are not over once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<Name>,
+    /// The offences of the batch that are taken for none, and will never be; those beside them are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedOffence>,
+}
+
+/// An offence that the enforcer took out of its batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedOffence {
+    /// Its sequence.
+    pub sequence: u64,
+    /// What is wrong with it, and what to do.
+    pub reason: String,
 }
 
 // === impl Evidence ===
