@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
+use atalaya_wire::{Fingerprint, JoinToken, Name, Secret, reserved};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-
-use crate::bans::BY_HAND;
-use crate::intake::fleet;
 
 mod roll;
 
@@ -62,9 +59,14 @@ pub enum EnrolmentError {
     /// The name is taken.
     #[error("a sensor named {0} is enrolled: choose another name, or replace its secret with --replace")]
     Taken(Name),
-    /// The name is the enforcer's own.
-    #[error("no sensor can be named {0}: bans of the enforcer's own bear that name; choose another")]
-    Reserved(Name),
+    /// The name stands for something else.
+    #[error("no sensor can be named {name}: the name is reserved, {meaning}; choose another")]
+    Reserved {
+        /// The name.
+        name: Name,
+        /// What it stands for.
+        meaning: &'static str,
+    },
     /// Nothing to revoke.
     #[error("no sensor named {0} is enrolled; `atalaya-enforcer sensors` lists them")]
     Unknown(Name),
@@ -102,8 +104,8 @@ pub fn enrol(
     fingerprint: Fingerprint,
     replace: bool,
 ) -> Result<JoinToken, EnrolmentError> {
-    if [BY_HAND, fleet::SENSOR].contains(&name.as_str()) {
-        return Err(EnrolmentError::Reserved(name));
+    if let Some(meaning) = reserved::meaning(&name) {
+        return Err(EnrolmentError::Reserved { name, meaning });
     }
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
@@ -319,9 +321,9 @@ mod tests {
     #[test]
     fn no_sensor_bears_the_name_that_bans_of_the_enforcer_bear() {
         let state = tempfile::tempdir().unwrap();
-        for name in [BY_HAND, fleet::SENSOR] {
+        for name in [reserved::HAND, reserved::FLEET, reserved::FOUND] {
             let refused = enrol(state.path(), name.parse().unwrap(), Fingerprint::of(b"x"), false);
-            assert!(matches!(refused, Err(EnrolmentError::Reserved(_))), "{name}");
+            assert!(matches!(refused, Err(EnrolmentError::Reserved { .. })), "{name}");
         }
     }
 

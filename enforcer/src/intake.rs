@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Evidence, Follow, MAX_BATCH, MAX_BODY, MAX_REPORT, Name,
-    NumberedOffence, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban,
-    VERSION, canonical,
+    NumberedOffence, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Secret,
+    UNBAN_PATH, Unban, VERSION, canonical, reserved,
 };
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::QueryRejection;
@@ -189,9 +189,11 @@ impl Intake {
         }
         let fresh = batch.offences.len() as u64;
         let last = batch.offences.last().map_or(through, |last| last.sequence);
+        let refused = refuse_reserved(&sensor, &mut batch.offences);
+        let earlier = self.bans.earlier(&batch.offences, now).await;
         // Two posts of the same offences at once are both decided on, which is as good as once: the second
         // finds the ban standing, and its ack too follows the commit.
-        let receipt = self.bans.take(&sensor, &batch.outbox, batch.offences, now);
+        let receipt = self.bans.take(&sensor, (&batch.outbox, last), batch.offences, &earlier, now);
         self.note(&sensor, |seen| {
             seen.offences += fresh;
             seen.again += all - fresh;
@@ -207,14 +209,14 @@ impl Intake {
         let mut known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
         let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
         *committed = (*committed).max(last);
-        Ok(Ack { through: *committed, ledger: Some(self.ledger_id.clone()) })
+        Ok(Ack { through: *committed, ledger: Some(self.ledger_id.clone()), refused })
     }
 
     /// Takes a report.
-    fn take_report(&self, sensor: &Name, report: &Report) {
+    async fn take_report(&self, sensor: &Name, report: &Report) {
         let now = self.clock.now();
         self.heard(sensor, &Dating::new(Some(report.sent), now), now);
-        if self.reports.take(sensor, report, now) {
+        if self.reports.take(sensor, report, now).await {
             self.note(sensor, |seen| seen.reports += 1);
         }
     }
@@ -329,7 +331,13 @@ impl Intake {
             if let Some(caller) = caller {
                 caller.is_known();
             }
-            return Ok(name);
+            // Releases before enrolled one of them.
+            return match reserved::meaning(&name) {
+                None => Ok(name),
+                Some(meaning) => Err(refused(format!(
+                    "no sensor can be named {name}: the name is reserved, {meaning}; `atalaya-enforcer revoke {name}` and enrol it under another"
+                ))),
+            };
         }
         let name: String = name.escape_debug().take(80).collect();
         self.tell_refusal(&name, caller);
@@ -419,8 +427,27 @@ async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
 async fn report(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
     let (sensor, body) = intake.receive(request).await?;
     let report = parsed(body, parse_report, &sensor).await?;
-    intake.take_report(&sensor, &report);
+    intake.take_report(&sensor, &report).await;
     Ok(Json(()))
+}
+
+/// Takes the offences out of a batch whose jail has a reserved name, for their bans would pass for what they are not.
+/// They are answered with the others, so that the sensor does not send them for ever.
+fn refuse_reserved(sensor: &Name, offences: &mut Vec<NumberedOffence>) -> Vec<RefusedOffence> {
+    let mut refused = Vec::new();
+    offences.retain(|NumberedOffence { sequence, offence }| {
+        let Some(meaning) = reserved::meaning(&offence.jail) else { return true };
+        let reason = format!(
+            "no jail can be named `{}`: the name is reserved, {meaning}; rename the jail on {sensor}",
+            offence.jail
+        );
+        refused.push(RefusedOffence { sequence: *sequence, reason });
+        false
+    });
+    if let Some(first) = refused.first() {
+        tracing::warn!(%sensor, offences = refused.len(), reason = first.reason, "refused offences; the rest of their batch is taken");
+    }
+    refused
 }
 
 /// Reads and checks a body without holding up others.

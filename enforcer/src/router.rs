@@ -20,9 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::bans::policy::Severity;
 use crate::clock::Clock;
 use crate::desired::Desired;
+use crate::desired::Severity;
 use crate::prefixes::{Family, canonical};
 
 pub mod actual;

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::control::desired::Basis;
 use crate::control::rates::{Rates, Totals};
 use crate::control::{Control, socket};
-use crate::desired::{Desired, Label};
+use crate::desired::{Desired, Labels};
 use crate::enrolment::{self, Enrolled};
 use crate::intake::Intake;
 use crate::intake::fleet::Fleet;
@@ -37,7 +37,7 @@ use crate::tls::Identity;
 mod recovery;
 
 /// How often it is looked which bans are over.
-const LAPSE_INTERVAL: Duration = Duration::from_millis(250);
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the addresses of the routers and of this host are looked at anew.
 const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is counted what happened.
@@ -85,7 +85,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
     // What keeps them right.
     let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
-    tasks.spawn(until(stop.clone(), lapse(bans.clone(), reports.clone(), clock.clone())));
+    tasks.spawn(until(stop.clone(), expire(bans.clone(), reports.clone(), clock.clone())));
     let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
     tasks.spawn(until(stop.clone(), addresses));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
@@ -163,16 +163,15 @@ pub fn basis(config: &Config) -> anyhow::Result<Basis> {
 }
 
 fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
-    let label = |jail, sensor| Label::new(jail, sensor, &config.list, &config.severity);
+    let mut labels = Labels::new(config.list.clone(), config.severity.clone());
     let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
-    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &label)?;
+    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &mut labels)?;
     let Saved { id, bans, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
     allow.set_own(own_addresses(&literal_addresses(config)));
     let rules = Rules {
-        list: config.list.clone(),
-        severity: config.severity.clone(),
+        labels,
         widen: config.widen,
         by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
         escalation: config.escalation.clone(),
@@ -196,7 +195,7 @@ fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::R
         for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
             tracing::warn!(
                 router = %router.name, list = used.list, family = %used.family,
-                "this router was run with another list before; entries of ours there lapse by themselves, `atalaya-enforcer tidy` shows and removes them"
+                "this router was run with another list before; entries of ours there expire by themselves, `atalaya-enforcer tidy` shows and removes them"
             );
         }
         let uses = [Family::V4, Family::V6].map(|family| ListUse {
@@ -264,15 +263,15 @@ impl Service {
     }
 }
 
-async fn lapse(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
-    let mut interval = tokio::time::interval(LAPSE_INTERVAL);
+async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
+    let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let lapsed = bans.lapse(clock.now());
+        let expired = bans.expire(clock.now());
         reports.sweep(clock.now());
-        if lapsed > 0 {
-            tracing::debug!(bans = lapsed, "lapsed");
+        if expired > 0 {
+            tracing::debug!(bans = expired, "expired");
         }
     }
 }

@@ -79,7 +79,7 @@ async fn a_client_that_never_reads_holds_up_no_other_and_no_router() {
         let until = Some(stage.clock.now() + jiff::SignedDuration::from_hours(1));
         (
             IpNet::from(attacker(number).parse::<std::net::IpAddr>().unwrap()),
-            Wanted { until, label: label.clone() },
+            Wanted { until: until.into(), label: label.clone() },
         )
     });
     stage.desired.set_many(bans.collect::<Vec<_>>());

@@ -2,14 +2,14 @@
 //! addresses, of the addresses that DNS names have, and of entries that were made at run time and may end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use atalaya_wire::{Networks, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AllowConfig, is_host_name};
 use crate::ledger::Allowance;
 
 /// The most entries at run time.
@@ -213,9 +213,66 @@ impl Allow {
     }
 }
 
+/// What is never banned, as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowConfig {
+    /// Addresses and networks.
+    pub networks: Networks,
+    /// DNS names, whose addresses are looked up again when their time to live is over.
+    pub names: Vec<String>,
+    /// How they are looked up; no part of the file.
+    pub lookups: Lookups,
+}
+
+/// Whether this is a DNS name with at least two labels, the last of which is no number.
+pub fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let labels: Vec<&str> = text.strip_suffix('.').unwrap_or(text).split('.').collect();
+    let last = labels.last().copied().unwrap_or_default();
+    text.len() <= 253
+        && labels.len() >= 2
+        && labels.iter().all(|part| label(part))
+        && !last.bytes().all(|b| b.is_ascii_digit() || b == b'-')
+}
+
+/// How names are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookups {
+    /// The name server; the system's where none is named.
+    pub server: Option<SocketAddr>,
+    /// The shortest time between two lookups of a name, whatever its time to live, and after a failure.
+    pub shortest: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+// === impl Lookups ===
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self { server: None, shortest: Duration::from_secs(30), longest: Duration::from_secs(3600) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_name_is_told_from_a_mistyped_address() {
+        for name in ["admin.example.org", "a-b.example.org.", "vpn.example.xn--p1ai"] {
+            assert!(is_host_name(name), "{name}");
+        }
+        for other in ["10.0.0.1-9", "300.1.2.3", "10.0.0", "example", "a..b", "", "-a.example", "a b.example"]
+        {
+            assert!(!is_host_name(other), "{other}");
+        }
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()

@@ -2,7 +2,7 @@
 //! up keeps its last known addresses, and that is said.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Bans;
-use super::allow::Answer;
+use super::allow::{Answer, Lookups};
 use crate::clock::Clock;
-
-/// How names are looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lookups {
-    /// The name server; the system's where none is named.
-    pub server: Option<SocketAddr>,
-    /// The shortest time between two lookups of a name, whatever its time to live, and after a failure.
-    pub shortest: Duration,
-    /// The longest.
-    pub longest: Duration,
-}
 
 /// The most addresses of one name that count.
 const MOST_ADDRESSES: usize = 256;
@@ -57,12 +46,6 @@ struct Kept {
 }
 
 // === impl Lookups ===
-
-impl Default for Lookups {
-    fn default() -> Self {
-        Self { server: None, shortest: Duration::from_secs(30), longest: Duration::from_secs(3600) }
-    }
-}
 
 impl Lookups {
     fn resolver(&self) -> Result<TokioResolver, NetError> {

@@ -16,10 +16,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::policy::Severity;
-use crate::config::WidenConfig;
-use crate::desired::Moment;
-use crate::desired::{Desired, Label, Wanted};
+use crate::desired::{Desired, Label, Moment, Severity, Wanted};
 use crate::prefixes::{self, Prefixes, network_length};
 
 /// The longest that a network stays wide after fewer of its offenders are banned than the threshold says,
@@ -29,20 +26,11 @@ pub const LINGER: u64 = 300;
 /// What routers want, entry by entry: [`Desired`], or a test's.
 pub trait Entries {
     /// The entry of exactly this prefix.
-    fn get(&self, prefix: IpNet) -> Option<Entry>;
+    fn get(&self, prefix: IpNet) -> Option<Wanted>;
     /// Sets or changes an entry.
-    fn set(&mut self, prefix: IpNet, entry: Entry);
+    fn set(&mut self, prefix: IpNet, entry: Wanted);
     /// Takes an entry away.
     fn remove(&mut self, prefix: IpNet);
-}
-
-/// Until when, and what is said of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// When it ends.
-    pub until: Moment,
-    /// What is said of it.
-    pub label: Arc<Label>,
 }
 
 /// Which bans stand, and which networks are wide.
@@ -55,7 +43,7 @@ pub struct Widen {
     /// All bans that stand.
     standing: Prefixes,
     /// Bans of networks that may be wide too, by hand say.
-    given: HashMap<IpNet, Entry>,
+    given: HashMap<IpNet, Wanted>,
     wide: HashMap<IpNet, Wide>,
     /// When to look at which wide network.
     ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
@@ -69,7 +57,7 @@ struct Wide {
     until: Moment,
     label: Arc<Label>,
     /// Its offenders, those included whose bans are over since it is wide.
-    members: HashMap<IpNet, Entry>,
+    members: HashMap<IpNet, Wanted>,
     by_end: BTreeSet<(Moment, IpNet)>,
 }
 
@@ -107,7 +95,7 @@ impl Widen {
     }
 
     /// Bans, or changes the ban.
-    pub fn ban(&mut self, prefix: IpNet, entry: Entry, entries: &mut dyn Entries, kept: Kept<'_>) {
+    pub fn ban(&mut self, prefix: IpNet, entry: Wanted, entries: &mut dyn Entries, kept: Kept<'_>) {
         self.standing.insert(prefix);
         if self.is_network(prefix) {
             self.given.insert(prefix, entry);
@@ -145,7 +133,7 @@ impl Widen {
     }
 
     /// Takes note that a ban has ended in time.
-    pub fn lapse(&mut self, prefix: IpNet, entries: &mut dyn Entries) {
+    pub fn expire(&mut self, prefix: IpNet, entries: &mut dyn Entries) {
         if !self.standing.remove(prefix) {
             return;
         }
@@ -207,7 +195,7 @@ impl Widen {
     }
 
     /// The ban of exactly this prefix that stands.
-    pub fn standing(&self, prefix: IpNet, entries: &dyn Entries) -> Option<Entry> {
+    pub fn standing(&self, prefix: IpNet, entries: &dyn Entries) -> Option<Wanted> {
         if !self.standing.contains(prefix) {
             return None;
         }
@@ -292,7 +280,7 @@ impl Widen {
 
     /// Makes a network wide, unless its bans are of several jails where they may not be.
     fn begin(&mut self, network: IpNet, threshold: usize, changed: Option<IpNet>, entries: &mut dyn Entries) {
-        let members: HashMap<IpNet, Entry> =
+        let members: HashMap<IpNet, Wanted> =
             self.standing.within(network).filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
         let by_end: BTreeSet<(Moment, IpNet)> =
             members.iter().map(|(prefix, entry)| (entry.until, *prefix)).collect();
@@ -321,7 +309,8 @@ impl Widen {
 
     /// Sets the entry of a network to the later of its own ban and of what it is wide for.
     fn set_network(&self, network: IpNet, entries: &mut dyn Entries) {
-        let wide = self.wide.get(&network).map(|wide| Entry { until: wide.until, label: wide.label.clone() });
+        let wide =
+            self.wide.get(&network).map(|wide| Wanted { until: wide.until, label: wide.label.clone() });
         let given = self.given.get(&network).cloned();
         match (given, wide) {
             (Some(given), Some(wide)) if wide.until > given.until => entries.set(network, wide),
@@ -382,16 +371,16 @@ impl Wide {
     }
 
     fn mixes_jails(&self) -> bool {
-        self.members.values().any(|entry| entry.label.jail != self.label.jail)
+        self.members.values().any(|entry| entry.label.jail() != self.label.jail())
     }
 
-    fn insert(&mut self, prefix: IpNet, entry: Entry) {
+    fn insert(&mut self, prefix: IpNet, entry: Wanted) {
         self.remove(prefix);
         self.by_end.insert((entry.until, prefix));
         self.members.insert(prefix, entry);
     }
 
-    fn remove(&mut self, prefix: IpNet) -> Option<Entry> {
+    fn remove(&mut self, prefix: IpNet) -> Option<Wanted> {
         let before = self.members.remove(&prefix)?;
         self.by_end.remove(&(before.until, prefix));
         Some(before)
@@ -399,13 +388,12 @@ impl Wide {
 }
 
 impl Entries for &Desired {
-    fn get(&self, prefix: IpNet) -> Option<Entry> {
-        let Wanted { until, label } = Desired::get(self, prefix)?;
-        Some(Entry { until: until.into(), label })
+    fn get(&self, prefix: IpNet) -> Option<Wanted> {
+        Desired::get(self, prefix)
     }
 
-    fn set(&mut self, prefix: IpNet, entry: Entry) {
-        Desired::set(self, prefix, Wanted { until: entry.until.timestamp(), label: entry.label });
+    fn set(&mut self, prefix: IpNet, entry: Wanted) {
+        Desired::set(self, prefix, entry);
     }
 
     fn remove(&mut self, prefix: IpNet) {
@@ -419,6 +407,25 @@ fn raised(label: &Arc<Label>, severity: Severity) -> Arc<Label> {
         Arc::new(Label { severity, ..label.as_ref().clone() })
     } else {
         Arc::clone(label)
+    }
+}
+
+/// The `[widen]` table: when many bans become one of the network around them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WidenConfig {
+    /// So many banned addresses of one IPv4 /24 ban the /24; `None` for never.
+    pub ipv4: Option<usize>,
+    /// So many banned prefixes of one IPv6 /48 ban the /48; `None` for never.
+    pub ipv6: Option<usize>,
+    /// What the ban of one IPv6 address covers, and what failures and strikes are counted by: 48 to 128.
+    pub ipv6_prefix: u8,
+}
+
+// === impl WidenConfig ===
+
+impl Default for WidenConfig {
+    fn default() -> Self {
+        Self { ipv4: Some(32), ipv6: None, ipv6_prefix: 64 }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use atalaya_enforcer::bans::BY_HAND;
 use atalaya_enforcer::control::address::{AddressAnswer, AddressRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::ledger::Ban;
@@ -65,7 +64,7 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
     if let Some(login) = known.protected.as_ref().or(known.login.as_ref()) {
         let protects = if known.protected.is_some() { "protected: " } else { "" };
         let text = format!(
-            "{protects}{} logged in well from {} on {} by {}, {}",
+            "{protects}{} logged in successfully from {} on {} by {}, {}",
             words::harmless(&login.account),
             login.address,
             login.sensor,
@@ -90,7 +89,7 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
             lines.push(format!(
                 "  {:<18} {:<12} ends {}",
                 words::prefix(ban.prefix),
-                ban.jail.as_str(),
+                ban.origin.jail().as_str(),
                 words::until(ban.until, now)
             ));
         }
@@ -170,11 +169,7 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
 
 /// Who banned.
 fn by(ban: &Ban) -> String {
-    if ban.jail.as_str() == BY_HAND {
-        "by hand".to_owned()
-    } else {
-        format!("by jail {} for sensor {}", ban.jail, ban.sensor)
-    }
+    ban.origin.to_string()
 }
 
 fn earlier(ban: &Ban, now: Timestamp) -> String {
@@ -260,7 +255,7 @@ mod tests {
         });
         let mut over = ban.clone();
         over["ended"] = json!(at(-90));
-        over["ended_by"] = json!("lapsed");
+        over["ended_by"] = json!("expired");
         serde_json::from_value(json!({
             "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "around": [], "within": [], "earlier": vec![over; 12],
             "allowed": null, "login": null, "protected": null, "widened": null, "routers": [

@@ -179,7 +179,8 @@ fn as_table(out: &mut impl Write, mut lines: Lines, last: Last, paint: Paint) ->
         };
         let (prefix, strikes) = (words::prefix(ban.prefix), ban.strikes.to_string());
         let since = words::ago(ban.since, now);
-        let line = row(&prefix, ban.jail.as_str(), ban.sensor.as_str(), &strikes, &since, &end);
+        let line =
+            row(&prefix, ban.origin.jail().as_str(), ban.origin.sensor().as_str(), &strikes, &since, &end);
         writeln!(out, "{line}")?;
     }
     if header.is_some() {

@@ -269,7 +269,7 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
         (status.widened, "networks widened"),
         (status.allowances, "allowed at run time"),
         (status.protected, "protected by good logins"),
-        (usize::try_from(status.decisions.spared).unwrap_or(usize::MAX), "offences spared for that"),
+        (usize::try_from(status.decisions.protected).unwrap_or(usize::MAX), "offences spared for that"),
     ];
     let notes: Vec<String> = notes
         .iter()

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::list::is_list_name;
-use super::{ConfigError, ListConfig, checked};
-use crate::bans::policy::Severity;
+use super::{ConfigError, checked};
+use crate::desired::{ListConfig, Severity};
 use crate::router::{Endpoint, Password, RouterConfig};
 
 #[derive(Deserialize)]

@@ -84,7 +84,7 @@ impl Totals {
         Self {
             offences: decisions.offences(),
             bans: decisions.banned + decisions.by_hand + decisions.adopted,
-            lapses: decisions.lapsed,
+            lapses: decisions.expired,
             commands: routers.iter().map(answered).sum(),
             fleet_dropped,
         }

@@ -9,21 +9,33 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use atalaya_wire::{Evidence, Failures, Name, Offence};
+use atalaya_wire::{BanTime, Evidence, Failures, Name, Offence, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::config::FleetConfig;
-
-/// The sensor of a fleet jail's bans. No real one may be enrolled under this name.
-pub const SENSOR: &str = "fleet";
 
 /// The most offenders that are counted at a time, over all fleet jails; those that were quiet longest go.
 pub const MOST_OFFENDERS: usize = 200_000;
 
 /// The most reports about them that are kept, 16 bytes each.
 pub const MOST_EVENTS: usize = 4_000_000;
+
+/// A `[fleet.NAME]` table: a jail of the enforcer's own, over what all sensors report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetConfig {
+    /// The name, which its bans carry as their jail.
+    pub name: Name,
+    /// The sensors' jails whose failures count; all of them where none is named.
+    pub jails: Vec<Name>,
+    /// So many failures ban.
+    pub maxretry: u32,
+    /// Within which time.
+    pub findtime: Seconds,
+    /// For how long.
+    pub bantime: BanTime,
+    /// On so many different sensors at least.
+    pub sensors: usize,
+}
 
 /// What the fleet jails count.
 #[derive(Debug)]

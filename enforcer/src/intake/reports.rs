@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atalaya_wire::{Name, Report, canonical};
+use atalaya_wire::{Name, Offence, Report, canonical};
 use jiff::Timestamp;
 
 use super::fleet::{Fleet, FleetStatus};
@@ -33,7 +33,7 @@ impl Reports {
     }
 
     /// Takes a report that arrived at a time. Whether it is new: one that was taken before changes nothing.
-    pub fn take(&self, sensor: &Name, report: &Report, now: Timestamp) -> bool {
+    pub async fn take(&self, sensor: &Name, report: &Report, now: Timestamp) -> bool {
         if !self.is_new(sensor, report) {
             return false;
         }
@@ -42,9 +42,19 @@ impl Reports {
             let login = protect::good_login(login, dating.date(login.time), sensor);
             self.bans.note_login(login, now);
         }
+        let offences = self.count(sensor, report, &dating, now);
+        if !offences.is_empty() {
+            // What could not be written is tried again by the ledger's writer.
+            drop(self.bans.take_fleet(offences, now).await);
+        }
+        true
+    }
+
+    /// What the fleet jails make of the failures of a report.
+    fn count(&self, sensor: &Name, report: &Report, dating: &Dating, now: Timestamp) -> Vec<Offence> {
         let mut fleet = self.fleet();
         if fleet.is_empty() {
-            return true;
+            return Vec::new();
         }
         let allow = self.bans.allow();
         let mut offences = Vec::new();
@@ -52,12 +62,7 @@ impl Reports {
             let unit = self.bans.unit_of(canonical(failures.address));
             offences.extend(fleet.count(sensor, failures, unit, dating.date(failures.last), now));
         }
-        drop(fleet);
-        if !offences.is_empty() {
-            // What could not be written is tried again by the ledger's writer.
-            drop(self.bans.take_fleet(offences, now));
-        }
-        true
+        offences
     }
 
     /// Forgets what is too old to count.

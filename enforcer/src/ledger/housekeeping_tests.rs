@@ -8,10 +8,12 @@ use rusqlite::Connection;
 
 use super::housekeeping::Housekeeping;
 use super::scene::{at, ban_of, bans, name, open, written};
-use super::{Ban, Change, GoodLogin, MOST_LOGINS, MOST_SPARED, Selection, Spared, Terms, Which, file};
+use super::{
+    Ban, Change, GoodLogin, HistoryConfig, MOST_LOGINS, MOST_SPARED, Selection, Spared, Terms, Which, file,
+};
 use crate::clock::Clock;
-use crate::config::HistoryConfig;
 use crate::database;
+use crate::desired::Labels;
 
 const DAY: i64 = 86_400;
 
@@ -24,7 +26,7 @@ fn fill(folder: &Path, days: i64, evidence: usize) {
         ban.evidence[0].text = "x".repeat(evidence);
         let prefix = ban.prefix;
         changes.push(Change::Ban(Box::new(ban)));
-        changes.push(Change::End { prefix, at: at(day * DAY), by: "lapsed".to_owned() });
+        changes.push(Change::End { prefix, at: at(day * DAY), by: "expired".to_owned() });
     }
     changes.push(Change::Ban(Box::new(ban_of("192.0.2.1/32", None))));
     written(folder, changes);
@@ -118,7 +120,7 @@ async fn the_writer_keeps_house_while_new_bans_come_and_cuts_its_journal() {
     clock.advance(at(299 * DAY + 3600).duration_since(clock.now()));
     let history = HistoryConfig { keep: Seconds(100 * 86_400), max_size: u64::MAX };
     let terms = Terms { history, logins: None, clock: clock.clone() };
-    let (ledger, _, _writer) = super::Ledger::open(folder.path(), &terms, &super::scene::label).unwrap();
+    let (ledger, _, _writer) = super::Ledger::open(folder.path(), &terms, &mut Labels::default()).unwrap();
     let selection = Selection { which: Which::Over, ..Selection::default() };
     let journal = folder.path().join("ledger.sqlite3-wal");
     let mut number = 0;

@@ -7,6 +7,7 @@ use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
 
 use super::{Allowance, Ban, GoodLogin, ListUse, Spared};
+use crate::desired::Origin;
 use crate::prefixes::Family;
 
 /// The columns of [`ban`], in their order.
@@ -18,12 +19,14 @@ pub(super) fn ban(row: &Row<'_>) -> Result<Ban> {
         prefix: text(row, 0)?,
         since: time(row, 1)?,
         until: moment(row, 2)?,
-        jail: text(row, 3)?,
-        sensor: text(row, 4)?,
+        origin: Origin::from_names(text(row, 3)?, text(row, 4)?),
         evidence: serde_json::from_str(row.get_ref(5)?.as_str()?).unwrap_or_default(),
         strikes: row.get(6)?,
         ended: moment(row, 7)?,
-        ended_by: row.get(8)?,
+        // As releases before wrote it.
+        ended_by: row
+            .get::<_, Option<String>>(8)?
+            .map(|by| if by == "lapsed" { "expired".to_owned() } else { by }),
     })
 }
 

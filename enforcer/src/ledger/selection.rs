@@ -191,6 +191,7 @@ mod tests {
     use super::super::scene::{at, ban_of, bans, name, open};
     use super::super::{Ban, Change, Ledger};
     use super::*;
+    use crate::desired::Origin;
 
     /// The last parts of the selected bans' prefixes.
     fn found(ledger: &Ledger, selection: &Selection) -> Vec<String> {
@@ -203,13 +204,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, _, _writer) = open(folder.path());
         let one = |prefix: &str, since: i64, until: Option<i64>, jail: &str, sensor: &str| {
-            let (jail, sensor) = (name(jail), name(sensor));
-            Change::Ban(Box::new(Ban { since: at(since), jail, sensor, ..ban_of(prefix, until) }))
+            let origin = Origin::from_names(name(jail), name(sensor));
+            Change::Ban(Box::new(Ban { since: at(since), origin, ..ban_of(prefix, until) }))
         };
         let end = |prefix: &str, second: i64| Change::End {
             prefix: prefix.parse().unwrap(),
             at: at(second),
-            by: "lapsed".to_owned(),
+            by: "expired".to_owned(),
         };
         let changes = vec![
             one("192.0.2.7/32", -100, Some(-50), "ssh", "web-1"),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::prefixes::{Family, canonical};
+use crate::prefixes::Family;
 
 /// The largest timeout that RouterOS keeps, in seconds: `35w3d13h13m56s`. Past it the IPv4 table refuses and
 /// the IPv6 table wraps in silence, so nothing larger is ever sent.
@@ -244,6 +244,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::prefixes::canonical;
 
     #[rstest]
     #[case("23h59m55s", 86_395)]

@@ -18,7 +18,6 @@ use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::TrapMeaning;
 use super::session::{Answer, Session, SessionError};
 use super::view::{View, entries_by_memory};
-use crate::bans::BY_HAND;
 use crate::desired::{Desired, Moment};
 use crate::ledger::ListUse;
 use crate::prefixes::Family;
@@ -202,13 +201,8 @@ pub fn old_marks(config: &RouterConfig, before: &[ListUse]) -> Vec<String> {
 fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
     let held = pipeline.actual().get(order.prefix).filter(|held| !held.lapsed(now));
     let label = pipeline.view().label(order.prefix);
-    let what = label.map_or_else(
-        || "no ban stands".to_owned(),
-        |label| match label.jail.as_str() {
-            BY_HAND => "it is banned by hand".to_owned(),
-            jail => format!("{jail} from {} bans it", label.sensor),
-        },
-    );
+    let what =
+        label.map_or_else(|| "no ban stands".to_owned(), |label| format!("it is banned {}", label.origin));
     let left = |held: Held| {
         let seconds = held.expires.seconds_after(now);
         if held.expires == Moment::FOREVER { "no timeout".to_owned() } else { format!("{seconds} s left") }

@@ -267,8 +267,8 @@ fn draw_bans(frame: &mut Frame, scene: &Scene, now: Timestamp, area: Rect) {
     let widths = [
         Constraint::Length(11),
         longest(&|ban| words::prefix(ban.prefix).len(), 15, 39),
-        longest(&|ban| ban.jail.as_str().len(), 6, 16),
-        longest(&|ban| ban.sensor.as_str().len(), 6, 20),
+        longest(&|ban| ban.origin.jail().as_str().len(), 6, 16),
+        longest(&|ban| ban.origin.sensor().as_str().len(), 6, 20),
         Constraint::Length(9),
         Constraint::Fill(1),
     ];
@@ -278,8 +278,8 @@ fn draw_bans(frame: &mut Frame, scene: &Scene, now: Timestamp, area: Rect) {
             let row = Row::new([
                 words::ago(ban.since, now),
                 words::prefix(ban.prefix),
-                ban.jail.to_string(),
-                ban.sensor.to_string(),
+                ban.origin.jail().to_string(),
+                ban.origin.sensor().to_string(),
                 if ban.ended.is_some() { "over".to_owned() } else { words::until(ban.until, now) },
                 evidence.unwrap_or_default(),
             ]);
