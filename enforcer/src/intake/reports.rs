@@ -1,27 +1,23 @@
 //! What sensors report beside offences: failures, which the fleet jails count, and good logins, which protect
 //! their addresses. A report that gets lost is no harm, so nothing here waits for the disk.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atalaya_wire::{Name, Offence, Report, canonical};
 use jiff::Timestamp;
 
 use super::fleet::{Fleet, FleetStatus};
+use super::outboxes::Outboxes;
 use super::skew::Dating;
 use crate::bans::Bans;
 use crate::bans::protect;
-
-/// The most outboxes that are remembered of one sensor; the one whose reports are oldest goes.
-const MOST_OUTBOXES: usize = 100;
 
 /// Where reports end up.
 #[derive(Debug)]
 pub struct Reports {
     bans: Arc<Bans>,
     fleet: Mutex<Fleet>,
-    /// The largest sequence of each outbox, by sensor.
-    through: Mutex<HashMap<Name, HashMap<Name, u64>>>,
+    through: Mutex<Outboxes>,
 }
 
 // === impl Reports ===
@@ -82,17 +78,10 @@ impl Reports {
 
     fn is_new(&self, sensor: &Name, report: &Report) -> bool {
         let mut through = self.through.lock().unwrap_or_else(PoisonError::into_inner);
-        let outboxes = through.entry(sensor.clone()).or_default();
-        if outboxes.len() >= MOST_OUTBOXES && !outboxes.contains_key(&report.outbox) {
-            let oldest = outboxes.iter().min_by_key(|(_, sequence)| **sequence);
-            if let Some(oldest) = oldest.map(|(outbox, _)| outbox.clone()) {
-                outboxes.remove(&oldest);
-            }
-        }
-        let last = outboxes.entry(report.outbox.clone()).or_insert(0);
-        let new = report.sequence > *last;
-        *last = report.sequence.max(*last);
-        new
+        through.make_room(sensor, &report.outbox);
+        let last = through.through(sensor, &report.outbox).unwrap_or(0);
+        through.note(sensor, &report.outbox, report.sequence);
+        report.sequence > last
     }
 
     fn fleet(&self) -> MutexGuard<'_, Fleet> {
