@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
-use crate::ledger::{Allowance, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, Receipt, Spared};
+use crate::ledger::{
+    Allowance, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+};
 use crate::prefixes::{self, canonical};
 
 pub mod allow;
@@ -35,7 +37,7 @@ pub use earlier::Earlier;
 pub use hand::{Allowed, ByHand, HandError};
 pub use reachable::EXEMPT;
 
-use allow::{Allow, Answer};
+use allow::{Allow, Resolved};
 use book::{Book, Growth, NewBan};
 use counts::Counters;
 use decision::Exemption;
@@ -229,7 +231,7 @@ impl Bans {
     }
 
     /// Takes note of what a DNS name on the allow list stands for.
-    pub fn set_answer(&self, name: &str, answer: Answer, now: Timestamp) {
+    pub fn set_answer(&self, name: &str, answer: Resolved, now: Timestamp) {
         let addresses = answer.addresses.clone();
         let mut book = self.lock();
         // It may have gone from the list while it was looked up.
@@ -247,7 +249,7 @@ impl Bans {
     }
 
     /// The DNS names on the allow list, and what is known of each.
-    pub fn answers(&self) -> BTreeMap<String, Answer> {
+    pub fn answers(&self) -> BTreeMap<String, Resolved> {
         self.lock().allow.answers()
     }
 
@@ -267,8 +269,8 @@ impl Bans {
     }
 
     /// The latest offences of protected addresses, the latest first. Blocks: it reads the disk.
-    pub fn spared(&self, limit: usize) -> Result<Vec<Spared>, LedgerError> {
-        self.ledger.spared(limit)
+    pub fn protected_offences(&self, limit: usize) -> Result<Vec<ProtectedOffence>, LedgerError> {
+        self.ledger.protected_offences(limit)
     }
 
     /// How many addresses are protected by a good login.

@@ -26,6 +26,7 @@ pub mod desired;
 pub mod fault;
 pub mod holding;
 pub mod rates;
+mod said;
 pub mod socket;
 pub mod status;
 
@@ -73,7 +74,9 @@ impl Control {
             .route("/status", get(status::status))
             .route("/address", get(address::address))
             .route("/allow", get(allow::list).post(allow::allow).delete(allow::disallow))
-            .route("/spared", get(allow::spared))
+            .route("/protected", get(allow::protected))
+            // As releases before named it.
+            .route("/spared", get(allow::protected))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .with_state(Arc::new(self))
     }

@@ -32,7 +32,7 @@ mod writer;
 
 pub use error::LedgerError;
 pub use record::{
-    Allowance, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, Saved, Spared, Terms,
+    Allowance, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence, Saved, Terms,
 };
 pub use selection::{Selection, Sort, Which};
 pub use writer::{Receipt, Writer};
@@ -49,7 +49,7 @@ use writer::Order;
 pub const MOST_LOGINS: usize = 100_000;
 
 /// The most spared offences that are kept; the latest stay.
-pub const MOST_SPARED: usize = 10_000;
+pub const MOST_PROTECTED: usize = 10_000;
 
 /// How many bans of one prefix are looked at to see how often it was banned before.
 const MOST_EARLIER: u32 = 1000;
@@ -167,13 +167,13 @@ impl Ledger {
     }
 
     /// The latest spared offences, the latest first. Blocks.
-    pub fn spared(&self, limit: usize) -> Result<Vec<Spared>, LedgerError> {
+    pub fn protected_offences(&self, limit: usize) -> Result<Vec<ProtectedOffence>, LedgerError> {
         self.read(|connection| {
             connection
                 .prepare(
                     "SELECT address, jail, sensor, at, why, evidence FROM spared ORDER BY id DESC LIMIT ?1",
                 )?
-                .query_map([limit.min(MOST_SPARED) as i64], row::spared)?
+                .query_map([limit.min(MOST_PROTECTED) as i64], row::protected)?
                 .collect()
         })
     }

@@ -33,14 +33,14 @@ pub struct Allow {
     configured: AllowConfig,
     /// The routers' addresses and this host's.
     own: Vec<IpAddr>,
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, Resolved>,
     /// What was allowed at run time, by its key.
     entries: BTreeMap<String, Allowance>,
 }
 
 /// What is known of a DNS name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct Resolved {
     /// The addresses of the last good answer.
     pub addresses: Vec<IpAddr>,
     /// Why the name cannot be looked up; `None` when all is well.
@@ -128,7 +128,7 @@ impl Allow {
     }
 
     /// Takes note of what a name's lookup gave; whether its addresses are others than before.
-    pub fn set_answer(&mut self, name: &str, answer: Answer) -> bool {
+    pub fn set_answer(&mut self, name: &str, answer: Resolved) -> bool {
         let addresses = answer.addresses.clone();
         let before = self.answers.insert(name.to_owned(), answer);
         before.unwrap_or_default().addresses != addresses
@@ -187,7 +187,7 @@ impl Allow {
     }
 
     /// What is known of each name; nothing yet of one that was not looked up.
-    pub fn answers(&self) -> BTreeMap<String, Answer> {
+    pub fn answers(&self) -> BTreeMap<String, Resolved> {
         let answer = |name: String| (name.clone(), self.answers.get(&name).cloned().unwrap_or_default());
         self.names().into_iter().map(answer).collect()
     }
@@ -307,9 +307,11 @@ mod tests {
         allow.insert(entry("2001:db8::7/64", None), at(0)).unwrap();
         allow.insert(entry("Home.Example.org.", Some(20)), at(0)).unwrap();
         assert_eq!(allow.names().len(), 2);
-        let answer = Answer { addresses: vec!["203.0.113.9".parse().unwrap()], trouble: None };
+        let answer = Resolved { addresses: vec!["203.0.113.9".parse().unwrap()], trouble: None };
         assert!(allow.set_answer("home.example.org", answer.clone()));
-        assert!(!allow.set_answer("home.example.org", Answer { trouble: Some("slow".to_owned()), ..answer }));
+        assert!(
+            !allow.set_answer("home.example.org", Resolved { trouble: Some("slow".to_owned()), ..answer })
+        );
         assert!(has(&allow, "203.0.113.9") && has(&allow, "203.0.113.1") && has(&allow, "2001:db8::1"));
         assert_eq!(allow.next_end(), Some(at(10)));
         assert_eq!(allow.expire(at(10)).len(), 1);

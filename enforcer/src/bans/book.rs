@@ -141,7 +141,7 @@ impl Book {
             (Decision::Banned(until), _) => changes.extend(self.set(ban(until), true, before, now)),
             (Decision::Extended(until), _) => changes.extend(self.set(ban(until), false, before, now)),
             (Decision::AlreadyBanned, Some(until)) => changes.push(ban(until).into()),
-            (Decision::Protected, _) => changes.extend(decided.spared(offence, now)),
+            (Decision::Protected, _) => changes.extend(decided.protected(offence, now)),
             (Decision::Allowed | Decision::Over | Decision::AlreadyBanned, _) => {}
         }
         decided

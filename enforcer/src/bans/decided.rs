@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::decision::Decision;
 use crate::desired::{Moment, Origin};
-use crate::ledger::{Change, GoodLogin, Spared};
+use crate::ledger::{Change, GoodLogin, ProtectedOffence};
 
 /// A decision, to be logged once the routers know.
 pub(super) struct Decided {
@@ -28,11 +28,11 @@ pub(super) struct Decided {
 
 impl Decided {
     /// What the ledger keeps of an offence that led to no ban because of a good login.
-    pub fn spared(&self, offence: Offence, now: Timestamp) -> Option<Change> {
+    pub fn protected(&self, offence: Offence, now: Timestamp) -> Option<Change> {
         let login = self.login.as_ref()?;
         let why =
             format!("{} logged in on {} by {} at {}", login.account, login.sensor, login.service, login.last);
-        Some(Change::Spared(Box::new(Spared {
+        Some(Change::Protected(Box::new(ProtectedOffence {
             address: self.address,
             jail: self.origin.jail().clone(),
             sensor: self.origin.sensor().clone(),

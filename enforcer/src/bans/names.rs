@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Bans;
-use super::allow::{Answer, Lookups};
+use super::allow::{Lookups, Resolved};
 use crate::clock::Clock;
 
 /// The most addresses of one name that count.
@@ -23,7 +23,7 @@ const MOST_ADDRESSES: usize = 256;
 
 /// What one lookup of a name gave.
 #[derive(Debug)]
-struct Found {
+struct LookedUp {
     name: String,
     ipv4: Result<Records, NetError>,
     ipv6: Result<Records, NetError>,
@@ -68,7 +68,7 @@ impl Lookups {
 /// Keeps the addresses of the names that are on the list, and of those that come onto it.
 pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
     let mut names: HashMap<String, Kept> = HashMap::new();
-    let mut running: JoinSet<Found> = JoinSet::new();
+    let mut running: JoinSet<LookedUp> = JoinSet::new();
     let mut resolver: Option<TokioResolver> = None;
     loop {
         let wanted = bans.allowed_names();
@@ -110,12 +110,12 @@ pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
     }
 }
 
-async fn look_up(resolver: TokioResolver, name: String) -> Found {
+async fn look_up(resolver: TokioResolver, name: String) -> LookedUp {
     // Nothing of the system's search list.
     let full = format!("{}.", name.trim_end_matches('.'));
     let (ipv4, ipv6) =
         tokio::join!(records(&resolver, &full, RecordType::A), records(&resolver, &full, RecordType::AAAA));
-    Found { name, ipv4, ipv6 }
+    LookedUp { name, ipv4, ipv6 }
 }
 
 async fn records(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Records, NetError> {
@@ -144,7 +144,7 @@ impl Kept {
     }
 
     /// Takes over what was found, and keeps what was known where nothing was.
-    fn take(&mut self, found: Found, lookups: &Lookups) -> Answer {
+    fn take(&mut self, found: LookedUp, lookups: &Lookups) -> Resolved {
         let now = Instant::now();
         let name = found.name;
         let valid =
@@ -187,6 +187,6 @@ impl Kept {
             _ => {}
         }
         self.trouble.clone_from(&trouble);
-        Answer { addresses, trouble }
+        Resolved { addresses, trouble }
     }
 }

@@ -306,7 +306,7 @@ async fn who_logged_in_well_is_spared_listed_and_covered_by_no_network() {
     scene.take(offence(1, "10.0.0.7", 5), 5).committed().await.unwrap();
     assert!(scene.bans.is_empty());
     assert_eq!((scene.bans.counts().protected, scene.bans.protected()), (1, 1));
-    let spared = scene.bans.spared(10).unwrap();
+    let spared = scene.bans.protected_offences(10).unwrap();
     assert_eq!(spared.len(), 1);
     assert_eq!(spared[0].address, "10.0.0.7".parse::<IpAddr>().unwrap());
     assert!(spared[0].why.contains("ann logged in on web-1 by sshd"), "{}", spared[0].why);

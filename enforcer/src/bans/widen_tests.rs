@@ -13,14 +13,14 @@ const CONFIG: WidenConfig = WidenConfig { ipv4: Some(3), ipv6: Some(2), ipv6_pre
 
 /// A router's table that takes offence at a hole.
 #[derive(Default)]
-struct Table {
+struct Recorded {
     entries: BTreeMap<IpNet, Wanted>,
     /// What is banned before and after a change, and so all the while.
     banned: Vec<IpNet>,
     changes: usize,
 }
 
-impl Entries for Table {
+impl Entries for Recorded {
     fn get(&self, prefix: IpNet) -> Option<Wanted> {
         self.entries.get(&prefix).cloned()
     }
@@ -38,7 +38,7 @@ impl Entries for Table {
     }
 }
 
-impl Table {
+impl Recorded {
     fn has_no_hole(&self) {
         for banned in &self.banned {
             let covered = self.entries.keys().any(|entry| entry.contains(banned));
@@ -168,7 +168,7 @@ proptest! {
     ) {
         let mut widen = Widen::new(CONFIG, one_jail);
         let mut model = Model { one_jail, ..Model::default() };
-        let (mut table, mut second) = (Table::default(), 0);
+        let (mut table, mut second) = (Recorded::default(), 0);
         for event in history {
             let before: Vec<IpNet> = model.bans.keys().copied().collect();
             match event.clone() {
@@ -241,7 +241,7 @@ proptest! {
     ) {
         let is_kept = |network: IpNet| kept.iter().any(|kept| network.contains(kept));
         let (mut one, mut other) = (Widen::new(CONFIG, false), Widen::new(CONFIG, false));
-        let (mut grown, mut loaded) = (Table::default(), Table::default());
+        let (mut grown, mut loaded) = (Recorded::default(), Recorded::default());
         for (prefix, seconds) in &bans {
             let entry = Wanted { until: at(*seconds), label: label(0) };
             loaded.set(*prefix, entry.clone());
@@ -249,7 +249,7 @@ proptest! {
         }
         bans.keys().for_each(|prefix| other.load(*prefix));
         other.begin_all(&mut loaded, &is_kept);
-        let ends = |table: Table| table.entries.into_iter().map(|(prefix, entry)| (prefix, entry.until)).collect::<Vec<_>>();
+        let ends = |table: Recorded| table.entries.into_iter().map(|(prefix, entry)| (prefix, entry.until)).collect::<Vec<_>>();
         prop_assert_eq!(ends(loaded), ends(grown));
         prop_assert_eq!(one.wide(), other.wide());
     }
@@ -258,9 +258,9 @@ proptest! {
 #[test]
 fn forty_bans_of_a_burst_are_one_entry_and_the_late_ones_are_there_when_it_expires() {
     let mut widen = Widen::new(WidenConfig::default(), false);
-    let mut table = Table::default();
+    let mut table = Recorded::default();
     let prefix = |host: u8| IpNet::from(IpAddr::from([192, 0, 2, host]));
-    let mut ban = |host: u8, second: i64, table: &mut Table| {
+    let mut ban = |host: u8, second: i64, table: &mut Recorded| {
         widen.ban(prefix(host), Wanted { until: at(second), label: label(1) }, table, &|_| false);
     };
     for host in 1..=40 {

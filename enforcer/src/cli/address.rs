@@ -141,7 +141,7 @@ fn verdict(known: &AddressAnswer) -> (Tone, String) {
 
 fn ends(ban: &Ban, now: Timestamp) -> String {
     match ban.until {
-        None => "for ever".to_owned(),
+        None => "permanent".to_owned(),
         Some(until) => format!("ends {} ({})", words::until(ban.until, now), words::moment(until)),
     }
 }
@@ -191,7 +191,7 @@ pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
             };
             let whose = if ours { "" } else { ", an entry that is not ours" };
             let left = left.map_or_else(
-                || "for ever".to_owned(),
+                || "without a timeout".to_owned(),
                 |left| format!("{} left", words::length(SignedDuration::from_secs(left.cast_signed()))),
             );
             format!("{what}{whose}, {left}")
@@ -280,7 +280,7 @@ mod tests {
             "edge-1  holds it, 28m left",
             "edge-2  cannot tell: down for 2m: no route",
             "edge-3  does not hold it",
-            "ended 3m 30s ago, lapsed",
+            "ended 3m 30s ago, expired",
             "and 2 more: atalaya-enforcer history --over --address 192.0.2.1",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");

@@ -90,7 +90,7 @@ pub(super) async fn forget(
     Json(uses): Json<Vec<ListUse>>,
 ) -> Answer<()> {
     let forgotten = uses.into_iter().map(|used| Change::ForgetList(Box::new(used))).collect();
-    super::bans::committed(control.ledger.write_surely(forgotten)).await?;
+    super::said::committed(control.ledger.write_surely(forgotten)).await?;
     Ok(Json(()))
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{MOST_LOGINS, MOST_SPARED, Terms};
+use super::{MOST_LOGINS, MOST_PROTECTED, Terms};
 
 /// How often it is looked whether there is anything to do.
 const ROUND: Duration = Duration::from_secs(60);
@@ -274,7 +274,7 @@ fn cut_to_bounds(connection: &Connection) -> rusqlite::Result<()> {
         .execute([MOST_LOGINS as i64 - 1])?;
     connection
         .prepare_cached("DELETE FROM spared WHERE id <= (SELECT max(id) FROM spared) - ?1")?
-        .execute([MOST_SPARED as i64])?;
+        .execute([MOST_PROTECTED as i64])?;
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use rusqlite::Connection;
 use super::housekeeping::Housekeeping;
 use super::scene::{at, ban_of, bans, name, open, written};
 use super::{
-    Ban, Change, GoodLogin, HistoryConfig, MOST_LOGINS, MOST_SPARED, Selection, Spared, Terms, Which, file,
+    Ban, Change, GoodLogin, HistoryConfig, MOST_LOGINS, MOST_PROTECTED, ProtectedOffence, Selection, Terms,
+    Which, file,
 };
 use crate::clock::Clock;
 use crate::database;
@@ -90,7 +91,7 @@ fn logins_and_spared_offences_are_cut_to_their_bounds_and_the_latest_stay() {
         service: "sshd".to_owned(),
         account: "ana".to_owned(),
     };
-    let spared = |number: usize| Spared {
+    let spared = |number: usize| ProtectedOffence {
         address: address(number),
         jail: name("ssh"),
         sensor: name("web-1"),
@@ -99,7 +100,7 @@ fn logins_and_spared_offences_are_cut_to_their_bounds_and_the_latest_stay() {
         evidence: Vec::new(),
     };
     let logins = (0..MOST_LOGINS + 10).map(|number| Change::Login(login(number).into()));
-    let spareds = (0..MOST_SPARED + 10).map(|number| Change::Spared(spared(number).into()));
+    let spareds = (0..MOST_PROTECTED + 10).map(|number| Change::Protected(spared(number).into()));
     written(folder.path(), logins.chain(spareds).collect());
     keep_house(folder.path(), 365, u64::MAX, 0);
     let connection = Connection::open(file::path(folder.path())).unwrap();
@@ -109,7 +110,7 @@ fn logins_and_spared_offences_are_cut_to_their_bounds_and_the_latest_stay() {
     let (rows, oldest) = range("SELECT count(*), min(last) FROM logins");
     assert_eq!((rows as usize, oldest), (MOST_LOGINS, at(10).as_millisecond()));
     let (rows, oldest) = range("SELECT count(*), min(at) FROM spared");
-    assert_eq!((rows as usize, oldest), (MOST_SPARED, at(10).as_millisecond()));
+    assert_eq!((rows as usize, oldest), (MOST_PROTECTED, at(10).as_millisecond()));
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ pub struct GoodLogin {
 
 /// An offence that was not turned into a ban, because the address is protected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spared {
+pub struct ProtectedOffence {
     /// The offender.
     pub address: std::net::IpAddr,
     /// The jail that decided.
@@ -128,7 +128,7 @@ pub enum Change {
     /// A good login; an earlier one than what is known of the address changes nothing.
     Login(Box<GoodLogin>),
     /// An offence that was not turned into a ban.
-    Spared(Box<Spared>),
+    Protected(Box<ProtectedOffence>),
     /// A router is run with this list and mark.
     List(Box<ListUse>),
     /// A router has no entry of ours left on this list with this mark.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
 
-use super::{Allowance, Ban, GoodLogin, ListUse, Spared};
+use super::{Allowance, Ban, GoodLogin, ListUse, ProtectedOffence};
 use crate::desired::Origin;
 use crate::prefixes::Family;
 
@@ -31,8 +31,8 @@ pub(super) fn ban(row: &Row<'_>) -> Result<Ban> {
 }
 
 /// `address, jail, sensor, at, why, evidence`.
-pub(super) fn spared(row: &Row<'_>) -> Result<Spared> {
-    Ok(Spared {
+pub(super) fn protected(row: &Row<'_>) -> Result<ProtectedOffence> {
+    Ok(ProtectedOffence {
         address: text(row, 0)?,
         jail: text(row, 1)?,
         sensor: text(row, 2)?,

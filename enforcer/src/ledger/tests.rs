@@ -102,7 +102,7 @@ async fn what_stands_beside_the_bans_is_kept_replaced_and_forgotten() {
         service: "sshd".to_owned(),
         account: format!("at {last}"),
     };
-    let spared = |second: i64| Spared {
+    let spared = |second: i64| ProtectedOffence {
         address: "10.0.0.1".parse().unwrap(),
         jail: name("ssh"),
         sensor: name("web-1"),
@@ -124,9 +124,9 @@ async fn what_stands_beside_the_bans_is_kept_replaced_and_forgotten() {
         Change::Login(login("10.0.0.1", 50).into()),
         Change::Login(login("10.0.0.1", 20).into()),
         Change::Login(login("::1", 5).into()),
-        Change::Spared(spared(1).into()),
-        Change::Spared(spared(2).into()),
-        Change::Spared(spared(1).into()),
+        Change::Protected(spared(1).into()),
+        Change::Protected(spared(2).into()),
+        Change::Protected(spared(1).into()),
         Change::List(list("old").into()),
         Change::List(list("new").into()),
         Change::List(list("new").into()),
@@ -136,8 +136,8 @@ async fn what_stands_beside_the_bans_is_kept_replaced_and_forgotten() {
     assert_eq!(ledger.allowances().unwrap(), std::slice::from_ref(&longer));
     assert_eq!(ledger.login_of("10.0.0.1".parse().unwrap()).unwrap(), Some(login("10.0.0.1", 50)));
     assert_eq!(ledger.login_of("10.0.0.2".parse().unwrap()).unwrap(), None);
-    assert_eq!(ledger.spared(10).unwrap(), [spared(2), spared(1)]);
-    assert_eq!(ledger.spared(1).unwrap(), [spared(2)]);
+    assert_eq!(ledger.protected_offences(10).unwrap(), [spared(2), spared(1)]);
+    assert_eq!(ledger.protected_offences(1).unwrap(), [spared(2)]);
     assert_eq!(ledger.lists().unwrap(), [list("new")]);
     drop(ledger);
     writer.join();

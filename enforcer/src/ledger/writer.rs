@@ -198,7 +198,7 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
                 login.service,
                 login.account
             ])?,
-        Change::Spared(spared) => connection
+        Change::Protected(spared) => connection
             .prepare_cached(
                 "INSERT INTO spared (address, jail, sensor, at, why, evidence)
                  SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (

@@ -208,7 +208,7 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
         if held.expires == Moment::FOREVER { "no timeout".to_owned() } else { format!("{seconds} s left") }
     };
     match (order.action, held) {
-        (Action::Add { .. }, Some(held)) if held.owner != Owner::Foreign => format!("{what}; it lapses now"),
+        (Action::Add { .. }, Some(held)) if held.owner != Owner::Foreign => format!("{what}; it expires now"),
         (Action::Add { .. }, _) => format!("{what}, and the router does not hold it"),
         (Action::Set { timeout, .. }, Some(held)) if held.stale => {
             format!("{what}; its comment is of before, and it has {} of {timeout} s", left(held))

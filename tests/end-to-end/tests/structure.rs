@@ -38,5 +38,6 @@ fn test_of(table: &Table, program: &str) {
 }
 
 fn source(program: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(program).join("src")
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    workspace.join(program).join("src")
 }
