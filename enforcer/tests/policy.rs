@@ -155,7 +155,7 @@ async fn who_logged_in_well_is_spared_and_listed_and_banned_by_hand_by_force_onl
     holds(&scene, &["10.1.2.4", "203.0.113.9"]).await;
     let spared = scene.service.bans().protected_offences(10).unwrap();
     assert_eq!((spared.len(), spared[0].jail.as_str(), spared[0].sensor.as_str()), (1, "ssh", "web-1"));
-    assert_eq!(decisions(&scene).await["protected"], 1);
+    assert_eq!(decisions(&scene).await["spared"], 1);
 
     let mut by_hand = serde_json::json!({"prefix": "10.1.2.3/32", "bantime": 600});
     let (status, text) = scene.command(reqwest::Method::POST, "bans", Some(by_hand.clone())).await;

@@ -19,12 +19,13 @@ pub struct Counts {
     /// Offences of addresses on the allow list, and of addresses that no host has.
     pub allowed: u64,
     /// Offences of addresses that are protected by a good login.
-    #[serde(alias = "spared")]
+    // JSON keeps the names that scripts know.
+    #[serde(rename = "spared")]
     pub protected: u64,
     /// Offences whose ban was over when they arrived.
     pub too_late: u64,
     /// Bans that ended in time.
-    #[serde(alias = "lapsed")]
+    #[serde(rename = "lapsed")]
     pub expired: u64,
     /// Bans by hand.
     pub by_hand: u64,

@@ -102,9 +102,24 @@ impl Bans {
         Ok(ByHand { changed: true, until: until.timestamp(), receipt })
     }
 
-    /// Lifts a ban; `None` where none stands. Of an IPv6 address, the ban of the unit around it is lifted where it
-    /// has none of its own. For an hour no widened network covers what was unbanned; an address that only a
-    /// widened network covers is made reachable so, too.
+    /// Makes an address or a network reachable; `None` where nothing keeps it out.
+    ///
+    /// Whoever asks means "this address works again", but three different things can keep it out, and there may be more
+    /// than one of them at once:
+    /// - a ban of exactly this prefix: it is lifted;
+    /// - for an IPv6 address without a ban of its own, the ban of the unit (a /64, say) around it: that is lifted, for the
+    ///   unit is one offender;
+    /// - a widened network, an entry that no ban in the ledger stands for: it is let go, and its other offenders get
+    ///   their single entries back before the network's is removed.
+    ///
+    /// Without the last, an unban would change the ledger and nothing on the router. And without [`EXEMPT`](super::EXEMPT),
+    /// the hour in which no network is widened over what was unbanned, the next offender of the same network would bring it
+    /// back. A network that was banned as such is not touched: it has a ban of its own, which is to be lifted by its own
+    /// name.
+    ///
+    /// For example, 40 addresses of 192.0.2.0/24 are banned, so that routers hold the /24. `unban 192.0.2.7` ends the ban of
+    /// 192.0.2.7, sets the other 39 singly, and removes the /24 last. `unban 192.0.2.200`, which has no ban, does the same
+    /// with all 40.
     pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
         let prefix = canonical(prefix);
         let mut book = self.lock();
@@ -113,6 +128,8 @@ impl Bans {
         if banned.is_none() && network.is_none() {
             return None;
         }
+        // First, so that no step below widens over it again. Only so many are remembered: what is forgotten for this one
+        // may be covered again, and is weighed last.
         let forgotten = book.reachable.exempt(banned.unwrap_or(prefix), at);
         let mut changes = Vec::new();
         if let Some(prefix) = banned {

@@ -3,9 +3,24 @@
 //!
 //! A network is *wide* while at least as many of its offenders are banned as the threshold says, and nothing
 //! in it is to be kept reachable. Its entry then lasts until the ban ends without which fewer would
-//! be banned, or up to [`LINGER`] longer where that spares single entries: a burst of bans becomes one
+//! be banned, or up to [`LINGER`] longer where that saves single entries: a burst of bans becomes one
 //! entry. Only those bans that end later than that are wanted singly, fewer than the threshold. So a wide
-//! network becomes narrow without a command: the router lets its entry lapse, and the later ones are there.
+//! network becomes narrow without a command: the router lets its entry expire, and the later ones are there.
+//!
+//! An example, with a threshold of 3 and four bans in 192.0.2.0/24:
+//!
+//! | banned | until | on the router |
+//! |---|---|---|
+//! | 192.0.2.1 | 10:30 | covered by the network |
+//! | 192.0.2.2 | 10:31 | covered: when this ends, two are left, fewer than 3 |
+//! | 192.0.2.3 | 10:32 | covered: it ends within five minutes of that, so the network stays until 10:32 |
+//! | 192.0.2.4 | 11:30 | an entry of its own, next to the network's |
+//!
+//! The router holds two entries instead of four, `192.0.2.0/24` until 10:32 and `192.0.2.4` until 11:30, and at 10:32
+//! nothing has to be sent: what is left is what should be left. The price is that the other addresses of the network
+//! are unreachable until 10:32, which is why one that is allowed, protected or unbanned keeps it narrow. When a fifth
+//! address is banned until 11:00, the network is needed until 10:32 in any case, and the fifth has an entry of its own.
+//! All of it is weighed anew with each ban, each one that is lifted, and each end.
 //!
 //! Entries are changed in an order that leaves no hole: first what covers, then what was covered.
 

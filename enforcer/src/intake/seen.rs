@@ -41,25 +41,29 @@ pub(super) struct Refusals {
     untold: u64,
 }
 
+/// How a sensor's clock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    Right,
+    /// So many seconds behind ours; negative where it is ahead.
+    Behind(i64),
+}
+
 // === impl Seen ===
 
 impl Seen {
-    /// Takes note that the sensor sent something; what is to be told of its clock, if that changed: by how many seconds
-    /// it is wrong, or that it is right again.
-    pub(super) fn heard(&mut self, dating: &Dating, now: Timestamp) -> Option<Option<i64>> {
-        let (skew, wrong) = (dating.seconds(), dating.wrong_by().map(|skew| skew.as_secs()));
+    /// Takes note that the sensor sent something; what is to be told of its clock, if that changed.
+    pub(super) fn heard(&mut self, dating: &Dating, now: Timestamp) -> Option<Clock> {
+        let wrong = dating.wrong_by().map(|skew| skew.as_secs());
         self.last = Some(now);
-        if skew.is_none() {
-            return None;
-        }
-        self.skew_seconds = skew;
+        self.skew_seconds = Some(dating.seconds()?);
         let differs = match (wrong, self.told_skew) {
             (Some(now), Some(before)) => now.abs_diff(before) > TOLERATED.as_secs().unsigned_abs(),
             (now, before) => now.is_some() != before.is_some(),
         };
         differs.then(|| {
             self.told_skew = wrong;
-            wrong
+            wrong.map_or(Clock::Right, Clock::Behind)
         })
     }
 }
