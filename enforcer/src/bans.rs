@@ -48,7 +48,7 @@ use widen::{Widen, WidenConfig};
 /// What ended a ban whose time was over, in the ledger. Those of releases before wrote `lapsed`.
 const EXPIRED: &str = "expired";
 
-/// What decisions follow.
+/// The settings that decisions follow, for the whole run.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// What entries say, and how bad what a jail sees is.

@@ -35,7 +35,7 @@ pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
 /// The whole configuration of an enforcer.
 #[derive(Debug)]
 pub struct Config {
-    /// Where sensors connect.
+    /// The address and port on which sensors connect.
     pub listen: SocketAddr,
     /// The folder of the ledger and of the certificate.
     pub state: PathBuf,
@@ -69,17 +69,17 @@ pub enum ConfigError {
     /// A file cannot be read.
     #[error("cannot read {}: {source}{}", path.display(), hint(source))]
     Read {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: std::io::Error,
     },
     /// The file's content is wrong.
     #[error("{}:{line}:{column}: {message}", path.display())]
     Content {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Counted from one.
+        /// The line of the file, counted from one.
         line: usize,
         /// In characters, counted from one.
         column: usize,

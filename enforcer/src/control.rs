@@ -35,21 +35,21 @@ use rates::Rates;
 /// What the commands may ask about.
 #[derive(Debug)]
 pub struct Control {
-    /// The bans.
+    /// What decides, and what stands.
     pub bans: Arc<Bans>,
     /// What the routers should hold.
     pub desired: Arc<Desired>,
-    /// The ledger.
+    /// The ledger, to be read on threads for blocking work alone.
     pub ledger: Ledger,
-    /// The intake.
+    /// What is known of the sensors.
     pub intake: Arc<Intake>,
     /// What sensors report of failures and logins.
     pub reports: Arc<Reports>,
-    /// The routers' workers.
+    /// The workers, in the order of the routers in the configuration.
     pub routers: Arc<Vec<RouterHandle>>,
-    /// How much happens.
+    /// How much happens, sampled every second.
     pub rates: Arc<Mutex<Rates>>,
-    /// The wall clock.
+    /// The clock that bans end by.
     pub clock: Clock,
     /// The address list's name.
     pub list: String,

@@ -53,7 +53,7 @@ pub struct Subscription {
     mailbox: Arc<Mailbox>,
 }
 
-/// What changed.
+/// What changed since a worker last looked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Changes {
     /// These prefixes, each once.
@@ -79,7 +79,7 @@ struct Mailbox {
 // === impl Desired ===
 
 impl Desired {
-    /// With no bans.
+    /// Of no bans, followed by nobody.
     pub fn new() -> Self {
         Self::default()
     }
@@ -247,7 +247,7 @@ impl Subscription {
 // === impl Changes ===
 
 impl Changes {
-    /// Whether nothing changed.
+    /// Whether no prefix changed, so that there is nothing to do.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Prefixes(prefixes) if prefixes.is_empty())
     }

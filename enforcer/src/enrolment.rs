@@ -21,10 +21,10 @@ pub const REFRESH: Duration = Duration::from_secs(1);
 /// and costs the disk little.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// An enrolled sensor.
+/// A sensor that may send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sensor {
-    /// Its name.
+    /// The name with which it authenticates.
     pub name: Name,
     /// When it was enrolled.
     pub enrolled: Timestamp,
@@ -62,34 +62,34 @@ pub enum EnrolmentError {
     /// The name stands for something else.
     #[error("no sensor can be named {name}: the name is reserved, {meaning}; choose another")]
     Reserved {
-        /// The name.
+        /// The name that was asked for.
         name: Name,
         /// What it stands for.
         meaning: &'static str,
     },
-    /// Nothing to revoke.
+    /// No sensor of this name is enrolled, so there is nothing to revoke.
     #[error("no sensor named {0} is enrolled; `atalaya-enforcer sensors` lists them")]
     Unknown(Name),
-    /// No random bytes.
+    /// The system gave no random bytes for a secret.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
     /// The folder cannot be made or held.
     #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
     Folder {
-        /// The folder.
+        /// The state folder, as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: std::io::Error,
     },
-    /// SQLite refused.
+    /// SQLite could not open, read or write it.
     #[error("the enrolled sensors (sensors.sqlite3 in the state folder) cannot be read or written: {0}")]
     Database(#[from] rusqlite::Error),
     /// The file is of a later release.
     #[error("{} was written by a later release (format {found}): use that release", path.display())]
     TooNew {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Its format.
+        /// Its format, a number larger than the one that this release knows.
         found: i64,
     },
     /// The service is ending.

@@ -50,7 +50,7 @@ use skew::Dating;
 /// How long a batch waits for the ledger before its sensor is told to send it again.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(15);
 
-/// The intake's parts.
+/// Takes what sensors send.
 #[derive(Debug)]
 pub struct Intake {
     bans: Arc<Bans>,
@@ -111,7 +111,7 @@ impl Intake {
             .with_state(self)
     }
 
-    /// Who is enrolled.
+    /// Who is enrolled, as read within the last second, by name.
     pub fn enrolled(&self) -> Vec<crate::enrolment::Sensor> {
         self.enrolled.sensors()
     }
@@ -168,7 +168,6 @@ impl Intake {
         Ok(Ack { through, ledger: Some(self.ledger_id.clone()), refused })
     }
 
-    /// Takes a report.
     async fn take_report(&self, sensor: &Name, report: &Report) {
         let now = self.clock.now();
         self.heard(sensor, &Dating::new(Some(report.sent), now), now);

@@ -147,7 +147,6 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 /// The ledger, and the bans that it holds, as they are when an enforcer starts.
 struct Ground {
     ledger: Ledger,
-    /// The ledger's name.
     id: Name,
     through: HashMap<(Name, Name), u64>,
     recovering: bool,
@@ -215,7 +214,7 @@ fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::R
 // === impl Service ===
 
 impl Service {
-    /// Where sensors connect.
+    /// The address and port on which sensors connect, the port chosen where 0 was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -235,7 +234,7 @@ impl Service {
         &self.reports
     }
 
-    /// The routers' workers.
+    /// The workers, in the order of the routers in the configuration.
     pub fn routers(&self) -> &[RouterHandle] {
         &self.routers
     }

@@ -216,7 +216,7 @@ impl Allow {
 /// What is never banned, as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowConfig {
-    /// Addresses and networks.
+    /// Addresses and networks, from the start to the end of the run.
     pub networks: Networks,
     /// DNS names, whose addresses are looked up again when their time to live is over.
     pub names: Vec<String>,
@@ -247,7 +247,7 @@ pub struct Lookups {
     pub server: Option<SocketAddr>,
     /// The shortest time between two lookups of a name, whatever its time to live, and after a failure.
     pub shortest: Duration,
-    /// The longest.
+    /// The longest time between two lookups, whatever the time to live.
     pub longest: Duration,
 }
 

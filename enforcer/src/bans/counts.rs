@@ -27,7 +27,7 @@ pub struct Counts {
     /// Bans that ended in time.
     #[serde(rename = "lapsed")]
     pub expired: u64,
-    /// Bans by hand.
+    /// New bans by hand; one that made a ban longer is not counted.
     pub by_hand: u64,
     /// Bans that were found on a router and taken over into a ledger that had lost them.
     pub adopted: u64,

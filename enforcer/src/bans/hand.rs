@@ -50,7 +50,7 @@ pub struct ByHand {
 /// What came of a change of the allow list.
 #[derive(Debug)]
 pub struct Allowed {
-    /// The entry.
+    /// The entry that was made, or taken back.
     pub entry: Allowance,
     /// How many bans were lifted for it.
     pub lifted: usize,

@@ -108,7 +108,7 @@ impl Protect {
         self.logins.len()
     }
 
-    /// Whether none is.
+    /// Whether no address is protected at the moment.
     pub fn is_empty(&self) -> bool {
         self.logins.is_empty()
     }

@@ -19,7 +19,7 @@ const MOST_EXEMPT: usize = 1000;
 /// What is to be kept reachable.
 #[derive(Debug)]
 pub(super) struct Reachable {
-    /// The allow list.
+    /// The allow list, of which a copy is published for readers.
     pub networks: Arc<Networks>,
     /// Who logged in well lately.
     pub protect: Protect,

@@ -66,7 +66,6 @@ pub struct Widen {
     lapsed: BTreeSet<IpNet>,
 }
 
-/// A wide network.
 #[derive(Debug)]
 struct Wide {
     until: Moment,
@@ -82,7 +81,7 @@ pub type Kept<'a> = &'a dyn Fn(IpNet) -> bool;
 // === impl Widen ===
 
 impl Widen {
-    /// With no bans.
+    /// Of no bans and no wide network.
     pub fn new(config: WidenConfig, one_jail: bool) -> Self {
         Self {
             config,

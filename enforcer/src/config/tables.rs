@@ -109,7 +109,6 @@ impl RawWiden {
     }
 }
 
-/// The `[escalation]` table.
 pub(super) fn check_escalation(
     raw: Spanned<EscalationTable>,
     at: &impl Fn(Range<usize>, String) -> ConfigError,

@@ -38,10 +38,10 @@ pub struct AllowRequest {
     pub what: String,
     /// For how long, from now.
     pub time: BanTime,
-    /// Why.
+    /// Why, in the words of whoever did it; may be empty.
     #[serde(default)]
     pub reason: String,
-    /// Who asks.
+    /// Who asks, as the ledger keeps it; at most 64 characters.
     #[serde(default)]
     pub by: String,
 }

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// What one router holds of an address or a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterHolding {
-    /// The router.
+    /// The router that was asked.
     pub router: Name,
     /// The prefix that it was asked for: the address itself, or a network around it.
     pub prefix: IpNet,
@@ -41,7 +41,7 @@ pub enum Goal {
     Held,
     /// That none holds an entry of ours for any.
     Gone,
-    /// Nothing.
+    /// Nothing is expected: what is held is only looked at.
     Look,
 }
 

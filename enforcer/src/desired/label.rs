@@ -39,7 +39,7 @@ pub enum Severity {
     /// What a jail has where nothing is said.
     #[default]
     Medium,
-    /// Left out last.
+    /// Left out last where a router cannot hold everything.
     High,
 }
 

@@ -19,10 +19,10 @@ pub enum Origin {
     },
     /// A jail of the enforcer's own, over what all sensors report.
     Fleet {
-        /// The fleet jail.
+        /// The name after `fleet.` in the configuration.
         jail: Name,
     },
-    /// An administrator's command.
+    /// A command of an administrator's on the enforcer's host.
     Hand,
     /// An entry that carried our mark on a router after the ledger was lost, and did not tell all.
     Router {
@@ -106,7 +106,6 @@ impl Origin {
 }
 
 impl fmt::Display for Origin {
-    /// Fits behind "banned".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sensor { jail, sensor } => write!(f, "by jail {jail} for sensor {sensor}"),

@@ -29,9 +29,9 @@ pub struct FleetConfig {
     pub jails: Vec<Name>,
     /// So many failures ban.
     pub maxretry: u32,
-    /// Within which time.
+    /// Within which time, from the newest failure back; 1 second to 7 days.
     pub findtime: Seconds,
-    /// For how long.
+    /// For how long, from the newest failure on.
     pub bantime: BanTime,
     /// On so many different sensors at least.
     pub sensors: usize,
@@ -54,7 +54,7 @@ pub struct Fleet {
 /// A fleet jail at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetStatus {
-    /// Its name.
+    /// The fleet jail's name.
     pub jail: Name,
     /// Offenders with failures within `findtime`.
     pub counting: usize,
@@ -92,7 +92,7 @@ struct Event {
 // === impl Fleet ===
 
 impl Fleet {
-    /// Nothing counted yet.
+    /// Of these jails, with nothing counted yet.
     pub fn new(jails: Vec<FleetConfig>) -> Self {
         Self::bounded(jails, MOST_OFFENDERS, MOST_EVENTS)
     }
@@ -223,7 +223,6 @@ impl Jail {
         end.saturating_sub(self.findtime())
     }
 
-    /// In milliseconds.
     fn findtime(&self) -> i64 {
         i64::try_from(self.config.findtime.0).unwrap_or(i64::MAX).saturating_mul(1000)
     }

@@ -18,11 +18,11 @@ const REFUSALS_PAUSE: Duration = Duration::from_secs(5);
 pub struct Seen {
     /// When it was last heard: when it sent something, or read the allow list, which ours do every minute.
     pub last: Option<Timestamp>,
-    /// Offences taken.
+    /// Offences that were taken; those that were sent again are not counted.
     pub offences: u64,
     /// Offences that were sent again.
     pub again: u64,
-    /// Reports taken.
+    /// Reports that were taken; those that were sent again are not counted.
     pub reports: u64,
     /// Whether it follows the bans now, to drop them by itself.
     pub follows: bool,

@@ -31,13 +31,13 @@ const FILES: [&str; 2] = ["key.pem", "certificate.pem"];
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// The file's size.
+    /// The size of the copy, in bytes.
     pub bytes: u64,
-    /// Bans that stand.
+    /// Bans in the copy that stand.
     pub standing: u64,
     /// Bans that are over.
     pub over: u64,
-    /// Enrolled sensors.
+    /// Enrolled sensors in the copy.
     pub sensors: u64,
     /// Whether the certificate and its key are in it.
     pub certificate: bool,
@@ -55,15 +55,15 @@ pub enum BackupError {
     /// The ledger is of another release.
     #[error("the ledger in {} is of another release (format {found}): start the enforcer of this release once, which brings it forward", path.display())]
     OtherForm {
-        /// The state folder.
+        /// The state folder, as it was configured.
         path: PathBuf,
-        /// Its format.
+        /// Its format, a number larger than the one that this release knows.
         found: i64,
     },
     /// A file is no backup.
     #[error("{} is no backup of this release: {why}", path.display())]
     NoBackup {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -76,17 +76,17 @@ pub enum BackupError {
     /// A file cannot be read or written.
     #[error("cannot use {}: {source}", path.display())]
     File {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: io::Error,
     },
-    /// SQLite refused.
+    /// SQLite could not open, read or write it.
     #[error("cannot copy {}: {source}", path.display())]
     Database {
-        /// What was copied.
+        /// The database that was copied.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: rusqlite::Error,
     },
     /// The ledger cannot be used.

@@ -45,7 +45,6 @@ pub(super) struct Housekeeping {
 /// Where a round is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Between two rounds.
     Rest,
     /// Bans go that are over for too long.
     Age,
@@ -105,7 +104,7 @@ impl Housekeeping {
         now.saturating_duration_since(self.due) > PATIENCE
     }
 
-    /// Something was written.
+    /// Takes note that something was written, whose journal is cut once nothing more comes.
     pub fn wrote(&mut self, now: Instant) {
         self.written = Some(now);
     }

@@ -16,14 +16,14 @@ use crate::prefixes::Family;
 pub struct Ban {
     /// The address or network.
     pub prefix: IpNet,
-    /// From when.
+    /// From when: the time of the offence, not of its arrival.
     pub since: Timestamp,
     /// Until when; `None` for a permanent one.
     pub until: Option<Timestamp>,
     /// Where it comes from.
     #[serde(flatten)]
     pub origin: Origin,
-    /// What was seen.
+    /// What was seen, the oldest first; at most five pieces.
     pub evidence: Vec<Evidence>,
     /// How often this prefix was banned, this time included; set by the ledger.
     pub strikes: u32,
@@ -40,13 +40,13 @@ pub struct Ban {
 pub struct Allowance {
     /// An address, a network, or a DNS name; the key.
     pub what: String,
-    /// From when.
+    /// When it was allowed.
     pub since: Timestamp,
     /// Until when; `None` for ever.
     pub until: Option<Timestamp>,
-    /// Why.
+    /// Why, in the words of whoever did it; may be empty.
     pub reason: String,
-    /// Who allowed it.
+    /// Who allowed it: the user on the enforcer's host who gave the command.
     pub by: String,
 }
 
@@ -55,20 +55,20 @@ pub struct Allowance {
 pub struct GoodLogin {
     /// The address, as the host's network.
     pub address: std::net::IpAddr,
-    /// When.
+    /// When, by the enforcer's clock.
     pub last: Timestamp,
-    /// Who saw it.
+    /// The sensor that saw it.
     pub sensor: Name,
     /// What let it in, such as `sshd`.
     pub service: String,
-    /// Who logged in.
+    /// The account that was logged in to.
     pub account: String,
 }
 
 /// An offence that was not turned into a ban, because the address is protected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProtectedOffence {
-    /// The offender.
+    /// The offender's address, not the unit around it.
     pub address: std::net::IpAddr,
     /// The jail that decided.
     pub jail: Name,
@@ -76,20 +76,20 @@ pub struct ProtectedOffence {
     pub sensor: Name,
     /// When it was spared.
     pub at: Timestamp,
-    /// Why.
+    /// Which login protects the address, in words.
     pub why: String,
-    /// What was seen.
+    /// What was seen, the oldest first; at most five pieces.
     pub evidence: Vec<Evidence>,
 }
 
 /// An address list, and the mark of our entries there, that a router was once run with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ListUse {
-    /// The router.
+    /// The router's name in the configuration of then.
     pub router: Name,
     /// Which of its tables.
     pub family: Family,
-    /// The list's name.
+    /// The name of the list on the router.
     pub list: String,
     /// What opens the comments of our entries.
     pub mark: String,
@@ -102,27 +102,27 @@ pub enum Change {
     Ban(Box<Ban>),
     /// The ban that stands has ended.
     End {
-        /// Of what.
+        /// The prefix whose ban it is.
         prefix: IpNet,
-        /// When.
+        /// When it ended, which may be before this is written.
         at: Timestamp,
         /// `expired`, or who unbanned and why.
         by: String,
     },
     /// Everything up to this sequence of a sensor's outbox is in the ledger.
     Through {
-        /// The sensor.
+        /// The sensor that posted the batch.
         sensor: Name,
-        /// Its outbox.
+        /// The outbox that numbered it.
         outbox: Name,
-        /// The sequence.
+        /// The last sequence of the batch, refused offences included.
         sequence: u64,
     },
     /// An entry of the allow list; replaces the one of the same key.
     Allow(Box<Allowance>),
     /// An entry of the allow list is gone.
     Disallow {
-        /// Its key.
+        /// The address, network or name, as it was allowed.
         what: String,
     },
     /// A good login; an earlier one than what is known of the address changes nothing.
@@ -140,7 +140,7 @@ pub enum Change {
 /// A ban that was, as far as the next one of the same prefix grows by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierBan {
-    /// From when.
+    /// From when: the time of the offence, not of its arrival.
     pub since: Timestamp,
     /// When it ended or is to end; `None` for a permanent one.
     pub end: Option<Timestamp>,
@@ -171,7 +171,7 @@ pub struct Terms {
     pub history: HistoryConfig,
     /// How young a good login must be to be read at the start; none are read where there is no such time.
     pub logins: Option<Seconds>,
-    /// The wall clock.
+    /// The clock by which old rows are too old.
     pub clock: Clock,
 }
 

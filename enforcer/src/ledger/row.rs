@@ -13,7 +13,6 @@ use crate::prefixes::Family;
 /// The columns of [`ban`], in their order.
 pub(super) const BAN: &str = "prefix, since, until, jail, sensor, evidence, strikes, ended, ended_by";
 
-/// A ban.
 pub(super) fn ban(row: &Row<'_>) -> Result<Ban> {
     Ok(Ban {
         prefix: text(row, 0)?,
@@ -89,7 +88,6 @@ where
         .map_err(|error| Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
-/// A column's time.
 pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
     Timestamp::from_millisecond(row.get(column)?)
         .map_err(|error| Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))

@@ -18,7 +18,7 @@ const SLICE: usize = 500;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
-    /// Only this jail's.
+    /// Only those of this jail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jail: Option<Name>,
     /// Only those that this sensor reported.
@@ -39,7 +39,7 @@ pub struct Selection {
     pub ending_before: Option<Timestamp>,
     /// Those that stand, those that are over, or both.
     pub which: Which,
-    /// In what order.
+    /// In what order they come.
     pub sort: Sort,
     /// Whether the order is the other way round.
     pub reverse: bool,
@@ -52,12 +52,12 @@ pub struct Selection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
-    /// Those that stand.
+    /// Those that stand; a ban is over at its end, written or not.
     #[default]
     Standing,
     /// Those that are over.
     Over,
-    /// Both.
+    /// Those that stand and those that are over.
     All,
 }
 
@@ -65,7 +65,7 @@ pub enum Which {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sort {
-    /// The latest first.
+    /// The one that began latest first.
     #[default]
     Latest,
     /// The one that ends, or ended, first; permanent ones last.

@@ -27,7 +27,7 @@ pub struct Held {
     pub expires: Moment,
     /// Its id, where the router has told it.
     pub id: Option<EntryId>,
-    /// Whose it is.
+    /// Who may change it.
     pub owner: Owner,
     /// By how many seconds `expires` may be wrong beyond rounding: the age of the print that showed it.
     pub slack: u8,
@@ -79,12 +79,12 @@ impl Held {
 // === impl Actual ===
 
 impl Actual {
-    /// An empty mirror.
+    /// Of a router of which nothing was read.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Notes an entry.
+    /// Notes an entry that was read or acknowledged.
     pub fn insert(&mut self, prefix: IpNet, held: Held) {
         let Held { expires, id, owner, slack, stale, rigid } = held;
         let mut flags = Flags::default();

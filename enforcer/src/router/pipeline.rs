@@ -20,17 +20,17 @@ use crate::prefixes::{Family, network_length};
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Entries added.
+    /// Adds that the router took; one that it had already is a duplicate.
     pub adds: u64,
-    /// Timeouts changed.
+    /// Entries whose timeout or comment was changed.
     pub sets: u64,
-    /// Entries removed.
+    /// Entries removed before their timeouts.
     pub removes: u64,
     /// Adds refused because the entry was there already, which is as good.
     pub duplicates: u64,
     /// Commands refused for any other reason.
     pub traps: u64,
-    /// Bulk prints finished.
+    /// Prints of a whole list that came to their end.
     pub prints: u64,
 }
 
@@ -44,7 +44,7 @@ pub enum Table {
     Missing,
     /// Its first print is not finished.
     Unknown,
-    /// Mirrored.
+    /// Read once in this session, and mirrored since.
     Known,
 }
 
@@ -465,7 +465,7 @@ impl Pipeline {
         self.print.as_ref().map(|print| print.family)
     }
 
-    /// The mirror.
+    /// What the router holds, as far as it is known.
     pub fn actual(&self) -> &Actual {
         &self.actual
     }

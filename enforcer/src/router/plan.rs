@@ -18,7 +18,7 @@ use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::TrapMeaning;
 use super::session::{Answer, Session, SessionError};
 use super::view::{View, entries_by_memory};
-use crate::desired::{Desired, Moment};
+use crate::desired::{Desired, Moment, Origin};
 use crate::ledger::ListUse;
 use crate::prefixes::Family;
 
@@ -53,12 +53,12 @@ pub struct Plan {
 /// A command that would be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Planned {
-    /// The entry's prefix.
+    /// The prefix of the entry that would change.
     pub prefix: IpNet,
     /// What would be done with it.
     #[serde(flatten)]
     pub does: Does,
-    /// Why.
+    /// What asks for it and what the router has, in words.
     pub why: String,
 }
 
@@ -66,17 +66,17 @@ pub struct Planned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "does")]
 pub enum Does {
-    /// Add an entry.
+    /// Add an entry that is missing.
     Add {
-        /// In seconds.
+        /// The timeout, in seconds.
         timeout: u64,
     },
     /// Give an entry this timeout, and its comment.
     Set {
-        /// In seconds.
+        /// The timeout, in seconds.
         timeout: u64,
     },
-    /// Remove an entry.
+    /// Remove an entry of ours that no ban explains.
     Remove,
 }
 
@@ -85,11 +85,10 @@ pub enum Does {
 pub struct Leftover {
     /// Which of the tables.
     pub family: Family,
-    /// The list.
+    /// The name of the list on the router.
     pub list: String,
     /// How many entries of ours are there.
     pub entries: usize,
-    /// Their ids.
     #[serde(skip)]
     ids: Vec<EntryId>,
 }
@@ -201,8 +200,13 @@ pub fn old_marks(config: &RouterConfig, before: &[ListUse]) -> Vec<String> {
 fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
     let held = pipeline.actual().get(order.prefix).filter(|held| !held.lapsed(now));
     let label = pipeline.view().label(order.prefix);
-    let what =
-        label.map_or_else(|| "no ban stands".to_owned(), |label| format!("it is banned {}", label.origin));
+    let what = label.map_or_else(
+        || "no ban stands".to_owned(),
+        |label| match &label.origin {
+            Origin::Sensor { jail, sensor } => format!("{jail} from {sensor} bans it"),
+            other => format!("it is banned {other}"),
+        },
+    );
     let left = |held: Held| {
         let seconds = held.expires.seconds_after(now);
         if held.expires == Moment::FOREVER { "no timeout".to_owned() } else { format!("{seconds} s left") }

@@ -13,7 +13,7 @@ use super::pipeline::{Counts, Table};
 pub struct RouterStatus {
     /// The router's name in the configuration.
     pub name: Name,
-    /// The configured address.
+    /// The address as it is configured, a name perhaps.
     pub address: String,
     /// What the address resolved to last; empty until it has.
     pub addresses: Vec<IpAddr>,
@@ -31,9 +31,9 @@ pub struct RouterStatus {
     pub uptime: Option<String>,
     /// The load of the router's processor in per cent, where it has told; some seconds old.
     pub cpu_load: Option<u8>,
-    /// The IPv4 table.
+    /// How far the IPv4 list is known.
     pub ipv4: Table,
-    /// The IPv6 table.
+    /// How far the IPv6 list is known.
     pub ipv6: Table,
     /// Entries of the list that are ours. Lapsed ones are counted for up to a minute.
     pub ours: usize,
@@ -93,7 +93,7 @@ pub enum State {
 /// Something that went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// When.
+    /// When it happened, by the enforcer's clock.
     pub at: Timestamp,
     /// What, and what to do about it.
     pub text: String,

@@ -38,7 +38,7 @@ pub struct View {
 // === impl Takes ===
 
 impl Takes {
-    /// Everything.
+    /// Of a router that takes the bans of every jail and severity.
     pub fn all() -> Self {
         Self { jails: Vec::new(), severity: Severity::Low }
     }

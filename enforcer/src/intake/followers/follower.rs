@@ -16,7 +16,7 @@ use crate::desired::Desired;
 use crate::desired::Moment;
 use crate::desired::journal::{Change, Journal};
 
-/// A follower's place.
+/// How far a follower has been told the bans.
 #[derive(Debug)]
 pub struct Follower {
     desired: Arc<Desired>,
