@@ -12,11 +12,8 @@ use atalaya_wire::{Escalation, Name, Offence, Seconds, canonical};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::ledger::{EarlierBan, Ledger};
+use crate::ledger::{EarlierBan, Ledger, REMEMBERED};
 use crate::prefixes;
-
-/// For how long an earlier ban makes the next one longer.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// For how long a ban is remembered that the ledger may not have written: a commit takes milliseconds.
 const UNWRITTEN: SignedDuration = SignedDuration::from_secs(60);

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{MOST_LOGINS, MOST_PROTECTED, Terms};
+use super::{MOST_LOGINS, MOST_PROTECTED, REMEMBERED, Terms};
 
 /// How often it is looked whether there is anything to do.
 const ROUND: Duration = Duration::from_secs(60);
@@ -20,9 +20,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long the ledger has to be quiet before its journal is cut.
 const QUIET: Duration = Duration::from_secs(3);
-
-/// Bans that are over for less stay, unless the ledger is too large: later ones are longer because of them.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// So many free pages are no reason to move others, nor is one in so many: new bans take them.
 const FREE_PAGES: i64 = 256;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use atalaya_wire::{Evidence, Name, Seconds};
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -136,6 +136,10 @@ pub enum Change {
     /// What could be gathered again after the loss of a ledger is gathered.
     Recovered,
 }
+
+/// For how long an earlier ban makes the next one longer. Bans that are over for less stay in the ledger, unless it is
+/// too large.
+pub const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// A ban that was, as far as the next one of the same prefix grows by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
