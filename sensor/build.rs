@@ -14,10 +14,16 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(feature = "kernel")]
 mod kernel {
+    use std::path::{Path, PathBuf};
+
     use anyhow::{Context as _, bail};
     use aya_build::{Package, Toolchain};
+    use object::build::elf::{Builder, SectionData};
 
     use crate::toolchain::{self, Missing};
+
+    /// The objects, as the programs of `sensor-ebpf` are called.
+    const OBJECTS: [&str; 3] = ["connections", "local_drop", "logins"];
 
     /// aya-build runs `cargo build --package atalaya-sensor-ebpf` for the BPF target, in a target
     /// directory of its own, and copies the objects to `OUT_DIR`.
@@ -52,6 +58,36 @@ mod kernel {
             }],
             Toolchain::Custom(&found.name),
         )
-        .with_context(|| format!("building the kernel programs with the rustup toolchain `{}`", found.name))
+        .with_context(|| {
+            format!("building the kernel programs with the rustup toolchain `{}`", found.name)
+        })?;
+        let folder = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+        for object in OBJECTS {
+            strip(&folder.join(object)).with_context(|| format!("the kernel object `{object}`"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes out what a debugger would read, nine tenths of an object; the kernel's own form of it, BTF, stays.
+    fn strip(path: &Path) -> anyhow::Result<()> {
+        let bytes = std::fs::read(path)?;
+        let mut builder = Builder::read(&*bytes)?;
+        for section in &mut builder.sections {
+            // `.debug_info` and the like, and their relocations, `.rel.debug_info`.
+            section.delete = section.name.starts_with(b".debug_") || section.name.starts_with(b".rel.debug_");
+        }
+        builder.delete_orphans();
+        // LLVM writes one table for the names of sections and symbols, the builder wants two.
+        if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+            let names = builder.sections.add();
+            names.name = ".shstrtab".into();
+            names.sh_type = object::elf::SHT_STRTAB;
+            names.sh_addralign = 1;
+            names.data = SectionData::SectionString;
+        }
+        let mut stripped = Vec::new();
+        builder.write(&mut stripped)?;
+        std::fs::write(path, stripped)?;
+        Ok(())
     }
 }

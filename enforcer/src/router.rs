@@ -29,7 +29,9 @@ pub mod actual;
 pub mod address_list;
 pub mod check;
 pub mod endpoint;
+pub mod enforcement;
 mod link;
+mod look;
 pub mod order;
 pub mod pace;
 pub mod pin;
@@ -44,6 +46,7 @@ mod worker;
 mod workplace;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub use enforcement::Enforcement;
 pub use order::Found;
 pub use status::{RouterStatus, State};
 
@@ -107,6 +110,8 @@ pub struct Deadlines {
     /// Between two questions for the router's load and uptime, which also keep an idle session alive and
     /// find a dead one.
     pub keepalive: Duration,
+    /// Between two looks at the firewall rules; longer where a look takes the router long.
+    pub rules: Duration,
     /// The first pause after a failure.
     pub shortest_pause: Duration,
     /// The longest pause between two attempts.
@@ -174,6 +179,7 @@ pub fn spawn(
     let endpoint = config.address.clone();
     let mut first = RouterStatus::new(config.name.clone(), endpoint.to_string(), clock.now());
     first.read_only = config.read_only;
+    first.forget_rules(config.ipv6);
     let (sender, status) = watch::channel(first);
     let (questions, asked) = mpsc::channel(64);
     let view = View::new(Arc::clone(&desired), config.takes(), config.ipv6);
@@ -184,6 +190,7 @@ pub fn spawn(
         recovery,
         asked,
         undone: HashSet::new(),
+        enforced: [None, None],
         booted: None,
         memory_limit: None,
         config,
@@ -274,6 +281,7 @@ impl Default for Deadlines {
             idle: Duration::from_secs(30),
             answer: Duration::from_secs(10),
             keepalive: Duration::from_secs(5),
+            rules: Duration::from_secs(30),
             shortest_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
             refused_pause: Duration::from_secs(5),

@@ -266,7 +266,9 @@ fn what_is_wrong_on_the_command_line_ends_with_status_2() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
-    let router = Router::builder().start().await.unwrap();
+    let rule = "firewall/raw add chain=prerouting action=drop src-address-list=spammer";
+    let router = Router::builder().terminal(format!("/ip/{rule}")).terminal(format!("/ipv6/{rule}"));
+    let router = router.start().await.unwrap();
     let host = Host::new(&format!(
         "allow = [\"192.0.2.0/24\"]\n[router.edge]\naddress = \"{}\"\nuser = \"atalaya\"\npassword = \"secret\"\n",
         router.address()
@@ -300,12 +302,14 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
         (status["bans"].as_u64(), status["routers"][0]["state"]["is"].as_str()),
         (Some(2), Some("connected"))
     );
+    // It waits until the rules are read.
+    host.prints(&["status", "--check"]);
     let screen = host.prints(&["status"]);
     assert!(screen.contains("all is well") && screen.contains("2 bans stand on list spammer"), "{screen}");
     assert!(!screen.contains('\u{1b}'), "colour only on a terminal: {screen}");
-    host.prints(&["status", "--check"]);
     assert_eq!(host.json(&["routers", "--json"])[0]["name"], "edge");
-    assert!(host.prints(&["routers"]).contains("edge"));
+    let routers = host.prints(&["routers"]);
+    assert!(routers.contains("edge: IPv6: a raw rule in prerouting drops what is on list"), "{routers}");
     let second = host.run(&["run"]);
     assert!(!second.status.success() && stderr(&second).contains("another atalaya-enforcer"));
 

@@ -15,10 +15,10 @@ use toml::Spanned;
 
 use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
-use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
+use crate::jail::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::ports;
 use crate::kernel::logins::Verdicts;
-use crate::ports;
 use crate::source::journal::JournalMatch;
 
 mod jail;

@@ -19,7 +19,7 @@ use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::kernel::Program;
 use crate::local_drop::status::LocalDropStatus;
-use crate::report::ReportStatus;
+use crate::uplink::report::ReportStatus;
 
 /// The socket's name in the state folder.
 const SOCKET: &str = "control.sock";

@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 use crate::config::{JailConfig, JailSource};
 use crate::date::Dates;
 use crate::filter::{Found, Host, Scanner, Verdict};
-use crate::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::ports;
 use crate::jail::{BanEnd, Counter, Failure, Jail, Outcome};
 use crate::kernel;
 use crate::kernel::local_drop::Dropped;
 use crate::local_drop::trusted::Trusted;
-use crate::ports;
-use crate::report::Pending;
 #[cfg(feature = "kernel")]
 use crate::source::connections::{Guard, Guarded};
 use crate::source::journal::{Entry, JournalMatch};
+use crate::uplink::report::Pending;
 
 /// How many failures are logged one by one in a second.
 const MOST_SAID: u32 = 200;

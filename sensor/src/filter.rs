@@ -7,6 +7,7 @@
 //! an *address* is taken, so that what a log puts before the attacker's text wins. Anything else means
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
+pub mod catalogue;
 mod definition;
 mod explain;
 mod literal;

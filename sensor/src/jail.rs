@@ -10,6 +10,9 @@ use atalaya_wire::{BanTime, Escalation, Evidence, Name, Networks, Offence, Secon
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub mod ignore;
+pub mod ports;
+
 /// A failure dated later than this after now is dated now: its clock is wrong.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 

@@ -1,12 +1,12 @@
 //! Atalaya's sensor: notices failed logins in the kernel and in logs, decides in its jails which
 //! addresses offend, and reports the offences to the enforcer.
 //!
-//! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`outbox`] → [`uplink`].
-//! Beside it the enforcer hears of failures and good logins in [`report`]s, and tells of the fleet's bans in
-//! [`fleet_bans`].
+//! Data flows one way: [`source`] → [`detector`] ([`filter`], [`jail`]) → [`uplink`].
+//! Beside it the enforcer hears of failures and good logins in [`uplink::report`]s, and tells of the fleet's bans in
+//! [`uplink::fleet_bans`].
 //! `service.rs` wires these in that order.
 
-pub mod catalogue;
+pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod control;
@@ -14,20 +14,10 @@ pub mod date;
 pub mod detector;
 pub mod fail2ban;
 pub mod filter;
-pub mod fleet_bans;
-pub mod ignore;
 pub mod jail;
 pub mod kernel;
-pub mod lint;
 pub mod local_drop;
-pub mod membership;
-pub mod named;
-pub mod outbox;
-pub mod ports;
-pub mod report;
 pub mod service;
 pub mod source;
-pub mod status;
 pub mod store;
-pub mod trial;
 pub mod uplink;

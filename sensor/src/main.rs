@@ -9,21 +9,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use atalaya_sensor::cli::named::Named;
+use atalaya_sensor::cli::{argument, lint, status, trial};
 use atalaya_sensor::config::{self, Config};
 use atalaya_sensor::control::{self, Answer, Request};
 use atalaya_sensor::kernel::local_drop::pins::{PinnedLink, Pins};
 #[cfg(feature = "kernel")]
 use atalaya_sensor::kernel::{channel::Channel, loader};
 use atalaya_sensor::local_drop::session;
-use atalaya_sensor::membership::Membership;
-use atalaya_sensor::named::Named;
 use atalaya_sensor::uplink::Uplink;
-use atalaya_sensor::{fail2ban, lint, service, status, store, trial};
+use atalaya_sensor::uplink::membership::Membership;
+use atalaya_sensor::{fail2ban, service, store};
 use atalaya_wire::{BanTime, JoinToken, Name};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
-
-mod argument;
 
 /// Notices failed logins in the kernel and in logs, and reports offences to Atalaya's enforcer.
 #[derive(Parser)]

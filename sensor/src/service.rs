@@ -24,19 +24,19 @@ use crate::control::{self, Answer, Request};
 use crate::detector::{Detector, Ignored};
 use crate::jail::{BanEnd, Counter};
 use crate::kernel::{Wanted, logins as kernel_logins};
-use crate::outbox::Outbox;
-use crate::report::{ReportStatus, Reporter};
 use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store};
+use crate::uplink::outbox::Outbox;
+use crate::uplink::report::{ReportStatus, Reporter};
 
 mod answers;
-mod commands;
 #[cfg(feature = "kernel")]
 mod connections;
 mod enforcer;
 mod files;
+mod ignorecommands;
 mod kernel;
 mod local_drop;
 #[cfg(feature = "kernel")]
@@ -49,8 +49,8 @@ mod syslog;
 mod syslog_calls;
 mod upkeep;
 
-use commands::{DOUBTS, ask_commands};
 use enforcer::{Link, Told, send};
+use ignorecommands::{DOUBTS, ask_commands};
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
 pub use prepared::{Prepared, prepare};

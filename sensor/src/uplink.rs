@@ -16,10 +16,14 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::sync::watch;
 
-use crate::membership::Membership;
-use crate::outbox::Outbox;
+use crate::uplink::membership::Membership;
+use crate::uplink::outbox::Outbox;
 
 mod bans;
+pub mod fleet_bans;
+pub mod membership;
+pub mod outbox;
+pub mod report;
 
 pub use bans::Following;
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atalaya_sensor::membership::Membership;
+use atalaya_sensor::uplink::membership::Membership;
 use atalaya_wire::{Batch, Evidence, Fingerprint, JoinToken, Report, Secret};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};

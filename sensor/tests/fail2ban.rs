@@ -532,9 +532,9 @@ fn no_filter_is_held_up_by_a_long_hostile_line() {
         .filter_map(|name| Some((name.clone(), read.filter(&name).ok()?.compile().ok()?)))
         .collect();
     assert!(filters.len() > 80, "only {} filters", filters.len());
-    let ours = atalaya_sensor::catalogue::names();
+    let ours = atalaya_sensor::filter::catalogue::names();
     filters.extend(ours.map(|name| {
-        (format!("our {name}"), atalaya_sensor::catalogue::filter(name).unwrap().compile().unwrap())
+        (format!("our {name}"), atalaya_sensor::filter::catalogue::filter(name).unwrap().compile().unwrap())
     }));
     let mut slowest = Vec::new();
     for (name, filter) in &mut filters {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atalaya_sensor::fleet_bans::{BanChange, Ends};
-use atalaya_sensor::membership::Membership;
+use atalaya_sensor::uplink::fleet_bans::{BanChange, Ends};
+use atalaya_sensor::uplink::membership::Membership;
 use atalaya_sensor::uplink::{Following, Uplink};
 use atalaya_wire::{Fingerprint, JoinToken, Secret};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};

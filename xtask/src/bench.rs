@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use atalaya_end_to_end::process::{Line, Process, output};
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, START, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, START, Stage};
 use atalaya_end_to_end::verdicts;
 use serde_json::{Value, json};
 
@@ -113,8 +113,7 @@ impl Bench {
     fn new(costs: &[&str]) -> Result<Self> {
         let stage = Stage::new(&programs("release"))?;
         let (sender, events) = mpsc::channel();
-        let mut router = stage.program("routeros-sim");
-        router.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        let mut router = stage.router(&RULES);
         router.args(["--events", "json"]).args(costs);
         let process = Process::start_into("the router", &mut router, &sender, |line| line)?;
         let listening = events.recv_timeout(START).context("the simulator does not start")?;

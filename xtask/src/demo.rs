@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use atalaya_end_to_end::namespace::Namespace;
 use atalaya_end_to_end::process::{Line, Process};
 use atalaya_end_to_end::sshd::Sshd;
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, START, Stage};
+use atalaya_end_to_end::stage::{RULES, START, Stage};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -124,14 +124,13 @@ impl Demo {
     fn start(stage: &Stage, interrupted: Arc<AtomicBool>) -> Result<Self> {
         let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
         let (sender, lines) = mpsc::channel();
-        let mut router = stage.program("routeros-sim");
-        router.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        let mut router = stage.router(&RULES);
         router.args(["--events", "json", "--control"]);
         let router = Process::start_into("the router", &mut router, &sender, |line| (Program::Router, line))?;
         let address: SocketAddr = wait(&lines, Program::Router, "listen", |event| {
             (event["event"] == "listening").then(|| event["address"].as_str()?.parse().ok()).flatten()
         })?;
-        println!("router     RouterOS simulator on {address}, its list `spammer` is empty");
+        println!("router     RouterOS simulator on {address}, drops by its list `spammer`, which is empty");
 
         stage.write_enforcer_config(&[("demo", address)], "")?;
         let token = stage.enrol("demo-host")?;

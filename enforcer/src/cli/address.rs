@@ -194,7 +194,8 @@ pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
                 || "without a timeout".to_owned(),
                 |left| format!("{} left", words::length(SignedDuration::from_secs(left.cast_signed()))),
             );
-            format!("{what}{whose}, {left}")
+            let but = router.why.as_deref().map(|why| format!(", but {}", words::harmless(why)));
+            format!("{what}{whose}, {left}{}", but.unwrap_or_default())
         }
         Holding::Nothing | Holding::Unknown => {
             let not = if router.holding == Holding::Nothing { "does not hold it" } else { "cannot tell" };
@@ -225,8 +226,10 @@ pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
     } else {
         format!("on {held} of {}", words::counted(concerned.len(), "router"))
     };
-    for router in concerned.iter().filter(|router| !router.holds()) {
+    for router in concerned {
         text.push_str(&match (router.down_since, &router.why) {
+            (_, None) if router.holds() => continue,
+            (_, Some(why)) if router.holds() => format!("; {} {}", router.router, words::harmless(why)),
             (Some(since), _) => {
                 format!("; {} is down for {}", router.router, words::length(now.duration_since(since)))
             }
@@ -261,6 +264,8 @@ mod tests {
             "allowed": null, "login": null, "protected": null, "widened": null, "routers": [
                 {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
                  "down_since": null, "why": null},
+                {"router": "edge-0", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
+                 "down_since": null, "why": "drops nothing: no enabled rule"},
                 {"router": "edge-2", "prefix": "192.0.2.1/32", "holds": "unknown", "down_since": at(0),
                  "why": "no route"},
                 {"router": "edge-3", "prefix": "192.0.2.1/32", "holds": "nothing", "down_since": null, "why": null},
@@ -278,6 +283,7 @@ mod tests {
             "strike 3",
             "auth.log: Failed password\u{fffd}[2J",
             "edge-1  holds it, 28m left",
+            "edge-0  holds it, 28m left, but drops nothing: no enabled rule",
             "edge-2  cannot tell: down for 2m: no route",
             "edge-3  does not hold it",
             "ended 3m 30s ago, expired",
@@ -310,7 +316,8 @@ mod tests {
     #[test]
     fn a_ban_is_told_to_be_on_so_many_of_the_routers_it_is_for() {
         let mut routers = known().routers;
-        assert_eq!(on_routers(&routers, at(60)).unwrap(), "on 1 of 2 routers; edge-2 is down for 1m");
+        let told = on_routers(&routers, at(60)).unwrap();
+        assert_eq!(told, "on 2 of 3 routers; edge-0 drops nothing: no enabled rule; edge-2 is down for 1m");
         routers.truncate(1);
         assert_eq!(on_routers(&routers, at(60)).unwrap(), "on router edge-1");
         assert_eq!(on_routers(&[], at(60)), None);

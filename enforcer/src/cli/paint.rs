@@ -101,31 +101,41 @@ impl Paint {
             .collect()
     }
 
+    /// How many rows of the terminal some lines take, that have no colour yet.
+    pub fn rows(self, lines: &[String]) -> usize {
+        let columns = self.columns().unwrap_or(usize::MAX);
+        lines.iter().map(|line| line.chars().count().div_ceil(columns).max(1)).sum()
+    }
+
     /// A paragraph, broken at words: its first line opens with the first text, all others with as many
     /// spaces.
     pub fn paragraph(self, open: &str, text: &str) -> Vec<String> {
-        let columns = self.columns().unwrap_or(usize::MAX);
-        let indent = " ".repeat(open.chars().count());
-        let mut lines = Vec::new();
-        let mut line = open.to_owned();
-        let mut length = open.chars().count();
-        let mut empty = true;
-        for word in text.split_whitespace() {
-            let word_length = word.chars().count();
-            if !empty && length.saturating_add(1 + word_length) > columns {
-                lines.push(std::mem::replace(&mut line, indent.clone()));
-                (length, empty) = (indent.len(), true);
-            }
-            if !empty {
-                line.push(' ');
-                length += 1;
-            }
-            line.push_str(word);
-            (length, empty) = (length + word_length, false);
-        }
-        lines.push(line);
-        lines
+        paragraph(self.columns().unwrap_or(usize::MAX), open, text)
     }
+}
+
+/// A paragraph of at most so many columns.
+pub fn paragraph(columns: usize, open: &str, text: &str) -> Vec<String> {
+    let indent = " ".repeat(open.chars().count());
+    let mut lines = Vec::new();
+    let mut line = open.to_owned();
+    let mut length = open.chars().count();
+    let mut empty = true;
+    for word in text.split_whitespace() {
+        let word_length = word.chars().count();
+        if !empty && length.saturating_add(1 + word_length) > columns {
+            lines.push(std::mem::replace(&mut line, indent.clone()));
+            (length, empty) = (indent.len(), true);
+        }
+        if !empty {
+            line.push(' ');
+            length += 1;
+        }
+        line.push_str(word);
+        (length, empty) = (length + word_length, false);
+    }
+    lines.push(line);
+    lines
 }
 
 #[cfg(test)]

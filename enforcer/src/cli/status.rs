@@ -3,16 +3,18 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::fault::{Fault, FaultKind};
 use atalaya_enforcer::control::status::{RouterAnswer, SensorAnswer, Status};
 use atalaya_enforcer::enrolment::{self, Sensor};
 use atalaya_enforcer::intake::Seen;
-use atalaya_enforcer::router::{RouterStatus, State};
+use atalaya_enforcer::router::{Enforcement, RouterStatus, State};
 use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::sleep;
 
 use super::paint::{Paint, Tone};
 use super::socket::{Socket, print_json};
@@ -20,16 +22,24 @@ use super::words;
 
 /// How many lines there are where the terminal does not say.
 const USUAL_LINES: usize = 24;
+/// What opens RouterOS commands.
+const PASTE: &str = "paste into its terminal (ssh, or New Terminal in WinBox):";
+/// How long `--check` waits for what is still being looked at.
+const CHECK_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause between two looks whether that is over.
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How to show the status.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer status\n  \
     atalaya-enforcer status --check || mail -s 'Atalaya has a fault' root   # for monitoring\n\n\
-    The JSON is {release, now, started, faults: [{kind, name, since, text}], bans, decisions, rates, ledger_trouble, \
-    list, fingerprint, routers: […], sensors: {NAME: …}}; fields are added, but do not change.")]
+    While a router is still being looked at it is not known whether all is well; --check waits for that, up to 10 s, \
+    and ends with 1 where it does not come out.\n\n\
+    The JSON is {release, now, started, faults: [{kind, name, since, text, commands}], looking: [NAME], bans, decisions, \
+    rates, ledger_trouble, list, fingerprint, routers: […], sensors: {NAME: …}}; fields are added, but do not change.")]
 pub struct Arguments {
-    /// Exit with status 1 where something is wrong
+    /// Exit with status 1 unless all is well
     #[arg(long)]
     check: bool,
     /// Show all faults, routers and sensors, however many screens they fill
@@ -75,7 +85,8 @@ struct SensorLine<'a> {
 impl Arguments {
     /// Prints the status.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let status: Status = Socket::of(config)?.get("status")?;
+        let socket = Socket::of(config)?;
+        let status = if self.check { settled(&socket)? } else { socket.get::<Status>("status")? };
         if self.json {
             print_json(out, &status)?;
         } else {
@@ -86,7 +97,7 @@ impl Arguments {
                 writeln!(out, "{line}")?;
             }
         }
-        Ok(if self.check && !status.faults.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if self.check && !status.is_well() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
@@ -104,6 +115,12 @@ impl Routers {
             writeln!(out, "{line}")?;
         }
         for router in &status.routers {
+            for (family, rule) in router.status.rules() {
+                let open = format!("{}: {family}: ", router.status.name);
+                for line in rule_text(rule).iter().flat_map(|text| paint.paragraph(&open, text)) {
+                    writeln!(out, "{line}")?;
+                }
+            }
             if let Some(error) = &router.status.last_error {
                 let text = format!("{}, {}", words::harmless(&error.text), words::ago(error.at, status.now));
                 let open = format!("{}: last error: ", router.status.name);
@@ -160,7 +177,10 @@ const SENSOR_NUMBERS: [usize; 4] = [2, 3, 4, 5];
 /// The status in at most so many lines, of which a usual site needs fewer than 24.
 pub fn screen(status: &Status, paint: Paint, lines: usize) -> Vec<String> {
     let mut screen = vec![headline(status, paint)];
-    screen.extend(faults(status, paint, lines.saturating_sub(14).max(4)));
+    let faults = faults(status, paint, lines.saturating_sub(14).max(4));
+    // A command may be longer than a row.
+    let lines = lines.saturating_sub(paint.rows(&faults) - faults.len());
+    screen.extend(faults.iter().map(|line| paint.paint(Tone::Bad, line)));
     screen.extend(activity(status, paint));
 
     screen.push(String::new());
@@ -189,34 +209,84 @@ pub fn screen(status: &Status, paint: Paint, lines: usize) -> Vec<String> {
     screen
 }
 
-/// The faults in at most so many lines.
+/// The status once nothing is being looked at any more, or a fault is known.
+fn settled(socket: &Socket) -> anyhow::Result<Status> {
+    socket.block_on(async {
+        let end = Instant::now() + CHECK_PATIENCE;
+        loop {
+            let status: Status = socket.fetch("status").await?;
+            if status.looking.is_empty() || !status.faults.is_empty() || Instant::now() >= end {
+                return Ok(status);
+            }
+            sleep(CHECK_PAUSE).await;
+        }
+    })
+}
+
+/// The faults in at most so many rows of the terminal. RouterOS commands are shown while there is room, and not
+/// broken, so that they can be copied whole.
 fn faults(status: &Status, paint: Paint, most: usize) -> Vec<String> {
+    let short = |fault: &Fault| {
+        let mut lines = paint.paragraph("  ! ", &fault_text(fault, status.now));
+        lines.extend(next_command(fault).map(|command| format!("    {command}")));
+        lines
+    };
+    let whole = |fault: &Fault| {
+        let mut lines = paint.paragraph("  ! ", &fault_text(fault, status.now));
+        lines.extend(paint.paragraph("    ", PASTE));
+        lines.extend(fault.commands.iter().map(|command| format!("    {}", words::harmless(command))));
+        lines
+    };
+    let shorts: Vec<Vec<String>> = status.faults.iter().map(short).collect();
+    // What those that follow need at least.
+    let mut needed = shorts.iter().map(Vec::len).sum::<usize>();
     let mut lines = Vec::new();
-    for (place, fault) in status.faults.iter().enumerate() {
-        let last = place + 1 == status.faults.len();
-        let text = paint.paragraph("  ! ", &fault_text(fault, status.now));
-        if lines.len() + text.len() + usize::from(!last) > most {
-            let more = status.faults.len() - place;
+    let mut left = most;
+    for (place, (fault, short)) in status.faults.iter().zip(shorts).enumerate() {
+        needed -= short.len();
+        let whole = whole(fault);
+        let fits = !fault.commands.is_empty() && paint.rows(&whole).saturating_add(needed) <= left;
+        let text = if fits { whole } else { short };
+        let rows = paint.rows(&text);
+        let more = status.faults.len() - place;
+        if rows + usize::from(more > 1) > left {
             lines.push(format!(
                 "  ! and {}: atalaya-enforcer status --all",
                 words::counted(more, "more fault")
             ));
             break;
         }
+        left -= rows;
         lines.extend(text);
     }
-    lines.iter().map(|line| paint.paint(Tone::Bad, line)).collect()
+    lines
 }
 
 /// Whether all is well, in words.
 fn headline(status: &Status, paint: Paint) -> String {
     let up = words::length(status.now.duration_since(status.started));
     let about = format!("atalaya-enforcer {}, up {up}: ", words::harmless(&status.release));
-    let (tone, text) = match status.faults.len() {
-        0 => (Tone::Good, "all is well".to_owned()),
-        faults => (Tone::Bad, words::counted(faults, "fault")),
-    };
+    let (tone, mut text) = wellness(status);
+    if tone == Tone::Heading {
+        let whose = if status.looking.len() == 1 { "its" } else { "their" };
+        text.push_str(&format!(" ({whose} rules are not read yet)"));
+    }
     format!("{}{}", paint.paint(Tone::Heading, &about), paint.paint(tone, &text))
+}
+
+/// Whether all is well, in a few words.
+pub fn wellness(status: &Status) -> (Tone, String) {
+    let looking = match &status.looking[..] {
+        [] => None,
+        [name] => Some(format!("looking at router {name}")),
+        several => Some(format!("looking at {}", words::counted(several.len(), "router"))),
+    };
+    match (status.faults.len(), looking) {
+        (0, None) => (Tone::Good, "all is well".to_owned()),
+        (0, Some(looking)) => (Tone::Heading, looking),
+        (faults, None) => (Tone::Bad, words::counted(faults, "fault")),
+        (faults, Some(looking)) => (Tone::Bad, format!("{}, {looking}", words::counted(faults, "fault"))),
+    }
 }
 
 /// A fault in words: what it is of, for how long, and what.
@@ -224,13 +294,23 @@ pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
     let of = match fault.kind {
         FaultKind::Ledger => "the ledger",
         FaultKind::NoRouter => "configuration",
-        FaultKind::RouterDown | FaultKind::RouterRefuses | FaultKind::RouterFull => "router",
+        FaultKind::NotDropped
+        | FaultKind::RouterDown
+        | FaultKind::RouterRefuses
+        | FaultKind::RouterFull
+        | FaultKind::RulesUnclear => "router",
         FaultKind::SensorSilent | FaultKind::SensorClock => "sensor",
         FaultKind::FleetFull => "memory",
     };
     let name = fault.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
     let since = fault.since.map(|since| format!(" for {}", words::length(now.duration_since(since))));
     format!("{of}{name}{}: {}", since.unwrap_or_default(), words::harmless(&fault.text))
+}
+
+/// What prints the commands that mend a fault, where they are not shown.
+pub fn next_command(fault: &Fault) -> Option<String> {
+    let name = fault.name.as_ref().filter(|_| !fault.commands.is_empty())?;
+    Some(format!("atalaya-enforcer router check {name}  # prints what mends it"))
 }
 
 /// How many bans stand, and what came and went.
@@ -324,10 +404,26 @@ pub fn router_state(router: &RouterStatus, down_since: Option<Timestamp>, now: T
     let down = down_since.map(|since| format!("down {}", words::length(now.duration_since(since))));
     match (router.state, down) {
         (State::Connected, _) if router.read_only => "read-only".to_owned(),
+        (State::Connected, _) if router.lets_pass() => "not dropping".to_owned(),
+        (State::Connected, _) if router.is_unread() => "up, reading".to_owned(),
         (State::Connected, _) => "up".to_owned(),
         (State::Reading, _) => "up, reading".to_owned(),
         (State::Stopped, _) => "stopped".to_owned(),
         (State::Connecting | State::Waiting { .. }, down) => down.unwrap_or_else(|| "connecting".to_owned()),
+    }
+}
+
+/// What becomes of packets from a list, in words; nothing where there is nothing to say.
+fn rule_text(rule: &Enforcement) -> Option<String> {
+    match rule {
+        Enforcement::Off => None,
+        Enforcement::Unread => Some("its rules are not read yet".to_owned()),
+        Enforcement::Dropped { says, packets } => {
+            let packets = packets.map(|packets| format!(", {}", words::counted(packets, "packet")));
+            Some(format!("{}{}", words::harmless(says), packets.unwrap_or_default()))
+        }
+        Enforcement::Passed { why, .. } => Some(format!("nothing is dropped: {}", words::harmless(why))),
+        Enforcement::Unclear { why, .. } => Some(words::harmless(why).into_owned()),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::status::{RouterAnswer, SensorAnswer, Status};
 use crate::intake::skew::TOLERATED;
+use crate::router::{Enforcement, RouterStatus};
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
 const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
@@ -25,6 +26,9 @@ pub struct Fault {
     pub since: Option<Timestamp>,
     /// What is wrong and what to do.
     pub text: String,
+    /// The commands for the router's terminal that mend it, in order; none for faults of other kinds.
+    #[serde(default)]
+    pub commands: Vec<String>,
 }
 
 /// What kind of fault, the worst first.
@@ -35,12 +39,16 @@ pub enum FaultKind {
     Ledger,
     /// No router is configured.
     NoRouter,
+    /// A router drops nothing by the list: nobody is kept out.
+    NotDropped,
     /// A router is not logged in to.
     RouterDown,
     /// A router refuses commands.
     RouterRefuses,
     /// A router is at its limit of entries, so that bans are left out.
     RouterFull,
+    /// Whether a router drops anything cannot be told.
+    RulesUnclear,
     /// A sensor is silent.
     SensorSilent,
     /// A sensor's clock is wrong.
@@ -54,7 +62,10 @@ pub enum FaultKind {
 impl FaultKind {
     /// Whether it is a router's.
     pub fn is_routers(self) -> bool {
-        matches!(self, Self::RouterDown | Self::RouterRefuses | Self::RouterFull)
+        matches!(
+            self,
+            Self::NotDropped | Self::RouterDown | Self::RouterRefuses | Self::RouterFull | Self::RulesUnclear
+        )
     }
 
     /// Whether it is a sensor's.
@@ -66,7 +77,7 @@ impl FaultKind {
 /// What is wrong, the worst first.
 pub fn faults(status: &Status) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let of_enforcer = |kind, text| Fault { kind, name: None, since: None, text };
+    let of_enforcer = |kind, text| Fault { kind, name: None, since: None, text, commands: Vec::new() };
     if let Some(trouble) = &status.ledger_trouble {
         let text = format!("cannot be written, bans go on to the routers: {trouble}");
         faults.push(of_enforcer(FaultKind::Ledger, text));
@@ -75,7 +86,9 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         let text = "no router is configured, nobody is kept out: add a [router.NAME] to the configuration";
         faults.push(of_enforcer(FaultKind::NoRouter, text.to_owned()));
     }
+    faults.extend(status.routers.iter().filter_map(|router| not_dropped(&router.status)));
     faults.extend(status.routers.iter().filter_map(|router| of_router(router, status.now)));
+    faults.extend(status.routers.iter().filter_map(|router| unclear(&router.status)));
     faults.extend(status.routers.iter().filter_map(full));
     let sensors = status.sensors.iter();
     faults.extend(sensors.filter_map(|(name, sensor)| silent(name, sensor, status)));
@@ -92,8 +105,68 @@ pub fn faults(status: &Status) -> Vec<Fault> {
     faults
 }
 
+/// The routers of which it is not known yet whether they drop anything: they have just been logged in to, or
+/// are being logged in to and not late.
+pub fn looking(status: &Status) -> Vec<Name> {
+    let down = |name: &Name| {
+        let mut faults = status.faults.iter();
+        faults.any(|fault| fault.kind == FaultKind::RouterDown && fault.name.as_ref() == Some(name))
+    };
+    let routers = status.routers.iter().map(|router| &router.status);
+    let unread = routers.filter(|router| router.is_unread() && !down(&router.name));
+    unread.map(|router| router.name.clone()).collect()
+}
+
+fn not_dropped(router: &RouterStatus) -> Option<Fault> {
+    let held = router.rules().iter().filter(|(_, rule)| **rule != Enforcement::Off).count();
+    let passed: Vec<_> = router
+        .rules()
+        .into_iter()
+        .filter_map(|(family, rule)| match rule {
+            Enforcement::Passed { since, why, commands } => Some((family, *since, why, commands)),
+            _ => None,
+        })
+        .collect();
+    let text = match &passed[..] {
+        [] => return None,
+        [(family, _, why, _)] if held > 1 => format!("drops nothing over {family}: {why}"),
+        [(.., why, _), others @ ..] if others.iter().all(|(.., other, _)| other == why) => {
+            format!("drops nothing: {why}")
+        }
+        several => {
+            let each = several.iter().map(|(family, _, why, _)| format!("over {family}, {why}"));
+            format!("drops nothing: {}", each.collect::<Vec<_>>().join("; "))
+        }
+    };
+    Some(Fault {
+        kind: FaultKind::NotDropped,
+        name: Some(router.name.clone()),
+        since: passed.iter().map(|(_, since, ..)| *since).min(),
+        text,
+        commands: passed.iter().flat_map(|(.., commands)| commands.iter().cloned()).collect(),
+    })
+}
+
+fn unclear(router: &RouterStatus) -> Option<Fault> {
+    let unclear = router.rules().into_iter().filter_map(|(_, rule)| match rule {
+        Enforcement::Unclear { since, why } => Some((*since, why.as_str())),
+        _ => None,
+    });
+    let unclear: Vec<_> = unclear.collect();
+    let (_, first) = unclear.first()?;
+    let both = if unclear.len() > 1 { "; so it is with IPv6" } else { "" };
+    Some(Fault {
+        kind: FaultKind::RulesUnclear,
+        name: Some(router.name.clone()),
+        since: unclear.iter().map(|(since, _)| *since).min(),
+        text: format!("{first}{both}"),
+        commands: Vec::new(),
+    })
+}
+
 fn of_router(RouterAnswer { status, down_since, .. }: &RouterAnswer, now: Timestamp) -> Option<Fault> {
-    let fault = |kind, since, text| Some(Fault { kind, name: Some(status.name.clone()), since, text });
+    let name = Some(status.name.clone());
+    let fault = |kind, since, text| Some(Fault { kind, name, since, text, commands: Vec::new() });
     let error = status.last_error.as_ref();
     if let Some(since) = *down_since {
         // The error that ended the session is as old as the fault, by some microseconds older.
@@ -117,7 +190,8 @@ fn full(RouterAnswer { status, .. }: &RouterAnswer) -> Option<Fault> {
         "full: {} of {} bans are left out, those of the lowest severity that end first; it may hold {limit} (`max_entries`, or what its memory allows)",
         status.left_out, status.desired
     );
-    Some(Fault { kind: FaultKind::RouterFull, name: Some(status.name.clone()), since: None, text })
+    let name = Some(status.name.clone());
+    Some(Fault { kind: FaultKind::RouterFull, name, since: None, text, commands: Vec::new() })
 }
 
 fn silent(name: &Name, sensor: &SensorAnswer, status: &Status) -> Option<Fault> {
@@ -130,7 +204,8 @@ fn silent(name: &Name, sensor: &SensorAnswer, status: &Status) -> Option<Fault> 
     }
     let what = if heard.is_some() { "silent: is its host up?" } else { "not heard yet: has it joined?" };
     let text = format!("{what} If it is gone for good: atalaya-enforcer revoke {name}");
-    Some(Fault { kind: FaultKind::SensorSilent, name: Some(name.clone()), since: Some(since), text })
+    let (name, since) = (Some(name.clone()), Some(since));
+    Some(Fault { kind: FaultKind::SensorSilent, name, since, text, commands: Vec::new() })
 }
 
 fn clock(name: &Name, sensor: &SensorAnswer) -> Option<Fault> {
@@ -141,15 +216,16 @@ fn clock(name: &Name, sensor: &SensorAnswer) -> Option<Fault> {
         "its clock is {} s {way}, so that what it reports is dated by when it arrives: is NTP on there (`timedatectl`)?",
         skew.unsigned_abs()
     );
-    Some(Fault { kind: FaultKind::SensorClock, name: Some(name.clone()), since: None, text })
+    let name = Some(name.clone());
+    Some(Fault { kind: FaultKind::SensorClock, name, since: None, text, commands: Vec::new() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::intake::Seen;
+    use crate::router::State;
     use crate::router::status::Failure;
-    use crate::router::{RouterStatus, State};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -190,6 +266,60 @@ mod tests {
         assert!(fault.text.contains("no route"), "{}", fault.text);
         status.routers = vec![router(State::Connecting, Some(50), Some(20), 0)];
         assert!(faults(&status)[0].text.contains("192.0.2.1 does not answer"));
+    }
+
+    fn passed(second: i64, why: &str, command: &str) -> Enforcement {
+        Enforcement::Passed { since: at(second), why: why.to_owned(), commands: vec![command.to_owned()] }
+    }
+
+    #[test]
+    fn a_router_that_drops_nothing_is_one_fault_for_both_families_with_all_commands() {
+        let mut status = status(100);
+        let dropped = || Enforcement::Dropped { says: "x".to_owned(), packets: None };
+        let why = "no enabled rule uses list spammer";
+        for (ipv4, ipv6, text, commands) in [
+            (passed(30, why, "/4"), passed(20, why, "/6"), "drops nothing: no enabled", &["/4", "/6"][..]),
+            (passed(30, why, "/4"), passed(20, "it is off", "/6"), "over IPv6, it is off", &["/4", "/6"]),
+            (passed(20, why, "/4"), Enforcement::Off, "drops nothing: no", &["/4"]),
+            (passed(20, why, "/4"), Enforcement::Unread, "over IPv4: no", &["/4"]),
+            (dropped(), passed(20, why, "/6"), "drops nothing over IPv6: no", &["/6"]),
+        ] {
+            let mut router = router(State::Connected, None, None, 0);
+            (router.status.ipv4_rule, router.status.ipv6_rule) = (ipv4, ipv6);
+            status.routers = vec![router];
+            let [fault] = &faults(&status)[..] else { panic!("one fault") };
+            assert_eq!((fault.kind, fault.since), (FaultKind::NotDropped, Some(at(20))));
+            assert!(fault.text.contains(text), "{}", fault.text);
+            assert_eq!(fault.commands, commands);
+        }
+        status.ledger_trouble = Some("disk full".to_owned());
+        status.routers.push(router(State::Waiting { retry_ms: 1 }, Some(50), Some(50), 0));
+        let unclear = Enforcement::Unclear { since: at(9), why: "it may not be read".to_owned() };
+        status.routers[1].status.ipv4_rule = unclear.clone();
+        status.routers[1].status.ipv6_rule = unclear;
+        let expected =
+            [FaultKind::Ledger, FaultKind::NotDropped, FaultKind::RouterDown, FaultKind::RulesUnclear];
+        assert_eq!(kinds(&status), expected);
+        assert_eq!(faults(&status)[3].text, "it may not be read; so it is with IPv6");
+    }
+
+    #[test]
+    fn a_router_is_looked_at_until_its_rules_are_read_or_it_is_down() {
+        let mut status = status(100);
+        let named = |status: &mut Status| {
+            status.faults = faults(status);
+            looking(status)
+        };
+        status.routers = vec![router(State::Reading, None, None, 0)];
+        assert_eq!(named(&mut status), ["edge".parse().unwrap()]);
+        status.routers[0].status.ipv4_rule = Enforcement::Dropped { says: "x".to_owned(), packets: None };
+        assert_eq!(named(&mut status).len(), 1, "IPv6 is not read yet");
+        status.routers[0].status.ipv6_rule = Enforcement::Off;
+        assert_eq!(named(&mut status), []);
+        status.routers = vec![router(State::Connecting, Some(97), None, 0)];
+        assert_eq!(named(&mut status).len(), 1);
+        status.routers = vec![router(State::Connecting, Some(50), None, 0)];
+        assert_eq!(named(&mut status), [], "it is down");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::router::{Holding, RouterHandle, RouterStatus, State};
+use crate::prefixes::Family;
+use crate::router::{Enforcement, Holding, RouterHandle, RouterStatus, State};
 
 /// How long a command waits for the routers.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ pub struct RouterHolding {
     pub holding: Holding,
     /// Since when it is not logged in to; `None` for one that is.
     pub down_since: Option<Timestamp>,
-    /// Why it does not hold what stands, or why that is not known.
+    /// Why it does not hold what stands, or why that is not known; of an entry, why it keeps nobody out.
     pub why: Option<String>,
 }
 
@@ -104,13 +105,21 @@ async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Time
     let (prefix, holding) = found;
     let status = router.status();
     let why = match holding {
-        Holding::Entry { .. } => None,
+        Holding::Entry { .. } => unenforced(&status, Family::of(prefix)),
         Holding::Nothing | Holding::Unknown => {
             let taken = prefixes.iter().any(|prefix| router.takes(*prefix));
             missing(&status, taken)
         }
     };
     RouterHolding { router: status.name, prefix, holding, down_since, why }
+}
+
+/// Why what a router holds of a family keeps nobody out, where that is known.
+fn unenforced(status: &RouterStatus, family: Family) -> Option<String> {
+    match status.rules()[family.index()].1 {
+        Enforcement::Passed { why, .. } => Some(format!("drops nothing: {why}")),
+        _ => None,
+    }
 }
 
 /// Why a router does not hold a ban; `None` where none stands for it.
@@ -138,6 +147,17 @@ fn missing(status: &RouterStatus, taken: bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_of_a_family_that_is_not_dropped_says_so() {
+        let mut status =
+            RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), Timestamp::UNIX_EPOCH);
+        assert_eq!(unenforced(&status, Family::V6), None, "it is not known yet");
+        let (since, why) = (Timestamp::UNIX_EPOCH, "no enabled rule".to_owned());
+        status.ipv6_rule = Enforcement::Passed { since, why, commands: Vec::new() };
+        assert_eq!(unenforced(&status, Family::V6).unwrap(), "drops nothing: no enabled rule");
+        assert_eq!(unenforced(&status, Family::V4), None);
+    }
 
     #[test]
     fn why_a_ban_is_missing_depends_on_what_the_router_is_at() {

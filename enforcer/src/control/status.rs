@@ -26,8 +26,11 @@ pub struct Status {
     pub now: Timestamp,
     /// When it started.
     pub started: Timestamp,
-    /// What is wrong, the worst first; empty when all is well.
+    /// What is wrong, the worst first. All is well where this and [`Self::looking`] are empty.
     pub faults: Vec<Fault>,
+    /// Routers of which it is not known yet whether they drop anything.
+    #[serde(default)]
+    pub looking: Vec<Name>,
     /// Bans that stand.
     pub bans: usize,
     /// Networks that routers hold in the place of their addresses, because many of these are banned.
@@ -77,6 +80,15 @@ pub struct SensorAnswer {
     pub seen: Seen,
 }
 
+// === impl Status ===
+
+impl Status {
+    /// Whether everything is known, and nothing is wrong.
+    pub fn is_well(&self) -> bool {
+        self.faults.is_empty() && self.looking.is_empty()
+    }
+}
+
 pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
     let routers: Vec<RouterStatus> = control.routers.iter().map(RouterHandle::status).collect();
     let rates = control.rates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,6 +104,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         now: control.clock.now(),
         started: control.started,
         faults: Vec::new(),
+        looking: Vec::new(),
         bans: control.bans.len(),
         widened: control.bans.widened(),
         allowances: control.bans.allowances().len(),
@@ -106,6 +119,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         sensors: sensors(&control),
     };
     status.faults = fault::faults(&status);
+    status.looking = fault::looking(&status);
     Json(status)
 }
 

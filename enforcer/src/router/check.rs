@@ -14,9 +14,9 @@ mod entry;
 pub mod facts;
 mod lists;
 mod probe;
-mod release;
+pub mod release;
 mod rights;
-mod rules;
+pub mod rules;
 mod system;
 mod visit;
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use atalaya_wire::Fingerprint;
 use rstest::rstest;
 
-use super::facts::{
-    Certificate, ClockFace, Group, ListContent, Page, Resource, Rule, Service, User, WriteTest,
-};
+use super::facts::{Certificate, ClockFace, Group, ListContent, Page, Resource, Service, User, WriteTest};
+use super::rules::{Condition, Rule};
 use super::*;
+use crate::prefixes::Family;
 use crate::router::Password;
+use crate::router::address_list::EntryId;
 use crate::router::sentence::Trap;
 use crate::router::session::SessionError;
 
@@ -36,6 +37,30 @@ fn rule(list: &str) -> Rule {
         list: list.to_owned(),
         ..Rule::default()
     }
+}
+
+/// A rule that asks for this too.
+fn asking(condition: &str, rule: Rule) -> Rule {
+    let (name, value) = condition.split_once('=').unwrap();
+    Rule { conditions: vec![Condition { name: name.to_owned(), value: value.to_owned() }], ..rule }
+}
+
+/// A rule that does this with everything.
+fn acting(action: &str) -> Rule {
+    Rule { action: action.to_owned(), ..rule("") }
+}
+
+fn numbered(rules: impl IntoIterator<Item = Rule>) -> Page<Vec<Rule>> {
+    let number = |(place, rule)| Rule { id: EntryId::parse(&format!("*{}", place + 1)), ..rule };
+    Page::Shown(rules.into_iter().enumerate().map(number).collect())
+}
+
+fn jump(target: &str, list: &str) -> Rule {
+    Rule { action: "jump".to_owned(), jump_target: target.to_owned(), ..rule(list) }
+}
+
+fn of_chain(chain: &str, rule: Rule) -> Rule {
+    Rule { chain: chain.to_owned(), ..rule }
 }
 
 fn service(name: &str, disabled: bool, certificate: Option<&str>) -> Service {
@@ -165,49 +190,142 @@ fn off_by(facts: &mut Facts, seconds: i64) {
 #[case::a_rule_for_others(|f: &mut Facts| f.raw[0] = Page::Shown(vec![rule("!spammer"), rule("other")]), "ipv4-rule",
     Grade::Fault, "no enabled rule", &[RAW])]
 #[case::an_accepting_rule(
-    |f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { action: "accept".to_owned(), ..rule("spammer") }]),
-    "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+    |f: &mut Facts| f.raw[0] = numbered([Rule { action: "accept".to_owned(), ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "does not drop (action=accept)",
+    &["/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\" place-before=*1"])]
+#[case::a_logging_rule(
+    |f: &mut Facts| f.raw[0] = numbered([Rule { action: "log".to_owned(), ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "does not drop (action=log)", &[RAW])]
+#[case::a_rule_for_what_goes_to_the_list(
+    |f: &mut Facts| f.raw[0] = numbered([asking("dst-address-list=spammer", rule(""))]),
+    "ipv4-rule", Grade::Fault, "drops what goes to it", &[RAW])]
 #[case::an_output_rule(
-    |f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { chain: "output".to_owned(), ..rule("spammer") }]),
-    "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
-#[case::a_disabled_rule(|f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { disabled: true, ..rule("spammer") }]),
+    |f: &mut Facts| f.raw[0] = numbered([of_chain("output", rule("spammer"))]),
+    "ipv4-rule", Grade::Fault, "stands in chain output", &[RAW])]
+#[case::a_disabled_rule(|f: &mut Facts| f.raw[0] = numbered([Rule { disabled: true, ..rule("spammer") }]),
     "ipv4-rule", Grade::Fault, "disabled", &["/ip/firewall/raw enable [find action=drop src-address-list=spammer]"])]
-#[case::half_a_rule(|f: &mut Facts| f.raw[0] = Page::Shown(vec![Rule { conditions: vec!["dst-port"], ..rule("spammer") }]),
+#[case::an_invalid_rule(|f: &mut Facts| f.raw[0] = numbered([Rule { invalid: true, ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "invalid", &[RAW])]
+#[case::a_dynamic_rule(|f: &mut Facts| f.raw[0] = numbered([Rule { dynamic: true, ..rule("spammer") }]),
+    "ipv4-rule", Grade::Warning, "dynamic", &[RAW])]
+#[case::a_dynamic_rule_that_is_disabled(
+    |f: &mut Facts| f.raw[0] = numbered([Rule { dynamic: true, disabled: true, ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "disabled", &[RAW])]
+#[case::after_an_accept_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("accept"), rule("spammer")]),
+    "ipv4-rule", Grade::Fault, "never reached: a rule before it takes all its packets (action=accept)",
+    &["/ip/firewall/raw move *2 destination=*1"])]
+#[case::after_an_accept_that_is_off(
+    |f: &mut Facts| f.raw[0] = numbered([Rule { disabled: true, ..acting("accept") }, rule("spammer")]),
+    "ipv4-rule", Grade::Good, "in prerouting", &[])]
+#[case::after_an_accept_of_others(
+    |f: &mut Facts| f.raw[0] = numbered([
+        Rule { list: "friends".to_owned(), ..acting("accept") },
+        asking("in-interface-list=LAN", acting("accept")),
+        asking("ipsec-policy=in,ipsec", acting("accept")),
+        rule("spammer"),
+    ]), "ipv4-rule", Grade::Good, "in prerouting", &[])]
+#[case::after_an_accept_of_all_but_others(
+    |f: &mut Facts| f.raw[0] = numbered([Rule { list: "!friends".to_owned(), ..acting("accept") }, rule("spammer")]),
+    "ipv4-rule", Grade::Fault, "never reached", &["/ip/firewall/raw move *2 destination=*1"])]
+#[case::after_an_accept_of_the_list(
+    |f: &mut Facts| f.raw[0] = numbered([Rule { list: "spammer".to_owned(), ..acting("accept") }, rule("spammer")]),
+    "ipv4-rule", Grade::Fault, "never reached", &["/ip/firewall/raw move *2 destination=*1"])]
+#[case::after_an_accept_of_the_same_and_more(
+    |f: &mut Facts| f.raw[0] = numbered([
+        asking("protocol=tcp", acting("accept")),
+        Rule { conditions: [asking("protocol=tcp", rule("")), asking("dst-port=22", rule(""))]
+            .into_iter().flat_map(|rule| rule.conditions).collect(), ..rule("spammer") },
+    ]), "ipv4-rule", Grade::Fault, "never reached", &["/ip/firewall/raw move *2 destination=*1"])]
+#[case::disabled_and_too_late(
+    |f: &mut Facts| f.raw[0] = numbered([acting("accept"), Rule { disabled: true, ..rule("spammer") }]),
+    "ipv4-rule", Grade::Fault, "disabled", &[
+        "/ip/firewall/raw enable [find action=drop src-address-list=spammer]",
+        "/ip/firewall/raw move *2 destination=*1",
+    ])]
+#[case::after_a_chain_that_accepts_everything(
+    |f: &mut Facts| f.raw[0] = numbered([
+        jump("all", ""),
+        of_chain("all", acting("accept")),
+        rule("spammer"),
+    ]), "ipv4-rule", Grade::Fault, "never reached", &["/ip/firewall/raw move *3 destination=*1"])]
+#[case::after_a_chain_that_everything_returns_from(
+    |f: &mut Facts| f.raw[0] = numbered([
+        jump("all", ""),
+        of_chain("all", acting("return")),
+        of_chain("all", acting("accept")),
+        rule("spammer"),
+    ]), "ipv4-rule", Grade::Good, "in prerouting", &[])]
+#[case::after_a_chain_that_a_part_returns_from(
+    |f: &mut Facts| f.raw[0] = numbered([
+        jump("all", ""),
+        of_chain("all", asking("dst-port=25", acting("return"))),
+        of_chain("all", acting("accept")),
+        rule("spammer"),
+    ]), "ipv4-rule", Grade::Good, "in prerouting", &[])]
+#[case::after_a_return_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("return"), rule("spammer")]),
+    "ipv4-rule", Grade::Fault, "(action=return)", &["/ip/firewall/raw move *2 destination=*1"])]
+#[case::no_rule_but_an_accept_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("accept")]),
+    "ipv4-rule", Grade::Fault, "no enabled rule",
+    &["/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\" place-before=*1"])]
+#[case::half_a_rule(|f: &mut Facts| f.raw[0] = numbered([asking("dst-port=22", rule("spammer"))]),
     "ipv4-rule", Grade::Warning, "dst-port", &[RAW])]
-#[case::a_chain_jumped_to(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
-        Rule { chain: "bad".to_owned(), ..rule("spammer") },
-        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), ..rule("") },
-    ]), "ipv4-rule", Grade::Good, "in bad", &[])]
-#[case::a_jump_for_the_list(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
-        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), ..rule("spammer") },
-        Rule { chain: "bad".to_owned(), ..rule("") },
-    ]), "ipv4-rule", Grade::Good, "in bad", &[])]
-#[case::a_jump_for_a_part(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
-        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), conditions: vec!["protocol"], ..rule("") },
-        Rule { chain: "bad".to_owned(), ..rule("spammer") },
-    ]), "ipv4-rule", Grade::Warning, "asks for protocol", &[RAW])]
-#[case::a_jump_for_another_list(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
-        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), ..rule("other") },
-        Rule { chain: "bad".to_owned(), ..rule("spammer") },
-    ]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::a_rule_where_packets_come_in(|f: &mut Facts| f.raw[0] = numbered([asking("in-interface=ether1", rule("spammer"))]),
+    "ipv4-rule", Grade::Good, "in prerouting", &[])]
+#[case::a_chain_jumped_to(
+    |f: &mut Facts| f.raw[0] = numbered([of_chain("bad", rule("spammer")), jump("bad", "")]),
+    "ipv4-rule", Grade::Good, "in bad", &[])]
+#[case::a_jump_for_the_list(
+    |f: &mut Facts| f.raw[0] = numbered([jump("bad", "spammer"), of_chain("bad", rule(""))]),
+    "ipv4-rule", Grade::Good, "in bad", &[])]
+#[case::a_jump_of_all_but_others(
+    |f: &mut Facts| f.raw[0] = numbered([jump("bad", "!friends"), of_chain("bad", rule("spammer"))]),
+    "ipv4-rule", Grade::Good, "in bad", &[])]
+#[case::a_jump_for_a_part(
+    |f: &mut Facts| f.raw[0] = numbered([asking("protocol=tcp", jump("bad", "")), of_chain("bad", rule("spammer"))]),
+    "ipv4-rule", Grade::Warning, "asks for protocol", &[RAW])]
+#[case::a_jump_to_where_nothing_drops(|f: &mut Facts| f.raw[0] = numbered([jump("bad", "spammer")]),
+    "ipv4-rule", Grade::Fault, "jumps to chain bad, where nothing is dropped", &[RAW])]
+#[case::a_jump_for_another_list(
+    |f: &mut Facts| f.raw[0] = numbered([jump("bad", "other"), of_chain("bad", rule("spammer"))]),
+    "ipv4-rule", Grade::Fault, "stands in chain bad, where no packet from outside comes", &[RAW])]
 #[case::a_drop_of_everything(|f: &mut Facts| f.raw[0] = Page::Shown(vec![rule("")]), "ipv4-rule", Grade::Fault,
     "no enabled rule", &[RAW])]
-#[case::a_chain_never_reached(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
-        Rule { chain: "bad".to_owned(), ..rule("spammer") },
-        Rule { action: "jump".to_owned(), jump_target: "bad".to_owned(), disabled: true, ..rule("") },
-    ]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
-#[case::chains_in_a_circle(|f: &mut Facts| f.raw[0] = Page::Shown(vec![
-        Rule { action: "jump".to_owned(), jump_target: "prerouting".to_owned(), ..rule("") },
-    ]), "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
+#[case::a_chain_never_reached(
+    |f: &mut Facts| f.raw[0] = numbered([
+        of_chain("bad", rule("spammer")),
+        Rule { disabled: true, ..jump("bad", "") },
+    ]), "ipv4-rule", Grade::Fault, "stands in chain bad", &[RAW])]
+#[case::chains_in_a_circle(
+    |f: &mut Facts| f.raw[0] = numbered([jump("a", ""), of_chain("a", jump("b", "")), of_chain("b", jump("a", ""))]),
+    "ipv4-rule", Grade::Fault, "no enabled rule", &[RAW])]
 #[case::a_filter_rule(|f: &mut Facts| {
         f.raw[0] = Page::Shown(vec![]);
-        f.filter[0] = Page::Shown(vec![Rule { chain: "input".to_owned(), ..rule("spammer") }]);
+        f.filter[0] = Page::Shown(vec![of_chain("input", rule("spammer"))]);
     }, "ipv4-rule", Grade::Warning, "guards the router alone", &[RAW])]
 #[case::filter_rules(|f: &mut Facts| {
         f.raw[0] = Page::Shown(vec![]);
-        let rule = |chain: &str| Rule { chain: chain.to_owned(), action: "reject".to_owned(), ..rule("spammer") };
+        let rule = |chain: &str| of_chain(chain, Rule { action: "reject".to_owned(), ..rule("spammer") });
         f.filter[0] = Page::Shown(vec![rule("input"), rule("forward")]);
-    }, "ipv4-rule", Grade::Warning, "before connections are tracked", &[RAW])]
+    }, "ipv4-rule", Grade::Warning, "what is on list spammer; a raw rule in prerouting", &[RAW])]
+#[case::a_filter_chain_of_both(|f: &mut Facts| {
+        f.raw[0] = Page::Shown(vec![]);
+        let both = ["input", "forward"].map(|chain| of_chain(chain, jump("bad", "")));
+        f.filter[0] = numbered(both.into_iter().chain([of_chain("bad", rule("spammer"))]));
+    }, "ipv4-rule", Grade::Warning, "what is on list spammer; a raw rule in prerouting", &[RAW])]
+#[case::a_filter_rule_for_a_part(|f: &mut Facts| {
+        f.raw[0] = Page::Shown(vec![]);
+        f.filter[0] = numbered([of_chain("forward", asking("dst-port=22", rule("spammer")))]);
+    }, "ipv4-rule", Grade::Warning, "a part of (it asks for dst-port)", &[RAW])]
+#[case::a_filter_rule_at_the_end(|f: &mut Facts| {
+        f.raw[0] = Page::Shown(vec![]);
+        f.filter[0] = numbered([of_chain("forward", acting("accept")), of_chain("forward", rule("spammer"))]);
+    }, "ipv4-rule", Grade::Fault, "the filter rule that uses list spammer is never reached", &[RAW])]
+#[case::a_filter_rule_where_raw_may_not_be_read(|f: &mut Facts| {
+        f.raw[0] = Page::Refused;
+        f.filter[0] = numbered([of_chain("input", rule("spammer"))]);
+    }, "ipv4-rule", Grade::Warning, "guards the router alone", &[RAW])]
+#[case::filter_rules_not_read(|f: &mut Facts| (f.raw[0], f.filter[0]) = (Page::Shown(vec![]), Page::Refused),
+    "ipv4-rule", Grade::Unclear, "(/ip/firewall/filter: the user may not read it)", &[])]
 #[case::rules_not_read(|f: &mut Facts| f.raw[0] = Page::Refused, "ipv4-rule", Grade::Unclear,
     "print where src-address-list=spammer", &[])]
 #[case::no_ipv6(|f: &mut Facts| f.lists[1] = Page::Missing, "ipv6", Grade::Fault, "`ipv6 = false`", &[])]
@@ -367,6 +485,42 @@ fn without_ipv6_nothing_is_said_of_it() {
     let findings = examine(&config, &facts);
     assert!(findings.iter().all(|finding| finding.grade == Grade::Good), "{findings:#?}");
     assert!(!findings.iter().any(|finding| finding.check.starts_with("ipv6")));
+}
+
+#[test]
+fn jumps_in_every_direction_are_judged_in_bounded_time() {
+    let part = |number: usize, rule: Rule| asking(&format!("dst-port={number}"), rule);
+    let mut rules: Vec<Rule> = Vec::new();
+    for depth in 0..20 {
+        let chain = |depth: usize| if depth == 0 { "prerouting".to_owned() } else { format!("c{depth}") };
+        rules.extend(
+            (0..200).map(|number| of_chain(&chain(depth), part(number, jump(&chain(depth + 1), "")))),
+        );
+    }
+    let judgement = rules::judge(Family::V4, "spammer", &numbered(rules.clone()), &Page::Shown(Vec::new()));
+    assert_eq!(judgement.grade, Grade::Unclear, "{judgement:?}");
+    assert!(judgement.says.contains("too many ways"));
+    // What is found before the bound is found.
+    rules.insert(0, rule("spammer"));
+    let judgement = rules::judge(Family::V4, "spammer", &numbered(rules), &Page::Shown(Vec::new()));
+    assert_eq!(judgement.grade, Grade::Good, "{judgement:?}");
+}
+
+#[test]
+fn a_rule_that_is_come_to_twice_counts_its_packets_once() {
+    let counted = |chain: &str, packets| of_chain(chain, Rule { packets: Some(packets), ..rule("spammer") });
+    let ways = ["input", "forward"].map(|chain| of_chain(chain, jump("bad", "")));
+    let filter = numbered(ways.into_iter().chain([counted("bad", 7), counted("input", 5)]));
+    let judgement = rules::judge(Family::V4, "spammer", &Page::Shown(Vec::new()), &filter);
+    assert_eq!(judgement.packets, Some(7), "{judgement:?}");
+    // Two ways to a rule, with another between them.
+    let raw = numbered([
+        asking("dst-port=1", jump("bad", "")),
+        asking("dst-port=2", counted("prerouting", 2)),
+        asking("dst-port=3", jump("bad", "")),
+        counted("bad", 3),
+    ]);
+    assert_eq!(rules::judge(Family::V4, "spammer", &raw, &Page::Unread).packets, Some(5));
 }
 
 #[test]

@@ -10,8 +10,11 @@ use tokio::time::{Instant, timeout};
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Marks, address_text, parse_timeout, timeout_text};
+use super::check::rules::Chains;
+use super::enforcement::Enforcement;
+use super::look::{Look, Next};
 use super::order::{Action, Order, Shown};
-use super::pipeline::{Counts, Pipeline};
+use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::{Row, Trap, TrapMeaning};
 use super::session::{Answer, Session, SessionError};
 use super::status::State;
@@ -27,7 +30,7 @@ const LOOKED_AT: usize = 4096;
 /// How long what is in flight may take at a stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// How long a print that would tell an id or an owner waits for quiet.
+/// How long a print that would tell an id, an owner or a rule waits for quiet.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// The longest pause before refused commands are sent again.
@@ -35,6 +38,10 @@ const LONGEST_REFUSED_PAUSE: Duration = Duration::from_mins(5);
 
 /// By how much the time of boot may seem to move without a reboot: RouterOS tells whole seconds, late.
 const BOOT_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// How many times as long as a look at the rules took the router is then left alone, up to
+/// [`LONGEST_LEARN_GAP`]: it has other things to do.
+const LEFT_ALONE: u32 = 20;
 
 /// The longest pause between two prints made only to learn ids or owners.
 const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
@@ -44,6 +51,7 @@ pub(super) struct Link<'a> {
     bench: &'a mut Bench,
     session: Session<Asked>,
     pipeline: Pipeline,
+    look: Look,
     marks: Marks,
     began: Instant,
     timers: Timers,
@@ -57,6 +65,7 @@ pub(super) struct Link<'a> {
 pub(super) enum Asked {
     Order { order: Order, sent: Instant },
     Print(Family),
+    Rules(Family, Chains),
     Resource,
     Identity,
 }
@@ -77,6 +86,12 @@ struct Timers {
     learn_gap: Duration,
     print_began: Instant,
     print_ended: Instant,
+    /// No look at the rules before this.
+    look: Instant,
+    look_began: Instant,
+    /// When something was heard of the look that is under way.
+    look_heard: Instant,
+    look_ended: Instant,
 }
 
 // === impl Link ===
@@ -103,8 +118,13 @@ impl<'a> Link<'a> {
             learn_gap: Duration::ZERO,
             print_began: now,
             print_ended: now,
+            look: now,
+            look_began: now,
+            look_heard: now,
+            look_ended: now,
         };
-        Self { bench, session, pipeline, marks, began: now, timers, latency: None, withheld: HashSet::new() }
+        let (look, withheld) = (Look::default(), HashSet::new());
+        Self { bench, session, pipeline, look, marks, began: now, timers, latency: None, withheld }
     }
 
     /// Works until the service stops (`Ok`) or the session ends.
@@ -116,6 +136,10 @@ impl<'a> Link<'a> {
             self.publish();
             let wake = self.next_timer();
             let Deadlines { idle, answer, .. } = self.bench.config.deadlines;
+            if self.look_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                // It answers everything else, so that the session would not notice.
+                return Err(SessionError::Silent(idle));
+            }
             self.session.set_idle(if self.pipeline.printing().is_some() { idle } else { answer });
             tokio::select! {
                 biased;
@@ -256,6 +280,12 @@ impl<'a> Link<'a> {
                     self.pipeline.row(shown, self.bench.now());
                 }
             }
+            Answer::Row(Asked::Rules(family, _), row) => {
+                self.timers.look_heard = Instant::now();
+                self.look.row(family, &row);
+            }
+            Answer::Done(Asked::Rules(family, table), _) => self.rules_end(family, table, None),
+            Answer::Trap(Asked::Rules(family, table), trap) => self.rules_end(family, table, Some(&trap)),
             Answer::Row(Asked::Resource, row) => self.note_resource(&row),
             Answer::Row(Asked::Identity, row) => {
                 self.bench.status.send_modify(|status| status.identity = row.shown("name"));
@@ -301,13 +331,32 @@ impl<'a> Link<'a> {
         self.settle();
     }
 
+    /// Takes in that a page of rules was read, or refused.
+    fn rules_end(&mut self, family: Family, table: Chains, refusal: Option<&Trap>) {
+        self.timers.look_heard = Instant::now();
+        let list = self.bench.config.list(family).to_owned();
+        match self.look.page_ends(family, table, refusal, &list) {
+            Some(Next::Ask(table)) => self.ask_for_rules(family, table),
+            Some(Next::Judged(judgement)) => self.bench.judged(family, judgement),
+            None => {}
+        }
+        if !self.look.is_under_way() {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(self.timers.look_began);
+            self.timers.look_ended = now;
+            let pause = (took * LEFT_ALONE).min(LONGEST_LEARN_GAP);
+            self.timers.look = now + jittered(self.bench.config.deadlines.rules).max(pause);
+        }
+    }
+
     fn note_answer(&mut self, sent: Instant) {
         let now = Instant::now();
         let took = now.saturating_duration_since(sent);
         self.latency = Some(took);
         self.bench.pace.done();
         // What waited behind a print says nothing about the router's speed.
-        if self.pipeline.printing().is_none() && sent > self.timers.print_ended {
+        let printing = self.pipeline.printing().is_some() || self.look.is_under_way();
+        if !printing && sent > self.timers.print_ended.max(self.timers.look_ended) {
             self.bench.pace.answered(took, self.pipeline.in_flight().saturating_sub(1), now);
         }
     }
@@ -382,6 +431,7 @@ impl<'a> Link<'a> {
             self.bench.status.send_modify(|status| status.reboots += 1);
             if booted > Some(self.began) {
                 self.pipeline.reconcile_all();
+                self.timers.look = Instant::now();
             }
         }
         self.bench.booted = booted.or(self.bench.booted);
@@ -402,6 +452,7 @@ impl<'a> Link<'a> {
         if self.timers.reconcile <= now {
             self.timers.reconcile = now + jittered(self.bench.config.reconcile_every);
             self.pipeline.reconcile_all();
+            self.timers.look = now;
         }
         if self.timers.retry.is_some_and(|retry| retry <= now) {
             self.timers.retry = None;
@@ -414,14 +465,55 @@ impl<'a> Link<'a> {
             self.print(family);
         } else if let Some(family) = self.pipeline.learn_due() {
             let since = *self.timers.learn_since.get_or_insert(now);
-            let quiet = !self.pipeline.has_next() && self.pipeline.in_flight() == 0;
-            if now >= self.timers.learn_after && (quiet || now >= since + QUIET) {
+            if now >= self.timers.learn_after && (self.is_quiet() || now >= since + QUIET) {
                 let long_ago = now >= self.timers.learn_after + LONGEST_LEARN_GAP / 5;
                 let gap = if long_ago { Duration::ZERO } else { self.timers.learn_gap * 2 };
                 self.timers.learn_gap = gap.clamp(Duration::from_secs(1), LONGEST_LEARN_GAP);
                 self.print(family);
             }
         }
+        if self.next_look().is_some_and(|look| look <= now) {
+            self.look_at_rules();
+        }
+    }
+
+    /// Whether nothing waits and nothing is in flight.
+    fn is_quiet(&self) -> bool {
+        !self.pipeline.has_next() && self.pipeline.in_flight() == 0
+    }
+
+    /// When to look at the rules next; `None` while a look or a print of a list is under way. Bans go before
+    /// it, but not for long: a router does one command at a time, and a look is a few.
+    fn next_look(&self) -> Option<Instant> {
+        if self.look.is_under_way() || self.pipeline.printing().is_some() {
+            return None;
+        }
+        let due = self.timers.look;
+        Some(if self.is_quiet() { due } else { due.max(self.timers.print_ended) + QUIET })
+    }
+
+    /// By when something is to be heard of the look that is under way; its pages may wait behind a print.
+    fn look_deadline(&self) -> Option<Instant> {
+        let waits = self.look.is_under_way() && self.pipeline.printing().is_none();
+        let since = self.timers.look_heard.max(self.timers.print_ended);
+        waits.then(|| since + self.bench.config.deadlines.idle)
+    }
+
+    fn look_at_rules(&mut self) {
+        let now = Instant::now();
+        (self.timers.look_began, self.timers.look_heard) = (now, now);
+        for (family, table) in [Family::V4, Family::V6].into_iter().zip(self.pipeline.tables()) {
+            if matches!(table, Table::Known | Table::Unknown) {
+                let first = self.look.begin(family);
+                self.ask_for_rules(family, first);
+            }
+        }
+    }
+
+    fn ask_for_rules(&mut self, family: Family, table: Chains) {
+        let list = self.bench.config.list(family).to_owned();
+        let asked = Asked::Rules(family, table);
+        self.ask(table.print(family), asked, |command| table.ask(command, family, &list));
     }
 
     /// When [`Link::on_time`] has something to do at the latest.
@@ -439,11 +531,10 @@ impl<'a> Link<'a> {
         }
         if self.pipeline.learn_due().is_some() {
             let since = self.timers.learn_since.unwrap_or(now);
-            let quiet = !self.pipeline.has_next() && self.pipeline.in_flight() == 0;
-            let at = if quiet { now } else { since + QUIET };
+            let at = if self.is_quiet() { now } else { since + QUIET };
             next = next.min(self.timers.learn_after.max(at));
         }
-        next
+        next.min(self.next_look().or_else(|| self.look_deadline()).unwrap_or(next))
     }
 
     fn print(&mut self, family: Family) {
@@ -466,6 +557,9 @@ impl<'a> Link<'a> {
         self.bench.status.send_modify(|status| {
             status.ipv4 = ipv4;
             status.ipv6 = ipv6;
+            if matches!(ipv6, Table::Off | Table::Missing) {
+                status.ipv6_rule = Enforcement::Off;
+            }
             status.ours = pipeline.actual().ours();
             status.foreign = pipeline.actual().others();
             status.queued = pipeline.queued();

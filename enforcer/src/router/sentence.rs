@@ -114,10 +114,10 @@ impl Reply {
 // === impl Row ===
 
 impl Row {
-    /// The raw value of an attribute; empty where it has none, `None` where the row has no such.
-    pub fn raw(&self, key: &str) -> Option<&[u8]> {
+    /// Names and raw values of all attributes, in their order.
+    pub fn attributes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut at = 0;
-        loop {
+        let words = std::iter::from_fn(move || {
             let Ok(Decode::Complete { value: (length, prefix), .. }) =
                 codec::decode_length(self.encoded.get(at..)?)
             else {
@@ -128,12 +128,14 @@ impl Row {
             }
             let start = at + prefix;
             at = start + length as usize;
-            if let Some((name, value)) = attribute(self.encoded.get(start..at)?)
-                && name == key.as_bytes()
-            {
-                return Some(value);
-            }
-        }
+            self.encoded.get(start..at)
+        });
+        words.filter_map(attribute)
+    }
+
+    /// The raw value of an attribute; empty where it has none, `None` where the row has no such.
+    pub fn raw(&self, key: &str) -> Option<&[u8]> {
+        self.attributes().find(|(name, _)| *name == key.as_bytes()).map(|(_, value)| value)
     }
 
     /// The value of an attribute as text; `None` also where it is not UTF-8.
@@ -175,7 +177,8 @@ fn attribute(word: &[u8]) -> Option<(&[u8], &[u8])> {
     Some(at.map_or((word, &[][..]), |at| (&word[..at], &word[at + 1..])))
 }
 
-fn text(bytes: &[u8]) -> String {
+/// What a router wrote, for people: without control characters and at most 200 bytes.
+pub(super) fn text(bytes: &[u8]) -> String {
     let bytes = &bytes[..bytes.len().min(4 * LONGEST_TEXT)];
     printable(&String::from_utf8_lossy(bytes), LONGEST_TEXT)
 }
@@ -257,6 +260,7 @@ mod tests {
             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
             if let Ok((_, Reply::Row(row))) = parse(&encode(&words)) {
                 row.raw("address");
+                row.attributes().count();
             }
         }
     }

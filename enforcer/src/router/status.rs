@@ -6,7 +6,9 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::enforcement::Enforcement;
 use super::pipeline::{Counts, Table};
+use crate::prefixes::Family;
 
 /// A router and its worker at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +37,10 @@ pub struct RouterStatus {
     pub ipv4: Table,
     /// How far the IPv6 list is known.
     pub ipv6: Table,
+    /// What becomes of packets from the IPv4 list.
+    pub ipv4_rule: Enforcement,
+    /// What becomes of packets from the IPv6 list.
+    pub ipv6_rule: Enforcement,
     /// Entries of the list that are ours. Lapsed ones are counted for up to a minute.
     pub ours: usize,
     /// Entries of the list that are someone else's, or may be.
@@ -117,6 +123,8 @@ impl RouterStatus {
             cpu_load: None,
             ipv4: Table::Unknown,
             ipv6: Table::Unknown,
+            ipv4_rule: Enforcement::Unread,
+            ipv6_rule: Enforcement::Unread,
             ours: 0,
             foreign: 0,
             desired: 0,
@@ -134,6 +142,35 @@ impl RouterStatus {
             reboots: 0,
             sessions: 0,
         }
+    }
+
+    /// Takes in that what was seen of the rules is over.
+    pub fn forget_rules(&mut self, ipv6: bool) {
+        self.ipv4_rule = Enforcement::Unread;
+        self.ipv6_rule = if ipv6 { Enforcement::Unread } else { Enforcement::Off };
+    }
+
+    /// What becomes of packets from a family's list, to be set.
+    pub fn rule_mut(&mut self, family: Family) -> &mut Enforcement {
+        match family {
+            Family::V4 => &mut self.ipv4_rule,
+            Family::V6 => &mut self.ipv6_rule,
+        }
+    }
+
+    /// What becomes of packets from each family's list.
+    pub fn rules(&self) -> [(Family, &Enforcement); 2] {
+        [(Family::V4, &self.ipv4_rule), (Family::V6, &self.ipv6_rule)]
+    }
+
+    /// Whether nothing is dropped of a family that the router holds.
+    pub fn lets_pass(&self) -> bool {
+        self.rules().iter().any(|(_, rule)| matches!(rule, Enforcement::Passed { .. }))
+    }
+
+    /// Whether rules are still to be read.
+    pub fn is_unread(&self) -> bool {
+        self.rules().iter().any(|(_, rule)| **rule == Enforcement::Unread)
     }
 
     /// Whether the router is logged in to.

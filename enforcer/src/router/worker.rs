@@ -47,7 +47,12 @@ pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
                 }
             },
         };
-        bench.status.send_modify(|status| status.in_flight = 0);
+        let ipv6 = bench.config.ipv6;
+        bench.status.send_modify(|status| {
+            status.in_flight = 0;
+            // What holds on a router that cannot be asked is not known.
+            status.forget_rules(ipv6);
+        });
         bench.fail(failure.to_string());
         let longest = bench.config.deadlines.longest_pause;
         let pause = match failure {

@@ -1,6 +1,7 @@
 //! What a router's worker has at hand in every session, and what it remembers from one to the next.
 
 use std::collections::HashSet;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -8,11 +9,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::check::release::Release;
+use super::check::rules::Judgement;
+use super::enforcement::Enforcement;
 use super::pace::Pace;
 use super::status::{Failure, RouterStatus, State};
 use super::{Question, Recovery, RouterConfig};
 use crate::clock::Clock;
 use crate::desired::{Desired, Moment, Subscription};
+use crate::prefixes::Family;
 
 /// What a router's worker has at hand in every session.
 pub(super) struct Bench {
@@ -23,6 +28,8 @@ pub(super) struct Bench {
     pub(super) asked: mpsc::Receiver<Question>,
     /// What the last session left undone.
     pub(super) undone: HashSet<IpNet>,
+    /// What became of packets from each family's list when it was last looked at.
+    pub(super) enforced: [Option<Enforcement>; 2],
     /// When the router booted, by what it told of its uptime.
     pub(super) booted: Option<Instant>,
     /// How many entries its memory allows, by what it told of that.
@@ -46,6 +53,29 @@ impl Bench {
             status.state = state;
             status.since = now;
         });
+    }
+
+    /// Shows what a family's rules come to, and logs where that is another thing than before.
+    pub(super) fn judged(&mut self, family: Family, judgement: Judgement) {
+        let release = self.status.borrow().version.as_deref().and_then(Release::parse);
+        let before = &mut self.enforced[family.index()];
+        let now = Enforcement::judged(judgement, before.as_ref(), self.clock.now(), release);
+        let same = before.as_ref().is_some_and(|before| discriminant(before) == discriminant(&now));
+        let router = &self.config.name;
+        match &now {
+            _ if same => {}
+            Enforcement::Passed { why, commands, .. } => {
+                let mend = commands.join("; ");
+                tracing::warn!(%router, %family, why, %mend, "nothing is dropped by the list");
+            }
+            Enforcement::Unclear { why, .. } => {
+                tracing::warn!(%router, %family, why, "rules cannot be judged");
+            }
+            Enforcement::Dropped { says, .. } => tracing::info!(%router, %family, says, "enforced"),
+            Enforcement::Off | Enforcement::Unread => {}
+        }
+        *before = Some(now.clone());
+        self.status.send_modify(|status| *status.rule_mut(family) = now);
     }
 
     /// Shows and logs what went wrong.

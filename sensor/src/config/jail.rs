@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{ConfigError, JailConfig, JailSource, RawDefaults, yes};
-use crate::catalogue;
 use crate::date;
 use crate::fail2ban::Fail2ban;
+use crate::filter::catalogue;
 use crate::filter::{FilterDefinition, FilterError};
-use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
-use crate::ports::{self, Ports};
+use crate::jail::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::ports::{self, Ports};
 use crate::source::journal::JournalMatch;
 
 /// The most lines that a regex may see at once.

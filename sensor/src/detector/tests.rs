@@ -80,7 +80,7 @@ fn a_reload_keeps_what_was_counted() {
 
 /// What is pending, as (jail, address, count), sorted.
 fn reported(detector: &mut Detector) -> Vec<(String, String, u32)> {
-    let mut reporter = crate::report::Reporter::new("x".parse().unwrap(), 0);
+    let mut reporter = crate::uplink::report::Reporter::new("x".parse().unwrap(), 0);
     reporter.gather(detector.pending().unwrap());
     let now = "2025-09-05T11:20:00Z".parse().unwrap();
     let report = reporter.next(now).cloned();

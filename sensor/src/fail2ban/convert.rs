@@ -13,9 +13,9 @@ use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
 use crate::config::{self, EscalateTable, JailConfig, JailSource};
 use crate::date;
-use crate::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::Policy;
-use crate::ports;
+use crate::jail::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::ports;
 use crate::source::journal::JournalMatch;
 
 /// Options that mean nothing here, with the values that mean nothing there either, and why.

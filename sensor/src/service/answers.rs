@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::{Service, Sources, Watch, enforcer, lock};
 use crate::control::{Answer, FileStatus, Request, Status};
-use crate::report::ReportStatus;
 use crate::uplink::Uplink;
+use crate::uplink::report::ReportStatus;
 
 impl Service {
     /// Answers a command, here or, where it has to ask the enforcer, on a task of its own.

@@ -11,11 +11,11 @@ use atalaya_wire::{Name, ProblemCode, Report, Unban};
 use super::local_drop::LocalDrop;
 use super::{REFRESH_INTERVAL, Shared, lock, reports, resend};
 use crate::control::Answer;
-use crate::membership::Membership;
-use crate::outbox::Outbox;
-use crate::report::Reporter;
 use crate::store::Store;
 use crate::uplink::Uplink;
+use crate::uplink::membership::Membership;
+use crate::uplink::outbox::Outbox;
+use crate::uplink::report::Reporter;
 
 /// How often a sensor that has not joined looks whether it has.
 const JOIN_INTERVAL: Duration = Duration::from_secs(2);

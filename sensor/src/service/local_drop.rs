@@ -17,7 +17,6 @@ use super::{REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
 use crate::control::Status;
 use crate::detector::JailStatus;
-use crate::fleet_bans::{BanChange, Ends};
 use crate::kernel::local_drop::Wanted;
 use crate::kernel::local_drop::bans::Bans;
 use crate::kernel::local_drop::pins::Pins;
@@ -26,7 +25,8 @@ use crate::local_drop::spared::Lifelines;
 use crate::local_drop::status::{DroppedBan, FleetStatus, LocalDropStatus};
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
-use crate::membership::Membership;
+use crate::uplink::fleet_bans::{BanChange, Ends};
+use crate::uplink::membership::Membership;
 use crate::uplink::{Following, Uplink};
 
 /// How often bans that are over leave the maps. The kernel lets their packets pass by itself.

@@ -1,4 +1,4 @@
-//! Tells the enforcer once a second what is [pending](crate::report::Pending), as long as there is anything.
+//! Tells the enforcer once a second what is [pending](crate::uplink::report::Pending), as long as there is anything.
 //! An enforcer that does not answer, or knows nothing of reports, holds up nothing else.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 
 use super::{Shared, lock};
-use crate::report::Reporter;
+use crate::uplink::report::Reporter;
 use crate::uplink::{REFUSED_PAUSE, UplinkError, backoff};
 
 /// How often the enforcer is told.
@@ -99,8 +99,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::report::Pending;
     use crate::service::Watch;
+    use crate::uplink::report::Pending;
 
     /// An enforcer that gives these answers in turn, and then takes everything; the reports as they come.
     fn enforcer(

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{Shared, lock};
-use crate::outbox::Outbox;
+use crate::uplink::outbox::Outbox;
 
 /// So many bans are in the outbox at once, so that an offence of now waits for few.
 const AT_ONCE: usize = 500;

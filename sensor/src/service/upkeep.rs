@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::{DROPS_INTERVAL, REFRESH_INTERVAL, Shared, lock};
-use crate::ignore::IgnoreList;
+use crate::jail::ignore::IgnoreList;
 use crate::store::{Snapshot, Store};
 
 /// How often positions and counters go to disk while they change.

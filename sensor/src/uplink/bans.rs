@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{REFUSED_PAUSE, REQUEST_DEADLINE, Uplink, UplinkError, backoff};
-use crate::fleet_bans::{BanChange, Reading, StreamError};
+use crate::uplink::fleet_bans::{BanChange, Reading, StreamError};
 
 /// For how long an enforcer of a release without the stream is left alone.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(300);

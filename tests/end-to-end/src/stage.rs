@@ -19,6 +19,12 @@ pub const ROUTER_USER: &str = "atalaya";
 /// The simulated router's password.
 pub const ROUTER_PASSWORD: &str = "demo-password";
 
+/// What is typed at a router's terminal so that it drops by the lists, IPv4's first.
+pub const RULES: [&str; 2] = [
+    "/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer",
+    "/ipv6/firewall/raw add chain=prerouting action=drop src-address-list=spammer",
+];
+
 /// The programs, and the folder with their configuration and state.
 #[derive(Debug)]
 pub struct Stage {
@@ -57,6 +63,17 @@ impl Stage {
         let mut command = Command::new(self.programs.join(name));
         // The log's level is each test's to choose, not its environment's.
         command.env_remove("RUST_LOG").env_remove("ATALAYA_LOG").env_remove("JOURNAL_STREAM");
+        command
+    }
+
+    /// A command of a simulated router on a free port, at whose terminal this was typed: [`RULES`] for one that
+    /// drops by its lists.
+    pub fn router(&self, typed: &[&str]) -> Command {
+        let mut command = self.program("routeros-sim");
+        command.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        for line in typed {
+            command.args(["--terminal", line]);
+        }
         command
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use atalaya_enforcer::desired::{Desired, Label, Wanted};
 use atalaya_enforcer::intake::followers::{Follower, Names};
-use atalaya_sensor::fleet_bans::{BanChange, Ends, Reading};
+use atalaya_sensor::uplink::fleet_bans::{BanChange, Ends, Reading};
 use atalaya_wire::{BanLine, Position};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};

@@ -10,7 +10,7 @@ use atalaya_end_to_end::namespace::Namespace;
 use atalaya_end_to_end::packets;
 use atalaya_end_to_end::process::{Process, output};
 use atalaya_end_to_end::sshd::Sshd;
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage};
 use routeros_sim::{Family, Router};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +30,13 @@ struct Cast {
 impl Cast {
     async fn new(jails: &str) -> Result<Self> {
         let stage = Stage::of_this_test()?;
-        let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
+        let router = Router::builder()
+            .user(ROUTER_USER)
+            .password(ROUTER_PASSWORD)
+            .terminal(RULES[0])
+            .terminal(RULES[1])
+            .start()
+            .await?;
         stage.write_enforcer_config(&[("edge", router.address())], "")?;
         stage.write_sensor_config(jails)?;
         let enforcer = stage.start_enforcer()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use atalaya_end_to_end::process::{Process, output, output_with_input, signal};
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage};
 use routeros_sim::{Entry, Router};
 use serde_json::Value;
 
@@ -24,7 +24,13 @@ struct Scene {
 impl Scene {
     async fn new(jail: &str) -> Result<Self> {
         let stage = Stage::of_this_test()?;
-        let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
+        let router = Router::builder()
+            .user(ROUTER_USER)
+            .password(ROUTER_PASSWORD)
+            .terminal(RULES[0])
+            .terminal(RULES[1])
+            .start()
+            .await?;
         stage.write_enforcer_config(&[("edge", router.address())], "")?;
         stage.write_sensor_config(&format!(
             "[jail.smtp]\nsource = \"files\"\npaths = [\"{}/mail*.log\"]\nfailregex = '^.*\\[\\s*<HOST>\\s*\\].*Error: authentication failed'\n{jail}\n",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::process::output;
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage};
 use routeros_sim::{Entry, Family, Router};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,7 +22,13 @@ struct Scene {
 impl Scene {
     async fn new(enforcer: &str) -> Result<Self> {
         let stage = Stage::of_this_test()?;
-        let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
+        let router = Router::builder()
+            .user(ROUTER_USER)
+            .password(ROUTER_PASSWORD)
+            .terminal(RULES[0])
+            .terminal(RULES[1])
+            .start()
+            .await?;
         stage.write_enforcer_config(&[("edge", router.address())], enforcer)?;
         let log = stage.folder().join("log");
         stage.write_sensor_config(&format!(

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::namespace::Namespace;
 use atalaya_end_to_end::process::{Process, output, output_with_input};
 use atalaya_end_to_end::sshd::Sshd;
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage};
 use routeros_sim::{Entry, Router};
 use serde_json::Value;
 
@@ -51,7 +51,13 @@ async fn real_ssh_logins_are_counted_once_each_and_seen_before_sshd_answers() ->
     let namespace = Namespace::new(&ATTACKERS)?;
     let mut sshd = Sshd::start(&namespace)?;
     let stage = Stage::of_this_test()?;
-    let router = Router::builder().user(ROUTER_USER).password(ROUTER_PASSWORD).start().await?;
+    let router = Router::builder()
+        .user(ROUTER_USER)
+        .password(ROUTER_PASSWORD)
+        .terminal(RULES[0])
+        .terminal(RULES[1])
+        .start()
+        .await?;
     stage.write_enforcer_config(&[("edge", router.address())], "")?;
     stage.write_sensor_config("[jail.ssh]\nsource = \"logins\"\nservices = [\"sshd\"]\n")?;
     let _enforcer = stage.start_enforcer()?;

@@ -81,9 +81,7 @@ impl Site {
             Page::Certificates => numbered(&self.certificates, certificate),
             Page::Rules(family, chains) => {
                 let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
-                numbered(&self.rules.iter().filter(here).collect::<Vec<_>>(), |rule, line| {
-                    line_of(rule, line)
-                })
+                self.rules.iter().filter(here).map(line_of).collect()
             }
             Page::Identity | Page::Resource | Page::Clock => Vec::new(),
         }
@@ -183,17 +181,22 @@ fn certificate(certificate: &Certificate, line: Line) -> Line {
         .and("expired", "false")
 }
 
-fn line_of(rule: &Rule, mut line: Line) -> Line {
+fn line_of(rule: &Rule) -> Line {
+    let mut line = Line::new().and(".id", print_id(rule.id));
     let first = |name: &str| matches!(name, "chain" | "action");
     let (front, rest): (Vec<_>, Vec<_>) = rule.attributes.iter().partition(|(name, _)| first(name));
     for (name, value) in front.into_iter().chain(rest) {
         line.0.push((Cow::Owned(name.clone()), value.clone()));
     }
+    if !rule.attributes.iter().any(|(name, _)| name == "log") {
+        line = line.and("log", "false").and("log-prefix", "");
+    }
     line = line
-        .and("bytes", "0")
-        .and("packets", "0")
-        .and("invalid", "false")
-        .and("dynamic", "false")
+        // As if each were the shortest of TCP.
+        .and("bytes", (rule.packets * 40).to_string())
+        .and("packets", rule.packets.to_string())
+        .and("invalid", rule.invalid.to_string())
+        .and("dynamic", rule.dynamic.to_string())
         .and("disabled", rule.disabled.to_string());
     if rule.comment.is_empty() { line } else { line.and("comment", rule.comment.clone()) }
 }

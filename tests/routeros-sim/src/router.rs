@@ -238,8 +238,8 @@ impl Router {
 
     /// Carries out a command as typed at the router's own terminal: `add` in `/ip/firewall/raw`,
     /// `/ip/firewall/filter` and their IPv6 twins, in `/user/group`, `/user` and `/certificate`; `set` in `/user`,
-    /// `/user/group`, `/ip/service` and `/system/ntp/client`; `enable [find …]` and `disable [find …]` of rules; and
-    /// `/certificate sign`.
+    /// `/user/group`, `/ip/service` and `/system/ntp/client`; `enable`, `disable`, `remove` and `move` of rules, by
+    /// `*ID` or `[find …]`; and `/certificate sign`.
     pub fn terminal(&self, command: &str) -> Result<(), TerminalError> {
         let fingerprint = self.plant.tls().map(Tls::fingerprint);
         let mut state = self.shared.lock();
@@ -247,6 +247,22 @@ impl Router {
         self.shared.commit(state);
         self.give_certificate();
         Ok(())
+    }
+
+    /// Whether the rules that use a list are invalid, as when the interface that they name is gone.
+    pub fn set_rules_invalid(&self, list: &str, invalid: bool) {
+        self.shared.lock().site.rules_of(list).for_each(|rule| rule.invalid = invalid);
+    }
+
+    /// Whether the rules that use a list are dynamic, as those that a service of the router's makes.
+    pub fn set_rules_dynamic(&self, list: &str, dynamic: bool) {
+        self.shared.lock().site.rules_of(list).for_each(|rule| rule.dynamic = dynamic);
+    }
+
+    /// Counts packets on the enabled rules that use a list.
+    pub fn count_packets(&self, list: &str, packets: u64) {
+        let mut state = self.shared.lock();
+        state.site.rules_of(list).filter(|rule| !rule.disabled).for_each(|rule| rule.packets += packets);
     }
 
     /// Its clock.

@@ -18,9 +18,11 @@ use crate::console::{Caller, Moment};
 use crate::cost::Turn;
 use crate::fault::Fault;
 use crate::journal::Outcome;
+use crate::page::Page;
 use crate::reply::Reply;
 use crate::sentence::{Decoder, Sentence, SentenceError};
 use crate::shared::Shared;
+use crate::site::Rule;
 use crate::state::State;
 
 /// The most commands read ahead of the one at work.
@@ -377,6 +379,11 @@ fn cost(state: &mut State, sentence: &Sentence) -> Duration {
         Verb::Print(family) => {
             let entries = u32::try_from(state.table_mut(family).len()).unwrap_or(u32::MAX);
             costs.scan_per_entry.saturating_mul(entries)
+        }
+        Verb::Page(Page::Rules(family, chains)) => {
+            let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
+            let rules = u32::try_from(state.site.rules.iter().filter(here).count()).unwrap_or(u32::MAX);
+            costs.scan_per_entry.saturating_mul(rules)
         }
         _ => Duration::ZERO,
     }

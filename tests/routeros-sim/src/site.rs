@@ -8,7 +8,9 @@ use crate::user::{Group, Policies, User};
 pub(crate) struct Site {
     pub(crate) users: Vec<User>,
     pub(crate) groups: Vec<Group>,
+    /// In the order in which packets meet them.
     pub(crate) rules: Vec<Rule>,
+    pub(crate) last_rule: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) certificates: Vec<Certificate>,
 }
@@ -25,11 +27,19 @@ pub(crate) enum Chains {
 /// A firewall rule. It filters nothing here.
 #[derive(Clone)]
 pub(crate) struct Rule {
+    /// Never reused, and kept when the rule is moved.
+    pub(crate) id: u64,
     pub(crate) family: Family,
     pub(crate) chains: Chains,
     /// What was given, but for `disabled` and `comment`.
     pub(crate) attributes: Vec<(String, String)>,
     pub(crate) disabled: bool,
+    /// Whether something that it names is gone, such as its interface.
+    pub(crate) invalid: bool,
+    /// Whether a service of the router's made it.
+    pub(crate) dynamic: bool,
+    /// How many packets it took.
+    pub(crate) packets: u64,
     pub(crate) comment: String,
 }
 
@@ -66,7 +76,15 @@ impl Site {
         for (name, policies) in [("read", read), ("write", write), ("full", Policies::FULL)] {
             groups.push(Group { name: name.to_owned(), policies });
         }
-        Self { users, groups, rules: Vec::new(), services, certificates: Vec::new() }
+        Self { users, groups, rules: Vec::new(), last_rule: 0, services, certificates: Vec::new() }
+    }
+
+    /// The rules that use a list as the senders that they are for.
+    pub(crate) fn rules_of(&mut self, list: &str) -> impl Iterator<Item = &mut Rule> {
+        let uses = move |rule: &Rule| {
+            rule.attributes.iter().any(|(name, value)| name == "src-address-list" && value == list)
+        };
+        self.rules.iter_mut().filter(move |rule| uses(rule))
     }
 
     /// The policies of a user's group.

@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 use crate::address::Family;
+use crate::address_list::parse_id;
 use crate::site::{Certificate, Chains, Rule, Site};
 use crate::user::{Group, User};
 
@@ -36,6 +37,8 @@ pub enum TerminalError {
     Exists(&'static str),
 }
 
+const VERBS: [&str; 7] = ["add", "set", "sign", "enable", "disable", "remove", "move"];
+
 /// A line taken apart.
 struct Typed {
     /// Without its first slash: `ip/firewall/raw`.
@@ -50,29 +53,20 @@ impl Site {
     /// Carries out one line. `fingerprint` is that of the certificate which a signature makes.
     pub(crate) fn obey(&mut self, line: &str, fingerprint: Option<&str>) -> Result<(), TerminalError> {
         let mut typed = Typed::read(line)?;
+        let rules = match typed.directory.as_str() {
+            "ip/firewall/raw" => Some((Family::V4, Chains::Raw)),
+            "ip/firewall/filter" => Some((Family::V4, Chains::Filter)),
+            "ipv6/firewall/raw" => Some((Family::V6, Chains::Raw)),
+            "ipv6/firewall/filter" => Some((Family::V6, Chains::Filter)),
+            _ => None,
+        };
+        if let Some((family, chains)) = rules {
+            return match typed.verb.as_str() {
+                "add" => self.add_rule(typed, family, chains),
+                _ => self.change_rules(typed, family, chains),
+            };
+        }
         match (typed.directory.as_str(), typed.verb.as_str()) {
-            ("ip/firewall/raw", "add") => self.add_rule(typed, Family::V4, Chains::Raw),
-            ("ip/firewall/filter", "add") => self.add_rule(typed, Family::V4, Chains::Filter),
-            ("ipv6/firewall/raw", "add") => self.add_rule(typed, Family::V6, Chains::Raw),
-            ("ipv6/firewall/filter", "add") => self.add_rule(typed, Family::V6, Chains::Filter),
-            (directory, verb @ ("enable" | "disable")) => {
-                let (family, chains) = match directory {
-                    "ip/firewall/raw" => (Family::V4, Chains::Raw),
-                    "ip/firewall/filter" => (Family::V4, Chains::Filter),
-                    "ipv6/firewall/raw" => (Family::V6, Chains::Raw),
-                    "ipv6/firewall/filter" => (Family::V6, Chains::Filter),
-                    _ => return Err(TerminalError::Command(format!("{directory} {verb}"))),
-                };
-                let disabled = verb == "disable";
-                let found = Typed::read_find(&typed.item()?)?;
-                for rule in &mut self.rules {
-                    let here = rule.family == family && rule.chains == chains;
-                    if here && found.iter().all(|property| rule.attributes.contains(property)) {
-                        rule.disabled = disabled;
-                    }
-                }
-                Ok(())
-            }
             ("user/group", "add") => {
                 let name = typed.need("name")?;
                 let policy = typed.take("policy").unwrap_or_default();
@@ -149,6 +143,9 @@ impl Site {
     fn add_rule(&mut self, mut typed: Typed, family: Family, chains: Chains) -> Result<(), TerminalError> {
         let disabled = typed.take_flag("disabled")?.unwrap_or(false);
         let comment = typed.take("comment").unwrap_or_default();
+        let before = typed.take("place-before");
+        let before = before.map(|item| self.named_rules(family, chains, &item)).transpose()?;
+        let at = self.place_of(before.and_then(|ids| ids.first().copied()));
         if !typed.parameters.iter().any(|(name, _)| name == "chain") {
             return Err(TerminalError::Missing("chain"));
         }
@@ -158,8 +155,58 @@ impl Site {
         if !typed.parameters.iter().any(|(name, _)| name == "action") {
             typed.parameters.push(("action".to_owned(), "accept".to_owned()));
         }
-        self.rules.push(Rule { family, chains, attributes: typed.parameters, disabled, comment });
+        self.last_rule += 1;
+        let (id, attributes) = (self.last_rule, typed.parameters);
+        let (invalid, dynamic, packets) = (false, false, 0);
+        self.rules.insert(
+            at,
+            Rule { id, family, chains, attributes, disabled, invalid, dynamic, packets, comment },
+        );
         Ok(())
+    }
+
+    fn change_rules(
+        &mut self,
+        mut typed: Typed,
+        family: Family,
+        chains: Chains,
+    ) -> Result<(), TerminalError> {
+        let ids = self.named_rules(family, chains, &typed.item()?)?;
+        let named = |rule: &Rule| ids.contains(&rule.id);
+        match typed.verb.as_str() {
+            "remove" => self.rules.retain(|rule| !named(rule)),
+            "move" => {
+                let before = self.named_rules(family, chains, &typed.need("destination")?)?;
+                let moved: Vec<Rule> = self.rules.extract_if(.., |rule| named(rule)).collect();
+                let at = self.place_of(before.first().copied());
+                self.rules.splice(at..at, moved);
+            }
+            verb @ ("enable" | "disable") => {
+                let disabled = verb == "disable";
+                self.rules.iter_mut().filter(|rule| named(rule)).for_each(|rule| rule.disabled = disabled);
+            }
+            verb => return Err(TerminalError::Command(format!("{} {verb}", typed.directory))),
+        }
+        typed.end()
+    }
+
+    /// The ids of the rules that `*1A` or `find name=value …` names.
+    fn named_rules(&self, family: Family, chains: Chains, item: &str) -> Result<Vec<u64>, TerminalError> {
+        let mut here = self.rules.iter().filter(|rule| rule.family == family && rule.chains == chains);
+        if item.starts_with('*') {
+            let id = parse_id(item.as_bytes());
+            let named = here.find(|rule| Some(rule.id) == id);
+            return named.map(|rule| vec![rule.id]).ok_or(TerminalError::NoSuchItem);
+        }
+        let asked = Typed::read_find(item)?;
+        let found = here.filter(|rule| asked.iter().all(|property| rule.attributes.contains(property)));
+        Ok(found.map(|rule| rule.id).collect())
+    }
+
+    /// Where a rule goes that is to stand before this one; at the end without one.
+    fn place_of(&self, before: Option<u64>) -> usize {
+        let at = before.and_then(|id| self.rules.iter().position(|rule| rule.id == id));
+        at.unwrap_or(self.rules.len())
     }
 
     fn set_service(&mut self, mut typed: Typed) -> Result<(), TerminalError> {
@@ -215,9 +262,7 @@ impl Typed {
             }
             while rest.next_if(|c| c.is_whitespace()).is_some() {}
         }
-        let verb = path
-            .iter()
-            .position(|part| matches!(part.as_str(), "add" | "set" | "sign" | "enable" | "disable"));
+        let verb = path.iter().position(|part| VERBS.contains(&part.as_str()));
         let Some(verb) = verb else { return Err(TerminalError::Command(path.join(" "))) };
         let mut after = path.split_off(verb).into_iter();
         let typed = Self {
@@ -354,6 +399,37 @@ mod tests {
         site.obey("/ip/firewall/raw enable [find src-address-list=\"a\" action=accept]", None).unwrap();
         assert_eq!(site.rules.iter().map(|rule| rule.disabled).collect::<Vec<_>>(), [false, true]);
         assert!(site.obey("/ip/firewall/raw enable [nothing]", None).is_err());
+    }
+
+    #[test]
+    fn rules_stand_where_they_are_placed_and_moved_and_keep_their_ids() {
+        let mut site = site();
+        let raw = "/ip/firewall/raw";
+        let add = format!("{raw} add chain=prerouting");
+        for line in [
+            format!("{add} action=accept"),
+            "/ip/firewall/filter add chain=input".to_owned(),
+            format!("{add} action=drop src-address-list=a"),
+            format!("{add} action=drop src-address-list=b place-before=*1"),
+            format!("{add} action=log"),
+            format!("{raw} move *3 destination=*4"),
+            format!("{raw} disable *5"),
+        ] {
+            site.obey(&line, None).unwrap();
+        }
+        let ids = |site: &Site| {
+            let raw = site.rules.iter().filter(|rule| rule.chains == Chains::Raw);
+            raw.map(|rule| rule.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&site), [3, 4, 1, 5]);
+        assert!(site.rules.iter().all(|rule| rule.disabled == (rule.id == 5)));
+        // An id is another table's, or nobody's.
+        for wrong in ["move *3 destination=*2", "remove *9", "add chain=prerouting place-before=*9"] {
+            assert_eq!(site.obey(&format!("{raw} {wrong}"), None), Err(TerminalError::NoSuchItem));
+        }
+        site.obey(&format!("{raw} remove [find src-address-list=b]"), None).unwrap();
+        site.obey(&add, None).unwrap();
+        assert_eq!(ids(&site), [3, 1, 5, 6]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ async fn a_rule_typed_at_the_terminal_is_printed_as_routeros_prints_it() {
     assert_eq!(
         client.ask(&["/ip/firewall/raw/print", ".tag=1"]).await,
         [
-            "!re .tag=1 =.id=*1 =chain=prerouting =action=drop =src-address-list=spammer =in-interface-list=WAN =bytes=0 =packets=0 =invalid=false =dynamic=false =disabled=false =comment=a b",
+            "!re .tag=1 =.id=*1 =chain=prerouting =action=drop =src-address-list=spammer =in-interface-list=WAN =log=false =log-prefix= =bytes=0 =packets=0 =invalid=false =dynamic=false =disabled=false =comment=a b",
             "!done .tag=1"
         ]
     );

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use atalaya_end_to_end::namespace::Namespace;
 use atalaya_end_to_end::process::{Line, Process, output};
 use atalaya_end_to_end::sshd::Sshd;
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, START, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, START, Stage};
 use serde_json::Value;
 
 use crate::run::programs;
@@ -170,8 +170,7 @@ struct Router {
 impl Router {
     fn start(stage: &Stage, name: &str) -> Result<Self> {
         let (sender, events) = mpsc::channel();
-        let mut router = stage.program("routeros-sim");
-        router.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        let mut router = stage.router(&RULES);
         router.args(["--events", "json"]);
         let process = Process::start_into(name, &mut router, &sender, |line| (Instant::now(), line))?;
         let (_, listening) = events.recv_timeout(START).context("the simulator does not start")?;

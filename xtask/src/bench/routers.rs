@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use atalaya_end_to_end::process::{Line, Process, output};
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, START, Stage, is_ready};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, RULES, START, Stage, is_ready};
 use serde_json::Value;
 
 use super::{attacker, programs, resident};
@@ -146,8 +146,7 @@ pub fn million() -> Result<()> {
 impl Simulated {
     fn start(stage: &Stage, arguments: &[&str]) -> Result<Self> {
         let (sender, events) = mpsc::channel();
-        let mut router = stage.program("routeros-sim");
-        router.args(["--listen", "127.0.0.1:0", "--user", ROUTER_USER, "--password", ROUTER_PASSWORD]);
+        let mut router = stage.router(&RULES);
         router.args(arguments);
         let process = Process::start_into("a router", &mut router, &sender, |line| line)?;
         let first = events.recv_timeout(START).context("the simulator does not start")?.text;

@@ -19,7 +19,9 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
             json!(RouterStatus::new(format!("edge-{place}").parse().unwrap(), "192.0.2.1".to_owned(), at(0)));
         let more = json!({
             "state": state, "last_error": if bad(place) { error } else { json!(null) }, "version": "7.24 (stable)",
-            "cpu_load": 12, "ipv4": "known", "ipv6": "known", "ours": 25_000, "foreign": 12, "desired": 25_000,
+            "cpu_load": 12, "ipv4": "known", "ipv6": "known",
+            "ipv4_rule": {"is": "dropped", "says": "x", "packets": 7}, "ipv6_rule": {"is": "off"},
+            "ours": 25_000, "foreign": 12, "desired": 25_000,
             "latency_us": 1234, "latencies_us": [1234],
             "down_since": if bad(place) { json!(at(9000)) } else { json!(null) },
         });
@@ -74,4 +76,67 @@ fn faults_come_first_and_their_text_cannot_command_the_terminal() {
     assert!(screen.iter().all(|line| !line.contains('\u{1b}')), "{}", screen.join("\n"));
     let first = |word: &str| screen.iter().position(|line| line.starts_with(word)).unwrap();
     assert!(first("edge-0") < first("edge-1") && first("web-0") < first("web-1"));
+}
+
+/// The site, with a first router that drops nothing, for some reason.
+pub fn site_without_a_rule(routers: usize, why: &str) -> Status {
+    let mut status = site(routers, 2, false);
+    let passed = |root: &str| {
+        let rule = "chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\"";
+        let commands = vec![format!("/{root}/firewall/raw add {rule}")];
+        Enforcement::Passed { since: at(9750), why: why.to_owned(), commands }
+    };
+    let router = &mut status.routers[0].status;
+    (router.ipv4_rule, router.ipv6_rule) = (passed("ip"), passed("ipv6"));
+    status.faults = atalaya_enforcer::control::fault::faults(&status);
+    status
+}
+
+#[test]
+fn a_router_that_drops_nothing_is_told_first_with_its_commands_in_one_piece() {
+    let status = site_without_a_rule(3, "no enabled rule uses list spammer");
+    let lines = screen(&status, Paint::plain(80, 24), 23);
+    let text = lines.join("\n");
+    assert!(lines[0].ends_with(": 1 fault"), "{text}");
+    assert!(
+        lines[1].starts_with("  ! router edge-0 for 4m 10s: drops nothing: no enabled rule uses list"),
+        "{text}"
+    );
+    for command in &status.faults[0].commands {
+        assert!(lines.contains(&format!("    {command}")), "{text}");
+    }
+    assert!(Paint::plain(80, 24).rows(&lines) <= 23, "{text}");
+    assert!(lines.iter().any(|line| line.starts_with("edge-0  not dropping  ")), "{text}");
+}
+
+#[test]
+fn of_many_routers_that_drop_nothing_as_many_as_fit_are_named_and_one_row_says_the_rest() {
+    for routers in [2, 3, 4, 20] {
+        let mut status = site_without_a_rule(1, "no enabled rule uses list spammer");
+        status.routers = std::iter::repeat_n(status.routers[0].clone(), routers).collect();
+        for (place, router) in status.routers.iter_mut().enumerate() {
+            router.status.name = format!("edge-{place}").parse().unwrap();
+        }
+        status.faults = atalaya_enforcer::control::fault::faults(&status);
+        let lines = screen(&status, Paint::plain(80, 24), 23);
+        let text = lines.join("\n");
+        assert!(Paint::plain(80, 24).rows(&lines) <= 23, "{text}");
+        let named = |place: &usize| text.contains(&format!("! router edge-{place} for"));
+        assert_eq!((0..4).filter(named).count(), routers.min(4), "{text}");
+        assert_eq!(text.contains("more faults: atalaya-enforcer status --all"), routers > 4, "{text}");
+        assert!(text.contains("\n    atalaya-enforcer router check edge-1  # prints"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_known_yet_is_not_well() {
+    let mut status = site(3, 2, false);
+    for (looking, says) in
+        [(&["edge-1"][..], "looking at router edge-1"), (&["edge-0", "edge-1"], "looking at 2 routers")]
+    {
+        status.looking = looking.iter().map(|name| name.parse().unwrap()).collect();
+        let line = screen(&status, Paint::plain(80, 24), 23).remove(0);
+        assert!(line.contains(says) && line.ends_with("not read yet)") && !line.contains("well"), "{line}");
+        assert!(!status.is_well());
+    }
 }

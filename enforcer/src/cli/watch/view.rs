@@ -13,7 +13,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::scene::{Pane, Scene};
-use crate::cli::status::{fault_text, router_state};
+use crate::cli::paint::{Tone, paragraph};
+use crate::cli::status::{fault_text, next_command, router_state, wellness};
 use crate::cli::words;
 
 /// Heights of a bar, an eighth each.
@@ -113,12 +114,16 @@ impl Scene {
 }
 
 fn draw_headline(frame: &mut Frame, scene: &Scene, status: &Status, now: Timestamp, area: Rect) {
-    let (tint, well) = match (&scene.lost, status.faults.len()) {
-        (Some((since, _)), _) => {
-            (Tint::Bad, format!("NO ENFORCER ANSWERS for {}", words::length(now.duration_since(*since))))
-        }
-        (None, 0) => (Tint::Good, "all is well".to_owned()),
-        (None, faults) => (Tint::Bad, words::counted(faults, "fault")),
+    let (tint, well) = if let Some((since, _)) = &scene.lost {
+        (Tint::Bad, format!("NO ENFORCER ANSWERS for {}", words::length(now.duration_since(*since))))
+    } else {
+        let (tone, well) = wellness(status);
+        let tint = match tone {
+            Tone::Good => Tint::Good,
+            Tone::Bad => Tint::Bad,
+            Tone::Heading | Tone::Plain => Tint::Heading,
+        };
+        (tint, well)
     };
     let up = words::length(status.now.duration_since(status.started));
     let mut line = vec![
@@ -134,22 +139,28 @@ fn draw_headline(frame: &mut Frame, scene: &Scene, status: &Status, now: Timesta
     frame.render_widget(Line::from(line), area);
 }
 
+/// The faults in at most so many rows: whole where there is room, a row each where not.
 fn faults(scene: &Scene, status: &Status, now: Timestamp, most: u16, columns: u16) -> Vec<Line<'static>> {
-    let lost = scene.lost.as_ref().map(|(_, why)| words::harmless(why).into_owned());
-    let texts: Vec<String> = lost
-        .into_iter()
-        .chain(status.faults.iter().map(|fault| fault_text(fault, now.max(status.now))))
-        .collect();
-    let most = usize::from(most);
-    let shown = if texts.len() > most { most - 1 } else { texts.len() };
-    let mut lines: Vec<String> = texts[..shown].iter().map(|text| format!("! {text}")).collect();
-    if texts.len() > shown {
-        lines.push(format!(
-            "! and {}: atalaya-enforcer status --all",
-            words::counted(texts.len() - shown, "more fault")
-        ));
+    let (most, columns) = (usize::from(most), usize::from(columns));
+    let lost = scene.lost.as_ref().map(|(_, why)| (words::harmless(why).into_owned(), None));
+    let said = |fault| (fault_text(fault, now.max(status.now)), next_command(fault));
+    let texts: Vec<(String, Option<String>)> =
+        lost.into_iter().chain(status.faults.iter().map(said)).collect();
+    let mut lines = Vec::new();
+    for (text, next) in &texts {
+        lines.extend(paragraph(columns.max(20), "! ", text));
+        lines.extend(next.iter().map(|next| format!("  {next}")));
     }
-    let columns = usize::from(columns);
+    if lines.len() > most {
+        let shown = if texts.len() > most { most - 1 } else { texts.len() };
+        lines = texts[..shown].iter().map(|(text, _)| format!("! {text}")).collect();
+        if texts.len() > shown {
+            lines.push(format!(
+                "! and {}: atalaya-enforcer status --all",
+                words::counted(texts.len() - shown, "more fault")
+            ));
+        }
+    }
     let line = |text: String| Line::styled(words::cut(&text, columns).into_owned(), scene.style(Tint::Bad));
     lines.into_iter().map(line).collect()
 }
@@ -317,7 +328,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::cli::status::tests::{at, site};
+    use crate::cli::status::tests::{at, site, site_without_a_rule};
     use crate::cli::watch::feed::Report;
 
     fn ban(host: u8, ended: bool) -> Ban {
@@ -393,6 +404,26 @@ mod tests {
         let screen = shown(&scene, 80, 24);
         assert!(screen[0].contains("NO ENFORCER ANSWERS for 1m"), "{screen:#?}");
         assert!(screen[1].starts_with("! no enforcer answers at /run/x"), "{screen:#?}");
+    }
+
+    #[test]
+    fn a_router_that_drops_nothing_is_told_at_the_top_with_the_next_command() {
+        let mut scene = scene(1, 1, false);
+        let report = |status| Report::Now { status: Box::new(status), latest: Vec::new() };
+        let why = "the raw rule that uses list spammer is never reached: a rule before it takes all";
+        scene.take(report(site_without_a_rule(3, why)), at(10_000));
+        let screen = shown(&scene, 80, 24);
+        assert!(screen[0].starts_with("Atalaya 1 fault"), "{screen:#?}");
+        assert!(screen[1].starts_with("! router edge-0 for 4m 10s: drops nothing: the raw"), "{screen:#?}");
+        assert!(screen[3].starts_with("  atalaya-enforcer router check edge-0  #"), "{screen:#?}");
+        assert!(screen.iter().any(|line| line.starts_with("edge-0 not dropping ")), "{screen:#?}");
+        // Where there is no room for all of it, the beginning is what counts.
+        assert!(shown(&scene, 80, 8)[1].starts_with("! router edge-0 for 4m 10s: drops"), "{screen:#?}");
+        let mut status = site(1, 1, false);
+        status.looking = vec!["edge-0".parse().unwrap()];
+        scene.take(report(status), at(10_000));
+        let screen = shown(&scene, 80, 24);
+        assert!(screen[0].starts_with("Atalaya looking at router edge-0  25,000 bans"), "{screen:#?}");
     }
 
     #[test]

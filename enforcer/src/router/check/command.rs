@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::release::Release;
 use crate::prefixes::Family;
+use crate::router::address_list::EntryId;
 
 /// The group that the commands make for the enforcer's user.
 pub const GROUP: &str = "atalaya";
@@ -11,18 +12,26 @@ pub const GROUP: &str = "atalaya";
 /// The policies that it needs, and no more.
 pub const POLICIES: [&str; 3] = ["read", "write", "api"];
 
-/// The rule that drops what is on the list, before connection tracking sees it.
-pub fn add_rule(family: Family, list: &str) -> String {
+/// The rule that drops what is on the list, before connection tracking sees it; in front of another where it
+/// would come too late at the end.
+pub fn add_rule(family: Family, list: &str, before: Option<EntryId>) -> String {
     let root = root(family);
+    let place = before.map_or_else(String::new, |before| format!(" place-before={before}"));
     format!(
-        "{root}/firewall/raw add chain=prerouting action=drop src-address-list={} comment=\"atalaya\"",
+        "{root}/firewall/raw add chain=prerouting action=drop src-address-list={} comment=\"atalaya\"{place}",
         word(list)
     )
 }
 
-/// Enables the rules that drop what is on the list.
-pub fn enable_rule(family: Family, list: &str) -> String {
-    format!("{}/firewall/raw enable [find action=drop src-address-list={}]", root(family), word(list))
+/// Enables the raw rules that do this with what is on the list.
+pub fn enable_rule(family: Family, action: &str, list: &str) -> String {
+    let (root, action) = (root(family), word(action));
+    format!("{root}/firewall/raw enable [find action={action} src-address-list={}]", word(list))
+}
+
+/// Moves a raw rule in front of another.
+pub fn move_rule(family: Family, rule: EntryId, before: EntryId) -> String {
+    format!("{}/firewall/raw move {rule} destination={before}", root(family))
 }
 
 /// A group with what the enforcer needs.
@@ -130,7 +139,7 @@ mod tests {
 
     #[test]
     fn routeros_6_gets_its_paths_with_blanks() {
-        let command = add_rule(Family::V6, "a/b");
+        let command = add_rule(Family::V6, "a/b", None);
         let old = Release::parse("6.49");
         assert!(spoken(&command, old).starts_with("/ipv6 firewall raw add chain=prerouting "));
         assert!(spoken(&command, old).contains("src-address-list=a/b "));

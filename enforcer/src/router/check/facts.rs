@@ -9,8 +9,9 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
 use super::release::Release;
+use super::rules::{Chains, Rule};
 use crate::prefixes::Family;
-use crate::router::sentence::{Row, Trap};
+use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::SessionError;
 
 /// What one visit to a router saw.
@@ -44,7 +45,7 @@ pub struct Facts {
     pub services: Page<Vec<Service>>,
     /// `/certificate`.
     pub certificates: Page<Vec<Certificate>>,
-    /// The raw rules of each family that name its list, drop, or jump.
+    /// The raw rules of each family that name its list, or decide on packets.
     pub raw: [Page<Vec<Rule>>; 2],
     /// The same of the filter rules.
     pub filter: [Page<Vec<Rule>>; 2],
@@ -138,23 +139,6 @@ pub struct Certificate {
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// A firewall rule.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
-    /// The chain that it is in.
-    pub chain: String,
-    /// What it does.
-    pub action: String,
-    /// Where it jumps to.
-    pub jump_target: String,
-    /// The list of senders that it is for, with a `!` for those that are not on it.
-    pub list: String,
-    /// Whether it is off, or RouterOS finds it invalid.
-    pub disabled: bool,
-    /// What else it asks of a packet, but for the interface that it came in by.
-    pub conditions: Vec<&'static str>,
-}
-
 /// What an address list holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListContent {
@@ -188,35 +172,6 @@ pub enum WriteTest {
     Unfinished,
 }
 
-/// What a rule may ask of a packet so that it drops a part only of what is on the list. RouterOS's manual,
-/// "Filter" and "Raw".
-const CONDITIONS: [&str; 24] = [
-    "dst-address",
-    "dst-address-list",
-    "dst-address-type",
-    "src-address",
-    "src-address-type",
-    "protocol",
-    "src-port",
-    "dst-port",
-    "port",
-    "connection-state",
-    "connection-nat-state",
-    "connection-limit",
-    "connection-mark",
-    "packet-mark",
-    "tcp-flags",
-    "icmp-options",
-    "limit",
-    "dst-limit",
-    "time",
-    "content",
-    "random",
-    "nth",
-    "tls-host",
-    "out-interface",
-];
-
 // === impl Facts ===
 
 impl Facts {
@@ -230,6 +185,14 @@ impl Facts {
         self.lists[1] == Page::Missing
     }
 
+    /// The page of a family's rules in one of the tables.
+    pub fn rules(&mut self, family: Family, table: Chains) -> &mut Page<Vec<Rule>> {
+        match table {
+            Chains::Raw => &mut self.raw[family.index()],
+            Chains::Filter => &mut self.filter[family.index()],
+        }
+    }
+
     /// The service of this name.
     pub fn service(&self, name: &str) -> Option<&Service> {
         self.services.shown()?.iter().find(|service| service.name == name)
@@ -239,6 +202,15 @@ impl Facts {
 // === impl Page ===
 
 impl<T> Page<T> {
+    /// What a refusal says of a page.
+    pub fn refused(trap: &Trap) -> Self {
+        match trap.meaning {
+            TrapMeaning::Permission => Self::Refused,
+            TrapMeaning::NoSuchCommand => Self::Missing,
+            _ => Self::Failed(trap.message.clone()),
+        }
+    }
+
     /// What the page shows.
     pub fn shown(&self) -> Option<&T> {
         match self {
@@ -368,21 +340,6 @@ impl Certificate {
     pub(super) fn read(row: &Row) -> Self {
         let fingerprint = row.text("fingerprint").and_then(|text| text.parse().ok());
         Self { name: shown(row, "name"), fingerprint }
-    }
-}
-
-// === impl Rule ===
-
-impl Rule {
-    pub(super) fn read(row: &Row) -> Self {
-        Self {
-            chain: shown(row, "chain"),
-            action: shown(row, "action"),
-            jump_target: shown(row, "jump-target"),
-            list: shown(row, "src-address-list"),
-            disabled: is_yes(row, "disabled") || is_yes(row, "invalid"),
-            conditions: CONDITIONS.into_iter().filter(|name| row.raw(name).is_some()).collect(),
-        }
     }
 }
 

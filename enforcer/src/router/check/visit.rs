@@ -5,18 +5,18 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use mikrotik_rs::CommandBuilder;
 use mikrotik_rs::proto::command::Cmd;
-use mikrotik_rs::{CommandBuilder, QueryOperator};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::entry::is_unreached;
 use super::facts::{
-    Certificate, ClockFace, Facts, Group, ListContent, Page, Resource, Rule, Service, User, WriteTest,
-    families,
+    Certificate, ClockFace, Facts, Group, ListContent, Page, Resource, Service, User, WriteTest, families,
 };
 use super::probe::presented_certificate;
+use super::rules::{Chains, Reading};
 use crate::clock::Clock;
 use crate::prefixes::Family;
 use crate::router::RouterConfig;
@@ -44,8 +44,7 @@ enum Asked {
     Groups,
     Services,
     Certificates,
-    Raw(Family),
-    Filter(Family),
+    Rules(Family, Chains),
     List(Family),
     Write,
 }
@@ -180,20 +179,10 @@ impl Visit<'_> {
         });
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
-            // A router may have thousands of rules: those that name the list, that drop, or that jump.
-            let wanted = |command: CommandBuilder<Cmd>| {
-                command
-                    .query_equal("src-address-list", &list)
-                    .query_equal("action", "drop")
-                    .query_equal("action", "jump")
-                    .query_operations(&[QueryOperator::Or, QueryOperator::Or])
-            };
-            let (raw, filter) = match family {
-                Family::V4 => ("/ip/firewall/raw/print", "/ip/firewall/filter/print"),
-                Family::V6 => ("/ipv6/firewall/raw/print", "/ipv6/firewall/filter/print"),
-            };
-            self.ask(raw, Asked::Raw(family), wanted);
-            self.ask(filter, Asked::Filter(family), wanted);
+            for table in [Chains::Raw, Chains::Filter] {
+                let asked = Asked::Rules(family, table);
+                self.ask(table.print(family), asked, |command| table.ask(command, family, &list));
+            }
         }
         self.read_all().await?;
         // The lists come last, for a big one keeps the router busy before its first row.
@@ -229,6 +218,7 @@ impl Visit<'_> {
     /// Takes answers until nothing is in flight.
     async fn read_all(&mut self) -> Result<(), SessionError> {
         let mut content = ListContent::default();
+        let mut rules: HashMap<Asked, Reading> = HashMap::new();
         while self.session.in_flight() > 0 {
             let answer = self.session.answer().await?;
             if self.facts.round_trip.is_none() {
@@ -239,6 +229,7 @@ impl Visit<'_> {
                     let comment = row.raw("comment").unwrap_or_default();
                     content.count(&String::from_utf8_lossy(comment), self.mark.owns(comment));
                 }
+                Answer::Row(asked @ Asked::Rules(..), row) => rules.entry(asked).or_default().take(&row),
                 Answer::Row(asked, row) => {
                     let rows = self.rows.entry(asked).or_default();
                     if rows.len() < MOST_ROWS {
@@ -247,6 +238,10 @@ impl Visit<'_> {
                 }
                 Answer::Done(Asked::List(family), _) => {
                     self.facts.lists[family.index()] = Page::Shown(std::mem::take(&mut content));
+                }
+                Answer::Done(asked @ Asked::Rules(family, table), _) => {
+                    let page = rules.remove(&asked).unwrap_or_default().finish();
+                    *self.facts.rules(family, table) = page;
                 }
                 Answer::Done(asked, _) => self.note(asked),
                 Answer::Trap(asked, trap) => self.note_refusal(asked, &trap),
@@ -274,37 +269,23 @@ impl Visit<'_> {
             Asked::Certificates => {
                 facts.certificates = Page::Shown(rows.iter().map(Certificate::read).collect());
             }
-            Asked::Raw(family) => {
-                facts.raw[family.index()] = Page::Shown(rows.iter().map(Rule::read).collect());
-            }
-            Asked::Filter(family) => {
-                facts.filter[family.index()] = Page::Shown(rows.iter().map(Rule::read).collect());
-            }
-            Asked::List(_) | Asked::Write => {}
+            Asked::Rules(..) | Asked::List(_) | Asked::Write => {}
         }
     }
 
     fn note_refusal(&mut self, asked: Asked, trap: &Trap) {
-        fn page<T>(trap: &Trap) -> Page<T> {
-            match trap.meaning {
-                TrapMeaning::Permission => Page::Refused,
-                TrapMeaning::NoSuchCommand => Page::Missing,
-                _ => Page::Failed(trap.message.clone()),
-            }
-        }
         self.rows.remove(&asked);
         let facts = &mut self.facts;
         match asked {
-            Asked::Identity => facts.identity = page(trap),
-            Asked::Resource => facts.resource = page(trap),
-            Asked::Clock => facts.clock = page(trap),
-            Asked::User => facts.user = page(trap),
-            Asked::Groups => facts.groups = page(trap),
-            Asked::Services => facts.services = page(trap),
-            Asked::Certificates => facts.certificates = page(trap),
-            Asked::Raw(family) => facts.raw[family.index()] = page(trap),
-            Asked::Filter(family) => facts.filter[family.index()] = page(trap),
-            Asked::List(family) => facts.lists[family.index()] = page(trap),
+            Asked::Identity => facts.identity = Page::refused(trap),
+            Asked::Resource => facts.resource = Page::refused(trap),
+            Asked::Clock => facts.clock = Page::refused(trap),
+            Asked::User => facts.user = Page::refused(trap),
+            Asked::Groups => facts.groups = Page::refused(trap),
+            Asked::Services => facts.services = Page::refused(trap),
+            Asked::Certificates => facts.certificates = Page::refused(trap),
+            Asked::Rules(family, table) => *facts.rules(family, table) = Page::refused(trap),
+            Asked::List(family) => facts.lists[family.index()] = Page::refused(trap),
             Asked::Write => {}
         }
     }

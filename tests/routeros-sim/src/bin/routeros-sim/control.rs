@@ -18,8 +18,9 @@ down          close the port
 up            open it again
 stall         answer nothing more on the session that sends the next command
 resume        end all stalls
-/COMMAND      what the router's terminal takes: add in /ip/firewall/raw and /ip/firewall/filter (and
-              /ipv6/…), /user/group, /user, /certificate; set in /user, /ip/service; /certificate sign
+/COMMAND      what the router's terminal takes: add, enable, disable, remove and move in /ip/firewall/raw
+              and /ip/firewall/filter (and /ipv6/…); add in /user/group, /user, /certificate; set in
+              /user, /ip/service; /certificate sign
 help          print this";
 
 /// Obeys until standard input closes.

@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
+use crate::cli::named::{self, Named};
 use crate::date::Dates;
 use crate::filter::{Filter, Found, Host, Verdict, lines};
-use crate::named::{self, Named};
 
 /// How much is read at once; also the longest line that is looked at whole, in bytes.
 const BLOCK: usize = 1 << 20;

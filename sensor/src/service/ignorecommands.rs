@@ -8,8 +8,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::local_drop::LocalDrop;
 use super::{Shared, lock};
-use crate::ignore::IgnoreCommand;
-use crate::outbox::Outbox;
+use crate::jail::ignore::IgnoreCommand;
+use crate::uplink::outbox::Outbox;
 
 /// How many offences wait for an ignorecommand at most.
 pub(super) const DOUBTS: usize = 10_000;

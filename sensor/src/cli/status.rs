@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{Timestamp, Unit};
 
+use crate::cli::trial::printable;
 use crate::control::Status;
 use crate::jail::BanEnd;
 use crate::kernel::{Program, ProgramState};
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
-use crate::trial::printable;
 
 /// How many addresses of a jail are listed; the JSON has all.
 const LISTED: usize = 50;

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 
-use crate::named::{Found, Named};
-use crate::trial::printable;
+use crate::cli::named::{Found, Named};
+use crate::cli::trial::printable;
 
 /// How much of a log is looked at, in lines, and the longest of them, in bytes.
 const LINES: usize = 100_000;

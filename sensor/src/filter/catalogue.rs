@@ -6,19 +6,19 @@ use crate::filter::FilterDefinition;
 
 /// Each filter's name and its file.
 const FILTERS: &[(&str, &str)] = &[
-    ("apache", include_str!("../filters/apache.toml")),
-    ("asterisk", include_str!("../filters/asterisk.toml")),
-    ("dovecot", include_str!("../filters/dovecot.toml")),
-    ("mysql", include_str!("../filters/mysql.toml")),
-    ("nginx", include_str!("../filters/nginx.toml")),
-    ("openvpn", include_str!("../filters/openvpn.toml")),
-    ("postfix", include_str!("../filters/postfix.toml")),
-    ("postgresql", include_str!("../filters/postgresql.toml")),
-    ("postgresql-host-last", include_str!("../filters/postgresql-host-last.toml")),
-    ("proftpd", include_str!("../filters/proftpd.toml")),
-    ("routeros", include_str!("../filters/routeros.toml")),
-    ("sshd", include_str!("../filters/sshd.toml")),
-    ("vsftpd", include_str!("../filters/vsftpd.toml")),
+    ("apache", include_str!("../../filters/apache.toml")),
+    ("asterisk", include_str!("../../filters/asterisk.toml")),
+    ("dovecot", include_str!("../../filters/dovecot.toml")),
+    ("mysql", include_str!("../../filters/mysql.toml")),
+    ("nginx", include_str!("../../filters/nginx.toml")),
+    ("openvpn", include_str!("../../filters/openvpn.toml")),
+    ("postfix", include_str!("../../filters/postfix.toml")),
+    ("postgresql", include_str!("../../filters/postgresql.toml")),
+    ("postgresql-host-last", include_str!("../../filters/postgresql-host-last.toml")),
+    ("proftpd", include_str!("../../filters/proftpd.toml")),
+    ("routeros", include_str!("../../filters/routeros.toml")),
+    ("sshd", include_str!("../../filters/sshd.toml")),
+    ("vsftpd", include_str!("../../filters/vsftpd.toml")),
 ];
 
 /// The names of our filters, in order.
