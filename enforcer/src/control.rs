@@ -21,6 +21,7 @@ use crate::router::RouterHandle;
 
 pub mod address;
 pub mod allow;
+pub mod answers;
 pub mod bans;
 pub mod desired;
 pub mod fault;

@@ -3,9 +3,8 @@
 
 use atalaya_wire::Name;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
-use super::status::{RouterAnswer, SensorAnswer, Status};
+use super::answers::{Fault, FaultKind, RouterAnswer, SensorAnswer, Status};
 use crate::intake::skew::TOLERATED;
 use crate::router::{Enforcement, RouterStatus};
 
@@ -14,48 +13,6 @@ const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// After how long without a word a sensor counts as silent. Ours are heard every minute, however quiet
 /// their hosts are.
 const SILENCE: SignedDuration = SignedDuration::from_mins(10);
-
-/// Something that is wrong now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// What kind of fault.
-    pub kind: FaultKind,
-    /// Which router or sensor; `None` where it is the enforcer itself.
-    pub name: Option<Name>,
-    /// Since when, where that is known.
-    pub since: Option<Timestamp>,
-    /// What is wrong and what to do.
-    pub text: String,
-    /// The commands for the router's terminal that mend it, in order; none for faults of other kinds.
-    #[serde(default)]
-    pub commands: Vec<String>,
-}
-
-/// What kind of fault, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultKind {
-    /// The ledger cannot be written.
-    Ledger,
-    /// No router is configured.
-    NoRouter,
-    /// A router drops nothing by the list: nobody is kept out.
-    NotDropped,
-    /// A router is not logged in to.
-    RouterDown,
-    /// A router refuses commands.
-    RouterRefuses,
-    /// A router is at its limit of entries, so that bans are left out.
-    RouterFull,
-    /// Whether a router drops anything cannot be told.
-    RulesUnclear,
-    /// A sensor is silent.
-    SensorSilent,
-    /// A sensor's clock is wrong.
-    SensorClock,
-    /// Fleet jails forgot offenders, because there were too many.
-    FleetFull,
-}
 
 // === impl FaultKind ===
 

@@ -55,7 +55,7 @@ pub struct Shown {
 
 /// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Unexplained {
     /// The prefix that it stands for, in its canonical form.
     pub prefix: IpNet,
     /// When the router drops it.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
 use super::address_list::{EntryId, Marks};
-use super::order::{Action, Found, Order, Shown};
+use super::order::{Action, Order, Shown, Unexplained};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
@@ -73,7 +73,7 @@ pub struct Pipeline {
     adding: usize,
     /// Whether entries of ours that no ban explains are kept and told of, because the ledger is not whole.
     recovering: bool,
-    found: Vec<Found>,
+    unexplained: Vec<Unexplained>,
     /// Entries that go once the entry of the network around them is there.
     behind: HashMap<IpNet, Vec<IpNet>>,
     /// Prefixes that someone else's entry covers until then.
@@ -115,7 +115,7 @@ impl Pipeline {
             made_room: false,
             adding: 0,
             recovering: false,
-            found: Vec::new(),
+            unexplained: Vec::new(),
             covered: BTreeSet::new(),
             print: None,
             due: [true, ipv6],
@@ -316,7 +316,7 @@ impl Pipeline {
         self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
         if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
             let text = self.marks.text(&comment).to_owned();
-            self.found.push(Found { prefix: shown.prefix, expires, text });
+            self.unexplained.push(Unexplained { prefix: shown.prefix, expires, text });
         }
     }
 
@@ -387,7 +387,7 @@ impl Pipeline {
         }
     }
 
-    /// Keeps what no ban explains, and gathers it for [`Self::take_found`], until the ledger is whole.
+    /// Keeps what no ban explains, and gathers it for [`Self::take_unexplained`], until the ledger is whole.
     pub fn set_recovering(&mut self, recovering: bool) {
         if self.recovering && !recovering {
             self.queue_known();
@@ -396,8 +396,8 @@ impl Pipeline {
     }
 
     /// What prints showed since the last call that no ban explains.
-    pub fn take_found(&mut self) -> Vec<Found> {
-        std::mem::take(&mut self.found)
+    pub fn take_unexplained(&mut self) -> Vec<Unexplained> {
+        std::mem::take(&mut self.unexplained)
     }
 
     /// Takes back a command that was not sent.

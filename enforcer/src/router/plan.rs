@@ -16,7 +16,7 @@ use super::endpoint::{API_PORT, API_TLS_PORT};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::TrapMeaning;
-use super::session::{Answer, Session, SessionError};
+use super::session::{CommandAnswer, Session, SessionError};
 use super::view::{View, entries_by_memory};
 use crate::desired::{Desired, Moment, Origin};
 use crate::ledger::ListUse;
@@ -169,14 +169,14 @@ pub async fn tidy(
             return Ok(done);
         }
         match visit.session.answer().await? {
-            Answer::Done(..) => {
+            CommandAnswer::Done(..) => {
                 done += 1;
                 removed(done);
             }
-            Answer::Trap((), trap) if trap.meaning != TrapMeaning::NoSuchItem => {
+            CommandAnswer::Trap((), trap) if trap.meaning != TrapMeaning::NoSuchItem => {
                 return Err(SessionError::Refused { command: "the removal of an old entry", trap });
             }
-            Answer::Trap(..) | Answer::Row(..) => {}
+            CommandAnswer::Trap(..) | CommandAnswer::Row(..) => {}
         }
     }
 }
@@ -253,12 +253,12 @@ impl Visit {
         let mut told = (None, None);
         loop {
             match self.session.answer().await? {
-                Answer::Row((), row) => {
+                CommandAnswer::Row((), row) => {
                     told =
                         (row.shown("version"), row.text("total-memory").and_then(|text| text.parse().ok()));
                 }
                 // Nice to know, but nothing depends on it.
-                Answer::Done(..) | Answer::Trap(..) => return Ok(told),
+                CommandAnswer::Done(..) | CommandAnswer::Trap(..) => return Ok(told),
             }
         }
     }
@@ -274,14 +274,14 @@ impl Visit {
         self.session.send(command, ());
         loop {
             match self.session.answer().await? {
-                Answer::Row((), row) => {
+                CommandAnswer::Row((), row) => {
                     if let Some(shown) = Shown::read(family, &row, &self.marks) {
                         each(shown);
                     }
                 }
-                Answer::Done(..) => return Ok(true),
-                Answer::Trap((), _) if family == Family::V6 => return Ok(false),
-                Answer::Trap((), trap) => {
+                CommandAnswer::Done(..) => return Ok(true),
+                CommandAnswer::Trap((), _) if family == Family::V6 => return Ok(false),
+                CommandAnswer::Trap((), trap) => {
                     return Err(SessionError::Refused { command: family.print(), trap });
                 }
             }

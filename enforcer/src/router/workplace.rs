@@ -20,7 +20,7 @@ use crate::desired::{Desired, Moment, Subscription};
 use crate::prefixes::Family;
 
 /// What a router's worker has at hand in every session.
-pub(super) struct Bench {
+pub(super) struct Workplace {
     pub(super) config: RouterConfig,
     pub(super) pace: Pace,
     pub(super) desired: Arc<Desired>,
@@ -40,9 +40,9 @@ pub(super) struct Bench {
     pub(super) status: watch::Sender<RouterStatus>,
 }
 
-// === impl Bench ===
+// === impl Workplace ===
 
-impl Bench {
+impl Workplace {
     pub(super) fn now(&self) -> Moment {
         self.clock.now().into()
     }

@@ -7,7 +7,7 @@ use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::desired::{ListConfig, Origin};
 use crate::ledger::{Change, Ledger};
-use crate::router::{Found, Recovery, RouterHandle, State};
+use crate::router::{Recovery, RouterHandle, State, Unexplained};
 
 /// Takes over what routers hold and the lost ledger knew of.
 pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery> {
@@ -15,7 +15,7 @@ pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery
     Recovery::new(move |router, found| {
         let Some(bans) = bans.upgrade() else { return };
         let (now, entries) = (clock.now(), found.len());
-        let adopted = found.into_iter().filter(|Found { prefix, expires, text }| {
+        let adopted = found.into_iter().filter(|Unexplained { prefix, expires, text }| {
             let (jail, sensor) = list.read_comment(text);
             bans.adopt(*prefix, *expires, Origin::found(jail, sensor), router, now)
         });
