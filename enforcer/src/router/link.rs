@@ -286,7 +286,7 @@ impl<'a> Link<'a> {
             }
             CommandAnswer::Done(Purpose::Rules(family, table), _) => self.rules_end(family, table, None),
             CommandAnswer::Trap(Purpose::Rules(family, table), trap) => {
-                self.rules_end(family, table, Some(&trap))
+                self.rules_end(family, table, Some(&trap));
             }
             CommandAnswer::Row(Purpose::Resource, row) => self.note_resource(&row),
             CommandAnswer::Row(Purpose::Identity, row) => {

@@ -230,7 +230,7 @@ impl Visit<'_> {
                     content.count(&String::from_utf8_lossy(comment), self.mark.owns(comment));
                 }
                 CommandAnswer::Row(asked @ PageName::Rules(..), row) => {
-                    rules.entry(asked).or_default().take(&row)
+                    rules.entry(asked).or_default().take(&row);
                 }
                 CommandAnswer::Row(asked, row) => {
                     let rows = self.rows.entry(asked).or_default();
@@ -268,7 +268,7 @@ impl Visit<'_> {
             PageName::User => facts.user = Page::Shown(first.map(User::read)),
             PageName::Groups => facts.groups = Page::Shown(rows.iter().map(Group::read).collect()),
             PageName::Services => {
-                facts.services = Page::Shown(rows.iter().filter_map(Service::read).collect())
+                facts.services = Page::Shown(rows.iter().filter_map(Service::read).collect());
             }
             PageName::Certificates => {
                 facts.certificates = Page::Shown(rows.iter().map(Certificate::read).collect());
