@@ -3,13 +3,12 @@
 //! Prints how fast offences are written, how long a start takes, what it needs of memory, and how long the
 //! looks take that a decision and a command wait for.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::config::{HistoryConfig, ListConfig};
+use atalaya_enforcer::desired::{Labels, Origin};
+use atalaya_enforcer::ledger::HistoryConfig;
 use atalaya_enforcer::ledger::{Ban, Change, Ledger, Selection, Sort, Terms, Which};
-use atalaya_enforcer::router::Label;
 use atalaya_wire::{Evidence, Name, Seconds};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
@@ -45,7 +44,7 @@ async fn measure(folder: &std::path::Path, standing: u32, over: u32) -> Result<(
         clock,
     };
 
-    let (ledger, _, writer) = Ledger::open(folder, &terms, &label)?;
+    let (ledger, _, writer) = Ledger::open(folder, &terms, &mut Labels::default())?;
     let begun = Instant::now();
     for first in (0..over).step_by(BATCH as usize) {
         let mut changes = Vec::with_capacity(2 * BATCH as usize);
@@ -56,7 +55,7 @@ async fn measure(folder: &std::path::Path, standing: u32, over: u32) -> Result<(
             let ban = ban(number % (over / 4).max(1), ended - SignedDuration::from_secs(600), Some(ended))?;
             let prefix = ban.prefix;
             changes.push(Change::Ban(Box::new(ban)));
-            changes.push(Change::End { prefix, at: ended, by: "lapsed".to_owned() });
+            changes.push(Change::End { prefix, at: ended, by: "expired".to_owned() });
         }
         ledger.write(changes).committed().await?;
     }
@@ -88,10 +87,10 @@ async fn measure(folder: &std::path::Path, standing: u32, over: u32) -> Result<(
 
     let before = resident()?;
     let begun = Instant::now();
-    let (ledger, saved, writer) = Ledger::open(folder, &terms, &label)?;
+    let (ledger, saved, writer) = Ledger::open(folder, &terms, &mut Labels::default())?;
     let opened = begun.elapsed();
     println!(
-        "start with {} bans: {:.2} s to open and read; {:.0} MB of memory more, {:.0} MB in all",
+        "start with {} bans: {:.2} s to open and read; {:.0} MB of memory more, {:.0} MB in total",
         saved.bans.len(),
         opened.as_secs_f64(),
         (resident()? - before) as f64 / 1e6,
@@ -108,7 +107,7 @@ async fn measure(folder: &std::path::Path, standing: u32, over: u32) -> Result<(
         let begun = Instant::now();
         let found = ledger.earlier_bans(prefix, Some(&jail).filter(|_| look % 2 == 0), now - year)?;
         took.push(begun.elapsed());
-        earlier += found.count;
+        earlier += found.len();
     }
     took.sort();
     println!(
@@ -154,7 +153,7 @@ async fn measure(folder: &std::path::Path, standing: u32, over: u32) -> Result<(
     }
     // Half of the past goes while a ban comes every few milliseconds.
     let terms = Terms { history: HistoryConfig { keep: Seconds(182 * 86_400), ..terms.history }, ..terms };
-    let (ledger, saved, writer) = Ledger::open(folder, &terms, &label)?;
+    let (ledger, saved, writer) = Ledger::open(folder, &terms, &mut Labels::default())?;
     drop(saved);
     let mut took = Vec::new();
     let begun = Instant::now();
@@ -199,17 +198,15 @@ fn ban(number: u32, since: Timestamp, until: Option<Timestamp>) -> Result<Ban, F
         prefix: prefix(number),
         since,
         until,
-        jail: ["ssh", "smtp", "web"][number as usize % 3].parse()?,
-        sensor: format!("web-{}", number % 50).parse()?,
+        origin: Origin::Sensor {
+            jail: ["ssh", "smtp", "web"][number as usize % 3].parse()?,
+            sensor: format!("web-{}", number % 50).parse()?,
+        },
         evidence: (0..3).map(|_| Evidence::new(since, "/var/log/auth.log", &line)).collect(),
         strikes: 0,
         ended: None,
         ended_by: None,
     })
-}
-
-fn label(jail: Name, sensor: Name) -> Label {
-    Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
 }
 
 fn told(what: &str, count: u32, took: Duration) {

@@ -4,16 +4,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on should say where")]
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atalaya_enforcer::allow::Allow;
-use atalaya_enforcer::bans::{Bans, Rules};
-use atalaya_enforcer::config::{AllowConfig, ListConfig};
+use atalaya_enforcer::bans::allow::Allow;
+use atalaya_enforcer::bans::allow::AllowConfig;
+use atalaya_enforcer::bans::{Bans, Earlier, Rules};
+use atalaya_enforcer::desired::{Desired, Labels};
 use atalaya_enforcer::ledger::{Ledger, Terms};
-use atalaya_enforcer::router::{Desired, Label};
 use atalaya_wire::{BanTime, NumberedOffence, Offence, Seconds};
 use jiff::Timestamp;
 
@@ -29,9 +28,7 @@ fn main() {
 
 fn measure(name: &str, step: u32, count: u32, size: u32) {
     let folder = tempfile::tempdir().unwrap();
-    let list = ListConfig::default();
-    let label = |jail, sensor| Label::new(jail, sensor, &list, &BTreeMap::default());
-    let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &label).unwrap();
+    let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &mut Labels::default()).unwrap();
     let desired = Arc::new(Desired::new());
     let mut subscription = desired.subscribe();
     let now = Timestamp::now();
@@ -45,7 +42,8 @@ fn measure(name: &str, step: u32, count: u32, size: u32) {
         let offences: Vec<NumberedOffence> =
             (first..(first + size).min(count)).map(|number| offence(number, step, now)).collect();
         let one = Instant::now();
-        receipt = Some(bans.take(&sensor, &outbox, offences, now));
+        let sequence = u64::from(first + size);
+        receipt = Some(bans.take(&sensor, (&outbox, sequence), offences, &Earlier::default(), now));
         longest = longest.max(one.elapsed());
         let _ = subscription.take();
     }

@@ -87,8 +87,9 @@ enum Command {
     Unban(hand::Unban),
     /// List what is never banned, or allow an address, a network or a DNS name, for a time or for good
     Allow(allow::Arguments),
-    /// List whom a good login spared a ban
-    Spared(allow::SparedArguments),
+    /// List the offences of addresses that a successful login protects: they led to no ban
+    #[command(alias = "spared")]
+    Protected(allow::ProtectedArguments),
     /// Show what each router holds, and its last error
     Routers(status::Routers),
     /// Show what would be sent to routers now, and why, without sending it
@@ -169,7 +170,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ban(ban) => return ban.run(config, &mut out),
         Command::Unban(unban) => return unban.run(config, &mut out),
         Command::Allow(allow) => return allow.run(config, &mut out),
-        Command::Spared(spared) => spared.run(config, &mut out)?,
+        Command::Protected(protected) => protected.run(config, &mut out)?,
         Command::Routers(routers) => routers.run(config, &mut out)?,
         Command::Plan(plan) => return plan.run(config, &mut out),
         Command::Tidy(tidy) => return tidy.run(config, &mut out),
@@ -193,7 +194,7 @@ fn prefix(text: &str) -> Result<IpNet, String> {
     text.parse::<std::net::IpAddr>()
         .map(IpNet::from)
         .or_else(|_| text.parse::<IpNet>())
-        .map(atalaya_enforcer::router::address_list::canonical)
+        .map(atalaya_enforcer::prefixes::canonical)
         .map_err(|_| "expected an address or a network, such as 192.0.2.1 or 2001:db8::/64".to_owned())
 }
 

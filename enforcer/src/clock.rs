@@ -24,7 +24,7 @@ impl Clock {
         self.offset_seconds.fetch_add(by.as_secs(), Ordering::SeqCst);
     }
 
-    /// The time now.
+    /// The time now, by the host's clock and how far it was moved in a test.
     pub fn now(&self) -> Timestamp {
         let offset = SignedDuration::from_secs(self.offset_seconds.load(Ordering::SeqCst));
         Timestamp::now().saturating_add(offset).unwrap_or(Timestamp::MAX)

@@ -8,23 +8,26 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use atalaya_wire::{Escalation, Name};
+use atalaya_wire::{Escalation, EscalationTable, Name};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::policy::Severity;
+use crate::bans::allow::AllowConfig;
+use crate::bans::protect::ProtectConfig;
+use crate::bans::widen::WidenConfig;
+use crate::desired::{ListConfig, Severity};
+use crate::intake::fleet::FleetConfig;
+use crate::ledger::HistoryConfig;
 use crate::router::RouterConfig;
 
 mod list;
-mod policy;
 mod router;
-
-pub use list::ListConfig;
-pub use policy::{AllowConfig, FleetConfig, HistoryConfig, ProtectConfig, WidenConfig, is_host_name};
+mod tables;
 
 use list::RawList;
-use policy::{RawEscalation, RawFleet, RawHistory, RawProtect, RawWiden};
+
 use router::RawRouter;
+use tables::{RawFleet, RawHistory, RawProtect, RawWiden, check_allow, check_escalation};
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
@@ -32,7 +35,7 @@ pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
 /// The whole configuration of an enforcer.
 #[derive(Debug)]
 pub struct Config {
-    /// Where sensors connect.
+    /// The address and port on which sensors connect.
     pub listen: SocketAddr,
     /// The folder of the ledger and of the certificate.
     pub state: PathBuf,
@@ -66,17 +69,17 @@ pub enum ConfigError {
     /// A file cannot be read.
     #[error("cannot read {}: {source}{}", path.display(), hint(source))]
     Read {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: std::io::Error,
     },
     /// The file's content is wrong.
     #[error("{}:{line}:{column}: {message}", path.display())]
     Content {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Counted from one.
+        /// The line of the file, counted from one.
         line: usize,
         /// In characters, counted from one.
         column: usize,
@@ -102,7 +105,7 @@ struct RawConfig {
     severity: BTreeMap<Name, Severity>,
     #[serde(default)]
     widen: RawWiden,
-    escalation: Option<RawEscalation>,
+    escalation: Option<Spanned<EscalationTable>>,
     #[serde(default)]
     fleet: BTreeMap<Name, Spanned<RawFleet>>,
     #[serde(default)]
@@ -156,11 +159,11 @@ impl Config {
             listen: raw.listen,
             state: raw.state,
             socket: raw.socket,
-            allow: AllowConfig::check(raw.allow, &at)?,
+            allow: check_allow(raw.allow, &at)?,
             list,
             severity: raw.severity,
             widen: raw.widen.check(&at)?,
-            escalation: raw.escalation.map(|escalation| escalation.check(&at)).transpose()?,
+            escalation: raw.escalation.map(|escalation| check_escalation(escalation, &at)).transpose()?,
             fleet: raw
                 .fleet
                 .into_iter()
@@ -300,7 +303,8 @@ mod tests {
             (router("fingerprint = \"12\""), "enforcer.toml:5:15", "64 hexadecimal"),
             ("[list]\nname = \"a b\"\n".to_owned(), "enforcer.toml:2:8", "a b"),
             ("[list]\ncomment = \"{host}\"\n".to_owned(), "enforcer.toml:2:11", "{jail}"),
-            ("[fleet.manual]\n".to_owned(), "enforcer.toml:1:1", "taken"),
+            ("[fleet.manual]\n".to_owned(), "enforcer.toml:1:1", "`manual` is reserved: bans by hand"),
+            ("[fleet.recovered]\n".to_owned(), "enforcer.toml:1:1", "`recovered` is reserved"),
             ("[fleet.ssh]\njails = [\"ssh\"]\n".to_owned(), "enforcer.toml:1:1", "taken"),
             (
                 "[router.edge]\naddress = \"\"\nuser = \"u\"\npassword = \"p\"\n".to_owned(),

@@ -13,39 +13,44 @@ use jiff::Timestamp;
 
 use crate::bans::Bans;
 use crate::clock::Clock;
+use crate::desired::Desired;
 use crate::intake::Intake;
+use crate::intake::reports::Reports;
 use crate::ledger::Ledger;
-use crate::rates::Rates;
-use crate::reports::Reports;
-use crate::router::{Desired, RouterHandle};
+use crate::router::RouterHandle;
 
 pub mod address;
 pub mod allow;
+pub mod answers;
 pub mod bans;
 pub mod desired;
 pub mod fault;
 pub mod holding;
+pub mod rates;
+mod said;
 pub mod socket;
 pub mod status;
+
+use rates::Rates;
 
 /// What the commands may ask about.
 #[derive(Debug)]
 pub struct Control {
-    /// The bans.
+    /// What decides, and what stands.
     pub bans: Arc<Bans>,
     /// What the routers should hold.
     pub desired: Arc<Desired>,
-    /// The ledger.
+    /// The ledger, to be read on threads for blocking work alone.
     pub ledger: Ledger,
-    /// The intake.
+    /// What is known of the sensors.
     pub intake: Arc<Intake>,
     /// What sensors report of failures and logins.
     pub reports: Arc<Reports>,
-    /// The routers' workers.
+    /// The workers, in the order of the routers in the configuration.
     pub routers: Arc<Vec<RouterHandle>>,
-    /// How much happens.
+    /// How much happens, sampled every second.
     pub rates: Arc<Mutex<Rates>>,
-    /// The wall clock.
+    /// The clock that bans end by.
     pub clock: Clock,
     /// The address list's name.
     pub list: String,
@@ -70,7 +75,9 @@ impl Control {
             .route("/status", get(status::status))
             .route("/address", get(address::address))
             .route("/allow", get(allow::list).post(allow::allow).delete(allow::disallow))
-            .route("/spared", get(allow::spared))
+            .route("/protected", get(allow::protected))
+            // As releases before named it.
+            .route("/spared", get(allow::protected))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .with_state(Arc::new(self))
     }

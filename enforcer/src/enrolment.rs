@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
+use atalaya_wire::{Fingerprint, JoinToken, Name, Secret, reserved};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-
-use crate::bans::BY_HAND;
-use crate::fleet;
 
 mod roll;
 
@@ -24,10 +21,10 @@ pub const REFRESH: Duration = Duration::from_secs(1);
 /// and costs the disk little.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// An enrolled sensor.
+/// A sensor that may send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sensor {
-    /// Its name.
+    /// The name with which it authenticates.
     pub name: Name,
     /// When it was enrolled.
     pub enrolled: Timestamp,
@@ -62,32 +59,37 @@ pub enum EnrolmentError {
     /// The name is taken.
     #[error("a sensor named {0} is enrolled: choose another name, or replace its secret with --replace")]
     Taken(Name),
-    /// The name is the enforcer's own.
-    #[error("no sensor can be named {0}: bans of the enforcer's own bear that name; choose another")]
-    Reserved(Name),
-    /// Nothing to revoke.
+    /// The name stands for something else.
+    #[error("no sensor can be named {name}: the name is reserved, {meaning}; choose another")]
+    Reserved {
+        /// The name that was asked for.
+        name: Name,
+        /// What it stands for.
+        meaning: &'static str,
+    },
+    /// No sensor of this name is enrolled, so there is nothing to revoke.
     #[error("no sensor named {0} is enrolled; `atalaya-enforcer sensors` lists them")]
     Unknown(Name),
-    /// No random bytes.
+    /// The system gave no random bytes for a secret.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
     /// The folder cannot be made or held.
     #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
     Folder {
-        /// The folder.
+        /// The state folder, as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: std::io::Error,
     },
-    /// SQLite refused.
+    /// SQLite could not open, read or write it.
     #[error("the enrolled sensors (sensors.sqlite3 in the state folder) cannot be read or written: {0}")]
     Database(#[from] rusqlite::Error),
     /// The file is of a later release.
     #[error("{} was written by a later release (format {found}): use that release", path.display())]
     TooNew {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Its format.
+        /// Its format, a number larger than the one that this release knows.
         found: i64,
     },
     /// The service is ending.
@@ -102,8 +104,8 @@ pub fn enrol(
     fingerprint: Fingerprint,
     replace: bool,
 ) -> Result<JoinToken, EnrolmentError> {
-    if [BY_HAND, fleet::SENSOR].contains(&name.as_str()) {
-        return Err(EnrolmentError::Reserved(name));
+    if let Some(meaning) = reserved::meaning(&name) {
+        return Err(EnrolmentError::Reserved { name, meaning });
     }
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
@@ -319,9 +321,9 @@ mod tests {
     #[test]
     fn no_sensor_bears_the_name_that_bans_of_the_enforcer_bear() {
         let state = tempfile::tempdir().unwrap();
-        for name in [BY_HAND, fleet::SENSOR] {
+        for name in [reserved::HAND, reserved::FLEET, reserved::FOUND] {
             let refused = enrol(state.path(), name.parse().unwrap(), Fingerprint::of(b"x"), false);
-            assert!(matches!(refused, Err(EnrolmentError::Reserved(_))), "{name}");
+            assert!(matches!(refused, Err(EnrolmentError::Reserved { .. })), "{name}");
         }
     }
 

@@ -7,50 +7,51 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Evidence, Follow, MAX_BATCH, MAX_BODY, MAX_REPORT, Name,
-    NumberedOffence, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Secret, UNBAN_PATH, Unban,
-    VERSION, canonical,
+    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, Name, NumberedOffence, NumberedRuling,
+    OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling, Secret, UNBAN_PATH,
+    Unban, VERSION, canonical, reserved,
 };
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use data_encoding::BASE64;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::enrolment::Enrolled;
-use crate::followers::Followers;
-use crate::https::Caller;
 use crate::ledger::{Ledger, Selection};
-use crate::reports::Reports;
-use crate::skew::{Dating, TOLERATED};
 
-/// How long a request's body may take to arrive.
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
+pub mod fleet;
+pub mod followers;
+pub mod https;
+mod outboxes;
+pub mod reports;
+mod request;
+mod seen;
+pub mod skew;
+
+pub use seen::Seen;
+
+use followers::Followers;
+use https::Caller;
+use outboxes::Outboxes;
+use reports::Reports;
+use request::{
+    Refusal, credentials, drain, malformed, parse, parse_report, parsed, read_body, unknown_version,
+};
+use seen::Refusals;
+use skew::Dating;
 
 /// How long a batch waits for the ledger before its sensor is told to send it again.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(15);
 
-/// The most outboxes that are remembered of one sensor; a new one comes with a new installation.
-const MOST_OUTBOXES: usize = 100;
-
-/// The largest body that is read where offences are decided; a larger one would hold up others.
-const QUICK_BODY: usize = 64 * 1024;
-
-/// The shortest time between two log lines about refused requests.
-const REFUSALS_PAUSE: Duration = Duration::from_secs(5);
-
-/// The intake's parts.
+/// Takes what sensors send.
 #[derive(Debug)]
 pub struct Intake {
     bans: Arc<Bans>,
@@ -62,43 +63,10 @@ pub struct Intake {
     enrolled: Arc<Enrolled>,
     clock: Clock,
     /// The largest committed sequence of each outbox, by sensor.
-    through: Mutex<HashMap<Name, HashMap<Name, u64>>>,
+    through: Mutex<Outboxes>,
     seen: Mutex<HashMap<Name, Seen>>,
     refusals: Mutex<Refusals>,
 }
-
-/// When refused requests were logged last, and how many were not.
-#[derive(Debug, Default)]
-struct Refusals {
-    told: Option<Instant>,
-    untold: u64,
-}
-
-/// What is known of a sensor since the start.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Seen {
-    /// When it was last heard: when it sent something, or read the allow list, which ours do every minute.
-    pub last: Option<Timestamp>,
-    /// Offences taken.
-    pub offences: u64,
-    /// Offences that were sent again.
-    pub again: u64,
-    /// Reports taken.
-    pub reports: u64,
-    /// Whether it follows the bans now, to drop them by itself.
-    pub follows: bool,
-    /// How many seconds its clock is behind ours (negative: ahead), the way of what it sent included; `None` where
-    /// it does not say.
-    pub skew_seconds: Option<i64>,
-    /// The skew that was logged last, while the clock is wrong.
-    #[serde(skip)]
-    pub told_skew: Option<i64>,
-}
-
-/// A refusal: the status, and the problem as JSON.
-#[derive(Debug)]
-struct Refusal(Problem);
 
 // === impl Intake ===
 
@@ -113,10 +81,6 @@ impl Intake {
         clock: Clock,
         saved: HashMap<(Name, Name), u64>,
     ) -> Self {
-        let mut through: HashMap<Name, HashMap<Name, u64>> = HashMap::new();
-        for ((sensor, outbox), sequence) in saved {
-            through.entry(sensor).or_default().insert(outbox, sequence);
-        }
         Self {
             bans,
             reports,
@@ -125,7 +89,7 @@ impl Intake {
             ledger_id,
             enrolled,
             clock,
-            through: Mutex::new(through),
+            through: Mutex::new(saved.into_iter().collect()),
             seen: Mutex::default(),
             refusals: Mutex::default(),
         }
@@ -148,7 +112,7 @@ impl Intake {
             .with_state(self)
     }
 
-    /// Who is enrolled.
+    /// Who is enrolled, as read within the last second, by name.
     pub fn enrolled(&self) -> Vec<crate::enrolment::Sensor> {
         self.enrolled.sensors()
     }
@@ -185,9 +149,11 @@ impl Intake {
         }
         let fresh = batch.offences.len() as u64;
         let last = batch.offences.last().map_or(through, |last| last.sequence);
+        let refused = refuse_reserved(&sensor, &mut batch.offences);
+        let earlier = self.bans.earlier(&batch.offences, now).await;
         // Two posts of the same offences at once are both decided on, which is as good as once: the second
         // finds the ban standing, and its ack too follows the commit.
-        let receipt = self.bans.take(&sensor, &batch.outbox, batch.offences, now);
+        let receipt = self.bans.take(&sensor, (&batch.outbox, last), batch.offences, &earlier, now);
         self.note(&sensor, |seen| {
             seen.offences += fresh;
             seen.again += all - fresh;
@@ -200,20 +166,21 @@ impl Intake {
             .await
             .map_err(|_| unavailable("the ledger is slow".to_owned()))?
             .map_err(|error| unavailable(error.to_string()))?;
-        let mut known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
-        let committed = known.entry(sensor).or_default().entry(batch.outbox).or_insert(0);
-        *committed = (*committed).max(last);
-        let through = *committed;
-        drop(known);
-        let rulings = self.bans.rulings(&offenders, self.clock.now());
-        Ok(Ack { through, ledger: Some(self.ledger_id.clone()), rulings })
+        let through =
+            self.through.lock().unwrap_or_else(PoisonError::into_inner).note(&sensor, &batch.outbox, last);
+        let mut rulings = self.bans.rulings(&offenders, self.clock.now());
+        for NumberedRuling { sequence, ruling } in &mut rulings {
+            if refused.iter().any(|refused| refused.sequence == *sequence) {
+                *ruling = Ruling::Refused(Grounds::Unusable);
+            }
+        }
+        Ok(Ack { through, ledger: Some(self.ledger_id.clone()), rulings, refused })
     }
 
-    /// Takes a report.
-    fn take_report(&self, sensor: &Name, report: &Report) {
+    async fn take_report(&self, sensor: &Name, report: &Report) {
         let now = self.clock.now();
         self.heard(sensor, &Dating::new(Some(report.sent), now), now);
-        if self.reports.take(sensor, report, now) {
+        if self.reports.take(sensor, report, now).await {
             self.note(sensor, |seen| seen.reports += 1);
         }
     }
@@ -263,14 +230,14 @@ impl Intake {
     /// The largest committed sequence of an outbox.
     fn through(&self, sensor: &Name, outbox: &Name) -> Result<u64, Problem> {
         let known = self.through.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(outboxes) = known.get(sensor) else { return Ok(0) };
-        match outboxes.get(outbox) {
-            Some(through) => Ok(*through),
-            None if outboxes.len() < MOST_OUTBOXES => Ok(0),
+        match known.through(sensor, outbox) {
+            Some(through) => Ok(through),
+            None if !known.is_full(sensor) => Ok(0),
             None => Err(Problem::new(
                 ProblemCode::Unavailable,
                 format!(
-                    "{sensor} has sent from {MOST_OUTBOXES} outboxes already: does its state folder survive a restart? Then `atalaya-enforcer revoke {sensor}`, and enrol it under another name"
+                    "{sensor} has sent from {} outboxes already: does its state folder survive a restart? Then `atalaya-enforcer revoke {sensor}`, and enrol it under another name",
+                    Outboxes::MOST
                 ),
             )),
         }
@@ -278,32 +245,17 @@ impl Intake {
 
     /// Takes note that a sensor sent something, and says where its clock is wrong, or right again.
     fn heard(&self, sensor: &Name, dating: &Dating, now: Timestamp) {
-        let (skew, wrong) = (dating.seconds(), dating.wrong_by().map(|skew| skew.as_secs()));
         let mut told = None;
-        self.note(sensor, |seen| {
-            seen.last = Some(now);
-            if skew.is_none() {
-                return;
-            }
-            seen.skew_seconds = skew;
-            let differs = match (wrong, seen.told_skew) {
-                (Some(now), Some(before)) => now.abs_diff(before) > TOLERATED.as_secs().unsigned_abs(),
-                (now, before) => now.is_some() != before.is_some(),
-            };
-            if differs {
-                seen.told_skew = wrong;
-                told = Some(wrong);
-            }
-        });
+        self.note(sensor, |seen| told = seen.heard(dating, now));
         match told {
-            Some(Some(skew)) => {
+            Some(seen::Clock::Behind(skew)) => {
                 let way = if skew > 0 { "behind" } else { "ahead" };
                 tracing::warn!(
                     %sensor, seconds = skew.abs(), way,
                     "the sensor's clock is wrong: what it sends is dated by when it arrives; does chrony or ntpd run there?"
                 );
             }
-            Some(None) => tracing::info!(%sensor, "the sensor's clock is right again"),
+            Some(seen::Clock::Right) => tracing::info!(%sensor, "the sensor's clock is right again"),
             None => {}
         }
     }
@@ -328,10 +280,16 @@ impl Intake {
             if let Some(caller) = caller {
                 caller.is_known();
             }
-            return Ok(name);
+            // Releases before enrolled one of them.
+            return match reserved::meaning(&name) {
+                None => Ok(name),
+                Some(meaning) => Err(refused(format!(
+                    "no sensor can be named {name}: the name is reserved, {meaning}; `atalaya-enforcer revoke {name}` and enrol it under another"
+                ))),
+            };
         }
         let name: String = name.escape_debug().take(80).collect();
-        self.tell_refusal(&name, caller);
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).tell(&name, caller);
         Err(refused(format!(
             "no sensor named {name} is enrolled with this secret: run `atalaya-enforcer enrol {name}` (with --replace if the name is taken) on the enforcer's host and join again"
         )))
@@ -347,19 +305,6 @@ impl Intake {
                 Err(problem)
             }
         }
-    }
-
-    /// Logs a refusal, unless there was one just now: strangers must not fill the log.
-    fn tell_refusal(&self, sensor: &str, caller: Option<&Caller>) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.told.is_some_and(|told| told.elapsed() < REFUSALS_PAUSE) {
-            refusals.untold += 1;
-            return;
-        }
-        let untold = std::mem::take(&mut refusals.untold);
-        refusals.told = Some(Instant::now());
-        let peer = caller.map_or_else(|| "unknown".to_owned(), |caller| caller.address.to_string());
-        tracing::warn!(sensor, peer, untold, "refused: the sensor is not enrolled, or its secret is wrong");
     }
 }
 
@@ -418,262 +363,25 @@ async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
 async fn report(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
     let (sensor, body) = intake.receive(request).await?;
     let report = parsed(body, parse_report, &sensor).await?;
-    intake.take_report(&sensor, &report);
+    intake.take_report(&sensor, &report).await;
     Ok(Json(()))
 }
 
-/// Reads and checks a body without holding up others.
-async fn parsed<T: Send + 'static>(
-    body: Vec<u8>,
-    parse: fn(&[u8]) -> Result<T, Problem>,
-    sensor: &Name,
-) -> Result<T, Problem> {
-    let parsed = if body.len() > QUICK_BODY {
-        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
-        parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
-    } else {
-        parse(&body)
-    };
-    parsed.inspect_err(|problem| {
-        tracing::warn!(%sensor, code = ?problem.code, problem = problem.message, "refused what a sensor sent");
-    })
-}
-
-async fn read_body(mut body: Body) -> Result<Vec<u8>, Problem> {
-    let too_large = || {
-        Problem::new(
-            ProblemCode::TooLarge,
-            format!("the body is larger than {MAX_BODY} bytes: send fewer offences at once"),
-        )
-    };
-    let deadline = Instant::now() + BODY_DEADLINE;
-    let expected = body.size_hint().lower();
-    if expected > MAX_BODY as u64 {
-        drain(body).await;
-        return Err(too_large());
-    }
-    let mut bytes = Vec::with_capacity(expected as usize);
-    while let Some(data) = timeout_at(deadline, next(&mut body))
-        .await
-        .map_err(|_| Problem::new(ProblemCode::Unavailable, "the body did not arrive in time"))?
-    {
-        let data = data
-            .map_err(|error| Problem::new(ProblemCode::Malformed, format!("the body is cut off: {error}")))?;
-        if bytes.len() + data.len() > MAX_BODY {
-            drain(body).await;
-            return Err(too_large());
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes)
-}
-
-/// Reads on for a while, so that a client that sends first and listens later gets to see its refusal.
-async fn drain(mut body: Body) {
-    let mut left = 4 * MAX_BODY;
-    let rest = async {
-        while let Some(Ok(data)) = next(&mut body).await {
-            left = left.saturating_sub(data.len());
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = timeout(BODY_DEADLINE, rest).await;
-}
-
-/// The body's next piece.
-async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
-    loop {
-        let frame =
-            std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context)).await?;
-        match frame.map(hyper::body::Frame::into_data) {
-            Ok(Ok(data)) => return Some(Ok(data)),
-            // Trailers mean nothing here.
-            Ok(Err(_)) => {}
-            Err(error) => return Some(Err(error)),
-        }
-    }
-}
-
-/// As much of a batch and a report as every version has.
-#[derive(serde::Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
-/// Reads and checks a batch.
-fn parse(body: &[u8]) -> Result<Batch, Problem> {
-    let mut batch: Batch = understand(body, "batch", |batch: &Batch| batch.version)?;
-    if batch.offences.len() > MAX_BATCH {
-        let message = format!("{} offences in one batch; at most {MAX_BATCH}", batch.offences.len());
-        return Err(Problem::new(ProblemCode::TooLarge, message));
-    }
-    if !batch.offences.is_sorted_by(|before, after| before.sequence < after.sequence) {
-        return Err(malformed("the sequences do not grow"));
-    }
-    let sequences = 1..=i64::MAX.cast_unsigned();
-    if let Some(wrong) = batch.offences.iter().find(|offence| !sequences.contains(&offence.sequence)) {
-        return Err(malformed(&format!("a sequence is {}; expected 1 to 2^63-1", wrong.sequence)));
-    }
-    for numbered in &mut batch.offences {
-        let evidence = &mut numbered.offence.evidence;
-        evidence.truncate(Evidence::MOST);
-        for piece in evidence {
-            let source: String = piece.source.chars().filter(|c| !c.is_control()).take(200).collect();
-            *piece = Evidence::new(piece.time, source, &piece.text);
-        }
-    }
-    Ok(batch)
-}
-
-/// Reads and checks a report.
-fn parse_report(body: &[u8]) -> Result<Report, Problem> {
-    let report: Report = understand(body, "report", |report: &Report| report.version)?;
-    let (failures, logins) = (report.failures.len(), report.logins.len());
-    if failures.max(logins) > MAX_REPORT {
-        let message =
-            format!("{failures} failures and {logins} logins in one report; at most {MAX_REPORT} of each");
-        return Err(Problem::new(ProblemCode::TooLarge, message));
-    }
-    if report.sequence == 0 {
-        return Err(malformed("the sequence is 0; expected 1 or more"));
-    }
-    Ok(report)
-}
-
-/// Reads a body of our version.
-fn understand<T: DeserializeOwned>(
-    body: &[u8],
-    what: &str,
-    version: impl FnOnce(&T) -> u32,
-) -> Result<T, Problem> {
-    let parsed = serde_json::from_slice::<T>(body);
-    // One of another version may look different otherwise.
-    let version = match &parsed {
-        Ok(parsed) => Some(version(parsed)),
-        Err(_) => serde_json::from_slice::<Versioned>(body).ok().map(|versioned| versioned.version),
-    };
-    if let Some(version) = version.filter(|version| *version != VERSION) {
-        return Err(unknown_version(what, version));
-    }
-    parsed.map_err(|error| {
-        let why: String = error.to_string().escape_debug().take(300).collect();
-        malformed(&format!("the {what} is not understood: {why}"))
-    })
-}
-
-fn unknown_version(what: &str, version: u32) -> Problem {
-    let message = format!(
-        "the {what} has version {version}; this enforcer speaks version {VERSION}: use the same release on both sides"
-    );
-    Problem::new(ProblemCode::UnknownVersion, message)
-}
-
-fn malformed(message: &str) -> Problem {
-    Problem::new(ProblemCode::Malformed, message)
-}
-
-/// The name and the secret of an `Authorization: Basic` header.
-fn credentials(header: &str) -> Option<(String, String)> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(BASE64.decode(encoded.trim().as_bytes()).ok()?).ok()?;
-    let (name, secret) = decoded.split_once(':')?;
-    Some((name.to_owned(), secret.to_owned()))
-}
-
-// === impl Refusal ===
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        Self(problem)
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let status = match self.0.code {
-            ProblemCode::Unauthorized => StatusCode::UNAUTHORIZED,
-            ProblemCode::UnknownVersion | ProblemCode::Malformed => StatusCode::BAD_REQUEST,
-            ProblemCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ProblemCode::NotFound => StatusCode::NOT_FOUND,
-            ProblemCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ProblemCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let mut response = (status, Json(self.0)).into_response();
-        if status == StatusCode::UNAUTHORIZED {
-            response
-                .headers_mut()
-                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"atalaya\""));
-        }
-        response
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn code(body: &str) -> ProblemCode {
-        parse(body.as_bytes()).unwrap_err().code
-    }
-
-    #[test]
-    fn what_cannot_be_taken_is_told_apart() {
-        assert_eq!(code("{}"), ProblemCode::Malformed);
-        assert_eq!(code("[1,2"), ProblemCode::Malformed);
-        assert_eq!(code(r#"{"version":2,"news":true}"#), ProblemCode::UnknownVersion);
-        let offence = |sequence: u64| {
-            format!(
-                r#"{{"sequence":{sequence},"jail":"x","address":"192.0.2.1","time":"2026-01-01T00:00:00Z","failures":3,"bantime":60}}"#
-            )
-        };
-        let batch = |offences: &[String]| {
-            format!(r#"{{"version":1,"outbox":"o","offences":[{}]}}"#, offences.join(","))
-        };
-        assert!(parse(batch(&[offence(1), offence(2)]).as_bytes()).is_ok());
-        assert_eq!(code(&batch(&[offence(2), offence(1)])), ProblemCode::Malformed);
-        assert_eq!(code(&batch(&[offence(u64::MAX)])), ProblemCode::Malformed);
-        assert_eq!(code(&batch(&[offence(0)])), ProblemCode::Malformed);
-        let newer = batch(&[offence(1)]).replace("\"version\":1", "\"version\":2");
-        assert_eq!(code(&newer), ProblemCode::UnknownVersion);
-        let many: Vec<String> = (0..=MAX_BATCH as u64).map(offence).collect();
-        assert_eq!(code(&batch(&many)), ProblemCode::TooLarge);
-        let bad_jail = offence(1).replace("\"jail\":\"x\"", "\"jail\":\"x y\"");
-        assert_eq!(code(&batch(&[bad_jail])), ProblemCode::Malformed);
-    }
-
-    #[test]
-    fn a_report_is_bounded_and_of_our_version() {
-        let report = |sequence: u64, failures: usize| {
-            let failure = r#"{"jail":"ssh","address":"192.0.2.1","count":1,"last":"2026-01-01T00:00:00Z"}"#;
-            let failures = vec![failure; failures].join(",");
-            format!(
-                r#"{{"version":1,"outbox":"o","sequence":{sequence},"sent":"2026-01-01T00:00:00Z","failures":[{failures}]}}"#
-            )
-        };
-        let code = |body: &str| parse_report(body.as_bytes()).unwrap_err().code;
-        assert!(parse_report(report(1, MAX_REPORT).as_bytes()).is_ok());
-        assert_eq!(code(&report(1, MAX_REPORT + 1)), ProblemCode::TooLarge);
-        assert_eq!(code(&report(0, 1)), ProblemCode::Malformed);
-        assert_eq!(code(&report(1, 1).replace("ssh", "s h")), ProblemCode::Malformed);
-        assert_eq!(
-            code(&report(1, 1).replace("\"version\":1", "\"version\":9")),
-            ProblemCode::UnknownVersion
+/// Takes the offences out of a batch whose jail has a reserved name, for their bans would pass for what they are not.
+/// They are answered with the others, so that the sensor does not send them for ever.
+fn refuse_reserved(sensor: &Name, offences: &mut Vec<NumberedOffence>) -> Vec<RefusedOffence> {
+    let mut refused = Vec::new();
+    offences.retain(|NumberedOffence { sequence, offence }| {
+        let Some(meaning) = reserved::meaning(&offence.jail) else { return true };
+        let reason = format!(
+            "no jail can be named `{}`: the name is reserved, {meaning}; rename the jail on {sensor}",
+            offence.jail
         );
+        refused.push(RefusedOffence { sequence: *sequence, reason });
+        false
+    });
+    if let Some(first) = refused.first() {
+        tracing::warn!(%sensor, offences = refused.len(), reason = first.reason, "refused offences; the rest of their batch is taken");
     }
-
-    proptest! {
-        #[test]
-        fn no_body_and_no_header_cause_a_panic(body in prop::collection::vec(any::<u8>(), 0..200), header in "\\PC*") {
-            let _ = parse(&body);
-            let _ = parse_report(&body);
-            let _ = credentials(&header);
-        }
-    }
+    refused
 }

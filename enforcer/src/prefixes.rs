@@ -1,10 +1,13 @@
-//! A set of banned prefixes that takes few bytes a member and knows which of them touch a network. Single
-//! IPv4 addresses and the unit in which IPv6 is banned are nearly all there is; the rest is kept as it is.
+//! Addresses and networks: the form in which they are compared, and a set of banned ones that takes few bytes a
+//! member and knows which of them touch a network. Single IPv4 addresses and the unit in which IPv6 is banned
+//! are nearly all there is; the rest is kept as it is.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 /// The set; all prefixes in their canonical form.
 #[derive(Debug)]
@@ -104,6 +107,66 @@ pub fn unit_of(address: IpAddr, unit: u8) -> IpNet {
     match address {
         IpAddr::V4(_) => IpNet::from(address),
         IpAddr::V6(v6) => Ipv6Net::new(v6, unit).map_or(IpNet::from(address), IpNet::V6).trunc(),
+    }
+}
+
+/// IPv4 or IPv6: each has an address-list table of its own on a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// `ip` in RouterOS's paths.
+    V4,
+    /// `ipv6` in RouterOS's paths.
+    V6,
+}
+
+/// The lengths of the networks that many bans may become one of, in bits.
+const IPV4_NETWORK: u8 = 24;
+const IPV6_NETWORK: u8 = 48;
+
+// === impl Family ===
+
+impl Family {
+    /// The family of a prefix.
+    pub const fn of(prefix: IpNet) -> Self {
+        match prefix {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+
+    /// `0` for IPv4, `1` for IPv6: the place in arrays of both.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A prefix as it is compared here and on the router: host bits cleared, an IPv4-mapped one as IPv4.
+pub fn canonical(prefix: IpNet) -> IpNet {
+    if let IpNet::V6(v6) = prefix
+        && v6.prefix_len() >= 96
+        && let IpAddr::V4(address) = prefix.addr().to_canonical()
+        && let Ok(v4) = Ipv4Net::new(address, v6.prefix_len() - 96)
+    {
+        return IpNet::V4(v4.trunc());
+    }
+    prefix.trunc()
+}
+
+/// How long the prefix of the network is that a prefix may be widened to.
+pub const fn network_length(prefix: IpNet) -> u8 {
+    match prefix {
+        IpNet::V4(_) => IPV4_NETWORK,
+        IpNet::V6(_) => IPV6_NETWORK,
     }
 }
 

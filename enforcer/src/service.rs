@@ -14,27 +14,30 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::allow::{Allow, names};
+use crate::bans::allow::Allow;
+use crate::bans::names;
 use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::desired::Basis;
+use crate::control::rates::{Rates, Totals};
 use crate::control::{Control, socket};
+use crate::desired::{Desired, Labels};
 use crate::enrolment::{self, Enrolled};
-use crate::fleet::Fleet;
-use crate::followers::Followers;
-use crate::https::{self, Limits};
 use crate::intake::Intake;
+use crate::intake::fleet::Fleet;
+use crate::intake::followers::Followers;
+use crate::intake::https::{self, Limits};
+use crate::intake::reports::Reports;
 use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
-use crate::rates::{Rates, Totals};
-use crate::recovery;
-use crate::reports::Reports;
-use crate::router::address_list::Family;
-use crate::router::{self, Desired, Label, RouterConfig, RouterHandle, plan};
+use crate::prefixes::Family;
+use crate::router::{self, RouterConfig, RouterHandle, plan};
 use crate::tls::Identity;
 
+mod recovery;
+
 /// How often it is looked which bans are over.
-const LAPSE_INTERVAL: Duration = Duration::from_millis(250);
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the addresses of the routers and of this host are looked at anew.
 const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is counted what happened.
@@ -82,7 +85,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
     // What keeps them right.
     let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
-    tasks.spawn(until(stop.clone(), lapse(bans.clone(), reports.clone(), clock.clone())));
+    tasks.spawn(until(stop.clone(), expire(bans.clone(), reports.clone(), clock.clone())));
     let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
     tasks.spawn(until(stop.clone(), addresses));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
@@ -144,7 +147,6 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 /// The ledger, and the bans that it holds, as they are when an enforcer starts.
 struct Ground {
     ledger: Ledger,
-    /// The ledger's name.
     id: Name,
     through: HashMap<(Name, Name), u64>,
     recovering: bool,
@@ -160,16 +162,15 @@ pub fn basis(config: &Config) -> anyhow::Result<Basis> {
 }
 
 fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
-    let label = |jail, sensor| Label::new(jail, sensor, &config.list, &config.severity);
+    let mut labels = Labels::new(config.list.clone(), config.severity.clone());
     let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
-    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &label)?;
+    let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &mut labels)?;
     let Saved { id, bans, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
     allow.set_own(own_addresses(&literal_addresses(config)));
     let rules = Rules {
-        list: config.list.clone(),
-        severity: config.severity.clone(),
+        labels,
         widen: config.widen,
         by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
         escalation: config.escalation.clone(),
@@ -193,7 +194,7 @@ fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::R
         for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
             tracing::warn!(
                 router = %router.name, list = used.list, family = %used.family,
-                "this router was run with another list before; entries of ours there lapse by themselves, `atalaya-enforcer tidy` shows and removes them"
+                "this router was run with another list before; entries of ours there expire by themselves, `atalaya-enforcer tidy` shows and removes them"
             );
         }
         let uses = [Family::V4, Family::V6].map(|family| ListUse {
@@ -213,7 +214,7 @@ fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::R
 // === impl Service ===
 
 impl Service {
-    /// Where sensors connect.
+    /// The address and port on which sensors connect, the port chosen where 0 was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -233,7 +234,7 @@ impl Service {
         &self.reports
     }
 
-    /// The routers' workers.
+    /// The workers, in the order of the routers in the configuration.
     pub fn routers(&self) -> &[RouterHandle] {
         &self.routers
     }
@@ -261,15 +262,15 @@ impl Service {
     }
 }
 
-async fn lapse(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
-    let mut interval = tokio::time::interval(LAPSE_INTERVAL);
+async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
+    let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let lapsed = bans.lapse(clock.now());
+        let expired = bans.expire(clock.now());
         reports.sweep(clock.now());
-        if lapsed > 0 {
-            tracing::debug!(bans = lapsed, "lapsed");
+        if expired > 0 {
+            tracing::debug!(bans = expired, "expired");
         }
     }
 }

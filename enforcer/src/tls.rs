@@ -24,17 +24,17 @@ pub enum TlsError {
     /// A file cannot be read or written.
     #[error("cannot use {}: {source}; check that the state folder exists and that this user may write there", path.display())]
     File {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: std::io::Error,
     },
     /// A file's content is damaged.
     #[error("{} is damaged: {reason}; restore it, or remove certificate.pem and key.pem: then a new one is made, and every sensor must join again", path.display())]
     Content {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with its content.
         reason: String,
     },
 }
@@ -62,7 +62,7 @@ impl Identity {
         })
     }
 
-    /// What sensors pin.
+    /// The SHA-256 of the certificate, which sensors pin.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }

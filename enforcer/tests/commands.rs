@@ -355,7 +355,11 @@ async fn bans_by_hand_go_to_the_router_and_back_and_sigterm_ends_it_all() {
     assert!(host.fails(&["allow", "--remove", "192.0.2.0/24"]).contains("configuration"));
     assert!(host.fails(&["allow", "no such thing"]).contains("no host name"));
     host.prints(&["ban", "2001:db8:9::/64", "--for", "permanent"]);
-    assert_eq!(host.json(&["spared", "--json"]), serde_json::json!([]));
+    assert_eq!(host.json(&["protected", "--json"]), serde_json::json!([]));
+    assert_eq!(host.json(&["spared", "--json"]), serde_json::json!([]), "the command's old name is gone");
+    assert!(!host.prints(&["--help"]).contains("spared"));
+    let banned = host.json(&["bans", "--json", "--address", "2001:db8:9::/64"]);
+    assert_eq!((&banned[0]["origin"], &banned[0]["jail"]), (&"hand".into(), &"manual".into()));
 
     host.prints(&["unban", "198.51.100.9", "--reason", "a mistake"]);
     let several = host.run(&["unban", "203.0.113.1", "2001:db8:9::/64"]);

@@ -9,9 +9,9 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use atalaya_enforcer::desired::{Label, Wanted};
 use atalaya_enforcer::enrolment::{self, Enrolled};
-use atalaya_enforcer::followers::Followers;
-use atalaya_enforcer::router::{Label, Wanted};
+use atalaya_enforcer::intake::followers::Followers;
 use atalaya_wire::{BANS_PATH, BanLine, Fingerprint, Follow, Position, Problem, ProblemCode};
 use axum::body::{Body, HttpBody};
 use ipnet::IpNet;
@@ -79,7 +79,7 @@ async fn a_client_that_never_reads_holds_up_no_other_and_no_router() {
         let until = Some(stage.clock.now() + jiff::SignedDuration::from_hours(1));
         (
             IpNet::from(attacker(number).parse::<std::net::IpAddr>().unwrap()),
-            Wanted { until, label: label.clone() },
+            Wanted { until: until.into(), label: label.clone() },
         )
     });
     stage.desired.set_many(bans.collect::<Vec<_>>());

@@ -272,3 +272,30 @@ async fn the_allow_list_of_a_restart_lifts_bans() {
     routers[0].wait_for(left, scene::PATIENCE).await.unwrap();
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offence_of_a_jail_with_a_reserved_name_is_refused_and_the_rest_of_its_batch_is_taken() {
+    let scene = Scene::new().await;
+    let mut offences: Vec<_> =
+        (1..=5).map(|number| scene.offence(number, &format!("198.51.100.{number}"))).collect();
+    for (place, name) in [(1, "manual"), (3, "fleet"), (4, "recovered")] {
+        offences[place].offence.jail = name.parse().unwrap();
+    }
+    let ack = scene.post(offences.clone()).await;
+    assert_eq!(ack.through, 5, "the sensor would send what is refused for ever");
+    let refused: Vec<u64> = ack.refused.iter().map(|refused| refused.sequence).collect();
+    assert_eq!(refused, [2, 4, 5]);
+    assert!(
+        ack.refused[0].reason.contains("`manual`") && ack.refused[0].reason.contains("bans by hand"),
+        "{:?}",
+        ack.refused
+    );
+    scene.banned("198.51.100.1").await;
+    scene.banned("198.51.100.3").await;
+    assert_eq!(scene.bans().await.len(), 2);
+    // One batch of nothing else, too.
+    offences[4].sequence = 6;
+    let ack = scene.post(vec![offences.remove(4)]).await;
+    assert_eq!((ack.through, ack.refused.len()), (6, 1));
+    assert_eq!(scene.bans().await.len(), 2);
+}

@@ -153,7 +153,7 @@ async fn who_logged_in_well_is_spared_and_listed_and_banned_by_hand_by_force_onl
         vec![scene.offence(1, "10.1.2.3"), scene.offence(2, "10.1.2.4"), scene.offence(3, "203.0.113.9")];
     scene.post(offences).await;
     holds(&scene, &["10.1.2.4", "203.0.113.9"]).await;
-    let spared = scene.service.bans().spared(10).unwrap();
+    let spared = scene.service.bans().protected_offences(10).unwrap();
     assert_eq!((spared.len(), spared[0].jail.as_str(), spared[0].sensor.as_str()), (1, "ssh", "web-1"));
     assert_eq!(decisions(&scene).await["spared"], 1);
 

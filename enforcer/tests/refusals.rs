@@ -6,7 +6,7 @@ mod scene;
 
 use std::time::Duration;
 
-use atalaya_enforcer::https::{self, Caller, Limits};
+use atalaya_enforcer::intake::https::{self, Caller, Limits};
 use atalaya_enforcer::router::pin::Pin;
 use atalaya_enforcer::tls::Identity;
 use atalaya_wire::{Evidence, Fingerprint, JoinToken, MAX_BODY, OFFENCES_PATH, ProblemCode, Secret};

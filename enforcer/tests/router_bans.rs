@@ -5,7 +5,7 @@ mod stage;
 
 use std::time::Duration;
 
-use atalaya_enforcer::router::Desired;
+use atalaya_enforcer::desired::Desired;
 use atalaya_enforcer::router::address_list::LARGEST_TIMEOUT;
 use routeros_sim::{Family, Router};
 use stage::{MARK, Stage};

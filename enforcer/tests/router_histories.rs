@@ -148,7 +148,7 @@ impl World {
         let now = stage.clock.now();
         for address in ADDRESSES {
             let wanted = stage.desired.get(stage::parse(address));
-            if wanted.is_some_and(|wanted| wanted.until.is_some_and(|until| until <= now)) {
+            if wanted.is_some_and(|wanted| wanted.until.timestamp().is_some_and(|until| until <= now)) {
                 stage.unban(address);
             }
         }
@@ -204,7 +204,10 @@ impl World {
             let entry = entries.iter().find(|entry| entry.address == address);
             let wanted = self.stage.desired.get(stage::parse(address));
             let left = wanted.map(|wanted| {
-                wanted.until.map_or(f64::INFINITY, |until| until.duration_since(now).as_secs_f64())
+                wanted
+                    .until
+                    .timestamp()
+                    .map_or(f64::INFINITY, |until| until.duration_since(now).as_secs_f64())
             });
             let held = entry.map(|entry| entry.timeout_left.map_or(f64::INFINITY, |left| left.as_secs_f64()));
             match (left.filter(|left| *left > 1.0), entry) {

@@ -8,18 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::policy::Severity;
-use atalaya_enforcer::router::address_list::Family as Table;
-use atalaya_enforcer::router::{self, Desired, Holding, Label, RouterHandle, State, Wanted, plan};
+
+use atalaya_enforcer::desired::{Desired, Label, Origin, Severity, Wanted};
+use atalaya_enforcer::prefixes::Family as Table;
+use atalaya_enforcer::router::{self, Holding, RouterHandle, State, plan};
 use jiff::SignedDuration;
 use routeros_sim::{Costs, Family, Fault, Router};
 use stage::{PATIENCE, Stage};
 use tokio_util::sync::CancellationToken;
 
 fn ban(desired: &Desired, number: u32, seconds: i64, jail: &str, severity: Severity) {
-    let label = Label { jail: jail.parse().unwrap(), severity, ..(*Label::test("x")).clone() };
+    let label = Label {
+        origin: Origin::Fleet { jail: jail.parse().unwrap() },
+        severity,
+        ..(*Label::test("x")).clone()
+    };
     let until = Clock::system().now() + SignedDuration::from_secs(seconds);
-    desired.set(stage::parse(&address(number)), Wanted { until: Some(until), label: Arc::new(label) });
+    desired.set(stage::parse(&address(number)), Wanted { until: until.into(), label: Arc::new(label) });
 }
 
 fn address(number: u32) -> String {
@@ -40,7 +45,7 @@ async fn a_hundred_thousand_bans_leave_a_small_router_its_limit_and_the_longest_
     let until = |number: u32| Clock::system().now() + SignedDuration::from_secs(3600 + i64::from(number));
     let label = Label::test("x");
     desired.set_many((0..100_000).map(|number| {
-        (stage::parse(&address(number)), Wanted { until: Some(until(number)), label: label.clone() })
+        (stage::parse(&address(number)), Wanted { until: until(number).into(), label: label.clone() })
     }));
     let router = Router::builder().start().await.unwrap();
     let stage = Stage::raise(router, desired, |config| config.max_entries = Some(LIMIT));
@@ -293,9 +298,9 @@ async fn a_new_ban_does_not_wait_for_a_reconciliation_behind_more_than_a_print_a
     router.set_costs(Costs { insert: Duration::from_micros(1200), ..Costs::default() });
     let (desired, label) = (Desired::new(), Label::test("x"));
     let until = Some(Clock::system().now() + SignedDuration::from_secs(3600));
-    desired.set_many(
-        (0..5000).map(|number| (stage::parse(&address(number)), Wanted { until, label: label.clone() })),
-    );
+    desired.set_many((0..5000).map(|number| {
+        (stage::parse(&address(number)), Wanted { until: until.into(), label: label.clone() })
+    }));
     let stage = Stage::raise(router, desired, |_| {});
     stage.router.wait_for_counts(|counts| counts.adds > 500, PATIENCE).await.unwrap();
     stage.ban("192.0.2.1", 1800);

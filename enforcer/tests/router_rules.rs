@@ -6,7 +6,8 @@ mod stage;
 
 use std::time::Duration;
 
-use atalaya_enforcer::router::{Desired, Enforcement, RouterConfig, RouterStatus, State};
+use atalaya_enforcer::desired::Desired;
+use atalaya_enforcer::router::{Enforcement, RouterConfig, RouterStatus, State};
 use routeros_sim::{Builder, Family, Fault, Router};
 use stage::{PATIENCE, Stage};
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::router::{self, Desired, Label, Password, RouterConfig, State, Wanted};
+use atalaya_enforcer::desired::{Desired, Label, Moment, Wanted};
+use atalaya_enforcer::router::{self, Password, RouterConfig, State};
 use routeros_sim::sentence::{Decoder, Sentence};
 use routeros_sim::{Family, Fault, Router};
 use stage::{PATIENCE, Stage};
@@ -164,7 +165,10 @@ async fn new_bans_do_not_wait_for_the_first_print() {
                     Sentence::new(["!done", &words[1]]).encode(&mut done);
                     stream.write_all(&done).await.unwrap();
                 } else if words[0].ends_with("/print") && words[0].starts_with("/ip/") {
-                    desired.set(stage::parse("192.0.2.1"), Wanted { until: None, label: Label::test("x") });
+                    desired.set(
+                        stage::parse("192.0.2.1"),
+                        Wanted { until: Moment::FOREVER, label: Label::test("x") },
+                    );
                 } else if words[0] == ADD {
                     return words;
                 }
@@ -256,7 +260,7 @@ async fn a_worker_that_cannot_connect_stops_at_once() {
     let address = dead.local_addr().unwrap().to_string().parse().unwrap();
     let config = RouterConfig::new("dead".parse().unwrap(), address, "atalaya", Password::new("x"));
     let (desired, stop) = (Arc::new(Desired::new()), CancellationToken::new());
-    desired.set(stage::parse("192.0.2.1"), Wanted { until: None, label: Label::test("x") });
+    desired.set(stage::parse("192.0.2.1"), Wanted { until: Moment::FOREVER, label: Label::test("x") });
     let worker = router::spawn(config, desired, Clock::system(), stop.clone(), None);
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(2), worker.stopped()).await.unwrap();

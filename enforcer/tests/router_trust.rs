@@ -6,7 +6,8 @@ mod stage;
 
 use std::time::Duration;
 
-use atalaya_enforcer::router::{Desired, Password, RouterConfig, State};
+use atalaya_enforcer::desired::Desired;
+use atalaya_enforcer::router::{Password, RouterConfig, State};
 use atalaya_wire::Fingerprint;
 use routeros_sim::{Builder, Router};
 use stage::Stage;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atalaya_wire::{BanTime, Name, Networks, Seconds};
+use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
@@ -227,12 +227,15 @@ impl Config {
         let own: Vec<Name> = self.jails.iter().map(|jail| jail.policy.name.clone()).collect();
         imported.jails.retain(|jail| {
             let name = &jail.policy.name;
-            let ours = own.contains(name);
-            if ours {
-                let reason = "the jail of this name in our own configuration runs instead".to_owned();
-                imported.left_out.push((name.to_string(), reason));
-            }
-            !ours
+            let reason = if own.contains(name) {
+                "the jail of this name in our own configuration runs instead".to_owned()
+            } else if let Some(meaning) = reserved::meaning(name) {
+                format!("the name is reserved, {meaning}; rename the jail")
+            } else {
+                return true;
+            };
+            imported.left_out.push((name.to_string(), reason));
+            false
         });
         self.fail2ban = Some(FromFail2ban {
             folder: folder.to_owned(),
@@ -263,6 +266,9 @@ impl Config {
             let jail = spanned.into_inner();
             if !jail.enabled {
                 continue;
+            }
+            if let Some(meaning) = reserved::meaning(&name) {
+                return Err(wrong(format!("the name is reserved, {meaning}; choose another")));
             }
             let own = raw.fail2ban.as_deref();
             jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, at, &wrong)?);
@@ -727,6 +733,8 @@ mod tests {
             ("[jail.a]\nsource = \"files\"\npaths = \"/x\"\n", "sensor.toml:1:1", "failregex"),
             ("[jail.a]\nfilter = \"ssh\"\n", "sensor.toml:2:10", "sshd"),
             ("[jail.sshd]\ndatepattern = '%Q'\n", "sensor.toml:1:1", "%Q"),
+            ("[jail.manual]\nsource = \"logins\"\n", "sensor.toml:1:1", "reserved, bans by hand"),
+            ("[jail.recovered]\nsource = \"logins\"\n", "sensor.toml:1:1", "reserved"),
             ("[jail.sshd]\nlogtimezone = 'Mars'\n", "sensor.toml:1:1", "Mars"),
             ("[jail.sshd]\njournalmatch = 'x'\n", "sensor.toml:1:1", "FIELD=value"),
             ("[jail.sshd]\nescalate = { multipliers = [] }\n", "sensor.toml:1:1", "multipliers"),

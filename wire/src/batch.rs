@@ -87,6 +87,18 @@ pub struct Ack {
     /// What became of each offence of the batch, in its order; none from an enforcer of a release before this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rulings: Vec<NumberedRuling>,
+    /// The offences of the batch that are taken for none, and will never be; those beside them are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedOffence>,
+}
+
+/// An offence that the enforcer took out of its batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedOffence {
+    /// Its sequence.
+    pub sequence: u64,
+    /// What is wrong with it, and what to do.
+    pub reason: String,
 }
 
 // === impl Evidence ===

@@ -25,6 +25,59 @@ pub struct Escalation {
     pub decay: Option<Seconds>,
 }
 
+/// An escalation as a configuration file has it: a table whose every key may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EscalationTable {
+    /// What the jail's time is multiplied with, for an address that was never banned, once, twice and so on; the last
+    /// repeats. Without it the time doubles, twenty times, as fail2ban's does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multipliers: Option<Vec<f64>>,
+    /// As [`Escalation::max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Seconds>,
+    /// As [`Escalation::random`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random: Option<Seconds>,
+    /// As [`Escalation::overall`].
+    #[serde(default)]
+    pub overall: bool,
+    /// As [`Escalation::decay`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay: Option<Seconds>,
+}
+
+/// What is wrong with an [`EscalationTable`].
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum EscalationError {
+    /// There is none, or there are more than are told apart.
+    #[error("{0} multipliers; expected 1 to {most}", most = Escalation::MOST_STEPS)]
+    Count(usize),
+    /// One is out of bounds, or no number.
+    #[error("the multiplier {0} is not from 0.001 to 1e12")]
+    Multiplier(f64),
+}
+
+// === impl EscalationTable ===
+
+impl TryFrom<EscalationTable> for Escalation {
+    type Error = EscalationError;
+
+    fn try_from(table: EscalationTable) -> Result<Self, EscalationError> {
+        let EscalationTable { multipliers, max, random, overall, decay } = table;
+        let multipliers =
+            multipliers.unwrap_or_else(|| (0..=20_u32).map(|count| f64::from(1_u32 << count)).collect());
+        if multipliers.is_empty() || multipliers.len() > Self::MOST_STEPS {
+            return Err(EscalationError::Count(multipliers.len()));
+        }
+        if let Some(wrong) = multipliers.iter().find(|number| !(0.001..=1e12).contains(*number)) {
+            return Err(EscalationError::Multiplier(*wrong));
+        }
+        let thousandths = multipliers.iter().map(|number| (number * 1000.0).round() as u64).collect();
+        Ok(Self { thousandths, max, random, overall, decay })
+    }
+}
+
 // === impl Escalation ===
 
 impl Escalation {
@@ -56,6 +109,21 @@ impl Escalation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_without_multipliers_doubles_and_one_out_of_bounds_is_refused() {
+        let escalation = Escalation::try_from(EscalationTable::default()).unwrap();
+        assert_eq!(escalation.thousandths[..4], [1000, 2000, 4000, 8000]);
+        assert_eq!(escalation.thousandths.len(), 21);
+        let of = |multipliers: Vec<f64>| {
+            Escalation::try_from(EscalationTable { multipliers: Some(multipliers), ..Default::default() })
+        };
+        assert_eq!(of(vec![0.5, 1.25]).unwrap().thousandths, [500, 1250]);
+        assert_eq!(of(Vec::new()), Err(EscalationError::Count(0)));
+        assert_eq!(of(vec![1.0; 101]), Err(EscalationError::Count(101)));
+        assert_eq!(of(vec![1.0, 0.0]), Err(EscalationError::Multiplier(0.0)));
+        assert!(of(vec![f64::NAN]).is_err());
+    }
 
     #[test]
     fn a_ban_grows_with_each_one_before_it_up_to_its_end() {

@@ -15,14 +15,15 @@ mod escalation;
 mod name;
 mod problem;
 mod report;
+pub mod reserved;
 mod ruling;
 mod time;
 mod token;
 
 pub use allow::{AllowList, NetworkError, Networks, canonical};
 pub use bans::{BanLine, Begin, Follow, Left, Position};
-pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence, Unban};
-pub use escalation::Escalation;
+pub use batch::{Ack, Batch, Evidence, NumberedOffence, Offence, RefusedOffence, Unban};
+pub use escalation::{Escalation, EscalationError, EscalationTable};
 pub use name::{Name, NameError};
 pub use problem::{Problem, ProblemCode};
 pub use report::{Failures, Login, Report};

@@ -1,5 +1,6 @@
 //! Names of jails, sensors and outboxes: short, printable, safe in a comment, a path and a URL.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -49,6 +50,12 @@ impl TryFrom<String> for Name {
 
     fn try_from(text: String) -> Result<Self, NameError> {
         text.parse()
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

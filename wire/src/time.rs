@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A length of time in whole seconds, at most [`Seconds::LONGEST`]. Parsed from a number of seconds
@@ -79,6 +80,17 @@ impl<'de> Deserialize<'de> for Seconds {
 }
 
 // === impl BanTime ===
+
+impl BanTime {
+    /// When a ban of this length ends that begins at a time; `None` for a permanent one, and for one that would end
+    /// after the year 9999, where timestamps end.
+    pub fn end(self, from: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::For(seconds) => from.checked_add(seconds.signed()).ok(),
+            Self::Permanent => None,
+        }
+    }
+}
 
 impl FromStr for BanTime {
     type Err = TimeError;

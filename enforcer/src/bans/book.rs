@@ -2,21 +2,23 @@
 //! routers.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use atalaya_wire::Name;
+use atalaya_wire::{BanTime, Escalation, Evidence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use super::EXPIRED;
+use super::allow::Allow;
+use super::decided::Decided;
+use super::decision::{self, Decision, Exemption};
+use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
-use crate::allow::Allow;
-use crate::config::ListConfig;
-use crate::ledger::Change;
-use crate::policy::{Exemption, Severity, Standing};
-use crate::router::{Desired, Label, Wanted};
-use crate::widen::{Entry, Widen};
+use super::widen::Widen;
+use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
+use crate::ledger::{Ban, Change, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
@@ -27,29 +29,53 @@ pub(super) struct Book {
     pub reachable: Reachable,
     /// Where the allow list comes from.
     pub allow: Allow,
-    /// When to look at which ban, in milliseconds since 1970; a ban that was extended meanwhile is put
+    /// When to look at which ban; a ban that was extended meanwhile is put
     /// back, one that was lifted falls out.
-    pub ends: BinaryHeap<Reverse<(i64, IpNet)>>,
-    /// Labels, shared by all bans of one jail and sensor.
-    labels: HashMap<(Name, Name), Arc<Label>>,
+    pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
+    labels: Labels,
+    recent: Recent,
+}
+
+/// A ban to be set.
+pub(super) struct NewBan {
+    pub prefix: IpNet,
+    pub since: Timestamp,
+    pub until: Moment,
+    pub origin: Origin,
+    pub evidence: Vec<Evidence>,
+}
+
+/// What a ban grows by.
+pub(super) struct Growth<'a> {
+    pub escalation: Escalation,
+    pub earlier: &'a Earlier,
+    /// From 0 to 1, for the part that is left to chance.
+    pub chance: f64,
 }
 
 // === impl Book ===
 
 impl Book {
-    pub fn new(desired: Arc<Desired>, widen: Widen, reachable: Reachable, allow: Allow) -> Self {
-        Self { desired, widen, reachable, allow, ends: BinaryHeap::new(), labels: HashMap::new() }
+    pub fn new(
+        desired: Arc<Desired>,
+        widen: Widen,
+        reachable: Reachable,
+        allow: Allow,
+        labels: Labels,
+    ) -> Self {
+        let (ends, recent) = (BinaryHeap::new(), Recent::default());
+        Self { desired, widen, reachable, allow, ends, labels, recent }
     }
 
     /// Takes over the bans that stood before, and what routers are to hold for them.
-    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Standing, Arc<Label>)>, now: Timestamp) {
+    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) {
         let Self { desired, widen, reachable, ends, .. } = self;
-        desired.set_many(bans.map(|(prefix, ban, label)| {
+        desired.set_many(bans.map(|(prefix, ban)| {
             widen.load(prefix);
-            if let Some(until) = ban.until {
-                ends.push(Reverse((until.as_millisecond(), prefix)));
+            if ban.until != Moment::FOREVER {
+                ends.push(Reverse((ban.until, prefix)));
             }
-            (prefix, Wanted { until: ban.until, label })
+            (prefix, ban)
         }));
         widen.begin_all(&mut &**desired, &|network| reachable.touches(network, now));
     }
@@ -63,9 +89,8 @@ impl Book {
     }
 
     /// The ban of exactly this prefix.
-    pub fn standing(&self, prefix: IpNet) -> Option<Standing> {
-        let entry = self.widen.standing(prefix, &&*self.desired)?;
-        Some(Standing { until: entry.until.timestamp() })
+    pub fn standing(&self, prefix: IpNet) -> Option<Moment> {
+        Some(self.widen.standing(prefix, &&*self.desired)?.until)
     }
 
     /// As what a prefix is banned: as itself, or as the unit around it.
@@ -84,53 +109,91 @@ impl Book {
         }
     }
 
-    /// Bans, or changes a ban, also on the routers.
-    pub fn set(&mut self, prefix: IpNet, ban: Standing, label: Arc<Label>, now: Timestamp) {
-        self.reachable.banned_again(prefix);
-        let Self { desired, widen, reachable, .. } = self;
-        let entry = Entry { until: ban.until.into(), label };
-        widen.ban(prefix, entry, &mut &**desired, &|network| reachable.touches(network, now));
+    /// Decides on one offence and tells the routers. An offence that changes nothing has a change for
+    /// the ledger where a ban stands, so that a ban that was decided but could not be written is written
+    /// when the offence comes again.
+    pub fn decide(
+        &mut self,
+        origin: Origin,
+        offence: Offence,
+        growth: Option<&Growth<'_>>,
+        now: Timestamp,
+        changes: &mut Vec<Change>,
+    ) -> Decided {
+        let address = canonical(offence.address);
+        let prefix = self.offender(address, now);
+        let before = self.standing(prefix);
+        let login = self.reachable.protect.of(address, now).cloned();
+        let exemption = self.exemption(prefix, login.is_some());
+        let stands = before.is_some_and(|until| until > Moment::from(now));
+        let bantime = match growth {
+            Some(growth) if !stands && exemption == Exemption::None => {
+                growth.time(&self.recent, prefix, &offence, now)
+            }
+            _ => offence.bantime,
+        };
+        let decision = decision::decide(offence.time, bantime, before, exemption, now);
+        let (time, failures) = (offence.time, offence.failures);
+        let decided = Decided { decision, address, prefix, origin: origin.clone(), time, failures, login };
+        let since = time.min(now);
+        let ban = |until| NewBan { prefix, since, until, origin, evidence: offence.evidence.clone() };
+        match (decision, before) {
+            (Decision::Banned(until), _) => changes.extend(self.set(ban(until), true, before, now)),
+            (Decision::Extended(until), _) => changes.extend(self.set(ban(until), false, before, now)),
+            (Decision::AlreadyBanned, Some(until)) => changes.push(ban(until).into()),
+            (Decision::Protected, _) => changes.extend(decided.protected(offence, now)),
+            (Decision::Allowed | Decision::Over | Decision::AlreadyBanned, _) => {}
+        }
+        decided
     }
 
-    /// Notes when a new ban ends, which may come before it was seen that the one before is over.
-    pub fn begin(
-        &mut self,
-        prefix: IpNet,
-        ban: Standing,
-        before: Option<Standing>,
-        changes: &mut Vec<Change>,
-    ) {
-        match before.and_then(|before| before.until) {
-            // Its end is watched already, and the later one is found when that comes.
-            Some(at) => changes.push(Change::End { prefix, at, by: "lapsed".to_owned() }),
-            None => self.watch(prefix, ban),
+    /// Begins a ban, or changes the one that stands, also on the routers; what changes in the ledger.
+    pub fn set(&mut self, ban: NewBan, new: bool, before: Option<Moment>, now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(2);
+        self.reachable.banned_again(ban.prefix);
+        let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin) };
+        let Self { desired, widen, reachable, .. } = self;
+        widen.ban(ban.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
+        if new {
+            let earlier = EarlierBan { since: ban.since, end: ban.until.timestamp() };
+            self.recent.begin(ban.prefix, ban.origin.jail(), earlier, now);
+            // The new ban may come before it was seen that the one before is over.
+            match before.and_then(Moment::timestamp) {
+                // Its end is watched already, and the later one is found when that comes.
+                Some(at) => changes.push(Change::End { prefix: ban.prefix, at, by: EXPIRED.to_owned() }),
+                None => self.watch(ban.prefix, ban.until),
+            }
         }
+        changes.push(ban.into());
+        changes
     }
 
     /// Lifts a ban before its end, also on the routers.
     pub fn lift(&mut self, prefix: IpNet, now: Timestamp) {
         let Self { desired, widen, reachable, .. } = self;
         widen.lift(prefix, &mut &**desired, &|network| reachable.touches(network, now));
+        self.recent.end(prefix, now);
         self.forget_lifted();
     }
 
     /// Ends the bans that are over; each is handed to a function with its end.
-    pub fn lapse(&mut self, now: Timestamp, mut ended: impl FnMut(IpNet, Timestamp)) {
+    pub fn expire(&mut self, now: Timestamp, mut ended: impl FnMut(IpNet, Timestamp)) {
+        let moment = Moment::from(now);
         while let Some(Reverse((end, prefix))) = self.ends.peek().copied()
-            && end <= now.as_millisecond()
+            && end <= moment
         {
             self.ends.pop();
-            let Some(ban) = self.standing(prefix) else { continue };
-            match ban.until {
-                Some(until) if until <= now => {
-                    self.widen.lapse(prefix, &mut &*self.desired);
-                    ended(prefix, until);
+            let Some(until) = self.standing(prefix) else { continue };
+            match until.timestamp() {
+                Some(end) if until <= moment => {
+                    self.widen.expire(prefix, &mut &*self.desired);
+                    ended(prefix, end);
                 }
-                _ => self.watch(prefix, ban),
+                _ => self.watch(prefix, until),
             }
         }
         let Self { desired, widen, reachable, .. } = self;
-        widen.settle(now.into(), &mut &**desired, &|network| reachable.touches(network, now));
+        widen.settle(moment, &mut &**desired, &|network| reachable.touches(network, now));
     }
 
     /// Weighs the networks around a prefix anew, after what is to be kept reachable there changed.
@@ -139,29 +202,9 @@ impl Book {
         widen.review(prefix, &mut &**desired, &|network| reachable.touches(network, now));
     }
 
-    /// The label of the bans of one jail and sensor.
-    pub fn label(
-        &mut self,
-        jail: &Name,
-        sensor: &Name,
-        list: &ListConfig,
-        severity: &BTreeMap<Name, Severity>,
-    ) -> Arc<Label> {
-        /// Names are few in practice, but sensors choose those of jails.
-        const MOST: usize = 100_000;
-        if self.labels.len() > MOST {
-            self.labels.clear();
-        }
-        let label = self
-            .labels
-            .entry((jail.clone(), sensor.clone()))
-            .or_insert_with(|| Label::new(jail.clone(), sensor.clone(), list, severity).into());
-        label.clone()
-    }
-
-    fn watch(&mut self, prefix: IpNet, ban: Standing) {
-        if let Some(until) = ban.until {
-            self.ends.push(Reverse((until.as_millisecond(), prefix)));
+    fn watch(&mut self, prefix: IpNet, until: Moment) {
+        if until != Moment::FOREVER {
+            self.ends.push(Reverse((until, prefix)));
         }
     }
 
@@ -171,5 +214,25 @@ impl Book {
             let (bans, mut seen) = (self.widen.bans(), BTreeSet::new());
             self.ends.retain(|Reverse((_, prefix))| bans.contains(*prefix) && seen.insert(*prefix));
         }
+    }
+}
+
+// === impl Growth ===
+
+impl Growth<'_> {
+    /// The time of a ban that grows with those before it; the jail's own where they are not known.
+    fn time(&self, recent: &Recent, prefix: IpNet, offence: &Offence, now: Timestamp) -> BanTime {
+        let earlier = self.earlier.count(recent, prefix, offence, &self.escalation, now);
+        earlier.map_or(offence.bantime, |earlier| self.escalation.time(offence.bantime, earlier, self.chance))
+    }
+}
+
+// === impl NewBan ===
+
+impl From<NewBan> for Change {
+    /// The ledger counts strikes and ends bans itself.
+    fn from(NewBan { prefix, since, until, origin, evidence }: NewBan) -> Self {
+        let (until, strikes, ended, ended_by) = (until.timestamp(), 0, None, None);
+        Self::Ban(Box::new(Ban { prefix, since, until, origin, evidence, strikes, ended, ended_by }))
     }
 }

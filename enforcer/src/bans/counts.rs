@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Decision;
+use super::decision::Decision;
 
 /// What was decided since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +19,15 @@ pub struct Counts {
     /// Offences of addresses on the allow list, and of addresses that no host has.
     pub allowed: u64,
     /// Offences of addresses that are protected by a good login.
-    pub spared: u64,
+    // JSON keeps the names that scripts know.
+    #[serde(rename = "spared")]
+    pub protected: u64,
     /// Offences whose ban was over when they arrived.
     pub too_late: u64,
     /// Bans that ended in time.
-    pub lapsed: u64,
-    /// Bans by hand.
+    #[serde(rename = "lapsed")]
+    pub expired: u64,
+    /// New bans by hand; one that made a ban longer is not counted.
     pub by_hand: u64,
     /// Bans that were found on a router and taken over into a ledger that had lost them.
     pub adopted: u64,
@@ -37,9 +40,9 @@ pub(super) struct Counters {
     extended: AtomicU64,
     already_banned: AtomicU64,
     allowed: AtomicU64,
-    spared: AtomicU64,
+    protected: AtomicU64,
     too_late: AtomicU64,
-    lapsed: AtomicU64,
+    expired: AtomicU64,
     by_hand: AtomicU64,
     adopted: AtomicU64,
 }
@@ -49,7 +52,7 @@ pub(super) struct Counters {
 impl Counts {
     /// Offences taken, whatever came of them.
     pub fn offences(&self) -> u64 {
-        self.banned + self.extended + self.already_banned + self.allowed + self.spared + self.too_late
+        self.banned + self.extended + self.already_banned + self.allowed + self.protected + self.too_late
     }
 }
 
@@ -62,14 +65,14 @@ impl Counters {
             Decision::Extended(_) => &self.extended,
             Decision::AlreadyBanned => &self.already_banned,
             Decision::Allowed => &self.allowed,
-            Decision::Spared => &self.spared,
-            Decision::Lapsed => &self.too_late,
+            Decision::Protected => &self.protected,
+            Decision::Over => &self.too_late,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn count_lapsed(&self, bans: usize) {
-        self.lapsed.fetch_add(bans as u64, Ordering::Relaxed);
+    pub fn count_expired(&self, bans: usize) {
+        self.expired.fetch_add(bans as u64, Ordering::Relaxed);
     }
 
     pub fn count_by_hand(&self) {
@@ -87,9 +90,9 @@ impl Counters {
             extended: read(&self.extended),
             already_banned: read(&self.already_banned),
             allowed: read(&self.allowed),
-            spared: read(&self.spared),
+            protected: read(&self.protected),
             too_late: read(&self.too_late),
-            lapsed: read(&self.lapsed),
+            expired: read(&self.expired),
             by_hand: read(&self.by_hand),
             adopted: read(&self.adopted),
         }

@@ -8,7 +8,7 @@ use atalaya_wire::Networks;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::protect::Protect;
+use super::protect::Protect;
 
 /// For how long no widened network covers what someone unbanned, unless it is banned again.
 pub const EXEMPT: SignedDuration = SignedDuration::from_hours(1);
@@ -19,7 +19,7 @@ const MOST_EXEMPT: usize = 1000;
 /// What is to be kept reachable.
 #[derive(Debug)]
 pub(super) struct Reachable {
-    /// The allow list.
+    /// The allow list, of which a copy is published for readers.
     pub networks: Arc<Networks>,
     /// Who logged in well lately.
     pub protect: Protect,

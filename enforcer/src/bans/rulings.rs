@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::Bans;
 use super::book::Book;
-use crate::policy::Exemption;
+use super::decision::Exemption;
+use crate::desired::Moment;
 
 impl Bans {
     /// What stands for each of these offenders, by the number of its offence. Asked once the ledger has the
@@ -40,12 +41,12 @@ fn ruling(book: &Book, address: IpAddr, now: Timestamp) -> Ruling {
 fn standing(book: &Book, address: IpAddr, now: Timestamp) -> Option<(IpNet, Left)> {
     let single = IpNet::from(address);
     [book.widen.bans().unit_of(address), single].into_iter().find_map(|net| {
-        let left = match book.standing(net)?.until {
-            None => Left::Permanent,
-            Some(until) => {
-                let left = u64::try_from(until.duration_since(now).as_millis()).ok()?;
-                Left::Milliseconds(left.min(Left::LONGEST))
-            }
+        let until = book.standing(net)?;
+        let left = if until == Moment::FOREVER {
+            Left::Permanent
+        } else {
+            let left = u64::try_from(until.milliseconds_after(now.into())).ok()?;
+            Left::Milliseconds(left.min(Left::LONGEST))
         };
         (left != Left::Milliseconds(0)).then_some((net, left))
     })

@@ -1,7 +1,9 @@
-use atalaya_wire::Seconds;
+use atalaya_wire::{BanTime, Seconds};
 
+use super::allow::AllowError;
 use super::*;
-use crate::config::AllowConfig;
+use crate::bans::allow::AllowConfig;
+use crate::desired::Label;
 use crate::ledger::{Selection, Terms, Writer};
 
 struct Scene {
@@ -18,10 +20,7 @@ fn scene(saved: &[(&str, Option<i64>)], allow: &str) -> Scene {
 
 fn scene_with(saved: &[(&str, Option<i64>)], allow: &str, change: impl FnOnce(&mut Rules)) -> Scene {
     let folder = tempfile::tempdir().unwrap();
-    let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &|jail, sensor| {
-        Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
-    })
-    .unwrap();
+    let (ledger, _, writer) = Ledger::open(folder.path(), &Terms::default(), &mut Labels::default()).unwrap();
     let desired = Arc::new(Desired::new());
     let networks: Networks = [allow.parse().unwrap()].into_iter().collect();
     let allow = Allow::new(AllowConfig { networks, ..AllowConfig::default() }, Vec::new());
@@ -29,7 +28,9 @@ fn scene_with(saved: &[(&str, Option<i64>)], allow: &str, change: impl FnOnce(&m
     change(&mut rules);
     let saved = saved
         .iter()
-        .map(|(prefix, until)| (net(prefix), Standing { until: until.map(at) }, Label::test("saved")))
+        .map(|(prefix, until)| {
+            (net(prefix), Wanted { until: until.map(at).into(), label: Label::test("saved") })
+        })
         .collect();
     let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, saved, Vec::new(), at(0));
     Scene { bans, desired, ledger, _writer: writer, _folder: folder }
@@ -58,7 +59,17 @@ fn offence(sequence: u64, address: &str, second: i64) -> NumberedOffence {
 
 impl Scene {
     fn take(&self, offence: NumberedOffence, now: i64) -> Receipt {
-        self.bans.take(&"web-1".parse().unwrap(), &"o".parse().unwrap(), vec![offence], at(now))
+        let (sensor, outbox) = ("web-1".parse().unwrap(), "o".parse().unwrap());
+        self.bans.take(&sensor, (&outbox, offence.sequence), vec![offence], &Earlier::default(), at(now))
+    }
+
+    /// As [`Self::take`], of a ban that grows with earlier ones.
+    async fn take_growing(&self, sensor: &str, offence: NumberedOffence, now: i64) -> Receipt {
+        let (sensor, outbox) = (sensor.parse().unwrap(), "o".parse().unwrap());
+        let sequence = offence.sequence;
+        let offences = vec![offence];
+        let earlier = self.bans.earlier(&offences, at(now)).await;
+        self.bans.take(&sensor, (&outbox, sequence), offences, &earlier, at(now))
     }
 
     fn allow(&self, what: &str, until: Option<i64>, now: i64) -> usize {
@@ -85,7 +96,7 @@ impl Scene {
     }
 
     fn until(&self, prefix: &str) -> Option<Timestamp> {
-        self.desired.get(net(prefix)).and_then(|wanted| wanted.until)
+        self.desired.get(net(prefix)).and_then(|wanted| wanted.until.timestamp())
     }
 
     fn in_ledger(&self, now: i64) -> Vec<(IpNet, u32)> {
@@ -117,11 +128,11 @@ async fn a_ban_grows_with_those_before_it_of_its_own_jail_or_of_all() {
             overall,
             decay: None,
         });
-        scene.bans.take(&name("web"), &name("box"), vec![numbered], at(second))
+        scene.take_growing("web", numbered, second)
     };
     let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
     let left = |second: i64| {
-        scene.bans.lock().standing(prefix).unwrap().until.unwrap().duration_since(at(second)).as_secs()
+        scene.bans.lock().standing(prefix).unwrap().timestamp().unwrap().duration_since(at(second)).as_secs()
     };
     for (jail, second, overall, expected) in [
         ("a", 0, false, 600),
@@ -132,8 +143,8 @@ async fn a_ban_grows_with_those_before_it_of_its_own_jail_or_of_all() {
         // Long ago is forgotten.
         ("a", 4_000_000, false, 600),
     ] {
-        scene.bans.lapse(at(second));
-        ban(jail, second, overall).committed().await.unwrap();
+        scene.bans.expire(at(second));
+        ban(jail, second, overall).await.committed().await.unwrap();
         assert_eq!(left(second), expected, "{jail} at {second}");
     }
 }
@@ -150,19 +161,19 @@ async fn routers_know_of_a_ban_before_the_ledger_has_it() {
 }
 
 #[tokio::test]
-async fn an_extended_ban_lapses_at_its_later_end_and_then_bans_again_with_the_next_strike() {
+async fn an_extended_ban_expires_at_its_later_end_and_then_bans_again_with_the_next_strike() {
     let scene = scene(&[], "10.0.0.0/8");
     scene.take(offence(1, "192.0.2.1", 0), 0).committed().await.unwrap();
     scene.take(offence(2, "192.0.2.1", 600), 600).committed().await.unwrap();
     assert_eq!(scene.until("192.0.2.1/32"), Some(at(2400)));
-    assert_eq!(scene.bans.lapse(at(1800)), 0);
-    assert_eq!(scene.bans.lapse(at(2399)), 0);
-    assert_eq!(scene.bans.lapse(at(2400)), 1);
+    assert_eq!(scene.bans.expire(at(1800)), 0);
+    assert_eq!(scene.bans.expire(at(2399)), 0);
+    assert_eq!(scene.bans.expire(at(2400)), 1);
     assert!(scene.bans.is_empty());
     scene.take(offence(3, "192.0.2.1", 2400), 2400).committed().await.unwrap();
     assert_eq!(scene.in_ledger(2400), [(net("192.0.2.1/32"), 2)]);
     let counts = scene.bans.counts();
-    assert_eq!((counts.banned, counts.extended, counts.lapsed), (2, 1, 1));
+    assert_eq!((counts.banned, counts.extended, counts.expired), (2, 1, 1));
 }
 
 #[tokio::test]
@@ -232,9 +243,9 @@ async fn many_bans_of_one_network_are_one_entry_and_the_ledger_keeps_each() {
     // One of them again: its ban is extended, as it would be alone.
     scene.take(offence(5, "192.0.2.1", 60), 60).committed().await.unwrap();
     assert_eq!(scene.bans.counts().extended, 1);
-    assert_eq!(scene.bans.lapse(at(1800)), 3);
+    assert_eq!(scene.bans.expire(at(1800)), 3);
     assert_eq!((scene.bans.len(), scene.until("192.0.2.0/24")), (1, Some(at(1860))));
-    assert_eq!(scene.bans.lapse(at(1860)), 1);
+    assert_eq!(scene.bans.expire(at(1860)), 1);
     assert_eq!((scene.wanted().len(), scene.bans.widened()), (0, 0));
 }
 
@@ -260,9 +271,9 @@ async fn an_address_that_someone_unbans_is_not_covered_for_an_hour_unless_it_off
     drop(scene.take(long.clone(), 1000));
     long.offence.address = "192.0.2.7".parse().unwrap();
     drop(scene.take(long, 1000));
-    scene.bans.lapse(at(3603));
+    scene.bans.expire(at(3603));
     assert_eq!(scene.wanted(), ["192.0.2.6/32", "192.0.2.7/32"]);
-    scene.bans.lapse(at(3604));
+    scene.bans.expire(at(3604));
     assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
 }
 
@@ -279,9 +290,9 @@ async fn no_network_is_widened_over_an_allowed_address_and_it_is_when_that_goes(
     assert_eq!(scene.wanted().len(), 5);
     assert!(scene.bans.allow().contains("198.51.100.1".parse().unwrap()));
     // An entry's time is over.
-    scene.bans.lapse(at(99));
+    scene.bans.expire(at(99));
     assert_eq!(scene.wanted().len(), 5);
-    scene.bans.lapse(at(100));
+    scene.bans.expire(at(100));
     assert!(!scene.bans.allow().contains("198.51.100.1".parse().unwrap()));
     assert_eq!(scene.wanted().len(), 4);
     assert!(scene.bans.allowances().is_empty() && scene.ledger.allowances().unwrap().is_empty());
@@ -294,8 +305,8 @@ async fn who_logged_in_well_is_spared_listed_and_covered_by_no_network() {
     scene.login("10.0.0.7", 0);
     scene.take(offence(1, "10.0.0.7", 5), 5).committed().await.unwrap();
     assert!(scene.bans.is_empty());
-    assert_eq!((scene.bans.counts().spared, scene.bans.protected()), (1, 1));
-    let spared = scene.bans.spared(10).unwrap();
+    assert_eq!((scene.bans.counts().protected, scene.bans.protected()), (1, 1));
+    let spared = scene.bans.protected_offences(10).unwrap();
     assert_eq!(spared.len(), 1);
     assert_eq!(spared[0].address, "10.0.0.7".parse::<IpAddr>().unwrap());
     assert!(spared[0].why.contains("ann logged in on web-1 by sshd"), "{}", spared[0].why);
@@ -357,12 +368,12 @@ async fn offences_that_say_nothing_of_it_grow_as_configured_and_quiet_time_is_fo
         ("a", 13_200 + 10_000, 7200),
         ("a", 30_400 + 40_000, 1800),
     ] {
-        scene.bans.lapse(at(second));
+        scene.bans.expire(at(second));
         sequence += 1;
         let mut one = offence(sequence, "192.0.2.1", second);
         one.offence.jail = jail.parse().unwrap();
-        let sensor = format!("web-{sequence}").parse().unwrap();
-        scene.bans.take(&sensor, &"o".parse().unwrap(), vec![one], at(second)).committed().await.unwrap();
+        let receipt = scene.take_growing(&format!("web-{sequence}"), one, second).await;
+        receipt.committed().await.unwrap();
         let left = scene.until("192.0.2.1/32").unwrap().duration_since(at(second)).as_secs();
         assert_eq!(left, expected, "{jail} at {second}");
     }
@@ -374,7 +385,8 @@ async fn what_a_router_holds_is_taken_over_unless_it_is_allowed_protected_or_kno
     scene.login("10.0.0.7", 0);
     let name = |text: &str| text.parse::<Name>().unwrap();
     let adopt = |prefix: &str, until| {
-        scene.bans.adopt(net(prefix), until, name("ssh"), name("web-1"), &name("edge"), at(0))
+        let origin = Origin::Sensor { jail: name("ssh"), sensor: name("web-1") };
+        scene.bans.adopt(net(prefix), Moment::from(until), origin, &name("edge"), at(0))
     };
     assert!(adopt("203.0.113.7/32", Some(at(600))));
     for (prefix, until) in [
@@ -390,7 +402,7 @@ async fn what_a_router_holds_is_taken_over_unless_it_is_allowed_protected_or_kno
     drop(scene.bans.unban(net("192.0.2.1/32"), "test", at(0)).unwrap());
     scene.take(offence(1, "203.0.113.7", -1700), 0).committed().await.unwrap();
     assert_eq!(scene.in_ledger(0), [(net("203.0.113.7/32"), 1)]);
-    assert_eq!(scene.bans.lapse(at(600)), 1);
+    assert_eq!(scene.bans.expire(at(600)), 1);
 }
 
 #[tokio::test]
@@ -399,10 +411,60 @@ async fn a_start_widens_and_remembers_what_was_allowed() {
     let scene = scene_with(&saved, "10.0.0.0/8", narrow(2));
     assert_eq!((scene.wanted(), scene.bans.len()), (vec!["192.0.2.0/24".to_owned()], 3));
     assert_eq!(scene.until("192.0.2.0/24"), Some(at(600)));
-    assert_eq!(scene.bans.lapse(at(100)), 1);
+    assert_eq!(scene.bans.expire(at(100)), 1);
     assert_eq!(scene.until("192.0.2.0/24"), Some(at(600)));
-    assert_eq!(scene.bans.lapse(at(599)), 1);
+    assert_eq!(scene.bans.expire(at(599)), 1);
     assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
-    assert_eq!(scene.bans.lapse(at(600)), 1);
+    assert_eq!(scene.bans.expire(at(600)), 1);
     assert!(scene.wanted().is_empty() && scene.bans.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn bans_of_one_network_decided_at_once_each_count_as_one_strike_more() {
+    const WORKERS: u64 = 4;
+    const ROUNDS: u64 = 24;
+    let steps = Escalation::MOST_STEPS as u64;
+    // The n-th ban takes n times as long, so that its length tells as which strike it was decided.
+    let escalation = Escalation {
+        thousandths: (1..=steps).map(|strike| strike * 1000).collect(),
+        max: None,
+        random: None,
+        overall: false,
+        decay: None,
+    };
+    let scene = Arc::new(scene_with(&[], "10.0.0.0/8", |rules| rules.escalation = Some(escalation)));
+    let start = Arc::new(tokio::sync::Barrier::new(WORKERS as usize));
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|worker| {
+            let (scene, start) = (Arc::clone(&scene), Arc::clone(&start));
+            tokio::spawn(async move {
+                for round in 0..ROUNDS {
+                    start.wait().await;
+                    // Of one IPv6 /64, each by another of its addresses, and each at a second of its own.
+                    let number = worker * ROUNDS + round;
+                    let offence = offence(number + 1, &format!("2001:db8::{number:x}"), number as i64);
+                    drop(scene.take_growing(&format!("web-{worker}"), offence, number as i64).await);
+                    drop(scene.bans.unban(net("2001:db8::/64"), "test", at(number as i64)));
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    scene.ledger.write(vec![Change::Recovered]).committed().await.unwrap();
+    let mut bans = Vec::new();
+    let all = Selection { which: crate::ledger::Which::All, ..Selection::default() };
+    scene
+        .ledger
+        .each_ban(&all, at(0), &mut |ban| {
+            bans.push((ban.strikes, ban.until.unwrap().duration_since(ban.since).as_secs() / 1800));
+            true
+        })
+        .unwrap();
+    bans.sort_unstable();
+    assert_eq!(bans.len() as u64, scene.bans.counts().banned);
+    for (place, (strikes, times)) in bans.iter().enumerate() {
+        assert_eq!((u64::from(*strikes), *times as u64), (place as u64 + 1, place as u64 + 1), "{bans:?}");
+    }
 }

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use atalaya_enforcer::bans::BY_HAND;
 use atalaya_enforcer::control::address::{AddressAnswer, AddressRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::ledger::Ban;
@@ -65,7 +64,7 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
     if let Some(login) = known.protected.as_ref().or(known.login.as_ref()) {
         let protects = if known.protected.is_some() { "protected: " } else { "" };
         let text = format!(
-            "{protects}{} logged in well from {} on {} by {}, {}",
+            "{protects}{} logged in successfully from {} on {} by {}, {}",
             words::harmless(&login.account),
             login.address,
             login.sensor,
@@ -90,7 +89,7 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
             lines.push(format!(
                 "  {:<18} {:<12} ends {}",
                 words::prefix(ban.prefix),
-                ban.jail.as_str(),
+                ban.origin.jail().as_str(),
                 words::until(ban.until, now)
             ));
         }
@@ -142,7 +141,7 @@ fn verdict(known: &AddressAnswer) -> (Tone, String) {
 
 fn ends(ban: &Ban, now: Timestamp) -> String {
     match ban.until {
-        None => "for ever".to_owned(),
+        None => "permanent".to_owned(),
         Some(until) => format!("ends {} ({})", words::until(ban.until, now), words::moment(until)),
     }
 }
@@ -170,11 +169,7 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
 
 /// Who banned.
 fn by(ban: &Ban) -> String {
-    if ban.jail.as_str() == BY_HAND {
-        "by hand".to_owned()
-    } else {
-        format!("by jail {} for sensor {}", ban.jail, ban.sensor)
-    }
+    ban.origin.to_string()
 }
 
 fn earlier(ban: &Ban, now: Timestamp) -> String {
@@ -196,7 +191,7 @@ pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
             };
             let whose = if ours { "" } else { ", an entry that is not ours" };
             let left = left.map_or_else(
-                || "for ever".to_owned(),
+                || "without a timeout".to_owned(),
                 |left| format!("{} left", words::length(SignedDuration::from_secs(left.cast_signed()))),
             );
             let but = router.why.as_deref().map(|why| format!(", but {}", words::harmless(why)));
@@ -263,7 +258,7 @@ mod tests {
         });
         let mut over = ban.clone();
         over["ended"] = json!(at(-90));
-        over["ended_by"] = json!("lapsed");
+        over["ended_by"] = json!("expired");
         serde_json::from_value(json!({
             "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "around": [], "within": [], "earlier": vec![over; 12],
             "allowed": null, "login": null, "protected": null, "widened": null, "routers": [
@@ -291,7 +286,7 @@ mod tests {
             "edge-0  holds it, 28m left, but drops nothing: no enabled rule",
             "edge-2  cannot tell: down for 2m: no route",
             "edge-3  does not hold it",
-            "ended 3m 30s ago, lapsed",
+            "ended 3m 30s ago, expired",
             "and 2 more: atalaya-enforcer history --over --address 192.0.2.1",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");

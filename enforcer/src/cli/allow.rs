@@ -5,15 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use atalaya_enforcer::control::allow::{
-    AllowAnswer, AllowRequest, AllowedAnswer, AllowedBecause, DisallowRequest, SparedRequest,
+    AllowAnswer, AllowRequest, AllowedAnswer, AllowedBecause, DisallowRequest, ProtectedRequest,
 };
-use atalaya_enforcer::ledger::{Allowance, Spared};
+use atalaya_enforcer::ledger::{Allowance, ProtectedOffence};
 use atalaya_wire::BanTime;
 use jiff::Timestamp;
 
-use super::hand::each;
 use super::paint::{Paint, Tone};
-use super::socket::{Socket, print_json};
+use super::socket::{Socket, each, print_json};
 use super::words;
 
 /// Whom to allow.
@@ -45,9 +44,9 @@ pub struct Arguments {
 
 /// How many to show.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  atalaya-enforcer spared\n\n\
+#[command(after_help = "Example:\n  atalaya-enforcer protected\n\n\
     The JSON is [{address, jail, sensor, at, why, evidence}], the latest first.")]
-pub struct SparedArguments {
+pub struct ProtectedArguments {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
@@ -105,31 +104,32 @@ impl Arguments {
     }
 }
 
-// === impl SparedArguments ===
+// === impl ProtectedArguments ===
 
-impl SparedArguments {
-    /// Lists who was spared.
+impl ProtectedArguments {
+    /// Lists the latest offences of protected addresses.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-        let spared: Vec<Spared> = Socket::of(config)?.ask("spared", &SparedRequest { limit: self.limit })?;
+        let offences: Vec<ProtectedOffence> =
+            Socket::of(config)?.ask("protected", &ProtectedRequest { limit: self.limit })?;
         if self.json {
-            return print_json(out, &spared);
+            return print_json(out, &offences);
         }
-        if spared.is_empty() {
-            return Ok(writeln!(out, "nobody was spared")?);
+        if offences.is_empty() {
+            return Ok(writeln!(out, "no offence of a protected address")?);
         }
         let now = Timestamp::now();
-        let row = |spared: &Spared| {
+        let row = |offence: &ProtectedOffence| {
             let row = [
-                words::ago(spared.at, now),
-                spared.address.to_string(),
-                spared.jail.to_string(),
-                spared.sensor.to_string(),
-                words::harmless(&spared.why).into_owned(),
+                words::ago(offence.at, now),
+                offence.address.to_string(),
+                offence.jail.to_string(),
+                offence.sensor.to_string(),
+                words::harmless(&offence.why).into_owned(),
             ];
             (Tone::Plain, row)
         };
-        let header = ["SPARED", "ADDRESS", "JAIL", "SENSOR", "WHY"];
-        for line in Paint::of_stdout().table(header, &[], spared.iter().map(row).collect()) {
+        let header = ["WHEN", "ADDRESS", "JAIL", "SENSOR", "WHY"];
+        for line in Paint::of_stdout().table(header, &[], offences.iter().map(row).collect()) {
             writeln!(out, "{line}")?;
         }
         Ok(())
@@ -178,11 +178,13 @@ fn lines(list: &AllowAnswer, now: Timestamp, paint: Paint) -> Vec<String> {
         lines.extend(paint.paragraph(&open, &text).iter().map(|line| paint.paint(tone, line)));
     }
     let networks: Vec<String> = list.networks.iter().map(words::prefix).collect();
-    lines.extend(paint.paragraph("never banned, all in all: ", &networks.join(" ")));
+    lines.extend(paint.paragraph("never banned, in total: ", &networks.join(" ")));
     if list.protected > 0 {
-        let who = words::counted(list.protected, "address");
-        let who = who.replace("addresss", "addresses");
-        lines.push(format!("protected by good logins: {who}; atalaya-enforcer spared lists whom that saved"));
+        let who = if list.protected == 1 { "address" } else { "addresses" };
+        let who = format!("{} {who}", words::count(list.protected));
+        lines.push(format!(
+            "protected by successful logins: {who}; `atalaya-enforcer protected` lists their offences"
+        ));
     }
     lines
 }

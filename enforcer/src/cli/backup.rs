@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use atalaya_enforcer::backup::{self, Summary};
 use atalaya_enforcer::config::Config;
+use atalaya_enforcer::ledger::backup::{self, Summary};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 

@@ -20,7 +20,7 @@ use super::words;
     atalaya-enforcer bans --jail sshd --since 2h\n  \
     atalaya-enforcer bans --sort strikes --limit 20\n  \
     atalaya-enforcer bans --address 192.0.2.0/24 --json\n\n\
-    The JSON is an array of {prefix, since, until, jail, sensor, evidence: [{time, source, text}], strikes, ended, \
+    The JSON is an array of {prefix, since, until, jail, sensor, origin, evidence: [{time, source, text}], strikes, ended, \
     ended_by}; fields are added, but do not change.")]
 pub struct Arguments {
     #[command(flatten)]
@@ -179,7 +179,8 @@ fn as_table(out: &mut impl Write, mut lines: Lines, last: Last, paint: Paint) ->
         };
         let (prefix, strikes) = (words::prefix(ban.prefix), ban.strikes.to_string());
         let since = words::ago(ban.since, now);
-        let line = row(&prefix, ban.jail.as_str(), ban.sensor.as_str(), &strikes, &since, &end);
+        let line =
+            row(&prefix, ban.origin.jail().as_str(), ban.origin.sensor().as_str(), &strikes, &since, &end);
         writeln!(out, "{line}")?;
     }
     if header.is_some() {
@@ -198,9 +199,9 @@ fn ended(ban: &Ban, now: Timestamp) -> String {
         (Some(ended), Some(by)) => format!("{}, {}", words::ago(ended, now), words::harmless(by)),
         (Some(ended), None) => words::ago(ended, now),
         (None, _) => match ban.until {
-            None => "stands for ever".to_owned(),
+            None => "permanent".to_owned(),
             Some(until) if until > now => format!("stands, ends {}", words::until(ban.until, now)),
-            Some(until) => format!("{}, lapsed", words::ago(until, now)),
+            Some(until) => format!("{}, expired", words::ago(until, now)),
         },
     }
 }
@@ -269,7 +270,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(ended(&ban, at(300)), "stands, ends in 5m");
-        assert_eq!(ended(&ban, at(660)), "1m ago, lapsed");
+        assert_eq!(ended(&ban, at(660)), "1m ago, expired");
         ban.ended = Some(at(300));
         ban.ended_by = Some("by hand, eve\u{1b}[2J".to_owned());
         assert_eq!(ended(&ban, at(360)), "1m ago, by hand, eve\u{fffd}[2J");

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::address::on_routers;
-use super::socket::{Socket, print_json};
+use super::socket::{Socket, each, print_json};
 use super::words;
 
 /// Whom to ban.
@@ -129,23 +129,4 @@ impl Unban {
         }
         Ok(())
     }
-}
-
-/// Does something for each of several; where one fails the others are done all the same.
-pub fn each<T>(all: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    if let [single] = all {
-        return one(single).map(|()| ExitCode::SUCCESS);
-    }
-    let mut code = ExitCode::SUCCESS;
-    for single in all {
-        if let Err(error) = one(single) {
-            // Nobody reads on.
-            if error.is::<std::io::Error>() {
-                return Err(error);
-            }
-            eprintln!("atalaya-enforcer: {error:#}");
-            code = ExitCode::FAILURE;
-        }
-    }
-    Ok(code)
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::desired::Basis;
+use atalaya_enforcer::desired::Desired;
 use atalaya_enforcer::ledger::ListUse;
+use atalaya_enforcer::router::RouterConfig;
 use atalaya_enforcer::router::plan::{self, Does, Leftover, Plan};
-use atalaya_enforcer::router::{Desired, RouterConfig};
 use atalaya_enforcer::service;
 use atalaya_wire::{Name, Seconds};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -55,7 +56,7 @@ pub struct Tidy {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Answer<T> {
+enum Outcome<T> {
     Good(T),
     Bad { router: Name, error: String },
 }
@@ -87,8 +88,8 @@ impl Arguments {
         for router in &routers {
             let planned = plan::plan(router, Arc::clone(&desired), &lists, Timestamp::now());
             answers.push(match runtime.block_on(planned) {
-                Ok(plan) => Answer::Good(plan),
-                Err(error) => Answer::Bad { router: router.name.clone(), error: error.to_string() },
+                Ok(plan) => Outcome::Good(plan),
+                Err(error) => Outcome::Bad { router: router.name.clone(), error: error.to_string() },
             });
         }
         if self.json {
@@ -101,11 +102,11 @@ impl Arguments {
         Ok(exit_code(&answers))
     }
 
-    fn print(&self, out: &mut impl Write, answer: &Answer<Plan>) -> anyhow::Result<()> {
+    fn print(&self, out: &mut impl Write, answer: &Outcome<Plan>) -> anyhow::Result<()> {
         let paint = Paint::of_stdout();
         let plan = match answer {
-            Answer::Good(plan) => plan,
-            Answer::Bad { router, error } => return bad(out, router, error),
+            Outcome::Good(plan) => plan,
+            Outcome::Bad { router, error } => return bad(out, router, error),
         };
         let version =
             plan.version.as_deref().map_or(String::new(), |version| format!(", RouterOS {version}"));
@@ -169,9 +170,9 @@ impl Tidy {
             answers.push(match runtime.block_on(self.tidy(router, &lists)) {
                 Ok(tidied) => {
                     self.forget(&socket, router, &lists);
-                    Answer::Good(tidied)
+                    Outcome::Good(tidied)
                 }
-                Err(error) => Answer::Bad { router: router.name.clone(), error: format!("{error:#}") },
+                Err(error) => Outcome::Bad { router: router.name.clone(), error: format!("{error:#}") },
             });
         }
         if self.json {
@@ -180,8 +181,8 @@ impl Tidy {
         }
         for answer in &answers {
             let Tidied { router, leftovers, removed } = match answer {
-                Answer::Good(tidied) => tidied,
-                Answer::Bad { router, error } => {
+                Outcome::Good(tidied) => tidied,
+                Outcome::Bad { router, error } => {
                     bad(out, router, error)?;
                     continue;
                 }
@@ -258,8 +259,8 @@ fn bad(out: &mut impl Write, router: &Name, error: &str) -> anyhow::Result<()> {
     Ok(writeln!(out, "{}: {}", router, paint.paint(Tone::Bad, &words::harmless(error)))?)
 }
 
-fn exit_code<T>(answers: &[Answer<T>]) -> ExitCode {
-    let failed = answers.iter().any(|answer| matches!(answer, Answer::Bad { .. }));
+fn exit_code<T>(answers: &[Outcome<T>]) -> ExitCode {
+    let failed = answers.iter().any(|answer| matches!(answer, Outcome::Bad { .. }));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -181,4 +182,23 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+/// Does something for each of several; where one fails the others are done all the same.
+pub fn each<T>(all: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    if let [single] = all {
+        return one(single).map(|()| ExitCode::SUCCESS);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for single in all {
+        if let Err(error) = one(single) {
+            // Nobody reads on.
+            if error.is::<std::io::Error>() {
+                return Err(error);
+            }
+            eprintln!("atalaya-enforcer: {error:#}");
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use atalaya_enforcer::config::Config;
-use atalaya_enforcer::control::fault::{Fault, FaultKind};
-use atalaya_enforcer::control::status::{RouterAnswer, SensorAnswer, Status};
+use atalaya_enforcer::control::answers::{Fault, FaultKind};
+use atalaya_enforcer::control::answers::{RouterAnswer, SensorAnswer, Status};
 use atalaya_enforcer::enrolment::{self, Sensor};
 use atalaya_enforcer::intake::Seen;
 use atalaya_enforcer::router::{Enforcement, RouterStatus, State};
@@ -318,7 +318,7 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
     let rates = &status.rates;
     let times = |offences: u64, bans: u64, lapses: u64, commands: u64| {
         format!(
-            "{}, {} banned, {} lapsed, {} to routers",
+            "{}, {} banned, {} expired, {} to routers",
             words::counted(offences, "offence"),
             words::count(bans),
             words::count(lapses),
@@ -348,8 +348,11 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
     let notes = [
         (status.widened, "networks widened"),
         (status.allowances, "allowed at run time"),
-        (status.protected, "protected by good logins"),
-        (usize::try_from(status.decisions.spared).unwrap_or(usize::MAX), "offences spared for that"),
+        (status.protected, "protected by successful logins"),
+        (
+            usize::try_from(status.decisions.protected).unwrap_or(usize::MAX),
+            "offences that led to no ban for that",
+        ),
     ];
     let notes: Vec<String> = notes
         .iter()

@@ -6,18 +6,18 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use atalaya_enforcer::control::status::Status;
+use atalaya_enforcer::control::answers::Status;
 use jiff::Timestamp;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use self::feed::Report;
-use self::scene::{Flow, Scene};
+use self::picture::{Flow, Picture};
 use super::paint::Paint;
 use super::socket::{Socket, print_json};
 
 mod feed;
-mod scene;
+mod picture;
 mod view;
 
 /// How long a key waits at most until it has its effect.
@@ -87,7 +87,7 @@ impl Drop for Screen {
 
 /// The full-screen view.
 fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
-    let mut scene = Scene::new(Paint::of_stdout().is_colourful());
+    let mut picture = Picture::new(Paint::of_stdout().is_colourful());
     let mut screen = Screen::take()?;
     let mut drawn: Option<Instant> = None;
     loop {
@@ -96,7 +96,7 @@ fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
             match reports.try_recv() {
                 Ok(Report::Stop) => return Ok(()),
                 Ok(report) => {
-                    scene.take(report, Timestamp::now());
+                    picture.take(report, Timestamp::now());
                     changed = true;
                 }
                 Err(mpsc::TryRecvError::Empty) => break,
@@ -104,7 +104,7 @@ fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
             }
         }
         if changed {
-            screen.0.draw(|frame| view::draw(frame, &scene, Timestamp::now()))?;
+            screen.0.draw(|frame| view::draw(frame, &picture, Timestamp::now()))?;
             drawn = Some(Instant::now());
         }
         if !event::poll(KEY_INTERVAL)? {
@@ -112,7 +112,7 @@ fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
         }
         match event::read()? {
             Event::Key(key) if key.kind != KeyEventKind::Release => {
-                if scene.key(key) == Flow::End {
+                if picture.key(key) == Flow::End {
                     return Ok(());
                 }
                 drawn = None;

@@ -21,7 +21,7 @@ pub fn moment(time: Timestamp) -> String {
 
 /// When a ban ends.
 pub fn end(until: Option<Timestamp>) -> String {
-    until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", moment(until)))
+    until.map_or_else(|| "permanently".to_owned(), |until| format!("until {}", moment(until)))
 }
 
 /// A length of time in its two largest units: `28m`, `2h 5m`, `3d`. What is negative counts as nothing.

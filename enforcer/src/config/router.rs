@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::list::is_list_name;
-use super::{ConfigError, ListConfig, checked};
-use crate::policy::Severity;
+use super::{ConfigError, checked};
+use crate::desired::{ListConfig, Severity};
 use crate::router::{Endpoint, Password, RouterConfig};
 
 #[derive(Deserialize)]
@@ -37,6 +37,15 @@ pub(super) struct RawRouter {
     reconcile: Option<Spanned<Seconds>>,
     #[serde(default)]
     read_only: bool,
+}
+
+/// How much a router is asked to do.
+struct Limits {
+    max_entries: Option<Spanned<usize>>,
+    window: Option<Spanned<usize>>,
+    rate: Option<Spanned<u32>>,
+    max_cpu: Option<Spanned<u8>>,
+    reconcile: Option<Spanned<Seconds>>,
 }
 
 /// A password that no error message repeats.
@@ -120,6 +129,26 @@ impl RawRouter {
         config.jails = self.jails;
         config.read_only = self.read_only;
         config.severity = self.severity.unwrap_or(Severity::Low);
+        let limits = Limits {
+            max_entries: self.max_entries,
+            window: self.window,
+            rate: self.rate,
+            max_cpu: self.max_cpu,
+            reconcile: self.reconcile,
+        };
+        limits.set(&mut config, wrong)?;
+        Ok(config)
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    fn set(
+        self,
+        config: &mut RouterConfig,
+        wrong: impl Fn(Range<usize>, &dyn fmt::Display) -> ConfigError,
+    ) -> Result<(), ConfigError> {
         if let Some(window) = self.window {
             if !(1..=1024).contains(window.get_ref()) {
                 let message = format!("window is {}; expected 1 to 1024", window.get_ref());
@@ -155,7 +184,7 @@ impl RawRouter {
             }
             config.reconcile_every = every.get_ref().duration();
         }
-        Ok(config)
+        Ok(())
     }
 }
 

@@ -1,25 +1,20 @@
-//! `/allow` and `/spared`: what is never banned, and who was not.
+//! `/allow` and `/protected`: what is never banned, and who was not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atalaya_wire::{BanTime, Networks, Problem, ProblemCode};
+use atalaya_wire::{BanTime, Networks, Problem, ProblemCode, Seconds};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::bans::{clean, committed};
+use super::said::{LONGEST_REASON, LONGEST_WHO, clean, committed};
 use super::{Answer, Control, Failure};
-use crate::allow::{AllowError, Answer as NameAnswer, What};
 use crate::bans::Allowed;
-use crate::ledger::{Allowance, Spared};
-
-/// The longest reason that is kept, in characters.
-pub(super) const LONGEST_REASON: usize = 256;
-/// The longest name of who asks, in characters.
-pub(super) const LONGEST_WHO: usize = 64;
+use crate::bans::allow::{AllowError, Resolved, What};
+use crate::ledger::{Allowance, ProtectedOffence};
 
 /// The answer to `GET /allow`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,7 +22,7 @@ pub struct AllowAnswer {
     /// What was allowed at run time.
     pub entries: Vec<Allowance>,
     /// The DNS names on the list, and what is known of each.
-    pub names: BTreeMap<String, NameAnswer>,
+    pub names: BTreeMap<String, Resolved>,
     /// All that is never banned: by configuration, at run time, by names, and the addresses of the routers
     /// and of this host.
     pub networks: Networks,
@@ -43,10 +38,10 @@ pub struct AllowRequest {
     pub what: String,
     /// For how long, from now.
     pub time: BanTime,
-    /// Why.
+    /// Why, in the words of whoever did it; may be empty.
     #[serde(default)]
     pub reason: String,
-    /// Who asks.
+    /// Who asks, as the ledger keeps it; at most 64 characters.
     #[serde(default)]
     pub by: String,
 }
@@ -79,10 +74,10 @@ pub struct AllowedBecause {
     pub entry: Option<Allowance>,
 }
 
-/// The query of `GET /spared`.
+/// The query of `GET /protected`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SparedRequest {
+pub struct ProtectedRequest {
     /// At most so many.
     pub limit: usize,
 }
@@ -101,11 +96,10 @@ pub(super) async fn allow(
     Json(request): Json<AllowRequest>,
 ) -> Answer<AllowedAnswer> {
     let now = control.clock.now();
-    let until = match request.time {
-        BanTime::For(time) if time.0 == 0 => return Err(refused(&AllowError::NoTime)),
-        BanTime::For(time) => now.checked_add(time.signed()).ok(),
-        BanTime::Permanent => None,
-    };
+    if request.time == BanTime::For(Seconds(0)) {
+        return Err(refused(&AllowError::NoTime));
+    }
+    let until = request.time.end(now);
     let (reason, by) = (clean(&request.reason, LONGEST_REASON), clean(&request.by, LONGEST_WHO));
     let done = control.bans.allow_at_run_time(&request.what, until, &reason, &by, now);
     let Allowed { entry, lifted, receipt } = done.map_err(|error| refused(&error))?;
@@ -125,14 +119,14 @@ pub(super) async fn disallow(
     Ok(Json(AllowedAnswer { entry, lifted }))
 }
 
-pub(super) async fn spared(
+pub(super) async fn protected(
     State(control): State<Arc<Control>>,
-    Query(request): Query<SparedRequest>,
-) -> Answer<Vec<Spared>> {
+    Query(request): Query<ProtectedRequest>,
+) -> Answer<Vec<ProtectedOffence>> {
     let ledger = control.ledger.clone();
     let unavailable =
         |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
-    tokio::task::spawn_blocking(move || ledger.spared(request.limit))
+    tokio::task::spawn_blocking(move || ledger.protected_offences(request.limit))
         .await
         .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
         .map(Json)

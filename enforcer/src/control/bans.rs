@@ -16,12 +16,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::allow::{LONGEST_REASON, LONGEST_WHO};
 use super::holding::{self, Goal, RouterHolding};
+use super::said::{by_hand, committed};
 use super::{Answer, Control, Failure};
 use crate::bans::HandError;
-use crate::ledger::{LedgerError, Receipt, Selection, Sort};
-use crate::router::address_list::canonical;
+use crate::ledger::{LedgerError, Selection, Sort};
+use crate::prefixes::canonical;
 
 /// How much of a list of bans is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -145,22 +145,6 @@ pub(super) async fn unban(
     Ok(Json(UnbanAnswer { prefix, routers }))
 }
 
-/// A text for the ledger: without control characters, and no longer than so many characters.
-pub(super) fn clean(text: &str, most: usize) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
-}
-
-/// Who did something and why, as the ledger keeps it.
-fn by_hand(by: &str, reason: &str) -> String {
-    let (by, reason) = (clean(by, LONGEST_WHO), clean(reason, LONGEST_REASON));
-    match (by.is_empty(), reason.is_empty()) {
-        (true, true) => "by hand".to_owned(),
-        (false, true) => format!("by hand, {by}"),
-        (true, false) => format!("by hand: {reason}"),
-        (false, false) => format!("by hand, {by}: {reason}"),
-    }
-}
-
 /// An address without its length, a network with it.
 fn written(prefix: IpNet) -> String {
     if prefix.prefix_len() == prefix.max_prefix_len() {
@@ -168,13 +152,6 @@ fn written(prefix: IpNet) -> String {
     } else {
         prefix.to_string()
     }
-}
-
-pub(super) async fn committed(receipt: Receipt) -> Result<(), Failure> {
-    receipt.committed().await.map_err(|error| {
-        let message = format!("done on the routers, but {error}; it is tried again until it is written");
-        Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
-    })
 }
 
 // === impl Control ===
@@ -203,7 +180,7 @@ impl Control {
         let prefix = written(prefix);
         match around.await.ok().flatten().map(written) {
             Some(around) => format!(
-                "{prefix} has no ban of its own; the network {around} around it is banned: `atalaya-enforcer unban {around}` lifts that, `atalaya-enforcer allow {prefix}` spares it alone"
+                "{prefix} has no ban of its own; the network {around} around it is banned: `atalaya-enforcer unban {around}` lifts that, `atalaya-enforcer allow {prefix}` keeps it alone from being banned"
             ),
             None => format!("{prefix} is not banned; `atalaya-enforcer bans` lists what is"),
         }

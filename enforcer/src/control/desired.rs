@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, Failure};
+use crate::desired::Severity;
+use crate::desired::{Desired, Label, Origin, Wanted};
 use crate::ledger::{Change, ListUse};
-use crate::policy::Severity;
-use crate::router::{Desired, Label, Wanted};
 
 /// The answer to `GET /desired`.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -52,8 +52,8 @@ impl Basis {
             bans.push((prefix, until.timestamp(), place));
         });
         let labels = labels.iter().map(|label| LabelAnswer {
-            jail: label.jail.clone(),
-            sensor: label.sensor.clone(),
+            jail: label.origin.jail().clone(),
+            sensor: label.origin.sensor().clone(),
             severity: label.severity,
             comment: label.comment.clone(),
         });
@@ -63,12 +63,12 @@ impl Basis {
     /// The bans, for a plan.
     pub fn desired(self) -> Desired {
         let label = |LabelAnswer { jail, sensor, severity, comment }| {
-            Arc::new(Label { jail, sensor, severity, comment })
+            Arc::new(Label { origin: Origin::from_names(jail, sensor), severity, comment })
         };
         let labels: Vec<Arc<Label>> = self.labels.into_iter().map(label).collect();
         let desired = Desired::new();
         desired.set_many(self.bans.into_iter().filter_map(|(prefix, until, place)| {
-            Some((prefix, Wanted { until, label: labels.get(place)?.clone() }))
+            Some((prefix, Wanted { until: until.into(), label: labels.get(place)?.clone() }))
         }));
         desired
     }
@@ -90,7 +90,7 @@ pub(super) async fn forget(
     Json(uses): Json<Vec<ListUse>>,
 ) -> Answer<()> {
     let forgotten = uses.into_iter().map(|used| Change::ForgetList(Box::new(used))).collect();
-    super::bans::committed(control.ledger.write_surely(forgotten)).await?;
+    super::said::committed(control.ledger.write_surely(forgotten)).await?;
     Ok(Json(()))
 }
 
@@ -104,14 +104,14 @@ mod tests {
         let bans =
             [("192.0.2.1/32", None), ("2001:db8::/64", Some(Timestamp::from_second(1_900_000_000).unwrap()))];
         for (prefix, until) in bans {
-            desired.set(prefix.parse().unwrap(), Wanted { until, label: Label::test("x") });
+            desired.set(prefix.parse().unwrap(), Wanted { until: until.into(), label: Label::test("x") });
         }
         let text = serde_json::to_string(&Basis::new(&desired, Vec::new())).unwrap();
         let there = serde_json::from_str::<Basis>(&text).unwrap().desired();
         assert_eq!(there.len(), 2);
         for (prefix, until) in bans {
             let wanted = there.get(prefix.parse().unwrap()).unwrap();
-            assert_eq!((wanted.until, wanted.label), (until, Label::test("x")));
+            assert_eq!((wanted.until.timestamp(), wanted.label), (until, Label::test("x")));
         }
     }
 }

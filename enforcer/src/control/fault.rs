@@ -3,59 +3,16 @@
 
 use atalaya_wire::Name;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
-use super::status::{RouterAnswer, SensorAnswer, Status};
+use super::answers::{Fault, FaultKind, RouterAnswer, SensorAnswer, Status};
+use crate::intake::skew::TOLERATED;
 use crate::router::{Enforcement, RouterStatus};
-use crate::skew::TOLERATED;
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
 const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// After how long without a word a sensor counts as silent. Ours are heard every minute, however quiet
 /// their hosts are.
 const SILENCE: SignedDuration = SignedDuration::from_mins(10);
-
-/// Something that is wrong now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// What kind of fault.
-    pub kind: FaultKind,
-    /// Which router or sensor; `None` where it is the enforcer itself.
-    pub name: Option<Name>,
-    /// Since when, where that is known.
-    pub since: Option<Timestamp>,
-    /// What is wrong and what to do.
-    pub text: String,
-    /// The commands for the router's terminal that mend it, in order; none for faults of other kinds.
-    #[serde(default)]
-    pub commands: Vec<String>,
-}
-
-/// What kind of fault, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultKind {
-    /// The ledger cannot be written.
-    Ledger,
-    /// No router is configured.
-    NoRouter,
-    /// A router drops nothing by the list: nobody is kept out.
-    NotDropped,
-    /// A router is not logged in to.
-    RouterDown,
-    /// A router refuses commands.
-    RouterRefuses,
-    /// A router is at its limit of entries, so that bans are left out.
-    RouterFull,
-    /// Whether a router drops anything cannot be told.
-    RulesUnclear,
-    /// A sensor is silent.
-    SensorSilent,
-    /// A sensor's clock is wrong.
-    SensorClock,
-    /// Fleet jails forgot offenders, because there were too many.
-    FleetFull,
-}
 
 // === impl FaultKind ===
 
@@ -235,7 +192,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0, "widened": 0,
             "allowances": 0, "protected": 0, "fleet": [],
-            "decisions": crate::bans::Counts::default(), "rates": crate::rates::RatesAnswer::default(),
+            "decisions": crate::bans::Counts::default(), "rates": crate::control::rates::RatesAnswer::default(),
             "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
             "routers": [], "sensors": {},
         }))

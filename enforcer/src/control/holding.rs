@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 use crate::router::{Enforcement, Holding, RouterHandle, RouterStatus, State};
 
 /// How long a command waits for the routers.
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// What one router holds of an address or a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterHolding {
-    /// The router.
+    /// The router that was asked.
     pub router: Name,
     /// The prefix that it was asked for: the address itself, or a network around it.
     pub prefix: IpNet,
@@ -42,7 +42,7 @@ pub enum Goal {
     Held,
     /// That none holds an entry of ours for any.
     Gone,
-    /// Nothing.
+    /// Nothing is expected: what is held is only looked at.
     Look,
 }
 

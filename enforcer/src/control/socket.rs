@@ -18,9 +18,9 @@ pub enum ControlError {
     /// The socket cannot be made.
     #[error("cannot open the socket {}: {source}", path.display())]
     Socket {
-        /// The socket.
+        /// The path of the socket, as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: io::Error,
     },
 }

@@ -31,9 +31,9 @@ pub(super) struct Examination {
 pub(super) fn at_start(connection: &mut Connection) -> rusqlite::Result<bool> {
     let until = Instant::now() + AT_START;
     match damage(connection, move || Instant::now() > until)? {
-        Found::Sound => Ok(true),
-        Found::Unfinished => Ok(false),
-        Found::Damage(damage) => Err(error(&damage)),
+        Verdict::Sound => Ok(true),
+        Verdict::Unfinished => Ok(false),
+        Verdict::Damage(damage) => Err(error(&damage)),
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) fn error(damage: &str) -> Error {
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(damage.to_owned()))
 }
 
-enum Found {
+enum Verdict {
     Sound,
     Damage(String),
     Unfinished,
@@ -51,17 +51,17 @@ enum Found {
 fn damage(
     connection: &mut Connection,
     enough: impl FnMut() -> bool + Send + 'static,
-) -> rusqlite::Result<Found> {
+) -> rusqlite::Result<Verdict> {
     connection.progress_handler(10_000, Some(enough))?;
     let found = database::damage(connection);
     connection.progress_handler(0, None::<fn() -> bool>)?;
     match found {
-        Ok(None) => Ok(Found::Sound),
-        Ok(Some(damage)) => Ok(Found::Damage(damage)),
+        Ok(None) => Ok(Verdict::Sound),
+        Ok(Some(damage)) => Ok(Verdict::Damage(damage)),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
-            Ok(Found::Unfinished)
+            Ok(Verdict::Unfinished)
         }
-        Err(error) if database::is_damage(&error) => Ok(Found::Damage(error.to_string())),
+        Err(error) if database::is_damage(&error) => Ok(Verdict::Damage(error.to_string())),
         Err(error) => Err(error),
     }
 }
@@ -98,9 +98,9 @@ fn examine(folder: &Path, ledger: &Path, stop: Arc<AtomicBool>) {
         damage(&mut connection, move || stop.load(Ordering::Relaxed) || Instant::now() > until)
     });
     match found {
-        Ok(Found::Sound) => tracing::debug!("the ledger's file is sound"),
-        Ok(Found::Unfinished) => tracing::debug!("the ledger's file was not examined to its end"),
-        Ok(Found::Damage(damage)) => {
+        Ok(Verdict::Sound) => tracing::debug!("the ledger's file is sound"),
+        Ok(Verdict::Unfinished) => tracing::debug!("the ledger's file was not examined to its end"),
+        Ok(Verdict::Damage(damage)) => {
             tracing::error!(
                 path = %ledger.display(), damage,
                 "THE LEDGER IS DAMAGED: restart the enforcer, which takes over what can be read into a new one; until then bans go on, but some may not be written"

@@ -40,10 +40,10 @@ pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
 pub(super) fn open<T>(
     folder: &Path,
     now: Timestamp,
-    read: &dyn Fn(&Connection) -> rusqlite::Result<T>,
+    read: &mut dyn FnMut(&Connection) -> rusqlite::Result<T>,
 ) -> Result<(Connection, T, bool), LedgerError> {
     let path = path(folder);
-    let attempt = || {
+    let mut attempt = || {
         let (connection, examined) = sound(folder, &path, now)?;
         let value = read(&connection).map_err(|source| database_error(&path, source))?;
         Ok((connection, value, examined))
@@ -61,7 +61,7 @@ pub(super) fn open<T>(
 
 /// Completes a ledger that a backup was put in the place of.
 pub(crate) fn settle(folder: &Path, now: Timestamp) -> Result<(), LedgerError> {
-    open(folder, now, &|_| Ok(())).map(drop)
+    open(folder, now, &mut |_| Ok(())).map(drop)
 }
 
 /// The ledger, in this release's form, and whether all of its file was read; damage is an error.

@@ -75,7 +75,7 @@ fn a_ledger_of_the_first_release_is_brought_forward_and_kept() {
     let over = bans(&ledger, &Selection { which: Which::Over, ..Selection::default() });
     assert_eq!(over.len(), 2);
     let lapsed = over.iter().find(|ban| ban.ended == Some(at(600))).unwrap();
-    assert_eq!(lapsed.ended_by.as_deref(), Some("lapsed"));
+    assert_eq!(lapsed.ended_by.as_deref(), Some("expired"));
     assert_eq!(enrolment::sensors(folder.path()).unwrap()[0].name, name("web-1"));
 
     let vacuum: i64 = Connection::open(file::path(folder.path()))

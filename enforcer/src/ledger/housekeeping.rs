@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{MOST_LOGINS, MOST_SPARED, Terms};
+use super::{MOST_LOGINS, MOST_PROTECTED, REMEMBERED, Terms};
 
 /// How often it is looked whether there is anything to do.
 const ROUND: Duration = Duration::from_secs(60);
@@ -20,9 +20,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long the ledger has to be quiet before its journal is cut.
 const QUIET: Duration = Duration::from_secs(3);
-
-/// Bans that are over for less stay, unless the ledger is too large: later ones are longer because of them.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// So many free pages are no reason to move others, nor is one in so many: new bans take them.
 const FREE_PAGES: i64 = 256;
@@ -45,7 +42,6 @@ pub(super) struct Housekeeping {
 /// Where a round is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Between two rounds.
     Rest,
     /// Bans go that are over for too long.
     Age,
@@ -105,7 +101,7 @@ impl Housekeeping {
         now.saturating_duration_since(self.due) > PATIENCE
     }
 
-    /// Something was written.
+    /// Takes note that something was written, whose journal is cut once nothing more comes.
     pub fn wrote(&mut self, now: Instant) {
         self.written = Some(now);
     }
@@ -274,7 +270,7 @@ fn cut_to_bounds(connection: &Connection) -> rusqlite::Result<()> {
         .execute([MOST_LOGINS as i64 - 1])?;
     connection
         .prepare_cached("DELETE FROM spared WHERE id <= (SELECT max(id) FROM spared) - ?1")?
-        .execute([MOST_SPARED as i64])?;
+        .execute([MOST_PROTECTED as i64])?;
     Ok(())
 }
 

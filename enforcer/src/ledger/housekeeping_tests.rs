@@ -8,10 +8,13 @@ use rusqlite::Connection;
 
 use super::housekeeping::Housekeeping;
 use super::scene::{at, ban_of, bans, name, open, written};
-use super::{Ban, Change, GoodLogin, MOST_LOGINS, MOST_SPARED, Selection, Spared, Terms, Which, file};
+use super::{
+    Ban, Change, GoodLogin, HistoryConfig, MOST_LOGINS, MOST_PROTECTED, ProtectedOffence, Selection, Terms,
+    Which, file,
+};
 use crate::clock::Clock;
-use crate::config::HistoryConfig;
 use crate::database;
+use crate::desired::Labels;
 
 const DAY: i64 = 86_400;
 
@@ -24,7 +27,7 @@ fn fill(folder: &Path, days: i64, evidence: usize) {
         ban.evidence[0].text = "x".repeat(evidence);
         let prefix = ban.prefix;
         changes.push(Change::Ban(Box::new(ban)));
-        changes.push(Change::End { prefix, at: at(day * DAY), by: "lapsed".to_owned() });
+        changes.push(Change::End { prefix, at: at(day * DAY), by: "expired".to_owned() });
     }
     changes.push(Change::Ban(Box::new(ban_of("192.0.2.1/32", None))));
     written(folder, changes);
@@ -88,7 +91,7 @@ fn logins_and_spared_offences_are_cut_to_their_bounds_and_the_latest_stay() {
         service: "sshd".to_owned(),
         account: "ana".to_owned(),
     };
-    let spared = |number: usize| Spared {
+    let spared = |number: usize| ProtectedOffence {
         address: address(number),
         jail: name("ssh"),
         sensor: name("web-1"),
@@ -97,7 +100,7 @@ fn logins_and_spared_offences_are_cut_to_their_bounds_and_the_latest_stay() {
         evidence: Vec::new(),
     };
     let logins = (0..MOST_LOGINS + 10).map(|number| Change::Login(login(number).into()));
-    let spareds = (0..MOST_SPARED + 10).map(|number| Change::Spared(spared(number).into()));
+    let spareds = (0..MOST_PROTECTED + 10).map(|number| Change::Protected(spared(number).into()));
     written(folder.path(), logins.chain(spareds).collect());
     keep_house(folder.path(), 365, u64::MAX, 0);
     let connection = Connection::open(file::path(folder.path())).unwrap();
@@ -107,7 +110,7 @@ fn logins_and_spared_offences_are_cut_to_their_bounds_and_the_latest_stay() {
     let (rows, oldest) = range("SELECT count(*), min(last) FROM logins");
     assert_eq!((rows as usize, oldest), (MOST_LOGINS, at(10).as_millisecond()));
     let (rows, oldest) = range("SELECT count(*), min(at) FROM spared");
-    assert_eq!((rows as usize, oldest), (MOST_SPARED, at(10).as_millisecond()));
+    assert_eq!((rows as usize, oldest), (MOST_PROTECTED, at(10).as_millisecond()));
 }
 
 #[tokio::test]
@@ -118,7 +121,7 @@ async fn the_writer_keeps_house_while_new_bans_come_and_cuts_its_journal() {
     clock.advance(at(299 * DAY + 3600).duration_since(clock.now()));
     let history = HistoryConfig { keep: Seconds(100 * 86_400), max_size: u64::MAX };
     let terms = Terms { history, logins: None, clock: clock.clone() };
-    let (ledger, _, _writer) = super::Ledger::open(folder.path(), &terms, &super::scene::label).unwrap();
+    let (ledger, _, _writer) = super::Ledger::open(folder.path(), &terms, &mut Labels::default()).unwrap();
     let selection = Selection { which: Which::Over, ..Selection::default() };
     let journal = folder.path().join("ledger.sqlite3-wal");
     let mut number = 0;

@@ -32,7 +32,7 @@ impl Place {
             .filter_map(move |length| Some(Self::of(IpNet::new(prefix.addr(), length).ok()?.trunc())))
     }
 
-    /// The bytes.
+    /// The bytes, as the index sorts them.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }

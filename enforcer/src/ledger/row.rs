@@ -6,30 +6,32 @@ use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
 
-use super::{Allowance, Ban, GoodLogin, ListUse, Spared};
-use crate::router::address_list::Family;
+use super::{Allowance, Ban, GoodLogin, ListUse, ProtectedOffence};
+use crate::desired::Origin;
+use crate::prefixes::Family;
 
 /// The columns of [`ban`], in their order.
 pub(super) const BAN: &str = "prefix, since, until, jail, sensor, evidence, strikes, ended, ended_by";
 
-/// A ban.
 pub(super) fn ban(row: &Row<'_>) -> Result<Ban> {
     Ok(Ban {
         prefix: text(row, 0)?,
         since: time(row, 1)?,
         until: moment(row, 2)?,
-        jail: text(row, 3)?,
-        sensor: text(row, 4)?,
+        origin: Origin::from_names(text(row, 3)?, text(row, 4)?),
         evidence: serde_json::from_str(row.get_ref(5)?.as_str()?).unwrap_or_default(),
         strikes: row.get(6)?,
         ended: moment(row, 7)?,
-        ended_by: row.get(8)?,
+        // As releases before wrote it.
+        ended_by: row
+            .get::<_, Option<String>>(8)?
+            .map(|by| if by == "lapsed" { "expired".to_owned() } else { by }),
     })
 }
 
 /// `address, jail, sensor, at, why, evidence`.
-pub(super) fn spared(row: &Row<'_>) -> Result<Spared> {
-    Ok(Spared {
+pub(super) fn protected(row: &Row<'_>) -> Result<ProtectedOffence> {
+    Ok(ProtectedOffence {
         address: text(row, 0)?,
         jail: text(row, 1)?,
         sensor: text(row, 2)?,
@@ -86,7 +88,6 @@ where
         .map_err(|error| Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
-/// A column's time.
 pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp> {
     Timestamp::from_millisecond(row.get(column)?)
         .map_err(|error| Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))

@@ -1,7 +1,6 @@
 //! What is read from the ledger when the enforcer starts.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use atalaya_wire::Name;
 use ipnet::IpNet;
@@ -9,8 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Error, Row, params};
 
 use super::{Allowance, GoodLogin, MOST_LOGINS, Saved, row, schema};
-use crate::policy::Standing;
-use crate::router::Label;
+use crate::desired::{Labels, Wanted};
 
 /// So many bans are read at once, where no more than so many rows lie between two of them.
 const NEAR: usize = 1000;
@@ -20,14 +18,14 @@ const SPARSE: i64 = 8;
 pub(super) fn read(
     connection: &Connection,
     logins_since: Option<Timestamp>,
-    label: &dyn Fn(Name, Name) -> Label,
+    labels: &mut Labels,
 ) -> rusqlite::Result<Saved> {
     let id = schema::meta(connection, schema::IDENTITY)?.ok_or(Error::QueryReturnedNoRows)?;
     let id =
         id.parse().map_err(|_| Error::InvalidParameterName(format!("`{id}` is no ledger's identity")))?;
     Ok(Saved {
         id,
-        bans: standing(connection, label)?,
+        bans: standing(connection, labels)?,
         through: through(connection)?,
         allowances: allowances(connection)?,
         logins: match logins_since {
@@ -56,17 +54,14 @@ fn logins(connection: &Connection, since: Timestamp) -> rusqlite::Result<Vec<Goo
         .collect()
 }
 
-fn standing(
-    connection: &Connection,
-    label: &dyn Fn(Name, Name) -> Label,
-) -> rusqlite::Result<Vec<(IpNet, Standing, Arc<Label>)>> {
+fn standing(connection: &Connection, labels: &mut Labels) -> rusqlite::Result<Vec<(IpNet, Wanted)>> {
     let mut ids: Vec<i64> = connection
         .prepare("SELECT id FROM bans INDEXED BY standing WHERE ended IS NULL")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     // As they lie in the file, which is not the index's order.
     ids.sort_unstable();
-    let mut reading = Reading { labels: HashMap::new(), bans: Vec::with_capacity(ids.len()), senseless: 0 };
+    let mut reading = Reading { bans: Vec::with_capacity(ids.len()), senseless: 0 };
     let query = |which: &str| {
         format!("SELECT prefix, until, jail, sensor FROM bans NOT INDEXED WHERE {which} AND ended IS NULL")
     };
@@ -77,13 +72,13 @@ fn standing(
         if last - first < NEAR as i64 * SPARSE {
             let mut rows = all.query([first, last])?;
             while let Some(row) = rows.next()? {
-                reading.take(row, label)?;
+                reading.take(row, labels)?;
             }
         } else {
             for id in near {
                 let mut rows = one.query([id])?;
                 while let Some(row) = rows.next()? {
-                    reading.take(row, label)?;
+                    reading.take(row, labels)?;
                 }
             }
         }
@@ -96,16 +91,14 @@ fn standing(
 
 /// The bans that stand, as they are read.
 struct Reading {
-    /// Few labels are many bans': they share them.
-    labels: HashMap<String, HashMap<String, Arc<Label>>>,
-    bans: Vec<(IpNet, Standing, Arc<Label>)>,
+    bans: Vec<(IpNet, Wanted)>,
     senseless: u64,
 }
 
 // === impl Reading ===
 
 impl Reading {
-    fn take(&mut self, row: &Row<'_>, label: &dyn Fn(Name, Name) -> Label) -> rusqlite::Result<()> {
+    fn take(&mut self, row: &Row<'_>, labels: &mut Labels) -> rusqlite::Result<()> {
         let (jail, sensor) = (row.get_ref(2)?, row.get_ref(3)?);
         // Whoever wrote a row by hand that is no ban keeps the others' bans.
         let (Ok(prefix), Ok(until), Ok(jail), Ok(sensor)) =
@@ -114,20 +107,11 @@ impl Reading {
             self.senseless += 1;
             return Ok(());
         };
-        let known = self.labels.get(jail).and_then(|sensors| sensors.get(sensor));
-        let label = match (known, jail.parse(), sensor.parse()) {
-            (Some(label), ..) => label.clone(),
-            (None, Ok(jail_name), Ok(sensor_name)) => {
-                let label = Arc::new(label(jail_name, sensor_name));
-                self.labels.entry(jail.to_owned()).or_default().insert(sensor.to_owned(), label.clone());
-                label
-            }
-            _ => {
-                self.senseless += 1;
-                return Ok(());
-            }
+        let Some(label) = labels.of_names(jail, sensor) else {
+            self.senseless += 1;
+            return Ok(());
         };
-        self.bans.push((prefix, Standing { until }, label));
+        self.bans.push((prefix, Wanted { until: until.into(), label }));
         Ok(())
     }
 }

@@ -1,14 +1,12 @@
 //! What the ledger's tests share.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use atalaya_wire::{Evidence, Name};
 use jiff::Timestamp;
 
 use super::{Ban, Change, Ledger, LedgerError, Saved, Selection, Terms, Writer};
-use crate::config::ListConfig;
-use crate::router::Label;
+use crate::desired::{Labels, Origin};
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -24,8 +22,7 @@ pub(super) fn ban_of(prefix: &str, until: Option<i64>) -> Ban {
         prefix: prefix.parse().unwrap(),
         since: at(0),
         until: until.map(at),
-        jail: name("ssh"),
-        sensor: name("web-1"),
+        origin: Origin::Sensor { jail: name("ssh"), sensor: name("web-1") },
         evidence: vec![Evidence::new(at(0), "test", "a line")],
         strikes: 0,
         ended: None,
@@ -47,16 +44,12 @@ pub(super) fn bans(ledger: &Ledger, selection: &Selection) -> Vec<Ban> {
     bans
 }
 
-pub(super) fn label(jail: Name, sensor: Name) -> Label {
-    Label::new(jail, sensor, &ListConfig::default(), &BTreeMap::new())
-}
-
 pub(super) fn open(folder: &Path) -> (Ledger, Saved, Writer) {
     try_open(folder).unwrap()
 }
 
 pub(super) fn try_open(folder: &Path) -> Result<(Ledger, Saved, Writer), LedgerError> {
-    Ledger::open(folder, &Terms::default(), &label)
+    Ledger::open(folder, &Terms::default(), &mut Labels::default())
 }
 
 /// Writes changes and closes the ledger again.

@@ -18,7 +18,7 @@ const SLICE: usize = 500;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
-    /// Only this jail's.
+    /// Only those of this jail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jail: Option<Name>,
     /// Only those that this sensor reported.
@@ -39,7 +39,7 @@ pub struct Selection {
     pub ending_before: Option<Timestamp>,
     /// Those that stand, those that are over, or both.
     pub which: Which,
-    /// In what order.
+    /// In what order they come.
     pub sort: Sort,
     /// Whether the order is the other way round.
     pub reverse: bool,
@@ -52,12 +52,12 @@ pub struct Selection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
-    /// Those that stand.
+    /// Those that stand; a ban is over at its end, written or not.
     #[default]
     Standing,
     /// Those that are over.
     Over,
-    /// Both.
+    /// Those that stand and those that are over.
     All,
 }
 
@@ -65,7 +65,7 @@ pub enum Which {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sort {
-    /// The latest first.
+    /// The one that began latest first.
     #[default]
     Latest,
     /// The one that ends, or ended, first; permanent ones last.
@@ -191,6 +191,7 @@ mod tests {
     use super::super::scene::{at, ban_of, bans, name, open};
     use super::super::{Ban, Change, Ledger};
     use super::*;
+    use crate::desired::Origin;
 
     /// The last parts of the selected bans' prefixes.
     fn found(ledger: &Ledger, selection: &Selection) -> Vec<String> {
@@ -203,13 +204,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, _, _writer) = open(folder.path());
         let one = |prefix: &str, since: i64, until: Option<i64>, jail: &str, sensor: &str| {
-            let (jail, sensor) = (name(jail), name(sensor));
-            Change::Ban(Box::new(Ban { since: at(since), jail, sensor, ..ban_of(prefix, until) }))
+            let origin = Origin::from_names(name(jail), name(sensor));
+            Change::Ban(Box::new(Ban { since: at(since), origin, ..ban_of(prefix, until) }))
         };
         let end = |prefix: &str, second: i64| Change::End {
             prefix: prefix.parse().unwrap(),
             at: at(second),
-            by: "lapsed".to_owned(),
+            by: "expired".to_owned(),
         };
         let changes = vec![
             one("192.0.2.7/32", -100, Some(-50), "ssh", "web-1"),

@@ -3,14 +3,17 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
 
+use super::examination::Examination;
 use super::housekeeping::Housekeeping;
 use super::place::Place;
-use super::{Change, Order, row, schema};
+use super::{Change, LedgerError, row, schema};
 use crate::database;
 
 /// The most changes in one transaction.
@@ -18,6 +21,26 @@ const MOST: usize = 20_000;
 
 /// How often what could not be written is tried again while nothing else comes.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Tells when changes are on disk.
+#[derive(Debug)]
+pub struct Receipt(pub(super) Option<oneshot::Receiver<Result<(), String>>>);
+
+/// The writing thread, and the lock on the state folder.
+#[derive(Debug)]
+pub struct Writer {
+    pub(super) thread: JoinHandle<()>,
+    pub(super) _lock: std::fs::File,
+    pub(super) _examination: Option<Examination>,
+}
+
+/// Changes to be written together.
+pub(super) struct Order {
+    pub changes: Vec<Change>,
+    /// Whether nobody will ask for these changes again, so that they are kept until they are written.
+    pub keep: bool,
+    pub done: oneshot::Sender<Result<(), String>>,
+}
 
 /// Writes until the last sender is gone.
 pub(super) fn run(
@@ -133,8 +156,8 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
                     Place::of(ban.prefix),
                     ban.since.as_millisecond(),
                     ban.until.map(Timestamp::as_millisecond),
-                    ban.jail.as_str(),
-                    ban.sensor.as_str(),
+                    ban.origin.jail().as_str(),
+                    ban.origin.sensor().as_str(),
                     evidence
                 ])?
         }
@@ -175,7 +198,7 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
                 login.service,
                 login.account
             ])?,
-        Change::Spared(spared) => connection
+        Change::Protected(spared) => connection
             .prepare_cached(
                 "INSERT INTO spared (address, jail, sensor, at, why, evidence)
                  SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (
@@ -202,4 +225,24 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
         }
     };
     Ok(())
+}
+
+// === impl Receipt ===
+
+impl Receipt {
+    /// Waits until the changes are on disk.
+    pub async fn committed(self) -> Result<(), LedgerError> {
+        let Some(answer) = self.0 else { return Ok(()) };
+        let gone = |_| LedgerError::NotWritten("its writer has ended".to_owned());
+        answer.await.map_err(gone)?.map_err(LedgerError::NotWritten)
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Waits for the last commit; all [`Ledger`]s must be dropped first.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
 }

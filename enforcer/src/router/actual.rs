@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 
-use super::address_list::{EntryId, Family};
-use super::desired::Moment;
+use super::address_list::EntryId;
+use crate::desired::Moment;
+use crate::prefixes::Family;
 
 /// Whose an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct Held {
     pub expires: Moment,
     /// Its id, where the router has told it.
     pub id: Option<EntryId>,
-    /// Whose it is.
+    /// Who may change it.
     pub owner: Owner,
     /// By how many seconds `expires` may be wrong beyond rounding: the age of the print that showed it.
     pub slack: u8,
@@ -78,12 +79,12 @@ impl Held {
 // === impl Actual ===
 
 impl Actual {
-    /// An empty mirror.
+    /// Of a router of which nothing was read.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Notes an entry.
+    /// Notes an entry that was read or acknowledged.
     pub fn insert(&mut self, prefix: IpNet, held: Held) {
         let Held { expires, id, owner, slack, stale, rigid } = held;
         let mut flags = Flags::default();

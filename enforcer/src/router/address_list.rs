@@ -4,13 +4,14 @@
 //! garbage for a DNS name without an error.
 
 use std::fmt::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
+
+use crate::prefixes::Family;
 
 /// The largest timeout that RouterOS keeps, in seconds: `35w3d13h13m56s`. Past it the IPv4 table refuses and
 /// the IPv6 table wraps in silence, so nothing larger is ever sent.
@@ -18,16 +19,6 @@ pub const LARGEST_TIMEOUT: u64 = 21_474_836;
 
 /// The longest comment that is sent, in bytes, the mark included.
 pub const LONGEST_COMMENT: usize = 200;
-
-/// Which of the two address-list tables of a router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// `/ip/firewall/address-list`.
-    V4,
-    /// `/ipv6/firewall/address-list`.
-    V6,
-}
 
 /// The id that a router gave an entry, such as `*1A`. Ids grow and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,14 +38,6 @@ pub struct Marks {
 // === impl Family ===
 
 impl Family {
-    /// The table that holds this prefix.
-    pub const fn of(prefix: IpNet) -> Self {
-        match prefix {
-            IpNet::V4(_) => Self::V4,
-            IpNet::V6(_) => Self::V6,
-        }
-    }
-
     /// The path of the `add` command.
     pub const fn add(self) -> &'static str {
         match self {
@@ -85,20 +68,6 @@ impl Family {
             Self::V4 => "/ip/firewall/address-list/print",
             Self::V6 => "/ipv6/firewall/address-list/print",
         }
-    }
-
-    /// `0` for IPv4, `1` for IPv6: the place in arrays of both.
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
     }
 }
 
@@ -165,18 +134,6 @@ impl Marks {
         let after = marks.filter(|mark| mark.owns(comment.as_bytes())).map(|mark| &comment[mark.0.len()..]);
         after.map(|text| text.trim_start_matches([':', ' '])).next().unwrap_or_default()
     }
-}
-
-/// A prefix as it is compared here and on the router: host bits cleared, an IPv4-mapped one as IPv4.
-pub fn canonical(prefix: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = prefix
-        && v6.prefix_len() >= 96
-        && let IpAddr::V4(address) = prefix.addr().to_canonical()
-        && let Ok(v4) = Ipv4Net::new(address, v6.prefix_len() - 96)
-    {
-        return IpNet::V4(v4.trunc());
-    }
-    prefix.trunc()
 }
 
 /// The prefix as RouterOS prints it: IPv4 hosts without `/32`, IPv6 always with its length.
@@ -287,6 +244,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::prefixes::canonical;
 
     #[rstest]
     #[case("23h59m55s", 86_395)]

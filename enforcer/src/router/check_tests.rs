@@ -10,8 +10,9 @@ use rstest::rstest;
 use super::facts::{Certificate, ClockFace, Group, ListContent, Page, Resource, Service, User, WriteTest};
 use super::rules::{Condition, Rule};
 use super::*;
+use crate::prefixes::Family;
 use crate::router::Password;
-use crate::router::address_list::{EntryId, Family};
+use crate::router::address_list::EntryId;
 use crate::router::sentence::Trap;
 use crate::router::session::SessionError;
 

@@ -9,19 +9,20 @@ use ipnet::IpNet;
 use tokio::time::{Instant, timeout};
 
 use super::actual::Owner;
-use super::address_list::{EntryId, Family, Marks, address_text, parse_timeout, timeout_text};
-use super::bench::Bench;
+use super::address_list::{EntryId, Marks, address_text, parse_timeout, timeout_text};
 use super::check::rules::Chains;
-use super::desired::Moment;
 use super::enforcement::Enforcement;
 use super::look::{Look, Next};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::{Row, Trap, TrapMeaning};
-use super::session::{Answer, Session, SessionError};
+use super::session::{CommandAnswer, Session, SessionError};
 use super::status::State;
 use super::view::{View, entries_by_memory};
+use super::workplace::Workplace;
 use super::{Deadlines, Holding, Question};
+use crate::desired::Moment;
+use crate::prefixes::Family;
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
@@ -47,8 +48,8 @@ const LONGEST_LEARN_GAP: Duration = Duration::from_mins(5);
 
 /// A session at work.
 pub(super) struct Link<'a> {
-    bench: &'a mut Bench,
-    session: Session<Asked>,
+    workplace: &'a mut Workplace,
+    session: Session<Purpose>,
     pipeline: Pipeline,
     look: Look,
     marks: Marks,
@@ -61,7 +62,7 @@ pub(super) struct Link<'a> {
 
 /// What a command in flight was sent for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Asked {
+pub(super) enum Purpose {
     Order { order: Order, sent: Instant },
     Print(Family),
     Rules(Family, Chains),
@@ -96,22 +97,22 @@ struct Timers {
 // === impl Link ===
 
 impl<'a> Link<'a> {
-    pub(super) fn new(bench: &'a mut Bench, session: Session<Asked>, counts: Counts) -> Self {
+    pub(super) fn new(workplace: &'a mut Workplace, session: Session<Purpose>, counts: Counts) -> Self {
         // Part of the first reconciliation, but an attacker of this moment goes before those of before.
-        let missed = bench.subscription.take();
-        let undone = std::mem::take(&mut bench.undone);
-        let config = &bench.config;
-        let view = View::new(Arc::clone(&bench.desired), config.takes(), config.ipv6);
+        let missed = workplace.subscription.take();
+        let undone = std::mem::take(&mut workplace.undone);
+        let config = &workplace.config;
+        let view = View::new(Arc::clone(&workplace.desired), config.takes(), config.ipv6);
         let marks = config.marks();
         let mut pipeline = Pipeline::new(view, marks.clone(), config.ipv6, counts);
         pipeline.note_missed(missed, undone);
-        pipeline.set_limit(config.max_entries.or(bench.memory_limit));
+        pipeline.set_limit(config.max_entries.or(workplace.memory_limit));
         let now = Instant::now();
         let timers = Timers {
             resource: now,
-            reconcile: now + jittered(bench.config.reconcile_every),
+            reconcile: now + jittered(workplace.config.reconcile_every),
             retry: None,
-            retry_pause: bench.config.deadlines.refused_pause,
+            retry_pause: workplace.config.deadlines.refused_pause,
             learn_since: None,
             learn_after: now,
             learn_gap: Duration::ZERO,
@@ -123,18 +124,18 @@ impl<'a> Link<'a> {
             look_ended: now,
         };
         let (look, withheld) = (Look::default(), HashSet::new());
-        Self { bench, session, pipeline, look, marks, began: now, timers, latency: None, withheld }
+        Self { workplace, session, pipeline, look, marks, began: now, timers, latency: None, withheld }
     }
 
     /// Works until the service stops (`Ok`) or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
-        self.ask("/system/identity/print", Asked::Identity, |command| command);
+        self.ask("/system/identity/print", Purpose::Identity, |command| command);
         loop {
             self.on_time();
             let more = self.fill();
             self.publish();
             let wake = self.next_timer();
-            let Deadlines { idle, answer, .. } = self.bench.config.deadlines;
+            let Deadlines { idle, answer, .. } = self.workplace.config.deadlines;
             if self.look_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 // It answers everything else, so that the session would not notice.
                 return Err(SessionError::Silent(idle));
@@ -142,15 +143,15 @@ impl<'a> Link<'a> {
             self.session.set_idle(if self.pipeline.printing().is_some() { idle } else { answer });
             tokio::select! {
                 biased;
-                () = self.bench.stop.cancelled() => return self.finish().await,
+                () = self.workplace.stop.cancelled() => return self.finish().await,
                 answer = self.session.answer() => {
                     self.take(answer?)?;
                     while let Some(answer) = self.session.received()? {
                         self.take(answer)?;
                     }
                 }
-                () = self.bench.subscription.changed() => {}
-                Some(question) = self.bench.asked.recv() => self.tell(question),
+                () = self.workplace.subscription.changed() => {}
+                Some(question) = self.workplace.asked.recv() => self.tell(question),
                 () = tokio::time::sleep_until(wake) => {}
                 () = tokio::task::yield_now(), if more => {}
             }
@@ -163,7 +164,7 @@ impl<'a> Link<'a> {
 
     /// Leaves what was not carried out to the next session.
     pub(super) fn leave(&mut self) {
-        self.bench.undone = self.pipeline.undone();
+        self.workplace.undone = self.pipeline.undone();
     }
 
     /// Whether adds, sets or removes were in flight.
@@ -194,24 +195,24 @@ impl<'a> Link<'a> {
 
     /// Fills the window. True where prefixes were left unlooked at although the window is open.
     fn fill(&mut self) -> bool {
-        let now = self.bench.now();
+        let now = self.workplace.now();
         let mut budget = LOOKED_AT;
-        while self.bench.pace.admits(self.pipeline.in_flight(), Instant::now()) {
+        while self.workplace.pace.admits(self.pipeline.in_flight(), Instant::now()) {
             if !self.pipeline.has_fresh() {
-                let changes = self.bench.subscription.take();
+                let changes = self.workplace.subscription.take();
                 if changes.is_empty() && !self.pipeline.has_next() {
                     return false;
                 }
                 self.pipeline.note(changes);
             }
             match self.pipeline.next(now, &mut budget) {
-                Some(order) if self.bench.config.read_only => {
-                    tracing::debug!(router = %self.bench.config.name, ?order, "not sent: read-only");
+                Some(order) if self.workplace.config.read_only => {
+                    tracing::debug!(router = %self.workplace.config.name, ?order, "not sent: read-only");
                     self.withheld.insert(order.prefix);
                     self.pipeline.withhold(order);
                 }
                 Some(order) => {
-                    self.bench.pace.sent();
+                    self.workplace.pace.sent();
                     self.send(order);
                 }
                 None if budget == 0 => return true,
@@ -229,7 +230,7 @@ impl<'a> Link<'a> {
                 let comment = self.comment(prefix);
                 self.session
                     .command(family.add())
-                    .attribute("list", Some(self.bench.config.list(family)))
+                    .attribute("list", Some(self.workplace.config.list(family)))
                     .attribute("address", Some(&address_text(prefix)))
                     .attribute("timeout", Some(&timeout_text(timeout)))
                     .attribute("comment", Some(&comment))
@@ -246,7 +247,7 @@ impl<'a> Link<'a> {
                 self.session.command(family.remove()).attribute(".id", Some(&id.to_string()))
             }
         };
-        self.session.send(command, Asked::Order { order, sent: Instant::now() });
+        self.session.send(command, Purpose::Order { order, sent: Instant::now() });
     }
 
     fn comment(&self, prefix: IpNet) -> String {
@@ -258,7 +259,7 @@ impl<'a> Link<'a> {
     /// Answers a question about the mirror.
     fn tell(&self, question: Question) {
         let Question { prefix, answer } = question;
-        let now = self.bench.now();
+        let now = self.workplace.now();
         let held = self.pipeline.actual().get(prefix).filter(|held| !held.lapsed(now));
         let holding = match held {
             Some(held) => Holding::Entry {
@@ -272,56 +273,58 @@ impl<'a> Link<'a> {
         let _ = answer.send(holding);
     }
 
-    fn take(&mut self, answer: Answer<Asked>) -> Result<(), SessionError> {
+    fn take(&mut self, answer: CommandAnswer<Purpose>) -> Result<(), SessionError> {
         match answer {
-            Answer::Row(Asked::Print(family), row) => {
+            CommandAnswer::Row(Purpose::Print(family), row) => {
                 if let Some(shown) = Shown::read(family, &row, &self.marks) {
-                    self.pipeline.row(shown, self.bench.now());
+                    self.pipeline.row(shown, self.workplace.now());
                 }
             }
-            Answer::Row(Asked::Rules(family, _), row) => {
+            CommandAnswer::Row(Purpose::Rules(family, _), row) => {
                 self.timers.look_heard = Instant::now();
                 self.look.row(family, &row);
             }
-            Answer::Done(Asked::Rules(family, table), _) => self.rules_end(family, table, None),
-            Answer::Trap(Asked::Rules(family, table), trap) => self.rules_end(family, table, Some(&trap)),
-            Answer::Row(Asked::Resource, row) => self.note_resource(&row),
-            Answer::Row(Asked::Identity, row) => {
-                self.bench.status.send_modify(|status| status.identity = row.shown("name"));
+            CommandAnswer::Done(Purpose::Rules(family, table), _) => self.rules_end(family, table, None),
+            CommandAnswer::Trap(Purpose::Rules(family, table), trap) => {
+                self.rules_end(family, table, Some(&trap));
             }
-            Answer::Done(Asked::Order { order, sent }, ret) => {
+            CommandAnswer::Row(Purpose::Resource, row) => self.note_resource(&row),
+            CommandAnswer::Row(Purpose::Identity, row) => {
+                self.workplace.status.send_modify(|status| status.identity = row.shown("name"));
+            }
+            CommandAnswer::Done(Purpose::Order { order, sent }, ret) => {
                 self.note_answer(sent);
                 let id = ret.as_deref().and_then(EntryId::parse);
-                self.pipeline.done(order, id, self.bench.now());
+                self.pipeline.done(order, id, self.workplace.now());
             }
-            Answer::Trap(Asked::Order { order, sent }, trap) => {
+            CommandAnswer::Trap(Purpose::Order { order, sent }, trap) => {
                 self.note_answer(sent);
                 self.take_refusal(order, &trap);
             }
-            Answer::Done(Asked::Print(_), _) => self.print_ended(),
-            Answer::Trap(Asked::Print(Family::V6), trap) => {
+            CommandAnswer::Done(Purpose::Print(_), _) => self.print_ended(),
+            CommandAnswer::Trap(Purpose::Print(Family::V6), trap) => {
                 self.pipeline.missing(Family::V6);
-                self.bench.fail(format!(
+                self.workplace.fail(format!(
                     "the IPv6 address list cannot be read, so IPv6 bans are not on this router: {trap}; enable the ipv6 package, or set `ipv6 = false` for this router"
                 ));
                 self.settle();
             }
-            Answer::Trap(Asked::Print(family), trap) => {
+            CommandAnswer::Trap(Purpose::Print(family), trap) => {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
             // Nice to know, but nothing depends on it.
-            Answer::Trap(Asked::Resource | Asked::Identity, _)
-            | Answer::Done(Asked::Resource | Asked::Identity, _)
-            | Answer::Row(Asked::Order { .. }, _) => {}
+            CommandAnswer::Trap(Purpose::Resource | Purpose::Identity, _)
+            | CommandAnswer::Done(Purpose::Resource | Purpose::Identity, _)
+            | CommandAnswer::Row(Purpose::Order { .. }, _) => {}
         }
         Ok(())
     }
 
     fn print_ended(&mut self) {
         let now = Instant::now();
-        let found = self.pipeline.take_found();
-        if let Some(recovery) = self.bench.recovery.as_ref().filter(|_| !found.is_empty()) {
-            (recovery.adopt)(&self.bench.config.name, found);
+        let found = self.pipeline.take_unexplained();
+        if let Some(recovery) = self.workplace.recovery.as_ref().filter(|_| !found.is_empty()) {
+            (recovery.adopt)(&self.workplace.config.name, found);
         }
         self.pipeline.print_ends();
         let took = self.timers.print_began.elapsed();
@@ -333,10 +336,10 @@ impl<'a> Link<'a> {
     /// Takes in that a page of rules was read, or refused.
     fn rules_end(&mut self, family: Family, table: Chains, refusal: Option<&Trap>) {
         self.timers.look_heard = Instant::now();
-        let list = self.bench.config.list(family).to_owned();
+        let list = self.workplace.config.list(family).to_owned();
         match self.look.page_ends(family, table, refusal, &list) {
             Some(Next::Ask(table)) => self.ask_for_rules(family, table),
-            Some(Next::Judged(judgement)) => self.bench.judged(family, judgement),
+            Some(Next::Judged(judgement)) => self.workplace.judged(family, judgement),
             None => {}
         }
         if !self.look.is_under_way() {
@@ -344,7 +347,7 @@ impl<'a> Link<'a> {
             let took = now.saturating_duration_since(self.timers.look_began);
             self.timers.look_ended = now;
             let pause = (took * LEFT_ALONE).min(LONGEST_LEARN_GAP);
-            self.timers.look = now + jittered(self.bench.config.deadlines.rules).max(pause);
+            self.timers.look = now + jittered(self.workplace.config.deadlines.rules).max(pause);
         }
     }
 
@@ -352,27 +355,27 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         let took = now.saturating_duration_since(sent);
         self.latency = Some(took);
-        self.bench.pace.done();
+        self.workplace.pace.done();
         // What waited behind a print says nothing about the router's speed.
         let printing = self.pipeline.printing().is_some() || self.look.is_under_way();
         if !printing && sent > self.timers.print_ended.max(self.timers.look_ended) {
-            self.bench.pace.answered(took, self.pipeline.in_flight().saturating_sub(1), now);
+            self.workplace.pace.answered(took, self.pipeline.in_flight().saturating_sub(1), now);
         }
     }
 
     /// Shows that the first reading is over, once it is.
     fn settle(&self) {
-        let reading = self.bench.status.borrow().state == State::Reading;
+        let reading = self.workplace.status.borrow().state == State::Reading;
         if reading && self.pipeline.is_known() {
-            self.bench.enter(State::Connected);
+            self.workplace.enter(State::Connected);
         }
     }
 
     fn take_refusal(&mut self, order: Order, trap: &Trap) {
         if matches!(trap.meaning, TrapMeaning::Other | TrapMeaning::Permission) {
-            self.bench.pace.refused(Instant::now());
+            self.workplace.pace.refused(Instant::now());
         }
-        if !self.pipeline.refused(order, trap, self.bench.now()) {
+        if !self.pipeline.refused(order, trap, self.workplace.now()) {
             return;
         }
         if trap.meaning == TrapMeaning::NoSuchCommand && order.family() == Family::V6 {
@@ -387,7 +390,7 @@ impl<'a> Link<'a> {
             TrapMeaning::Permission => "; the user's group needs the policies read, write and api",
             _ => "",
         };
-        self.bench.fail(format!(
+        self.workplace.fail(format!(
             "{} of {} was refused: {trap}{advice}; sent again in {} s",
             match order.action {
                 Action::Add { .. } => "the add",
@@ -402,54 +405,54 @@ impl<'a> Link<'a> {
 
     fn note_resource(&mut self, row: &Row) {
         let load: Option<u8> = row.text("cpu-load").and_then(|load| load.parse().ok());
-        self.bench.status.send_modify(|status| {
+        self.workplace.status.send_modify(|status| {
             status.version = row.shown("version");
             status.uptime = row.shown("uptime");
             status.cpu_load = load;
         });
         if let Some(load) = load {
-            self.bench.pace.loaded(load, Instant::now());
+            self.workplace.pace.loaded(load, Instant::now());
         }
         if let Some(uptime) = row.text("uptime").and_then(parse_timeout) {
             self.note_uptime(Duration::from_secs(uptime));
         }
         let memory: Option<u64> = row.text("total-memory").and_then(|bytes| bytes.parse().ok());
-        self.bench.memory_limit = memory.map(entries_by_memory).or(self.bench.memory_limit);
-        self.pipeline.set_limit(self.bench.config.max_entries.or(self.bench.memory_limit));
+        self.workplace.memory_limit = memory.map(entries_by_memory).or(self.workplace.memory_limit);
+        self.pipeline.set_limit(self.workplace.config.max_entries.or(self.workplace.memory_limit));
     }
 
     /// A router that booted lately has lost its list, also where the session seems to have survived.
     fn note_uptime(&mut self, uptime: Duration) {
         let booted = Instant::now().checked_sub(uptime);
-        let later = match (self.bench.booted, booted) {
+        let later = match (self.workplace.booted, booted) {
             (Some(before), Some(booted)) => booted > before + BOOT_TOLERANCE,
             _ => false,
         };
         if later {
-            tracing::warn!(router = %self.bench.config.name, ?uptime, "the router has rebooted");
-            self.bench.status.send_modify(|status| status.reboots += 1);
+            tracing::warn!(router = %self.workplace.config.name, ?uptime, "the router has rebooted");
+            self.workplace.status.send_modify(|status| status.reboots += 1);
             if booted > Some(self.began) {
                 self.pipeline.reconcile_all();
                 self.timers.look = Instant::now();
             }
         }
-        self.bench.booted = booted.or(self.bench.booted);
+        self.workplace.booted = booted.or(self.workplace.booted);
     }
 
     /// Does what is due.
     fn on_time(&mut self) {
         let now = Instant::now();
         self.pipeline
-            .set_recovering(self.bench.recovery.as_ref().is_some_and(|recovery| recovery.is_active()));
+            .set_recovering(self.workplace.recovery.as_ref().is_some_and(|recovery| recovery.is_active()));
         if self.timers.resource <= now {
-            self.timers.resource = now + self.bench.config.deadlines.keepalive;
-            self.ask("/system/resource/print", Asked::Resource, |command| {
+            self.timers.resource = now + self.workplace.config.deadlines.keepalive;
+            self.ask("/system/resource/print", Purpose::Resource, |command| {
                 command.attribute(".proplist", Some("uptime,version,cpu-load,total-memory"))
             });
-            self.pipeline.sweep(self.bench.now());
+            self.pipeline.sweep(self.workplace.now());
         }
         if self.timers.reconcile <= now {
-            self.timers.reconcile = now + jittered(self.bench.config.reconcile_every);
+            self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);
             self.pipeline.reconcile_all();
             self.timers.look = now;
         }
@@ -457,9 +460,9 @@ impl<'a> Link<'a> {
             self.timers.retry = None;
             self.pipeline.retry_failed();
         } else if self.timers.retry.is_none() && !self.pipeline.has_failed() && !self.pipeline.has_changes() {
-            self.timers.retry_pause = self.bench.config.deadlines.refused_pause;
+            self.timers.retry_pause = self.workplace.config.deadlines.refused_pause;
         }
-        self.pipeline.look_again(self.bench.now());
+        self.pipeline.look_again(self.workplace.now());
         if let Some(family) = self.pipeline.print_due() {
             self.print(family);
         } else if let Some(family) = self.pipeline.learn_due() {
@@ -495,7 +498,7 @@ impl<'a> Link<'a> {
     fn look_deadline(&self) -> Option<Instant> {
         let waits = self.look.is_under_way() && self.pipeline.printing().is_none();
         let since = self.timers.look_heard.max(self.timers.print_ended);
-        waits.then(|| since + self.bench.config.deadlines.idle)
+        waits.then(|| since + self.workplace.config.deadlines.idle)
     }
 
     fn look_at_rules(&mut self) {
@@ -510,8 +513,8 @@ impl<'a> Link<'a> {
     }
 
     fn ask_for_rules(&mut self, family: Family, table: Chains) {
-        let list = self.bench.config.list(family).to_owned();
-        let asked = Asked::Rules(family, table);
+        let list = self.workplace.config.list(family).to_owned();
+        let asked = Purpose::Rules(family, table);
         self.ask(table.print(family), asked, |command| table.ask(command, family, &list));
     }
 
@@ -521,11 +524,11 @@ impl<'a> Link<'a> {
         let mut next = self.timers.resource.min(self.timers.reconcile);
         next = next.min(self.timers.retry.unwrap_or(next));
         if self.pipeline.has_next() {
-            next = next.min(self.bench.pace.next(now).unwrap_or(next));
+            next = next.min(self.workplace.pace.next(now).unwrap_or(next));
         }
         if let Some(at) = self.pipeline.next_look() {
             // The wall clock may be moved, so look at it once a second.
-            let wait = at.milliseconds_after(self.bench.now()).clamp(1, 1000);
+            let wait = at.milliseconds_after(self.workplace.now()).clamp(1, 1000);
             next = next.min(now + Duration::from_millis(wait.cast_unsigned()));
         }
         if self.pipeline.learn_due().is_some() {
@@ -539,13 +542,13 @@ impl<'a> Link<'a> {
     fn print(&mut self, family: Family) {
         self.timers.learn_since = None;
         self.timers.print_began = Instant::now();
-        self.pipeline.print_begins(family, self.bench.now());
+        self.pipeline.print_begins(family, self.workplace.now());
         self.withheld.retain(|prefix| Family::of(*prefix) != family);
-        let list = self.bench.config.list(family).to_owned();
-        self.ask(family.print(), Asked::Print(family), |command| Shown::ask(command, &list));
+        let list = self.workplace.config.list(family).to_owned();
+        self.ask(family.print(), Purpose::Print(family), |command| Shown::ask(command, &list));
     }
 
-    fn ask(&mut self, path: &str, asked: Asked, arguments: impl FnOnce(Building) -> Building) {
+    fn ask(&mut self, path: &str, asked: Purpose, arguments: impl FnOnce(Building) -> Building) {
         let command = arguments(self.session.command(path));
         self.session.send(command, asked);
     }
@@ -553,7 +556,7 @@ impl<'a> Link<'a> {
     fn publish(&self) {
         let pipeline = &self.pipeline;
         let [ipv4, ipv6] = pipeline.tables();
-        self.bench.status.send_modify(|status| {
+        self.workplace.status.send_modify(|status| {
             status.ipv4 = ipv4;
             status.ipv6 = ipv6;
             if matches!(ipv6, Table::Off | Table::Missing) {
@@ -565,9 +568,9 @@ impl<'a> Link<'a> {
             status.in_flight = pipeline.in_flight();
             status.counts = pipeline.counts();
             status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
-            status.round_trip_us = self.bench.pace.round_trip().map(|trip| trip.as_micros() as u64);
-            status.window = self.bench.pace.window();
-            status.most_a_second = self.bench.pace.most_a_second().map(f64::round);
+            status.round_trip_us = self.workplace.pace.round_trip().map(|trip| trip.as_micros() as u64);
+            status.window = self.workplace.pace.window();
+            status.most_a_second = self.workplace.pace.most_a_second().map(f64::round);
             status.limit = pipeline.view().limit();
             status.left_out = pipeline.view().left_out();
             status.withheld = self.withheld.len();

@@ -2,11 +2,11 @@
 //! come to. The filter rules, of which there may be thousands, are read only where the raw rules do not
 //! drop by the list already.
 
-use super::address_list::Family;
 use super::check::Grade;
 use super::check::facts::Page;
 use super::check::rules::{Chains, Judgement, Reading, Rule, judge};
 use super::sentence::{Row, Trap};
+use crate::prefixes::Family;
 
 /// A look at the rules of both families.
 #[derive(Debug, Default)]

@@ -4,14 +4,15 @@ use ipnet::IpNet;
 use mikrotik_rs::CommandBuilder;
 use mikrotik_rs::proto::command::Cmd;
 
-use super::address_list::{EntryId, Family, Marks, parse_address, parse_timeout};
-use super::desired::Moment;
+use super::address_list::{EntryId, Marks, parse_address, parse_timeout};
 use super::sentence::Row;
+use crate::desired::Moment;
+use crate::prefixes::Family;
 
 /// A command to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The entry's prefix.
+    /// The prefix of the entry that it adds, changes or removes.
     pub prefix: IpNet,
     /// What to do with it.
     pub action: Action,
@@ -22,19 +23,19 @@ pub struct Order {
 pub enum Action {
     /// Add an entry with this timeout in seconds.
     Add {
-        /// In seconds.
+        /// The timeout, in seconds; at most 21,474,836.
         timeout: u64,
     },
     /// Give the entry this timeout in seconds, and its comment.
     Set {
-        /// The entry.
+        /// The id that the router gave the entry.
         id: EntryId,
-        /// In seconds.
+        /// The timeout, in seconds; at most 21,474,836.
         timeout: u64,
     },
-    /// Remove the entry.
+    /// Remove an entry of ours that is wanted no more.
     Remove {
-        /// The entry.
+        /// The id that the router gave the entry.
         id: EntryId,
     },
 }
@@ -42,9 +43,9 @@ pub enum Action {
 /// An entry as a print shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// Its prefix.
+    /// The prefix that it stands for, in its canonical form.
     pub prefix: IpNet,
-    /// Its id.
+    /// Its id; `None` where the router did not tell it.
     pub id: Option<EntryId>,
     /// Seconds until the router drops it; `None` for a static entry.
     pub timeout: Option<u64>,
@@ -54,8 +55,8 @@ pub struct Shown {
 
 /// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its prefix.
+pub struct Unexplained {
+    /// The prefix that it stands for, in its canonical form.
     pub prefix: IpNet,
     /// When the router drops it.
     pub expires: Moment,

@@ -9,28 +9,28 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
-use super::address_list::{EntryId, Family, Marks};
-use super::desired::{Changes, Label, Moment};
-use super::order::{Action, Found, Order, Shown};
+use super::address_list::{EntryId, Marks};
+use super::order::{Action, Order, Shown, Unexplained};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
-use crate::widen;
+use crate::desired::{Changes, Label, Moment};
+use crate::prefixes::{Family, network_length};
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Entries added.
+    /// Adds that the router took; one that it had already is a duplicate.
     pub adds: u64,
-    /// Timeouts changed.
+    /// Entries whose timeout or comment was changed.
     pub sets: u64,
-    /// Entries removed.
+    /// Entries removed before their timeouts.
     pub removes: u64,
     /// Adds refused because the entry was there already, which is as good.
     pub duplicates: u64,
     /// Commands refused for any other reason.
     pub traps: u64,
-    /// Bulk prints finished.
+    /// Prints of a whole list that came to their end.
     pub prints: u64,
 }
 
@@ -44,7 +44,7 @@ pub enum Table {
     Missing,
     /// Its first print is not finished.
     Unknown,
-    /// Mirrored.
+    /// Read once in this session, and mirrored since.
     Known,
 }
 
@@ -73,7 +73,7 @@ pub struct Pipeline {
     adding: usize,
     /// Whether entries of ours that no ban explains are kept and told of, because the ledger is not whole.
     recovering: bool,
-    found: Vec<Found>,
+    unexplained: Vec<Unexplained>,
     /// Entries that go once the entry of the network around them is there.
     behind: HashMap<IpNet, Vec<IpNet>>,
     /// Prefixes that someone else's entry covers until then.
@@ -115,7 +115,7 @@ impl Pipeline {
             made_room: false,
             adding: 0,
             recovering: false,
-            found: Vec::new(),
+            unexplained: Vec::new(),
             covered: BTreeSet::new(),
             print: None,
             due: [true, ipv6],
@@ -316,7 +316,7 @@ impl Pipeline {
         self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
         if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
             let text = self.marks.text(&comment).to_owned();
-            self.found.push(Found { prefix: shown.prefix, expires, text });
+            self.unexplained.push(Unexplained { prefix: shown.prefix, expires, text });
         }
     }
 
@@ -387,7 +387,7 @@ impl Pipeline {
         }
     }
 
-    /// Keeps what no ban explains, and gathers it for [`Self::take_found`], until the ledger is whole.
+    /// Keeps what no ban explains, and gathers it for [`Self::take_unexplained`], until the ledger is whole.
     pub fn set_recovering(&mut self, recovering: bool) {
         if self.recovering && !recovering {
             self.queue_known();
@@ -396,8 +396,8 @@ impl Pipeline {
     }
 
     /// What prints showed since the last call that no ban explains.
-    pub fn take_found(&mut self) -> Vec<Found> {
-        std::mem::take(&mut self.found)
+    pub fn take_unexplained(&mut self) -> Vec<Unexplained> {
+        std::mem::take(&mut self.unexplained)
     }
 
     /// Takes back a command that was not sent.
@@ -465,7 +465,7 @@ impl Pipeline {
         self.print.as_ref().map(|print| print.family)
     }
 
-    /// The mirror.
+    /// What the router holds, as far as it is known.
     pub fn actual(&self) -> &Actual {
         &self.actual
     }
@@ -503,7 +503,7 @@ impl Pipeline {
     /// The network that a prefix was widened to, where the router is to hold that and does not yet: what it
     /// covers goes after it, so that there is no hole, not even where the router refuses it.
     fn missing_around(&self, prefix: IpNet, now: Moment) -> Option<IpNet> {
-        let length = widen::network_length(prefix);
+        let length = network_length(prefix);
         let network = IpNet::new(prefix.addr(), length).ok()?.trunc();
         // A full router has to let go first.
         let wider = length < prefix.prefix_len() && self.view.until(prefix).is_none() && !self.is_full();

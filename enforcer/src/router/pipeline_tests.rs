@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
+use crate::desired::{Desired, Subscription};
+use crate::desired::{Label, Wanted};
 use crate::router::address_list::LARGEST_TIMEOUT;
 use crate::router::address_list::Mark;
-use crate::router::desired::{Desired, Subscription};
 use crate::router::reconcile::TOLERANCE;
 use crate::router::view::Takes;
-use crate::router::{Label, Wanted};
 
 /// A router: one list, ids that grow, entries that lapse.
 #[derive(Default)]
@@ -152,7 +152,7 @@ impl World {
 
     fn ban(&self, host: u8, until: Option<i64>) {
         let until = until.map(|until| Timestamp::from_millisecond(until).unwrap());
-        self.desired.set(prefix(host), Wanted { until, label: Label::test("test") });
+        self.desired.set(prefix(host), Wanted { until: until.into(), label: Label::test("test") });
     }
 
     fn happen(&mut self, event: &Event) {
@@ -176,11 +176,7 @@ impl World {
                 // As the ledger does: a ban that ended is desired no longer.
                 let now = self.router.moment();
                 for prefix in (0..=5).map(prefix) {
-                    if self
-                        .desired
-                        .get(prefix)
-                        .is_some_and(|ban| ban.until.is_some_and(|until| Moment::from(until) <= now))
-                    {
+                    if self.desired.get(prefix).is_some_and(|ban| ban.until <= now) {
                         self.desired.remove(prefix);
                     }
                 }
@@ -282,14 +278,16 @@ impl World {
                     assert!(left <= TOLERANCE.cast_signed() * 1000 + 1000, "{prefix} stayed: {entry:?}");
                 }
                 (Some(wanted), None) => {
-                    let until = wanted.until.expect("a permanent ban is missing").as_millisecond();
+                    let until =
+                        wanted.until.timestamp().expect("a permanent ban is missing").as_millisecond();
                     assert!(until - now < 1000, "{prefix} is missing");
                 }
-                (Some(Wanted { until: None, .. }), Some(entry)) => {
+                (Some(Wanted { until: Moment::FOREVER, .. }), Some(entry)) => {
                     let least = LARGEST_TIMEOUT.cast_signed() / 2 * 1000 - 2000;
                     assert!(entry.expires.is_none_or(|expires| expires - now >= least));
                 }
-                (Some(Wanted { until: Some(until), .. }), Some(entry)) => {
+                (Some(Wanted { until, .. }), Some(entry)) => {
+                    let until = until.timestamp().expect("it is not permanent");
                     let expires = entry.expires.expect("a temporary ban stayed static");
                     if until.as_millisecond() - now < 1000 {
                         // Over as good as now: the ledger lifts it, and then it counts as unwanted.
@@ -440,7 +438,7 @@ fn what_a_network_covers_goes_only_once_the_network_is_there() {
     world.settle();
     let network: IpNet = "192.0.2.0/24".parse().unwrap();
     let until = Timestamp::from_millisecond(world.router.now + 600_000).ok();
-    world.desired.set(network, Wanted { until, label: Label::test("test") });
+    world.desired.set(network, Wanted { until: until.into(), label: Label::test("test") });
     (1..4).for_each(|host| world.desired.remove(prefix(host)));
     world.send(8);
     world.happen(&Event::RefuseOne);
@@ -450,7 +448,7 @@ fn what_a_network_covers_goes_only_once_the_network_is_there() {
     world.desired.remove(network);
     world.send(8);
     assert!(!world.sent.is_empty());
-    world.desired.set(network, Wanted { until, label: Label::test("test") });
+    world.desired.set(network, Wanted { until: until.into(), label: Label::test("test") });
     world.pipeline.retry_failed();
     world.send(8);
     world.answer(usize::MAX);
@@ -478,7 +476,7 @@ fn a_router_without_the_ipv6_table_gets_the_ipv4_bans() {
     let now = Model { now: 0, ..Model::default() }.moment();
     let [four, six] = [prefix(1), "2001:db8::1/128".parse().unwrap()];
     for prefix in [four, six] {
-        desired.set(prefix, Wanted { until: None, label: Label::test("test") });
+        desired.set(prefix, Wanted { until: Moment::FOREVER, label: Label::test("test") });
     }
     assert_eq!(pipeline.print_due(), Some(Family::V4));
     pipeline.print_begins(Family::V4, now);

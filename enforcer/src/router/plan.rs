@@ -11,16 +11,16 @@ use tokio::time::timeout;
 
 use super::RouterConfig;
 use super::actual::{Held, Owner};
-use super::address_list::{EntryId, Family, Mark, Marks};
-use super::desired::{Desired, Moment};
+use super::address_list::{EntryId, Mark, Marks};
 use super::endpoint::{API_PORT, API_TLS_PORT};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::TrapMeaning;
-use super::session::{Answer, Session, SessionError};
+use super::session::{CommandAnswer, Session, SessionError};
 use super::view::{View, entries_by_memory};
-use crate::bans::BY_HAND;
+use crate::desired::{Desired, Moment, Origin};
 use crate::ledger::ListUse;
+use crate::prefixes::Family;
 
 /// The most removals in flight while a list is tidied.
 const WINDOW: usize = 32;
@@ -53,12 +53,12 @@ pub struct Plan {
 /// A command that would be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Planned {
-    /// The entry's prefix.
+    /// The prefix of the entry that would change.
     pub prefix: IpNet,
     /// What would be done with it.
     #[serde(flatten)]
     pub does: Does,
-    /// Why.
+    /// What asks for it and what the router has, in words.
     pub why: String,
 }
 
@@ -66,17 +66,17 @@ pub struct Planned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "does")]
 pub enum Does {
-    /// Add an entry.
+    /// Add an entry that is missing.
     Add {
-        /// In seconds.
+        /// The timeout, in seconds.
         timeout: u64,
     },
     /// Give an entry this timeout, and its comment.
     Set {
-        /// In seconds.
+        /// The timeout, in seconds.
         timeout: u64,
     },
-    /// Remove an entry.
+    /// Remove an entry of ours that no ban explains.
     Remove,
 }
 
@@ -85,11 +85,10 @@ pub enum Does {
 pub struct Leftover {
     /// Which of the tables.
     pub family: Family,
-    /// The list.
+    /// The name of the list on the router.
     pub list: String,
     /// How many entries of ours are there.
     pub entries: usize,
-    /// Their ids.
     #[serde(skip)]
     ids: Vec<EntryId>,
 }
@@ -170,14 +169,14 @@ pub async fn tidy(
             return Ok(done);
         }
         match visit.session.answer().await? {
-            Answer::Done(..) => {
+            CommandAnswer::Done(..) => {
                 done += 1;
                 removed(done);
             }
-            Answer::Trap((), trap) if trap.meaning != TrapMeaning::NoSuchItem => {
+            CommandAnswer::Trap((), trap) if trap.meaning != TrapMeaning::NoSuchItem => {
                 return Err(SessionError::Refused { command: "the removal of an old entry", trap });
             }
-            Answer::Trap(..) | Answer::Row(..) => {}
+            CommandAnswer::Trap(..) | CommandAnswer::Row(..) => {}
         }
     }
 }
@@ -203,9 +202,9 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
     let label = pipeline.view().label(order.prefix);
     let what = label.map_or_else(
         || "no ban stands".to_owned(),
-        |label| match label.jail.as_str() {
-            BY_HAND => "it is banned by hand".to_owned(),
-            jail => format!("{jail} from {} bans it", label.sensor),
+        |label| match &label.origin {
+            Origin::Sensor { jail, sensor } => format!("{jail} from {sensor} bans it"),
+            other => format!("it is banned {other}"),
         },
     );
     let left = |held: Held| {
@@ -213,7 +212,7 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
         if held.expires == Moment::FOREVER { "no timeout".to_owned() } else { format!("{seconds} s left") }
     };
     match (order.action, held) {
-        (Action::Add { .. }, Some(held)) if held.owner != Owner::Foreign => format!("{what}; it lapses now"),
+        (Action::Add { .. }, Some(held)) if held.owner != Owner::Foreign => format!("{what}; it expires now"),
         (Action::Add { .. }, _) => format!("{what}, and the router does not hold it"),
         (Action::Set { timeout, .. }, Some(held)) if held.stale => {
             format!("{what}; its comment is of before, and it has {} of {timeout} s", left(held))
@@ -254,12 +253,12 @@ impl Visit {
         let mut told = (None, None);
         loop {
             match self.session.answer().await? {
-                Answer::Row((), row) => {
+                CommandAnswer::Row((), row) => {
                     told =
                         (row.shown("version"), row.text("total-memory").and_then(|text| text.parse().ok()));
                 }
                 // Nice to know, but nothing depends on it.
-                Answer::Done(..) | Answer::Trap(..) => return Ok(told),
+                CommandAnswer::Done(..) | CommandAnswer::Trap(..) => return Ok(told),
             }
         }
     }
@@ -275,14 +274,14 @@ impl Visit {
         self.session.send(command, ());
         loop {
             match self.session.answer().await? {
-                Answer::Row((), row) => {
+                CommandAnswer::Row((), row) => {
                     if let Some(shown) = Shown::read(family, &row, &self.marks) {
                         each(shown);
                     }
                 }
-                Answer::Done(..) => return Ok(true),
-                Answer::Trap((), _) if family == Family::V6 => return Ok(false),
-                Answer::Trap((), trap) => {
+                CommandAnswer::Done(..) => return Ok(true),
+                CommandAnswer::Trap((), _) if family == Family::V6 => return Ok(false),
+                CommandAnswer::Trap((), trap) => {
                     return Err(SessionError::Refused { command: family.print(), trap });
                 }
             }

@@ -6,7 +6,7 @@
 
 use super::actual::{Held, Owner};
 use super::address_list::{EntryId, LARGEST_TIMEOUT};
-use super::desired::Moment;
+use crate::desired::Moment;
 
 /// The difference between wanted and held expiry, in seconds, that is let be. RouterOS shows whole
 /// seconds, and a command or a reply may have waited for its turn.
@@ -20,21 +20,21 @@ const TOO_SHORT: i64 = 1000;
 pub enum Step {
     /// Nothing: the router holds what it should.
     Nothing,
-    /// Add the entry.
+    /// Add an entry that is missing.
     Add {
         /// In seconds, 1 to [`LARGEST_TIMEOUT`].
         timeout: u64,
     },
     /// Change the entry's timeout and comment.
     Set {
-        /// The entry.
+        /// The id of the entry on the router.
         id: EntryId,
         /// In seconds, 1 to [`LARGEST_TIMEOUT`].
         timeout: u64,
     },
     /// Remove the entry. Where a ban stands nevertheless, the next step adds it anew.
     Remove {
-        /// The entry.
+        /// The id of the entry on the router.
         id: EntryId,
     },
     /// Print the list first: whose the entry is, or its id, is not known.

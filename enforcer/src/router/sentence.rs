@@ -23,7 +23,7 @@ pub enum Reply {
         /// The value of `=ret=`: an id, a count.
         ret: Option<String>,
     },
-    /// The command failed.
+    /// The command failed, for the reason in it.
     Trap(Trap),
     /// The session is over.
     Fatal(String),
@@ -59,7 +59,7 @@ pub enum TrapMeaning {
     NoSuchCommand,
     /// The user may not do it.
     Permission,
-    /// Anything else.
+    /// A text that this release does not know.
     Other,
 }
 

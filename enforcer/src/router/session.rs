@@ -44,7 +44,7 @@ pub struct Session<C> {
 
 /// An answer to a command in flight.
 #[derive(Debug)]
-pub enum Answer<C> {
+pub enum CommandAnswer<C> {
     /// A row; the command goes on.
     Row(C, Row),
     /// The command was done, with the value of its `=ret=`.
@@ -196,7 +196,7 @@ impl<C: Copy> Session<C> {
 
     /// The next answer, writing what is to be sent meanwhile. Pending for ever while nothing is in
     /// flight and the router keeps the connection. Cancel-safe.
-    pub async fn answer(&mut self) -> Result<Answer<C>, SessionError> {
+    pub async fn answer(&mut self) -> Result<CommandAnswer<C>, SessionError> {
         loop {
             if let Some(answer) = self.received()? {
                 return Ok(answer);
@@ -213,20 +213,20 @@ impl<C: Copy> Session<C> {
     }
 
     /// An answer that has already been read, if any.
-    pub fn received(&mut self) -> Result<Option<Answer<C>>, SessionError> {
+    pub fn received(&mut self) -> Result<Option<CommandAnswer<C>>, SessionError> {
         while let Some((tag, reply)) = self.wire.reply()? {
             self.quiet_since = Instant::now();
             let context = tag.and_then(|tag| self.in_flight.get(&tag).copied());
             return Ok(Some(match (context, reply) {
                 (_, Reply::Fatal(reason)) => return Err(SessionError::Fatal(reason)),
-                (Some(context), Reply::Row(row)) => Answer::Row(context, row),
+                (Some(context), Reply::Row(row)) => CommandAnswer::Row(context, row),
                 (Some(context), Reply::Done { ret }) => {
                     self.retire(tag);
-                    Answer::Done(context, ret)
+                    CommandAnswer::Done(context, ret)
                 }
                 (Some(context), Reply::Trap(trap)) => {
                     self.retire(tag);
-                    Answer::Trap(context, trap)
+                    CommandAnswer::Trap(context, trap)
                 }
                 (None, Reply::Trap(trap)) if tag.is_none() => {
                     return Err(ProtocolBreach(format!("a trap for no command: {trap}")).into());

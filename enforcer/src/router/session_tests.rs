@@ -81,9 +81,11 @@ async fn answers_that_come_byte_by_byte_reach_their_commands() {
         let command = session.command("/x");
         session.send(command, context);
     }
-    assert!(matches!(session.answer().await, Ok(Answer::Row(2, row)) if row.text(".id") == Some("*1")));
-    assert!(matches!(session.answer().await, Ok(Answer::Trap(1, trap)) if trap.message == "no"));
-    assert!(matches!(session.answer().await, Ok(Answer::Done(2, Some(id))) if id == "*1A"));
+    assert!(
+        matches!(session.answer().await, Ok(CommandAnswer::Row(2, row)) if row.text(".id") == Some("*1"))
+    );
+    assert!(matches!(session.answer().await, Ok(CommandAnswer::Trap(1, trap)) if trap.message == "no"));
+    assert!(matches!(session.answer().await, Ok(CommandAnswer::Done(2, Some(id))) if id == "*1A"));
     assert_eq!(session.in_flight(), 0);
 }
 
@@ -220,8 +222,8 @@ async fn a_peer_that_writes_without_reading_does_not_lock_us_up() {
     let mut rows = 0;
     loop {
         match session.answer().await.unwrap() {
-            Answer::Row(0, _) => rows += 1,
-            Answer::Done(0, _) => break,
+            CommandAnswer::Row(0, _) => rows += 1,
+            CommandAnswer::Done(0, _) => break,
             other => panic!("{other:?}"),
         }
     }

@@ -6,16 +6,16 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::address_list::Family;
 use super::enforcement::Enforcement;
 use super::pipeline::{Counts, Table};
+use crate::prefixes::Family;
 
 /// A router and its worker at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RouterStatus {
     /// The router's name in the configuration.
     pub name: Name,
-    /// The configured address.
+    /// The address as it is configured, a name perhaps.
     pub address: String,
     /// What the address resolved to last; empty until it has.
     pub addresses: Vec<IpAddr>,
@@ -33,9 +33,9 @@ pub struct RouterStatus {
     pub uptime: Option<String>,
     /// The load of the router's processor in per cent, where it has told; some seconds old.
     pub cpu_load: Option<u8>,
-    /// The IPv4 table.
+    /// How far the IPv4 list is known.
     pub ipv4: Table,
-    /// The IPv6 table.
+    /// How far the IPv6 list is known.
     pub ipv6: Table,
     /// What becomes of packets from the IPv4 list.
     pub ipv4_rule: Enforcement,
@@ -99,7 +99,7 @@ pub enum State {
 /// Something that went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// When.
+    /// When it happened, by the enforcer's clock.
     pub at: Timestamp,
     /// What, and what to do about it.
     pub text: String,

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use atalaya_wire::Name;
 use ipnet::IpNet;
 
-use super::address_list::Family;
-use super::desired::{Desired, Label, Moment};
-use crate::policy::Severity;
+use crate::desired::{Desired, Label, Moment, Severity};
+use crate::prefixes::Family;
 
 /// Which bans are for a router.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +38,7 @@ pub struct View {
 // === impl Takes ===
 
 impl Takes {
-    /// Everything.
+    /// Of a router that takes the bans of every jail and severity.
     pub fn all() -> Self {
         Self { jails: Vec::new(), severity: Severity::Low }
     }
@@ -145,7 +144,7 @@ impl View {
     }
 
     fn takes(&self, prefix: IpNet, label: &Label) -> bool {
-        self.families[Family::of(prefix).index()] && self.takes.takes(&label.jail, label.severity)
+        self.families[Family::of(prefix).index()] && self.takes.takes(label.jail(), label.severity)
     }
 
     fn wants(&self, prefix: IpNet, until: Moment, label: &Label) -> bool {
@@ -180,14 +179,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::router::Wanted;
+    use crate::desired::{Origin, Wanted};
 
     fn view(bans: &[(u16, Option<i64>, Severity)], limit: usize) -> (Arc<Desired>, View) {
         let desired = Arc::new(Desired::new());
         for (number, until, severity) in bans {
             let label = Label { severity: *severity, ..(*Label::test("x")).clone() };
             let until = until.map(|second| Timestamp::from_second(second).unwrap());
-            desired.set(prefix(*number), Wanted { until, label: label.into() });
+            desired.set(prefix(*number), Wanted { until: until.into(), label: label.into() });
         }
         let mut view = View::new(Arc::clone(&desired), Takes::all(), true);
         view.set_limit(Some(limit));
@@ -254,8 +253,12 @@ mod tests {
         for (number, jail, severity) in
             [(1, "ssh", Severity::High), (2, "ssh", Severity::Low), (3, "smtp", Severity::High)]
         {
-            let label = Label { jail: jail.parse().unwrap(), severity, ..(*Label::test("x")).clone() };
-            desired.set(prefix(number), Wanted { until: None, label: label.into() });
+            let label = Label {
+                origin: Origin::Fleet { jail: jail.parse().unwrap() },
+                severity,
+                ..(*Label::test("x")).clone()
+            };
+            desired.set(prefix(number), Wanted { until: Moment::FOREVER, label: label.into() });
         }
         let takes = Takes { jails: vec!["ssh".parse().unwrap()], severity: Severity::Medium };
         let view = View::new(desired, takes, true);

@@ -4,41 +4,41 @@
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::timeout;
 
-use super::bench::Bench;
 use super::endpoint::{API_PORT, API_TLS_PORT, Endpoint};
-use super::link::{Asked, Link};
+use super::link::{Link, Purpose};
 use super::pipeline::Counts;
 use super::session::{Session, SessionError};
 use super::status::State;
+use super::workplace::Workplace;
 
 /// Holds the router to what is desired until the service stops.
-pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
-    let stop = bench.stop.clone();
-    let mut pauses = pauses(&bench);
+pub(super) async fn run(mut workplace: Workplace, endpoint: Endpoint) {
+    let stop = workplace.stop.clone();
+    let mut pauses = pauses(&workplace);
     let mut counts = Counts::default();
     loop {
-        bench.enter(State::Connecting);
+        workplace.enter(State::Connecting);
         let failure = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            opened = open(&bench, &endpoint) => match opened {
+            opened = open(&workplace, &endpoint) => match opened {
                 Err(failure) => failure,
                 Ok(session) => {
-                    bench.enter(State::Reading);
-                    bench.status.send_modify(|status| status.sessions += 1);
-                    tracing::info!(router = %bench.config.name, "logged in");
-                    bench.pace.begin();
-                    let mut link = Link::new(&mut bench, session, counts);
+                    workplace.enter(State::Reading);
+                    workplace.status.send_modify(|status| status.sessions += 1);
+                    tracing::info!(router = %workplace.config.name, "logged in");
+                    workplace.pace.begin();
+                    let mut link = Link::new(&mut workplace, session, counts);
                     let ended = link.run().await;
                     counts = link.counts();
                     link.leave();
                     let broke = ended.is_err() && link.was_sending();
                     let good = link.was_good();
                     if good {
-                        pauses = self::pauses(&bench);
+                        pauses = self::pauses(&workplace);
                     }
                     if broke {
-                        bench.pace.broke();
+                        workplace.pace.broke();
                     }
                     match ended {
                         Ok(()) => break,
@@ -47,38 +47,38 @@ pub(super) async fn run(mut bench: Bench, endpoint: Endpoint) {
                 }
             },
         };
-        let ipv6 = bench.config.ipv6;
-        bench.status.send_modify(|status| {
+        let ipv6 = workplace.config.ipv6;
+        workplace.status.send_modify(|status| {
             status.in_flight = 0;
             // What holds on a router that cannot be asked is not known.
             status.forget_rules(ipv6);
         });
-        bench.fail(failure.to_string());
-        let longest = bench.config.deadlines.longest_pause;
+        workplace.fail(failure.to_string());
+        let longest = workplace.config.deadlines.longest_pause;
         let pause = match failure {
             // Each attempt is a line in the router's log.
             SessionError::Login { .. } | SessionError::ChallengeLogin => longest * 6,
             _ => pauses.next().unwrap_or(longest),
         };
-        bench.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });
+        workplace.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             () = tokio::time::sleep(pause) => {}
         }
     }
-    bench.enter(State::Stopped);
+    workplace.enter(State::Stopped);
 }
 
-async fn open(bench: &Bench, endpoint: &Endpoint) -> Result<Session<Asked>, SessionError> {
-    let config = &bench.config;
+async fn open(workplace: &Workplace, endpoint: &Endpoint) -> Result<Session<Purpose>, SessionError> {
+    let config = &workplace.config;
     let port = if config.tls.is_some() { API_TLS_PORT } else { API_PORT };
     let deadline = config.deadlines.connect;
     let addresses = timeout(deadline, endpoint.resolve(port))
         .await
         .map_err(|_| SessionError::ConnectDeadline(deadline))?
         .map_err(|source| SessionError::Resolve { host: endpoint.host.clone(), source })?;
-    bench.status.send_modify(|status| {
+    workplace.status.send_modify(|status| {
         status.addresses = addresses.iter().map(std::net::SocketAddr::ip).collect();
         status.addresses.dedup();
     });
@@ -86,8 +86,8 @@ async fn open(bench: &Bench, endpoint: &Endpoint) -> Result<Session<Asked>, Sess
 }
 
 /// Pauses that double from the shortest to the longest, each with jitter on top, without end.
-fn pauses(bench: &Bench) -> ExponentialBackoff {
-    let deadlines = &bench.config.deadlines;
+fn pauses(workplace: &Workplace) -> ExponentialBackoff {
+    let deadlines = &workplace.config.deadlines;
     ExponentialBuilder::new()
         .with_min_delay(deadlines.shortest_pause)
         // Jitter adds up to as much again.

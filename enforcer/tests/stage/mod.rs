@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::router::{
-    self, Desired, Label, Password, RouterConfig, RouterHandle, RouterStatus, State, Wanted,
-};
+use atalaya_enforcer::desired::{Desired, Label, Moment, Wanted};
+use atalaya_enforcer::router::{self, Password, RouterConfig, RouterHandle, RouterStatus, State};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use routeros_sim::{Builder, Entry, Family, Router};
@@ -55,12 +54,13 @@ impl Stage {
     /// Bans for so many seconds from now.
     pub fn ban(&self, prefix: &str, seconds: i64) {
         let until = self.clock.now() + SignedDuration::from_secs(seconds);
-        self.desired.set(parse(prefix), Wanted { until: Some(until), label: Label::test("sshd at web-1") });
+        self.desired.set(parse(prefix), Wanted { until: until.into(), label: Label::test("sshd at web-1") });
     }
 
     /// Bans for ever.
     pub fn ban_forever(&self, prefix: &str) {
-        self.desired.set(parse(prefix), Wanted { until: None, label: Label::test("sshd at web-1") });
+        self.desired
+            .set(parse(prefix), Wanted { until: Moment::FOREVER, label: Label::test("sshd at web-1") });
     }
 
     pub fn unban(&self, prefix: &str) {

@@ -7,4 +7,6 @@ pub mod packets;
 pub mod process;
 pub mod sshd;
 pub mod stage;
+pub mod structure;
+mod tokens;
 pub mod verdicts;

@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atalaya_enforcer::followers::{Follower, Names};
-use atalaya_enforcer::router::{Desired, Label, Wanted};
+use atalaya_enforcer::desired::{Desired, Label, Wanted};
+use atalaya_enforcer::intake::followers::{Follower, Names};
 use atalaya_sensor::uplink::fleet_bans::{BanChange, Ends, Reading};
 use atalaya_wire::{BanLine, Position};
 use ipnet::IpNet;
@@ -175,7 +175,7 @@ impl World {
         let label = Label::test("x");
         let bans = bans.into_iter().map(|(network, until)| {
             let label = Arc::clone(&label);
-            (network, Wanted { until, label })
+            (network, Wanted { until: until.into(), label })
         });
         self.desired.set_many(bans);
     }
@@ -223,7 +223,7 @@ impl World {
 
     fn wanted(&self, seconds: Option<u16>) -> Wanted {
         let until = seconds.map(|seconds| self.now + SignedDuration::from_secs(i64::from(seconds)));
-        Wanted { until, label: Label::test("x") }
+        Wanted { until: until.into(), label: Label::test("x") }
     }
 
     fn wants(&self) -> Vec<(IpNet, Option<Timestamp>)> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::config::{Config, ConfigError, ListConfig};
+use atalaya_enforcer::config::{Config, ConfigError};
+use atalaya_enforcer::desired::ListConfig;
 use atalaya_enforcer::router::check::{self, Grade, Report, command};
 use atalaya_enforcer::router::endpoint::{API_PORT, API_TLS_PORT};
 use atalaya_enforcer::router::{Endpoint, Password, RouterConfig};

@@ -1,4 +1,4 @@
-use atalaya_enforcer::rates::RatesAnswer;
+use atalaya_enforcer::control::rates::RatesAnswer;
 use atalaya_enforcer::router::RouterStatus;
 use serde_json::json;
 

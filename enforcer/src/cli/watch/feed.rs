@@ -4,7 +4,7 @@
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use atalaya_enforcer::control::status::Status;
+use atalaya_enforcer::control::answers::Status;
 use atalaya_enforcer::ledger::{Ban, Selection, Which};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};

@@ -1,9 +1,9 @@
-//! The full-screen view: a pure function from a scene, a time and an area to what is drawn.
+//! The full-screen view: a pure function from a picture, a time and an area to what is drawn.
 
-use atalaya_enforcer::control::fault::FaultKind;
-use atalaya_enforcer::control::status::{RouterAnswer, SensorAnswer, Status};
+use atalaya_enforcer::control::answers::FaultKind;
+use atalaya_enforcer::control::answers::{RouterAnswer, SensorAnswer, Status};
+use atalaya_enforcer::control::rates::Rate;
 use atalaya_enforcer::ledger::Ban;
-use atalaya_enforcer::rates::Rate;
 use atalaya_wire::Name;
 use jiff::{SignedDuration, Timestamp};
 use ratatui::Frame;
@@ -12,7 +12,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, Wrap};
 
-use super::scene::{Pane, Scene};
+use super::picture::{Pane, Picture};
 use crate::cli::paint::{Tone, paragraph};
 use crate::cli::status::{fault_text, next_command, router_state, wellness};
 use crate::cli::words;
@@ -30,19 +30,19 @@ Tab, Shift-Tab   the next pane: bans, routers, sensors
 Home, End        its first and its last row
 ? or h           this help
 
-ours of desired  entries on the router's list, of the bans that stand
+in sync          entries of ours on the router's list, of the bans that it should hold
 queue            prefixes that wait, and commands in flight
 latency          of the last command, and before it by second";
 
 /// Draws the whole screen.
-pub fn draw(frame: &mut Frame, scene: &Scene, now: Timestamp) {
+pub fn draw(frame: &mut Frame, picture: &Picture, now: Timestamp) {
     let area = frame.area();
-    let Some(status) = &scene.status else {
-        let text = scene.lost.as_ref().map_or("asking the enforcer…", |(_, why)| why.as_str());
+    let Some(status) = &picture.status else {
+        let text = picture.lost.as_ref().map_or("asking the enforcer…", |(_, why)| why.as_str());
         frame.render_widget(Paragraph::new(words::harmless(text)).wrap(Wrap { trim: true }), area);
         return;
     };
-    let faults = faults(scene, status, now, (area.height / 4).max(1), area.width);
+    let faults = faults(picture, status, now, (area.height / 4).max(1), area.width);
     let few = |rows: usize, most: u16| u16::try_from(rows).unwrap_or(u16::MAX).min(most).saturating_add(1);
     let third = area.height.saturating_sub(6) / 3;
     let [headline, fault_area, rates, routers, sensors, bans, keys] = Layout::vertical([
@@ -59,19 +59,19 @@ pub fn draw(frame: &mut Frame, scene: &Scene, now: Timestamp) {
         Constraint::Length(1),
     ])
     .areas(area);
-    draw_headline(frame, scene, status, now, headline);
+    draw_headline(frame, picture, status, now, headline);
     frame.render_widget(Paragraph::new(faults), fault_area);
-    draw_rates(frame, scene, status, rates);
-    draw_routers(frame, scene, status, routers);
-    draw_sensors(frame, scene, status, sensors);
-    draw_bans(frame, scene, status.now, bans);
+    draw_rates(frame, picture, status, rates);
+    draw_routers(frame, picture, status, routers);
+    draw_sensors(frame, picture, status, sensors);
+    draw_bans(frame, picture, status.now, bans);
     let help = if area.width >= 60 {
         "q quit   p pause   Tab next pane   ↑ ↓ scroll   ? help"
     } else {
         "q quit  p pause  ? help"
     };
-    frame.render_widget(Paragraph::new(help).style(scene.style(Tint::Faint)), keys);
-    if scene.help {
+    frame.render_widget(Paragraph::new(help).style(picture.style(Tint::Faint)), keys);
+    if picture.help {
         draw_help(frame, area);
     }
 }
@@ -87,9 +87,9 @@ enum Tint {
     Bars,
 }
 
-// === impl Scene ===
+// === impl Picture ===
 
-impl Scene {
+impl Picture {
     fn style(&self, tint: Tint) -> Style {
         let plain = Style::new();
         let coloured = |colour| if self.colour { plain.fg(colour) } else { plain };
@@ -113,8 +113,8 @@ impl Scene {
     }
 }
 
-fn draw_headline(frame: &mut Frame, scene: &Scene, status: &Status, now: Timestamp, area: Rect) {
-    let (tint, well) = if let Some((since, _)) = &scene.lost {
+fn draw_headline(frame: &mut Frame, picture: &Picture, status: &Status, now: Timestamp, area: Rect) {
+    let (tint, well) = if let Some((since, _)) = &picture.lost {
         (Tint::Bad, format!("NO ENFORCER ANSWERS for {}", words::length(now.duration_since(*since))))
     } else {
         let (tone, well) = wellness(status);
@@ -127,22 +127,22 @@ fn draw_headline(frame: &mut Frame, scene: &Scene, status: &Status, now: Timesta
     };
     let up = words::length(status.now.duration_since(status.started));
     let mut line = vec![
-        Span::styled("Atalaya ", scene.style(Tint::Heading)),
-        Span::styled(well, scene.style(tint)),
+        Span::styled("Atalaya ", picture.style(Tint::Heading)),
+        Span::styled(well, picture.style(tint)),
         Span::raw(format!("  {}", words::counted(status.bans, "ban"))),
         Span::raw(format!("  up {up}")),
         Span::raw(format!("  {}", status.now.strftime("%H:%M:%SZ"))),
     ];
-    if scene.paused {
-        line.insert(1, Span::styled("PAUSED ", scene.style(Tint::Chosen)));
+    if picture.paused {
+        line.insert(1, Span::styled("PAUSED ", picture.style(Tint::Chosen)));
     }
     frame.render_widget(Line::from(line), area);
 }
 
 /// The faults in at most so many rows: whole where there is room, a row each where not.
-fn faults(scene: &Scene, status: &Status, now: Timestamp, most: u16, columns: u16) -> Vec<Line<'static>> {
+fn faults(picture: &Picture, status: &Status, now: Timestamp, most: u16, columns: u16) -> Vec<Line<'static>> {
     let (most, columns) = (usize::from(most), usize::from(columns));
-    let lost = scene.lost.as_ref().map(|(_, why)| (words::harmless(why).into_owned(), None));
+    let lost = picture.lost.as_ref().map(|(_, why)| (words::harmless(why).into_owned(), None));
     let said = |fault| (fault_text(fault, now.max(status.now)), next_command(fault));
     let texts: Vec<(String, Option<String>)> =
         lost.into_iter().chain(status.faults.iter().map(said)).collect();
@@ -161,17 +161,17 @@ fn faults(scene: &Scene, status: &Status, now: Timestamp, most: u16, columns: u1
             ));
         }
     }
-    let line = |text: String| Line::styled(words::cut(&text, columns).into_owned(), scene.style(Tint::Bad));
+    let line = |text: String| Line::styled(words::cut(&text, columns).into_owned(), picture.style(Tint::Bad));
     lines.into_iter().map(line).collect()
 }
 
-fn draw_rates(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
+fn draw_rates(frame: &mut Frame, picture: &Picture, status: &Status, area: Rect) {
     let rates = &status.rates;
     let both = [("offences", &rates.offences), ("bans", &rates.bans)];
     let parts: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).spacing(2).areas(area);
     for ((what, rate), area) in both.into_iter().zip(parts) {
         let [title, bars] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-        frame.render_widget(Line::styled(rate_title(what, rate), scene.style(Tint::Heading)), title);
+        frame.render_widget(Line::styled(rate_title(what, rate), picture.style(Tint::Heading)), title);
         let latest = rate.by_second.len().saturating_sub(usize::from(bars.width));
         // The latest second is at the right edge, however few there are.
         let room = usize::from(bars.width).saturating_sub(rate.by_second.len());
@@ -179,8 +179,10 @@ fn draw_rates(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
         let data: Vec<u64> = empty.chain(rate.by_second[latest..].iter().copied()).collect();
         // A single ban should not look like a flood.
         let highest = data.iter().copied().max().unwrap_or(0).max(4);
-        frame
-            .render_widget(Sparkline::default().data(data).max(highest).style(scene.style(Tint::Bars)), bars);
+        frame.render_widget(
+            Sparkline::default().data(data).max(highest).style(picture.style(Tint::Bars)),
+            bars,
+        );
     }
 }
 
@@ -189,16 +191,16 @@ fn rate_title(what: &str, rate: &Rate) -> String {
     format!("{what}/s {}, {} a minute", words::count(now), words::count(rate.last_minute))
 }
 
-fn draw_routers(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
-    let header = ["ROUTER", "STATE", "OURS OF DESIRED", "QUEUE", "LATENCY", "ITS COURSE"];
+fn draw_routers(frame: &mut Frame, picture: &Picture, status: &Status, area: Rect) {
+    let header = ["ROUTER", "STATE", "IN SYNC", "QUEUE", "LATENCY", "ITS COURSE"];
     let longest = status.routers.iter().map(|router| router.status.name.as_str().len()).max().unwrap_or(0);
     let name = longest.clamp(6, 20);
     // What the other columns and the gaps leave.
     let bars = usize::from(area.width).saturating_sub(name + 49).clamp(4, 60);
-    let rows = status.routers.iter().skip(scene.scrolled[Pane::Routers as usize]).map(|router| {
-        let bad = scene.is_faulty(&router.status.name, FaultKind::is_routers);
-        let row = Row::new(router_cells(router, status.now, bars, scene));
-        if bad { row.style(scene.style(Tint::Bad)) } else { row }
+    let rows = status.routers.iter().skip(picture.scrolled[Pane::Routers as usize]).map(|router| {
+        let bad = picture.is_faulty(&router.status.name, FaultKind::is_routers);
+        let row = Row::new(router_cells(router, status.now, bars, picture));
+        if bad { row.style(picture.style(Tint::Bad)) } else { row }
     });
     let widths = [
         Constraint::Length(name as u16),
@@ -209,11 +211,16 @@ fn draw_routers(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
         Constraint::Length(bars as u16),
     ];
     let table = Table::new(rows.collect::<Vec<_>>(), widths)
-        .header(Row::new(header).style(scene.heading(Pane::Routers)));
+        .header(Row::new(header).style(picture.heading(Pane::Routers)));
     frame.render_widget(table, area);
 }
 
-fn router_cells(router: &RouterAnswer, now: Timestamp, columns: usize, scene: &Scene) -> Vec<Cell<'static>> {
+fn router_cells(
+    router: &RouterAnswer,
+    now: Timestamp,
+    columns: usize,
+    picture: &Picture,
+) -> Vec<Cell<'static>> {
     let RouterAnswer { status, down_since, latencies_us } = router;
     let ours = if status.is_up() {
         format!("{} of {}", words::count(status.ours), words::count(status.desired))
@@ -231,11 +238,11 @@ fn router_cells(router: &RouterAnswer, now: Timestamp, columns: usize, scene: &S
         Cell::from(ours),
         Cell::from(queue),
         Cell::from(status.latency_us.map_or_else(|| "-".to_owned(), words::micros)),
-        Cell::from(Span::styled(bars(latencies_us, columns), scene.style(Tint::Bars))),
+        Cell::from(Span::styled(bars(latencies_us, columns), picture.style(Tint::Bars))),
     ]
 }
 
-fn draw_sensors(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
+fn draw_sensors(frame: &mut Frame, picture: &Picture, status: &Status, area: Rect) {
     let silent = status.faults.iter().filter(|fault| fault.kind == FaultKind::SensorSilent).count();
     let fresh = |sensor: &&SensorAnswer| {
         sensor.seen.last.is_some_and(|last| status.now.duration_since(last) <= HEARD)
@@ -252,34 +259,35 @@ fn draw_sensors(frame: &mut Frame, scene: &Scene, status: &Status, area: Rect) {
     let mut sensors: Vec<_> = status.sensors.iter().collect();
     // Those to look after first, then those with the latest news.
     sensors.sort_by_key(|(name, sensor)| {
-        (!scene.is_faulty(name, FaultKind::is_sensors), std::cmp::Reverse(sensor.seen.last))
+        (!picture.is_faulty(name, FaultKind::is_sensors), std::cmp::Reverse(sensor.seen.last))
     });
-    let rows = sensors.into_iter().skip(scene.scrolled[Pane::Sensors as usize]).map(|(name, sensor)| {
+    let rows = sensors.into_iter().skip(picture.scrolled[Pane::Sensors as usize]).map(|(name, sensor)| {
         let heard =
             sensor.seen.last.map_or_else(|| "not heard yet".to_owned(), |last| words::ago(last, status.now));
         let row = Row::new([name.to_string(), heard, words::counted(sensor.seen.offences, "offence")]);
-        let bad = scene.is_faulty(name, FaultKind::is_sensors);
-        if bad { row.style(scene.style(Tint::Bad)) } else { row }
+        let bad = picture.is_faulty(name, FaultKind::is_sensors);
+        if bad { row.style(picture.style(Tint::Bad)) } else { row }
     });
     let [title, table] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    frame.render_widget(Paragraph::new(summary).style(scene.heading(Pane::Sensors)), title);
+    frame.render_widget(Paragraph::new(summary).style(picture.heading(Pane::Sensors)), title);
     let widths = [Constraint::Max(30), Constraint::Length(16), Constraint::Fill(1)];
     frame.render_widget(Table::new(rows.collect::<Vec<_>>(), widths), table);
 }
 
-fn draw_bans(frame: &mut Frame, scene: &Scene, now: Timestamp, area: Rect) {
+fn draw_bans(frame: &mut Frame, picture: &Picture, now: Timestamp, area: Rect) {
     let header = Row::new(["LATEST BANS", "ADDRESS", "JAIL", "SENSOR", "ENDS", "WHAT WAS SEEN"]);
-    let rows = scene.latest.iter().skip(scene.scrolled[Pane::Bans as usize]).take(usize::from(area.height));
+    let rows =
+        picture.latest.iter().skip(picture.scrolled[Pane::Bans as usize]).take(usize::from(area.height));
     // As wide as what is shown, within limits.
     let longest = |of: &dyn Fn(&Ban) -> usize, least: usize, most: usize| {
-        let longest = scene.latest.iter().map(of).max().unwrap_or(0).clamp(least, most);
+        let longest = picture.latest.iter().map(of).max().unwrap_or(0).clamp(least, most);
         Constraint::Length(u16::try_from(longest).unwrap_or(u16::MAX))
     };
     let widths = [
         Constraint::Length(11),
         longest(&|ban| words::prefix(ban.prefix).len(), 15, 39),
-        longest(&|ban| ban.jail.as_str().len(), 6, 16),
-        longest(&|ban| ban.sensor.as_str().len(), 6, 20),
+        longest(&|ban| ban.origin.jail().as_str().len(), 6, 16),
+        longest(&|ban| ban.origin.sensor().as_str().len(), 6, 20),
         Constraint::Length(9),
         Constraint::Fill(1),
     ];
@@ -289,15 +297,15 @@ fn draw_bans(frame: &mut Frame, scene: &Scene, now: Timestamp, area: Rect) {
             let row = Row::new([
                 words::ago(ban.since, now),
                 words::prefix(ban.prefix),
-                ban.jail.to_string(),
-                ban.sensor.to_string(),
+                ban.origin.jail().to_string(),
+                ban.origin.sensor().to_string(),
                 if ban.ended.is_some() { "over".to_owned() } else { words::until(ban.until, now) },
                 evidence.unwrap_or_default(),
             ]);
-            if ban.ended.is_some() { row.style(scene.style(Tint::Faint)) } else { row }
+            if ban.ended.is_some() { row.style(picture.style(Tint::Faint)) } else { row }
         })
         .collect();
-    let table = Table::new(rows, widths).header(header.style(scene.heading(Pane::Bans)));
+    let table = Table::new(rows, widths).header(header.style(picture.heading(Pane::Bans)));
     frame.render_widget(table, area);
 }
 
@@ -340,19 +348,19 @@ mod tests {
         .unwrap()
     }
 
-    fn scene(routers: usize, sensors: usize, faults: bool) -> Scene {
-        let mut scene = Scene::new(true);
+    fn picture(routers: usize, sensors: usize, faults: bool) -> Picture {
+        let mut picture = Picture::new(true);
         let mut status = site(routers, sensors, faults);
         status.rates.bans.by_second = vec![0, 1, 2, 3, 9, 0, 1];
         status.rates.bans.last_minute = 16;
         let latest = (1..=40).map(|host| ban(host, host == 2)).collect();
-        scene.take(Report::Now { status: Box::new(status), latest }, at(10_000));
-        scene
+        picture.take(Report::Now { status: Box::new(status), latest }, at(10_000));
+        picture
     }
 
-    fn shown(scene: &Scene, columns: u16, lines: u16) -> Vec<String> {
+    fn shown(picture: &Picture, columns: u16, lines: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
-        terminal.draw(|frame| draw(frame, scene, at(10_000))).unwrap();
+        terminal.draw(|frame| draw(frame, picture, at(10_000))).unwrap();
         let buffer = terminal.backend().buffer();
         let row =
             |y: u16| (0..columns).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
@@ -361,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_usual_site_shows_everything_on_80_by_24() {
-        let screen = shown(&scene(3, 5, false), 80, 24);
+        let screen = shown(&picture(3, 5, false), 80, 24);
         let text = screen.join("\n");
         assert!(screen[0].starts_with("Atalaya all is well  25,000 bans"), "{text}");
         assert!(text.contains("bans/s 1, 16 a minute") && text.contains('█'), "{text}");
@@ -377,60 +385,60 @@ mod tests {
     #[test]
     fn nothing_panics_and_no_control_character_is_drawn_at_any_size() {
         for (routers, sensors, faults) in [(0, 0, false), (3, 5, true), (60, 300, true)] {
-            let mut scene = scene(routers, sensors, faults);
+            let mut picture = picture(routers, sensors, faults);
             for lost in [None, Some((at(9_900), "no enforcer\u{1b}[2J answers".to_owned()))] {
-                scene.lost = lost;
-                scene.help = !scene.help;
+                picture.lost = lost;
+                picture.help = !picture.help;
                 for (columns, lines) in
                     [(1, 1), (2, 9), (10, 3), (30, 10), (79, 5), (80, 16), (80, 24), (200, 60), (300, 2)]
                 {
-                    let screen = shown(&scene, columns, lines).join("");
+                    let screen = shown(&picture, columns, lines).join("");
                     assert!(!screen.contains(|c: char| c.is_control()), "{columns}x{lines}");
                 }
             }
         }
-        shown(&Scene::new(false), 10, 3);
+        shown(&Picture::new(false), 10, 3);
     }
 
     #[test]
     fn faults_and_a_lost_enforcer_are_told_at_the_top() {
-        let mut scene = scene(3, 12, true);
-        let screen = shown(&scene, 80, 24);
+        let mut picture = picture(3, 12, true);
+        let screen = shown(&picture, 80, 24);
         assert!(
             screen[0].contains("5 faults") && screen[1].starts_with("! router edge-0 for 16m"),
             "{screen:#?}"
         );
-        scene.lost = Some((at(9_940), "no enforcer answers at /run/x".to_owned()));
-        let screen = shown(&scene, 80, 24);
+        picture.lost = Some((at(9_940), "no enforcer answers at /run/x".to_owned()));
+        let screen = shown(&picture, 80, 24);
         assert!(screen[0].contains("NO ENFORCER ANSWERS for 1m"), "{screen:#?}");
         assert!(screen[1].starts_with("! no enforcer answers at /run/x"), "{screen:#?}");
     }
 
     #[test]
     fn a_router_that_drops_nothing_is_told_at_the_top_with_the_next_command() {
-        let mut scene = scene(1, 1, false);
+        let mut picture = picture(1, 1, false);
         let report = |status| Report::Now { status: Box::new(status), latest: Vec::new() };
         let why = "the raw rule that uses list spammer is never reached: a rule before it takes all";
-        scene.take(report(site_without_a_rule(3, why)), at(10_000));
-        let screen = shown(&scene, 80, 24);
+        picture.take(report(site_without_a_rule(3, why)), at(10_000));
+        let screen = shown(&picture, 80, 24);
         assert!(screen[0].starts_with("Atalaya 1 fault"), "{screen:#?}");
         assert!(screen[1].starts_with("! router edge-0 for 4m 10s: drops nothing: the raw"), "{screen:#?}");
         assert!(screen[3].starts_with("  atalaya-enforcer router check edge-0  #"), "{screen:#?}");
         assert!(screen.iter().any(|line| line.starts_with("edge-0 not dropping ")), "{screen:#?}");
         // Where there is no room for all of it, the beginning is what counts.
-        assert!(shown(&scene, 80, 8)[1].starts_with("! router edge-0 for 4m 10s: drops"), "{screen:#?}");
+        assert!(shown(&picture, 80, 8)[1].starts_with("! router edge-0 for 4m 10s: drops"), "{screen:#?}");
         let mut status = site(1, 1, false);
         status.looking = vec!["edge-0".parse().unwrap()];
-        scene.take(report(status), at(10_000));
-        let screen = shown(&scene, 80, 24);
+        picture.take(report(status), at(10_000));
+        let screen = shown(&picture, 80, 24);
         assert!(screen[0].starts_with("Atalaya looking at router edge-0  25,000 bans"), "{screen:#?}");
     }
 
     #[test]
     fn a_scrolled_pane_begins_further_down() {
-        let mut scene = scene(60, 5, false);
-        scene.scrolled = [20, 30, 0];
-        let text = shown(&scene, 80, 40).join("\n");
+        let mut picture = picture(60, 5, false);
+        picture.scrolled = [20, 30, 0];
+        let text = shown(&picture, 80, 40).join("\n");
         assert!(text.contains("edge-30 ") && !text.contains("edge-29 "), "{text}");
         assert!(text.contains("192.0.2.21 ") && !text.contains("192.0.2.20 "), "{text}");
     }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::release::Release;
-use crate::router::address_list::{EntryId, Family};
+use crate::prefixes::Family;
+use crate::router::address_list::EntryId;
 
 /// The group that the commands make for the enforcer's user.
 pub const GROUP: &str = "atalaya";

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::release::Release;
 use super::rules::{Chains, Rule};
-use crate::router::address_list::Family;
+use crate::prefixes::Family;
 use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::SessionError;
 

@@ -2,8 +2,8 @@
 
 use super::facts::{Facts, Page, families};
 use super::{Finding, Grade};
+use crate::prefixes::Family;
 use crate::router::RouterConfig;
-use crate::router::address_list::Family;
 
 pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     let told = |family: &Family| facts.lists[family.index()] != Page::Missing || *family == Family::V4;

@@ -3,8 +3,8 @@
 
 use super::facts::{Facts, Page, families};
 use super::{Finding, Grade, command};
+use crate::prefixes::Family;
 use crate::router::RouterConfig;
-use crate::router::address_list::Family;
 
 mod course;
 mod rule;

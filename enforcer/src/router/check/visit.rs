@@ -18,11 +18,12 @@ use super::facts::{
 use super::probe::presented_certificate;
 use super::rules::{Chains, Reading};
 use crate::clock::Clock;
+use crate::prefixes::Family;
 use crate::router::RouterConfig;
-use crate::router::address_list::{Family, Mark};
+use crate::router::address_list::Mark;
 use crate::router::endpoint::{API_PORT, API_TLS_PORT};
 use crate::router::sentence::{Row, Trap, TrapMeaning};
-use crate::router::session::{Answer, Session, SessionError};
+use crate::router::session::{CommandAnswer, Session, SessionError};
 
 /// The list that the write test uses.
 pub const SCRATCH_LIST: &str = "atalaya-check";
@@ -35,7 +36,7 @@ const MOST_ROWS: usize = 2000;
 
 /// Which page was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Asked {
+enum PageName {
     Identity,
     Resource,
     Clock,
@@ -53,8 +54,8 @@ struct Visit<'a> {
     config: &'a RouterConfig,
     mark: Mark,
     clock: &'a Clock,
-    session: Session<Asked>,
-    rows: HashMap<Asked, Vec<Row>>,
+    session: Session<PageName>,
+    rows: HashMap<PageName, Vec<Row>>,
     asked_at: Instant,
     facts: Facts,
 }
@@ -167,19 +168,19 @@ impl Visit<'_> {
             self.facts.write = WriteTest::Unfinished;
         }
         let user = self.config.user.clone();
-        self.ask("/system/identity/print", Asked::Identity, |command| command);
-        self.ask("/system/clock/print", Asked::Clock, |command| command);
-        self.ask("/system/resource/print", Asked::Resource, |command| command);
-        self.ask("/user/print", Asked::User, |command| command.query_equal("name", &user));
-        self.ask("/user/group/print", Asked::Groups, |command| command);
-        self.ask("/ip/service/print", Asked::Services, |command| command);
-        self.ask("/certificate/print", Asked::Certificates, |command| {
+        self.ask("/system/identity/print", PageName::Identity, |command| command);
+        self.ask("/system/clock/print", PageName::Clock, |command| command);
+        self.ask("/system/resource/print", PageName::Resource, |command| command);
+        self.ask("/user/print", PageName::User, |command| command.query_equal("name", &user));
+        self.ask("/user/group/print", PageName::Groups, |command| command);
+        self.ask("/ip/service/print", PageName::Services, |command| command);
+        self.ask("/certificate/print", PageName::Certificates, |command| {
             command.attribute(".proplist", Some("name,fingerprint"))
         });
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
             for table in [Chains::Raw, Chains::Filter] {
-                let asked = Asked::Rules(family, table);
+                let asked = PageName::Rules(family, table);
                 self.ask(table.print(family), asked, |command| table.ask(command, family, &list));
             }
         }
@@ -188,7 +189,7 @@ impl Visit<'_> {
         self.session.set_idle(self.config.deadlines.idle);
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
-            self.ask(family.print(), Asked::List(family), |command| {
+            self.ask(family.print(), PageName::List(family), |command| {
                 command.attribute(".proplist", Some("comment")).query_equal("list", &list)
             });
             self.read_all().await?;
@@ -203,7 +204,7 @@ impl Visit<'_> {
     fn ask(
         &mut self,
         path: &str,
-        asked: Asked,
+        asked: PageName,
         arguments: impl FnOnce(CommandBuilder<Cmd>) -> CommandBuilder<Cmd>,
     ) {
         if self.session.in_flight() == 0 {
@@ -217,75 +218,79 @@ impl Visit<'_> {
     /// Takes answers until nothing is in flight.
     async fn read_all(&mut self) -> Result<(), SessionError> {
         let mut content = ListContent::default();
-        let mut rules: HashMap<Asked, Reading> = HashMap::new();
+        let mut rules: HashMap<PageName, Reading> = HashMap::new();
         while self.session.in_flight() > 0 {
             let answer = self.session.answer().await?;
             if self.facts.round_trip.is_none() {
                 self.facts.round_trip = Some(self.asked_at.elapsed());
             }
             match answer {
-                Answer::Row(Asked::List(_), row) => {
+                CommandAnswer::Row(PageName::List(_), row) => {
                     let comment = row.raw("comment").unwrap_or_default();
                     content.count(&String::from_utf8_lossy(comment), self.mark.owns(comment));
                 }
-                Answer::Row(asked @ Asked::Rules(..), row) => rules.entry(asked).or_default().take(&row),
-                Answer::Row(asked, row) => {
+                CommandAnswer::Row(asked @ PageName::Rules(..), row) => {
+                    rules.entry(asked).or_default().take(&row);
+                }
+                CommandAnswer::Row(asked, row) => {
                     let rows = self.rows.entry(asked).or_default();
                     if rows.len() < MOST_ROWS {
                         rows.push(row);
                     }
                 }
-                Answer::Done(Asked::List(family), _) => {
+                CommandAnswer::Done(PageName::List(family), _) => {
                     self.facts.lists[family.index()] = Page::Shown(std::mem::take(&mut content));
                 }
-                Answer::Done(asked @ Asked::Rules(family, table), _) => {
+                CommandAnswer::Done(asked @ PageName::Rules(family, table), _) => {
                     let page = rules.remove(&asked).unwrap_or_default().finish();
                     *self.facts.rules(family, table) = page;
                 }
-                Answer::Done(asked, _) => self.note(asked),
-                Answer::Trap(asked, trap) => self.note_refusal(asked, &trap),
+                CommandAnswer::Done(asked, _) => self.note(asked),
+                CommandAnswer::Trap(asked, trap) => self.note_refusal(asked, &trap),
             }
         }
         Ok(())
     }
 
     /// Reads the rows of a page that is complete.
-    fn note(&mut self, asked: Asked) {
+    fn note(&mut self, asked: PageName) {
         let rows = self.rows.remove(&asked).unwrap_or_default();
         let first = rows.first();
         let facts = &mut self.facts;
         match asked {
-            Asked::Identity => {
+            PageName::Identity => {
                 facts.identity = of_one(first.map(|row| row.shown("name").unwrap_or_default()));
             }
-            Asked::Resource => facts.resource = of_one(first.map(Resource::read)),
-            Asked::Clock => {
+            PageName::Resource => facts.resource = of_one(first.map(Resource::read)),
+            PageName::Clock => {
                 facts.clock = of_one(first.map(|row| ClockFace::read(row, self.clock.now())));
             }
-            Asked::User => facts.user = Page::Shown(first.map(User::read)),
-            Asked::Groups => facts.groups = Page::Shown(rows.iter().map(Group::read).collect()),
-            Asked::Services => facts.services = Page::Shown(rows.iter().filter_map(Service::read).collect()),
-            Asked::Certificates => {
+            PageName::User => facts.user = Page::Shown(first.map(User::read)),
+            PageName::Groups => facts.groups = Page::Shown(rows.iter().map(Group::read).collect()),
+            PageName::Services => {
+                facts.services = Page::Shown(rows.iter().filter_map(Service::read).collect());
+            }
+            PageName::Certificates => {
                 facts.certificates = Page::Shown(rows.iter().map(Certificate::read).collect());
             }
-            Asked::Rules(..) | Asked::List(_) | Asked::Write => {}
+            PageName::Rules(..) | PageName::List(_) | PageName::Write => {}
         }
     }
 
-    fn note_refusal(&mut self, asked: Asked, trap: &Trap) {
+    fn note_refusal(&mut self, asked: PageName, trap: &Trap) {
         self.rows.remove(&asked);
         let facts = &mut self.facts;
         match asked {
-            Asked::Identity => facts.identity = Page::refused(trap),
-            Asked::Resource => facts.resource = Page::refused(trap),
-            Asked::Clock => facts.clock = Page::refused(trap),
-            Asked::User => facts.user = Page::refused(trap),
-            Asked::Groups => facts.groups = Page::refused(trap),
-            Asked::Services => facts.services = Page::refused(trap),
-            Asked::Certificates => facts.certificates = Page::refused(trap),
-            Asked::Rules(family, table) => *facts.rules(family, table) = Page::refused(trap),
-            Asked::List(family) => facts.lists[family.index()] = Page::refused(trap),
-            Asked::Write => {}
+            PageName::Identity => facts.identity = Page::refused(trap),
+            PageName::Resource => facts.resource = Page::refused(trap),
+            PageName::Clock => facts.clock = Page::refused(trap),
+            PageName::User => facts.user = Page::refused(trap),
+            PageName::Groups => facts.groups = Page::refused(trap),
+            PageName::Services => facts.services = Page::refused(trap),
+            PageName::Certificates => facts.certificates = Page::refused(trap),
+            PageName::Rules(family, table) => *facts.rules(family, table) = Page::refused(trap),
+            PageName::List(family) => facts.lists[family.index()] = Page::refused(trap),
+            PageName::Write => {}
         }
     }
 
@@ -337,27 +342,27 @@ impl Visit<'_> {
         if let Err(trap) = self.carry_out(print).await? {
             return Ok(Err(trap));
         }
-        let rows = self.rows.remove(&Asked::Write).unwrap_or_default();
+        let rows = self.rows.remove(&PageName::Write).unwrap_or_default();
         let ours = |row: &&Row| self.mark.owns(row.raw("comment").unwrap_or_default());
         Ok(Ok(rows.iter().find(ours).and_then(|row| row.shown(".id"))))
     }
 
-    /// One command to its end; rows are kept under [`Asked::Write`].
+    /// One command to its end; rows are kept under [`PageName::Write`].
     async fn carry_out(
         &mut self,
         command: CommandBuilder<Cmd>,
     ) -> Result<Result<Option<String>, Trap>, SessionError> {
-        self.session.send(command, Asked::Write);
+        self.session.send(command, PageName::Write);
         loop {
             match self.session.answer().await? {
-                Answer::Row(_, row) => {
-                    let rows = self.rows.entry(Asked::Write).or_default();
+                CommandAnswer::Row(_, row) => {
+                    let rows = self.rows.entry(PageName::Write).or_default();
                     if rows.is_empty() {
                         rows.push(row);
                     }
                 }
-                Answer::Done(_, ret) => return Ok(Ok(ret)),
-                Answer::Trap(_, trap) => return Ok(Err(trap)),
+                CommandAnswer::Done(_, ret) => return Ok(Ok(ret)),
+                CommandAnswer::Trap(_, trap) => return Ok(Err(trap)),
             }
         }
     }

@@ -3,7 +3,8 @@
 use mikrotik_rs::proto::command::Cmd;
 use mikrotik_rs::{CommandBuilder, QueryOperator};
 
-use crate::router::address_list::{EntryId, Family};
+use crate::prefixes::Family;
+use crate::router::address_list::EntryId;
 use crate::router::check::facts::Page;
 use crate::router::sentence::{Row, text};
 

@@ -3,28 +3,21 @@
 
 use std::sync::Arc;
 
-use atalaya_wire::Name;
-
 use crate::bans::Bans;
 use crate::clock::Clock;
-use crate::config::ListConfig;
+use crate::desired::{ListConfig, Origin};
 use crate::ledger::{Change, Ledger};
-use crate::router::{Found, Recovery, RouterHandle, State};
-
-/// The jail, and the sensor, of a ban whose entry tells of none.
-const RECOVERED: &str = "recovered";
+use crate::router::{Recovery, RouterHandle, State, Unexplained};
 
 /// Takes over what routers hold and the lost ledger knew of.
 pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery> {
     let (bans, list, clock) = (Arc::downgrade(bans), list.clone(), clock.clone());
     Recovery::new(move |router, found| {
         let Some(bans) = bans.upgrade() else { return };
-        let unknown: Name = RECOVERED.parse().expect("the constant is a name");
         let (now, entries) = (clock.now(), found.len());
-        let adopted = found.into_iter().filter(|Found { prefix, expires, text }| {
+        let adopted = found.into_iter().filter(|Unexplained { prefix, expires, text }| {
             let (jail, sensor) = list.read_comment(text);
-            let (jail, sensor) = (jail.unwrap_or(unknown.clone()), sensor.unwrap_or(unknown.clone()));
-            bans.adopt(*prefix, expires.timestamp(), jail, sensor, router, now)
+            bans.adopt(*prefix, *expires, Origin::found(jail, sensor), router, now)
         });
         let bans = adopted.count();
         tracing::warn!(%router, entries, bans, "took over entries of ours that a lost ledger knew of");

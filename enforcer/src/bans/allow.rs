@@ -2,17 +2,15 @@
 //! addresses, of the addresses that DNS names have, and of entries that were made at run time and may end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use atalaya_wire::{Networks, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AllowConfig, is_host_name};
 use crate::ledger::Allowance;
-
-pub mod names;
 
 /// The most entries at run time.
 pub const MOST: usize = 1000;
@@ -35,14 +33,14 @@ pub struct Allow {
     configured: AllowConfig,
     /// The routers' addresses and this host's.
     own: Vec<IpAddr>,
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, Resolved>,
     /// What was allowed at run time, by its key.
     entries: BTreeMap<String, Allowance>,
 }
 
 /// What is known of a DNS name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct Resolved {
     /// The addresses of the last good answer.
     pub addresses: Vec<IpAddr>,
     /// Why the name cannot be looked up; `None` when all is well.
@@ -130,7 +128,7 @@ impl Allow {
     }
 
     /// Takes note of what a name's lookup gave; whether its addresses are others than before.
-    pub fn set_answer(&mut self, name: &str, answer: Answer) -> bool {
+    pub fn set_answer(&mut self, name: &str, answer: Resolved) -> bool {
         let addresses = answer.addresses.clone();
         let before = self.answers.insert(name.to_owned(), answer);
         before.unwrap_or_default().addresses != addresses
@@ -189,7 +187,7 @@ impl Allow {
     }
 
     /// What is known of each name; nothing yet of one that was not looked up.
-    pub fn answers(&self) -> BTreeMap<String, Answer> {
+    pub fn answers(&self) -> BTreeMap<String, Resolved> {
         let answer = |name: String| (name.clone(), self.answers.get(&name).cloned().unwrap_or_default());
         self.names().into_iter().map(answer).collect()
     }
@@ -215,9 +213,66 @@ impl Allow {
     }
 }
 
+/// What is never banned, as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowConfig {
+    /// Addresses and networks, from the start to the end of the run.
+    pub networks: Networks,
+    /// DNS names, whose addresses are looked up again when their time to live is over.
+    pub names: Vec<String>,
+    /// How they are looked up; no part of the file.
+    pub lookups: Lookups,
+}
+
+/// Whether this is a DNS name with at least two labels, the last of which is no number.
+pub fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let labels: Vec<&str> = text.strip_suffix('.').unwrap_or(text).split('.').collect();
+    let last = labels.last().copied().unwrap_or_default();
+    text.len() <= 253
+        && labels.len() >= 2
+        && labels.iter().all(|part| label(part))
+        && !last.bytes().all(|b| b.is_ascii_digit() || b == b'-')
+}
+
+/// How names are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookups {
+    /// The name server; the system's where none is named.
+    pub server: Option<SocketAddr>,
+    /// The shortest time between two lookups of a name, whatever its time to live, and after a failure.
+    pub shortest: Duration,
+    /// The longest time between two lookups, whatever the time to live.
+    pub longest: Duration,
+}
+
+// === impl Lookups ===
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self { server: None, shortest: Duration::from_secs(30), longest: Duration::from_secs(3600) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_name_is_told_from_a_mistyped_address() {
+        for name in ["admin.example.org", "a-b.example.org.", "vpn.example.xn--p1ai"] {
+            assert!(is_host_name(name), "{name}");
+        }
+        for other in ["10.0.0.1-9", "300.1.2.3", "10.0.0", "example", "a..b", "", "-a.example", "a b.example"]
+        {
+            assert!(!is_host_name(other), "{other}");
+        }
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -252,9 +307,11 @@ mod tests {
         allow.insert(entry("2001:db8::7/64", None), at(0)).unwrap();
         allow.insert(entry("Home.Example.org.", Some(20)), at(0)).unwrap();
         assert_eq!(allow.names().len(), 2);
-        let answer = Answer { addresses: vec!["203.0.113.9".parse().unwrap()], trouble: None };
+        let answer = Resolved { addresses: vec!["203.0.113.9".parse().unwrap()], trouble: None };
         assert!(allow.set_answer("home.example.org", answer.clone()));
-        assert!(!allow.set_answer("home.example.org", Answer { trouble: Some("slow".to_owned()), ..answer }));
+        assert!(
+            !allow.set_answer("home.example.org", Resolved { trouble: Some("slow".to_owned()), ..answer })
+        );
         assert!(has(&allow, "203.0.113.9") && has(&allow, "203.0.113.1") && has(&allow, "2001:db8::1"));
         assert_eq!(allow.next_end(), Some(at(10)));
         assert_eq!(allow.expire(at(10)).len(), 1);

@@ -3,27 +3,8 @@
 
 use atalaya_wire::BanTime;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-/// A ban that stands, as far as a decision needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// When it ends; `None` for a permanent one.
-    pub until: Option<Timestamp>,
-}
-
-/// How bad what a jail sees is, as the configuration says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Left out first where a router cannot hold everything.
-    Low,
-    /// What a jail has where nothing is said.
-    #[default]
-    Medium,
-    /// Left out last.
-    High,
-}
+use crate::desired::Moment;
 
 /// Why an address is not to be banned, if it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +13,7 @@ pub enum Exemption {
     None,
     /// It is on the allow list.
     Allowed,
-    /// Someone logged in well from there lately.
+    /// Someone logged in successfully from there within `protect.within`.
     Protected,
 }
 
@@ -42,15 +23,15 @@ pub enum Decision {
     /// The address is on the allow list.
     Allowed,
     /// The address is protected by a good login.
-    Spared,
+    Protected,
     /// The ban would be over already.
-    Lapsed,
+    Over,
     /// A ban stands that ends no sooner.
     AlreadyBanned,
-    /// The ban that stands ends later now.
-    Extended(Standing),
-    /// A new ban.
-    Banned(Standing),
+    /// The ban that stands ends at this later moment now.
+    Extended(Moment),
+    /// A new ban, until then.
+    Banned(Moment),
 }
 
 /// Decides on an offence (or a ban by hand) at a time. The ban runs from the offence's own time; one of the
@@ -58,39 +39,24 @@ pub enum Decision {
 pub fn decide(
     time: Timestamp,
     bantime: BanTime,
-    standing: Option<Standing>,
+    standing: Option<Moment>,
     exemption: Exemption,
     now: Timestamp,
 ) -> Decision {
     match exemption {
         Exemption::Allowed => return Decision::Allowed,
-        Exemption::Protected => return Decision::Spared,
+        Exemption::Protected => return Decision::Protected,
         Exemption::None => {}
     }
-    let until = end(time.min(now), bantime);
-    if until.is_some_and(|until| until <= now) {
-        return Decision::Lapsed;
+    let until = Moment::from(bantime.end(time.min(now)));
+    let now = Moment::from(now);
+    if until <= now {
+        return Decision::Over;
     }
-    let wanted = Standing { until };
-    match standing.filter(|standing| standing.until.is_none_or(|until| until > now)) {
-        None => Decision::Banned(wanted),
-        Some(Standing { until: None }) => Decision::AlreadyBanned,
-        Some(Standing { until: Some(stands) }) if until.is_some_and(|until| until <= stands) => {
-            Decision::AlreadyBanned
-        }
-        Some(_) => Decision::Extended(wanted),
-    }
-}
-
-/// When a ban of this length ends, in whole milliseconds, as ledger and routers keep it; `None` for a
-/// permanent one, and for one past the end of time.
-fn end(from: Timestamp, bantime: BanTime) -> Option<Timestamp> {
-    match bantime {
-        BanTime::For(seconds) => {
-            let end = from.checked_add(seconds.signed()).ok()?;
-            Timestamp::from_millisecond(end.as_millisecond()).ok()
-        }
-        BanTime::Permanent => None,
+    match standing.filter(|stands| *stands > now) {
+        None => Decision::Banned(until),
+        Some(stands) if until <= stands => Decision::AlreadyBanned,
+        Some(_) => Decision::Extended(until),
     }
 }
 
@@ -105,22 +71,22 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn until(second: i64) -> Standing {
-        Standing { until: Some(at(second)) }
+    fn until(second: i64) -> Moment {
+        at(second).into()
     }
 
     const HALF_HOUR: BanTime = BanTime::For(Seconds(1800));
-    const FOR_EVER: Standing = Standing { until: None };
+    const FOR_EVER: Moment = Moment::FOREVER;
 
     #[rstest]
     #[case::first(0, HALF_HOUR, None, 0, Decision::Banned(until(1800)))]
     #[case::arrives_late(0, HALF_HOUR, None, 600, Decision::Banned(until(1800)))]
-    #[case::arrives_too_late(0, HALF_HOUR, None, 1800, Decision::Lapsed)]
+    #[case::arrives_too_late(0, HALF_HOUR, None, 1800, Decision::Over)]
     #[case::of_the_future(900, HALF_HOUR, None, 0, Decision::Banned(until(1800)))]
     #[case::same_again(0, HALF_HOUR, Some(until(1800)), 1, Decision::AlreadyBanned)]
     #[case::shorter(5, BanTime::For(Seconds(60)), Some(until(1800)), 5, Decision::AlreadyBanned)]
     #[case::later(60, HALF_HOUR, Some(until(1800)), 60, Decision::Extended(until(1860)))]
-    #[case::lapsed_before(1800, HALF_HOUR, Some(until(1800)), 1800, Decision::Banned(until(3600)))]
+    #[case::expired_before(1800, HALF_HOUR, Some(until(1800)), 1800, Decision::Banned(until(3600)))]
     #[case::for_ever(0, BanTime::Permanent, None, 0, Decision::Banned(FOR_EVER))]
     #[case::made_for_ever(0, BanTime::Permanent, Some(until(1800)), 0, Decision::Extended(FOR_EVER))]
     #[case::is_for_ever(0, HALF_HOUR, Some(FOR_EVER), 0, Decision::AlreadyBanned)]
@@ -128,7 +94,7 @@ mod tests {
     fn an_offence_bans_extends_or_changes_nothing(
         #[case] time: i64,
         #[case] bantime: BanTime,
-        #[case] standing: Option<Standing>,
+        #[case] standing: Option<Moment>,
         #[case] now: i64,
         #[case] expected: Decision,
     ) {
@@ -136,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_address_is_never_banned_and_a_protected_one_is_spared() {
+    fn an_allowed_address_is_never_banned_and_a_protected_one_neither() {
         let decided = |exemption| decide(at(0), HALF_HOUR, None, exemption, at(0));
         assert_eq!(decided(Exemption::Allowed), Decision::Allowed);
-        assert_eq!(decided(Exemption::Protected), Decision::Spared);
+        assert_eq!(decided(Exemption::Protected), Decision::Protected);
     }
 }

@@ -9,21 +9,33 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use atalaya_wire::{Evidence, Failures, Name, Offence};
+use atalaya_wire::{BanTime, Evidence, Failures, Name, Offence, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::config::FleetConfig;
-
-/// The sensor of a fleet jail's bans. No real one may be enrolled under this name.
-pub const SENSOR: &str = "fleet";
 
 /// The most offenders that are counted at a time, over all fleet jails; those that were quiet longest go.
 pub const MOST_OFFENDERS: usize = 200_000;
 
 /// The most reports about them that are kept, 16 bytes each.
 pub const MOST_EVENTS: usize = 4_000_000;
+
+/// A `[fleet.NAME]` table: a jail of the enforcer's own, over what all sensors report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetConfig {
+    /// The name, which its bans carry as their jail.
+    pub name: Name,
+    /// The sensors' jails whose failures count; all of them where none is named.
+    pub jails: Vec<Name>,
+    /// So many failures ban.
+    pub maxretry: u32,
+    /// Within which time, from the newest failure back; 1 second to 7 days.
+    pub findtime: Seconds,
+    /// For how long, from the newest failure on.
+    pub bantime: BanTime,
+    /// On so many different sensors at least.
+    pub sensors: usize,
+}
 
 /// What the fleet jails count.
 #[derive(Debug)]
@@ -42,7 +54,7 @@ pub struct Fleet {
 /// A fleet jail at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetStatus {
-    /// Its name.
+    /// The fleet jail's name.
     pub jail: Name,
     /// Offenders with failures within `findtime`.
     pub counting: usize,
@@ -80,7 +92,7 @@ struct Event {
 // === impl Fleet ===
 
 impl Fleet {
-    /// Nothing counted yet.
+    /// Of these jails, with nothing counted yet.
     pub fn new(jails: Vec<FleetConfig>) -> Self {
         Self::bounded(jails, MOST_OFFENDERS, MOST_EVENTS)
     }
@@ -211,7 +223,6 @@ impl Jail {
         end.saturating_sub(self.findtime())
     }
 
-    /// In milliseconds.
     fn findtime(&self) -> i64 {
         i64::try_from(self.config.findtime.0).unwrap_or(i64::MAX).saturating_mul(1000)
     }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use ipnet::IpNet;
 
-use super::desired::Moment;
+use super::Moment;
 
 /// The most changes that are remembered: 10 MB.
 const REMEMBERED: usize = 262_144;
@@ -19,14 +19,14 @@ pub struct Journal {
     changes: VecDeque<Change>,
 }
 
-/// One change.
+/// A change of the ban of one prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The ban of a prefix was set.
     Set(IpNet),
-    /// It was removed.
+    /// The ban of a prefix ended or was lifted.
     Removed {
-        /// What was banned.
+        /// The prefix, in its canonical form.
         prefix: IpNet,
         /// When the ban would have ended, or has.
         until: Moment,
@@ -36,7 +36,6 @@ pub enum Change {
 // === impl Journal ===
 
 impl Journal {
-    /// Notes a change.
     pub(super) fn note(&mut self, change: Change) {
         if self.changes.len() >= REMEMBERED {
             self.changes.pop_front();
@@ -65,7 +64,7 @@ impl Journal {
 }
 
 impl Change {
-    /// Which prefix.
+    /// The prefix whose ban changed.
     pub fn prefix(self) -> IpNet {
         match self {
             Self::Set(prefix) | Self::Removed { prefix, .. } => prefix,

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::desired::Desired;
 use crate::enrolment::{self, Enrolled};
-use crate::router::Desired;
 
 mod follower;
 

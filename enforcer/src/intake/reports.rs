@@ -1,27 +1,23 @@
 //! What sensors report beside offences: failures, which the fleet jails count, and good logins, which protect
 //! their addresses. A report that gets lost is no harm, so nothing here waits for the disk.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atalaya_wire::{Name, Report, canonical};
+use atalaya_wire::{Name, Offence, Report, canonical};
 use jiff::Timestamp;
 
+use super::fleet::{Fleet, FleetStatus};
+use super::outboxes::Outboxes;
+use super::skew::Dating;
 use crate::bans::Bans;
-use crate::fleet::{Fleet, FleetStatus};
-use crate::protect;
-use crate::skew::Dating;
-
-/// The most outboxes that are remembered of one sensor; the one whose reports are oldest goes.
-const MOST_OUTBOXES: usize = 100;
+use crate::bans::protect;
 
 /// Where reports end up.
 #[derive(Debug)]
 pub struct Reports {
     bans: Arc<Bans>,
     fleet: Mutex<Fleet>,
-    /// The largest sequence of each outbox, by sensor.
-    through: Mutex<HashMap<Name, HashMap<Name, u64>>>,
+    through: Mutex<Outboxes>,
 }
 
 // === impl Reports ===
@@ -33,7 +29,7 @@ impl Reports {
     }
 
     /// Takes a report that arrived at a time. Whether it is new: one that was taken before changes nothing.
-    pub fn take(&self, sensor: &Name, report: &Report, now: Timestamp) -> bool {
+    pub async fn take(&self, sensor: &Name, report: &Report, now: Timestamp) -> bool {
         if !self.is_new(sensor, report) {
             return false;
         }
@@ -42,9 +38,19 @@ impl Reports {
             let login = protect::good_login(login, dating.date(login.time), sensor);
             self.bans.note_login(login, now);
         }
+        let offences = self.count(sensor, report, &dating, now);
+        if !offences.is_empty() {
+            // What could not be written is tried again by the ledger's writer.
+            drop(self.bans.take_fleet(offences, now).await);
+        }
+        true
+    }
+
+    /// What the fleet jails make of the failures of a report.
+    fn count(&self, sensor: &Name, report: &Report, dating: &Dating, now: Timestamp) -> Vec<Offence> {
         let mut fleet = self.fleet();
         if fleet.is_empty() {
-            return true;
+            return Vec::new();
         }
         let allow = self.bans.allow();
         let mut offences = Vec::new();
@@ -52,12 +58,7 @@ impl Reports {
             let unit = self.bans.unit_of(canonical(failures.address));
             offences.extend(fleet.count(sensor, failures, unit, dating.date(failures.last), now));
         }
-        drop(fleet);
-        if !offences.is_empty() {
-            // What could not be written is tried again by the ledger's writer.
-            drop(self.bans.take_fleet(offences, now));
-        }
-        true
+        offences
     }
 
     /// Forgets what is too old to count.
@@ -77,17 +78,10 @@ impl Reports {
 
     fn is_new(&self, sensor: &Name, report: &Report) -> bool {
         let mut through = self.through.lock().unwrap_or_else(PoisonError::into_inner);
-        let outboxes = through.entry(sensor.clone()).or_default();
-        if outboxes.len() >= MOST_OUTBOXES && !outboxes.contains_key(&report.outbox) {
-            let oldest = outboxes.iter().min_by_key(|(_, sequence)| **sequence);
-            if let Some(oldest) = oldest.map(|(outbox, _)| outbox.clone()) {
-                outboxes.remove(&oldest);
-            }
-        }
-        let last = outboxes.entry(report.outbox.clone()).or_insert(0);
-        let new = report.sequence > *last;
-        *last = report.sequence.max(*last);
-        new
+        through.make_room(sensor, &report.outbox);
+        let last = through.through(sensor, &report.outbox).unwrap_or(0);
+        through.note(sensor, &report.outbox, report.sequence);
+        report.sequence > last
     }
 
     fn fleet(&self) -> MutexGuard<'_, Fleet> {

@@ -9,18 +9,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::address_list::Family;
 use super::check::release::Release;
 use super::check::rules::Judgement;
-use super::desired::{Desired, Moment, Subscription};
 use super::enforcement::Enforcement;
 use super::pace::Pace;
 use super::status::{Failure, RouterStatus, State};
 use super::{Question, Recovery, RouterConfig};
 use crate::clock::Clock;
+use crate::desired::{Desired, Moment, Subscription};
+use crate::prefixes::Family;
 
 /// What a router's worker has at hand in every session.
-pub(super) struct Bench {
+pub(super) struct Workplace {
     pub(super) config: RouterConfig,
     pub(super) pace: Pace,
     pub(super) desired: Arc<Desired>,
@@ -40,9 +40,9 @@ pub(super) struct Bench {
     pub(super) status: watch::Sender<RouterStatus>,
 }
 
-// === impl Bench ===
+// === impl Workplace ===
 
-impl Bench {
+impl Workplace {
     pub(super) fn now(&self) -> Moment {
         self.clock.now().into()
     }

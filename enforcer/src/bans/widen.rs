@@ -3,9 +3,24 @@
 //!
 //! A network is *wide* while at least as many of its offenders are banned as the threshold says, and nothing
 //! in it is to be kept reachable. Its entry then lasts until the ban ends without which fewer would
-//! be banned, or up to [`LINGER`] longer where that spares single entries: a burst of bans becomes one
+//! be banned, or up to [`LINGER`] longer where that saves single entries: a burst of bans becomes one
 //! entry. Only those bans that end later than that are wanted singly, fewer than the threshold. So a wide
-//! network becomes narrow without a command: the router lets its entry lapse, and the later ones are there.
+//! network becomes narrow without a command: the router lets its entry expire, and the later ones are there.
+//!
+//! An example, with a threshold of 3 and four bans in 192.0.2.0/24:
+//!
+//! | banned | until | on the router |
+//! |---|---|---|
+//! | 192.0.2.1 | 10:30 | covered by the network |
+//! | 192.0.2.2 | 10:31 | covered: when this ends, two are left, fewer than 3 |
+//! | 192.0.2.3 | 10:32 | covered: it ends within five minutes of that, so the network stays until 10:32 |
+//! | 192.0.2.4 | 11:30 | an entry of its own, next to the network's |
+//!
+//! The router holds two entries instead of four, `192.0.2.0/24` until 10:32 and `192.0.2.4` until 11:30, and at 10:32
+//! nothing has to be sent: what is left is what should be left. The price is that the other addresses of the network
+//! are unreachable until 10:32, which is why one that is allowed, protected or unbanned keeps it narrow. When a fifth
+//! address is banned until 11:00, the network is needed until 10:32 in any case, and the fifth has an entry of its own.
+//! All of it is weighed anew with each ban, each one that is lifted, and each end.
 //!
 //! Entries are changed in an order that leaves no hole: first what covers, then what was covered.
 
@@ -16,37 +31,21 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::WidenConfig;
-use crate::policy::Severity;
-use crate::prefixes::Prefixes;
-use crate::router::desired::Moment;
-use crate::router::{Desired, Label, Wanted};
+use crate::desired::{Desired, Label, Moment, Severity, Wanted};
+use crate::prefixes::{self, Prefixes, network_length};
 
 /// The longest that a network stays wide after fewer of its offenders are banned than the threshold says,
 /// in seconds.
 pub const LINGER: u64 = 300;
 
-/// The lengths of the networks that may become wide.
-const IPV4: u8 = 24;
-const IPV6: u8 = 48;
-
 /// What routers want, entry by entry: [`Desired`], or a test's.
 pub trait Entries {
     /// The entry of exactly this prefix.
-    fn get(&self, prefix: IpNet) -> Option<Entry>;
+    fn get(&self, prefix: IpNet) -> Option<Wanted>;
     /// Sets or changes an entry.
-    fn set(&mut self, prefix: IpNet, entry: Entry);
+    fn set(&mut self, prefix: IpNet, entry: Wanted);
     /// Takes an entry away.
     fn remove(&mut self, prefix: IpNet);
-}
-
-/// Until when, and what is said of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// When it ends.
-    pub until: Moment,
-    /// What is said of it.
-    pub label: Arc<Label>,
 }
 
 /// Which bans stand, and which networks are wide.
@@ -59,7 +58,7 @@ pub struct Widen {
     /// All bans that stand.
     standing: Prefixes,
     /// Bans of networks that may be wide too, by hand say.
-    given: HashMap<IpNet, Entry>,
+    given: HashMap<IpNet, Wanted>,
     wide: HashMap<IpNet, Wide>,
     /// When to look at which wide network.
     ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
@@ -67,31 +66,22 @@ pub struct Widen {
     lapsed: BTreeSet<IpNet>,
 }
 
-/// A wide network.
 #[derive(Debug)]
 struct Wide {
     until: Moment,
     label: Arc<Label>,
     /// Its offenders, those included whose bans are over since it is wide.
-    members: HashMap<IpNet, Entry>,
+    members: HashMap<IpNet, Wanted>,
     by_end: BTreeSet<(Moment, IpNet)>,
 }
 
 /// Whether something in a network is to be kept reachable.
 pub type Kept<'a> = &'a dyn Fn(IpNet) -> bool;
 
-/// How long the prefix of the network is that a prefix may be widened to.
-pub const fn network_length(prefix: IpNet) -> u8 {
-    match prefix {
-        IpNet::V4(_) => IPV4,
-        IpNet::V6(_) => IPV6,
-    }
-}
-
 // === impl Widen ===
 
 impl Widen {
-    /// With no bans.
+    /// Of no bans and no wide network.
     pub fn new(config: WidenConfig, one_jail: bool) -> Self {
         Self {
             config,
@@ -119,7 +109,7 @@ impl Widen {
     }
 
     /// Bans, or changes the ban.
-    pub fn ban(&mut self, prefix: IpNet, entry: Entry, entries: &mut dyn Entries, kept: Kept<'_>) {
+    pub fn ban(&mut self, prefix: IpNet, entry: Wanted, entries: &mut dyn Entries, kept: Kept<'_>) {
         self.standing.insert(prefix);
         if self.is_network(prefix) {
             self.given.insert(prefix, entry);
@@ -157,7 +147,7 @@ impl Widen {
     }
 
     /// Takes note that a ban has ended in time.
-    pub fn lapse(&mut self, prefix: IpNet, entries: &mut dyn Entries) {
+    pub fn expire(&mut self, prefix: IpNet, entries: &mut dyn Entries) {
         if !self.standing.remove(prefix) {
             return;
         }
@@ -219,7 +209,7 @@ impl Widen {
     }
 
     /// The ban of exactly this prefix that stands.
-    pub fn standing(&self, prefix: IpNet, entries: &dyn Entries) -> Option<Entry> {
+    pub fn standing(&self, prefix: IpNet, entries: &dyn Entries) -> Option<Wanted> {
         if !self.standing.contains(prefix) {
             return None;
         }
@@ -304,7 +294,7 @@ impl Widen {
 
     /// Makes a network wide, unless its bans are of several jails where they may not be.
     fn begin(&mut self, network: IpNet, threshold: usize, changed: Option<IpNet>, entries: &mut dyn Entries) {
-        let members: HashMap<IpNet, Entry> =
+        let members: HashMap<IpNet, Wanted> =
             self.standing.within(network).filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
         let by_end: BTreeSet<(Moment, IpNet)> =
             members.iter().map(|(prefix, entry)| (entry.until, *prefix)).collect();
@@ -333,7 +323,8 @@ impl Widen {
 
     /// Sets the entry of a network to the later of its own ban and of what it is wide for.
     fn set_network(&self, network: IpNet, entries: &mut dyn Entries) {
-        let wide = self.wide.get(&network).map(|wide| Entry { until: wide.until, label: wide.label.clone() });
+        let wide =
+            self.wide.get(&network).map(|wide| Wanted { until: wide.until, label: wide.label.clone() });
         let given = self.given.get(&network).cloned();
         match (given, wide) {
             (Some(given), Some(wide)) if wide.until > given.until => entries.set(network, wide),
@@ -354,14 +345,10 @@ impl Widen {
     /// The network that may become wide around a prefix, or that it is.
     fn network_around(&self, prefix: IpNet) -> Option<IpNet> {
         self.threshold(prefix)?;
-        let network = match prefix {
-            IpNet::V4(net) if net.prefix_len() >= IPV4 => IpNet::V4(Ipv4Net::new(net.addr(), IPV4).ok()?),
-            IpNet::V6(net) if net.prefix_len() >= IPV6 && self.config.ipv6_prefix > IPV6 => {
-                IpNet::V6(Ipv6Net::new(net.addr(), IPV6).ok()?)
-            }
-            _ => return None,
-        };
-        Some(network.trunc())
+        let (length, offender) =
+            (network_length(prefix), prefixes::unit_of(prefix.addr(), self.config.ipv6_prefix));
+        let wider = length <= prefix.prefix_len() && length < offender.prefix_len();
+        wider.then(|| IpNet::new(prefix.addr(), length)).and_then(Result::ok).map(|network| network.trunc())
     }
 
     fn is_network(&self, prefix: IpNet) -> bool {
@@ -398,16 +385,16 @@ impl Wide {
     }
 
     fn mixes_jails(&self) -> bool {
-        self.members.values().any(|entry| entry.label.jail != self.label.jail)
+        self.members.values().any(|entry| entry.label.jail() != self.label.jail())
     }
 
-    fn insert(&mut self, prefix: IpNet, entry: Entry) {
+    fn insert(&mut self, prefix: IpNet, entry: Wanted) {
         self.remove(prefix);
         self.by_end.insert((entry.until, prefix));
         self.members.insert(prefix, entry);
     }
 
-    fn remove(&mut self, prefix: IpNet) -> Option<Entry> {
+    fn remove(&mut self, prefix: IpNet) -> Option<Wanted> {
         let before = self.members.remove(&prefix)?;
         self.by_end.remove(&(before.until, prefix));
         Some(before)
@@ -415,13 +402,12 @@ impl Wide {
 }
 
 impl Entries for &Desired {
-    fn get(&self, prefix: IpNet) -> Option<Entry> {
-        let Wanted { until, label } = Desired::get(self, prefix)?;
-        Some(Entry { until: until.into(), label })
+    fn get(&self, prefix: IpNet) -> Option<Wanted> {
+        Desired::get(self, prefix)
     }
 
-    fn set(&mut self, prefix: IpNet, entry: Entry) {
-        Desired::set(self, prefix, Wanted { until: entry.until.timestamp(), label: entry.label });
+    fn set(&mut self, prefix: IpNet, entry: Wanted) {
+        Desired::set(self, prefix, entry);
     }
 
     fn remove(&mut self, prefix: IpNet) {
@@ -435,6 +421,25 @@ fn raised(label: &Arc<Label>, severity: Severity) -> Arc<Label> {
         Arc::new(Label { severity, ..label.as_ref().clone() })
     } else {
         Arc::clone(label)
+    }
+}
+
+/// The `[widen]` table: when many bans become one of the network around them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WidenConfig {
+    /// So many banned addresses of one IPv4 /24 ban the /24; `None` for never.
+    pub ipv4: Option<usize>,
+    /// So many banned prefixes of one IPv6 /48 ban the /48; `None` for never.
+    pub ipv6: Option<usize>,
+    /// What the ban of one IPv6 address covers, and what failures and strikes are counted by: 48 to 128.
+    pub ipv6_prefix: u8,
+}
+
+// === impl WidenConfig ===
+
+impl Default for WidenConfig {
+    fn default() -> Self {
+        Self { ipv4: Some(32), ipv6: None, ipv6_prefix: 64 }
     }
 }
 

@@ -11,9 +11,9 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
+use super::LedgerError;
 use crate::database;
 use crate::enrolment::{self, EnrolmentError};
-use crate::ledger::{self, LedgerError};
 
 /// How many pages are copied before progress is told.
 const PAGES: i32 = 256;
@@ -31,13 +31,13 @@ const FILES: [&str; 2] = ["key.pem", "certificate.pem"];
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// The file's size.
+    /// The size of the copy, in bytes.
     pub bytes: u64,
-    /// Bans that stand.
+    /// Bans in the copy that stand.
     pub standing: u64,
     /// Bans that are over.
     pub over: u64,
-    /// Enrolled sensors.
+    /// Enrolled sensors in the copy.
     pub sensors: u64,
     /// Whether the certificate and its key are in it.
     pub certificate: bool,
@@ -55,15 +55,15 @@ pub enum BackupError {
     /// The ledger is of another release.
     #[error("the ledger in {} is of another release (format {found}): start the enforcer of this release once, which brings it forward", path.display())]
     OtherForm {
-        /// The state folder.
+        /// The state folder, as it was configured.
         path: PathBuf,
-        /// Its format.
+        /// Its format, a number larger than the one that this release knows.
         found: i64,
     },
     /// A file is no backup.
     #[error("{} is no backup of this release: {why}", path.display())]
     NoBackup {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -76,17 +76,17 @@ pub enum BackupError {
     /// A file cannot be read or written.
     #[error("cannot use {}: {source}", path.display())]
     File {
-        /// The file.
+        /// The file, with its folder as it was configured.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: io::Error,
     },
-    /// SQLite refused.
+    /// SQLite could not open, read or write it.
     #[error("cannot copy {}: {source}", path.display())]
     Database {
-        /// What was copied.
+        /// The database that was copied.
         path: PathBuf,
-        /// Why.
+        /// What the system or the database said.
         source: rusqlite::Error,
     },
     /// The ledger cannot be used.
@@ -108,14 +108,14 @@ pub fn save(
     if !force && file.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(file.to_owned()));
     }
-    let source = ledger::path(state);
+    let source = super::path(state);
     if !source.exists() {
         return Err(BackupError::Nothing(state.to_owned()));
     }
     let failed = |error| BackupError::Database { path: source.clone(), source: error };
     let ledger = database::open_to_read(&source).map_err(failed)?;
     let found = form(&ledger).map_err(failed)?;
-    if found != ledger::FORM {
+    if found != super::FORM {
         return Err(BackupError::OtherForm { path: state.to_owned(), found });
     }
     let draft = Draft::new(file)?;
@@ -142,24 +142,24 @@ pub fn restore(
     if let Err(source) = File::open(file) {
         return Err(BackupError::File { path: file.to_owned(), source });
     }
-    let _lock = ledger::lock(state)?;
+    let _lock = super::lock(state)?;
     let saved = database::open_to_read(file).map_err(unreadable)?;
     let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('bans', 'sensors', 'files')";
     let tables: i64 =
         saved.query_row(tables, [], |row| row.get(0)).map_err(|error| no_backup(error.to_string()))?;
     let found = form(&saved).map_err(unreadable)?;
-    if tables != 3 || found != ledger::FORM {
+    if tables != 3 || found != super::FORM {
         return Err(no_backup(format!(
             "its format is {found}, with {tables} of the 3 tables that are looked for"
         )));
     }
-    let ledger_path = ledger::path(state);
+    let ledger_path = super::path(state);
     let draft = Draft::new(&ledger_path)?;
     let mut copy = Connection::open(&draft.path).map_err(unreadable)?;
     copy_pages(&saved, &mut copy, progress).map_err(unreadable)?;
     let summary = checked(&copy, &draft.path)?;
     // Another ledger than the one that was saved, for it lacks what came after.
-    ledger::sign_as_recovering(&copy).map_err(unreadable)?;
+    super::sign_as_recovering(&copy).map_err(unreadable)?;
     let files = files(&copy).map_err(unreadable)?;
     copy.close().map_err(|(_, error)| unreadable(error))?;
 
@@ -170,7 +170,7 @@ pub fn restore(
     aside(&ledger_path, now)?;
     draft.finish(&ledger_path)?;
     // Takes the sensors over, and forgets what stands beside the ledger's own tables.
-    ledger::settle(state, now)?;
+    super::settle(state, now)?;
     let bytes = file.metadata().map_or(0, |file| file.len());
     Ok(Summary { bytes, ..summary })
 }

@@ -12,11 +12,11 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::router::Desired;
-use crate::router::desired::Moment;
-use crate::router::journal::{Change, Journal};
+use crate::desired::Desired;
+use crate::desired::Moment;
+use crate::desired::journal::{Change, Journal};
 
-/// A follower's place.
+/// How far a follower has been told the bans.
 #[derive(Debug)]
 pub struct Follower {
     desired: Arc<Desired>,

@@ -7,24 +7,25 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
+use crate::desired::Origin;
 
 const CONFIG: WidenConfig = WidenConfig { ipv4: Some(3), ipv6: Some(2), ipv6_prefix: 64 };
 
 /// A router's table that takes offence at a hole.
 #[derive(Default)]
-struct Table {
-    entries: BTreeMap<IpNet, Entry>,
+struct Recorded {
+    entries: BTreeMap<IpNet, Wanted>,
     /// What is banned before and after a change, and so all the while.
     banned: Vec<IpNet>,
     changes: usize,
 }
 
-impl Entries for Table {
-    fn get(&self, prefix: IpNet) -> Option<Entry> {
+impl Entries for Recorded {
+    fn get(&self, prefix: IpNet) -> Option<Wanted> {
         self.entries.get(&prefix).cloned()
     }
 
-    fn set(&mut self, prefix: IpNet, entry: Entry) {
+    fn set(&mut self, prefix: IpNet, entry: Wanted) {
         self.changes += 1;
         self.entries.insert(prefix, entry);
         self.has_no_hole();
@@ -37,7 +38,7 @@ impl Entries for Table {
     }
 }
 
-impl Table {
+impl Recorded {
     fn has_no_hole(&self) {
         for banned in &self.banned {
             let covered = self.entries.keys().any(|entry| entry.contains(banned));
@@ -125,7 +126,10 @@ fn label(jail: u8) -> Arc<Label> {
     let severity = [Severity::Low, Severity::Medium, Severity::High][usize::from(jail % 3)];
     Arc::new(Label {
         severity,
-        jail: format!("jail{jail}").parse().unwrap(),
+        origin: Origin::Sensor {
+            jail: format!("jail{jail}").parse().unwrap(),
+            sensor: "web-1".parse().unwrap(),
+        },
         ..Label::test("x").as_ref().clone()
     })
 }
@@ -164,7 +168,7 @@ proptest! {
     ) {
         let mut widen = Widen::new(CONFIG, one_jail);
         let mut model = Model { one_jail, ..Model::default() };
-        let (mut table, mut second) = (Table::default(), 0);
+        let (mut table, mut second) = (Recorded::default(), 0);
         for event in history {
             let before: Vec<IpNet> = model.bans.keys().copied().collect();
             match event.clone() {
@@ -178,7 +182,7 @@ proptest! {
                     model.bans.insert(prefix, (until, jail));
                     table.banned = before;
                     let kept = |network| model.is_kept(network);
-                    widen.ban(prefix, Entry { until, label: label(jail) }, &mut table, &kept);
+                    widen.ban(prefix, Wanted { until, label: label(jail) }, &mut table, &kept);
                 }
                 Event::Lift { prefix } => {
                     model.bans.remove(&prefix);
@@ -193,7 +197,7 @@ proptest! {
                     table.banned = model.bans.keys().copied().collect();
                     let over: BTreeMap<IpNet, (Moment, u8)> = over;
                     for (prefix, ban) in over {
-                        widen.lapse(prefix, &mut table);
+                        widen.expire(prefix, &mut table);
                         if !networks().contains(&prefix) {
                             model.over.insert(prefix, ban);
                         }
@@ -217,7 +221,7 @@ proptest! {
             prop_assert_eq!(has, model.wanted(), "after {:?}", event);
             for (prefix, (until, jail)) in &model.bans {
                 let standing = widen.standing(*prefix, &table);
-                prop_assert_eq!(standing, Some(Entry { until: *until, label: label(*jail) }));
+                prop_assert_eq!(standing, Some(Wanted { until: *until, label: label(*jail) }));
             }
             prop_assert_eq!(widen.bans().len(), model.bans.len());
             for network in networks() {
@@ -237,27 +241,27 @@ proptest! {
     ) {
         let is_kept = |network: IpNet| kept.iter().any(|kept| network.contains(kept));
         let (mut one, mut other) = (Widen::new(CONFIG, false), Widen::new(CONFIG, false));
-        let (mut grown, mut loaded) = (Table::default(), Table::default());
+        let (mut grown, mut loaded) = (Recorded::default(), Recorded::default());
         for (prefix, seconds) in &bans {
-            let entry = Entry { until: at(*seconds), label: label(0) };
+            let entry = Wanted { until: at(*seconds), label: label(0) };
             loaded.set(*prefix, entry.clone());
             one.ban(*prefix, entry, &mut grown, &is_kept);
         }
         bans.keys().for_each(|prefix| other.load(*prefix));
         other.begin_all(&mut loaded, &is_kept);
-        let ends = |table: Table| table.entries.into_iter().map(|(prefix, entry)| (prefix, entry.until)).collect::<Vec<_>>();
+        let ends = |table: Recorded| table.entries.into_iter().map(|(prefix, entry)| (prefix, entry.until)).collect::<Vec<_>>();
         prop_assert_eq!(ends(loaded), ends(grown));
         prop_assert_eq!(one.wide(), other.wide());
     }
 }
 
 #[test]
-fn forty_bans_of_a_burst_are_one_entry_and_the_late_ones_are_there_when_it_lapses() {
+fn forty_bans_of_a_burst_are_one_entry_and_the_late_ones_are_there_when_it_expires() {
     let mut widen = Widen::new(WidenConfig::default(), false);
-    let mut table = Table::default();
+    let mut table = Recorded::default();
     let prefix = |host: u8| IpNet::from(IpAddr::from([192, 0, 2, host]));
-    let mut ban = |host: u8, second: i64, table: &mut Table| {
-        widen.ban(prefix(host), Entry { until: at(second), label: label(1) }, table, &|_| false);
+    let mut ban = |host: u8, second: i64, table: &mut Recorded| {
+        widen.ban(prefix(host), Wanted { until: at(second), label: label(1) }, table, &|_| false);
     };
     for host in 1..=40 {
         ban(host, 1800 + i64::from(host), &mut table);
@@ -271,9 +275,9 @@ fn forty_bans_of_a_burst_are_one_entry_and_the_late_ones_are_there_when_it_lapse
     assert_eq!(table.entries.len(), 3);
     let changes = table.changes;
     for host in 1..=40 {
-        widen.lapse(prefix(host), &mut table);
+        widen.expire(prefix(host), &mut table);
     }
-    assert_eq!(table.changes, changes, "a lapse sent something");
+    assert_eq!(table.changes, changes, "an expiry sent something");
     widen.settle(at(1840), &mut table, &|_| false);
     assert_eq!(table.entries.keys().copied().collect::<Vec<_>>(), [prefix(50), prefix(51)]);
 }

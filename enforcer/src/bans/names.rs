@@ -2,7 +2,7 @@
 //! up keeps its last known addresses, and that is said.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,27 +14,16 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Answer;
-use crate::bans::Bans;
+use super::Bans;
+use super::allow::{Lookups, Resolved};
 use crate::clock::Clock;
-
-/// How names are looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lookups {
-    /// The name server; the system's where none is named.
-    pub server: Option<SocketAddr>,
-    /// The shortest time between two lookups of a name, whatever its time to live, and after a failure.
-    pub shortest: Duration,
-    /// The longest.
-    pub longest: Duration,
-}
 
 /// The most addresses of one name that count.
 const MOST_ADDRESSES: usize = 256;
 
 /// What one lookup of a name gave.
 #[derive(Debug)]
-struct Found {
+struct LookedUp {
     name: String,
     ipv4: Result<Records, NetError>,
     ipv6: Result<Records, NetError>,
@@ -58,12 +47,6 @@ struct Kept {
 
 // === impl Lookups ===
 
-impl Default for Lookups {
-    fn default() -> Self {
-        Self { server: None, shortest: Duration::from_secs(30), longest: Duration::from_secs(3600) }
-    }
-}
-
 impl Lookups {
     fn resolver(&self) -> Result<TokioResolver, NetError> {
         let mut builder = match self.server {
@@ -85,7 +68,7 @@ impl Lookups {
 /// Keeps the addresses of the names that are on the list, and of those that come onto it.
 pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
     let mut names: HashMap<String, Kept> = HashMap::new();
-    let mut running: JoinSet<Found> = JoinSet::new();
+    let mut running: JoinSet<LookedUp> = JoinSet::new();
     let mut resolver: Option<TokioResolver> = None;
     loop {
         let wanted = bans.allowed_names();
@@ -127,12 +110,12 @@ pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
     }
 }
 
-async fn look_up(resolver: TokioResolver, name: String) -> Found {
+async fn look_up(resolver: TokioResolver, name: String) -> LookedUp {
     // Nothing of the system's search list.
     let full = format!("{}.", name.trim_end_matches('.'));
     let (ipv4, ipv6) =
         tokio::join!(records(&resolver, &full, RecordType::A), records(&resolver, &full, RecordType::AAAA));
-    Found { name, ipv4, ipv6 }
+    LookedUp { name, ipv4, ipv6 }
 }
 
 async fn records(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Records, NetError> {
@@ -161,7 +144,7 @@ impl Kept {
     }
 
     /// Takes over what was found, and keeps what was known where nothing was.
-    fn take(&mut self, found: Found, lookups: &Lookups) -> Answer {
+    fn take(&mut self, found: LookedUp, lookups: &Lookups) -> Resolved {
         let now = Instant::now();
         let name = found.name;
         let valid =
@@ -204,6 +187,6 @@ impl Kept {
             _ => {}
         }
         self.trouble.clone_from(&trouble);
-        Answer { addresses, trouble }
+        Resolved { addresses, trouble }
     }
 }

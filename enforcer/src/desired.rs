@@ -11,13 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, We
 
 use atalaya_wire::Name;
 use ipnet::IpNet;
-use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use super::address_list::{Family, canonical};
-use super::journal::{Change, Journal};
-use crate::config::ListConfig;
-use crate::policy::Severity;
+use crate::prefixes::{Family, canonical};
+
+pub mod journal;
+mod label;
+mod moment;
+mod origin;
+
+pub use label::{Label, Labels, ListConfig, Severity};
+pub use moment::Moment;
+pub use origin::Origin;
+
+use journal::{Change, Journal};
 
 /// The most prefixes that a [`Subscription`] names one by one.
 const GATHERED: usize = 65_536;
@@ -25,35 +32,17 @@ const GATHERED: usize = 65_536;
 /// A ban as the routers are to hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// When the ban ends; `None` for a permanent one.
-    pub until: Option<Timestamp>,
+    /// When the ban ends.
+    pub until: Moment,
     /// What is said of it. The bans of one jail and sensor share one.
     pub label: Arc<Label>,
 }
-
-/// What many bans have in common: what routers choose by, and what they are told.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Label {
-    /// The jail that decided.
-    pub jail: Name,
-    /// The sensor that reported.
-    pub sensor: Name,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What the entries' comments say after our mark.
-    pub comment: String,
-}
-
-/// A time in milliseconds since 1970, or for ever. Half the size of a [`Timestamp`], which counts with
-/// a million bans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(i64);
 
 /// The bans that every router should hold. Clones of the `Arc` around it are cheap; no call blocks
 /// longer than a walk over the bans' keys.
 #[derive(Debug, Default)]
 pub struct Desired {
-    bans: RwLock<Table>,
+    bans: RwLock<Counted>,
     subscribers: Mutex<Vec<Weak<Mailbox>>>,
     journal: watch::Sender<Journal>,
 }
@@ -64,7 +53,7 @@ pub struct Subscription {
     mailbox: Arc<Mailbox>,
 }
 
-/// What changed.
+/// What changed since a worker last looked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Changes {
     /// These prefixes, each once.
@@ -75,16 +64,10 @@ pub enum Changes {
 
 /// The bans, and how many there are of each kind that routers choose by.
 #[derive(Debug, Default)]
-struct Table {
+struct Counted {
     /// In order, so that they can be read in pieces.
-    entries: BTreeMap<IpNet, Entry>,
+    entries: BTreeMap<IpNet, Wanted>,
     counts: HashMap<(Family, Name, Severity), usize>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    until: Moment,
-    label: Arc<Label>,
 }
 
 #[derive(Debug)]
@@ -93,79 +76,10 @@ struct Mailbox {
     arrived: Notify,
 }
 
-// === impl Label ===
-
-impl Label {
-    /// The label of the bans of one jail and sensor, as the configuration has it.
-    pub fn new(jail: Name, sensor: Name, list: &ListConfig, severity: &BTreeMap<Name, Severity>) -> Self {
-        let comment = list.comment_of(jail.as_str(), sensor.as_str());
-        let severity = severity.get(&jail).copied().unwrap_or_default();
-        Self { jail, sensor, severity, comment }
-    }
-
-    /// A label of a test's, whose comment is all that matters.
-    #[doc(hidden)]
-    pub fn test(comment: &str) -> Arc<Self> {
-        let name = |text: &str| text.parse::<Name>().expect("a constant name");
-        Arc::new(Self {
-            jail: name("ssh"),
-            sensor: name("web-1"),
-            severity: Severity::Medium,
-            comment: comment.to_owned(),
-        })
-    }
-}
-
-// === impl Moment ===
-
-impl Moment {
-    /// Later than every other moment.
-    pub const FOREVER: Self = Self(i64::MAX);
-
-    /// The moment so many seconds later; for ever stays for ever.
-    #[must_use]
-    pub fn plus_seconds(self, seconds: u64) -> Self {
-        let milliseconds = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-        Self(self.0.saturating_add(milliseconds))
-    }
-
-    /// Whole seconds since 1970; for ever is the largest number there is.
-    pub fn unix_seconds(self) -> i64 {
-        if self == Self::FOREVER { i64::MAX } else { self.0.div_euclid(1000) }
-    }
-
-    /// As a timestamp; `None` for ever.
-    pub fn timestamp(self) -> Option<Timestamp> {
-        (self != Self::FOREVER).then(|| Timestamp::from_millisecond(self.0).unwrap_or(Timestamp::MAX))
-    }
-
-    /// Milliseconds from `now` to here, negative when it is past.
-    pub fn milliseconds_after(self, now: Self) -> i64 {
-        if self == Self::FOREVER { i64::MAX } else { self.0.saturating_sub(now.0) }
-    }
-
-    /// Seconds from `now` to here, rounded up; 0 when it is past.
-    pub fn seconds_after(self, now: Self) -> u64 {
-        u64::try_from(self.milliseconds_after(now)).map_or(0, |ms| ms.div_ceil(1000))
-    }
-}
-
-impl From<Timestamp> for Moment {
-    fn from(timestamp: Timestamp) -> Self {
-        Self(timestamp.as_millisecond())
-    }
-}
-
-impl From<Option<Timestamp>> for Moment {
-    fn from(end: Option<Timestamp>) -> Self {
-        end.map_or(Self::FOREVER, Self::from)
-    }
-}
-
 // === impl Desired ===
 
 impl Desired {
-    /// With no bans.
+    /// Of no bans, followed by nobody.
     pub fn new() -> Self {
         Self::default()
     }
@@ -173,7 +87,7 @@ impl Desired {
     /// Bans the prefix, or changes its ban, and tells every worker.
     pub fn set(&self, prefix: IpNet, wanted: Wanted) {
         let prefix = canonical(prefix);
-        self.write().insert(prefix, wanted.into());
+        self.write().insert(prefix, wanted);
         self.tell(|changes| changes.add(prefix));
         self.journal.send_modify(|journal| journal.note(Change::Set(prefix)));
     }
@@ -185,7 +99,7 @@ impl Desired {
             let prefixes: Vec<IpNet> = chunk.iter().map(|(prefix, _)| *prefix).collect();
             let mut table = self.write();
             for (prefix, wanted) in chunk {
-                table.insert(prefix, wanted.into());
+                table.insert(prefix, wanted);
             }
             drop(table);
             self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
@@ -217,10 +131,7 @@ impl Desired {
 
     /// The ban of exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<Wanted> {
-        self.read()
-            .entries
-            .get(&canonical(prefix))
-            .map(|entry| Wanted { until: entry.until.timestamp(), label: Arc::clone(&entry.label) })
+        self.read().entries.get(&canonical(prefix)).cloned()
     }
 
     /// How many bans stand.
@@ -273,19 +184,19 @@ impl Desired {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Table> {
+    fn read(&self) -> RwLockReadGuard<'_, Counted> {
         self.bans.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Counted> {
         self.bans.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Table ===
+// === impl Counted ===
 
-impl Table {
-    fn insert(&mut self, prefix: IpNet, entry: Entry) {
+impl Counted {
+    fn insert(&mut self, prefix: IpNet, entry: Wanted) {
         if self.entries.get(&prefix).is_some_and(|before| Arc::ptr_eq(&before.label, &entry.label)) {
             self.entries.insert(prefix, entry);
             return;
@@ -315,7 +226,7 @@ impl Table {
     }
 
     fn kind(prefix: IpNet, label: &Label) -> (Family, Name, Severity) {
-        (Family::of(prefix), label.jail.clone(), label.severity)
+        (Family::of(prefix), label.jail().clone(), label.severity)
     }
 }
 
@@ -336,7 +247,7 @@ impl Subscription {
 // === impl Changes ===
 
 impl Changes {
-    /// Whether nothing changed.
+    /// Whether no prefix changed, so that there is nothing to do.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Prefixes(prefixes) if prefixes.is_empty())
     }
@@ -354,14 +265,6 @@ impl Changes {
 impl Default for Changes {
     fn default() -> Self {
         Self::Prefixes(HashSet::new())
-    }
-}
-
-// === impl Entry ===
-
-impl From<Wanted> for Entry {
-    fn from(wanted: Wanted) -> Self {
-        Self { until: wanted.until.into(), label: wanted.label }
     }
 }
 
@@ -392,7 +295,7 @@ mod tests {
     }
 
     fn permanent() -> Wanted {
-        Wanted { until: None, label: Label::test("test") }
+        Wanted { until: Moment::FOREVER, label: Label::test("test") }
     }
 
     #[test]
@@ -427,17 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_rounded_up() {
-        let now = Moment(1_000);
-        assert_eq!(Moment(2_001).seconds_after(now), 2);
-        assert_eq!(Moment(2_000).seconds_after(now), 1);
-        assert_eq!(Moment(1_000).seconds_after(now), 0);
-        assert_eq!(Moment(0).seconds_after(now), 0);
-        assert!(Moment::FOREVER.seconds_after(now) > u64::from(u32::MAX));
-    }
-
-    #[test]
     fn an_entry_takes_48_bytes() {
-        assert!(size_of::<(IpNet, Entry)>() <= 48);
+        assert!(size_of::<(IpNet, Wanted)>() <= 48);
     }
 }

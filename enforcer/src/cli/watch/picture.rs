@@ -1,7 +1,7 @@
 //! What the view shows, as it follows from reports and keys; without a terminal, so that it can be
 //! tested.
 
-use atalaya_enforcer::control::status::Status;
+use atalaya_enforcer::control::answers::Status;
 use atalaya_enforcer::ledger::Ban;
 use jiff::Timestamp;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -10,7 +10,7 @@ use super::feed::Report;
 
 /// What is on the screen.
 #[derive(Debug)]
-pub struct Scene {
+pub struct Picture {
     /// Whether colour may be used.
     pub colour: bool,
     /// The last status.
@@ -49,9 +49,9 @@ pub enum Flow {
     End,
 }
 
-// === impl Scene ===
+// === impl Picture ===
 
-impl Scene {
+impl Picture {
     /// An empty one.
     pub fn new(colour: bool) -> Self {
         Self {
@@ -150,8 +150,8 @@ mod tests {
     use super::*;
     use crate::cli::status::tests::site;
 
-    fn press(scene: &mut Scene, code: KeyCode) -> Flow {
-        scene.key(KeyEvent::new(code, KeyModifiers::NONE))
+    fn press(picture: &mut Picture, code: KeyCode) -> Flow {
+        picture.key(KeyEvent::new(code, KeyModifiers::NONE))
     }
 
     fn now() -> Report {
@@ -159,40 +159,40 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_scene_stands_still_but_tells_that_the_enforcer_is_gone_and_since_when() {
+    fn a_paused_picture_stands_still_but_tells_that_the_enforcer_is_gone_and_since_when() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut scene = Scene::new(false);
-        scene.take(now(), at(0));
-        press(&mut scene, KeyCode::Char('p'));
-        scene.take(Report::Now { status: Box::new(site(9, 9, true)), latest: Vec::new() }, at(1));
-        assert_eq!(scene.rows(Pane::Routers), 3);
-        scene.take(Report::Lost("gone".to_owned()), at(2));
-        scene.take(Report::Lost("still".to_owned()), at(3));
-        assert_eq!(scene.lost, Some((at(2), "still".to_owned())));
-        press(&mut scene, KeyCode::Char('p'));
-        scene.take(now(), at(4));
-        assert_eq!(scene.lost, None);
+        let mut picture = Picture::new(false);
+        picture.take(now(), at(0));
+        press(&mut picture, KeyCode::Char('p'));
+        picture.take(Report::Now { status: Box::new(site(9, 9, true)), latest: Vec::new() }, at(1));
+        assert_eq!(picture.rows(Pane::Routers), 3);
+        picture.take(Report::Lost("gone".to_owned()), at(2));
+        picture.take(Report::Lost("still".to_owned()), at(3));
+        assert_eq!(picture.lost, Some((at(2), "still".to_owned())));
+        press(&mut picture, KeyCode::Char('p'));
+        picture.take(now(), at(4));
+        assert_eq!(picture.lost, None);
     }
 
     #[test]
     fn keys_scroll_the_chosen_pane_no_further_than_its_last_row_and_end_the_program() {
-        let mut scene = Scene::new(false);
-        assert_eq!(press(&mut scene, KeyCode::Down), Flow::On);
-        scene.take(now(), Timestamp::UNIX_EPOCH);
-        press(&mut scene, KeyCode::Tab);
-        press(&mut scene, KeyCode::Tab);
+        let mut picture = Picture::new(false);
+        assert_eq!(press(&mut picture, KeyCode::Down), Flow::On);
+        picture.take(now(), Timestamp::UNIX_EPOCH);
+        press(&mut picture, KeyCode::Tab);
+        press(&mut picture, KeyCode::Tab);
         for code in [KeyCode::End, KeyCode::PageDown, KeyCode::Down, KeyCode::Up] {
-            press(&mut scene, code);
+            press(&mut picture, code);
         }
-        assert_eq!(scene.scrolled, [0, 0, 10]);
-        scene.take(
+        assert_eq!(picture.scrolled, [0, 0, 10]);
+        picture.take(
             Report::Now { status: Box::new(site(1, 2, false)), latest: Vec::new() },
             Timestamp::UNIX_EPOCH,
         );
-        assert_eq!(scene.scrolled, [0, 0, 1]);
-        press(&mut scene, KeyCode::Char('?'));
-        assert_eq!(press(&mut scene, KeyCode::Esc), Flow::On);
-        assert_eq!(press(&mut scene, KeyCode::Esc), Flow::End);
-        assert_eq!(scene.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Flow::End);
+        assert_eq!(picture.scrolled, [0, 0, 1]);
+        press(&mut picture, KeyCode::Char('?'));
+        assert_eq!(press(&mut picture, KeyCode::Esc), Flow::On);
+        assert_eq!(press(&mut picture, KeyCode::Esc), Flow::End);
+        assert_eq!(picture.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Flow::End);
     }
 }

@@ -42,7 +42,7 @@ pub struct Limits {
 /// Who sent a request, as an extension of it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The peer's address.
+    /// The address and port that the connection comes from.
     pub address: SocketAddr,
     known: CancellationToken,
 }

@@ -22,7 +22,7 @@ const LATENCIES: usize = 60;
 pub struct Totals {
     /// Offences taken from sensors.
     pub offences: u64,
-    /// Bans that began.
+    /// Bans that began since the start.
     pub bans: u64,
     /// Bans that ended in time.
     pub lapses: u64,
@@ -53,9 +53,9 @@ struct Track {
 /// The rates at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RatesAnswer {
-    /// Offences from sensors.
+    /// Offences from sensors, a second.
     pub offences: Rate,
-    /// Bans that began.
+    /// Bans that began, a second.
     pub bans: Rate,
     /// Bans that ended in time.
     pub lapses: Rate,
@@ -84,7 +84,7 @@ impl Totals {
         Self {
             offences: decisions.offences(),
             bans: decisions.banned + decisions.by_hand + decisions.adopted,
-            lapses: decisions.lapsed,
+            lapses: decisions.expired,
             commands: routers.iter().map(answered).sum(),
             fleet_dropped,
         }
@@ -127,7 +127,7 @@ impl Rates {
         (self.totals, self.sampled) = (totals, Some(second));
     }
 
-    /// The rates now.
+    /// The rates over the last minute and the last quarter of an hour.
     pub fn answer(&self) -> RatesAnswer {
         RatesAnswer {
             offences: self.rate(|second| second.offences),

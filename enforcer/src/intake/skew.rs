@@ -1,5 +1,22 @@
 //! Sensors' clocks. A sensor that says when it sent something shows how far its clock is off; what it saw is
 //! then dated by the enforcer's clock, so that a wrong clock makes no ban too short or too long.
+//!
+//! A ban runs from the time of the offence, and that time comes from another host. If the host's clock is two hours
+//! behind, a ban of 30 minutes is over before it arrives and nobody is ever banned; if it is ahead, bans would last
+//! longer than the jail says. What cannot be done is to take the time of arrival instead: a sensor that was cut off for
+//! an hour sends an hour of offences at once, and their bans must not begin anew.
+//!
+//! So each message carries the sensor's clock at sending. The difference to ours is the clock's error plus the time on the
+//! way, and applies to every date in the message alike:
+//!
+//! | | by the sensor's clock | as it is dated |
+//! |---|---|---|
+//! | the offence | 07:58:00 | 09:58:00 |
+//! | the message is sent | 08:00:00 | |
+//! | it arrives, by our clock | | 10:00:00: the sensor is 2 h behind |
+//!
+//! The two minutes that the offence waited are kept. Up to [`TOLERATED`] nothing is corrected, because that much may be
+//! the way of the message; and no date is ever after the arrival, whatever a clock says.
 
 use jiff::{SignedDuration, Timestamp};
 

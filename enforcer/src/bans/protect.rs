@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use atalaya_wire::{Login, Name, canonical};
+use atalaya_wire::{Login, Name, Networks, Seconds, canonical};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::ProtectConfig;
 use crate::ledger::GoodLogin;
 
 /// How much newer a login is, at least, that is written to disk again.
@@ -109,7 +108,7 @@ impl Protect {
         self.logins.len()
     }
 
-    /// Whether none is.
+    /// Whether no address is protected at the moment.
     pub fn is_empty(&self) -> bool {
         self.logins.is_empty()
     }
@@ -140,10 +139,33 @@ pub fn good_login(login: &Login, last: Timestamp, sensor: &Name) -> GoodLogin {
     }
 }
 
+/// The networks that no one outside an organisation has: RFC 1918, RFC 6598, RFC 4193.
+const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+
+/// The `[protect]` table: who is not banned without a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtectConfig {
+    /// For how long after a good login on any sensor; `None` where nobody is protected.
+    pub within: Option<Seconds>,
+    /// Only addresses of these networks.
+    pub networks: Networks,
+}
+
+// === impl ProtectConfig ===
+
+impl Default for ProtectConfig {
+    fn default() -> Self {
+        Self { within: Some(Seconds(7 * 86_400)), networks: private() }
+    }
+}
+
+/// The networks that no one outside an organisation has.
+pub(crate) fn private() -> Networks {
+    PRIVATE.iter().filter_map(|network| network.parse::<IpNet>().ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use atalaya_wire::Seconds;
-
     use super::*;
 
     fn at(second: i64) -> Timestamp {

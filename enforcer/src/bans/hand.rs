@@ -1,0 +1,180 @@
+//! What administrators do by hand, over the commands' socket: bans, unbans, and the allow list at run time.
+
+use atalaya_wire::{BanTime, Evidence};
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::Bans;
+use super::allow::{AllowError, What};
+use super::book::NewBan;
+use super::decision::{self, Decision};
+use crate::desired::{Moment, Origin};
+use crate::ledger::{Allowance, Change, GoodLogin, Receipt};
+use crate::prefixes::canonical;
+
+/// Why something cannot be done by hand.
+#[derive(Debug, thiserror::Error)]
+pub enum HandError {
+    /// The address is allowed.
+    #[error(
+        "{0} touches the allow list: it is, or holds, an address that is never banned; take it off the list first (`atalaya-enforcer allow` shows it)"
+    )]
+    Allowed(IpNet),
+    /// The address is protected.
+    #[error(
+        "{} logged in successfully at {} ({} as {} on {}): banning {prefix} could lock someone out; add --force to ban it all the same",
+        login.address, login.last.strftime("%Y-%m-%d %H:%M:%SZ"), login.service, login.account, login.sensor
+    )]
+    Protected {
+        /// What was to be banned.
+        prefix: IpNet,
+        /// Whom it would lock out.
+        login: Box<GoodLogin>,
+    },
+    /// The ban would end where it begins.
+    #[error("a ban needs at least one second, such as --for 30m")]
+    NoTime,
+}
+
+/// What came of a ban by hand.
+#[derive(Debug)]
+pub struct ByHand {
+    /// Whether anything changed; if not, a ban stands that ends no sooner.
+    pub changed: bool,
+    /// When the ban ends; `None` for a permanent one.
+    pub until: Option<Timestamp>,
+    /// Tells when it is on disk.
+    pub receipt: Receipt,
+}
+
+/// What came of a change of the allow list.
+#[derive(Debug)]
+pub struct Allowed {
+    /// The entry that was made, or taken back.
+    pub entry: Allowance,
+    /// How many bans were lifted for it.
+    pub lifted: usize,
+    /// Tells when it is on disk.
+    pub receipt: Receipt,
+}
+
+// === impl Bans ===
+
+impl Bans {
+    /// Bans by hand, from now; as for offences, a ban that stands can only become longer. Who is protected by a
+    /// good login is banned by force only.
+    pub fn ban(
+        &self,
+        prefix: IpNet,
+        bantime: BanTime,
+        reason: &str,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<ByHand, HandError> {
+        let prefix = canonical(prefix);
+        let mut book = self.lock();
+        let before = book.standing(prefix);
+        let login = book.reachable.protect.within(prefix, now).filter(|_| !force).cloned();
+        let exemption = book.exemption(prefix, login.is_some());
+        let (until, new) = match decision::decide(now, bantime, before, exemption, now) {
+            Decision::Allowed => return Err(HandError::Allowed(prefix)),
+            Decision::Protected => {
+                return Err(login.map_or(HandError::NoTime, |login| HandError::Protected {
+                    prefix,
+                    login: Box::new(login),
+                }));
+            }
+            Decision::Over => return Err(HandError::NoTime),
+            Decision::AlreadyBanned => {
+                let until = before.and_then(Moment::timestamp);
+                return Ok(ByHand { changed: false, until, receipt: self.ledger.write(Vec::new()) });
+            }
+            Decision::Extended(until) => (until, false),
+            Decision::Banned(until) => (until, true),
+        };
+        let evidence =
+            if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
+        let ban = NewBan { prefix, since: now, until, origin: Origin::Hand, evidence };
+        let receipt = self.ledger.write_surely(book.set(ban, new, before, now));
+        if before.is_none() {
+            self.counters.count_by_hand();
+        }
+        Ok(ByHand { changed: true, until: until.timestamp(), receipt })
+    }
+
+    /// Makes an address or a network reachable; `None` where nothing keeps it out.
+    ///
+    /// Whoever asks means "this address works again", but three different things can keep it out, and there may be more
+    /// than one of them at once:
+    /// - a ban of exactly this prefix: it is lifted;
+    /// - for an IPv6 address without a ban of its own, the ban of the unit (a /64, say) around it: that is lifted, for the
+    ///   unit is one offender;
+    /// - a widened network, an entry that no ban in the ledger stands for: it is let go, and its other offenders get
+    ///   their single entries back before the network's is removed.
+    ///
+    /// Without the last, an unban would change the ledger and nothing on the router. And without [`EXEMPT`](super::EXEMPT),
+    /// the hour in which no network is widened over what was unbanned, the next offender of the same network would bring it
+    /// back. A network that was banned as such is not touched: it has a ban of its own, which is to be lifted by its own
+    /// name.
+    ///
+    /// For example, 40 addresses of 192.0.2.0/24 are banned, so that routers hold the /24. `unban 192.0.2.7` ends the ban of
+    /// 192.0.2.7, sets the other 39 singly, and removes the /24 last. `unban 192.0.2.200`, which has no ban, does the same
+    /// with all 40.
+    pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
+        let prefix = canonical(prefix);
+        let mut book = self.lock();
+        let banned = book.banned_as(prefix);
+        let network = book.widen.wide_around(prefix);
+        if banned.is_none() && network.is_none() {
+            return None;
+        }
+        // First, so that no step below widens over it again. Only so many are remembered: what is forgotten for this one
+        // may be covered again, and is weighed last.
+        let forgotten = book.reachable.exempt(banned.unwrap_or(prefix), at);
+        let mut changes = Vec::new();
+        if let Some(prefix) = banned {
+            book.lift(prefix, at);
+            changes.push(Change::End { prefix, at, by: by.to_owned() });
+        }
+        let receipt = self.ledger.write_surely(changes);
+        if let Some(network) = network {
+            book.review(prefix, at);
+            tracing::info!(%prefix, %network, "a widened network is let go for what was unbanned in it");
+        }
+        if let Some(forgotten) = forgotten {
+            book.review(forgotten, at);
+        }
+        Some(receipt)
+    }
+
+    /// Allows an address, a network or a DNS name until a time, or permanently; lifts the bans that it touches.
+    pub fn allow_at_run_time(
+        &self,
+        what: &str,
+        until: Option<Timestamp>,
+        reason: &str,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Allowed, AllowError> {
+        let what = What::parse(what)?.key();
+        let (reason, by) = (reason.to_owned(), by.to_owned());
+        let entry = Allowance { what, since: now, until, reason, by };
+        let mut book = self.lock();
+        book.allow.insert(entry.clone(), now)?;
+        let receipt = self.ledger.write_surely(vec![Change::Allow(Box::new(entry.clone()))]);
+        let lifted = self.apply_allow(&mut book, now);
+        drop(book);
+        self.names_changed.notify_one();
+        Ok(Allowed { entry, lifted, receipt })
+    }
+
+    /// Takes back what was allowed at run time.
+    pub fn disallow(&self, what: &str, now: Timestamp) -> Result<Allowed, AllowError> {
+        let what = What::parse(what)?;
+        let mut book = self.lock();
+        let entry = book.allow.remove(&what)?;
+        let receipt = self.ledger.write_surely(vec![Change::Disallow { what: what.key() }]);
+        let lifted = self.apply_allow(&mut book, now);
+        Ok(Allowed { entry, lifted, receipt })
+    }
+}

@@ -1,0 +1,118 @@
+//! What `GET /status` answers: the enforcer, its routers and its sensors at one moment, and what is wrong.
+
+use std::collections::BTreeMap;
+
+use atalaya_wire::{Fingerprint, Name};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::rates::RatesAnswer;
+use crate::bans::Counts;
+use crate::intake::Seen;
+use crate::intake::fleet::FleetStatus;
+use crate::router::RouterStatus;
+
+/// The answer to `GET /status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The enforcer's release.
+    pub release: String,
+    /// When this was so, by the enforcer's clock.
+    pub now: Timestamp,
+    /// When it started.
+    pub started: Timestamp,
+    /// What is wrong, the worst first. All is well where this and [`Self::looking`] are empty.
+    pub faults: Vec<Fault>,
+    /// Routers of which it is not known yet whether they drop anything.
+    #[serde(default)]
+    pub looking: Vec<Name>,
+    /// Bans that stand.
+    pub bans: usize,
+    /// Networks that routers hold in the place of their addresses, because many of these are banned.
+    pub widened: usize,
+    /// Entries of the allow list that were made at run time.
+    pub allowances: usize,
+    /// Addresses that a good login protects.
+    pub protected: usize,
+    /// The fleet jails.
+    pub fleet: Vec<FleetStatus>,
+    /// What was decided since the start.
+    pub decisions: Counts,
+    /// How much happens.
+    pub rates: RatesAnswer,
+    /// Why the ledger cannot be written; `None` when all is well.
+    pub ledger_trouble: Option<String>,
+    /// The address list's name.
+    pub list: String,
+    /// The certificate that sensors pin.
+    pub fingerprint: Fingerprint,
+    /// The routers, as they are configured.
+    pub routers: Vec<RouterAnswer>,
+    /// The sensors that are enrolled, and those that sent something since the start.
+    pub sensors: BTreeMap<Name, SensorAnswer>,
+}
+
+/// A router: where it stands, and how it did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RouterAnswer {
+    /// Where it and its worker stand.
+    #[serde(flatten)]
+    pub status: RouterStatus,
+    /// Since when it is not logged in to; `None` for one that is.
+    pub down_since: Option<Timestamp>,
+    /// The latest latencies of commands, the oldest first, in microseconds: at most 60, of the last
+    /// command of each second that had one.
+    pub latencies_us: Vec<u64>,
+}
+
+/// A sensor: whether it may send, and what it did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SensorAnswer {
+    /// When it was enrolled; `None` for one that is no more.
+    pub enrolled: Option<Timestamp>,
+    /// What is known of it since the start.
+    #[serde(flatten)]
+    pub seen: Seen,
+}
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What kind of fault.
+    pub kind: FaultKind,
+    /// Which router or sensor; `None` where it is the enforcer itself.
+    pub name: Option<Name>,
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
+    /// What is wrong and what to do.
+    pub text: String,
+    /// The commands for the router's terminal that mend it, in order; none for faults of other kinds.
+    #[serde(default)]
+    pub commands: Vec<String>,
+}
+
+/// What kind of fault, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The ledger cannot be written.
+    Ledger,
+    /// No router is configured.
+    NoRouter,
+    /// A router drops nothing by the list: nobody is kept out.
+    NotDropped,
+    /// A router is not logged in to.
+    RouterDown,
+    /// A router refuses commands.
+    RouterRefuses,
+    /// A router is at its limit of entries, so that bans are left out.
+    RouterFull,
+    /// Whether a router drops anything cannot be told.
+    RulesUnclear,
+    /// A sensor is silent.
+    SensorSilent,
+    /// A sensor's clock is wrong.
+    SensorClock,
+    /// Fleet jails forgot offenders, because there were too many.
+    FleetFull,
+}

@@ -1,0 +1,178 @@
+//! What is said of a ban on a router: where it comes from, how bad that is, and the comment of its entry.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use atalaya_wire::Name;
+use serde::{Deserialize, Serialize};
+
+use super::origin::Origin;
+
+/// What many bans have in common: what routers choose by, and what they are told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Label {
+    /// Where the bans come from.
+    pub origin: Origin,
+    /// How bad what was seen is.
+    pub severity: Severity,
+    /// What the entries' comments say after our mark.
+    pub comment: String,
+}
+
+/// Makes labels: the comment's template, the jails' severities, and the labels that were made, which all bans of
+/// one origin share.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    list: ListConfig,
+    severity: BTreeMap<Name, Severity>,
+    /// By jail, and by sensor, as [`Origin`] writes them.
+    made: HashMap<Name, HashMap<Name, Arc<Label>>>,
+    count: usize,
+}
+
+/// How bad what a jail sees is, as the configuration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Left out first where a router cannot hold everything.
+    Low,
+    /// What a jail has where nothing is said.
+    #[default]
+    Medium,
+    /// Left out last where a router cannot hold everything.
+    High,
+}
+
+/// The `[list]` table: the address lists on the routers, and what their entries say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListConfig {
+    /// The names of the IPv4 and the IPv6 address list on the routers, where a router says nothing else.
+    pub names: [String; 2],
+    /// What an entry's comment says after the mark; `{jail}` and `{sensor}` are filled in.
+    pub comment: String,
+    /// What opens the comment of our entries.
+    pub mark: String,
+}
+
+// === impl Label ===
+
+impl Label {
+    /// A label of a test's, whose comment is all that matters.
+    #[doc(hidden)]
+    pub fn test(comment: &str) -> Arc<Self> {
+        let name = |text: &str| text.parse::<Name>().expect("a constant name");
+        Arc::new(Self {
+            origin: Origin::Sensor { jail: name("ssh"), sensor: name("web-1") },
+            severity: Severity::Medium,
+            comment: comment.to_owned(),
+        })
+    }
+
+    /// The jail by which routers choose, `manual` of a ban by hand.
+    pub fn jail(&self) -> &Name {
+        self.origin.jail()
+    }
+}
+
+// === impl Labels ===
+
+impl Labels {
+    /// Jails are few in practice, but sensors choose their names: past so many labels the earliest are made anew.
+    const MOST: usize = 100_000;
+
+    /// Labels as the configuration has them; a jail that it does not name is of medium severity.
+    pub fn new(list: ListConfig, severity: BTreeMap<Name, Severity>) -> Self {
+        Self { list, severity, ..Self::default() }
+    }
+
+    /// The label of the bans of one origin.
+    pub fn of(&mut self, origin: &Origin) -> Arc<Label> {
+        let (jail, sensor) = (origin.jail(), origin.sensor());
+        if let Some(label) = self.made.get(jail).and_then(|sensors| sensors.get(sensor)) {
+            return Arc::clone(label);
+        }
+        if self.count >= Self::MOST {
+            (self.made, self.count) = (HashMap::new(), 0);
+        }
+        let severity = self.severity.get(jail).copied().unwrap_or_default();
+        let comment = self.list.comment_of(jail.as_str(), sensor.as_str());
+        let label = Arc::new(Label { origin: origin.clone(), severity, comment });
+        self.made.entry(jail.clone()).or_default().insert(sensor.clone(), Arc::clone(&label));
+        self.count += 1;
+        label
+    }
+
+    /// As [`Self::of`], of names as [`Origin`] writes them; `None` where one is no name. Cheaper: it reads a
+    /// million bans.
+    pub fn of_names(&mut self, jail: &str, sensor: &str) -> Option<Arc<Label>> {
+        if let Some(label) = self.made.get(jail).and_then(|sensors| sensors.get(sensor)) {
+            return Some(Arc::clone(label));
+        }
+        Some(self.of(&Origin::from_names(jail.parse().ok()?, sensor.parse().ok()?)))
+    }
+}
+
+// === impl ListConfig ===
+
+impl Default for ListConfig {
+    fn default() -> Self {
+        Self {
+            names: ["spammer".to_owned(), "spammer".to_owned()],
+            comment: "{jail} from {sensor}".to_owned(),
+            mark: "atalaya".to_owned(),
+        }
+    }
+}
+
+impl ListConfig {
+    /// The comment's text for a ban, without the mark.
+    pub fn comment_of(&self, jail: &str, sensor: &str) -> String {
+        self.comment.replace("{jail}", jail).replace("{sensor}", sensor)
+    }
+
+    /// The jail and the sensor that a comment's text (without the mark) tells of, where it is one of
+    /// [`Self::comment_of`]'s.
+    pub fn read_comment(&self, text: &str) -> (Option<Name>, Option<Name>) {
+        let (mut jail, mut sensor) = (None, None);
+        let mut rest = text;
+        let mut template = self.comment.as_str();
+        while let Some(place) = template.find('{') {
+            let Some(after) = rest.strip_prefix(&template[..place]) else { return (None, None) };
+            let Some(end) = template[place..].find('}') else { return (None, None) };
+            let what = &template[place..=place + end];
+            template = &template[place + end + 1..];
+            // Up to what stands behind it, which ends where the next field begins.
+            let fixed = template.split('{').next().unwrap_or_default();
+            let length =
+                if fixed.is_empty() { after.len() } else { after.find(fixed).unwrap_or(after.len()) };
+            let (value, left) = after.split_at(length);
+            let Ok(name) = value.parse::<Name>() else { return (None, None) };
+            match what {
+                "{jail}" => jail = Some(name),
+                _ => sensor = Some(name),
+            }
+            rest = left;
+        }
+        if rest == template { (jail, sensor) } else { (None, None) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_read_back_and_another_is_not_taken_for_one() {
+        let name = |text: &str| Some(text.parse::<Name>().unwrap());
+        for template in ["{jail} from {sensor}", "{sensor}/{jail}!", "x {jail}", "{sensor}", "fixed"] {
+            let list = ListConfig { comment: template.to_owned(), ..ListConfig::default() };
+            let (jail, sensor) = list.read_comment(&list.comment_of("ssh", "web-1"));
+            assert_eq!(jail, name("ssh").filter(|_| template.contains("{jail}")), "{template}");
+            assert_eq!(sensor, name("web-1").filter(|_| template.contains("{sensor}")), "{template}");
+        }
+        let list = ListConfig::default();
+        for other in ["", "ssh", "ssh at web-1", "s h from web-1", "ssh from web 1"] {
+            assert_eq!(list.read_comment(other), (None, None), "{other}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Why the ledger cannot be used.
+
+use std::path::PathBuf;
+
+use super::schema;
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The folder or the lock file cannot be made.
+    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    Folder {
+        /// The state folder, as it was configured.
+        path: PathBuf,
+        /// What the system or the database said.
+        source: std::io::Error,
+    },
+    /// Another enforcer runs on the same state.
+    #[error("another atalaya-enforcer uses {}: stop it first, or give this one a `state` of its own", path.display())]
+    Locked {
+        /// The state folder, as it was configured.
+        path: PathBuf,
+    },
+    /// SQLite could not open, read or write it.
+    #[error("the ledger {} cannot be used: {source}", path.display())]
+    Database {
+        /// The database file within the state folder.
+        path: PathBuf,
+        /// What the system or the database said.
+        source: rusqlite::Error,
+    },
+    /// The file is of a later release.
+    #[error("the ledger {} was written by a later release (format {found}, this one knows {}): use that release", path.display(), schema::VERSION)]
+    TooNew {
+        /// The database file within the state folder.
+        path: PathBuf,
+        /// Its format, a number larger than the one that this release knows.
+        found: i64,
+    },
+    /// The file, or one beside it, cannot be used.
+    #[error("cannot use {}: {source}; check that it is a file which this user may read and write, and that the disk has room", path.display())]
+    File {
+        /// The file, with its folder as it was configured.
+        path: PathBuf,
+        /// What the system or the database said.
+        source: std::io::Error,
+    },
+    /// The file is a database of something else.
+    #[error("{} is a database, but no ledger: move it away, or give this enforcer a `state` of its own", path.display())]
+    Foreign {
+        /// The file, with its folder as it was configured.
+        path: PathBuf,
+    },
+    /// The enrolled sensors beside it cannot be used.
+    #[error(transparent)]
+    Sensors(#[from] crate::enrolment::EnrolmentError),
+    /// A change was not written.
+    #[error("the ledger cannot be written: {0}")]
+    NotWritten(String),
+}

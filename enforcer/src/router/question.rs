@@ -1,0 +1,29 @@
+//! What a command asks of a router's worker, which answers from its mirror.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// What a router holds for one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "holds")]
+pub enum Holding {
+    /// Nothing.
+    Nothing,
+    /// An entry.
+    Entry {
+        /// Whether it carries our mark.
+        ours: bool,
+        /// In how many seconds the router drops it; `None` for a static one.
+        left: Option<u64>,
+    },
+    /// The router is away, or its list has not been read yet.
+    Unknown,
+}
+
+/// A question to a worker about its mirror.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub prefix: IpNet,
+    pub answer: oneshot::Sender<Holding>,
+}

@@ -1,0 +1,43 @@
+//! The folders of both programs import downward alone. The tables are the rule; `structure.rs` of this crate reads the
+//! sources, and proves on planted imports that it finds them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::path::{Path, PathBuf};
+
+use atalaya_end_to_end::structure::{Table, too_long};
+
+const ENFORCER: Table = Table {
+    tiers: "cli > service > config, control > intake > bans, router > ledger > desired > enrolment, tls > prefixes, clock, database, state",
+    sideways: &[],
+    apart: &[],
+};
+
+/// To be held from when the sensor's folders stand so: `test_of(&SENSOR, "sensor")` in a test as the enforcer's.
+#[allow(dead_code, reason = "the sensor's folders are on their way there")]
+const SENSOR: Table = Table {
+    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel, filter > confine, date",
+    sideways: &[("cli", "service")],
+    apart: &[("loader", &["channel"])],
+};
+
+#[test]
+fn the_enforcers_rooms_import_downward_alone() {
+    test_of(&ENFORCER, "enforcer");
+}
+
+#[test]
+fn no_file_and_no_function_of_the_enforcer_is_too_long_to_be_kept_in_mind() {
+    let long = too_long(&source("enforcer")).unwrap();
+    assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+fn test_of(table: &Table, program: &str) {
+    let broken = table.broken(&source(program)).unwrap();
+    assert!(broken.is_empty(), "lines that break the rule of the rooms:\n{}", broken.join("\n"));
+}
+
+fn source(program: &str) -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    workspace.join(program).join("src")
+}
