@@ -23,6 +23,8 @@ mod hook;
 #[cfg(feature = "kernel")]
 mod library;
 #[cfg(feature = "kernel")]
+mod mounts;
+#[cfg(feature = "kernel")]
 mod probe;
 #[cfg(feature = "kernel")]
 mod roots;
