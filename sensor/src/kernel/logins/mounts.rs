@@ -36,6 +36,11 @@ impl Mount {
         self.kind(process).is_some_and(|kind| LOCAL.contains(&kind.as_str()))
     }
 
+    /// Whether it is an overlay.
+    pub(super) fn is_overlay(self, process: u32) -> bool {
+        self.kind(process).is_some_and(|kind| kind == "overlay")
+    }
+
     /// The type of its file system. A process's table has only what lies below its root, so that for a chroot in
     /// a folder of this host, which is no mount of its own, the host's is asked: by the mount, and for a chroot in a
     /// mount namespace of its own by the device.

@@ -40,7 +40,7 @@ pub(super) struct Home {
     /// An open path to its root.
     pub root: OwnedFd,
     /// The mount that its root is on.
-    mount: Mount,
+    pub mount: Mount,
 }
 
 /// The roots.
@@ -155,17 +155,12 @@ impl Roots {
 
     /// Where a process lives.
     pub(super) fn home(&self, process: u32) -> std::io::Result<Home> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(format!("/proc/{process}"), flags, Mode::empty())?;
-        // The kernel's own threads have no program; one of them has a root of its own.
-        rustix::fs::readlinkat(&folder, "exe", Vec::new())?;
-        let root = rustix::fs::openat(&folder, "root", flags, Mode::empty())?;
-        let (mut key, mount) = identity(&root)?;
-        if key == self.host {
-            return Ok(Home { foreign: None, root, mount });
-        }
-        key.mounts = namespace(&folder, "ns/mnt")?;
-        Ok(Home { foreign: Some(key), root, mount })
+        home(&self.host, process)
+    }
+
+    /// This host's root.
+    pub(super) fn host(&self) -> RootKey {
+        self.host
     }
 
     fn meet(&mut self, process: u32, changes: &mut Changes) {
@@ -237,8 +232,23 @@ pub(super) fn host_mounts() -> std::io::Result<u64> {
     of("/proc/1/ns/mnt").or_else(|_| of("/proc/self/ns/mnt"))
 }
 
+/// Where a process lives, on a host of that root.
+pub(super) fn home(host: &RootKey, process: u32) -> std::io::Result<Home> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(format!("/proc/{process}"), flags, Mode::empty())?;
+    // The kernel's own threads have no program; one of them has a root of its own.
+    rustix::fs::readlinkat(&folder, "exe", Vec::new())?;
+    let root = rustix::fs::openat(&folder, "root", flags, Mode::empty())?;
+    let (mut key, mount) = identity(&root)?;
+    if key == *host {
+        return Ok(Home { foreign: None, root, mount });
+    }
+    key.mounts = namespace(&folder, "ns/mnt")?;
+    Ok(Home { foreign: Some(key), root, mount })
+}
+
 /// All processes.
-fn running() -> BTreeSet<u32> {
+pub(super) fn running() -> BTreeSet<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
@@ -260,15 +270,17 @@ pub(super) fn namespace(folder: impl AsFd, name: &str) -> std::io::Result<u64> {
 
 /// The real user id of a process.
 pub(super) fn real_user(process: u32) -> Option<u32> {
-    let status = read(&format!("/proc/{process}/status"), 8192)?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_whitespace().next()?.parse().ok()
+    users(process).map(|[real, ..]| real)
 }
 
-fn read(path: &str, most: u64) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(most).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
+/// The user ids of a process: real, effective, saved and that for files.
+pub(super) fn users(process: u32) -> Option<[u32; 4]> {
+    let mut status = Vec::new();
+    File::open(format!("/proc/{process}/status")).ok()?.take(8192).read_to_end(&mut status).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let ids: Vec<u32> = ids.split_whitespace().map_while(|id| id.parse().ok()).collect();
+    ids.try_into().ok()
 }
 
 fn hold(process: u32) -> Option<OwnedFd> {
