@@ -390,7 +390,7 @@ impl Demo {
             );
         }
         println!(
-            "(from the moment of the third failure: in the kernel for ssh, the write of the line for logs; the router is simulated)"
+            "(from the moment of the third failure: in the kernel for ssh, the write of the line for logs; the router is simulated; these programs are built in the least time: `--profile release` shows the quick ones)"
         );
     }
 
