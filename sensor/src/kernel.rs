@@ -33,6 +33,7 @@ mod offsets;
 pub mod part;
 #[cfg(feature = "kernel")]
 pub mod process;
+pub mod routes;
 #[cfg(feature = "kernel")]
 mod tracefs;
 #[cfg(feature = "kernel")]

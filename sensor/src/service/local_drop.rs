@@ -14,9 +14,10 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
-use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
+use crate::config::{Config, LocalDropConfig};
 use crate::control::Status;
 use crate::detector::JailStatus;
+use crate::jail::settings::JailConfig;
 use crate::kernel::local_drop::Wanted;
 use crate::kernel::local_drop::bans::Bans;
 use crate::kernel::local_drop::pins::Pins;
@@ -93,7 +94,7 @@ impl LocalDrop {
     pub(super) fn configure(&self, config: &Config) -> Wanted {
         let mut state = self.lock();
         let judge = |jail: &JailConfig| {
-            let (ipv6_prefix, of_logins) = (jail.policy.ipv6_prefix, of_logins(&jail.source));
+            let (ipv6_prefix, of_logins) = (jail.policy.ipv6_prefix, !jail.source.is_counted_by_kernel());
             (jail.policy.name.clone(), Judge { ipv6_prefix, of_logins })
         };
         state.jails = config.jails.iter().map(judge).collect();
@@ -341,18 +342,6 @@ impl Running {
                 note(trouble, "a ban could not be changed in the kernel", &error);
             }
         }
-    }
-}
-
-/// Whether a jail's failures are logins that failed, and not only connections.
-fn of_logins(source: &JailSource) -> bool {
-    match source {
-        JailSource::Logins { .. }
-        | JailSource::Files { .. }
-        | JailSource::Journal { .. }
-        | JailSource::SyslogCalls { .. }
-        | JailSource::Syslog { .. } => true,
-        JailSource::Connections { .. } | JailSource::Scan { .. } => false,
     }
 }
 

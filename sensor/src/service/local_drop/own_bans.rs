@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
-use atalaya_wire::{BanTime, Name, Offence, canonical};
+use atalaya_wire::{Name, Offence, canonical};
 use ipnet::IpNet;
 
 use super::{LocalDrop, State};
@@ -42,10 +42,7 @@ impl LocalDrop {
             }
             return true;
         }
-        let until = match offence.bantime {
-            BanTime::For(seconds) => offence.time.checked_add(seconds.signed()).ok(),
-            BanTime::Permanent => None,
-        };
+        let until = offence.bantime.end(offence.time);
         state.ban(By::Own, network, now.deadline(until), now);
         false
     }
