@@ -5,11 +5,15 @@
 #[path = "../sensor-ebpf/toolchain.rs"]
 mod toolchain;
 
+#[cfg(feature = "kernel")]
 fn main() -> anyhow::Result<()> {
-    #[cfg(feature = "kernel")]
-    kernel::build()?;
     println!("cargo:rerun-if-changed=build.rs");
-    Ok(())
+    kernel::build()
+}
+
+#[cfg(not(feature = "kernel"))]
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
 }
 
 #[cfg(feature = "kernel")]

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "kernel")]
 pub mod channel;
+#[cfg(feature = "kernel")]
+pub mod clock;
 pub mod connections;
 #[cfg(feature = "kernel")]
 mod container;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use super::kernel::Feeding;
 use super::{DROPS_INTERVAL, Shared, lock, stop_at};
 use crate::detector::LimitReached;
 use crate::kernel::ProgramState;
+use crate::kernel::clock::age;
 use crate::kernel::listener::Listener;
 use crate::kernel::maps::{Lost, Maps, MapsError};
 use crate::kernel::process::Questions;
@@ -217,13 +218,6 @@ fn words(crossed: &Crossed, listener: Option<&Listener>) -> String {
             format!("{count} closed ports touched in {findtime} s, the last one {port}{known}")
         }
     }
-}
-
-/// How long ago that was.
-fn age(time_ns: u64) -> SignedDuration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now_ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-    SignedDuration::from_nanos(i64::try_from(now_ns.saturating_sub(time_ns)).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 
 use atalaya_sensor_ebpf::logins::{ARGUMENTS, SYSLOG_MAP, SyslogCall};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use crate::kernel::clock::age;
 use crate::kernel::maps::{self, Maps, MapsError, Ring};
-use crate::source::logins::monotonic_ns;
 
 /// The longest line, in bytes; what is beyond is cut.
 const LONGEST: usize = 4096;
@@ -118,8 +118,7 @@ impl<'a> Call<'a> {
     }
 
     fn said(&self, host: &str, message: &[u8]) -> Said {
-        let behind = i64::try_from(monotonic_ns().saturating_sub(self.time_ns)).unwrap_or(0);
-        let time = Timestamp::now().saturating_sub(SignedDuration::from_nanos(behind));
+        let time = Timestamp::now().saturating_sub(age(self.time_ns));
         let program = String::from_utf8_lossy(self.program).into_owned();
         let mut text = format!("{host} {program}[{}]: ", self.process).into_bytes();
         text.extend(message.iter().take(LONGEST));
