@@ -2,7 +2,10 @@
 //! the kernel itself measures them over many runs of one packet, in the best round of some, since others use
 //! the machine too. The program is the same in every profile. Needs root. `cargo bench -p atalaya-sensor --bench local_drop`.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot set its scene fails")]
+#![cfg_attr(
+    feature = "kernel",
+    expect(clippy::unwrap_used, reason = "a bench that cannot set its scene fails")
+)]
 
 #[cfg(not(feature = "kernel"))]
 fn main() {

@@ -145,6 +145,7 @@ impl Kernel {
 }
 
 #[cfg(not(feature = "kernel"))]
+#[expect(clippy::unused_self, clippy::unused_async, reason = "callers need not know which of the two it is")]
 impl Kernel {
     pub(super) fn start(_arguments: &[OsString]) -> Self {
         Self { trouble: Some("this sensor was built without the kernel's side".to_owned()) }
