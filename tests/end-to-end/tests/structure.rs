@@ -19,6 +19,8 @@ const SENSOR: Table = Table {
     sideways: &[
         // A jail is set to a source: what it reads of the journal, and what the kernel is to count, are the source's.
         ("jail", "source"),
+        // `run` starts the service.
+        ("cli", "service"),
     ],
     apart: &[],
 };
