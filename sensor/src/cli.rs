@@ -106,9 +106,9 @@ enum Command {
         #[arg(long)]
         jail: Option<Name>,
     },
-    /// Spare an address or network in a jail, until the sensor ends
+    /// Protect an address or network in a jail, until the sensor ends
     #[command(after_help = "Example:\n  atalaya-sensor ignore sshd 192.0.2.0/24\n\n\
-        To spare it for ever, write it to the jail's `ignore`, and reload.")]
+        To protect it permanently, write it to the jail's `ignore`, and reload.")]
     Ignore {
         /// The jail
         jail: Name,

@@ -340,7 +340,7 @@ impl fmt::Display for Config {
             if self.report && jail.ignorecommand.is_some() {
                 writeln!(
                     f,
-                    "  note: its failures are not reported: only its ignorecommand knows whom it spares"
+                    "  note: its failures are not reported: only its ignorecommand knows whom it protects"
                 )?;
             }
             if let Some(filter) = jail.source.filter() {

@@ -87,7 +87,7 @@ impl Config {
             Vec::from(with_client).iter().map(|network| format!("\"{network}\"")).collect();
         Err(format!(
             "local_drop could cut off this very session, which comes from {client}: a few mistyped passwords from there, and this host drops all that it sends, open connections too. \
-             Spare it with this line at the top of the configuration\n    allow = [{}]\nor, where you have another way in, say so with `even_my_session = true` in [local_drop]",
+             Protect it with this line at the top of the configuration\n    allow = [{}]\nor, where you have another way in, say so with `even_my_session = true` in [local_drop]",
             list.join(", ")
         ))
     }

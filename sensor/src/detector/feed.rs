@@ -178,7 +178,7 @@ impl Detector {
             let mut logins = self.logins.range(policy.counted_as_one(address));
             if let Some((from, at)) = logins.find(|(_, at)| **at >= since) {
                 let jail = &policy.name;
-                tracing::info!(%jail, %address, login_from = %from, %at, "spared: somebody logged in from there");
+                tracing::info!(%jail, %address, login_from = %from, %at, "protected: somebody logged in from there");
                 return;
             }
         }

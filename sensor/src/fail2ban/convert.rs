@@ -105,7 +105,7 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let mut ignore = IgnoreList::default();
     for word in spared(definition) {
         ignore.add(word).map_err(|problem| {
-            format!("ignoreip: {problem}; without it this jail could ban whom you spared")
+            format!("ignoreip: {problem}; without it this jail could ban whom you protect")
         })?;
     }
     policy.ignore = ignore.networks.clone();

@@ -88,7 +88,7 @@ pub(super) fn feed(
                     let now = connections.lost();
                     if now != told {
                         let Lost { ring_full, unreadable, .. } = now;
-                        tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in all since the start; who goes on is told of again");
+                        tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in total since the start; who goes on is told of again");
                         told = now;
                     }
                 }

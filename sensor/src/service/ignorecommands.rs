@@ -62,7 +62,7 @@ pub(super) async fn ask_commands(
             let spares = command.spares(offence.address).await;
             let mut watch = lock(&watch);
             if spares {
-                tracing::info!(jail = %offence.jail, address = %offence.address, "spared by the ignorecommand");
+                tracing::info!(jail = %offence.jail, address = %offence.address, "protected by the ignorecommand");
                 watch.detector.withdraw(&offence.jail, offence.address);
             } else {
                 let (jail, address) = (offence.jail.clone(), offence.address);

@@ -197,7 +197,7 @@ impl LocalDrop {
         let enforcer = enforcer.unwrap_or_else(|| state.lifelines.enforcer.clone());
         let lifelines = Lifelines::read(enforcer);
         if lifelines != state.lifelines {
-            tracing::info!("local drop: always spared: {lifelines}");
+            tracing::info!("local drop: always protected: {lifelines}");
             state.lifelines = lifelines;
         }
     }
@@ -324,7 +324,7 @@ impl State {
         running.allowed = networks.len();
         // Until it is known where the enforcer is, nothing is taken from what an earlier run spared.
         if let Err(error) = running.bans.allow(&networks, !self.enforcer_known) {
-            note(&mut self.trouble, "not all that are spared could be told to the kernel", &error);
+            note(&mut self.trouble, "not all that are protected could be told to the kernel", &error);
         }
     }
 }
@@ -379,7 +379,7 @@ async fn addresses(url: &str) -> Option<Vec<IpAddr>> {
         _ => {
             tracing::warn!(
                 host,
-                "local drop: the enforcer's address cannot be looked up; what was spared stays spared"
+                "local drop: the enforcer's address cannot be looked up; what was protected stays protected"
             );
             None
         }
