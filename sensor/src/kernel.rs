@@ -67,6 +67,42 @@ pub struct Program {
     pub instructions: Option<u32>,
     /// The kernel's number of the program, as `bpftool prog` shows it.
     pub id: Option<u32>,
+    /// Programs that run on a library of before its upgrade; the first of them, those of this host before others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outdated: Vec<Outdated>,
+    /// How many more of these there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_outdated: usize,
+}
+
+/// The processes that still run on a library's file of before its upgrade, or that was removed since.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Outdated {
+    /// The library: `libaudit.so.1`.
+    pub library: String,
+    /// Where the file was.
+    pub path: String,
+    /// `this host`, `container web-3`, `root /srv/chroot`, or `a container` whose name is not known.
+    pub place: String,
+    /// Whether their logins are seen all the same.
+    pub seen: bool,
+    /// How many processes of root's.
+    pub processes: u32,
+    /// The first of their programs.
+    pub programs: Vec<OutdatedProgram>,
+}
+
+/// A program that still runs on such a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OutdatedProgram {
+    /// The program's name (`comm`).
+    pub program: String,
+    /// Its process; of several that with the lowest number.
+    pub process: u32,
+    /// How many processes.
+    pub processes: u32,
+    /// The unit of this host's systemd that runs it.
+    pub service: Option<String>,
 }
 
 /// Whether a kernel program runs.
@@ -86,6 +122,23 @@ pub enum ProgramState {
 impl Program {
     /// A program that does not run.
     pub fn not_on(name: &str, state: ProgramState, reason: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), state, reason: reason.into(), instructions: None, id: None }
+        Self::new(name, state, reason.into())
     }
+
+    fn new(name: &str, state: ProgramState, reason: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            reason,
+            instructions: None,
+            id: None,
+            outdated: Vec::new(),
+            more_outdated: 0,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }

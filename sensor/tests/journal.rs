@@ -45,8 +45,8 @@ impl Journal {
 
     /// Adds an entry to a host's file; of each message a host is said to have, this is a value.
     fn write(&mut self, host: Host, messages: &[&[u8]]) {
-        // Readers without a cursor begin now.
-        self.time = (self.time + 1000).max(Timestamp::now().as_microsecond());
+        // A reader without a cursor begins with the second in which it starts, which may be later than this one.
+        self.time = (self.time + 1000).max((Timestamp::now() + PATIENCE).as_microsecond());
         let (name, boot, time) = (host.name, host.boot, self.time);
         let mut export = format!(
             "__REALTIME_TIMESTAMP={time}\n__MONOTONIC_TIMESTAMP={}\n_BOOT_ID={name}{boot:031}\n_MACHINE_ID={name}{:031}\n\

@@ -155,6 +155,8 @@ fn ensure_linker() -> Result<()> {
         cargo().env("LLVM_PREFIX", LLVM).env_remove("RUSTC_BOOTSTRAP").args([
             "install",
             "bpf-linker",
+            // LLVM does the work; what is compiled here need not be fast.
+            "--debug",
             "--no-default-features",
             "--features",
             "llvm-22",

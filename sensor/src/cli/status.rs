@@ -1,5 +1,6 @@
 //! How `atalaya-sensor status` shows the running sensor.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -8,7 +9,7 @@ use jiff::{Timestamp, Unit};
 use crate::cli::trial::printable;
 use crate::control::Status;
 use crate::jail::BanEnd;
-use crate::kernel::{Program, ProgramState};
+use crate::kernel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 
 /// How many addresses of a jail are listed; the JSON has all.
@@ -55,6 +56,7 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     if status.programs.iter().any(|program| program.state != ProgramState::Off) {
         writeln!(out, "{}", programs(&status.programs))?;
     }
+    outdated(&status.programs, out)?;
     if let Some(drop) = &status.local_drop {
         local_drop(drop, out)?;
     }
@@ -218,6 +220,88 @@ fn programs(programs: &[Program]) -> Table {
     table
 }
 
+/// Who runs on a library of before its upgrade: a line for a library and place, of whichever upgrade.
+fn outdated(programs: &[Program], out: &mut impl Write) -> io::Result<()> {
+    // libc is probed for two things.
+    let files: BTreeSet<&Outdated> = programs.iter().flat_map(|program| &program.outdated).collect();
+    let mut merged: Vec<Outdated> = Vec::new();
+    for file in files {
+        let same = |other: &&mut Outdated| {
+            (&other.library, &other.place, other.seen) == (&file.library, &file.place, file.seen)
+        };
+        match merged.iter_mut().find(same) {
+            Some(other) => merge(other, file),
+            None => merged.push(file.clone()),
+        }
+    }
+    merged.sort_by_key(|old| old.place != "this host");
+    for old in &merged {
+        writeln!(out, "{}", printable(outdated_line(old).as_bytes()))?;
+    }
+    let more: usize = programs.iter().map(|program| program.more_outdated).max().unwrap_or_default();
+    if more > 0 {
+        writeln!(out, "and processes on {more} more such files")?;
+    }
+    Ok(())
+}
+
+/// Adds those that run on another file of the same library.
+fn merge(old: &mut Outdated, file: &Outdated) {
+    old.processes += file.processes;
+    for program in &file.programs {
+        let same = |other: &&mut OutdatedProgram| {
+            (&other.program, &other.service) == (&program.program, &program.service)
+        };
+        match old.programs.iter_mut().find(same) {
+            Some(other) => {
+                other.processes += program.processes;
+                other.process = other.process.min(program.process);
+            }
+            None => old.programs.push(program.clone()),
+        }
+    }
+}
+
+fn outdated_line(old: &Outdated) -> String {
+    let of_host = old.place == "this host";
+    let verb = if old.processes == 1 { "process still runs" } else { "processes still run" };
+    let place = if of_host { String::new() } else { format!(" in {}", old.place) };
+    let mut listed: Vec<String> = Vec::new();
+    let mut left = old.processes;
+    for OutdatedProgram { program, process, processes, .. } in &old.programs {
+        left = left.saturating_sub(*processes);
+        listed.push(match processes {
+            1 => format!("{program} (pid {process})"),
+            _ => format!("{program} (pid {process} and {} more)", processes - 1),
+        });
+    }
+    if left > 0 {
+        listed.push(format!("and {left} more"));
+    }
+    let whose = if old.processes == 1 { "its" } else { "their" };
+    let seen = if old.seen { "seen all the same" } else { "not seen" };
+    let mut line = format!(
+        "{} {verb}{place} on the {} of before its upgrade: {}; {whose} logins are {seen}",
+        old.processes,
+        old.library,
+        listed.join(", ")
+    );
+    let services: BTreeSet<&str> = old
+        .programs
+        .iter()
+        .filter_map(|program| program.service.as_deref()?.strip_suffix(".service"))
+        .collect();
+    if !services.is_empty() {
+        let services: Vec<&str> = services.into_iter().collect();
+        line.push_str(&format!("; restart them with: systemctl restart {}", services.join(" ")));
+    }
+    // systemd itself, which no restart of a service ends.
+    if of_host && old.programs.iter().any(|program| program.process == 1 && program.program == "systemd") {
+        line.push_str("; systemd itself with: systemctl daemon-reexec");
+    }
+    line
+}
+
 fn new_table<const N: usize>(columns: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
@@ -233,5 +317,78 @@ fn short(source: &str) -> String {
         source
     } else {
         source.chars().take(LONGEST - 1).chain(['…']).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn program(program: &str, process: u32, processes: u32, service: Option<&str>) -> OutdatedProgram {
+        OutdatedProgram {
+            program: program.to_owned(),
+            process,
+            processes,
+            service: service.map(ToOwned::to_owned),
+        }
+    }
+
+    fn outdated(place: &str, seen: bool, processes: u32, programs: Vec<OutdatedProgram>) -> Outdated {
+        let (library, path) = ("libaudit.so.1".to_owned(), "/usr/lib64/libaudit.so.1".to_owned());
+        Outdated { library, path, place: place.to_owned(), seen, processes, programs }
+    }
+
+    #[test]
+    fn files_of_several_upgrades_are_told_of_in_one_line_and_those_of_two_programs_once() {
+        let first = outdated("this host", true, 3, vec![program("sshd", 900, 3, Some("ssh.service"))]);
+        let mut second = outdated("this host", true, 2, vec![program("sshd", 812, 1, Some("ssh.service"))]);
+        second.programs.push(program("cron", 600, 1, None));
+        let elsewhere = outdated("a container", true, 1, vec![program("sshd", 4711, 1, None)]);
+        let mut audit = Program::not_on("logins: audit", ProgramState::On, "");
+        audit.outdated = vec![first, second, elsewhere];
+        let mut again = audit.clone();
+        again.more_outdated = 2;
+        let mut text = Vec::new();
+        super::outdated(&[audit, again], &mut text).unwrap();
+        let expected = "5 processes still run on the libaudit.so.1 of before its upgrade: sshd (pid 812 and 3 more), \
+            cron (pid 600); their logins are seen all the same; restart them with: systemctl restart ssh\n\
+            1 process still runs in a container on the libaudit.so.1 of before its upgrade: \
+            sshd (pid 4711); its logins are seen all the same\n\
+            and processes on 2 more such files\n";
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case(
+        ("this host", true, 1),
+        vec![program("sshd", 812, 1, None)],
+        "1 process still runs on the libaudit.so.1 of before its upgrade: sshd (pid 812); \
+         its logins are seen all the same"
+    )]
+    #[case(
+        ("this host", true, 34),
+        vec![
+            program("systemd", 1, 1, None),
+            program("cron", 600, 1, Some("cron.service")),
+            program("sshd", 812, 30, Some("ssh.service")),
+        ],
+        "34 processes still run on the libaudit.so.1 of before its upgrade: systemd (pid 1), cron (pid 600), \
+         sshd (pid 812 and 29 more), and 2 more; their logins are seen all the same; \
+         restart them with: systemctl restart cron ssh; systemd itself with: systemctl daemon-reexec"
+    )]
+    #[case(
+        ("container web-3", false, 1),
+        vec![program("systemd", 4711, 1, None)],
+        "1 process still runs in container web-3 on the libaudit.so.1 of before its upgrade: systemd (pid 4711); \
+         its logins are not seen"
+    )]
+    fn who_runs_on_an_old_library_is_told_in_a_line(
+        #[case] (place, seen, processes): (&str, bool, u32),
+        #[case] programs: Vec<OutdatedProgram>,
+        #[case] line: &str,
+    ) {
+        assert_eq!(outdated_line(&outdated(place, seen, processes, programs)), line);
     }
 }

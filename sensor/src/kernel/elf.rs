@@ -50,11 +50,17 @@ struct Segment {
 // === impl Library ===
 
 impl Library {
-    /// Reads a library's tables.
+    /// Reads a library's tables; of another kind of machine's it is [`io::ErrorKind::Unsupported`].
     pub fn read(file: &File) -> io::Result<Self> {
         let header = read(file, 0, 64)?;
-        if header[..4] != MAGIC || header[4] != CLASS_64 || header[5] != DATA {
-            return Err(broken("it is no 64-bit library of this machine"));
+        if header[..4] != MAGIC {
+            return Err(broken("it is no library"));
+        }
+        if header[4] != CLASS_64 || header[5] != DATA {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is no 64-bit library of this machine",
+            ));
         }
         let [segment_size, segments, section_size, sections] = [54, 56, 58, 60].map(|at| u16_of(&header, at));
         if segment_size != 56 || section_size != 64 || segments > MOST_ENTRIES || sections > MOST_ENTRIES {

@@ -123,10 +123,14 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
             }
         }
         parts.objects().for_each(Object::log);
-        parts.each().into_iter().for_each(Part::wake);
+        let mut changed = false;
+        parts.each().into_iter().for_each(|part| changed |= part.wake());
         if Instant::now() >= next_look {
             parts.each().into_iter().for_each(Part::look);
             next_look = Instant::now() + LOOK;
+            changed = true;
+        }
+        if changed {
             let programs = parts.programs();
             if programs != said {
                 channel.send(&Said::Changed { programs: programs.clone() }, &[])?;

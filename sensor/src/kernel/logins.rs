@@ -15,17 +15,34 @@
 //! A container's library files are its own to forge. The privileged loader looks at nothing but regular files of
 //! bounded size on local file systems, within the container's root ([`roots`]), reads no more of them than
 //! tables of bounded size ([`elf`](super::elf)), and lets go of them when the container's last process ends.
+//!
+//! # Libraries that are replaced
+//! The kernel probes an inode, and a library that is upgraded is a new one. Its folders are watched ([`folders`]), so
+//! that the new file is probed at once; processes that run on with the old one are found in /proc ([`survey`]), and
+//! that stays probed until none is left ([`files`]).
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "kernel")]
+mod files;
+#[cfg(feature = "kernel")]
+mod folders;
+#[cfg(feature = "kernel")]
+mod holder;
 #[cfg(feature = "kernel")]
 mod hook;
 #[cfg(feature = "kernel")]
 mod library;
 #[cfg(feature = "kernel")]
+mod mounts;
+#[cfg(feature = "kernel")]
 mod probe;
 #[cfg(feature = "kernel")]
 mod roots;
+#[cfg(feature = "kernel")]
+mod shown;
+#[cfg(feature = "kernel")]
+mod survey;
 #[cfg(feature = "kernel")]
 pub mod vouch;
 

@@ -97,11 +97,9 @@ impl Object {
     pub fn on(&self, shown: &str, name: &str, reason: impl Into<String>) -> Program {
         let info = self.ebpf.program(name).and_then(|program| program.info().ok());
         Program {
-            name: shown.to_owned(),
-            state: ProgramState::On,
-            reason: reason.into(),
             instructions: info.as_ref().and_then(aya::programs::ProgramInfo::verified_instruction_count),
             id: info.as_ref().and_then(|info| (info.id() != 0).then(|| info.id())),
+            ..Program::new(shown, ProgramState::On, reason.into())
         }
     }
 

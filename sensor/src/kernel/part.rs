@@ -20,8 +20,11 @@ pub trait Part {
         self.object().and_then(|object| Object::messages(object)).into_iter().collect()
     }
 
-    /// Does what there is to do before the next look, if anything; must not leave what is readable so.
-    fn wake(&mut self) {}
+    /// Does what there is to do before the next look, if anything; must not leave what is readable so. Whether its
+    /// programs may stand otherwise than before.
+    fn wake(&mut self) -> bool {
+        false
+    }
 
     /// Its programs, each with how it stands.
     fn programs(&self) -> Vec<Program>;

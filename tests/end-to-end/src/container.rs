@@ -19,16 +19,26 @@ const PORT: u16 = 2222;
 /// PAM's modules that it has.
 const MODULES: [&str; 2] = ["pam_unix.so", "pam_permit.so"];
 
-/// A file root on a file system of its own, which is gone when this is dropped.
+/// A file root, mostly on a file system of its own, which is gone when this is dropped.
 #[derive(Debug)]
 pub struct Root {
     folder: TempDir,
+    /// What is mounted there is on top of this one.
+    _upper: Option<Box<Root>>,
 }
 
 /// A running container, whose only program is sshd.
 #[derive(Debug)]
 pub struct Container {
     sshd: Process,
+    port: u16,
+}
+
+/// A client that sends one wrong password at once, and another when it is told to.
+#[derive(Debug)]
+pub struct SlowClient {
+    ssh: Process,
+    folder: TempDir,
 }
 
 // === impl Root ===
@@ -36,7 +46,34 @@ pub struct Container {
 impl Root {
     /// Makes one that holds sshd and what it needs. Needs root.
     pub fn new() -> Result<Self> {
-        let root = Self::empty()?;
+        Self::empty()?.with_sshd()
+    }
+
+    /// Makes such a one that is no file system of its own, but a folder of this host's.
+    pub fn in_folder() -> Result<Self> {
+        Self { folder: tempfile::tempdir()?, _upper: None }.with_sshd()
+    }
+
+    /// Makes one whose files are those of another, until they are changed: an overlay, as containers have that are
+    /// made from the same image.
+    pub fn of_image(image: &Self) -> Result<Self> {
+        let (folder, upper) = (tempfile::tempdir()?, Self::empty()?);
+        let [changed, work] = ["changed", "work"].map(|name| upper.path().join(name));
+        std::fs::create_dir(&changed)?;
+        std::fs::create_dir(&work)?;
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            image.path().display(),
+            changed.display(),
+            work.display()
+        );
+        let mut mount = Command::new("mount");
+        output(mount.args(["-t", "overlay", "-o", &options, "none"]).arg(folder.path()))?;
+        Ok(Self { folder, _upper: Some(Box::new(upper)) })
+    }
+
+    fn with_sshd(self) -> Result<Self> {
+        let root = self;
         let of_modules = ["/lib/x86_64-linux-gnu/security", "/lib/aarch64-linux-gnu/security"];
         let modules = of_modules.iter().map(Path::new).find(|folder| folder.exists());
         let modules = modules.context("PAM's modules are not where Debian has them")?;
@@ -89,17 +126,25 @@ impl Root {
         Ok(root)
     }
 
-    fn empty() -> Result<Self> {
+    pub(crate) fn empty() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut mount = Command::new("mount");
         output(mount.args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(folder.path()))
             .context("cannot mount a file system: that needs root")?;
-        Ok(Self { folder })
+        Ok(Self { folder, _upper: None })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where it has a library.
+    pub fn library(&self, name: &str) -> Result<PathBuf> {
+        let folders =
+            ["lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"].map(|folder| self.path().join(folder));
+        let files = folders.iter().map(|folder| folder.join(name));
+        files.into_iter().find(|file| file.exists()).with_context(|| format!("{name} is not in it"))
     }
 
     /// A command that runs a program of it, in a mount namespace of its own.
@@ -114,7 +159,7 @@ impl Root {
         output(Command::new("umount").arg(self.path())).map(drop)
     }
 
-    fn copy(&self, file: &Path) -> Result<()> {
+    pub(crate) fn copy(&self, file: &Path) -> Result<()> {
         let to = self.path().join(file.strip_prefix("/")?);
         std::fs::create_dir_all(to.parent().context("a file in no folder")?)?;
         std::fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
@@ -139,44 +184,70 @@ impl Container {
     pub fn start(root: &Root, network: &Namespace) -> Result<Self> {
         let mut command = network.command("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--root"]).arg(root.path());
-        Self::run(command)
+        Self::run(command, PORT)
     }
 
     /// Starts sshd in a file root of its own, and all else of this host.
     pub fn start_in_root_alone(root: &Root) -> Result<Self> {
         let mut command = Command::new("chroot");
         command.arg(root.path());
-        Self::run(command)
+        Self::run(command, PORT)
     }
 
-    fn run(mut command: Command) -> Result<Self> {
-        command.args(["/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/sshd_config"]);
+    /// Starts sshd in a file root and a network of its own, and all else of this host. There may be several in one
+    /// root, on a port each.
+    pub fn start_in_root_and_network(root: &Root, network: &Namespace, port: u16) -> Result<Self> {
+        let mut command = network.command_with_mounts("chroot");
+        command.arg(root.path());
+        Self::run(command, port)
+    }
+
+    fn run(mut command: Command, port: u16) -> Result<Self> {
+        command.args(["/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/sshd_config", "-p", &port.to_string()]);
         let mut sshd = Process::start("the container's sshd", &mut command)?;
         sshd.wait_for("listen", START, |line| line.contains("Server listening"))?;
-        Ok(Self { sshd })
+        Ok(Self { sshd, port })
+    }
+
+    /// Its sshd's process, where that is in no process namespace of its own.
+    pub fn id(&self) -> u32 {
+        self.sshd.id()
     }
 
     /// A client of this host that sends so many wrong passwords to an address of the container's; waited for.
     pub fn fail_logins(&self, address: IpAddr, count: u32) -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let askpass = folder.path().join("askpass");
-        std::fs::write(&askpass, "#!/bin/sh\necho wrong-password\n")?;
-        std::fs::set_permissions(&askpass, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "none", "-p", &PORT.to_string(), "-o", "StrictHostKeyChecking=no"]);
-        ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
-        ssh.args([
-            "-o",
-            "PreferredAuthentications=password",
-            "-o",
-            &format!("NumberOfPasswordPrompts={count}"),
-        ]);
-        ssh.arg(format!("root@{address}")).arg("true").env_remove("SSH_AUTH_SOCK");
-        ssh.env("HOME", folder.path()).env("SSH_ASKPASS", &askpass).env("SSH_ASKPASS_REQUIRE", "force");
+        let mut ssh = self.client(folder.path(), "echo wrong-password", address, count)?;
         let said = ssh.stdin(Stdio::null()).output().context("ssh")?.stderr;
         let said = String::from_utf8_lossy(&said);
         ensure!(said.contains("Permission denied"), "the container's sshd did not refuse: {said}");
         Ok(())
+    }
+
+    /// A client of this host that is connected from one wrong password to the next.
+    pub fn start_slow_client(&self, address: IpAddr) -> Result<SlowClient> {
+        let folder = tempfile::tempdir()?;
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        output(Command::new("mkfifo").arg(&second))?;
+        std::fs::write(&first, "wrong-password")?;
+        // Asked again, it waits for the second password.
+        let script = format!("cat {0} 2>/dev/null && rm {0} || cat {1}", first.display(), second.display());
+        let mut ssh = self.client(folder.path(), &script, address, 2)?;
+        Ok(SlowClient { ssh: Process::start("ssh", &mut ssh)?, folder })
+    }
+
+    fn client(&self, folder: &Path, password: &str, address: IpAddr, count: u32) -> Result<Command> {
+        let askpass = folder.join("askpass");
+        std::fs::write(&askpass, format!("#!/bin/sh\n{password}\n"))?;
+        std::fs::set_permissions(&askpass, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-o", "StrictHostKeyChecking=no"]);
+        ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
+        let prompts = format!("NumberOfPasswordPrompts={count}");
+        ssh.args(["-o", "PreferredAuthentications=password", "-o", &prompts]);
+        ssh.arg(format!("root@{address}")).arg("true").env_remove("SSH_AUTH_SOCK");
+        ssh.env("HOME", folder).env("SSH_ASKPASS", &askpass).env("SSH_ASKPASS_REQUIRE", "force");
+        Ok(ssh)
     }
 
     /// Ends it, and all its processes.
@@ -185,8 +256,19 @@ impl Container {
     }
 }
 
+// === impl SlowClient ===
+
+impl SlowClient {
+    /// Sends the second password, and waits for the end.
+    pub fn fail_again(mut self) -> Result<()> {
+        std::fs::write(self.folder.path().join("second"), "wrong-password")?;
+        self.ssh.wait_for("be refused", START, |line| line.contains("Permission denied"))?;
+        self.ssh.wait_for_end(START).map(drop)
+    }
+}
+
 /// The libraries that a program or library loads.
-fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
     let listed = output(Command::new("ldd").arg(file))?;
     let words = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     Ok(words.map(PathBuf::from).collect())

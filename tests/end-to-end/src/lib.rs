@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod namespace;
+pub mod own_host;
 pub mod packets;
 pub mod process;
 pub mod sshd;

@@ -85,6 +85,13 @@ impl Namespace {
         ip(&["route", "add", network, "via", via, "dev", &self.interface]).map(drop)
     }
 
+    /// A command that runs inside with this host's mounts, where [`Self::command`] gives it some of its own.
+    pub fn command_with_mounts(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command
+    }
+
     /// A command that runs inside.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

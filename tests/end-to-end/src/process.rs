@@ -125,9 +125,14 @@ impl Process {
             .with_context(|| format!("cannot write to {}", self.name))
     }
 
-    /// Asks the process to end, and kills it if it takes longer than that.
-    pub fn terminate(mut self, within: Duration) -> Result<ExitStatus> {
+    /// Asks the process to end, and waits until it has.
+    pub fn terminate(self, within: Duration) -> Result<ExitStatus> {
         signal("TERM", self.id())?;
+        self.wait_for_end(within)
+    }
+
+    /// Waits until the process has ended, and kills it if that takes longer.
+    pub fn wait_for_end(mut self, within: Duration) -> Result<ExitStatus> {
         let until = Instant::now() + within;
         loop {
             // The output ends when the process does: that is the event to wait for.
@@ -139,7 +144,7 @@ impl Process {
                 return Ok(status);
             }
             if Instant::now() > until {
-                bail!("{} did not end within {within:?} of SIGTERM", self.name);
+                bail!("{} did not end within {within:?}", self.name);
             }
         }
     }

@@ -27,6 +27,7 @@ const TRACE_INIT: Call = (libc::SYS_ptrace, "16, 1, 0, 0");
 const BECOME_NOBODY: Call = (libc::SYS_setuid, "65534");
 const MOUNT: Call = (libc::SYS_mount, "\"none\", \"/mnt\", \"tmpfs\", 0, 0");
 const LOAD_PROGRAM: Call = (libc::SYS_bpf, "5, 0, 0");
+const WATCH_FOLDERS: Call = (libc::SYS_inotify_init1, "0");
 const MAKE_MAP: Call = (libc::SYS_bpf, "0, 0, 0");
 
 /// A sensor with logins and a log; `more` is at the top of its configuration.
@@ -100,6 +101,7 @@ fn a_loader_that_was_taken_over_starts_nothing_and_reaches_no_network() -> Resul
         loader(&sensor)?,
         &[
             (OPEN_OWN, DONE),
+            (WATCH_FOLDERS, DONE),
             (EXEC, EPERM),
             (INTERNET_SOCKET, EPERM),
             (PACKET_SOCKET, EPERM),

@@ -140,6 +140,21 @@ impl Library {
             Self::C => &["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"],
         }
     }
+
+    /// How the names of the files begin that these names lead to, below a folder of libraries: `libaudit.so.1.0.0`.
+    const fn beginnings(self) -> &'static [&'static str] {
+        match self {
+            Self::Audit | Self::Pam | Self::PamUnix => self.names(),
+            // libc had its release in the name before 2.34; musl's is its loader too.
+            Self::C => &["libc.so.6", "libc-2.", "libc.musl-", "ld-musl-"],
+        }
+    }
+
+    /// The library that a file is by its path below a folder of libraries, whatever its release.
+    pub(super) fn of(path: &str) -> Option<Self> {
+        let is = |library: &Self| library.beginnings().iter().any(|beginning| path.starts_with(beginning));
+        Self::ALL.into_iter().find(is)
+    }
 }
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
 //! The part: loads the object, attaches its programs to the libraries of this host and of each container, and
 //! lets go of them.
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use atalaya_sensor_ebpf::logins::{
     ARRIVALS_MAP, ARRIVALS_PROGRAM, Arrival, DOUBTED_MAP, GLOBALS, LOGINS_MAP, SYSLOG_MAP,
 };
 use atalaya_sensor_ebpf::losses::LOSSES_MAP;
 use aya::maps::{MapData, RingBuf};
-use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
-use aya::programs::{BtfTracePoint, UProbe};
+use aya::programs::BtfTracePoint;
 
 use super::Wanted;
-use super::hook::{HOOKS, Hook, Library, Subject};
-use super::library::{self, FileKey, Found};
+use super::files::Files;
+use super::folders::Folders;
+use super::hook::Subject;
+use super::library;
 use super::roots::{self, Changes, RootKey, Roots};
+use super::survey::{Question, Survey};
 use super::vouch::{self, Vouch};
-use crate::kernel::elf;
 use crate::kernel::layout::{Layout, LayoutError};
 use crate::kernel::object::{Kit, Object, Refusal};
 use crate::kernel::part::{Handed, Part};
@@ -28,6 +28,10 @@ use crate::kernel::{Program, ProgramState, tracefs};
 const ARRIVALS: &str = "logins: arrivals";
 /// How many arrivals are looked at in one go.
 const MOST_ARRIVALS: usize = 64;
+/// How often the files of a container are looked at because they changed, between two looks around.
+const MOST_CHANGES: u32 = 4;
+/// How many looks at processes may hang; from then on there are none.
+const MOST_HANGING: usize = 8;
 
 /// The part.
 #[derive(Default)]
@@ -40,27 +44,22 @@ pub struct Logins {
 
 struct Loaded {
     object: Object,
+    wanted: Wanted,
     roots: Roots,
-    /// What is attached, by file.
-    files: HashMap<FileKey, Attached>,
-    /// What is attached to this host's own libraries.
-    host: HashSet<FileKey>,
-    /// What could not be, by subject.
-    refusals: HashMap<Subject, Refusal>,
+    files: Files,
+    /// The folders of this host's libraries, and those of containers; neither where the kernel lets none be watched.
+    folders: Option<(Folders, Folders)>,
+    /// Whether not all of this host's are watched.
+    unwatched: bool,
+    /// How often the files of containers changed since the last look around.
+    changed: HashMap<RootKey, u32>,
+    /// Whose processes are to be looked at, and whether before the next look around.
+    unsurveyed: HashSet<Option<RootKey>>,
+    soon: bool,
+    survey: Option<Survey>,
+    /// Processes that a look hangs on, and the containers of such: not looked at any more.
+    hanging: Vec<(u32, Option<RootKey>)>,
     arrivals: Result<RingBuf<MapData>, Refusal>,
-    /// The loaded programs, by that of the hook that they are for.
-    chosen: HashMap<&'static str, &'static str>,
-}
-
-struct Attached {
-    /// Where it is, to be shown.
-    path: String,
-    /// The root through which it was opened; `None` for this host's.
-    via: Option<RootKey>,
-    /// All containers that have it.
-    users: HashSet<RootKey>,
-    /// By the hook's number.
-    links: HashMap<usize, UProbeLinkId>,
 }
 
 // === impl Logins ===
@@ -74,13 +73,13 @@ impl Logins {
             return None;
         }
         if let Some(loaded) = &mut self.loaded {
-            loaded.attach_everywhere(self.wanted);
+            loaded.want(self.wanted);
             return None;
         }
         tracefs::mount_for_probes();
         match Loaded::new(kit) {
             Ok((mut loaded, handed)) => {
-                loaded.attach_everywhere(self.wanted);
+                loaded.want(self.wanted);
                 self.loaded = Some(loaded);
                 self.refusal = None;
                 Some(handed)
@@ -101,34 +100,26 @@ impl Logins {
 impl Part for Logins {
     fn look(&mut self) {
         if let Some(loaded) = &mut self.loaded {
-            let changes = loaded.roots.look();
-            loaded.follow(&changes, self.wanted);
-            if changes.all {
-                // Libraries may have been installed, or replaced, since.
-                loaded.attach_everywhere(self.wanted);
-            }
+            loaded.look();
         }
     }
 
     fn waits(&mut self) -> Vec<BorrowedFd<'_>> {
         let Some(loaded) = &self.loaded else { return Vec::new() };
         let arrivals = loaded.arrivals.as_ref().ok().map(AsFd::as_fd);
-        loaded.object.messages().into_iter().chain(arrivals).chain(loaded.roots.witnesses()).collect()
+        let folders = loaded.folders.iter().flat_map(|(host, containers)| [host.as_fd(), containers.as_fd()]);
+        let survey = loaded.survey.as_ref().map(AsFd::as_fd);
+        let others = arrivals.into_iter().chain(folders).chain(survey).chain(loaded.roots.witnesses());
+        loaded.object.messages().into_iter().chain(others).collect()
     }
 
-    fn wake(&mut self) {
-        let Some(loaded) = &mut self.loaded else { return };
-        let changes = loaded.roots.ended();
-        loaded.follow(&changes, self.wanted);
-        for process in loaded.arrived() {
-            let changes = loaded.roots.arrived(process);
-            loaded.follow(&changes, self.wanted);
-        }
+    fn wake(&mut self) -> bool {
+        self.loaded.as_mut().is_some_and(Loaded::wake)
     }
 
     fn programs(&self) -> Vec<Program> {
         if let Some(loaded) = &self.loaded {
-            return loaded.programs(self.wanted);
+            return loaded.programs();
         }
         let mut programs = Vec::new();
         for subject in Subject::ALL {
@@ -167,155 +158,209 @@ impl Loaded {
         } else {
             Err(Refusal::because("the kernel has no type information"))
         };
+        let folders = Folders::new(true).and_then(|host| Ok((host, Folders::new(false)?)));
+        let folders = folders.inspect_err(|error| {
+            tracing::warn!(%error, "folders of libraries are not watched: raise fs.inotify.max_user_instances; until then a library that is replaced is noticed after seconds, in containers after a minute");
+        });
         let handed = object.maps(&[LOGINS_MAP, DOUBTED_MAP, SYSLOG_MAP, LOSSES_MAP])?;
         let loaded = Self {
             object,
+            wanted: Wanted::default(),
             roots,
-            files: HashMap::new(),
-            host: HashSet::new(),
-            refusals: HashMap::new(),
+            files: Files::default(),
+            folders: folders.ok(),
+            unwatched: false,
+            changed: HashMap::new(),
+            unsurveyed: HashSet::new(),
+            soon: false,
+            survey: None,
+            hanging: Vec::new(),
             arrivals,
-            chosen: HashMap::new(),
         };
         Ok((loaded, handed))
     }
 
-    /// Lets go of roots that went, attaches in those that came.
-    fn follow(&mut self, changes: &Changes, wanted: Wanted) {
-        for key in &changes.went {
-            self.release(key, wanted);
-        }
-        for key in &changes.came {
-            self.attach_in(key, wanted);
-        }
+    fn want(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
+        self.look_everywhere();
+        // Programs may run on what was replaced before. Not looked at here, where this process may not be confined yet:
+        // a thread has what it was started with.
+        self.unsurveyed.insert(None);
+        self.soon = true;
     }
 
-    fn attach_everywhere(&mut self, wanted: Wanted) {
-        match roots::host() {
-            Ok(root) => {
-                let found = library::find(&root, false);
-                let keys = found.iter().map(|found| found.key).collect();
-                self.attach(found, None, wanted);
-                for gone in std::mem::replace(&mut self.host, keys) {
-                    if !self.host.contains(&gone) {
-                        self.drop_user(&gone, None, wanted);
-                    }
-                }
+    fn look(&mut self) {
+        let changes = self.roots.look();
+        self.follow(&changes);
+        let noisy = self.folders.as_mut().map(|(_, containers)| containers.calm()).unwrap_or_default();
+        let put_off =
+            std::mem::take(&mut self.changed).into_iter().filter(|(_, times)| *times > MOST_CHANGES);
+        let late: HashSet<Option<RootKey>> = put_off.map(|(root, _)| Some(root)).chain(noisy).collect();
+        if changes.all {
+            // Libraries may have been installed, or replaced unnoticed, since.
+            self.files.forget_refused();
+            self.look_everywhere();
+            self.unsurveyed.extend(self.files.with_old());
+        } else {
+            if self.unwatched || self.folders.is_none() {
+                self.look_in(None);
             }
-            Err(error) => tracing::warn!(%error, "this host's root cannot be opened"),
+            late.into_iter().for_each(|of| self.look_in(of));
         }
+        self.settle();
+        self.leave_hanging();
+        self.start_survey();
+    }
+
+    /// Does what there is to do; whether anything was.
+    fn wake(&mut self) -> bool {
+        let ended = self.roots.ended();
+        let mut any = self.follow(&ended);
+        for process in self.arrived() {
+            let changes = self.roots.arrived(process);
+            any |= self.follow(&changes);
+        }
+        let changed = self.folders.as_mut().map(|(host, containers)| (host.changed(), containers.changed()));
+        let (host, containers) = changed.unwrap_or_default();
+        for of in host.into_iter().chain(containers) {
+            let times =
+                of.map_or(0, |root| *self.changed.entry(root).and_modify(|times| *times += 1).or_insert(1));
+            if times <= MOST_CHANGES {
+                self.look_in(of);
+                any = true;
+            }
+        }
+        any |= self.end_survey();
+        if std::mem::take(&mut self.soon) {
+            self.start_survey();
+        }
+        any
+    }
+
+    /// Lets go of roots that went, attaches in those that came; whether there were any.
+    fn follow(&mut self, changes: &Changes) -> bool {
+        for root in &changes.went {
+            let of = Some(*root);
+            self.files.forget(of);
+            if let Some((_, containers)) = &mut self.folders {
+                containers.forget(of);
+            }
+            self.changed.remove(root);
+        }
+        if !changes.went.is_empty() {
+            self.settle();
+        }
+        for root in &changes.came {
+            self.look_in(Some(*root));
+            self.unsurveyed.insert(Some(*root));
+        }
+        !changes.went.is_empty() || !changes.came.is_empty()
+    }
+
+    fn look_everywhere(&mut self) {
+        self.look_in(None);
         let all: Vec<RootKey> = self.roots.keys().collect();
-        for key in all {
-            self.attach_in(&key, wanted);
+        for root in all {
+            self.look_in(Some(root));
         }
     }
 
-    fn attach_in(&mut self, key: &RootKey, wanted: Wanted) {
-        let Some(root) = self.roots.open(key) else {
-            tracing::debug!(?key, "a root is gone, or not of a local file system: not looked into");
-            return;
-        };
-        let found = library::find(&root, true);
+    /// Attaches to the files that the names of a root lead to now.
+    fn look_in(&mut self, of: Option<RootKey>) {
+        let Some(root) = open(&self.roots, of) else { return };
+        if let Some((host, containers)) = &mut self.folders {
+            let folders = if of.is_none() { host } else { containers };
+            let watched = folders.follow(of, &root, of.is_some());
+            match (watched, of) {
+                (Ok(()), None) => self.unwatched = false,
+                (Err(error), None) => {
+                    if !std::mem::replace(&mut self.unwatched, true) {
+                        tracing::warn!(%error, "not all folders of libraries are watched: raise fs.inotify.max_user_watches; until then a library that is replaced is noticed after seconds");
+                    }
+                }
+                (Err(error), Some(_)) => {
+                    tracing::debug!(%error, "folders of a container are not watched: its libraries are looked at every minute");
+                }
+                (Ok(()), Some(_)) => {}
+            }
+        }
+        let found = library::find(&root, of.is_some());
         drop(root);
-        let keys: HashSet<FileKey> = found.iter().map(|found| found.key).collect();
-        let gone: Vec<FileKey> = self
-            .files
-            .iter()
-            .filter(|(file, attached)| attached.users.contains(key) && !keys.contains(*file))
-            .map(|(file, _)| *file)
-            .collect();
-        self.attach(found, Some(*key), wanted);
-        for file in gone {
-            self.drop_user(&file, Some(key), wanted);
+        if self.files.name(of, found, self.wanted, &mut self.object) {
+            self.unsurveyed.insert(of);
         }
+        self.settle();
     }
 
-    /// Attaches what is wanted to libraries of one root, and detaches what is not.
-    fn attach(&mut self, found: Vec<Found>, root: Option<RootKey>, wanted: Wanted) {
-        let pam = found.iter().find(|found| found.library == Library::Pam);
-        // Where there is no libpam nothing is lost by asking for libaudit alone.
-        let reports = pam.is_none_or(|pam| {
-            elf::Library::read(&pam.file).is_ok_and(|library| library.needs(Library::Audit.names()[0]))
+    fn settle(&mut self) {
+        let roots = &self.roots;
+        let through_processes = self.files.settle(self.wanted, &mut self.object, &|of, path| {
+            library::open(open(roots, of)?, path.trim_start_matches('/'), of.is_some()).ok()
         });
-        for found in found {
-            let attached = self.files.entry(found.key).or_insert_with(|| Attached {
-                path: format!("/{}", found.path),
-                via: root,
-                users: HashSet::new(),
-                links: HashMap::new(),
-            });
-            attached.users.extend(root);
-            // A file that the host has too is the host's.
-            if root.is_some() && attached.via != root {
-                continue;
-            }
-            let mut symbols = None;
-            for (number, hook) in HOOKS.iter().enumerate().filter(|(_, hook)| hook.library == found.library) {
-                let asked = hook.subject.wanted(wanted, root.is_none(), reports);
-                if asked == attached.links.contains_key(&number) {
-                    continue;
-                }
-                let chosen = choose(&mut self.object, &mut self.chosen, hook);
-                let outcome = chosen.and_then(|name| {
-                    let program: &mut UProbe = self.object.program(name)?;
-                    if let Some(link) = attached.links.remove(&number) {
-                        return program.detach(link).map_err(|error| Refusal::of(&error));
-                    }
-                    let symbols = symbols.get_or_insert_with(|| elf::Library::read(&found.file));
-                    let symbols = symbols.as_ref().map_err(|error| Refusal::because(error.to_string()))?;
-                    let offset = symbols
-                        .function(hook.function)
-                        .map_err(|error| Refusal::because(error.to_string()))?;
-                    let path = format!("/proc/self/fd/{}", found.file.as_raw_fd());
-                    let link = program
-                        .attach(offset, Path::new(&path), UProbeScope::AllProcesses)
-                        .map_err(|error| Refusal::of(&error))?;
-                    attached.links.insert(number, link);
-                    Ok(())
-                });
-                if let Err(refusal) = outcome {
-                    if root.is_some() {
-                        tracing::debug!(path = attached.path, "not attached in a container: {refusal}");
-                    } else {
-                        self.refusals.insert(hook.subject, refusal);
-                    }
-                }
-            }
-        }
+        self.unsurveyed.extend(through_processes);
     }
 
-    fn release(&mut self, key: &RootKey, wanted: Wanted) {
-        let users = |attached: &Attached| attached.users.contains(key);
-        let of: Vec<FileKey> =
-            self.files.iter().filter(|(_, attached)| users(attached)).map(|(file, _)| *file).collect();
-        for file in of {
-            self.drop_user(&file, Some(key), wanted);
-        }
-    }
-
-    /// A root has a file no more: where it was opened through that root, it is let go of, and opened through
-    /// another that has it.
-    fn drop_user(&mut self, file: &FileKey, root: Option<&RootKey>, wanted: Wanted) {
-        let Some(attached) = self.files.get_mut(file) else { return };
-        if let Some(root) = root {
-            attached.users.remove(root);
-        }
-        if attached.via.as_ref() != root {
+    /// Starts to look at the processes that are to be looked at, and at those that hold old files.
+    fn start_survey(&mut self) {
+        let holders = self.files.holders();
+        let nothing = holders.is_empty() && self.unsurveyed.is_empty();
+        if nothing || self.survey.is_some() || self.hanging.len() >= MOST_HANGING {
             return;
         }
-        let Some(attached) = self.files.remove(file) else { return };
-        for (number, link) in attached.links {
-            let name = self.chosen(HOOKS[number].program);
-            let program: Result<&mut UProbe, Refusal> = self.object.program(name);
-            if let Ok(program) = program
-                && let Err(error) = program.detach(link)
-            {
-                tracing::debug!(%error, path = attached.path, "not detached");
+        let mut of = std::mem::take(&mut self.unsurveyed);
+        let mut processes: BTreeSet<u32> =
+            of.iter().flatten().flat_map(|root| self.roots.processes(root)).collect();
+        if of.contains(&None) {
+            // Containers may have a folder of this host's as theirs.
+            of.extend(self.roots.keys().map(Some));
+            processes.extend(roots::running());
+        }
+        // Of a container that makes one process hang no other is looked at.
+        let hangs = |of: &Option<RootKey>| of.is_some() && self.hanging.iter().any(|(_, other)| other == of);
+        let hanging = |process: &u32| self.hanging.iter().any(|(other, _)| other == process);
+        of.retain(|of| !hangs(of));
+        processes.retain(|process| !hanging(process));
+        let holders = holders.into_iter().filter(|(of, held)| !hangs(of) && !hanging(&held.0));
+        let question = Question {
+            host: self.roots.host(),
+            holders: holders.map(|(_, held)| held).collect(),
+            of,
+            unsure: self.hanging.iter().map(|(_, of)| *of).collect(),
+            processes: processes.into_iter().collect(),
+            inodes: self.files.inodes(),
+            attached: self.files.attached(self.wanted),
+            asked: self.files.losses(),
+        };
+        match Survey::start(question) {
+            Ok(survey) => self.survey = Some(survey),
+            Err(error) => {
+                tracing::warn!(%error, "who runs on old libraries cannot be looked at now");
+                self.unsurveyed.insert(None);
             }
         }
-        for other in attached.users {
-            self.attach_in(&other, wanted);
-        }
+    }
+
+    /// Takes what a look at processes found; whether it ended.
+    fn end_survey(&mut self) -> bool {
+        let Some(surveyed) = self.survey.as_mut().and_then(Survey::answer) else { return false };
+        self.survey = None;
+        let were_holders_alone = surveyed.of.is_empty();
+        let unheld = self.files.survey(surveyed, self.wanted, &mut self.object);
+        self.soon |= were_holders_alone && !unheld.is_empty();
+        self.unsurveyed.extend(unheld);
+        self.settle();
+        true
+    }
+
+    /// Leaves a look behind that hangs, and what it hangs on out of the next.
+    fn leave_hanging(&mut self) {
+        self.hanging.retain(|(process, _)| std::fs::exists(format!("/proc/{process}")).unwrap_or(true));
+        let Some(process) = self.survey.as_mut().and_then(Survey::hangs_on) else { return };
+        let of = self.roots.home(process).ok().and_then(|home| home.foreign);
+        tracing::warn!(process, "a process hangs, and does not let be seen what it runs on: left out");
+        self.hanging.push((process, of));
+        self.survey = None;
+        self.unsurveyed.insert(None);
     }
 
     /// The processes that the kernel program told of.
@@ -332,9 +377,9 @@ impl Loaded {
         processes
     }
 
-    fn programs(&self, wanted: Wanted) -> Vec<Program> {
-        let mut programs: Vec<Program> =
-            Subject::ALL.into_iter().map(|subject| self.program(subject, wanted)).collect();
+    fn programs(&self) -> Vec<Program> {
+        let program = |subject| self.files.program(subject, self.wanted, &self.object);
+        let mut programs: Vec<Program> = Subject::ALL.into_iter().map(program).collect();
         programs.push(match &self.arrivals {
             Ok(_) => {
                 let roots = self.roots.count();
@@ -353,67 +398,22 @@ impl Loaded {
         });
         programs
     }
-
-    fn program(&self, subject: Subject, wanted: Wanted) -> Program {
-        let counts = |hook: &Hook| match subject {
-            // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
-            Subject::Peers => hook.program == subject.program(),
-            _ => hook.subject == subject,
-        };
-        let has = |attached: &Attached| attached.links.keys().any(|number| counts(&HOOKS[*number]));
-        let mut paths: Vec<&str> = Vec::new();
-        let mut containers: HashSet<RootKey> = HashSet::new();
-        for attached in self.files.values().filter(|attached| has(attached)) {
-            if attached.via.is_none() {
-                paths.push(&attached.path);
-            }
-            containers.extend(&attached.users);
-        }
-        paths.sort_unstable();
-        if paths.is_empty() && containers.is_empty() {
-            let asked = subject.wanted(wanted, true, false);
-            return match self.refusals.get(&subject) {
-                Some(refusal) if asked => refusal.program(subject.shown()),
-                _ if subject.wanted(wanted, true, true) => {
-                    Program::not_on(subject.shown(), ProgramState::Off, "this host has none of its libraries")
-                }
-                _ => Program::not_on(subject.shown(), ProgramState::Off, subject.why_off(wanted)),
-            };
-        }
-        let mut places: Vec<String> = paths.into_iter().map(ToOwned::to_owned).collect();
-        match containers.len() {
-            0 => {}
-            1 => places.push("1 container".to_owned()),
-            count => places.push(format!("{count} containers")),
-        }
-        self.object.on(subject.shown(), self.chosen(subject.program()), places.join(", "))
-    }
-
-    /// The program that runs in the place of this one: itself, unless the kernel refused it.
-    fn chosen(&self, program: &'static str) -> &'static str {
-        self.chosen.get(program).copied().unwrap_or(program)
-    }
 }
 
-/// Loads a hook's program, unless it is loaded, or where the kernel refuses it the one that stands in for it; which
-/// it was. Where both are refused, the first one's reason is the one to tell.
-fn choose(
-    object: &mut Object,
-    chosen: &mut HashMap<&'static str, &'static str>,
-    hook: &Hook,
-) -> Result<&'static str, Refusal> {
-    if let Some(name) = chosen.get(hook.program) {
-        return Ok(name);
+/// An open path to a root that can be looked into.
+fn open(roots: &Roots, of: Option<RootKey>) -> Option<OwnedFd> {
+    match of {
+        None => roots::host()
+            .inspect_err(|error| tracing::warn!(%error, "this host's root cannot be opened"))
+            .ok(),
+        Some(key) => {
+            let root = roots.open(&key);
+            if root.is_none() {
+                tracing::debug!(?key, "a root is gone, or not of a local file system: not looked into");
+            }
+            root
+        }
     }
-    let mut load = |name: &'static str| {
-        let program: &mut UProbe = object.program(name)?;
-        program.load().map_err(|error| Refusal::of(&error)).map(|()| name)
-    };
-    let name = load(hook.program).or_else(|refusal| {
-        hook.instead.ok_or(()).and_then(|other| load(other).map_err(|_| ())).map_err(|()| refusal)
-    })?;
-    chosen.insert(hook.program, name);
-    Ok(name)
 }
 
 fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Refusal> {

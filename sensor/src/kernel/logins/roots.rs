@@ -14,17 +14,14 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::mounts::{self, Mount};
+
 /// How many looks at a process are enough.
 const LOOKS: u8 = 2;
 /// How many looks around are between two at all processes.
 const ROUND: u32 = 12;
 /// The most roots that are known at once.
 const MOST: usize = 1000;
-/// File systems that answer by themselves, of /proc/filesystems.
-const LOCAL: [&str; 14] = [
-    "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "squashfs",
-    "tmpfs", "xfs", "zfs",
-];
 
 /// A mount namespace and a root in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,8 +39,8 @@ pub(super) struct Home {
     pub foreign: Option<RootKey>,
     /// An open path to its root.
     pub root: OwnedFd,
-    /// The number of the mount that its root is on.
-    mount: u64,
+    /// The mount that its root is on.
+    pub mount: Mount,
 }
 
 /// The roots.
@@ -151,24 +148,19 @@ impl Roots {
     pub(super) fn open(&self, key: &RootKey) -> Option<OwnedFd> {
         self.processes(key).find_map(|process| {
             let home = self.home(process).ok()?;
-            let stays = home.foreign == Some(*key) && is_local(process, home.mount);
+            let stays = home.foreign == Some(*key) && home.mount.is_local(process);
             stays.then_some(home.root)
         })
     }
 
     /// Where a process lives.
     pub(super) fn home(&self, process: u32) -> std::io::Result<Home> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(format!("/proc/{process}"), flags, Mode::empty())?;
-        // The kernel's own threads have no program; one of them has a root of its own.
-        rustix::fs::readlinkat(&folder, "exe", Vec::new())?;
-        let root = rustix::fs::openat(&folder, "root", flags, Mode::empty())?;
-        let (mut key, mount) = identity(&root)?;
-        if key == self.host {
-            return Ok(Home { foreign: None, root, mount });
-        }
-        key.mounts = namespace(&folder, "ns/mnt")?;
-        Ok(Home { foreign: Some(key), root, mount })
+        home(&self.host, process)
+    }
+
+    /// This host's root.
+    pub(super) fn host(&self) -> RootKey {
+        self.host
     }
 
     fn meet(&mut self, process: u32, changes: &mut Changes) {
@@ -240,20 +232,33 @@ pub(super) fn host_mounts() -> std::io::Result<u64> {
     of("/proc/1/ns/mnt").or_else(|_| of("/proc/self/ns/mnt"))
 }
 
+/// Where a process lives, on a host of that root.
+pub(super) fn home(host: &RootKey, process: u32) -> std::io::Result<Home> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(format!("/proc/{process}"), flags, Mode::empty())?;
+    // The kernel's own threads have no program; one of them has a root of its own.
+    rustix::fs::readlinkat(&folder, "exe", Vec::new())?;
+    let root = rustix::fs::openat(&folder, "root", flags, Mode::empty())?;
+    let (mut key, mount) = identity(&root)?;
+    if key == *host {
+        return Ok(Home { foreign: None, root, mount });
+    }
+    key.mounts = namespace(&folder, "ns/mnt")?;
+    Ok(Home { foreign: Some(key), root, mount })
+}
+
 /// All processes.
-fn running() -> BTreeSet<u32> {
+pub(super) fn running() -> BTreeSet<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Which folder an open path is, without asking its file system, and the mount that it is on.
-fn identity(root: impl AsFd) -> std::io::Result<(RootKey, u64)> {
-    /// `STATX_MNT_ID` of linux/stat.h, of Linux 5.8.
-    const MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x1000);
+fn identity(root: impl AsFd) -> std::io::Result<(RootKey, Mount)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = rustix::fs::statx(root, "", flags, StatxFlags::INO | MOUNT)?;
-    let device = (stat.stx_dev_major, stat.stx_dev_minor);
-    Ok((RootKey { mounts: 0, device, inode: stat.stx_ino }, stat.stx_mnt_id))
+    let stat = rustix::fs::statx(root, "", flags, StatxFlags::INO | mounts::NUMBER)?;
+    let mount = Mount::of(&stat);
+    Ok((RootKey { mounts: 0, device: mount.device, inode: stat.stx_ino }, mount))
 }
 
 /// The number of a namespace of a process, such as `ns/mnt`.
@@ -265,25 +270,17 @@ pub(super) fn namespace(folder: impl AsFd, name: &str) -> std::io::Result<u64> {
 
 /// The real user id of a process.
 pub(super) fn real_user(process: u32) -> Option<u32> {
-    let status = read(&format!("/proc/{process}/status"), 8192)?;
+    users(process).map(|[real, ..]| real)
+}
+
+/// The user ids of a process: real, effective, saved and that for files.
+pub(super) fn users(process: u32) -> Option<[u32; 4]> {
+    let mut status = Vec::new();
+    File::open(format!("/proc/{process}/status")).ok()?.take(8192).read_to_end(&mut status).ok()?;
+    let status = String::from_utf8_lossy(&status);
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_whitespace().next()?.parse().ok()
-}
-
-/// Whether a mount of a process's is of a file system that answers by itself.
-fn is_local(process: u32, mount: u64) -> bool {
-    let Some(mounts) = read(&format!("/proc/{process}/mountinfo"), 4 << 20) else { return false };
-    let number = mount.to_string();
-    let line = mounts.lines().find(|line| line.split(' ').next() == Some(&number));
-    // proc(5): after the optional fields a hyphen, then the type.
-    let kind = line.and_then(|line| line.split_once(" - ")).and_then(|(_, rest)| rest.split(' ').next());
-    kind.is_some_and(|kind| LOCAL.contains(&kind))
-}
-
-fn read(path: &str, most: u64) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(most).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
+    let ids: Vec<u32> = ids.split_whitespace().map_while(|id| id.parse().ok()).collect();
+    ids.try_into().ok()
 }
 
 fn hold(process: u32) -> Option<OwnedFd> {

@@ -118,7 +118,9 @@ fn who_logged_in_well_passes_after_restarts_with_and_without_an_enforcer_and_att
     let streams: Vec<Stream> =
         [colleague, friend, attacker].iter().map(|from| scene.stream(from)).collect::<Result<_>>()?;
     scene.fail(colleague)?;
-    enforcer.wait_for("spare the colleague", PATIENCE, |line| line.contains("\"message\":\"spared: "))?;
+    enforcer.wait_for("protect the colleague", PATIENCE, |line| {
+        line.contains("\"message\":\"not banned: protected by ")
+    })?;
     streams[0].flows()?;
     scene.fail(attacker)?;
     streams[2].ends()?;
