@@ -1,5 +1,5 @@
 //! Builds the kernel programs from source and leaves the objects in `OUT_DIR`, where
-//! the loader (`src/kernel/`) embeds them. Without the feature `kernel` it does nothing.
+//! the loader (`src/loader/`) embeds them. Without the feature `kernel` it does nothing.
 
 #[cfg(feature = "kernel")]
 #[path = "../sensor-ebpf/toolchain.rs"]

@@ -22,10 +22,10 @@ mod bench {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
-    use atalaya_sensor::kernel::local_drop::OBJECT;
-    use atalaya_sensor::kernel::local_drop::bans::Bans;
     use atalaya_sensor::kernel::maps::Maps;
-    use atalaya_sensor::kernel::object::{Kit, Object};
+    use atalaya_sensor::loader::local_drop::OBJECT;
+    use atalaya_sensor::loader::object::{Kit, Object};
+    use atalaya_sensor::pinned::bans::Bans;
     use atalaya_sensor_ebpf::local_drop::{
         ALLOW_MAP, BANS_MAP, DROP_PROGRAM, FOR_EVER, KINDS_MAP, PREFIXES_MAP, TOTALS_MAP,
     };

@@ -2,8 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-#[cfg(feature = "kernel")]
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,8 +12,6 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config};
 use crate::control::{Answer, Request};
-#[cfg(feature = "kernel")]
-use crate::kernel::{channel::Channel, loader};
 use crate::local_drop::session;
 use crate::{fail2ban, service};
 
@@ -164,7 +161,6 @@ enum Command {
         journalctl -o short-iso | atalaya-sensor test - 'Failed password for .* from <HOST> port \\d+ ssh2$'")]
     Test(trial::Arguments),
     /// Load and attach the kernel programs for the sensor that started this; not to be run by hand
-    #[cfg(feature = "kernel")]
     #[command(hide = true)]
     Loader,
     /// Print shell completions
@@ -190,11 +186,12 @@ impl Cli {
     }
 }
 
-/// Does what the command line says.
+/// Does what the command line says. `loader` is what the privileged process does, at its end of a socket pair: nothing
+/// else here knows of it.
 ///
 /// # Errors
 /// What went wrong, in words for the terminal.
-pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run => {
             log::start(&cli.log, cli.log_format)?;
@@ -212,11 +209,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let prepared = service::prepare(&config, &cli.config, &loader);
             runtime()?.block_on(service::run(config, prepared, reread))?;
         }
-        #[cfg(feature = "kernel")]
         Command::Loader => {
             log::start(&cli.log, cli.log_format)?;
             let socket = std::io::stdin().as_fd().try_clone_to_owned().context("no socket of a sensor")?;
-            loader::run(&Channel::from_descriptor(socket))?;
+            loader(socket)?;
         }
         Command::Check => {
             let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;

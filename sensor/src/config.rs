@@ -12,13 +12,13 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::channel::logins::Verdicts;
 use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
 use crate::jail::ports;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::spoken_of;
-use crate::kernel::logins::Verdicts;
 
 mod jail;
 mod local_drop;

@@ -8,15 +8,16 @@
 //!
 //! A folder imports folders to the right of it alone (the test `structure` of `tests/end-to-end` holds it, and says what
 //! to do instead): `cli, service > control > uplink > detector, config > fail2ban, store, local_drop > jail > source >
-//! kernel, filter > confine, date > rfc5424`. Settings live with the room that they set; [`config`] reads them from the
+//! kernel > channel > pinned, filter > confine, date > rfc5424`. Settings live with the room that they set; [`config`] reads them from the
 //! file. What a source is, [`jail::source::JailSource`] says alone.
 //!
 //! # The two processes
 //!
-//! The **worker** is all of this but `run` of `kernel/loader.rs`, and reads what attackers wrote. It starts the
-//! **loader**, which may load and trace, and reads nothing that an attacker wrote. They speak over a socket pair, one
-//! question and one answer at a time: what is to be loaded (back come the maps' descriptors), who listens on a port, and
-//! whether the word of a process on an address counts. Either ends with the other.
+//! The **loader** is the room `loader` and nothing else. It may load and trace, and reads nothing that an attacker wrote.
+//! The **worker** is all the rest, and reads what attackers wrote. It starts the loader, and neither's code knows the
+//! other's: both know [`channel`], what they say to each other over a socket pair (what is to be loaded, whose maps come
+//! back; who listens on a port; whether the word of a process on an address counts), [`pinned`], what stands in the kernel
+//! for both to open, and [`confine`]. Either process ends with the other.
 //!
 //! # What runs in the worker
 //!
@@ -52,6 +53,7 @@
 //! | the loader's `Heard` | who waits for an answer of the loader | the thread `loader`, whoever asks; the question is sent under it where answers come in the order of the questions |
 //! | `Link`, the rate of lines, an ignorecommand's answers | themselves alone | commands, `keep`, `ask_commands` |
 
+pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod confine;
@@ -62,7 +64,10 @@ pub mod fail2ban;
 pub mod filter;
 pub mod jail;
 pub mod kernel;
+#[cfg(feature = "kernel")]
+pub mod loader;
 pub mod local_drop;
+pub mod pinned;
 pub mod rfc5424;
 pub mod service;
 pub mod source;

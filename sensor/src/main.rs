@@ -1,11 +1,12 @@
 //! `atalaya-sensor`: see the library.
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use atalaya_sensor::cli::{Cli, run};
 
 fn main() -> ExitCode {
-    match run(Cli::of_arguments()) {
+    match run(Cli::of_arguments(), loader) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("atalaya-sensor: {}", causes(&error));
@@ -21,4 +22,16 @@ fn causes(error: &anyhow::Error) -> String {
         said if said.contains(&cause) => said.to_owned(),
         said => format!("{said}: {cause}"),
     })
+}
+
+/// Runs the privileged process.
+#[cfg(feature = "kernel")]
+fn loader(socket: OwnedFd) -> anyhow::Result<()> {
+    let channel = atalaya_sensor::channel::socket::Channel::from_descriptor(socket);
+    atalaya_sensor::loader::run(&channel)
+}
+
+#[cfg(not(feature = "kernel"))]
+fn loader(_socket: OwnedFd) -> anyhow::Result<()> {
+    anyhow::bail!("this sensor was built without the kernel's side")
 }

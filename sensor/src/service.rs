@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
 use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::confine::Confinement;
 use crate::control::{self, Answer, Request};
@@ -24,7 +25,6 @@ use crate::detector::{Detector, Ignored};
 #[cfg(test)]
 use crate::detector::{Handed, Sent};
 use crate::jail::{Counter, Fate};
-use crate::kernel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
 use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::SyslogOptions;

@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{Timestamp, Unit};
 
+use crate::channel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::cli::trial::printable;
 use crate::control::Status;
 use crate::jail::BanEnd;
-use crate::kernel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 
 /// How many addresses of a jail are listed; the JSON has all.

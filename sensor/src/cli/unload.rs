@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use crate::kernel::local_drop::pins::{PinnedLink, Pins};
+use crate::pinned::pins::{PinnedLink, Pins};
 use crate::store;
 
 /// Removes what is pinned, and says what it was. `state` is the sensor's state folder; with `all` what other sensors left

@@ -10,7 +10,8 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Config;
-use crate::kernel::local_drop::{Mode, Settings};
+use crate::channel::local_drop::Settings;
+use crate::pinned::Mode;
 
 /// So many bans fit where nothing else is said: some 30 MB of the kernel's memory when all are there.
 const MAX_ENTRIES: u32 = 262_144;

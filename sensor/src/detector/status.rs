@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::watched::Watched;
 use crate::filter::Filter;
 use crate::jail::{BanEnd, OwnBan, RefusedBan};
-use crate::kernel::local_drop::Dropped;
+use crate::pinned::Dropped;
 
 /// A jail as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]

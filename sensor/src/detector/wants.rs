@@ -3,10 +3,10 @@
 use super::Detector;
 #[cfg(feature = "kernel")]
 use super::watched::Watched;
+use crate::channel;
 use crate::jail::source::JailSource;
 #[cfg(feature = "kernel")]
 use crate::jail::source::spoken_of;
-use crate::kernel;
 #[cfg(feature = "kernel")]
 use crate::source::connections::Guard;
 use crate::source::journal::JournalMatch;
@@ -39,7 +39,7 @@ impl Detector {
     }
 
     /// What the jails want of the kernel besides logins.
-    pub fn wants_connections(&self) -> Option<kernel::connections::Wanted> {
+    pub fn wants_connections(&self) -> Option<channel::connections::Wanted> {
         let mut wanted = None;
         self.sources().for_each(|source| source.want_connections(&mut wanted));
         wanted

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use atalaya_wire::Seconds;
 
+use crate::channel;
 use crate::confine::files::Reach;
 use crate::filter::Filter;
 use crate::jail::ports;
-use crate::kernel;
 #[cfg(feature = "kernel")]
 use crate::source::connections::Guarded;
 use crate::source::journal::{Entry, JournalMatch};
@@ -262,7 +262,7 @@ impl JailSource {
     }
 
     /// Adds what the kernel has to look at for it besides logins.
-    pub fn want_connections(&self, wanted: &mut Option<kernel::connections::Wanted>) {
+    pub fn want_connections(&self, wanted: &mut Option<channel::connections::Wanted>) {
         match self {
             Self::Connections { .. } => drop(wanted.get_or_insert_default()),
             Self::Scan { interfaces, .. } => {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::jail::BanEnd;
-use crate::kernel::local_drop::Dropped;
+use crate::pinned::Dropped;
 
 /// How it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::kernel::Feeding;
 use super::{DROPS_INTERVAL, Shared, lock, stop_at};
+use crate::channel::ProgramState;
+use crate::channel::messages::Listener;
 use crate::detector::LimitReached;
-use crate::kernel::ProgramState;
 use crate::kernel::clock::age;
-use crate::kernel::listener::Listener;
 use crate::kernel::maps::{Lost, Maps, MapsError};
 use crate::kernel::process::Questions;
 use crate::source::connections::{Connections, Crossed, Guard, Guarded};
@@ -145,7 +145,7 @@ impl Feed {
 
     /// Whether good logins are seen, by key too: PAM's own verdicts tell of passwords alone.
     fn sees_logins(&self) -> bool {
-        let runs = |program: &crate::kernel::Program| {
+        let runs = |program: &crate::channel::Program| {
             program.state == ProgramState::On && program.name == "logins: audit"
         };
         self.questions.programs().iter().any(runs) || !lock(&self.watch).detector.journal_matches().is_empty()

@@ -14,18 +14,18 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
+use crate::channel::local_drop::Wanted;
 use crate::config::{Config, LocalDropConfig};
 use crate::control::Status;
 use crate::detector::JailStatus;
 use crate::jail::settings::JailConfig;
-use crate::kernel::local_drop::Wanted;
-use crate::kernel::local_drop::bans::Bans;
-use crate::kernel::local_drop::pins::Pins;
 use crate::local_drop::moment::Moment;
 use crate::local_drop::spared::Lifelines;
 use crate::local_drop::status::{DroppedBan, FleetStatus, LocalDropStatus};
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
+use crate::pinned::bans::Bans;
+use crate::pinned::pins::Pins;
 use crate::uplink::Following;
 use crate::uplink::membership::Membership;
 

@@ -15,14 +15,16 @@ const ENFORCER: Table = Table {
 
 const SENSOR: Table = Table {
     // `rfc5424` is a form of line that dates, filters, the detector and the syslog listener all have to take apart.
-    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel, filter > confine, date > rfc5424",
+    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel > channel > pinned, filter > confine, date > rfc5424",
     sideways: &[
         // A jail is set to a source: what it reads of the journal, and what the kernel is to count, are the source's.
         ("jail", "source"),
         // `run` starts the service.
         ("cli", "service"),
     ],
-    apart: &[],
+    // What runs in the privileged process, and what it shares with the worker: what the two say to each other, what is
+    // pinned in the kernel for both to open, and how a process gives up its rights.
+    apart: &[("loader", &["channel", "pinned", "confine"])],
 };
 
 #[test]

@@ -9,13 +9,16 @@ use atalaya_sensor_ebpf::local_drop::{
 };
 use aya::programs::Xdp;
 
-use super::bans::Bans;
-use super::interfaces::{self, Choice, Interface};
-use super::pins::Pins;
-use super::{Mode, SHOWN, Settings, Wanted, links};
-use crate::kernel::object::{Kit, Object, Refusal};
-use crate::kernel::part::{Handed, Part};
-use crate::kernel::{Program, ProgramState};
+use crate::channel::local_drop::{SHOWN, Settings, Wanted};
+use crate::channel::{Program, ProgramState};
+use crate::loader::object::{Kit, Object, Refusal};
+use crate::loader::part::{Handed, Part};
+use crate::pinned::Mode;
+use crate::pinned::bans::Bans;
+use crate::pinned::interfaces::{self, Choice, Interface};
+use crate::pinned::pins::Pins;
+
+mod links;
 
 /// The compiled object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/local_drop"));
