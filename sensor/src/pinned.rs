@@ -21,7 +21,7 @@ pub struct Dropped {
 
 /// What all bans did, since the maps were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct DropTotals {
     /// What was dropped.
     pub dropped: Dropped,
     /// Packets of banned addresses that passed, because they are allowed.

@@ -52,7 +52,7 @@ mod syslog_calls;
 mod unban;
 mod upkeep;
 
-use enforcer::{Link, Told, send};
+use enforcer::{Link, Resumed, send};
 use ignorecommands::{Doubt, ask_commands};
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
@@ -105,10 +105,10 @@ struct Service {
 }
 
 /// A sensor that is set up and does nothing yet.
-struct Opened {
+struct Idle {
     service: Service,
     /// What of an earlier run the way to the enforcer goes on with.
-    told: Told,
+    told: Resumed,
     /// What of an earlier run the jails go on with.
     counted: Counted,
     /// The offences of which an ignorecommand is asked.
@@ -125,7 +125,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let Opened { mut service, told, counted, doubts, writer } = open(&config, kernel, confinement)?;
+    let Idle { mut service, told, counted, doubts, writer } = open(&config, kernel, confinement)?;
     let listener = control::listen(&config.state)?;
     let state = config.state.clone();
     let Desk { watch, local_drop, outbox, store, .. } = service.desk.clone();
@@ -204,11 +204,13 @@ pub async fn run(
 }
 
 /// Takes over what an earlier run left in the state folder.
-fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Result<Opened> {
+fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Result<Idle> {
     let (store, mut saved, writer) = Store::open(&config.state)?;
     let outbox = Outbox::new(store.clone(), &saved);
-    let told =
-        Told { reporter: Reporter::new(outbox.name().clone(), saved.reports), ledger: saved.ledger.take() };
+    let told = Resumed {
+        reporter: Reporter::new(outbox.name().clone(), saved.reports),
+        ledger: saved.ledger.take(),
+    };
     if saved.waiting > 0 {
         tracing::info!(offences = saved.waiting, "offences from before wait for the enforcer");
     }
@@ -244,7 +246,7 @@ fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Re
         kernel,
         confinement,
     };
-    Ok(Opened { service, told, counted: (saved.counters, saved.bans), doubts, writer })
+    Ok(Idle { service, told, counted: (saved.counters, saved.bans), doubts, writer })
 }
 
 /// Counters and bans as they were saved.

@@ -61,7 +61,7 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         local_drop(drop, out)?;
     }
     let mut jails =
-        new_table(["jail", "source", "failing", "failures", "banned now", "banned in all", "ignored"]);
+        new_table(["jail", "source", "failing", "failures", "banned now", "banned in total", "ignored"]);
     for jail in &status.jails {
         jails.add_row([
             jail.name.to_string(),
@@ -148,7 +148,7 @@ fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
     };
     writeln!(
         out,
-        "  {} addresses and networks are spared, among them {}{passed}",
+        "  {} addresses and networks are protected, among them {}{passed}",
         drop.spared, drop.lifelines
     )?;
     if let Some(fleet) = &drop.fleet {
@@ -181,8 +181,10 @@ fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
 
 /// When a ban ends, to the second.
 fn end(until: BanEnd) -> String {
-    until
-        .map_or_else(|| "for ever".to_owned(), |until| until.round(Unit::Second).unwrap_or(until).to_string())
+    until.map_or_else(
+        || "permanent".to_owned(),
+        |until| until.round(Unit::Second).unwrap_or(until).to_string(),
+    )
 }
 
 /// What the enforcer was told beside offences, in a line.

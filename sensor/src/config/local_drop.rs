@@ -38,7 +38,7 @@ pub(super) struct RawLocalDrop(pub Option<LocalDropConfig>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Table {
+struct RawTable {
     enabled: bool,
     interfaces: Option<Vec<String>>,
     max_entries: u32,
@@ -118,7 +118,7 @@ impl<'de> Visitor<'de> for SwitchOrTable {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawLocalDrop, A::Error> {
-        let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+        let table = RawTable::deserialize(MapAccessDeserializer::new(map))?;
         if !(1..=MOST_ENTRIES).contains(&table.max_entries) {
             return Err(A::Error::custom(format!("max_entries must be 1 to {MOST_ENTRIES}")));
         }
@@ -133,15 +133,15 @@ impl<'de> Visitor<'de> for SwitchOrTable {
                 return Err(A::Error::custom(format!("`{wrong}` is no name of an interface")));
             }
         }
-        let Table { enabled, interfaces, max_entries, mode, fleet, even_my_session } = table;
+        let RawTable { enabled, interfaces, max_entries, mode, fleet, even_my_session } = table;
         let settings = Settings { interfaces, max_entries, mode };
         Ok(RawLocalDrop(enabled.then_some(LocalDropConfig { settings, fleet, even_my_session })))
     }
 }
 
-// === impl Table ===
+// === impl RawTable ===
 
-impl Default for Table {
+impl Default for RawTable {
     fn default() -> Self {
         let LocalDropConfig { settings, fleet, even_my_session } = LocalDropConfig::default();
         let Settings { interfaces, max_entries, mode } = settings;

@@ -29,12 +29,12 @@ const MAPS: [&str; 5] = [BANS_MAP, PREFIXES_MAP, ALLOW_MAP, KINDS_MAP, TOTALS_MA
 /// The part.
 #[derive(Default)]
 pub struct LocalDrop {
-    running: Option<Running>,
+    running: Option<Standing>,
     programs: Vec<Program>,
 }
 
 /// What is loaded.
-struct Running {
+struct Standing {
     object: Object,
     pins: Pins,
     settings: Settings,
@@ -106,7 +106,7 @@ impl Part for LocalDrop {
 
 /// Loads the object with the maps that are pinned, or with new ones, which get what stands in those of
 /// another size. Nothing is attached yet.
-fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Running, Handed), Refusal> {
+fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Standing, Handed), Refusal> {
     let maps = pins.make(VERSION, settings.max_entries).map_err(|error| unpinnable(pins, &error))?;
     let object = kit.load(OBJECT, |loader| {
         for name in MAPS {
@@ -133,12 +133,12 @@ fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Running, Handed)
     let handed = object.maps(&MAPS)?;
     let pins = pins.clone();
     let settings = settings.clone();
-    Ok((Running { object, pins, settings, maps, taken: BTreeMap::new(), waits }, handed))
+    Ok((Standing { object, pins, settings, maps, taken: BTreeMap::new(), waits }, handed))
 }
 
-// === impl Running ===
+// === impl Standing ===
 
-impl Running {
+impl Standing {
     /// Brings the links to the interfaces that are chosen now, and removes the maps of before.
     fn sync(&mut self) -> Program {
         let choice = interfaces::choose(self.settings.interfaces.as_deref());

@@ -13,7 +13,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 
-use super::{Dropped, Totals};
+use super::{DropTotals, Dropped};
 
 /// The maps.
 pub struct Bans {
@@ -132,10 +132,10 @@ impl Bans {
     }
 
     /// What all bans did.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> DropTotals {
         let sum = |total: Total| self.totals.get(&(total as u32), 0).map_or(0, |cpus| cpus.iter().sum());
         let dropped = Dropped { packets: sum(Total::Packets), bytes: sum(Total::Bytes) };
-        Totals { dropped, allowed: sum(Total::Allowed) }
+        DropTotals { dropped, allowed: sum(Total::Allowed) }
     }
 
     /// Adds the bans and allowed networks of other maps, as far as there is room; their counters start anew.

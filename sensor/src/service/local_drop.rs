@@ -32,8 +32,8 @@ use crate::uplink::membership::Membership;
 mod fleet;
 mod own_bans;
 
-use fleet::Snapshot;
-pub(super) use own_bans::{Opened, is_of_a_host};
+use fleet::FleetSnapshot;
+pub(super) use own_bans::{LetPass, is_of_a_host};
 
 /// How often bans that are over leave the maps. The kernel lets their packets pass by itself.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ struct State {
     /// Where following the fleet's bans stands.
     following: Option<watch::Receiver<Following>>,
     /// The last snapshot of the fleet's bans that began.
-    snapshot: Option<Snapshot>,
+    snapshot: Option<FleetSnapshot>,
     /// Which ledger has, or refused, what the jails here asked for.
     ledger: Option<Name>,
     /// Networks whose bans the enforcer lifted, until its next mark: then it is known what else covers them.
