@@ -1,4 +1,5 @@
-//! The loader, the privileged one of the two processes, and all that runs in it: does what the worker asks, looks around every few seconds, and ends with the worker.
+//! The loader, the privileged one of the two processes, and all that runs in it: does what the worker asks, looks around
+//! every few seconds, and ends with the worker.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -325,7 +325,7 @@ async fn the_jails_bans_follow_what_the_enforcer_says_of_each_offence() {
             // And one that was never asked.
             let rulings =
                 format!(r#"[{{"sequence":{sequence},{answer}}},{{"sequence":99,"refused":"over"}}]"#);
-            let seven = vec![r#"{"sequence":5,"reason":"a\nreserved name"}"#; 7].join(",");
+            let seven = [r#"{"sequence":5,"reason":"a\nreserved name"}"#; 7].join(",");
             let refused = if answer.contains("refused") { seven } else { String::new() };
             let ack = format!(
                 r#"{{"through":{sequence},"ledger":"one","rulings":{rulings},"refused":[{refused}]}}"#
