@@ -1,15 +1,19 @@
 //! Builds the kernel programs from source and leaves the objects in `OUT_DIR`, where
-//! the loader (`src/kernel/`) embeds them. Without the feature `kernel` it does nothing.
+//! the loader (`src/loader/`) embeds them. Without the feature `kernel` it does nothing.
 
 #[cfg(feature = "kernel")]
 #[path = "../sensor-ebpf/toolchain.rs"]
 mod toolchain;
 
+#[cfg(feature = "kernel")]
 fn main() -> anyhow::Result<()> {
-    #[cfg(feature = "kernel")]
-    kernel::build()?;
     println!("cargo:rerun-if-changed=build.rs");
-    Ok(())
+    kernel::build()
+}
+
+#[cfg(not(feature = "kernel"))]
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
 }
 
 #[cfg(feature = "kernel")]

@@ -2,7 +2,10 @@
 //! the kernel itself measures them over many runs of one packet, in the best round of some, since others use
 //! the machine too. The program is the same in every profile. Needs root. `cargo bench -p atalaya-sensor --bench local_drop`.
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot set its scene fails")]
+#![cfg_attr(
+    feature = "kernel",
+    expect(clippy::unwrap_used, reason = "a bench that cannot set its scene fails")
+)]
 
 #[cfg(not(feature = "kernel"))]
 fn main() {
@@ -19,10 +22,10 @@ mod bench {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
-    use atalaya_sensor::kernel::local_drop::OBJECT;
-    use atalaya_sensor::kernel::local_drop::bans::Bans;
     use atalaya_sensor::kernel::maps::Maps;
-    use atalaya_sensor::kernel::object::{Kit, Object};
+    use atalaya_sensor::loader::local_drop::OBJECT;
+    use atalaya_sensor::loader::object::{Kit, Object};
+    use atalaya_sensor::pinned::bans::Bans;
     use atalaya_sensor_ebpf::local_drop::{
         ALLOW_MAP, BANS_MAP, DROP_PROGRAM, FOR_EVER, KINDS_MAP, PREFIXES_MAP, TOTALS_MAP,
     };

@@ -6,27 +6,26 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::channel::logins::Verdicts;
 use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
-use crate::jail::Policy;
-use crate::jail::ignore::{IgnoreCommand, IgnoreList};
+use crate::jail::ignore::IgnoreList;
 use crate::jail::ports;
-use crate::kernel::logins::Verdicts;
-use crate::source::journal::JournalMatch;
+use crate::jail::settings::JailConfig;
+use crate::jail::source::spoken_of;
 
 mod jail;
 mod local_drop;
+mod reach;
 
 use jail::RawJail;
-pub(crate) use jail::exists;
-pub use jail::{EscalateTable, find_filter, find_theirs};
+pub use jail::{find_filter, find_theirs};
 pub use local_drop::LocalDropConfig;
 use local_drop::RawLocalDrop;
 
@@ -99,74 +98,6 @@ pub struct LoginsConfig {
     /// Whether a peer that a program knows by name alone is asked of `getpeername`. It costs every call of it on
     /// this host one to two microseconds.
     pub peers: bool,
-}
-
-/// One enabled jail.
-#[derive(Debug)]
-pub struct JailConfig {
-    /// What it counts and when it decides.
-    pub policy: Policy,
-    /// Where it looks.
-    pub source: JailSource,
-    /// The TCP ports that it guards, or that its service has.
-    pub ports: Vec<u16>,
-    /// The zone of dates that state none; the system's where there is none.
-    pub zone: Option<TimeZone>,
-    /// Whom it spares besides the networks of its policy: names and files, to be looked up.
-    pub ignore: IgnoreList,
-    /// Asked about an address before it is reported.
-    pub ignorecommand: Option<Arc<IgnoreCommand>>,
-    /// Whether the host's own addresses are spared.
-    pub ignore_self: bool,
-}
-
-/// Where a jail looks for failures.
-#[derive(Debug)]
-pub enum JailSource {
-    /// Failed logins that the kernel sees.
-    Logins {
-        /// Only these services (`sshd`, `vsftpd`…); all of them where empty.
-        services: Vec<String>,
-    },
-    /// Connections that the kernel sees, to the jail's ports; to those that the other jails speak of, where it
-    /// names none.
-    Connections {
-        /// Only those that end within this time, with no login from their address.
-        short: Option<Seconds>,
-    },
-    /// Closed ports that are touched.
-    Scan {
-        /// Whether addresses count that completed no handshake lately, and so may be forged.
-        unverified: bool,
-        /// At these interfaces; where the kernel tells of them, where empty.
-        interfaces: Vec<String>,
-    },
-    /// Lines of log files.
-    Files {
-        /// Paths, which may have wildcards.
-        paths: Vec<String>,
-        /// Which lines are failures.
-        filter: Filter,
-    },
-    /// Entries of systemd's journal.
-    Journal {
-        /// Which entries.
-        wanted: JournalMatch,
-        /// Which of them are failures.
-        filter: Filter,
-    },
-    /// What root's programs of this host say to syslog, seen as they call libc's function.
-    SyslogCalls {
-        /// Only these programs (`sshd`, `dovecot`…); all of them where empty.
-        programs: Vec<String>,
-        /// Which messages are failures.
-        filter: Filter,
-    },
-    /// Messages that arrive at the syslog listener.
-    Syslog {
-        /// Which messages are failures.
-        filter: Filter,
-    },
 }
 
 /// What is wrong with the configuration, and where.
@@ -274,7 +205,7 @@ impl Config {
             jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, at, &wrong)?);
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
-        if let Some(deaf) = jails.iter().find(|jail| matches!(jail.source, JailSource::Syslog { .. }))
+        if let Some(deaf) = jails.iter().find(|jail| jail.source.wants_syslog_listener())
             && !listens
         {
             let name = &deaf.policy.name;
@@ -308,11 +239,7 @@ impl Config {
 
     /// The ports that the jails other than those of connections speak of.
     pub fn spoken_of(&self) -> Vec<u16> {
-        let others = self.jails.iter().filter(|jail| !matches!(jail.source, JailSource::Connections { .. }));
-        let mut ports: Vec<u16> = others.flat_map(|jail| &jail.ports).copied().collect();
-        ports.sort_unstable();
-        ports.dedup();
-        ports
+        spoken_of(self.jails.iter().map(|jail| (&jail.source, &*jail.ports)))
     }
 
     /// The ports that a jail of connections guards.
@@ -325,13 +252,10 @@ impl Config {
         let mut watched: BTreeMap<u16, usize> = BTreeMap::new();
         let (mut counting, mut scans) = (0, 0);
         for jail in &self.jails {
-            match jail.source {
-                JailSource::Connections { .. } => {
-                    counting += 1;
-                    self.guarded(jail).into_iter().for_each(|port| *watched.entry(port).or_default() += 1);
-                }
-                JailSource::Scan { .. } => scans += 1,
-                _ => {}
+            counting += usize::from(jail.source.is_connections());
+            scans += usize::from(jail.source.is_scan());
+            if jail.source.is_connections() {
+                self.guarded(jail).into_iter().for_each(|port| *watched.entry(port).or_default() += 1);
             }
         }
         if counting > MOST_CONNECTION_JAILS {
@@ -356,61 +280,7 @@ impl Config {
     /// The filter of a jail that reads lines, and the zone of its dates.
     pub fn filter_of(&self, jail: &str) -> Option<(&Filter, Option<&TimeZone>)> {
         let jail = self.jails.iter().find(|config| config.policy.name.as_str() == jail)?;
-        match &jail.source {
-            JailSource::Files { filter, .. }
-            | JailSource::Journal { filter, .. }
-            | JailSource::SyslogCalls { filter, .. }
-            | JailSource::Syslog { filter } => Some((filter, jail.zone.as_ref())),
-            JailSource::Logins { .. } | JailSource::Connections { .. } | JailSource::Scan { .. } => None,
-        }
-    }
-}
-
-impl Config {
-    /// Says what a jail that the kernel counts for can, and cannot.
-    fn explain(&self, jail: &JailConfig, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let policy = &jail.policy;
-        match &jail.source {
-            JailSource::Connections { short } => {
-                if self.guarded(jail).is_empty() {
-                    writeln!(
-                        f,
-                        "  warning: it guards no port: give it `ports`, such as [22, \"https\"], for no other jail says which"
-                    )?;
-                }
-                if short.is_some() {
-                    writeln!(
-                        f,
-                        "  note: an address from which somebody logged in within {} is spared. Logins are seen through libaudit, and in the journal where a jail reads it: guard only services whose logins are seen so. Where there is neither, this jail counts nothing",
-                        policy.findtime
-                    )?;
-                    if let Some(port) = self.guarded(jail).iter().find(|port| matches!(port, 80 | 443)) {
-                        writeln!(
-                            f,
-                            "  warning: nobody logs in to port {port} in a way that is seen here: every short visit would count"
-                        )?;
-                    }
-                }
-            }
-            JailSource::Scan { unverified: false, .. } => {
-                writeln!(
-                    f,
-                    "  note: only addresses that completed a connection to this host within the last hour count; `unverified = true` counts all"
-                )?;
-                writeln!(
-                    f,
-                    "  note: a packet to a closed port can be sent in another's name: keep the bantime short, and allow whom you cannot miss"
-                )?;
-            }
-            JailSource::Scan { unverified: true, .. } => {
-                writeln!(
-                    f,
-                    "  warning: unverified: whoever can forge a sender's address can have that address banned: keep the bantime short, and allow whom you cannot miss"
-                )?;
-            }
-            _ => {}
-        }
-        Ok(())
+        Some((jail.source.filter()?, jail.zone.as_ref()))
     }
 }
 
@@ -449,34 +319,8 @@ impl fmt::Display for Config {
         }
         for jail in &self.jails {
             let policy = &jail.policy;
-            let source = match &jail.source {
-                JailSource::Logins { services } if services.is_empty() => {
-                    "logins of every service".to_owned()
-                }
-                JailSource::Logins { services } => format!("logins of {}", services.join(", ")),
-                JailSource::Connections { .. } => {
-                    format!("connections to {}", ports::shown(&self.guarded(jail)))
-                }
-                JailSource::Scan { interfaces, .. } if interfaces.is_empty() => "closed ports".to_owned(),
-                JailSource::Scan { interfaces, .. } => format!("closed ports, at {}", interfaces.join(", ")),
-                JailSource::Files { paths, .. } => format!("files {}", paths.join(", ")),
-                JailSource::Journal { .. } => "systemd's journal".to_owned(),
-                JailSource::SyslogCalls { programs, .. } if programs.is_empty() => {
-                    "what every program of root says to syslog".to_owned()
-                }
-                JailSource::SyslogCalls { programs, .. } => {
-                    format!("what {} says to syslog", programs.join(", "))
-                }
-                JailSource::Syslog { .. } => "syslog messages".to_owned(),
-            };
-            let counted = match &jail.source {
-                JailSource::Connections { short: None } => "new ones".to_owned(),
-                JailSource::Connections { short: Some(short) } => {
-                    format!("that end within {short}, with no login from their address,")
-                }
-                JailSource::Scan { .. } => "different ones touched".to_owned(),
-                _ => "failures".to_owned(),
-            };
+            let guarded = self.guarded(jail);
+            let (source, counted) = (jail.source.description(&guarded), jail.source.counted());
             writeln!(
                 f,
                 "jail {}: {source}; {} {counted} in {} ban for {}{}{}",
@@ -490,18 +334,16 @@ impl fmt::Display for Config {
                     bits => format!("; IPv6 by /{bits}"),
                 }
             )?;
-            self.explain(jail, f)?;
+            for note in jail.source.notes(&guarded, policy.findtime) {
+                writeln!(f, "  {note}")?;
+            }
             if self.report && jail.ignorecommand.is_some() {
                 writeln!(
                     f,
-                    "  note: its failures are not reported: only its ignorecommand knows whom it spares"
+                    "  note: its failures are not reported: only its ignorecommand knows whom it protects"
                 )?;
             }
-            if let JailSource::Files { filter, .. }
-            | JailSource::Journal { filter, .. }
-            | JailSource::SyslogCalls { filter, .. }
-            | JailSource::Syslog { filter } = &jail.source
-            {
+            if let Some(filter) = jail.source.filter() {
                 for warning in filter.warnings() {
                     writeln!(f, "  warning: {warning}")?;
                 }
@@ -608,6 +450,7 @@ fn hint(error: &std::io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jail::source::JailSource;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("sensor.toml")).map_err(|error| error.to_string())

@@ -15,9 +15,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::channel::Program;
 use crate::confine::Confinement;
 use crate::detector::JailStatus;
-use crate::kernel::Program;
 use crate::local_drop::status::LocalDropStatus;
 use crate::uplink::report::ReportStatus;
 

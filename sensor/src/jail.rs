@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub mod ignore;
 mod own_bans;
 pub mod ports;
+pub mod settings;
+pub mod source;
 
 pub use own_bans::{BanEnd, Fate, OwnBan, OwnBans, RefusedBan};
 
@@ -288,11 +290,7 @@ impl Jail {
         evidence: Vec<Evidence>,
     ) -> Offence {
         self.totals.offences += 1;
-        let until = match bantime {
-            BanTime::For(seconds) => time.checked_add(seconds.signed()).ok(),
-            BanTime::Permanent => None,
-        };
-        self.bans.ask(address, time, until, self.policy.limit);
+        self.bans.ask(address, time, bantime.end(time), self.policy.limit);
         let escalation = self.policy.escalation.clone();
         Offence { jail: self.policy.name.clone(), address, time, failures, bantime, escalation, evidence }
     }

@@ -3,7 +3,6 @@
 //! the program that hold to it are in [`kernel`](crate::kernel).
 
 pub mod moment;
-pub mod routes;
 pub mod session;
 pub mod spared;
 pub mod status;

@@ -3,9 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-#[cfg(test)]
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,16 +17,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
 use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::confine::Confinement;
 use crate::control::{self, Answer, Request};
-use crate::detector::{Detector, Handed, Ignored, Sent};
+use crate::detector::{Detector, Ignored};
+#[cfg(test)]
+use crate::detector::{Handed, Sent};
 use crate::jail::{Counter, Fate};
-use crate::kernel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
 use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::SyslogOptions;
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, Writer};
 use crate::uplink::outbox::Outbox;
 use crate::uplink::report::{ReportStatus, Reporter};
 
@@ -51,8 +52,8 @@ mod syslog_calls;
 mod unban;
 mod upkeep;
 
-use enforcer::{Link, Told, send};
-use ignorecommands::{DOUBTS, ask_commands};
+use enforcer::{Link, Resumed, send};
+use ignorecommands::{Doubt, ask_commands};
 use kernel::{Feeding, Kernel};
 use local_drop::LocalDrop;
 pub use prepared::{Prepared, prepare};
@@ -103,6 +104,18 @@ struct Service {
     confinement: Confinement,
 }
 
+/// A sensor that is set up and does nothing yet.
+struct Idle {
+    service: Service,
+    /// What of an earlier run the way to the enforcer goes on with.
+    told: Resumed,
+    /// What of an earlier run the jails go on with.
+    counted: Counted,
+    /// The offences of which an ignorecommand is asked.
+    doubts: mpsc::Receiver<Doubt>,
+    writer: Writer,
+}
+
 /// Runs the sensor until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
 /// `atalaya-sensor reload`.
 pub async fn run(
@@ -112,76 +125,14 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let (store, mut saved, writer) = Store::open(&config.state)?;
-    let outbox = Outbox::new(store.clone(), &saved);
-    let told =
-        Told { reporter: Reporter::new(outbox.name().clone(), saved.reports), ledger: saved.ledger.take() };
-    if saved.waiting > 0 {
-        tracing::info!(offences = saved.waiting, "offences from before wait for the enforcer");
-    }
+    let Idle { mut service, told, counted, doubts, writer } = open(&config, kernel, confinement)?;
     let listener = control::listen(&config.state)?;
     let state = config.state.clone();
+    let Desk { watch, local_drop, outbox, store, .. } = service.desk.clone();
 
-    let (doubtful, doubts) = mpsc::channel(DOUBTS);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let ignored = Ignored {
-        configured: config.allow.clone(),
-        own: own_addresses(),
-        enforcer: std::mem::take(&mut saved.allow).networks,
-    };
-    let local_drop = LocalDrop::default();
-    let mut detector = Detector::new(Vec::new(), ignored, TimeZone::system(), {
-        let (outbox, asked, local_drop) = (outbox.clone(), asked.clone(), local_drop.clone());
-        move |offence, command| match command {
-            None => {
-                // Before the network and the disk.
-                let held = local_drop.offence(&offence);
-                Handed::Sent(Sent { sequence: outbox.push(offence), held })
-            }
-            Some(command) => {
-                asked.fetch_add(1, Ordering::SeqCst);
-                if let Err(error) = doubtful.try_send((offence, command)) {
-                    asked.fetch_sub(1, Ordering::SeqCst);
-                    tracing::warn!(%error, "an ignorecommand is too slow for the offences that come: one is dropped, and comes again with its next failures");
-                    return Handed::Lost;
-                }
-                Handed::Asked
-            }
-        }
-    });
-    detector.set_trusted(local_drop.trusted());
-    let positions = saved.positions.into_iter().map(|position| (position.key(), position)).collect();
-    let watch = Watch {
-        detector,
-        unsaved: Snapshot::default(),
-        positions,
-        journal: saved.journal,
-        asked,
-        files: None,
-        lines: 0,
-        reports: ReportStatus::default(),
-    };
-    local_drop.set_ledger(told.ledger.clone());
-    let desk = Desk {
-        link: Link::default(),
-        watch: Arc::new(Mutex::new(watch)),
-        local_drop: local_drop.clone(),
-        outbox: outbox.clone(),
-        store: store.clone(),
-    };
-    let mut service = Service {
-        desk,
-        tasks: TaskTracker::new(),
-        shutdown: CancellationToken::new(),
-        started: Timestamp::now(),
-        rate: Arc::default(),
-        kernel,
-        confinement,
-    };
-    let watch = service.desk.watch.clone();
     // Before it is told that there is no enforcer: for hosts without a router that is as it should be. And before
     // the enforcer says what became of the bans of before.
-    let dropping = service.load(&mut config, Some((saved.counters, saved.bans)));
+    let dropping = service.load(&mut config, Some(counted));
     service.spawn(send(service.desk.clone(), state.clone(), told));
     service.spawn(ask_commands(watch.clone(), doubts, outbox, local_drop.clone()));
 
@@ -229,37 +180,7 @@ pub async fn run(
             },
         };
         let answer = match reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new)) {
-            Ok(config) if config.state != state => Answer::Failed {
-                message: format!(
-                    "`state` cannot be changed by a reload: restart the sensor to go on with {}; it runs on as before",
-                    config.state.display()
-                ),
-            },
-            Ok(mut config) => {
-                sources.stop().await;
-                save(&watch, &store);
-                let told = config.to_string();
-                let dropping = service.load(&mut config, None);
-                match service.start(config, dropping).await {
-                    Ok(started) => {
-                        sources = started;
-                        told.lines().for_each(|line| tracing::info!("{line}"));
-                        let jails = lock(&watch).detector.totals().count();
-                        tracing::info!(jails, sources = sources.names.join(","), "reloaded");
-                        Answer::Done {
-                            message: format!("reloaded: {jails} jails, sources {}", sources.names.join(", ")),
-                        }
-                    }
-                    Err(error) => {
-                        sources = Sources::none();
-                        Answer::Failed {
-                            message: format!(
-                                "the new configuration cannot run: {error:#}; nothing is noticed until it is mended and loaded again"
-                            ),
-                        }
-                    }
-                }
-            }
+            Ok(config) => service.reload(config, &state, &mut sources).await,
             Err(error) => Answer::Failed { message: format!("{error}; the sensor runs on as before") },
         };
         if let Answer::Failed { message } = &answer {
@@ -280,6 +201,52 @@ pub async fn run(
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || writer.join()))
         .await;
     outcome
+}
+
+/// Takes over what an earlier run left in the state folder.
+fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Result<Idle> {
+    let (store, mut saved, writer) = Store::open(&config.state)?;
+    let outbox = Outbox::new(store.clone(), &saved);
+    let told = Resumed {
+        reporter: Reporter::new(outbox.name().clone(), saved.reports),
+        ledger: saved.ledger.take(),
+    };
+    if saved.waiting > 0 {
+        tracing::info!(offences = saved.waiting, "offences from before wait for the enforcer");
+    }
+    let asked = Arc::new(AtomicUsize::new(0));
+    let ignored = Ignored {
+        configured: config.allow.clone(),
+        own: own_addresses(),
+        enforcer: std::mem::take(&mut saved.allow).networks,
+    };
+    let local_drop = LocalDrop::default();
+    let (offended, doubts) = ignorecommands::outlet(outbox.clone(), local_drop.clone(), asked.clone());
+    let mut detector = Detector::new(Vec::new(), ignored, TimeZone::system(), offended);
+    detector.set_trusted(local_drop.trusted());
+    let positions = saved.positions.into_iter().map(|position| (position.key(), position)).collect();
+    let watch = Watch {
+        detector,
+        unsaved: Snapshot::default(),
+        positions,
+        journal: saved.journal,
+        asked,
+        files: None,
+        lines: 0,
+        reports: ReportStatus::default(),
+    };
+    local_drop.set_ledger(told.ledger.clone());
+    let desk = Desk { link: Link::default(), watch: Arc::new(Mutex::new(watch)), local_drop, outbox, store };
+    let service = Service {
+        desk,
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        started: Timestamp::now(),
+        rate: Arc::default(),
+        kernel,
+        confinement,
+    };
+    Ok(Idle { service, told, counted: (saved.counters, saved.bans), doubts, writer })
 }
 
 /// Counters and bans as they were saved.
@@ -303,6 +270,41 @@ impl Service {
             watch.detector.restore_bans(bans);
         }
         local_drop
+    }
+
+    /// Goes on with another configuration, whose state folder must be the same.
+    async fn reload(&mut self, mut config: Config, state: &Path, sources: &mut Sources) -> Answer {
+        if config.state != state {
+            return Answer::Failed {
+                message: format!(
+                    "`state` cannot be changed by a reload: restart the sensor to go on with {}; it runs on as before",
+                    config.state.display()
+                ),
+            };
+        }
+        sources.stop().await;
+        save(&self.desk.watch, &self.desk.store);
+        let told = config.to_string();
+        let dropping = self.load(&mut config, None);
+        match self.start(config, dropping).await {
+            Ok(started) => {
+                *sources = started;
+                told.lines().for_each(|line| tracing::info!("{line}"));
+                let jails = lock(&self.desk.watch).detector.totals().count();
+                tracing::info!(jails, sources = sources.names.join(","), "reloaded");
+                Answer::Done {
+                    message: format!("reloaded: {jails} jails, sources {}", sources.names.join(", ")),
+                }
+            }
+            Err(error) => {
+                *sources = Sources::none();
+                Answer::Failed {
+                    message: format!(
+                        "the new configuration cannot run: {error:#}; nothing is noticed until it is mended and loaded again"
+                    ),
+                }
+            }
+        }
     }
 
     /// Goes on with the sources that the jails need.

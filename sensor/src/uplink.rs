@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, Grounds, MAX_BATCH, Name, NumberedOffence,
-    NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, Report, Ruling, UNBAN_PATH, Unban,
-    VERSION,
+    NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
+    UNBAN_PATH, Unban, VERSION,
 };
 use backon::BackoffBuilder;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -31,6 +31,11 @@ pub use bans::Following;
 /// How long one request may take, and how long a refused sensor waits before it asks again.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+/// How many offences of a batch that the enforcer took for none are logged one by one, and how many characters of the
+/// reason.
+const MOST_SAID: usize = 5;
+const LONGEST_REASON: usize = 500;
 
 /// A connection to one enforcer.
 #[derive(Clone, Debug)]
@@ -186,6 +191,7 @@ impl Uplink {
             let error = match self.answer::<Ack>(request).await {
                 Ok(ack) => {
                     tracing::debug!(through = ack.through, offences = batch.offences.len(), "acked");
+                    warn_refused(&ack.refused);
                     answered(batch.offences, ack.rulings).await;
                     // Of a ledger that is new here the bans that stand are sent again, those just refused not.
                     self.saw(ack.ledger.as_ref());
@@ -354,6 +360,19 @@ pub(crate) fn backoff() -> impl Iterator<Item = Duration> {
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+/// Says what the enforcer will never take. It says so once for each, and the log holds the first few of a batch: where
+/// one is wrong the others mostly are in the same way.
+fn warn_refused(refused: &[RefusedOffence]) {
+    for RefusedOffence { sequence, reason } in refused.iter().take(MOST_SAID) {
+        let reason: String = reason.chars().take(LONGEST_REASON).collect();
+        tracing::warn!(sequence, reason, "the enforcer took an offence for none: nobody is banned for it");
+    }
+    let more = refused.len().saturating_sub(MOST_SAID);
+    if more > 0 {
+        tracing::warn!(offences = more, "the enforcer took more offences of the same batch for none");
+    }
 }
 
 /// An error and its causes, outermost first.

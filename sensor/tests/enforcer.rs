@@ -36,6 +36,8 @@ struct Enforcer {
 struct Sensor {
     child: Child,
     folder: tempfile::TempDir,
+    /// What it logs of offences that the enforcer took for none.
+    none: std::sync::mpsc::Receiver<String>,
 }
 
 // === impl Enforcer ===
@@ -131,21 +133,25 @@ impl Sensor {
             .spawn()
             .unwrap();
         let (ready, is_ready) = std::sync::mpsc::channel();
+        let (taken, none) = std::sync::mpsc::channel();
         let outputs: [Box<dyn std::io::Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for output in outputs {
-            let ready = ready.clone();
+            let (ready, taken) = (ready.clone(), taken.clone());
             std::thread::spawn(move || {
                 for line in LineReader::new(output).lines().map_while(Result::ok) {
                     println!("{line}");
                     if line.contains("ready") {
                         let _ = ready.send(());
                     }
+                    if line.contains("for none") {
+                        let _ = taken.send(line);
+                    }
                 }
             });
         }
         is_ready.recv_timeout(Duration::from_secs(20)).expect("the sensor does not start");
-        Self { child, folder }
+        Self { child, folder, none }
     }
 
     /// Logs a failure of each of these.
@@ -319,7 +325,12 @@ async fn the_jails_bans_follow_what_the_enforcer_says_of_each_offence() {
             // And one that was never asked.
             let rulings =
                 format!(r#"[{{"sequence":{sequence},{answer}}},{{"sequence":99,"refused":"over"}}]"#);
-            asked.say(200, &format!(r#"{{"through":{sequence},"ledger":"one","rulings":{rulings}}}"#));
+            let seven = [r#"{"sequence":5,"reason":"a\nreserved name"}"#; 7].join(",");
+            let refused = if answer.contains("refused") { seven } else { String::new() };
+            let ack = format!(
+                r#"{{"through":{sequence},"ledger":"one","rulings":{rulings},"refused":[{refused}]}}"#
+            );
+            asked.say(200, &ack);
         }
     }
     let (mut jail, mut tries) = (serde_json::Value::Null, 0);
@@ -339,6 +350,15 @@ async fn the_jails_bans_follow_what_the_enforcer_says_of_each_offence() {
     let grounds: Vec<&str> =
         jail["refused"].as_array().unwrap().iter().map(|one| one["grounds"].as_str().unwrap()).collect();
     assert_eq!(grounds, ["allowed", "unusable"]);
+
+    // What is no offence at all is logged, some of it in words.
+    let line = || sensor.none.recv_timeout(Duration::from_secs(20)).unwrap();
+    for _ in 0..5 {
+        let line = line();
+        assert!(line.contains("WARN") && line.contains(r"a\nreserved name"), "{line}");
+    }
+    let rest = line();
+    assert!(rest.contains("offences=2"), "{rest}");
 
     // Nor is it sent again to a ledger that knows nothing, after a restart.
     let folder = sensor.stop();

@@ -458,17 +458,17 @@ fn an_import_is_read_back_as_the_same_jails() {
     for theirs in &imported.jails {
         let name = theirs.policy.name.as_str();
         let ours = config.jails.iter().find(|jail| jail.policy.name.as_str() == name).unwrap();
-        let policy = |jail: &atalaya_sensor::config::JailConfig| {
+        let policy = |jail: &atalaya_sensor::jail::settings::JailConfig| {
             let policy = &jail.policy;
             (policy.maxretry, policy.findtime, policy.bantime, Vec::<String>::from(policy.ignore.clone()))
         };
         assert_eq!(policy(ours), policy(theirs), "{name}");
         assert_eq!(ours.ignore.names, theirs.ignore.names, "{name}");
-        let regexes = |config: &atalaya_sensor::config::JailConfig| match &config.source {
-            atalaya_sensor::config::JailSource::Files { paths, filter } => {
+        let regexes = |config: &atalaya_sensor::jail::settings::JailConfig| match &config.source {
+            atalaya_sensor::jail::source::JailSource::Files { paths, filter } => {
                 (paths.clone(), filter.regexes().map(str::to_owned).collect::<Vec<_>>())
             }
-            atalaya_sensor::config::JailSource::Journal { filter, .. } => {
+            atalaya_sensor::jail::source::JailSource::Journal { filter, .. } => {
                 (Vec::new(), filter.regexes().map(str::to_owned).collect())
             }
             _ => panic!("{name} reads something else"),

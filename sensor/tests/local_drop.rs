@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use atalaya_sensor::kernel::local_drop::bans::Bans;
-use atalaya_sensor::kernel::local_drop::{Dropped, OBJECT};
 use atalaya_sensor::kernel::maps::Maps;
-use atalaya_sensor::kernel::object::{Kit, Object};
+use atalaya_sensor::loader::local_drop::OBJECT;
+use atalaya_sensor::loader::object::{Kit, Object};
+use atalaya_sensor::pinned::Dropped;
+use atalaya_sensor::pinned::bans::Bans;
 use atalaya_sensor_ebpf::local_drop::{
     ALLOW_MAP, BANS_MAP, DROP_PROGRAM, FOR_EVER, KINDS_MAP, PREFIXES_MAP, TOTALS_MAP,
 };

@@ -59,6 +59,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     let checked = words.len();
     match warnings {
         0 => println!("{checked} checked: nothing to warn of"),
+        1 => println!("{checked} checked, 1 warning"),
         count => println!("{checked} checked, {count} warnings"),
     }
     Ok(if warnings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

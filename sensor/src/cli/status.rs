@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{Timestamp, Unit};
 
+use crate::channel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::cli::trial::printable;
 use crate::control::Status;
 use crate::jail::BanEnd;
-use crate::kernel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 
 /// How many addresses of a jail are listed; the JSON has all.
@@ -61,7 +61,7 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         local_drop(drop, out)?;
     }
     let mut jails =
-        new_table(["jail", "source", "failing", "failures", "banned now", "banned in all", "ignored"]);
+        new_table(["jail", "source", "failing", "failures", "banned now", "banned in total", "ignored"]);
     for jail in &status.jails {
         jails.add_row([
             jail.name.to_string(),
@@ -148,7 +148,7 @@ fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
     };
     writeln!(
         out,
-        "  {} addresses and networks are spared, among them {}{passed}",
+        "  {} addresses and networks are protected, among them {}{passed}",
         drop.spared, drop.lifelines
     )?;
     if let Some(fleet) = &drop.fleet {
@@ -181,8 +181,10 @@ fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
 
 /// When a ban ends, to the second.
 fn end(until: BanEnd) -> String {
-    until
-        .map_or_else(|| "for ever".to_owned(), |until| until.round(Unit::Second).unwrap_or(until).to_string())
+    until.map_or_else(
+        || "permanent".to_owned(),
+        |until| until.round(Unit::Second).unwrap_or(until).to_string(),
+    )
 }
 
 /// What the enforcer was told beside offences, in a line.

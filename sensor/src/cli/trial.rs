@@ -68,7 +68,7 @@ struct Fields(Vec<Field>);
 
 /// What was found.
 #[derive(Default)]
-struct Tally {
+struct Sums {
     lines: u64,
     matched: u64,
     ignored: u64,
@@ -91,7 +91,7 @@ struct Trial<'a, W> {
     shown: Filter,
     out: W,
     colour: bool,
-    tally: Tally,
+    tally: Sums,
 }
 
 /// Runs the trial and prints what it found. Status 0 where something matched, else 1.
@@ -118,7 +118,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
 
     let named::Found { mut filter, what, zone } = found;
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let tally = Tally { hits: vec![0; filter.regexes().count()], ..Tally::default() };
+    let tally = Sums { hits: vec![0; filter.regexes().count()], ..Sums::default() };
     let out = io::BufWriter::new(io::stdout().lock());
     let mut trial =
         Trial { arguments, what, dates: filter.dates(), zone, shown: filter.clone(), out, colour, tally };

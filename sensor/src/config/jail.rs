@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use atalaya_wire::{BanTime, Escalation, Name, Seconds};
-use serde::{Deserialize, Serialize};
+use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Seconds};
+use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, JailConfig, JailSource, RawDefaults, yes};
+use super::{ConfigError, RawDefaults, yes};
 use crate::date;
 use crate::fail2ban::Fail2ban;
 use crate::filter::catalogue;
@@ -16,6 +16,9 @@ use crate::filter::{FilterDefinition, FilterError};
 use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports::{self, Ports};
+use crate::jail::settings::JailConfig;
+use crate::jail::source::JailSource;
+use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
 /// The most lines that a regex may see at once.
@@ -73,29 +76,7 @@ enum RawSource {
 #[serde(untagged)]
 enum Escalate {
     Usual(bool),
-    Table(EscalateTable),
-}
-
-/// How bans grow for an address that comes back.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct EscalateTable {
-    /// What the ban time is multiplied with: for an address that was never banned, once, twice…; the last
-    /// repeats. Doubles each time unless given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub multipliers: Option<Vec<f64>>,
-    /// The longest that a ban grows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max: Option<Seconds>,
-    /// Up to so much more, by chance.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub random: Option<Seconds>,
-    /// Whether bans of other jails count too.
-    #[serde(default)]
-    pub overall: bool,
-    /// For each such time since the last ban ended, one earlier ban is forgotten.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decay: Option<Seconds>,
+    Table(EscalationTable),
 }
 
 /// A string, or a list of strings.
@@ -199,8 +180,8 @@ impl RawJail {
             decay: self.decay.unwrap_or(standard.decay),
             escalation: match &self.escalate {
                 None | Some(Escalate::Usual(false)) => None,
-                Some(Escalate::Usual(true)) => Some(EscalateTable::default().check()?),
-                Some(Escalate::Table(table)) => Some(table.check()?),
+                Some(Escalate::Usual(true)) => Some(escalation(EscalationTable::default())?),
+                Some(Escalate::Table(table)) => Some(escalation(table.clone())?),
             },
             ignore,
             ipv6_prefix: self
@@ -385,6 +366,10 @@ impl RawJail {
     }
 }
 
+fn escalation(table: EscalationTable) -> Result<Escalation, String> {
+    Escalation::try_from(table).map_err(|error| format!("escalate: {error}"))
+}
+
 /// Whether the kernel lets an interface have this name.
 fn is_interface(name: &str) -> bool {
     let is_fine = |c: char| c.is_ascii_graphic() && !"/:".contains(c);
@@ -399,30 +384,6 @@ pub(super) fn check_ipv6_prefix(bits: u8) -> Result<(), String> {
     Err(format!(
         "ipv6_prefix is {bits}; expected 64 (all that one host has) to 128 (every address by itself)"
     ))
-}
-
-// === impl EscalateTable ===
-
-impl EscalateTable {
-    /// How the enforcer is told.
-    pub fn check(&self) -> Result<Escalation, String> {
-        let doubling: Vec<f64> = (0..=20).map(|count| f64::from(1u32 << count)).collect();
-        let multipliers = self.multipliers.as_ref().unwrap_or(&doubling);
-        let most = Escalation::MOST_STEPS;
-        if multipliers.is_empty() || multipliers.len() > most {
-            return Err(format!("escalate: {} multipliers; expected 1 to {most}", multipliers.len()));
-        }
-        if let Some(wrong) = multipliers.iter().find(|number| !(0.001..=1e12).contains(*number)) {
-            return Err(format!("escalate: the multiplier {wrong} is not from 0.001 to 1e12"));
-        }
-        Ok(Escalation {
-            thousandths: multipliers.iter().map(|number| (number * 1000.0).round() as u64).collect(),
-            max: self.max,
-            random: self.random,
-            overall: self.overall,
-            decay: self.decay,
-        })
-    }
 }
 
 /// A filter by its name: ours, or one in fail2ban's folder, with options as in `sshd[mode=aggressive]`.
@@ -448,19 +409,6 @@ pub fn find_theirs(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefiniti
         ));
     }
     Fail2ban::read(folder).and_then(|read| read.filter(name)).map_err(|error| error.to_string())
-}
-
-/// Whether a path is there, or something that a pattern fits.
-pub(crate) fn exists(pattern: &str) -> bool {
-    let path = Path::new(pattern);
-    if !pattern.contains(['*', '?', '[']) {
-        return path.exists();
-    }
-    let folder = path.parent().filter(|folder| !folder.to_string_lossy().contains(['*', '?', '[']));
-    let Ok(glob) = globset::Glob::new(pattern) else { return false };
-    let matcher = glob.compile_matcher();
-    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
-    entries.filter_map(Result::ok).any(|entry| matcher.is_match(entry.path()))
 }
 
 fn many(value: Option<Spanned<OneOrMany>>) -> Vec<String> {

@@ -10,7 +10,8 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Config;
-use crate::kernel::local_drop::{Mode, Settings};
+use crate::channel::local_drop::Settings;
+use crate::pinned::Mode;
 
 /// So many bans fit where nothing else is said: some 30 MB of the kernel's memory when all are there.
 const MAX_ENTRIES: u32 = 262_144;
@@ -37,7 +38,7 @@ pub(super) struct RawLocalDrop(pub Option<LocalDropConfig>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Table {
+struct RawTable {
     enabled: bool,
     interfaces: Option<Vec<String>>,
     max_entries: u32,
@@ -87,7 +88,7 @@ impl Config {
             Vec::from(with_client).iter().map(|network| format!("\"{network}\"")).collect();
         Err(format!(
             "local_drop could cut off this very session, which comes from {client}: a few mistyped passwords from there, and this host drops all that it sends, open connections too. \
-             Spare it with this line at the top of the configuration\n    allow = [{}]\nor, where you have another way in, say so with `even_my_session = true` in [local_drop]",
+             Protect it with this line at the top of the configuration\n    allow = [{}]\nor, where you have another way in, say so with `even_my_session = true` in [local_drop]",
             list.join(", ")
         ))
     }
@@ -117,7 +118,7 @@ impl<'de> Visitor<'de> for SwitchOrTable {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawLocalDrop, A::Error> {
-        let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+        let table = RawTable::deserialize(MapAccessDeserializer::new(map))?;
         if !(1..=MOST_ENTRIES).contains(&table.max_entries) {
             return Err(A::Error::custom(format!("max_entries must be 1 to {MOST_ENTRIES}")));
         }
@@ -132,15 +133,15 @@ impl<'de> Visitor<'de> for SwitchOrTable {
                 return Err(A::Error::custom(format!("`{wrong}` is no name of an interface")));
             }
         }
-        let Table { enabled, interfaces, max_entries, mode, fleet, even_my_session } = table;
+        let RawTable { enabled, interfaces, max_entries, mode, fleet, even_my_session } = table;
         let settings = Settings { interfaces, max_entries, mode };
         Ok(RawLocalDrop(enabled.then_some(LocalDropConfig { settings, fleet, even_my_session })))
     }
 }
 
-// === impl Table ===
+// === impl RawTable ===
 
-impl Default for Table {
+impl Default for RawTable {
     fn default() -> Self {
         let LocalDropConfig { settings, fleet, even_my_session } = LocalDropConfig::default();
         let Settings { interfaces, max_entries, mode } = settings;

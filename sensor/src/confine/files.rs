@@ -9,8 +9,6 @@ use landlock::{
     Scope, path_beneath_rules,
 };
 
-use crate::config::{Config, JailSource};
-
 /// What every sensor reads: processes and devices, names and time zones, and the libraries that look up names.
 const SYSTEM: [&str; 17] = [
     "/proc",
@@ -50,41 +48,26 @@ pub struct Reach {
 // === impl Reach ===
 
 impl Reach {
-    /// What a configuration needs, which was read from this file; an error in words where nothing less than
-    /// everything would do.
-    pub fn of(config: &Config, file: &Path) -> Result<Self, String> {
+    /// What every sensor needs: the system's libraries to read, and its state folder to write.
+    pub fn of_state(state: &Path) -> Self {
         let mut reach = Self::default();
         reach.read.extend(SYSTEM.map(PathBuf::from));
-        reach.read_beside(file);
         reach.read.extend(["/etc/atalaya".into(), "/etc/timezone".into()]);
-        reach.write.insert(absolute(&config.state));
-        if let Some(fail2ban) = &config.fail2ban {
-            reach.read.insert(absolute(&fail2ban.folder));
-        }
-        for jail in &config.jails {
-            if jail.ignorecommand.is_some() {
-                return Err(format!(
-                    "jail {} has an ignorecommand, which may run and read anything",
-                    jail.policy.name
-                ));
-            }
-            jail.ignore.files.iter().for_each(|file| reach.read_beside(file));
-            match &jail.source {
-                JailSource::Files { paths, .. } => paths.iter().for_each(|path| reach.read_log(path)),
-                JailSource::Journal { .. } => {
-                    reach.read.extend(JOURNAL.map(PathBuf::from));
-                    reach.read.extend(config.journal.as_deref().map(absolute));
-                    reach.execute.extend(["/usr/bin/journalctl", "/bin/journalctl"].map(PathBuf::from));
-                    reach.execute.extend(interpreters());
-                }
-                JailSource::Logins { .. }
-                | JailSource::Connections { .. }
-                | JailSource::Scan { .. }
-                | JailSource::Syslog { .. }
-                | JailSource::SyslogCalls { .. } => {}
-            }
-        }
-        Ok(reach)
+        reach.write.insert(absolute(state));
+        reach
+    }
+
+    /// A folder with all below it.
+    pub fn read_folder(&mut self, folder: &Path) {
+        self.read.insert(absolute(folder));
+    }
+
+    /// systemd's journal, which journalctl is started to read; `folder` is that of another one than the system's.
+    pub fn read_journal(&mut self, folder: Option<&Path>) {
+        self.read.extend(JOURNAL.map(PathBuf::from));
+        self.read.extend(folder.map(absolute));
+        self.execute.extend(["/usr/bin/journalctl", "/bin/journalctl"].map(PathBuf::from));
+        self.execute.extend(interpreters());
     }
 
     /// What is wanted and not within reach, the first of it.
@@ -99,7 +82,7 @@ impl Reach {
     }
 
     /// A file that may be replaced by another of its name: its folder, unless that is too wide.
-    fn read_beside(&mut self, file: &Path) {
+    pub fn read_beside(&mut self, file: &Path) {
         let file = absolute(file);
         let folder = file.parent().filter(|folder| !WIDE.iter().any(|wide| *folder == Path::new(wide)));
         self.read.insert(folder.map_or_else(|| file.clone(), Path::to_owned));
@@ -107,7 +90,7 @@ impl Reach {
 
     /// A log, or a pattern of logs, with what they are rotated to: the folder before the first wildcard; where
     /// a file is a link, also where it leads.
-    fn read_log(&mut self, pattern: &str) {
+    pub fn read_log(&mut self, pattern: &str) {
         let mut folder = PathBuf::new();
         let pattern = absolute(Path::new(pattern));
         for part in pattern.parent().unwrap_or(Path::new("/")) {
@@ -189,72 +172,4 @@ fn interpreters() -> Vec<PathBuf> {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reach(config: &str) -> Reach {
-        let file = Path::new("/etc/atalaya/sensor.toml");
-        Reach::of(&Config::parse(config, file).unwrap(), file).unwrap()
-    }
-
-    fn reads(reach: &Reach, path: &str) -> bool {
-        reach.read.iter().any(|have| Path::new(path).starts_with(have))
-    }
-
-    const LOGS: &str = "[jail.mail]\nsource = \"files\"\nfailregex = '<HOST>'\npaths = ";
-
-    #[test]
-    fn logs_are_read_with_what_they_rotate_to_and_passwords_are_not() {
-        let reach = reach(&format!("{LOGS}[\"/var/log/mail.log\", \"/srv/*/logs/access.log\"]\n"));
-        for path in
-            ["/var/log/mail.log.1", "/srv/shop/logs/access.log", "/etc/atalaya/sensor.toml", "/etc/hosts"]
-        {
-            assert!(reads(&reach, path), "{path}");
-        }
-        for path in ["/etc/shadow", "/root/.ssh/id_ed25519", "/home/anna/x", "/var/lib/dpkg/status"] {
-            assert!(!reads(&reach, path), "{path}");
-        }
-        assert_eq!(reach.write, [PathBuf::from("/var/lib/atalaya-sensor")].into());
-        assert!(reach.execute.is_empty());
-    }
-
-    #[test]
-    fn a_file_in_a_wide_folder_opens_no_more_than_itself() {
-        let config =
-            "[jail.ssh]\nsource = \"logins\"\nignore = [\"file:/etc/friends\", \"file:/etc/atalaya/more\"]\n";
-        let reach = reach(config);
-        assert!(
-            reads(&reach, "/etc/friends")
-                && reads(&reach, "/etc/atalaya/more")
-                && !reads(&reach, "/etc/shadow")
-        );
-    }
-
-    #[test]
-    fn only_a_jail_on_the_journal_lets_programs_be_started() {
-        let reach = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
-        assert!(reach.execute.contains(Path::new("/usr/bin/journalctl")));
-        assert!(!reach.execute.contains(Path::new("/bin/sh")));
-        assert!(reads(&reach, "/var/log/journal/x/system.journal"));
-    }
-
-    #[test]
-    fn an_ignorecommand_needs_everything() {
-        let config = "[jail.ssh]\nsource = \"logins\"\nignorecommand = \"true\"\n";
-        let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
-        assert!(Reach::of(&config, Path::new("sensor.toml")).unwrap_err().contains("ignorecommand"));
-    }
-
-    #[test]
-    fn what_a_changed_configuration_needs_beyond_is_found() {
-        let before = reach(&format!("{LOGS}\"/var/log/mail.log\"\n"));
-        assert_eq!(before.lacks(&reach(&format!("{LOGS}\"/var/log/apt/x\"\n"))), None);
-        let elsewhere = reach(&format!("{LOGS}\"/srv/mail.log\"\n"));
-        assert_eq!(before.lacks(&elsewhere), Some("/srv".into()));
-        let journal = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
-        assert!(before.lacks(&journal).is_some());
-    }
 }

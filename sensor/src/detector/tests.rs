@@ -1,7 +1,11 @@
 use std::sync::mpsc;
 
+use atalaya_wire::{BanTime, Evidence, Seconds};
+
 use super::*;
 use crate::config::Config;
+#[cfg(feature = "kernel")]
+use crate::source::connections::Guarded;
 
 /// Jails of a configuration, and the offences that they find.
 fn detector(config: &str) -> (Detector, mpsc::Receiver<Offence>) {

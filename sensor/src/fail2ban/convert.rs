@@ -6,16 +6,18 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use atalaya_wire::Name;
+use atalaya_wire::{Escalation, EscalationTable, Name};
 use serde::Serialize;
 
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, time};
-use crate::config::{self, EscalateTable, JailConfig, JailSource};
 use crate::date;
 use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports;
+use crate::jail::settings::JailConfig;
+use crate::jail::source::JailSource;
+use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
 /// Options that mean nothing here, with the values that mean nothing there either, and why.
@@ -52,7 +54,7 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
             Ok((jail, definition)) => {
                 let systemd =
                     definition.options.get("backend").is_some_and(|backend| backend.starts_with("systemd"));
-                if matches!(jail.source, JailSource::Journal { .. }) && !systemd {
+                if jail.source.journal().is_some() && !systemd {
                     imported.notes.push(format!(
                         "jail {name} reads the journal, because none of its log files is there"
                     ));
@@ -96,11 +98,14 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     if let Some(text) = option("bantime") {
         policy.bantime = time::ban_time(text).map_err(|problem| format!("bantime: {problem}"))?;
     }
-    policy.escalation = escalation(definition)?.map(|table| table.check()).transpose()?;
+    policy.escalation = escalation(definition)?
+        .map(Escalation::try_from)
+        .transpose()
+        .map_err(|error| format!("escalate: {error}"))?;
     let mut ignore = IgnoreList::default();
     for word in spared(definition) {
         ignore.add(word).map_err(|problem| {
-            format!("ignoreip: {problem}; without it this jail could ban whom you spared")
+            format!("ignoreip: {problem}; without it this jail could ban whom you protect")
         })?;
     }
     policy.ignore = ignore.networks.clone();
@@ -112,9 +117,8 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let paths: Vec<String> = definition.logpath.iter().map(|path| path.path.clone()).collect();
     // A host without these files has the journal; fail2ban would not start there.
     let is_auto = option("backend").is_none_or(|backend| backend == "auto");
-    let no_file = is_auto
-        && !definition.filter.journalmatch.is_empty()
-        && !paths.iter().any(|path| config::exists(path));
+    let no_file =
+        is_auto && !definition.filter.journalmatch.is_empty() && !paths.iter().any(|path| exists(path));
     let systemd = option("backend").is_some_and(|backend| backend.starts_with("systemd"));
     let source = if systemd || no_file {
         let wanted = JournalMatch::parse(definition.filter.journalmatch.iter().map(String::as_str));
@@ -151,7 +155,7 @@ struct TomlJail<'a> {
     bantime: String,
     decay: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    escalate: Option<EscalateTable>,
+    escalate: Option<EscalationTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,14 +210,10 @@ pub fn as_toml(folder: &Path) -> Result<String, Fail2banError> {
 fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, String> {
     let option = |name: &str| definition.option(name);
     let filter = &definition.filter;
-    let is_journal = matches!(jail.source, JailSource::Journal { .. });
     let toml = TomlJail {
-        source: if is_journal { "journal" } else { "files" },
-        paths: match &jail.source {
-            JailSource::Files { paths, .. } => paths.iter().map(String::as_str).collect(),
-            _ => Vec::new(),
-        },
-        journalmatch: if is_journal { &filter.journalmatch } else { &[] },
+        source: jail.source.kind(),
+        paths: jail.source.paths().unwrap_or_default().iter().map(String::as_str).collect(),
+        journalmatch: if jail.source.journal().is_some() { &filter.journalmatch } else { &[] },
         maxretry: jail.policy.maxretry,
         findtime: jail.policy.findtime.to_string(),
         bantime: jail.policy.bantime.to_string(),
@@ -234,7 +234,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
 }
 
 /// How the jail's bans grow, where they do.
-fn escalation(definition: &JailDefinition) -> Result<Option<EscalateTable>, String> {
+fn escalation(definition: &JailDefinition) -> Result<Option<EscalationTable>, String> {
     /// How many earlier bans are told apart; fail2ban's own formula stops there.
     const STEPS: i32 = 20;
     let option = |name: &str| definition.option(name);
@@ -269,7 +269,7 @@ fn escalation(definition: &JailDefinition) -> Result<Option<EscalateTable>, Stri
             return Err("bantime.formula is neither of the two that fail2ban documents: write its values as bantime.multipliers".to_owned());
         }
     };
-    Ok(Some(EscalateTable {
+    Ok(Some(EscalationTable {
         multipliers: Some(multipliers),
         max: seconds("bantime.maxtime")?,
         random: seconds("bantime.rndtime")?,

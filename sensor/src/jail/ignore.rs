@@ -149,12 +149,12 @@ impl IgnoreCommand {
         let spares = match tokio::time::timeout(COMMAND_DEADLINE, child).await {
             Ok(Ok(status)) => status.success(),
             Ok(Err(error)) => {
-                tracing::warn!(command = self.command, %error, "the ignorecommand cannot run: it spares nobody");
+                tracing::warn!(command = self.command, %error, "the ignorecommand cannot run: it protects nobody");
                 return false;
             }
             Err(_) => {
                 let seconds = COMMAND_DEADLINE.as_secs();
-                tracing::warn!(command = self.command, %address, seconds, "the ignorecommand took too long and was ended: it spares nobody");
+                tracing::warn!(command = self.command, %address, seconds, "the ignorecommand took too long and was ended: it protects nobody");
                 return false;
             }
         };

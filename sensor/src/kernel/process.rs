@@ -12,12 +12,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::channel::Channel;
-use super::listener::Listener;
-use super::loader::{Request, Said};
-use super::logins::vouch::Vouch;
 use super::maps::Maps;
-use super::{Program, Wanted};
+use crate::channel::messages::{Listener, Request, Said, Vouch};
+use crate::channel::socket::Channel;
+use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
@@ -242,7 +240,7 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
 
 /// Tells of programs that stand otherwise than before.
 fn tell(before: &[Program], now: &[Program]) {
-    use super::ProgramState;
+    use crate::channel::ProgramState;
     for program in now {
         if before.iter().any(|old| old.name == program.name && old.state == program.state) {
             continue;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use atalaya_wire::{Networks, canonical};
 use ipnet::IpNet;
 
-use super::routes;
+use crate::pinned::routes;
 
 /// What is not an address of another host, or only one of the own link, by which IPv6 finds its neighbours.
 const NOBODY: [&str; 5] = ["0.0.0.0/32", "127.0.0.0/8", "::/128", "::1/128", "fe80::/10"];

@@ -4,8 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::jail::BanEnd;
-use crate::kernel::local_drop::Dropped;
-use crate::uplink::Following;
+use crate::pinned::Dropped;
 
 /// How it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,13 +51,4 @@ pub struct DroppedBan {
     pub until: BanEnd,
     /// What was dropped.
     pub dropped: Dropped,
-}
-
-// === impl FleetStatus ===
-
-impl From<&Following> for FleetStatus {
-    fn from(following: &Following) -> Self {
-        let Following { is_connected, is_whole, trouble } = following;
-        Self { connected: *is_connected, whole: *is_whole, trouble: trouble.clone() }
-    }
 }

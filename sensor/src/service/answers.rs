@@ -49,7 +49,7 @@ impl Service {
                 Some(()) => {
                     self.desk.local_drop.refresh(&watch);
                     done(format!(
-                        "{network} is spared in jail {jail} until the sensor ends; to spare it for ever, write it to `ignore`"
+                        "{network} is protected in jail {jail} until the sensor ends; to protect it permanently, write it to `ignore`"
                     ))
                 }
                 None => unknown(&watch, &jail),

@@ -5,16 +5,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::kernel::Feeding;
 use super::{DROPS_INTERVAL, Shared, lock, stop_at};
+use crate::channel::ProgramState;
+use crate::channel::messages::Listener;
 use crate::detector::LimitReached;
-use crate::kernel::ProgramState;
-use crate::kernel::listener::Listener;
+use crate::kernel::clock::age;
 use crate::kernel::maps::{Lost, Maps, MapsError};
 use crate::kernel::process::Questions;
 use crate::source::connections::{Connections, Crossed, Guard, Guarded};
@@ -87,7 +88,7 @@ pub(super) fn feed(
                     let now = connections.lost();
                     if now != told {
                         let Lost { ring_full, unreadable, .. } = now;
-                        tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in all since the start; who goes on is told of again");
+                        tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in total since the start; who goes on is told of again");
                         told = now;
                     }
                 }
@@ -144,7 +145,7 @@ impl Feed {
 
     /// Whether good logins are seen, by key too: PAM's own verdicts tell of passwords alone.
     fn sees_logins(&self) -> bool {
-        let runs = |program: &crate::kernel::Program| {
+        let runs = |program: &crate::channel::Program| {
             program.state == ProgramState::On && program.name == "logins: audit"
         };
         self.questions.programs().iter().any(runs) || !lock(&self.watch).detector.journal_matches().is_empty()
@@ -217,13 +218,6 @@ fn words(crossed: &Crossed, listener: Option<&Listener>) -> String {
             format!("{count} closed ports touched in {findtime} s, the last one {port}{known}")
         }
     }
-}
-
-/// How long ago that was.
-fn age(time_ns: u64) -> SignedDuration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now_ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-    SignedDuration::from_nanos(i64::try_from(now_ns.saturating_sub(time_ns)).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ const JOIN_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Link(Arc<Mutex<Option<Uplink>>>);
 
 /// What an earlier run told the enforcer.
-pub(super) struct Told {
+pub(super) struct Resumed {
     pub(super) reporter: Reporter,
     /// The ledger that has the bans of before.
     pub(super) ledger: Option<Name>,
@@ -37,7 +37,7 @@ impl Link {
 
 /// The way out: once the sensor has joined, sends offences and reports, keeps the allow list fresh, and sees
 /// when the enforcer has lost its ledger.
-pub(super) async fn send(desk: Desk, state: impl AsRef<Path>, told: Told) {
+pub(super) async fn send(desk: Desk, state: impl AsRef<Path>, told: Resumed) {
     let Desk { link, watch, local_drop, outbox, store } = desk;
     let mut warned = false;
     let uplink = loop {

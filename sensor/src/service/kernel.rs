@@ -7,8 +7,8 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::local_drop::LocalDrop;
+use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
-use crate::kernel::{Program, Wanted};
 
 /// The loader, and a feed for each object that is loaded.
 #[derive(Default)]
@@ -53,13 +53,14 @@ impl Kernel {
 
     /// Loads what is wanted and lets it feed the jails; the sources that run.
     pub(super) async fn want(&mut self, wanted: Wanted, feeding: &Feeding<'_>) -> Vec<&'static str> {
-        use crate::kernel::{ProgramState, loader};
+        use crate::channel::ProgramState;
+        use crate::channel::messages::{CONNECTIONS, LOCAL_DROP, LOGINS};
 
         if wanted.logins.is_none() {
-            self.stop(loader::LOGINS);
+            self.stop(LOGINS);
         }
         if wanted.connections.is_none() {
-            self.stop(loader::CONNECTIONS);
+            self.stop(CONNECTIONS);
         }
         let Some(running) = &self.loader else { return Vec::new() };
         let questions = running.questions();
@@ -67,15 +68,15 @@ impl Kernel {
         match running.want(wanted).await {
             Ok(mut loaded) => {
                 // First, so that no offence waits for it.
-                if let Some(maps) = loaded.remove(loader::LOCAL_DROP) {
+                if let Some(maps) = loaded.remove(LOCAL_DROP) {
                     let adopted =
                         tokio::task::block_in_place(|| feeding.local_drop.adopt(maps, feeding.watch));
                     if let Err(error) = adopted {
                         self.note(&error);
                     }
                 }
-                if let Some(mut maps) = loaded.remove(loader::LOGINS) {
-                    let token = self.token(loader::LOGINS, feeding);
+                if let Some(mut maps) = loaded.remove(LOGINS) {
+                    let token = self.token(LOGINS, feeding);
                     if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
                         self.note(&error);
                     }
@@ -83,8 +84,8 @@ impl Kernel {
                         self.note(&error);
                     }
                 }
-                if let Some(maps) = loaded.remove(loader::CONNECTIONS) {
-                    let token = self.token(loader::CONNECTIONS, feeding);
+                if let Some(maps) = loaded.remove(CONNECTIONS) {
+                    let token = self.token(CONNECTIONS, feeding);
                     let fed = super::connections::feed(maps, token, questions, &self.guards, feeding);
                     if let Err(error) = fed {
                         self.note(&error);
@@ -100,7 +101,7 @@ impl Kernel {
                 program.state == ProgramState::On && program.name.split(':').next() == Some(*object)
             })
         };
-        [loader::LOGINS, loader::CONNECTIONS, "scans"].into_iter().filter(runs).collect()
+        [LOGINS, CONNECTIONS, "scans"].into_iter().filter(runs).collect()
     }
 
     /// What the loader kept.
@@ -145,6 +146,7 @@ impl Kernel {
 }
 
 #[cfg(not(feature = "kernel"))]
+#[expect(clippy::unused_self, clippy::unused_async, reason = "callers need not know which of the two it is")]
 impl Kernel {
     pub(super) fn start(_arguments: &[OsString]) -> Self {
         Self { trouble: Some("this sensor was built without the kernel's side".to_owned()) }

@@ -14,25 +14,26 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
-use crate::config::{Config, JailConfig, JailSource, LocalDropConfig};
+use crate::channel::local_drop::Wanted;
+use crate::config::{Config, LocalDropConfig};
 use crate::control::Status;
 use crate::detector::JailStatus;
-use crate::kernel::local_drop::Wanted;
-use crate::kernel::local_drop::bans::Bans;
-use crate::kernel::local_drop::pins::Pins;
+use crate::jail::settings::JailConfig;
 use crate::local_drop::moment::Moment;
 use crate::local_drop::spared::Lifelines;
 use crate::local_drop::status::{DroppedBan, FleetStatus, LocalDropStatus};
 use crate::local_drop::table::{By, Change, Deadline, Table};
 use crate::local_drop::trusted::Trusted;
+use crate::pinned::bans::Bans;
+use crate::pinned::pins::Pins;
 use crate::uplink::Following;
 use crate::uplink::membership::Membership;
 
 mod fleet;
 mod own_bans;
 
-use fleet::Snapshot;
-pub(super) use own_bans::{Opened, is_of_a_host};
+use fleet::FleetSnapshot;
+pub(super) use own_bans::{LetPass, is_of_a_host};
 
 /// How often bans that are over leave the maps. The kernel lets their packets pass by itself.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -63,7 +64,7 @@ struct State {
     /// Where following the fleet's bans stands.
     following: Option<watch::Receiver<Following>>,
     /// The last snapshot of the fleet's bans that began.
-    snapshot: Option<Snapshot>,
+    snapshot: Option<FleetSnapshot>,
     /// Which ledger has, or refused, what the jails here asked for.
     ledger: Option<Name>,
     /// Networks whose bans the enforcer lifted, until its next mark: then it is known what else covers them.
@@ -93,7 +94,7 @@ impl LocalDrop {
     pub(super) fn configure(&self, config: &Config) -> Wanted {
         let mut state = self.lock();
         let judge = |jail: &JailConfig| {
-            let (ipv6_prefix, of_logins) = (jail.policy.ipv6_prefix, of_logins(&jail.source));
+            let (ipv6_prefix, of_logins) = (jail.policy.ipv6_prefix, !jail.source.is_counted_by_kernel());
             (jail.policy.name.clone(), Judge { ipv6_prefix, of_logins })
         };
         state.jails = config.jails.iter().map(judge).collect();
@@ -196,7 +197,7 @@ impl LocalDrop {
         let enforcer = enforcer.unwrap_or_else(|| state.lifelines.enforcer.clone());
         let lifelines = Lifelines::read(enforcer);
         if lifelines != state.lifelines {
-            tracing::info!("local drop: always spared: {lifelines}");
+            tracing::info!("local drop: always protected: {lifelines}");
             state.lifelines = lifelines;
         }
     }
@@ -323,7 +324,7 @@ impl State {
         running.allowed = networks.len();
         // Until it is known where the enforcer is, nothing is taken from what an earlier run spared.
         if let Err(error) = running.bans.allow(&networks, !self.enforcer_known) {
-            note(&mut self.trouble, "not all that are spared could be told to the kernel", &error);
+            note(&mut self.trouble, "not all that are protected could be told to the kernel", &error);
         }
     }
 }
@@ -341,18 +342,6 @@ impl Running {
                 note(trouble, "a ban could not be changed in the kernel", &error);
             }
         }
-    }
-}
-
-/// Whether a jail's failures are logins that failed, and not only connections.
-fn of_logins(source: &JailSource) -> bool {
-    match source {
-        JailSource::Logins { .. }
-        | JailSource::Files { .. }
-        | JailSource::Journal { .. }
-        | JailSource::SyslogCalls { .. }
-        | JailSource::Syslog { .. } => true,
-        JailSource::Connections { .. } | JailSource::Scan { .. } => false,
     }
 }
 
@@ -390,7 +379,7 @@ async fn addresses(url: &str) -> Option<Vec<IpAddr>> {
         _ => {
             tracing::warn!(
                 host,
-                "local drop: the enforcer's address cannot be looked up; what was spared stays spared"
+                "local drop: the enforcer's address cannot be looked up; what was protected stays protected"
             );
             None
         }

@@ -40,7 +40,7 @@ pub(super) fn feed(
                             doubted_ring_full,
                             syslog_ring_full,
                             forged,
-                            "login records lost, or not believed, in all since the start"
+                            "login records lost, or not believed, in total since the start"
                         );
                         told = now;
                     }

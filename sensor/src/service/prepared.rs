@@ -31,7 +31,7 @@ pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
     if let Err(error) = std::fs::create_dir_all(&config.state) {
         tracing::debug!(%error, "the state folder cannot be made");
     }
-    let reach = if config.confine { Reach::of(config, file) } else { Err("`confine = false`".to_owned()) };
+    let reach = if config.confine { config.reach(file) } else { Err("`confine = false`".to_owned()) };
     let low = |address: &std::net::SocketAddr| (1..1024).contains(&address.port());
     let privileged_port = config.syslog.udp.iter().chain(&config.syslog.tcp).any(low);
     let confinement = match &reach {
@@ -51,7 +51,7 @@ impl Bounds {
     /// Lets a new configuration pass that needs no more than what can be reached.
     pub(super) fn admit(&self, config: Config) -> Result<Config, String> {
         let Some(reach) = &self.reach else { return Ok(config) };
-        let beyond = match Reach::of(&config, &self.file) {
+        let beyond = match config.reach(&self.file) {
             Ok(wanted) => reach.lacks(&wanted).map(|path| format!("it needs {}", path.display())),
             Err(why) => Some(why),
         };

@@ -99,8 +99,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::detector::pending::Pending;
     use crate::service::Watch;
-    use crate::uplink::report::Pending;
 
     /// An enforcer that gives these answers in turn, and then takes everything; the reports as they come.
     fn enforcer(

@@ -28,7 +28,7 @@ pub(super) async fn listen(
                 tracing::warn!(
                     cut = now.0,
                     turned_away = now.1,
-                    "syslog messages cut, and connections turned away, in all since the start"
+                    "syslog messages cut, and connections turned away, in total since the start"
                 );
                 told = now;
             }

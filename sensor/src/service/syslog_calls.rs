@@ -37,7 +37,7 @@ pub(super) fn feed(
                 _ = interval.tick() => {
                     let unformatted = calls.unformatted();
                     if unformatted != told {
-                        tracing::warn!(unformatted, "calls of syslog of which no line could be made, in all since the start");
+                        tracing::warn!(unformatted, "calls of syslog of which no line could be made, in total since the start");
                         told = unformatted;
                     }
                 }

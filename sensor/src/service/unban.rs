@@ -8,7 +8,7 @@ use atalaya_wire::{Grounds, Name, ProblemCode, Unban, canonical};
 use jiff::Timestamp;
 
 use super::enforcer::Link;
-use super::local_drop::{LocalDrop, Opened, is_of_a_host};
+use super::local_drop::{LetPass, LocalDrop, is_of_a_host};
 use super::upkeep::save;
 use super::{Shared, lock};
 use crate::control::Answer;
@@ -38,7 +38,7 @@ struct Lifted {
     /// What the enforcer had refused to ban for them.
     refused: Vec<(Name, Grounds)>,
     /// What was dropped on this host; `None` where nothing is.
-    opened: Option<Opened>,
+    opened: Option<LetPass>,
     enforcer: AtEnforcer,
 }
 
@@ -207,7 +207,7 @@ mod tests {
     fn said(
         enforcer: AtEnforcer,
         jails: &[&str],
-        opened: Option<Opened>,
+        opened: Option<LetPass>,
         refused: &[&str],
     ) -> (bool, String) {
         let address = "192.0.2.1".parse().unwrap();
@@ -221,9 +221,9 @@ mod tests {
         }
     }
 
-    fn opened(networks: &[&str], of_fleet: bool, around: &[&str]) -> Opened {
+    fn opened(networks: &[&str], of_fleet: bool, around: &[&str]) -> LetPass {
         let parsed = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Opened { networks: parsed(networks), of_fleet, around: parsed(around) }
+        LetPass { networks: parsed(networks), of_fleet, around: parsed(around) }
     }
 
     fn nothing() -> AtEnforcer {

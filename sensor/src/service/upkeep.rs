@@ -88,7 +88,7 @@ pub(super) async fn tell_drops(watch: Shared, store: Store) {
                 counters = now.1,
                 cut_lines = now.2,
                 unreported = now.3,
-                "dropped at the memory's bounds, in all since the start"
+                "dropped at the memory's bounds, in total since the start"
             );
             last = now;
         }

@@ -1,6 +1,6 @@
 //! Connections and scans as the kernel sees and counts them: the jails' limits are [written](Connections::guard) into the
 //! kernel, which tells when an address reaches one. What it costs is paid there, by the
-//! [object](crate::kernel::connections) `connections`; nothing is heard of an address that stays below.
+//! [object](crate::channel::connections) `connections`; nothing is heard of an address that stays below.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};

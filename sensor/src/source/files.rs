@@ -16,23 +16,25 @@
 //! - *Missed events*: inotify's are a hint. A full scan every [`RESCAN`] finds what they did not tell.
 
 mod followed;
+mod opened;
 mod pattern;
 mod position;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use followed::{Followed, Progress};
+pub(crate) use opened::Opened;
+use opened::settled_archives;
 use pattern::PathPattern;
+pub use pattern::exists;
 pub use position::{Fingerprint, Position, SavedPosition};
 
 /// How long a file that lost its name must be quiet before it is let go.
@@ -554,48 +556,5 @@ impl Follower {
         if error.kind() != std::io::ErrorKind::NotFound && self.complained.insert(path.to_owned()) {
             tracing::warn!(path = %path.display(), %error, "cannot be followed; it is tried again every two seconds");
         }
-    }
-}
-
-/// The archives of a path, each file once. A rotation that goes on renames them while they are listed, and
-/// one may be passed over or met twice: they are listed until two lists agree.
-fn settled_archives(path: &Path) -> Vec<(PathBuf, Opened)> {
-    const LISTS: usize = 8;
-    let mut all: Vec<(PathBuf, Opened)> = Vec::new();
-    let mut before = HashSet::new();
-    for _ in 0..LISTS {
-        let listed = position::archives(path);
-        let ids: HashSet<_> = listed.iter().map(|(_, file)| file.id()).collect();
-        for (at, file) in listed {
-            if !all.iter().any(|(_, known)| known.id() == file.id()) {
-                all.push((at, file));
-            }
-        }
-        if ids == before {
-            break;
-        }
-        before = ids;
-    }
-    all
-}
-
-/// An open file with what was known of it when it was opened.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    file: File,
-    metadata: std::fs::Metadata,
-}
-
-// === impl Opened ===
-
-impl Opened {
-    fn id(&self) -> (u64, u64) {
-        (self.metadata.dev(), self.metadata.ino())
-    }
-
-    /// When it was made, in nanoseconds since 1970, where its file system says so.
-    fn born(&self) -> Option<u64> {
-        let since = self.metadata.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        u64::try_from(since.as_nanos()).ok()
     }
 }

@@ -1,5 +1,5 @@
 //! Failed logins as the kernel sees them: a uprobe in libaudit reports every verdict of PAM and sshd, about
-//! two seconds before a log line could. The [loader](crate::kernel::logins) attaches it, [`record`] reads what it
+//! two seconds before a log line could. The [loader](crate::channel::logins) attaches it, [`record`] reads what it
 //! reports, and [`attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
 
 pub mod attempt;
@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use atalaya_sensor_ebpf::logins::{DOUBTED_MAP, LOGINS_MAP};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use attempt::{Attempts, Verdict};
 use record::Record;
 
+use crate::kernel::clock::{age, monotonic_ns};
 use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
 use crate::kernel::process::Voucher;
 
@@ -187,8 +188,7 @@ impl Doubts {
 }
 
 fn attempt(verdict: Verdict) -> Attempt {
-    let behind = i64::try_from(monotonic_ns().saturating_sub(verdict.time_ns)).unwrap_or(0);
-    let time = Timestamp::now().saturating_sub(SignedDuration::from_nanos(behind)).unwrap_or(Timestamp::MIN);
+    let time = Timestamp::now().saturating_sub(age(verdict.time_ns)).unwrap_or(Timestamp::MIN);
     let address =
         verdict.address.map_or_else(|| "no remote address".to_owned(), |address| address.to_string());
     let ended = match verdict.outcome {
@@ -209,10 +209,4 @@ fn attempt(verdict: Verdict) -> Attempt {
         pid: verdict.pid,
         text,
     }
-}
-
-/// The clock of the records.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 
 use atalaya_sensor_ebpf::logins::{ARGUMENTS, SYSLOG_MAP, SyslogCall};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use crate::kernel::clock::age;
 use crate::kernel::maps::{self, Maps, MapsError, Ring};
-use crate::source::logins::monotonic_ns;
 
 /// The longest line, in bytes; what is beyond is cut.
 const LONGEST: usize = 4096;
@@ -25,7 +25,7 @@ pub struct SyslogCalls {
 
 /// What a program said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct SyslogLine {
     /// Who: the calling thread's name.
     pub program: String,
     /// When.
@@ -45,7 +45,7 @@ impl SyslogCalls {
 
     /// What was said since the last call; waits until there is something. An error where the ring cannot be read any
     /// more.
-    pub async fn next(&mut self) -> std::io::Result<Vec<Said>> {
+    pub async fn next(&mut self) -> std::io::Result<Vec<SyslogLine>> {
         let mut said = Vec::new();
         let (host, unformatted) = (&self.host, &mut self.unformatted);
         maps::read_some(&mut self.ring, 64, |bytes| match Call::read(bytes) {
@@ -117,13 +117,12 @@ impl<'a> Call<'a> {
         })
     }
 
-    fn said(&self, host: &str, message: &[u8]) -> Said {
-        let behind = i64::try_from(monotonic_ns().saturating_sub(self.time_ns)).unwrap_or(0);
-        let time = Timestamp::now().saturating_sub(SignedDuration::from_nanos(behind));
+    fn said(&self, host: &str, message: &[u8]) -> SyslogLine {
+        let time = Timestamp::now().saturating_sub(age(self.time_ns));
         let program = String::from_utf8_lossy(self.program).into_owned();
         let mut text = format!("{host} {program}[{}]: ", self.process).into_bytes();
         text.extend(message.iter().take(LONGEST));
-        Said { program, time: time.unwrap_or(Timestamp::MIN), text }
+        SyslogLine { program, time: time.unwrap_or(Timestamp::MIN), text }
     }
 
     /// The message, as printf(3) makes it of the format; `None` where something of it is not known.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{REFUSED_PAUSE, REQUEST_DEADLINE, Uplink, UplinkError, backoff};
+use crate::local_drop::status::FleetStatus;
 use crate::uplink::fleet_bans::{BanChange, Reading, StreamError};
 
 /// For how long an enforcer of a release without the stream is left alone.
@@ -29,6 +30,15 @@ pub struct Following {
     pub is_whole: bool,
     /// Why not, in words; `None` when all is well or nothing was tried yet.
     pub trouble: Option<String>,
+}
+
+// === impl FleetStatus ===
+
+impl From<&Following> for FleetStatus {
+    fn from(following: &Following) -> Self {
+        let Following { is_connected, is_whole, trouble } = following;
+        Self { connected: *is_connected, whole: *is_whole, trouble: trouble.clone() }
+    }
 }
 
 /// Why a connection ended.

@@ -3,45 +3,11 @@
 //! it, [`Reporter`] makes reports of it. Neither does input or output; both are bounded, and count what they
 //! drop.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-
-use atalaya_wire::{Failures, Login, MAX_REPORT, Name, Report, VERSION, canonical};
-use jiff::{SignedDuration, Timestamp};
+use atalaya_wire::{Failures, Login, MAX_REPORT, Name, Report, VERSION};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Failures whose last is older say nothing any more.
-const LIFE: SignedDuration = SignedDuration::from_hours(1);
-
-/// What waits for its report: at most [`MAX_REPORT`] entries of each kind.
-#[derive(Debug, Default)]
-pub struct Pending {
-    gathered: Gathered,
-    lost: Lost,
-}
-
-/// What was gathered since the last report.
-#[derive(Debug, Default)]
-pub struct Gathered {
-    failures: HashMap<(Name, IpAddr), Tally>,
-    logins: HashMap<IpAddr, Login>,
-}
-
-/// Failures of one address in one jail.
-#[derive(Clone, Copy, Debug)]
-struct Tally {
-    count: u32,
-    last: Timestamp,
-}
-
-/// What the enforcer will never hear, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// Failures and logins dropped at a bound, or with a report that the enforcer cannot take.
-    pub dropped: u64,
-    /// Failures that grew older than an hour before the enforcer could be told.
-    pub forgotten: u64,
-}
+use crate::detector::pending::{Gathered, Lost, Pending, Tally, is_fresh};
 
 /// Makes reports, one after another: the next begins once the enforcer has the one before, which is
 /// sent again unchanged until then, so that nothing counts twice.
@@ -88,73 +54,6 @@ pub struct ReportStatus {
     pub forgotten: u64,
     /// Why the last report was not taken; `None` where it was.
     pub trouble: Option<String>,
-}
-
-// === impl Pending ===
-
-impl Pending {
-    /// Adds failures of an address, as seen, in a jail.
-    pub fn failures(&mut self, jail: Name, address: IpAddr, count: u32, time: Timestamp) {
-        let key = (jail, canonical(address));
-        let add = |tally: &mut Tally| {
-            tally.count = tally.count.saturating_add(count);
-            tally.last = tally.last.max(time);
-        };
-        let failures = &mut self.gathered.failures;
-        if failures.len() < MAX_REPORT {
-            failures.entry(key).and_modify(add).or_insert(Tally { count, last: time });
-        } else if let Some(tally) = failures.get_mut(&key) {
-            add(tally);
-        } else {
-            self.lost.dropped += u64::from(count);
-        }
-    }
-
-    /// Notes a good login; the last one of each address is kept.
-    pub fn login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
-        let address = canonical(address);
-        let logins = &mut self.gathered.logins;
-        match logins.get(&address) {
-            Some(known) if known.time > time => return,
-            None if logins.len() >= MAX_REPORT => {
-                self.lost.dropped += 1;
-                return;
-            }
-            _ => {}
-        }
-        let login = Login { address, service: cut(service), account: cut(account), time };
-        logins.insert(address, login);
-    }
-
-    /// Takes out what was gathered.
-    pub fn take(&mut self) -> Gathered {
-        std::mem::take(&mut self.gathered)
-    }
-
-    /// Forgets failures that are too old; to be called now and then while nobody takes them.
-    pub fn sweep(&mut self, now: Timestamp) {
-        let lost = &mut self.lost;
-        self.gathered.failures.retain(|_, tally| {
-            let fresh = is_fresh(tally.last, now);
-            lost.forgotten += if fresh { 0 } else { u64::from(tally.count) };
-            fresh
-        });
-    }
-
-    /// How many entries wait.
-    pub fn len(&self) -> usize {
-        self.gathered.failures.len() + self.gathered.logins.len()
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What was lost here.
-    pub fn lost(&self) -> Lost {
-        self.lost
-    }
 }
 
 // === impl Reporter ===
@@ -297,32 +196,20 @@ fn keep_fresh(failures: &mut Vec<Failures>, now: Timestamp, lost: &mut Lost) {
     });
 }
 
-fn is_fresh(last: Timestamp, now: Timestamp) -> bool {
-    now.duration_since(last) <= LIFE
-}
-
 fn count(failures: &[Failures]) -> u64 {
     failures.iter().map(|failures| u64::from(failures.count)).sum()
 }
 
-/// An attacker's text, cut at [`Login::LONGEST`] bytes; control characters become spaces.
-fn cut(text: &str) -> String {
-    let mut kept = String::new();
-    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-        if kept.len() + character.len_utf8() > Login::LONGEST {
-            break;
-        }
-        kept.push(character);
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::net::IpAddr;
+
     use atalaya_wire::MAX_BODY;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::detector::pending::cut;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -453,23 +340,6 @@ mod tests {
             kept = reporter.reserve().unwrap_or(kept);
             reporter.taken();
         }
-    }
-
-    #[test]
-    fn of_an_address_only_the_last_login_is_told() {
-        let mut pending = Pending::default();
-        for (account, second) in [("anna", 1), ("bert", 3), ("carl", 2)] {
-            pending.login(host(1), "sshd", account, at(second));
-        }
-        assert_eq!(pending.gathered.logins[&host(1)].account, "bert");
-    }
-
-    #[test]
-    fn an_attackers_account_is_cut_and_cleared_of_control_characters() {
-        let mut pending = Pending::default();
-        pending.login(host(1), "sshd", &"a\u{1b}é".repeat(40), at(0));
-        let login = &pending.gathered.logins[&host(1)];
-        assert!(login.account.len() <= Login::LONGEST && login.account.starts_with("a éa é"));
     }
 
     /// What happens to a sensor, one after another.

@@ -173,7 +173,8 @@ fn imports(file: &Path, text: &str) -> Vec<Import> {
                 braces.push(module);
             }
             "}" => {
-                if braces.pop() == Some(true) {
+                let module = braces.pop();
+                if module == Some(true) {
                     inside.pop();
                 }
             }

@@ -134,8 +134,9 @@ async fn a_scanner_that_never_logs_in_is_banned_and_a_person_who_logs_in_and_out
         sshd.log_in(&namespace, person.parse()?, 0)?;
     }
     // Ten short sessions are twice the limit: who logged in is told, and spared.
-    cast.sensor
-        .wait_for("spare the person", PATIENCE, |line| line.contains("spared") && line.contains(person))?;
+    cast.sensor.wait_for("spare the person", PATIENCE, |line| {
+        line.contains("protected: ") && line.contains(person)
+    })?;
     ensure!(packets::connect(&namespace, scanner, port..=port, 5)? == 5);
     cast.wait_for_ban(scanner).await?;
     ensure!(!cast.is_banned(person), "a person was banned");

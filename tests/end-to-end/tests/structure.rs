@@ -13,12 +13,18 @@ const ENFORCER: Table = Table {
     apart: &[],
 };
 
-/// To be held from when the sensor's folders stand so: `test_of(&SENSOR, "sensor")` in a test as the enforcer's.
-#[allow(dead_code, reason = "the sensor's folders are on their way there")]
 const SENSOR: Table = Table {
-    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel, filter > confine, date",
-    sideways: &[("cli", "service")],
-    apart: &[("loader", &["channel"])],
+    // `rfc5424` is a form of line that dates, filters, the detector and the syslog listener all have to take apart.
+    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel > channel > pinned, filter > confine, date > rfc5424",
+    sideways: &[
+        // A jail is set to a source: what it reads of the journal, and what the kernel is to count, are the source's.
+        ("jail", "source"),
+        // `run` starts the service.
+        ("cli", "service"),
+    ],
+    // What runs in the privileged process, and what it shares with the worker: what the two say to each other, what is
+    // pinned in the kernel for both to open, and how a process gives up its rights.
+    apart: &[("loader", &["channel", "pinned", "confine"])],
 };
 
 #[test]
@@ -29,6 +35,17 @@ fn the_enforcers_rooms_import_downward_alone() {
 #[test]
 fn no_file_and_no_function_of_the_enforcer_is_too_long_to_be_kept_in_mind() {
     let long = too_long(&source("enforcer")).unwrap();
+    assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_sensors_rooms_import_downward_alone() {
+    test_of(&SENSOR, "sensor");
+}
+
+#[test]
+fn no_file_and_no_function_of_the_sensor_is_too_long_to_be_kept_in_mind() {
+    let long = too_long(&source("sensor")).unwrap();
     assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
 }
 

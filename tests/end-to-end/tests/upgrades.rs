@@ -131,7 +131,7 @@ fn upgrade_in_a_root(root: &Root, address: &str) -> Result<()> {
     let address: IpAddr = address.parse()?;
     stage.write_sensor_config(LOGINS)?;
     // What happens to libraries of containers is told in detail only.
-    let log = "info,atalaya_sensor::kernel::logins=debug";
+    let log = "info,atalaya_sensor::loader::logins=debug";
     let mut command = stage.sensor();
     let mut sensor =
         Process::start("the sensor", command.args(["--log", log, "--log-format", "json", "run"]))?;

@@ -28,7 +28,7 @@ const EVERYTHING: [IpNet; 2] = [
 ];
 
 /// A snapshot of the fleet's bans, as [`BanChange::Reset`] tells of it.
-pub(super) struct Snapshot {
+pub(super) struct FleetSnapshot {
     ledger: Name,
     answered: u64,
     /// How many bans had found no room before.
@@ -75,7 +75,8 @@ impl LocalDrop {
             match change {
                 BanChange::Reset { ledger, answered } => {
                     let left_out = state.left_out();
-                    state.snapshot = Some(Snapshot { ledger: ledger.clone(), answered: *answered, left_out });
+                    state.snapshot =
+                        Some(FleetSnapshot { ledger: ledger.clone(), answered: *answered, left_out });
                     state.change(|table| {
                         table.begin_anew();
                         Vec::new()
@@ -180,9 +181,9 @@ impl State {
 
     /// The snapshot, where what it lacks is not banned: it is of the ledger that the jails' offences went to, for
     /// another one does not know of them yet, and all that came since found room.
-    fn snapshot_of_ours(&self) -> Option<&Snapshot> {
+    fn snapshot_of_ours(&self) -> Option<&FleetSnapshot> {
         let left_out = self.left_out();
-        let is_ours = |snapshot: &&Snapshot| {
+        let is_ours = |snapshot: &&FleetSnapshot| {
             self.ledger.as_ref() == Some(&snapshot.ledger) && snapshot.left_out == left_out
         };
         self.snapshot.as_ref().filter(is_ours)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
-use atalaya_wire::{BanTime, Name, Offence, canonical};
+use atalaya_wire::{Name, Offence, canonical};
 use ipnet::IpNet;
 
 use super::{LocalDrop, State};
@@ -15,7 +15,7 @@ use crate::local_drop::table::{By, Deadline, Table};
 
 /// What was let through by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::service) struct Opened {
+pub(in crate::service) struct LetPass {
     /// What was dropped and is no longer.
     pub networks: Vec<IpNet>,
     /// Whether the enforcer's bans are among that.
@@ -42,10 +42,7 @@ impl LocalDrop {
             }
             return true;
         }
-        let until = match offence.bantime {
-            BanTime::For(seconds) => offence.time.checked_add(seconds.signed()).ok(),
-            BanTime::Permanent => None,
-        };
+        let until = offence.bantime.end(offence.time);
         state.ban(By::Own, network, now.deadline(until), now);
         false
     }
@@ -69,7 +66,7 @@ impl LocalDrop {
         &self,
         address: IpAddr,
         bans: &[(Name, IpAddr, OwnBan)],
-    ) -> Option<Opened> {
+    ) -> Option<LetPass> {
         let mut state = self.lock();
         let mut networks: Vec<IpNet> =
             bans.iter().map(|(jail, address, ban)| state.network_of(jail, *address, ban)).collect();
@@ -84,7 +81,7 @@ impl LocalDrop {
             state.change(|table| table.lift(*network).into_iter().collect());
         }
         let around = state.running.as_ref()?.table.around(address).collect();
-        Some(Opened { networks, of_fleet, around })
+        Some(LetPass { networks, of_fleet, around })
     }
 
     /// Lets an address pass as far as these bans of it, which are lifted or held, alone had it dropped.
@@ -93,7 +90,7 @@ impl LocalDrop {
         detector: &Detector,
         address: IpAddr,
         bans: &[(Name, IpAddr, OwnBan)],
-    ) -> Option<Opened> {
+    ) -> Option<LetPass> {
         let (mut state, now) = (self.lock(), Moment::now());
         let there = |state: &State, network: &IpNet| {
             state.running.as_ref().is_some_and(|running| running.table.deadline(*network).is_some())
@@ -108,7 +105,7 @@ impl LocalDrop {
         }
         networks.retain(|network| !there(&state, network));
         let around = state.running.as_ref()?.table.around(canonical(address)).collect();
-        Some(Opened { networks, of_fleet: false, around })
+        Some(LetPass { networks, of_fleet: false, around })
     }
 }
 

@@ -130,6 +130,19 @@ pub(super) fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| COMPRESSED.iter().any(|known| extension == *known))
 }
 
+/// Whether a path is there, or something that a pattern fits.
+pub fn exists(pattern: &str) -> bool {
+    let path = Path::new(pattern);
+    if !pattern.contains(['*', '?', '[']) {
+        return path.exists();
+    }
+    let folder = path.parent().filter(|folder| !folder.to_string_lossy().contains(['*', '?', '[']));
+    let Ok(glob) = Glob::new(pattern) else { return false };
+    let matcher = glob.compile_matcher();
+    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
+    entries.filter_map(Result::ok).any(|entry| matcher.is_match(entry.path()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

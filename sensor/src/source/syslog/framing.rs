@@ -9,12 +9,12 @@ const DIGITS: usize = 7;
 pub(super) struct Framing {
     longest: usize,
     message: Vec<u8>,
-    state: State,
+    state: FramingState,
     cut: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum FramingState {
     /// Before a message: nothing of it, or digits that may be a count.
     Start,
     /// In a message that a newline ends; whether it was too long already.
@@ -27,7 +27,7 @@ enum State {
 
 impl Framing {
     pub(super) fn new(longest: usize) -> Self {
-        Self { longest, message: Vec::new(), state: State::Start, cut: 0 }
+        Self { longest, message: Vec::new(), state: FramingState::Start, cut: 0 }
     }
 
     /// Takes bytes as they come; calls `each` with every message that is complete.
@@ -35,7 +35,7 @@ impl Framing {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
             match self.state {
-                State::Start => {
+                FramingState::Start => {
                     rest = &rest[1..];
                     match byte {
                         b'\n' | b'\r' | 0 if self.message.is_empty() => {}
@@ -45,22 +45,22 @@ impl Framing {
                             self.message.push(byte);
                         }
                         _ => {
-                            self.state = State::Line { over: false };
+                            self.state = FramingState::Line { over: false };
                             self.line_byte(byte, &mut each);
                         }
                     }
                 }
-                State::Line { .. } => {
+                FramingState::Line { .. } => {
                     rest = &rest[1..];
                     self.line_byte(byte, &mut each);
                 }
-                State::Counted { left, over } => {
+                FramingState::Counted { left, over } => {
                     let take = left.min(rest.len());
                     let room = self.longest.saturating_sub(self.message.len());
                     self.message.extend_from_slice(&rest[..take.min(room)]);
                     let over = over || take > room;
                     rest = &rest[take..];
-                    self.state = State::Counted { left: left - take, over };
+                    self.state = FramingState::Counted { left: left - take, over };
                     if left == take {
                         self.end(over, &mut each);
                     }
@@ -86,20 +86,20 @@ impl Framing {
         match count {
             Some(left) if left > 0 => {
                 self.message.clear();
-                self.state = State::Counted { left, over: false };
+                self.state = FramingState::Counted { left, over: false };
             }
-            _ => self.state = State::Line { over: false },
+            _ => self.state = FramingState::Line { over: false },
         }
     }
 
     fn line_byte(&mut self, byte: u8, each: &mut impl FnMut(&[u8])) {
-        let State::Line { over } = self.state else { return };
+        let FramingState::Line { over } = self.state else { return };
         if byte == b'\n' || byte == 0 {
             self.end(over, each);
         } else if self.message.len() < self.longest {
             self.message.push(byte);
         } else {
-            self.state = State::Line { over: true };
+            self.state = FramingState::Line { over: true };
         }
     }
 
@@ -107,7 +107,7 @@ impl Framing {
         self.cut += u64::from(over);
         each(&self.message);
         self.message.clear();
-        self.state = State::Start;
+        self.state = FramingState::Start;
     }
 }
 

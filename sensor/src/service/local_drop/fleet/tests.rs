@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::detector::Sent;
-use crate::kernel::local_drop::OBJECT;
-use crate::kernel::local_drop::bans::Bans;
 use crate::kernel::maps::Maps;
-use crate::kernel::object::Kit;
+use crate::loader::local_drop::OBJECT;
+use crate::loader::object::Kit;
+use crate::pinned::bans::Bans;
 use crate::service::Watch;
 use crate::service::local_drop::{Judge, Running};
 use crate::store::{Store, Writer};

@@ -116,11 +116,6 @@ impl Layout {
         Err(missing())
     }
 
-    /// Whether a tracepoint is there for programs that use type information.
-    pub fn has_tracepoint(&self, name: &str) -> Result<bool, LayoutError> {
-        Ok(self.find(&format!("btf_trace_{name}"), TYPEDEF)?.is_some())
-    }
-
     /// The number of a type by its name.
     fn find(&self, name: &str, kind: u32) -> Result<Option<u32>, LayoutError> {
         for (index, at) in self.types.iter().enumerate() {
@@ -227,8 +222,6 @@ mod tests {
         assert!(layout.offset("no_such_struct", "a").is_err());
         assert!(layout.enumerator("skb_drop_reason", "SKB_NO_SUCH").is_err());
         assert!(layout.enumerator("skb_drop_reason", "SKB_DROP_REASON_NO_SOCKET").unwrap() > 0);
-        assert!(layout.has_tracepoint("inet_sock_set_state").unwrap());
-        assert!(!layout.has_tracepoint("no_such").unwrap());
     }
 
     /// One structure `s { t { a, b: 8 bits at 12 } unnamed, c }` as the kernel would write it.

@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
 
 use super::roots::{self, RootKey, Roots};
+use crate::channel::messages::Vouch;
 
 /// How much of a table of connections is read, in bytes: some 100,000 connections.
 const LONGEST: u64 = 16 << 20;
@@ -18,19 +18,6 @@ const MOST_DESCRIPTORS: usize = 20_000;
 /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of `net/tcp_states.h`, as /proc writes them: the peer is there, or was the
 /// first to leave.
 const LIVE: [&str; 2] = ["01", "08"];
-
-/// What comes of the question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Vouch {
-    /// It is this host's own file root: root of the host, as a hardened service runs.
-    Host,
-    /// The address is connected.
-    Connected,
-    /// It is not.
-    Unconnected,
-    /// The process is gone, or cannot be looked at.
-    Gone,
-}
 
 // === impl Vouch ===
 

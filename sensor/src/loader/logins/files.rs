@@ -16,8 +16,8 @@ use super::hook::{HOOKS, Hook, Library};
 use super::library::{FileKey, Found};
 use super::roots::RootKey;
 use super::survey::{Held, Mapping, OpenError, Opened, Surveyed};
-use crate::kernel::elf;
-use crate::kernel::object::{Object, Refusal};
+use crate::loader::elf;
+use crate::loader::object::{Object, Refusal};
 
 /// The most files of a root's that no name leads to any more; the oldest of more is let go of.
 const MOST_OLD: usize = 16;

@@ -4,8 +4,8 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::Program;
 use super::object::Object;
+use crate::channel::Program;
 
 /// Maps that were loaded just now, by name.
 pub type Handed = Vec<(String, OwnedFd)>;

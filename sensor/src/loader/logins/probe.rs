@@ -18,11 +18,13 @@ use super::hook::Subject;
 use super::library;
 use super::roots::{self, Changes, RootKey, Roots};
 use super::survey::{Question, Survey};
-use super::vouch::{self, Vouch};
-use crate::kernel::layout::{Layout, LayoutError};
-use crate::kernel::object::{Kit, Object, Refusal};
-use crate::kernel::part::{Handed, Part};
-use crate::kernel::{Program, ProgramState, tracefs};
+use super::vouch;
+use crate::channel::messages::Vouch;
+use crate::channel::{Program, ProgramState};
+use crate::loader::layout::{Layout, LayoutError};
+use crate::loader::object::{Kit, Object, Refusal};
+use crate::loader::part::{Handed, Part};
+use crate::loader::tracefs;
 
 /// How the program that watches for new containers is shown.
 const ARRIVALS: &str = "logins: arrivals";

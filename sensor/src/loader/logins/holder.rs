@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::library::FileKey;
 use super::survey::{Held, Mapping, Range};
-use crate::kernel::container::{Container, clean};
-use crate::kernel::{Outdated, OutdatedProgram};
+use crate::channel::{Outdated, OutdatedProgram};
+use crate::loader::container::{Container, clean};
 
 /// The most programs that are told of for a file.
 const MOST_PROGRAMS: usize = 5;

@@ -7,9 +7,9 @@ use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use rustix::io::Errno;
 
-use super::Mode;
-use super::interfaces::Interface;
-use super::pins::Pins;
+use crate::pinned::Mode;
+use crate::pinned::interfaces::Interface;
+use crate::pinned::pins::Pins;
 
 /// Puts the program in the place of the one that a pinned link holds, in one step: between two packets.
 pub fn take_over(program: &mut Xdp, pinned: &Path) -> Result<(), String> {

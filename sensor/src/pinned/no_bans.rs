@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use ipnet::IpNet;
 
-use super::{Dropped, Totals};
+use super::{DropTotals, Dropped};
 
 /// The maps that are not there.
 pub enum Bans {}
@@ -34,7 +34,7 @@ impl Bans {
         match *self {}
     }
 
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> DropTotals {
         match *self {}
     }
 }

@@ -1,84 +1,38 @@
-//! The loader process: does what the worker asks, looks around every few seconds, and ends with the worker.
+//! The loader, the privileged one of the two processes, and all that runs in it: does what the worker asks, looks around
+//! every few seconds, and ends with the worker.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde::{Deserialize, Serialize};
 
-use super::channel::Channel;
-use super::connections::Connections;
-use super::listener::{self, Listener};
-use super::local_drop::LocalDrop;
-use super::logins::{Logins, vouch::Vouch};
-use super::object::{Kit, Object};
-use super::part::Part;
-use super::{Program, Wanted};
-use crate::confine::{self, Confinement};
+use crate::channel::messages::{CONNECTIONS, LOCAL_DROP, LOGINS, Request, Said};
+use crate::channel::socket::Channel;
+use crate::channel::{Program, Wanted};
+use crate::confine;
+
+mod connections;
+mod container;
+mod elf;
+mod layout;
+mod listener;
+pub mod local_drop;
+mod logins;
+pub mod object;
+mod offsets;
+mod part;
+mod tracefs;
+mod tracepoint;
+
+use connections::Connections;
+use local_drop::LocalDrop;
+use logins::Logins;
+use object::{Kit, Object};
+use part::Part;
 
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// The object of that name, under which the worker gets its maps.
-pub const LOGINS: &str = "logins";
-/// The object of that name.
-pub const CONNECTIONS: &str = "connections";
-/// The object of that name.
-pub const LOCAL_DROP: &str = "local_drop";
-
-/// What the worker asks.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
-    /// Brings what is loaded to this; answered with [`Said::Loaded`].
-    Want(Wanted),
-    /// Finds who listens on a port; answered with [`Said::Listener`].
-    Listener {
-        /// The worker's number of the question.
-        question: u64,
-        /// In which network namespace, by its number; zero for the loader's own.
-        netns: u32,
-        /// On which port.
-        port: u16,
-    },
-    /// Asks whether the word of a process outside of the host's mount namespace on an address counts; answered
-    /// with [`Said::Vouched`].
-    Vouch {
-        /// The process.
-        process: u32,
-        /// The address that it names.
-        address: IpAddr,
-    },
-}
-
-/// What the loader says.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Said {
-    /// What was wanted is loaded, as far as the kernel lets it be.
-    Loaded {
-        /// All programs.
-        programs: Vec<Program>,
-        /// What the loader kept.
-        confinement: Confinement,
-        /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
-        maps: Vec<(String, String)>,
-    },
-    /// Who listens, where anybody does.
-    Listener {
-        /// The worker's number of the question.
-        question: u64,
-        /// Who.
-        listener: Option<Listener>,
-    },
-    /// The answer to the oldest [`Request::Vouch`] that has none.
-    Vouched(Vouch),
-    /// Programs stand otherwise than was said last.
-    Changed {
-        /// All of them.
-        programs: Vec<Program>,
-    },
-}
 
 /// All parts.
 #[derive(Default)]

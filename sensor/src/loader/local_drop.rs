@@ -9,13 +9,16 @@ use atalaya_sensor_ebpf::local_drop::{
 };
 use aya::programs::Xdp;
 
-use super::bans::Bans;
-use super::interfaces::{self, Choice, Interface};
-use super::pins::Pins;
-use super::{Mode, SHOWN, Settings, Wanted, links};
-use crate::kernel::object::{Kit, Object, Refusal};
-use crate::kernel::part::{Handed, Part};
-use crate::kernel::{Program, ProgramState};
+use crate::channel::local_drop::{SHOWN, Settings, Wanted};
+use crate::channel::{Program, ProgramState};
+use crate::loader::object::{Kit, Object, Refusal};
+use crate::loader::part::{Handed, Part};
+use crate::pinned::Mode;
+use crate::pinned::bans::Bans;
+use crate::pinned::interfaces::{self, Choice, Interface};
+use crate::pinned::pins::Pins;
+
+mod links;
 
 /// The compiled object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/local_drop"));
@@ -26,12 +29,12 @@ const MAPS: [&str; 5] = [BANS_MAP, PREFIXES_MAP, ALLOW_MAP, KINDS_MAP, TOTALS_MA
 /// The part.
 #[derive(Default)]
 pub struct LocalDrop {
-    running: Option<Running>,
+    running: Option<Standing>,
     programs: Vec<Program>,
 }
 
 /// What is loaded.
-struct Running {
+struct Standing {
     object: Object,
     pins: Pins,
     settings: Settings,
@@ -103,7 +106,7 @@ impl Part for LocalDrop {
 
 /// Loads the object with the maps that are pinned, or with new ones, which get what stands in those of
 /// another size. Nothing is attached yet.
-fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Running, Handed), Refusal> {
+fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Standing, Handed), Refusal> {
     let maps = pins.make(VERSION, settings.max_entries).map_err(|error| unpinnable(pins, &error))?;
     let object = kit.load(OBJECT, |loader| {
         for name in MAPS {
@@ -130,12 +133,12 @@ fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Running, Handed)
     let handed = object.maps(&MAPS)?;
     let pins = pins.clone();
     let settings = settings.clone();
-    Ok((Running { object, pins, settings, maps, taken: BTreeMap::new(), waits }, handed))
+    Ok((Standing { object, pins, settings, maps, taken: BTreeMap::new(), waits }, handed))
 }
 
-// === impl Running ===
+// === impl Standing ===
 
-impl Running {
+impl Standing {
     /// Brings the links to the interfaces that are chosen now, and removes the maps of before.
     fn sync(&mut self) -> Program {
         let choice = interfaces::choose(self.settings.interfaces.as_deref());

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::local_drop::routes;
+use crate::pinned::routes;
 
 /// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK` of `linux/if_arp.h`: what begins with an Ethernet header.
 const ETHERNET: u32 = 1;

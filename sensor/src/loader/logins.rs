@@ -21,54 +21,18 @@
 //! that the new file is probed at once; processes that run on with the old one are found in /proc ([`survey`]), and
 //! that stays probed until none is left ([`files`]).
 
-use serde::{Deserialize, Serialize};
-
-#[cfg(feature = "kernel")]
 mod files;
-#[cfg(feature = "kernel")]
 mod folders;
-#[cfg(feature = "kernel")]
 mod holder;
-#[cfg(feature = "kernel")]
 mod hook;
-#[cfg(feature = "kernel")]
 mod library;
-#[cfg(feature = "kernel")]
 mod mounts;
-#[cfg(feature = "kernel")]
 mod probe;
-#[cfg(feature = "kernel")]
 mod roots;
-#[cfg(feature = "kernel")]
 mod shown;
-#[cfg(feature = "kernel")]
 mod survey;
-#[cfg(feature = "kernel")]
 pub mod vouch;
 
-#[cfg(feature = "kernel")]
 pub use probe::Logins;
 
-/// What of it is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
-    /// Verdicts on logins, and whose.
-    pub verdicts: Option<Verdicts>,
-    /// Whom root's programs talk to.
-    pub peers: bool,
-    /// What root's programs say to syslog.
-    pub syslog: bool,
-}
-
-/// Whose verdicts on logins are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdicts {
-    /// Audit's where PAM reports to libaudit, else PAM's own; for each container by itself.
-    #[default]
-    Auto,
-    /// What PAM and sshd report to libaudit.
-    Audit,
-    /// PAM's own.
-    Pam,
-}
+use crate::channel::logins::{Verdicts, Wanted};

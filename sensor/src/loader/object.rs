@@ -7,7 +7,7 @@ use aya::programs::{Program as Loaded, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
-use super::{Program, ProgramState};
+use crate::channel::{Program, ProgramState};
 
 /// `log`'s levels in their order, off first, as the programs know them.
 const LEVELS: [u8; 6] = [0, 1, 2, 3, 4, 5];

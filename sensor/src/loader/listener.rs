@@ -5,25 +5,13 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::container::{Container, clean};
+use crate::channel::messages::Listener;
 
 /// The most lines of `/proc/PID/net/tcp` that are read; those of listening sockets come first.
 const MOST_LINES: usize = 100_000;
 /// The most descriptors that are looked at.
 const MOST_DESCRIPTORS: usize = 200_000;
-
-/// A program that listens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listener {
-    /// The process.
-    pub process: u32,
-    /// The program's name (`comm`).
-    pub program: String,
-    /// The container's name, where it is in one.
-    pub container: Option<String>,
-}
 
 /// Finds who listens on a port in a network namespace, by the namespace's number; zero for the one that this
 /// process is in. `None` where nobody does any more.

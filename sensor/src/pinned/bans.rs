@@ -13,37 +13,22 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ipnet::IpNet;
 
-use super::{Dropped, Totals};
-use crate::kernel::maps::{Maps, MapsError};
+use super::{DropTotals, Dropped};
 
 /// The maps.
 pub struct Bans {
-    addresses: HashMap<MapData, Source, [u64; 3]>,
-    prefixes: LpmTrie<MapData, Source, [u64; 4]>,
-    allow: LpmTrie<MapData, Source, u32>,
-    kinds: Array<MapData, [u32; KINDS]>,
-    totals: PerCpuArray<MapData, u64>,
+    pub(crate) addresses: HashMap<MapData, Source, [u64; 3]>,
+    pub(crate) prefixes: LpmTrie<MapData, Source, [u64; 4]>,
+    pub(crate) allow: LpmTrie<MapData, Source, u32>,
+    pub(crate) kinds: Array<MapData, [u32; KINDS]>,
+    pub(crate) totals: PerCpuArray<MapData, u64>,
     /// How many of each [`Kind`] are there.
-    counts: [u32; KINDS],
+    pub(crate) counts: [u32; KINDS],
 }
 
 // === impl Bans ===
 
 impl Bans {
-    /// Takes the maps over, with what stands in them.
-    pub fn new(mut maps: Maps) -> Result<Self, MapsError> {
-        let mut bans = Self {
-            addresses: maps.take(BANS_MAP)?,
-            prefixes: maps.take(PREFIXES_MAP)?,
-            allow: maps.take(ALLOW_MAP)?,
-            kinds: maps.take(KINDS_MAP)?,
-            totals: maps.take(TOTALS_MAP)?,
-            counts: [0; KINDS],
-        };
-        bans.recount();
-        Ok(bans)
-    }
-
     /// The maps that are pinned in a folder.
     pub fn pinned(folder: &Path) -> Result<Self, MapError> {
         fn open<T: TryFrom<Map, Error = MapError>>(folder: &Path, name: &str) -> Result<T, MapError> {
@@ -147,10 +132,10 @@ impl Bans {
     }
 
     /// What all bans did.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> DropTotals {
         let sum = |total: Total| self.totals.get(&(total as u32), 0).map_or(0, |cpus| cpus.iter().sum());
         let dropped = Dropped { packets: sum(Total::Packets), bytes: sum(Total::Bytes) };
-        Totals { dropped, allowed: sum(Total::Allowed) }
+        DropTotals { dropped, allowed: sum(Total::Allowed) }
     }
 
     /// Adds the bans and allowed networks of other maps, as far as there is room; their counters start anew.
@@ -167,7 +152,7 @@ impl Bans {
         self.kinds.set(0, self.counts, 0)
     }
 
-    fn recount(&mut self) {
+    pub(crate) fn recount(&mut self) {
         let mut counts = [0_u32; KINDS];
         for source in self.addresses.keys().flatten() {
             let kind = match source[0] {

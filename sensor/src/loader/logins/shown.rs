@@ -7,8 +7,8 @@ use super::files::{Attached, Files};
 use super::holder;
 use super::hook::{HOOKS, Hook, Subject};
 use super::roots::RootKey;
-use crate::kernel::object::Object;
-use crate::kernel::{Outdated, Program, ProgramState};
+use crate::channel::{Outdated, Program, ProgramState};
+use crate::loader::object::Object;
 
 /// The most files of before their upgrade that are told of for one program.
 const MOST_TOLD: usize = 8;

@@ -1,0 +1,27 @@
+//! What the loader is asked of the object `logins`.
+
+use serde::{Deserialize, Serialize};
+
+/// What of it is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Verdicts on logins, and whose.
+    pub verdicts: Option<Verdicts>,
+    /// Whom root's programs talk to.
+    pub peers: bool,
+    /// What root's programs say to syslog.
+    pub syslog: bool,
+}
+
+/// Whose verdicts on logins are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdicts {
+    /// Audit's where PAM reports to libaudit, else PAM's own; for each container by itself.
+    #[default]
+    Auto,
+    /// What PAM and sshd report to libaudit.
+    Audit,
+    /// PAM's own.
+    Pam,
+}

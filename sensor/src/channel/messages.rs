@@ -1,0 +1,91 @@
+//! What worker and loader say to each other.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Program, Wanted};
+use crate::confine::Confinement;
+
+/// The object of that name, under which the worker gets its maps.
+pub const LOGINS: &str = "logins";
+/// The object of that name.
+pub const CONNECTIONS: &str = "connections";
+/// The object of that name.
+pub const LOCAL_DROP: &str = "local_drop";
+
+/// What the worker asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Brings what is loaded to this; answered with [`Said::Loaded`].
+    Want(Wanted),
+    /// Finds who listens on a port; answered with [`Said::Listener`].
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// In which network namespace, by its number; zero for the loader's own.
+        netns: u32,
+        /// On which port.
+        port: u16,
+    },
+    /// Asks whether the word of a process outside of the host's mount namespace on an address counts; answered
+    /// with [`Said::Vouched`].
+    Vouch {
+        /// The process.
+        process: u32,
+        /// The address that it names.
+        address: IpAddr,
+    },
+}
+
+/// What the loader says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// What was wanted is loaded, as far as the kernel lets it be.
+    Loaded {
+        /// All programs.
+        programs: Vec<Program>,
+        /// What the loader kept.
+        confinement: Confinement,
+        /// The maps of objects that were loaded just now: object and map, in the order of the descriptors.
+        maps: Vec<(String, String)>,
+    },
+    /// Who listens, where anybody does.
+    Listener {
+        /// The worker's number of the question.
+        question: u64,
+        /// Who.
+        listener: Option<Listener>,
+    },
+    /// The answer to the oldest [`Request::Vouch`] that has none.
+    Vouched(Vouch),
+    /// Programs stand otherwise than was said last.
+    Changed {
+        /// All of them.
+        programs: Vec<Program>,
+    },
+}
+
+/// A program that listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The process.
+    pub process: u32,
+    /// The program's name (`comm`).
+    pub program: String,
+    /// The container's name, where it is in one.
+    pub container: Option<String>,
+}
+
+/// What comes of the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Vouch {
+    /// It is this host's own file root: root of the host, as a hardened service runs.
+    Host,
+    /// The address is connected.
+    Connected,
+    /// It is not.
+    Unconnected,
+    /// The process is gone, or cannot be looked at.
+    Gone,
+}

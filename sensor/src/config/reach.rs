@@ -1,0 +1,99 @@
+//! Which files the sensor must be able to reach with a configuration. It follows from the configuration alone, so that a
+//! reload can tell whether the running process kept enough.
+
+use std::path::Path;
+
+use super::Config;
+use crate::confine::files::Reach;
+
+impl Config {
+    /// What it needs, where it was read from this file; an error in words where nothing less than everything would do.
+    pub fn reach(&self, file: &Path) -> Result<Reach, String> {
+        let mut reach = Reach::of_state(&self.state);
+        reach.read_beside(file);
+        if let Some(fail2ban) = &self.fail2ban {
+            reach.read_folder(&fail2ban.folder);
+        }
+        for jail in &self.jails {
+            if jail.ignorecommand.is_some() {
+                return Err(format!(
+                    "jail {} has an ignorecommand, which may run and read anything",
+                    jail.policy.name
+                ));
+            }
+            jail.ignore.files.iter().for_each(|file| reach.read_beside(file));
+            jail.source.reach(&mut reach, self.journal.as_deref());
+        }
+        Ok(reach)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn reach(config: &str) -> Reach {
+        let file = Path::new("/etc/atalaya/sensor.toml");
+        Config::parse(config, file).unwrap().reach(file).unwrap()
+    }
+
+    fn reads(reach: &Reach, path: &str) -> bool {
+        reach.read.iter().any(|have| Path::new(path).starts_with(have))
+    }
+
+    const LOGS: &str = "[jail.mail]\nsource = \"files\"\nfailregex = '<HOST>'\npaths = ";
+
+    #[test]
+    fn logs_are_read_with_what_they_rotate_to_and_passwords_are_not() {
+        let reach = reach(&format!("{LOGS}[\"/var/log/mail.log\", \"/srv/*/logs/access.log\"]\n"));
+        for path in
+            ["/var/log/mail.log.1", "/srv/shop/logs/access.log", "/etc/atalaya/sensor.toml", "/etc/hosts"]
+        {
+            assert!(reads(&reach, path), "{path}");
+        }
+        for path in ["/etc/shadow", "/root/.ssh/id_ed25519", "/home/anna/x", "/var/lib/dpkg/status"] {
+            assert!(!reads(&reach, path), "{path}");
+        }
+        assert_eq!(reach.write, [PathBuf::from("/var/lib/atalaya-sensor")].into());
+        assert!(reach.execute.is_empty());
+    }
+
+    #[test]
+    fn a_file_in_a_wide_folder_opens_no_more_than_itself() {
+        let config =
+            "[jail.ssh]\nsource = \"logins\"\nignore = [\"file:/etc/friends\", \"file:/etc/atalaya/more\"]\n";
+        let reach = reach(config);
+        assert!(
+            reads(&reach, "/etc/friends")
+                && reads(&reach, "/etc/atalaya/more")
+                && !reads(&reach, "/etc/shadow")
+        );
+    }
+
+    #[test]
+    fn only_a_jail_on_the_journal_lets_programs_be_started() {
+        let reach = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
+        assert!(reach.execute.contains(Path::new("/usr/bin/journalctl")));
+        assert!(!reach.execute.contains(Path::new("/bin/sh")));
+        assert!(reads(&reach, "/var/log/journal/x/system.journal"));
+    }
+
+    #[test]
+    fn an_ignorecommand_needs_everything() {
+        let config = "[jail.ssh]\nsource = \"logins\"\nignorecommand = \"true\"\n";
+        let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
+        assert!(config.reach(Path::new("sensor.toml")).unwrap_err().contains("ignorecommand"));
+    }
+
+    #[test]
+    fn what_a_changed_configuration_needs_beyond_is_found() {
+        let before = reach(&format!("{LOGS}\"/var/log/mail.log\"\n"));
+        assert_eq!(before.lacks(&reach(&format!("{LOGS}\"/var/log/apt/x\"\n"))), None);
+        let elsewhere = reach(&format!("{LOGS}\"/srv/mail.log\"\n"));
+        assert_eq!(before.lacks(&elsewhere), Some("/srv".into()));
+        let journal = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
+        assert!(before.lacks(&journal).is_some());
+    }
+}

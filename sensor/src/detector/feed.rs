@@ -1,0 +1,304 @@
+//! Feeding the jails: lines, messages and login attempts in; what comes of each goes to the outlet.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError};
+
+use atalaya_wire::{Evidence, Name};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::Detector;
+use super::bans;
+use super::ignored::{Ignored, Spared};
+use super::outlet::Outlet;
+use super::watched::Watched;
+use crate::date::Dates;
+use crate::filter::{Found, Host, Scanner, Verdict};
+use crate::jail::{Failure, Jail, Outcome};
+use crate::rfc5424::Message;
+use crate::source::journal::Entry;
+
+/// The most addresses whose last login is remembered.
+const MOST_LOGINS: usize = 100_000;
+
+/// A login attempt as a jail sees it, whichever probe saw it.
+#[derive(Clone, Debug)]
+pub struct FailedLogin<'a> {
+    /// Where it came from.
+    pub address: IpAddr,
+    /// The service: `sshd`, `vsftpd`…
+    pub service: &'a str,
+    /// When.
+    pub time: Timestamp,
+    /// What was seen, in words.
+    pub text: &'a str,
+}
+
+/// An address that reached a jail's limit where the kernel counts for the jail.
+#[derive(Clone, Debug)]
+pub struct LimitReached<'a> {
+    /// The jail.
+    pub jail: &'a Name,
+    /// Whose.
+    pub address: IpAddr,
+    /// When.
+    pub time: Timestamp,
+    /// How many there were.
+    pub count: u32,
+    /// What was counted, in words.
+    pub text: &'a str,
+}
+
+impl Detector {
+    /// One entry of the journal, for all jails that want it; a good login in it, for the next report.
+    pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
+        if let Some((address, account)) = entry.good_login() {
+            self.good_login(address, "sshd", account, entry.time);
+        }
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let Some(filter) = source.take_entry(entry) else { continue };
+            let verdict = filter.find_message(&entry.text);
+            if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
+                let failure = failure(address, entry.time, "journal", &entry.text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            }
+        }
+    }
+
+    /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
+    /// must look at.
+    pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
+        let Self { jails: watched, ignored, zone, dateless, scanners, outlet, .. } = self;
+        let mut take = |jail: &mut Jail,
+                        own: &Option<TimeZone>,
+                        spared: &Spared,
+                        line: &[u8],
+                        verdict: Verdict,
+                        dates: &Dates| {
+            let Some(address) = bannable(jail, source, line, &verdict) else { return };
+            let dated = match &verdict {
+                Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
+                _ => line,
+            };
+            let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
+                Some(date) => date.time,
+                None => {
+                    warn_dateless(dateless, source);
+                    now
+                }
+            };
+            count(jail, ignored, spared, failure(address, time, source, line), now, outlet);
+        };
+        if let [only] = jails {
+            let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(*only) else { return };
+            let Some(filter) = source.take_line() else { return };
+            let dates = filter.dates();
+            filter.find_in_block(block, |line, verdict| take(jail, zone, spared, line, verdict, &dates));
+            return;
+        }
+        let scanner = match scanners.get(jails) {
+            Some(scanner) => scanner.clone(),
+            None => {
+                let filters = jails.iter().filter_map(|jail| {
+                    let source = &watched.get(*jail)?.source;
+                    source.paths().and(source.filter()).map(|filter| (*jail, filter))
+                });
+                let scanner = Arc::new(Scanner::new(filters));
+                scanners.insert(jails.to_vec(), scanner.clone());
+                scanner
+            }
+        };
+        scanner.scan(block, |jail, line| {
+            let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(jail) else { return };
+            let Some(filter) = source.take_line() else { return };
+            let verdict = filter.find(line);
+            if matches!(verdict, Verdict::Matched(_)) {
+                take(jail, zone, spared, line, verdict, &filter.dates());
+            }
+        });
+    }
+
+    /// One syslog message, for all jails that read them.
+    pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let Some(filter) = source.take_syslog() else { continue };
+            let source = format!("syslog from {peer}");
+            let verdict = filter.find(text);
+            if let Some(address) = bannable(jail, &source, text, &verdict) {
+                let failure = failure(address, time.unwrap_or(now), &source, text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            }
+        }
+    }
+
+    /// What a program of root said to syslog, as `host program[123]: message`, for all jails that want the program's.
+    pub fn syslog_call(&mut self, program: &str, time: Timestamp, text: &[u8], now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            let Some(filter) = source.take_syslog_call(program) else { continue };
+            let verdict = filter.find_message(text);
+            if let Some(address) = bannable(jail, "syslog-calls", text, &verdict) {
+                let failure = failure(address, time, "syslog-calls", text);
+                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            }
+        }
+    }
+
+    /// One failed login, for all jails that want its service.
+    pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
+        for Watched { jail, source, spared, .. } in &mut self.jails {
+            if !source.takes_login(login.service) {
+                continue;
+            }
+            let failure = Failure {
+                address: login.address,
+                time: login.time,
+                weight: 1,
+                evidence: Evidence::new(login.time, "logins", login.text),
+            };
+            count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+        }
+    }
+
+    /// An address reached the limit of a jail for which the kernel counts.
+    pub fn limit_reached(&mut self, reached: &LimitReached<'_>, now: Timestamp) {
+        let LimitReached { address, time, count, text, .. } = *reached;
+        let Some(watched) = self.jails.iter_mut().find(|watched| watched.jail.policy().name == *reached.jail)
+        else {
+            return;
+        };
+        let Watched { jail, source, spared, .. } = watched;
+        if !source.is_counted_by_kernel() {
+            return;
+        }
+        let kind = source.kind();
+        if source.is_short() {
+            let policy = jail.policy();
+            let since = now.saturating_sub(policy.findtime.signed()).unwrap_or(Timestamp::MIN);
+            let mut logins = self.logins.range(policy.counted_as_one(address));
+            if let Some((from, at)) = logins.find(|(_, at)| **at >= since) {
+                let jail = &policy.name;
+                tracing::info!(%jail, %address, login_from = %from, %at, "protected: somebody logged in from there");
+                return;
+            }
+        }
+        let failure = Failure { address, time, weight: count, evidence: Evidence::new(time, kind, text) };
+        judge(jail, &self.ignored, spared, failure, now, &mut self.outlet, Jail::crossing);
+    }
+
+    /// One login that succeeded, for the next report. Those of this host itself are nobody's business.
+    pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
+        let address = atalaya_wire::canonical(address);
+        let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
+        if is_remote {
+            self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);
+        }
+        if is_remote && self.wants_short() {
+            self.remember_login(address, time);
+        }
+        if let Some(pending) = &mut self.outlet.pending
+            && is_remote
+        {
+            pending.login(address, service, account, time);
+        }
+    }
+
+    /// Past the bound the oldest login is forgotten.
+    fn remember_login(&mut self, address: IpAddr, time: Timestamp) {
+        if self.logins.len() >= MOST_LOGINS
+            && !self.logins.contains_key(&address)
+            && let Some(oldest) = self.logins.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address)
+        {
+            self.logins.remove(&oldest);
+        }
+        let last = self.logins.entry(address).or_insert(time);
+        *last = time.max(*last);
+    }
+}
+
+fn failure(address: IpAddr, time: Timestamp, source: &str, line: &[u8]) -> Failure {
+    // Structured data would leave no room for the text.
+    let read = Message::read(line).map(|message| message.line().bytes);
+    let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
+    Failure { address, time, weight: 1, evidence: Evidence::new(time, source, text.trim_end()) }
+}
+
+/// The address of a line that matched, where it is one that a router can hold.
+fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &Verdict) -> Option<IpAddr> {
+    let Verdict::Matched(found) = verdict else { return None };
+    match &found.host {
+        Host::Address(address) => Some(*address),
+        Host::Name(name) => {
+            let line = String::from_utf8_lossy(line);
+            tracing::debug!(jail = %jail.policy().name, source, ?name, ?line, "a host name is not banned");
+            None
+        }
+    }
+}
+
+fn count(
+    jail: &mut Jail,
+    ignored: &Ignored,
+    spared: &Spared,
+    failure: Failure,
+    now: Timestamp,
+    outlet: &mut Outlet,
+) {
+    judge(jail, ignored, spared, failure, now, outlet, |jail, failure| jail.failure(failure, now));
+}
+
+fn judge(
+    jail: &mut Jail,
+    ignored: &Ignored,
+    spared: &Spared,
+    failure: Failure,
+    now: Timestamp,
+    outlet: &mut Outlet,
+    of: impl FnOnce(&mut Jail, Failure) -> Outcome,
+) {
+    let name = jail.policy().name.clone();
+    let (address, time, weight) = (failure.address, failure.time, failure.weight);
+    if ignored.contains(address, spared) {
+        tracing::debug!(jail = %name, %address, "ignored: on an allow list, or this host's own");
+        return;
+    }
+    let source = failure.evidence.source.clone();
+    let outcome = of(jail, failure);
+    let is_counted = matches!(outcome, Outcome::Counted(_) | Outcome::Offence(_));
+    match outcome {
+        Outcome::Counted(failures) => {
+            if outlet.chatter.may_say(now) {
+                tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
+            }
+        }
+        Outcome::Offence(offence) => {
+            let (failures, bantime) = (offence.failures, offence.bantime);
+            let handed = (outlet.offended)(offence, spared.command.clone());
+            bans::handed(jail, address, handed);
+            if outlet.chatter.may_say(now) {
+                tracing::info!(jail = %name, %address, failures, of = jail.policy().maxretry, %time, source, "failure");
+                tracing::info!(jail = %name, %address, %bantime, "offence");
+            }
+        }
+        Outcome::Ignored => tracing::debug!(jail = %name, %address, "ignored by the jail"),
+        Outcome::Old => tracing::debug!(jail = %name, %address, %time, "older than findtime"),
+    }
+    // After the offence, which is in a hurry. Whom an ignorecommand spares is known too late: a failure
+    // cannot be taken back from the enforcer.
+    if let Some(pending) = &mut outlet.pending
+        && is_counted
+        && spared.command.is_none()
+    {
+        pending.failures(name, address, weight, time.min(now));
+    }
+}
+
+fn warn_dateless(dateless: &mut HashSet<String>, source: &str) {
+    const MOST: usize = 10_000;
+    if dateless.len() < MOST && dateless.insert(source.to_owned()) {
+        tracing::warn!(
+            source,
+            "lines without a date that can be read count as now; a backlog would count as fresh"
+        );
+    }
+}

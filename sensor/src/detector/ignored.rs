@@ -1,0 +1,50 @@
+//! Whom the jails do not count.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use atalaya_wire::Networks;
+
+use crate::jail::ignore::IgnoreCommand;
+
+/// What no jail counts.
+#[derive(Clone, Debug, Default)]
+pub struct Ignored {
+    /// From the configuration.
+    pub configured: Networks,
+    /// The host's own addresses.
+    pub own: Networks,
+    /// The enforcer's allow list.
+    pub enforcer: Networks,
+}
+
+/// Whom one jail spares, besides what all do and its policy says.
+#[derive(Default)]
+pub(super) struct Spared {
+    /// What names and files stand for now.
+    pub(super) looked_up: Networks,
+    /// Added while running.
+    pub(super) added: Networks,
+    /// The host's own addresses.
+    pub(super) own: bool,
+    /// Asked before an address is reported.
+    pub(super) command: Option<Arc<IgnoreCommand>>,
+}
+
+// === impl Ignored ===
+
+impl Ignored {
+    /// Whether a jail may not count this address: configured, the host's own, on the enforcer's list,
+    /// spared by the jail, or not an address of another host at all.
+    pub(super) fn contains(&self, address: IpAddr, spared: &Spared) -> bool {
+        let address = atalaya_wire::canonical(address);
+        address.is_loopback()
+            || address.is_unspecified()
+            || address.is_multicast()
+            || self.configured.contains(address)
+            || spared.own && self.own.contains(address)
+            || spared.looked_up.contains(address)
+            || spared.added.contains(address)
+            || self.enforcer.contains(address)
+    }
+}

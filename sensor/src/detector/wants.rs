@@ -1,0 +1,70 @@
+//! What the jails need of the sources.
+
+use super::Detector;
+#[cfg(feature = "kernel")]
+use super::watched::Watched;
+use crate::channel;
+use crate::jail::source::JailSource;
+#[cfg(feature = "kernel")]
+use crate::jail::source::spoken_of;
+#[cfg(feature = "kernel")]
+use crate::source::connections::Guard;
+use crate::source::journal::JournalMatch;
+
+impl Detector {
+    /// What the jails want of the journal.
+    pub fn journal_matches(&self) -> Vec<JournalMatch> {
+        self.sources().filter_map(JailSource::journal).cloned().collect()
+    }
+
+    /// The jails that read files, each with its paths.
+    pub fn paths(&self) -> Vec<(usize, Vec<String>)> {
+        let paths = self.sources().map(JailSource::paths).enumerate();
+        paths.filter_map(|(index, paths)| Some((index, paths?.to_vec()))).collect()
+    }
+
+    /// Whether any jail wants failed logins, or has to know of good ones.
+    pub fn wants_logins(&self) -> bool {
+        self.sources().any(JailSource::wants_logins)
+    }
+
+    /// Whether a jail counts short connections.
+    pub fn wants_short(&self) -> bool {
+        self.sources().any(JailSource::is_short)
+    }
+
+    /// Whether any jail wants what programs say to syslog.
+    pub fn wants_syslog_calls(&self) -> bool {
+        self.sources().any(JailSource::wants_syslog_calls)
+    }
+
+    /// What the jails want of the kernel besides logins.
+    pub fn wants_connections(&self) -> Option<channel::connections::Wanted> {
+        let mut wanted = None;
+        self.sources().for_each(|source| source.want_connections(&mut wanted));
+        wanted
+    }
+
+    /// What the kernel is to count for the jails; `logins` as for [`JailSource::guarded`].
+    #[cfg(feature = "kernel")]
+    pub fn guards(&self, logins: bool) -> Vec<Guard> {
+        let spoken_of = spoken_of(self.jails.iter().map(|watched| (&watched.source, &*watched.ports)));
+        let guard = |watched: &Watched| {
+            let ports = if watched.ports.is_empty() { &spoken_of } else { &watched.ports };
+            let of = watched.source.guarded(ports, logins)?;
+            let policy = watched.jail.policy();
+            Some(Guard {
+                jail: policy.name.clone(),
+                limit: policy.maxretry,
+                findtime: policy.findtime,
+                ipv6_prefix: policy.ipv6_prefix,
+                of,
+            })
+        };
+        self.jails.iter().filter_map(guard).collect()
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &JailSource> {
+        self.jails.iter().map(|watched| &watched.source)
+    }
+}
