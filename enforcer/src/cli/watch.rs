@@ -57,13 +57,16 @@ impl Arguments {
         // Says what is wrong, on the ordinary screen, where no enforcer answers.
         socket.get::<Status>("status")?;
         let (sender, reports) = mpsc::channel();
+        let (ready, is_ready) = mpsc::channel();
         std::thread::Builder::new()
             .name("feed".into())
             .spawn({
                 let on_screen = !self.json;
-                move || feed::run(&socket, &sender, on_screen)
+                move || feed::run(&socket, &sender, &ready, on_screen)
             })
             .context("cannot start a thread")?;
+        // Whether it is or has ended, its reports tell.
+        let _ = is_ready.recv();
         if self.json { lines(&reports) } else { screen(&reports) }
     }
 }

@@ -39,12 +39,15 @@ pub enum Report {
     Stop,
 }
 
-/// Reports once a second until nobody listens, a signal comes, or the terminal is gone, where there is one.
-pub fn run(socket: &Socket, reports: &Sender<Report>, has_terminal: bool) {
+/// Reports once a second until nobody listens, a signal comes, or the terminal is gone, where there is one. Says
+/// through `ready` once a signal would end it in order: the terminal is not to be taken before.
+pub fn run(socket: &Socket, reports: &Sender<Report>, ready: &Sender<()>, has_terminal: bool) {
     socket.block_on(async {
+        let stopped = stopped();
+        let _ = ready.send(());
         tokio::select! {
             () = ask(socket, reports) => return,
-            () = stopped() => {}
+            () = stopped => {}
             () = hung_up(), if has_terminal => {}
         }
         for _ in 0..STEPS {
@@ -81,16 +84,20 @@ async fn answers(socket: &Socket) -> anyhow::Result<(Status, Vec<Ban>)> {
     Ok((status, socket.fetch_bans(&selection).await?))
 }
 
-async fn stopped() {
+/// Takes the signals that end it from now on, and waits for one.
+fn stopped() -> impl Future<Output = ()> {
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) else {
-        // The keys still work.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
+    let signals = kinds.map(signal);
+    async move {
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+            // The keys still work.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
     }
 }
 
