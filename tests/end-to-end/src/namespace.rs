@@ -24,6 +24,8 @@ impl Namespace {
     pub fn new(addresses: &[&str]) -> Result<Self> {
         // Unique by process and by call: tests run beside one another.
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        static LEFT_OVER: std::sync::Once = std::sync::Once::new();
+        LEFT_OVER.call_once(remove_left_over);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let id = format!("{}-{count}", std::process::id());
         let name = format!("atalaya-{id}");
@@ -97,6 +99,21 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
+    }
+}
+
+/// Removes namespaces of tests that were killed: this host would go on sending to them what is meant for another of
+/// the same addresses.
+fn remove_left_over() {
+    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let id = name.strip_prefix("atalaya-");
+        let Some((id, (process, _))) = id.and_then(|id| Some((id, id.split_once('-')?))) else { continue };
+        if process.parse::<u32>().is_ok() && !std::path::Path::new("/proc").join(process).exists() {
+            // A process that is left in it would keep the pair of interfaces.
+            let _ = ip(&["link", "delete", &format!("at{id}a")]);
+            let _ = ip(&["netns", "delete", &name]);
+        }
     }
 }
 
