@@ -155,8 +155,6 @@ fn ensure_linker() -> Result<()> {
         cargo().env("LLVM_PREFIX", LLVM).env_remove("RUSTC_BOOTSTRAP").args([
             "install",
             "bpf-linker",
-            // LLVM does the work; what is compiled here need not be fast.
-            "--debug",
             "--no-default-features",
             "--features",
             "llvm-22",
@@ -213,8 +211,13 @@ fn install(why: &str, packages: &[&str], care: Care) -> Result<()> {
         bail!("{why}, and only root can install it: run as root\n    {by_hand}\nand this again");
     }
     announce("Debian's package lists", apt().args(["update", "--quiet"]))?;
-    let packages: Vec<String> = packages.iter().map(|package| in_fitting_version(package)).collect();
-    let changes = changes(&packages)?;
+    let plain: Vec<String> = packages.iter().map(|package| (*package).to_owned()).collect();
+    let fitting: Vec<String> = packages.iter().map(|package| in_fitting_version(package)).collect();
+    // Versions that fit what is installed may not fit each other.
+    let (packages, changes) = match changes(&fitting) {
+        Ok(changes) => (fitting, changes),
+        Err(_) => (plain.clone(), changes(&plain)?),
+    };
     if !changes.is_empty() {
         let changes = changes.join(", ");
         if care == Care::AddOnly {

@@ -1,5 +1,9 @@
-//! systemd's journal, read through `journalctl`: every entry once, in order, from the cursor where
+//! systemd's journal, read through `journalctl`: every entry once, in the order of its time, from the cursor where
 //! reading stood. One `journalctl` reads for all jails; which of them want an entry is told here.
+//!
+//! What it does not do: `journalctl --follow --merge` never shows an entry that is dated before the last one shown
+//! (systemd 252; a script in `findings/` shows it). Where journals of several hosts are collected, what arrives late or
+//! from a clock that is behind is missed, and cannot be counted here.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
