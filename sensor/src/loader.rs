@@ -22,6 +22,7 @@ mod logins;
 pub mod object;
 mod offsets;
 mod part;
+mod process;
 mod tracefs;
 mod tracepoint;
 

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::container::{Container, clean};
+use super::process;
 use crate::channel::messages::Listener;
 
 /// The most lines of `/proc/PID/net/tcp` that are read; those of listening sockets come first.
@@ -26,7 +27,7 @@ pub fn find(netns: u32, port: u16) -> Option<Listener> {
         .collect();
     // The oldest holds the socket for its children. Where systemd opened it for a service it holds it too:
     // it is asked last.
-    processes.sort_unstable_by_key(|process| (*process == 1, *process));
+    processes.sort_by_cached_key(|process| (*process == 1, process::age(*process)));
     let sockets = listening(&folder(*processes.first()?), port);
     let process = holder(&processes, &sockets)?;
     let program = first_line(&folder(process).join("comm"))?;

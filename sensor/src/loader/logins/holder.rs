@@ -10,6 +10,7 @@ use super::library::FileKey;
 use super::survey::{Held, Mapping, Range};
 use crate::channel::{Outdated, OutdatedProgram};
 use crate::loader::container::{Container, clean};
+use crate::loader::process;
 
 /// The most programs that are told of for a file.
 const MOST_PROGRAMS: usize = 5;
@@ -20,6 +21,8 @@ const LONGEST: usize = 128;
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
     process: u32,
+    /// What holders are sorted by: see [`process::age`].
+    age: (u64, u32),
     range: Range,
     /// Its program's name.
     program: String,
@@ -35,7 +38,7 @@ impl Holder {
         let program = read(process, "comm").unwrap_or_default();
         let cgroups = read(process, "cgroup").filter(|_| of.is_none());
         let service = cgroups.as_deref().and_then(service).map(ToOwned::to_owned);
-        Self { process, range, program: clean(program.trim_end()), service }
+        Self { process, age: process::age(process), range, program: clean(program.trim_end()), service }
     }
 
     /// Its number.
@@ -57,12 +60,13 @@ pub(super) fn renew<'a>(holders: &mut Vec<Holder>, found: impl Iterator<Item = &
         let before = known.get(&(mapping.process, mapping.range));
         before.cloned().unwrap_or_else(|| Holder::new(mapping))
     }));
-    holders.sort_unstable_by_key(|holder| holder.process);
+    // The oldest is the one that is named: of a daemon it is the one that the others were forked by.
+    holders.sort_unstable_by_key(|holder| holder.age);
     // A process may have it mapped twice.
     holders.dedup_by_key(|holder| holder.process);
 }
 
-/// What is told of holders of a file.
+/// What is told of holders of a file, the oldest of which is the first.
 pub(super) fn outdated(library: &str, path: &str, place: &str, seen: bool, holders: &[Holder]) -> Outdated {
     let mut programs: Vec<OutdatedProgram> = Vec::new();
     for Holder { process, program, service, .. } in holders {
@@ -143,6 +147,7 @@ mod tests {
     fn processes_are_told_of_by_program_and_no_more_programs_than_fit() {
         let holder = |process, program: &str| Holder {
             process,
+            age: (0, process),
             range: (0, 1),
             program: program.to_owned(),
             service: None,

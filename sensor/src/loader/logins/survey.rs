@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::hook::Library;
 use super::library::{self, FileKey};
 use super::mounts::Mount;
 use super::roots::{self, Home, RootKey};
+use crate::loader::process::{TICK, started};
 
 /// How much is read of a process of this host, in bytes: some 65,000 mappings, the kernel's bound, have less.
 const MOST_OF_PROCESS: u64 = 16 << 20;
@@ -36,8 +36,6 @@ const PIECE: usize = 16 * 1024;
 /// The longest line: a path has 4,096 bytes at most, each of which may take four.
 const LONGEST_LINE: usize = 20_000;
 const SECOND: i128 = 1_000_000_000;
-/// What /proc counts in: `USER_HZ`, a hundredth of a second, in nanoseconds.
-const TICK: i128 = SECOND / 100;
 
 /// The addresses of a mapping.
 pub(super) type Range = (u64, u64);
@@ -378,19 +376,6 @@ fn open(of: Option<RootKey>, root: Mount, process: u32, range: Range) -> Result<
         return Err(OpenError::BelowCopy);
     }
     Ok((file, key.on_overlay()))
-}
-
-/// When a process was started, in nanoseconds since 1970.
-fn started(process: u32) -> Option<i128> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // proc_pid_stat(5): the name may hold anything, and the start is the twentieth field behind it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let ticks: i128 = fields.split_whitespace().nth(19)?.parse().ok()?;
-    let now = |clock| {
-        let now = clock_gettime(clock);
-        i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec)
-    };
-    Some(now(ClockId::Realtime) - now(ClockId::Boottime) + ticks * TICK)
 }
 
 /// The kernel's link to what is mapped, which needs `SYS_ADMIN` or `CHECKPOINT_RESTORE`.
