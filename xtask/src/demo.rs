@@ -492,7 +492,7 @@ fn ready(event: &Value) -> Option<()> {
 /// A private sshd, and a namespace with the attackers' addresses in front of it.
 fn arena_of_ssh() -> Result<(Namespace, Sshd)> {
     let namespace = Namespace::new(&SSH_ATTACKERS)?;
-    let sshd = Sshd::start(&namespace)?;
+    let sshd = Sshd::start_from(&namespace, &setup::sshd_below())?;
     Ok((namespace, sshd))
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: finds what building and testing need, and installs what is missing, printing
 //! each command and why. It never touches the default toolchain, and looks before it runs anything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -17,10 +17,12 @@ const LLVM: &str = "/usr/lib/llvm-22";
 /// What linking against it needs; other packages than llvm-22-dev leave the folder without it.
 const LIBLLVM: &str = "/usr/lib/llvm-22/lib/libLLVM.so";
 /// What the demo runs, and the tests too: a file of each, and its package.
-const DEMO_PACKAGES: &[(&str, &str)] =
-    &[("/usr/sbin/sshd", "openssh-server"), ("/usr/bin/ssh", "openssh-client"), ("/usr/sbin/ip", "iproute2")];
+const DEMO_PACKAGES: &[(&str, &str)] = &[("/usr/bin/ssh", "openssh-client"), ("/usr/sbin/ip", "iproute2")];
+/// Where Debian installs sshd.
+const SSHD: &str = "/usr/sbin/sshd";
 /// What the tests run besides.
 const TEST_PACKAGES: &[(&str, &str)] = &[
+    (SSHD, "openssh-server"),
     ("/usr/bin/curl", "curl"),
     ("/usr/bin/python3", "python3"),
     ("/usr/bin/journalctl", "systemd"),
@@ -83,11 +85,11 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     };
     match purpose {
         Purpose::Build => Ok(()),
-        Purpose::Demo => install(
-            "the demo runs real ssh logins in a network namespace",
-            &missing(DEMO_PACKAGES),
-            Care::AddOnly,
-        ),
+        Purpose::Demo => {
+            let why = "the demo runs real ssh logins in a network namespace";
+            install(why, &missing(DEMO_PACKAGES), Care::AddOnly)?;
+            ensure_sshd()
+        }
         Purpose::Test => {
             let packages = [missing(DEMO_PACKAGES), missing(TEST_PACKAGES)].concat();
             install("the tests run real daemons, clients and kernels", &packages, Care::Upgrade)?;
@@ -162,29 +164,69 @@ fn ensure_linker() -> Result<()> {
     )
 }
 
-/// Unpacks Debian's fail2ban beside what is built, for the tests that read its files where they lie. It is
-/// not installed: its service would start to ban.
+/// Where the files of Debian's openssh-server are: below the root where it is installed, else below the folder of
+/// what is built, where [`Purpose::Demo`] unpacks them.
+pub fn sshd_below() -> PathBuf {
+    if Path::new(SSHD).exists() { PathBuf::from("/") } else { programs("openssh-server") }
+}
+
+/// Unpacks Debian's sshd beside what is built, where it is not installed: installing it would start a service that
+/// listens on port 22, and may upgrade the client.
+fn ensure_sshd() -> Result<()> {
+    let sshd = sshd_below().join("usr/sbin/sshd");
+    if !sshd.exists() {
+        unpack("openssh-server", "the demo's sshd; it is unpacked, not installed: its service would start")?;
+    }
+    let libraries = Command::new("ldd").arg(&sshd).output().context("cannot start ldd")?;
+    let missing: Vec<String> =
+        String::from_utf8_lossy(&libraries.stdout).lines().filter_map(missing_library).collect();
+    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+    install("sshd is linked against these", &missing, Care::AddOnly)
+}
+
+/// Debian's package of a library that a line of ldd(1) says is not there: by the rule of its policy (8.1), the
+/// library's name and version as in its SONAME.
+fn missing_library(line: &str) -> Option<String> {
+    let (library, _) = line.trim().split_once(" => not found")?;
+    let (name, version) = library.split_once(".so.")?;
+    let dash = if name.ends_with(|last: char| last.is_ascii_digit()) { "-" } else { "" };
+    Some(format!("{name}{dash}{version}").replace('_', "-"))
+}
+
+/// Unpacks Debian's fail2ban, for the tests that read its files where they lie.
 fn unpack_fail2ban() -> Result<()> {
-    let folder = programs("fail2ban");
-    if folder.join("etc/fail2ban/jail.conf").exists() {
+    if programs("fail2ban").join("etc/fail2ban/jail.conf").exists() {
         return Ok(());
     }
-    let downloads = programs("fail2ban-package");
+    unpack(
+        "fail2ban",
+        "the tests read fail2ban's own configuration; it is unpacked, not installed: it would start to ban",
+    )
+}
+
+/// Unpacks a package of Debian's below a folder of its name, beside what is built.
+fn unpack(package: &str, why: &str) -> Result<()> {
+    let downloads = programs(&format!("{package}-package"));
+    // What an interrupted download left is no package.
+    if downloads.exists() {
+        std::fs::remove_dir_all(&downloads)?;
+    }
     std::fs::create_dir_all(&downloads)?;
     let download = || {
         let mut apt = Command::new("apt-get");
-        apt.args(["download", "--quiet", "fail2ban"]).current_dir(&downloads);
-        announce("the tests read fail2ban's own configuration; it is unpacked, not installed", &mut apt)
+        apt.args(["download", "--quiet", package]).current_dir(&downloads);
+        announce(why, &mut apt)
     };
     if download().is_err() {
         announce("Debian's package lists", Command::new("apt-get").args(["update", "--quiet"]))?;
         download()?;
     }
-    let package = std::fs::read_dir(&downloads)?
+    let file = std::fs::read_dir(&downloads)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get downloaded no package")?;
-    announce("beside what is built", Command::new("dpkg").arg("--extract").args([&package, &folder]))
+    let folder = programs(package);
+    announce("beside what is built", Command::new("dpkg").arg("--extract").args([&file, &folder]))
 }
 
 /// What installing may do to what is installed already.
@@ -286,4 +328,21 @@ fn in_fitting_version(package: &str) -> String {
             .then(|| format!("{package}={version}"))
     };
     fitting().unwrap_or_else(|| package.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing_library;
+
+    #[test]
+    fn the_package_of_a_library_that_is_missing_is_known_by_its_soname() {
+        let package = |library: &str| missing_library(&format!("\t{library} => not found"));
+        assert_eq!(package("libwrap.so.0").as_deref(), Some("libwrap0"));
+        assert_eq!(package("libgssapi_krb5.so.2").as_deref(), Some("libgssapi-krb5-2"));
+        assert_eq!(package("libkrb5.so.3").as_deref(), Some("libkrb5-3"));
+        assert_eq!(
+            missing_library("\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f0000000000)"),
+            None
+        );
+    }
 }

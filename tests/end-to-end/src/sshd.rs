@@ -32,6 +32,11 @@ pub struct Sshd {
 impl Sshd {
     /// Starts an sshd that listens towards a namespace. Needs root and Debian's openssh-server.
     pub fn start(namespace: &Namespace) -> Result<Self> {
+        Self::start_from(namespace, Path::new("/"))
+    }
+
+    /// As [`Self::start`], with the files of Debian's openssh-server below a folder: unpacked there, not installed.
+    pub fn start_from(namespace: &Namespace, unpacked: &Path) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
         for (key, of) in [
@@ -63,8 +68,17 @@ impl Sshd {
         for host in &hosts {
             config.push_str(&format!("ListenAddress {}\n", SocketAddr::new(*host, port)));
         }
+        if unpacked != Path::new("/") {
+            // From 9.8 and from 10.0 on sshd runs these, and looks for them where they would be installed.
+            for (option, program) in [("SshdSessionPath", "sshd-session"), ("SshdAuthPath", "sshd-auth")] {
+                let program = unpacked.join("usr/lib/openssh").join(program);
+                if program.exists() {
+                    config.push_str(&format!("{option} {}\n", program.display()));
+                }
+            }
+        }
         std::fs::write(path("sshd_config"), config)?;
-        let mut sshd = Command::new("/usr/sbin/sshd");
+        let mut sshd = command(&unpacked.join("usr/sbin/sshd"), &path("passwd"))?;
         sshd.arg("-D").arg("-e").arg("-f").arg(path("sshd_config"));
         let mut process = Process::start("sshd", &mut sshd).context("is openssh-server installed?")?;
         for _ in &hosts {
@@ -188,4 +202,20 @@ impl Sshd {
     fn key(&self, name: &str) -> PathBuf {
         Path::new(self.folder.path()).join(name)
     }
+}
+
+/// A command that runs sshd. Where its installation made no account for the half of it that has no rights, it sees
+/// accounts of its own, written to a file, that are this host's and that one.
+fn command(sshd: &Path, accounts: &Path) -> Result<Command> {
+    let known = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    if known.lines().any(|account| account.starts_with("sshd:")) {
+        return Ok(Command::new(sshd));
+    }
+    std::fs::write(accounts, format!("{known}sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n"))?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/passwd && exec \"$@\""])
+        .arg(accounts)
+        .arg(sshd);
+    Ok(command)
 }
