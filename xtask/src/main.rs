@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod demo;
+mod dist;
 mod run;
 mod setup;
 mod test;
@@ -49,6 +50,9 @@ enum Command {
         Needs no root where qemu-system-x86 is installed, and is faster where /dev/kvm can be used."
     )]
     Vm(vm::Arguments),
+    /// Build the two programs as they are handed out: optimized and stripped
+    #[command(after_help = "Example:\n  cargo xtask dist")]
+    Dist(dist::Arguments),
     /// Measure the budgets of the design
     #[command(after_help = "Example:\n  cargo xtask bench latency")]
     Bench(bench::Arguments),
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Ci => ci::run(),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {
