@@ -11,6 +11,7 @@ use crate::cli::trial::printable;
 use crate::control::Status;
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
+use crate::uplink::outbox::OutboxStatus;
 
 /// How many addresses of a jail are listed; the JSON has all.
 const LISTED: usize = 50;
@@ -44,6 +45,9 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         status.lines_per_second,
         indicatif::HumanBytes(status.backlog)
     )?;
+    if status.enforcer.is_some() || status.outbox != OutboxStatus::default() {
+        writeln!(out, "{}", outbox(status.outbox))?;
+    }
     if status.reports.on {
         writeln!(out, "{}", reports(status))?;
     }
@@ -185,6 +189,18 @@ fn end(until: BanEnd) -> String {
         || "permanent".to_owned(),
         |until| until.round(Unit::Second).unwrap_or(until).to_string(),
     )
+}
+
+/// How many offences the enforcer does not have, in a line.
+fn outbox(OutboxStatus { waiting, dropped }: OutboxStatus) -> String {
+    let mut line = match waiting {
+        1 => "1 offence waits for the enforcer".to_owned(),
+        _ => format!("{waiting} offences wait for the enforcer"),
+    };
+    if dropped > 0 {
+        line.push_str(&format!(", {dropped} dropped because too many waited"));
+    }
+    line
 }
 
 /// What the enforcer was told beside offences, in a line.
