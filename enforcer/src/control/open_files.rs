@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// For how long a count holds. Before Linux 6.2 counting lists every descriptor, and whoever asks must not be able to
 /// make that a burden.
 const HOLDS: Duration = Duration::from_secs(1);
-/// The descriptors of this process (proc_pid_fd(5)).
+/// The descriptors of this process (proc(5)).
 const FOLDER: &str = "/proc/self/fd";
 
 /// Descriptors of a process.

@@ -24,33 +24,7 @@ pub fn json(status: &Status, out: &mut impl Write) -> io::Result<()> {
 
 /// Prints tables; with `addresses` also whom the jails banned.
 pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Result<()> {
-    let now = Timestamp::now();
-    let up = now.duration_since(status.started).as_secs();
-    let enforcer = match (&status.enforcer, status.connected) {
-        (None, _) => "not joined".to_owned(),
-        (Some(url), Some(false)) => format!("{url}, which does not answer"),
-        (Some(url), _) => url.clone(),
-    };
-    let sources = if status.sources.is_empty() { "none".to_owned() } else { status.sources.join(", ") };
-    writeln!(
-        out,
-        "sensor {}, up {}, enforcer {enforcer}",
-        status.release,
-        atalaya_wire::Seconds(up.unsigned_abs())
-    )?;
-    writeln!(
-        out,
-        "sources {sources}; {} lines, {:.0} a second; {} to catch up",
-        status.lines,
-        status.lines_per_second,
-        indicatif::HumanBytes(status.backlog)
-    )?;
-    if status.enforcer.is_some() || status.outbox != OutboxStatus::default() {
-        writeln!(out, "{}", outbox(status.outbox))?;
-    }
-    if status.reports.on {
-        writeln!(out, "{}", reports(status))?;
-    }
+    head(status, out)?;
     for (process, kept) in &status.confinement {
         writeln!(out, "{process} kept {}", printable(kept.to_string().as_bytes()))?;
     }
@@ -122,6 +96,37 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         }
         writeln!(out, "{refused}")?;
         more(jail.refused.len(), out)?;
+    }
+    Ok(())
+}
+
+/// What there is to say before any table.
+fn head(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    let up = Timestamp::now().duration_since(status.started).as_secs();
+    let enforcer = match (&status.enforcer, status.connected) {
+        (None, _) => "not joined".to_owned(),
+        (Some(url), Some(false)) => format!("{url}, which does not answer"),
+        (Some(url), _) => url.clone(),
+    };
+    let sources = if status.sources.is_empty() { "none".to_owned() } else { status.sources.join(", ") };
+    writeln!(
+        out,
+        "sensor {}, up {}, enforcer {enforcer}",
+        status.release,
+        atalaya_wire::Seconds(up.unsigned_abs())
+    )?;
+    writeln!(
+        out,
+        "sources {sources}; {} lines, {:.0} a second; {} to catch up",
+        status.lines,
+        status.lines_per_second,
+        indicatif::HumanBytes(status.backlog)
+    )?;
+    if status.enforcer.is_some() || status.outbox != OutboxStatus::default() {
+        writeln!(out, "{}", outbox(status.outbox))?;
+    }
+    if status.reports.on {
+        writeln!(out, "{}", reports(status))?;
     }
     Ok(())
 }
