@@ -26,11 +26,13 @@ pub mod bans;
 pub mod desired;
 pub mod fault;
 pub mod holding;
+pub mod open_files;
 pub mod rates;
 mod said;
 pub mod socket;
 pub mod status;
 
+use open_files::OpenFilesCount;
 use rates::Rates;
 
 /// What the commands may ask about.
@@ -50,6 +52,8 @@ pub struct Control {
     pub routers: Arc<Vec<RouterHandle>>,
     /// How much happens, sampled every second.
     pub rates: Arc<Mutex<Rates>>,
+    /// How many descriptors this process has open.
+    pub open_files: OpenFilesCount,
     /// The clock that bans end by.
     pub clock: Clock,
     /// The address list's name.

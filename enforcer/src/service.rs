@@ -20,6 +20,7 @@ use crate::bans::{Bans, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::desired::Basis;
+use crate::control::open_files::OpenFilesCount;
 use crate::control::rates::{Rates, Totals};
 use crate::control::{Control, socket};
 use crate::desired::{Desired, Labels};
@@ -124,6 +125,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         reports: reports.clone(),
         routers: routers.clone(),
         rates,
+        open_files: OpenFilesCount::default(),
         clock,
         list: config.list.names[0].clone(),
         fingerprint,

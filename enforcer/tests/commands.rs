@@ -5,6 +5,7 @@
 mod terminal;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -73,19 +74,23 @@ impl Host {
     }
 
     fn start(&self) -> Running {
-        let mut child = self.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (sender, said) = mpsc::channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let running = Running { child, said };
-        running.says("ready");
-        running
+        Running::of(self.command(&["run"]))
     }
 }
 
 // === impl Running ===
 
 impl Running {
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, said) = mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let running = Self { child, said };
+        running.says("ready");
+        running
+    }
+
     fn says(&self, word: &str) -> String {
         loop {
             let line = self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not say {word}"));
@@ -220,6 +225,43 @@ fn watch_ends_with_its_terminal() {
     terminal.shows("\u{1b}[?1049h");
     terminal.hangs_up();
     assert_eq!(terminal.ends(), Some(0));
+}
+
+#[test]
+fn open_connections_are_counted_against_the_limit_and_are_a_fault_near_it() {
+    const LIMIT: u64 = 100;
+    let host = Host::new("");
+    let usual = host.command(&["run"]);
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={LIMIT}")).arg(usual.get_program()).args(usual.get_args());
+    let _running = Running::of(limited);
+    let open_files = |status: &Value| status["open_files"].clone();
+    let before = host.json(&["status", "--json"]);
+    assert_eq!((open_files(&before)["limit"].as_u64(), kinds(&before)), (Some(LIMIT), vec!["no-router"]));
+    let used = open_files(&before)["used"].as_u64().unwrap();
+    let shown = host.prints(&["status"]);
+    assert!(shown.contains(&format!(" of {LIMIT} files open\n")), "{shown}");
+
+    let socket = host.folder.path().join("run/enforcer.sock");
+    let connections: Vec<_> = (used..95).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let end = Instant::now() + PATIENCE;
+    // A count is up to a second old.
+    let after = loop {
+        let status = host.json(&["status", "--json"]);
+        if kinds(&status).contains(&"open-files") {
+            break status;
+        }
+        assert!(Instant::now() < end, "{status}");
+    };
+    assert!(open_files(&after)["used"].as_u64().unwrap() > 90, "{after}");
+    let told = host.prints(&["status"]);
+    assert!(told.contains("! open files: 9") && told.contains("LimitNOFILE="), "{told}");
+    drop(connections);
+}
+
+/// The kinds of the faults of a status, in order.
+fn kinds(status: &Value) -> Vec<&str> {
+    status["faults"].as_array().unwrap().iter().map(|fault| fault["kind"].as_str().unwrap()).collect()
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn good() -> Builder {
         .tls(true)
         .terminal(RULE)
         .terminal(RULE_V6)
-        .terminal("/ip/service set api-ssl address=127.0.0.0/8")
+        .terminal("/ip/service set api-ssl available-from=127.0.0.0/8")
 }
 
 /// How the enforcer would reach it, its certificate pinned where it speaks TLS alone.
@@ -152,6 +152,21 @@ async fn a_new_router_is_made_ready_by_the_commands_that_are_printed() {
     config.tls = Some(certificate);
     router.terminal("/ip/service set api disabled=yes").unwrap();
     assert_eq!(only(&look(&config).await, Grade::Warning), ["access"]);
+}
+
+#[tokio::test]
+async fn whom_the_service_lets_in_is_read_and_asked_for_by_the_name_of_the_routers_release() {
+    for (version, property) in [("7.24", "available-from"), ("7.23.2", "address"), ("6.49.10", "address")] {
+        let router = Router::builder().version(version).start().await.unwrap();
+        let config = config(&router);
+        let asked = format!("`/ip/service set api {property}=127.0.0.1`");
+        let said = find(&look(&config).await, "access").says.clone();
+        assert!(said.contains(&asked), "{version}: {said}");
+        router.terminal(asked.trim_matches('`')).unwrap();
+        let report = look(&config).await;
+        let access = find(&report, "access");
+        assert_eq!((access.grade, access.says.as_str()), (Grade::Good, "limited: the service to 127.0.0.1"));
+    }
 }
 
 #[tokio::test]

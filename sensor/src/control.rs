@@ -19,6 +19,7 @@ use crate::channel::Program;
 use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::local_drop::status::LocalDropStatus;
+use crate::uplink::outbox::OutboxStatus;
 use crate::uplink::report::ReportStatus;
 
 /// The socket's name in the state folder.
@@ -118,6 +119,9 @@ pub struct Status {
     pub files: Vec<FileStatus>,
     /// The jails.
     pub jails: Vec<JailStatus>,
+    /// The offences on their way to the enforcer.
+    #[serde(default)]
+    pub outbox: OutboxStatus,
     /// What the enforcer is told beside offences.
     #[serde(default)]
     pub reports: ReportStatus,

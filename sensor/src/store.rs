@@ -91,7 +91,14 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub struct Store {
     orders: mpsc::Sender<Order>,
-    dropped: Arc<AtomicU64>,
+    offences: Arc<Offences>,
+}
+
+/// Counters of the outbox's offences that can be read while the thread writes.
+#[derive(Debug, Default)]
+struct Offences {
+    waiting: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// Why the state cannot be used.
@@ -195,17 +202,16 @@ impl Store {
         let saved = read(&mut connection, &path)?;
 
         let (orders, inbox) = mpsc::channel();
-        let dropped = Arc::new(AtomicU64::new(0));
-        let waiting = saved.waiting;
+        let offences = Arc::new(Offences { waiting: AtomicU64::new(saved.waiting), ..Offences::default() });
         set_meta(&connection, "reserved", &(saved.next_sequence + RESERVE).to_string()).map_err(database)?;
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn({
-                let dropped = dropped.clone();
-                move || write(connection, &inbox, waiting, &dropped)
+                let offences = offences.clone();
+                move || write(connection, &inbox, &offences)
             })
             .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
-        Ok((Self { orders, dropped }, saved, Writer { thread, _lock: lock }))
+        Ok((Self { orders, offences }, saved, Writer { thread, _lock: lock }))
     }
 
     /// Keeps an offence until it is acked.
@@ -257,7 +263,12 @@ impl Store {
 
     /// Offences that were dropped at [`OUTBOX_LIMIT`] since the start.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.offences.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Offences that are on disk and not acked, at most [`OUTBOX_LIMIT`].
+    pub fn waiting(&self) -> u64 {
+        self.offences.waiting.load(Ordering::Relaxed)
     }
 
     fn send(&self, order: Order) {
@@ -393,8 +404,9 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
 }
 
 /// The writing thread: takes all orders that are there, and commits them together.
-fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, mut waiting: u64, dropped: &AtomicU64) {
+fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, offences: &Offences) {
     let mut failing = false;
+    let mut waiting = offences.waiting.load(Ordering::Relaxed);
     while let Ok(first) = inbox.recv() {
         let mut changes = Vec::new();
         let mut flushes = Vec::new();
@@ -412,7 +424,8 @@ fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, mut waiting:
             match commit(&mut connection, &changes, waiting) {
                 Ok((now, lost)) => {
                     waiting = now;
-                    dropped.fetch_add(lost, Ordering::Relaxed);
+                    offences.waiting.store(now, Ordering::Relaxed);
+                    offences.dropped.fetch_add(lost, Ordering::Relaxed);
                     if failing {
                         tracing::info!("the state can be written again");
                         failing = false;
@@ -424,7 +437,7 @@ fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, mut waiting:
                         tracing::error!(%error, "cannot write the state: offences still leave at once, but would not survive a restart; make room or mend the disk, it is tried again every second");
                         failing = true;
                     }
-                    if !gather(inbox, &mut changes, dropped) {
+                    if !gather(inbox, &mut changes, &offences.dropped) {
                         return;
                     }
                 }

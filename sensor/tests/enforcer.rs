@@ -162,6 +162,18 @@ impl Sensor {
         log.write_all(lines.collect::<String>().as_bytes()).unwrap();
     }
 
+    /// Returns once its status holds this; what it is told by another thread may still be on its way at the first look.
+    async fn shows(&self, text: &str) {
+        let mut status = String::new();
+        for _ in 0..50 {
+            status = self.says(&["status"]).await.unwrap();
+            if status.contains(text) {
+                return;
+            }
+        }
+        panic!("its status does not hold {text:?}: {status}");
+    }
+
     /// What a command prints; off this thread, which plays the enforcer.
     fn says(&self, arguments: &'static [&'static str]) -> tokio::task::JoinHandle<String> {
         let mut command = command(self.folder.path());
@@ -218,6 +230,7 @@ async fn reports_offences_resent_bans_and_unbans_reach_an_enforcer_over_https() 
     // So does a batch; the /64 was counted as one.
     sensor.log(&["2001:db8::2", "2001:db8::3"]);
     let (batch, asked) = enforcer.next_batch(&mut reports).await;
+    sensor.shows("\n1 offence waits for the enforcer\n").await;
     asked.say(503, r#"{"code":"unavailable","message":"not now"}"#);
     let (later, asked) = enforcer.next_batch(&mut reports).await;
     assert!(later.sent > batch.sent, "{:?} is not after {:?}", later.sent, batch.sent);
@@ -273,15 +286,8 @@ async fn reports_offences_resent_bans_and_unbans_reach_an_enforcer_over_https() 
     }
     assert_eq!(sum(&reports), 6);
     assert!(reports.is_sorted_by(|one, next| one.sequence < next.sequence));
-    // The last answer may still be on its way when the first is asked.
-    let mut status = String::new();
-    for _ in 0..50 {
-        status = sensor.says(&["status"]).await.unwrap();
-        if status.contains("reported 6") {
-            break;
-        }
-    }
-    assert!(status.contains("reported 6 failures and 0 good logins; 0 wait\n"), "{status}");
+    sensor.shows("\n0 offences wait for the enforcer\n").await;
+    sensor.shows("\nreported 6 failures and 0 good logins; 0 wait\n").await;
 
     // What it knew of the ledger outlives it.
     let folder = sensor.stop();

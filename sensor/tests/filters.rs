@@ -9,7 +9,7 @@ use std::fs::{read_dir, read_to_string};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use atalaya_sensor::filter::{Filter, FilterDefinition, Found, Host, Verdict};
+use atalaya_sensor::filter::{Filter, FilterDefinition, Found, Host, Verdict, catalogue};
 use atalaya_sensor::source::journal::JournalMatch;
 
 /// The fewest lines of each kind for a filter.
@@ -106,6 +106,24 @@ fn every_filter_says_what_it_counts_and_where_its_lines_are() {
         assert!(!written.paths.is_empty(), "{place}: no paths");
         assert!(written.paths.iter().all(|path| path.starts_with('/')), "{place}: {:?}", written.paths);
         JournalMatch::parse(written.journalmatch.iter().map(String::as_str)).unwrap();
+    }
+}
+
+#[test]
+fn every_filter_is_part_of_the_program_and_named_where_users_look() {
+    let mut names: Vec<_> =
+        written().iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let known: Vec<_> = catalogue::names().collect();
+    assert_eq!(known, names, "sensor/src/filter/catalogue.rs beside sensor/filters/");
+    for document in ["README.md", "docs/from-fail2ban.md"] {
+        let text = read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document)).unwrap();
+        let words: BTreeSet<_> = text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+            .map(|word| word.trim_matches('-'))
+            .collect();
+        let missing: Vec<_> = names.iter().filter(|name| !words.contains(name.as_str())).collect();
+        assert!(missing.is_empty(), "{document} does not name {missing:?}");
     }
 }
 

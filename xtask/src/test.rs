@@ -17,18 +17,21 @@ pub struct Arguments {
     all: bool,
 }
 
-/// Sets up, builds everything, and runs every test.
+/// Sets up, builds everything, and runs every test. With a name, what is no test of that name is left out.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Purpose::Test)?;
+    let all = arguments.filter.is_none();
     // The end-to-end tests start the programs as processes.
     announce(
         "the end-to-end tests start the programs themselves",
         cargo().args(["build", "--workspace", "--bins"]),
     )?;
-    announce(
-        "the sensor for logs only needs no eBPF toolchain",
-        cargo().args(["check", "--package", "atalaya-sensor", "--no-default-features"]),
-    )?;
+    if all {
+        announce(
+            "the sensor for logs only needs no eBPF toolchain",
+            cargo().args(["check", "--package", "atalaya-sensor", "--no-default-features"]),
+        )?;
+    }
     let nextest = cargo().args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
     let mut tests = cargo();
     if nextest {
@@ -36,7 +39,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else {
         tests.args(["test", "--workspace", "--no-fail-fast"]);
     }
-    announce("every test", tests.args(&arguments.filter))?;
+    let what = arguments.filter.as_ref().map(|name| format!("the tests whose name holds `{name}`"));
+    announce(what.as_deref().unwrap_or("every test"), tests.args(&arguments.filter))?;
+    if !all {
+        return Ok(());
+    }
     if nextest {
         announce(
             "nextest leaves out the examples in the documentation",
@@ -44,10 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         )?;
     }
     licences()?;
-    if arguments.filter.is_none() {
-        vm::run(&vm::Arguments::of_test(arguments.all))?;
-    }
-    Ok(())
+    vm::run(&vm::Arguments::of_test(arguments.all))
 }
 
 /// The sensor is permissively licensed, so nothing under the AGPL may be linked into it. `deny.toml`

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::answers::{Fault, FaultKind};
 use atalaya_enforcer::control::answers::{RouterAnswer, SensorAnswer, Status};
+use atalaya_enforcer::control::open_files::OpenFiles;
 use atalaya_enforcer::enrolment::{self, Sensor};
 use atalaya_enforcer::intake::Seen;
 use atalaya_enforcer::router::{Enforcement, RouterStatus, State};
@@ -37,7 +38,7 @@ const CHECK_PAUSE: Duration = Duration::from_millis(100);
     While a router is still being looked at it is not known whether all is well; --check waits for that, up to 10 s, \
     and ends with 1 where it does not come out.\n\n\
     The JSON is {release, now, started, faults: [{kind, name, since, text, commands}], looking: [NAME], bans, decisions, \
-    rates, ledger_trouble, list, fingerprint, routers: […], sensors: {NAME: …}}; fields are added, but do not change.")]
+    rates, open_files: {used, limit}, ledger_trouble, list, fingerprint, routers: […], sensors: {NAME: …}}; fields are added, but do not change.")]
 pub struct Arguments {
     /// Exit with status 1 unless all is well
     #[arg(long)]
@@ -300,6 +301,7 @@ pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
         | FaultKind::RouterFull
         | FaultKind::RulesUnclear => "router",
         FaultKind::SensorSilent | FaultKind::SensorClock => "sensor",
+        FaultKind::OpenFiles => "open files",
         FaultKind::FleetFull => "memory",
     };
     let name = fault.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
@@ -340,8 +342,10 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
     let stand = if status.bans == 1 { "stands" } else { "stand" };
     let standing =
         format!("{} {stand} on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
+    // Beside it, because a usual site fills the screen.
+    let files = status.open_files.map(|files| format!("; {}", open_files(files))).unwrap_or_default();
     let mut lines = vec![
-        paint.paint(Tone::Heading, &standing),
+        format!("{}{files}", paint.paint(Tone::Heading, &standing)),
         format!("  last minute      {minute}"),
         format!("  last 15 minutes  {quarter}"),
     ];
@@ -367,6 +371,14 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
         format!("  fleet jail {}: counts {counting}, banned {}", jail.jail, words::count(jail.bans))
     }));
     lines
+}
+
+/// How many files are open, of how many.
+pub fn open_files(files: OpenFiles) -> String {
+    match files.limit {
+        Some(limit) => format!("{} of {} files open", words::count(files.used), words::count(limit)),
+        None => format!("{} open, without a limit", words::counted(files.used, "file")),
+    }
 }
 
 fn router_rows(status: &Status) -> Vec<(Tone, [String; 8])> {

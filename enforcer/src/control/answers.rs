@@ -6,6 +6,7 @@ use atalaya_wire::{Fingerprint, Name};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::open_files::OpenFiles;
 use super::rates::RatesAnswer;
 use crate::bans::Counts;
 use crate::intake::Seen;
@@ -40,6 +41,9 @@ pub struct Status {
     pub decisions: Counts,
     /// How much happens.
     pub rates: RatesAnswer,
+    /// The enforcer's open descriptors and how many it may have; `None` where the system does not say.
+    #[serde(default)]
+    pub open_files: Option<OpenFiles>,
     /// Why the ledger cannot be written; `None` when all is well.
     pub ledger_trouble: Option<String>,
     /// The address list's name.
@@ -109,6 +113,8 @@ pub enum FaultKind {
     RouterFull,
     /// Whether a router drops anything cannot be told.
     RulesUnclear,
+    /// Nearly all descriptors that the enforcer may have are open.
+    OpenFiles,
     /// A sensor is silent.
     SensorSilent,
     /// A sensor's clock is wrong.

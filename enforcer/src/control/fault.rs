@@ -5,6 +5,7 @@ use atalaya_wire::Name;
 use jiff::{SignedDuration, Timestamp};
 
 use super::answers::{Fault, FaultKind, RouterAnswer, SensorAnswer, Status};
+use super::open_files::OpenFiles;
 use crate::intake::skew::TOLERATED;
 use crate::router::{Enforcement, RouterStatus};
 
@@ -47,6 +48,14 @@ pub fn faults(status: &Status) -> Vec<Fault> {
     faults.extend(status.routers.iter().filter_map(|router| of_router(router, status.now)));
     faults.extend(status.routers.iter().filter_map(|router| unclear(&router.status)));
     faults.extend(status.routers.iter().filter_map(full));
+    if let Some(OpenFiles { used, limit: Some(limit) }) =
+        status.open_files.filter(|files| files.is_nearly_all())
+    {
+        let text = format!(
+            "{used} of the {limit} files that it may have open are in use, connections among them: at the limit no sensor, router or command gets in; raise `LimitNOFILE=` of its unit, or `ulimit -n`, and start it again"
+        );
+        faults.push(of_enforcer(FaultKind::OpenFiles, text));
+    }
     let sensors = status.sensors.iter();
     faults.extend(sensors.filter_map(|(name, sensor)| silent(name, sensor, status)));
     let sensors = status.sensors.iter();
@@ -288,6 +297,20 @@ mod tests {
         (status.routers[0].status.left_out, status.routers[0].status.desired) = (50, 150);
         assert_eq!(kinds(&status), [FaultKind::RouterFull]);
         assert!(faults(&status)[0].text.contains("50 of 150"));
+    }
+
+    #[test]
+    fn too_few_files_that_may_still_be_opened_are_a_fault_before_none_is_left() {
+        let mut status = status(100);
+        status.routers = vec![router(State::Connected, None, None, 0)];
+        for (used, limit, expected) in
+            [(921, Some(1024), &[][..]), (922, Some(1024), &[FaultKind::OpenFiles]), (9_999, None, &[])]
+        {
+            status.open_files = Some(OpenFiles { used, limit });
+            assert_eq!(kinds(&status), expected, "{used} of {limit:?}");
+        }
+        status.open_files = Some(OpenFiles { used: 1000, limit: Some(1024) });
+        assert!(faults(&status)[0].text.starts_with("1000 of the 1024 files"), "{:?}", faults(&status)[0]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use atalaya_wire::Name;
 use axum::Json;
 use axum::extract::State;
+use tokio::time::Instant;
 
 use super::Control;
 use super::answers::{RouterAnswer, SensorAnswer, Status};
@@ -45,6 +46,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         fleet: control.reports.fleet_status(),
         decisions: control.bans.counts(),
         rates,
+        open_files: control.open_files.look(Instant::now()),
         ledger_trouble: control.ledger.trouble(),
         list: control.list.clone(),
         fingerprint: control.fingerprint,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use atalaya_wire::Fingerprint;
 use rstest::rstest;
 
-use super::facts::{Certificate, ClockFace, Group, ListContent, Page, Resource, Service, User, WriteTest};
+use super::facts::{
+    Access, Certificate, ClockFace, Group, ListContent, Page, Resource, Service, User, WriteTest,
+};
 use super::rules::{Condition, Rule};
 use super::*;
 use crate::prefixes::Family;
@@ -68,7 +70,7 @@ fn service(name: &str, disabled: bool, certificate: Option<&str>) -> Service {
         name: name.to_owned(),
         port: Some(if name == "api" { 8728 } else { 8729 }),
         disabled,
-        address: "198.51.100.0/24".to_owned(),
+        access: Some(Access { property: "available-from", from: "198.51.100.0/24".to_owned() }),
         certificate: certificate.map(str::to_owned),
         max_sessions: Some(20),
     }
@@ -343,7 +345,11 @@ fn off_by(facts: &mut Facts, seconds: i64) {
     }, "sessions", Grade::Warning, "takes 1 sessions", &["/ip/service set api-ssl max-sessions=20"])]
 #[case::open_to_all(|f: &mut Facts| {
         let Page::Shown(services) = &mut f.services else { panic!() };
-        services[1].address.clear();
+        services[1].access = Some(Access { property: "available-from", from: String::new() });
+    }, "access", Grade::Warning, "/ip/service set api-ssl available-from=198.51.100.7", &[])]
+#[case::open_to_all_before_7_24(|f: &mut Facts| {
+        let Page::Shown(services) = &mut f.services else { panic!() };
+        services[1].access = Some(Access { property: "address", from: String::new() });
     }, "access", Grade::Warning, "/ip/service set api-ssl address=198.51.100.7", &[])]
 #[case::the_plain_api_too(|f: &mut Facts| {
         let Page::Shown(services) = &mut f.services else { panic!() };

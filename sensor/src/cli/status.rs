@@ -11,6 +11,7 @@ use crate::cli::trial::printable;
 use crate::control::Status;
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
+use crate::uplink::outbox::OutboxStatus;
 
 /// How many addresses of a jail are listed; the JSON has all.
 const LISTED: usize = 50;
@@ -23,30 +24,7 @@ pub fn json(status: &Status, out: &mut impl Write) -> io::Result<()> {
 
 /// Prints tables; with `addresses` also whom the jails banned.
 pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Result<()> {
-    let now = Timestamp::now();
-    let up = now.duration_since(status.started).as_secs();
-    let enforcer = match (&status.enforcer, status.connected) {
-        (None, _) => "not joined".to_owned(),
-        (Some(url), Some(false)) => format!("{url}, which does not answer"),
-        (Some(url), _) => url.clone(),
-    };
-    let sources = if status.sources.is_empty() { "none".to_owned() } else { status.sources.join(", ") };
-    writeln!(
-        out,
-        "sensor {}, up {}, enforcer {enforcer}",
-        status.release,
-        atalaya_wire::Seconds(up.unsigned_abs())
-    )?;
-    writeln!(
-        out,
-        "sources {sources}; {} lines, {:.0} a second; {} to catch up",
-        status.lines,
-        status.lines_per_second,
-        indicatif::HumanBytes(status.backlog)
-    )?;
-    if status.reports.on {
-        writeln!(out, "{}", reports(status))?;
-    }
+    head(status, out)?;
     for (process, kept) in &status.confinement {
         writeln!(out, "{process} kept {}", printable(kept.to_string().as_bytes()))?;
     }
@@ -122,6 +100,37 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     Ok(())
 }
 
+/// What there is to say before any table.
+fn head(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    let up = Timestamp::now().duration_since(status.started).as_secs();
+    let enforcer = match (&status.enforcer, status.connected) {
+        (None, _) => "not joined".to_owned(),
+        (Some(url), Some(false)) => format!("{url}, which does not answer"),
+        (Some(url), _) => url.clone(),
+    };
+    let sources = if status.sources.is_empty() { "none".to_owned() } else { status.sources.join(", ") };
+    writeln!(
+        out,
+        "sensor {}, up {}, enforcer {enforcer}",
+        status.release,
+        atalaya_wire::Seconds(up.unsigned_abs())
+    )?;
+    writeln!(
+        out,
+        "sources {sources}; {} lines, {:.0} a second; {} to catch up",
+        status.lines,
+        status.lines_per_second,
+        indicatif::HumanBytes(status.backlog)
+    )?;
+    if status.enforcer.is_some() || status.outbox != OutboxStatus::default() {
+        writeln!(out, "{}", outbox(status.outbox))?;
+    }
+    if status.reports.on {
+        writeln!(out, "{}", reports(status))?;
+    }
+    Ok(())
+}
+
 /// Says how many of so many are not listed, where there are any.
 fn more(all: usize, out: &mut impl Write) -> io::Result<()> {
     match all.checked_sub(LISTED) {
@@ -185,6 +194,18 @@ fn end(until: BanEnd) -> String {
         || "permanent".to_owned(),
         |until| until.round(Unit::Second).unwrap_or(until).to_string(),
     )
+}
+
+/// How many offences the enforcer does not have, in a line.
+fn outbox(OutboxStatus { waiting, dropped }: OutboxStatus) -> String {
+    let mut line = match waiting {
+        1 => "1 offence waits for the enforcer".to_owned(),
+        _ => format!("{waiting} offences wait for the enforcer"),
+    };
+    if dropped > 0 {
+        line.push_str(&format!(", {dropped} dropped because too many waited"));
+    }
+    line
 }
 
 /// What the enforcer was told beside offences, in a line.

@@ -9,6 +9,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("apache", include_str!("../../filters/apache.toml")),
     ("asterisk", include_str!("../../filters/asterisk.toml")),
     ("dovecot", include_str!("../../filters/dovecot.toml")),
+    ("dropbear", include_str!("../../filters/dropbear.toml")),
     ("mysql", include_str!("../../filters/mysql.toml")),
     ("nginx", include_str!("../../filters/nginx.toml")),
     ("openvpn", include_str!("../../filters/openvpn.toml")),

@@ -14,6 +14,7 @@ const SERVICES: &str = "/etc/services";
 const KNOWN: &[(&str, &[u16])] = &[
     ("ssh", &[22]),
     ("sshd", &[22]),
+    ("dropbear", &[22]),
     ("ftp", &[21]),
     ("vsftpd", &[21]),
     ("proftpd", &[21]),

@@ -100,6 +100,7 @@ impl Service {
             files,
             jails: watch.detector.status(jail, now),
             local_drop: None,
+            outbox: self.desk.outbox.status(),
             reports: match watch.detector.reporting() {
                 Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),
                 None => ReportStatus::default(),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atalaya_wire::{Name, NumberedOffence, Offence};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use crate::store::{Saved, Store};
@@ -22,6 +23,15 @@ pub struct Outbox {
     through: Arc<watch::Sender<u64>>,
     /// The last number of an earlier run's offences that waited; 0 where none did.
     before: u64,
+}
+
+/// How many offences did not reach the enforcer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxStatus {
+    /// On disk, until the enforcer has them; an earlier run's too.
+    pub waiting: u64,
+    /// Dropped since the start, because too many waited.
+    pub dropped: u64,
 }
 
 #[derive(Debug)]
@@ -61,6 +71,11 @@ impl Outbox {
     /// The outbox's own name, which goes with every batch.
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// How many wait, as of the last write to disk.
+    pub fn status(&self) -> OutboxStatus {
+        OutboxStatus { waiting: self.store.waiting(), dropped: self.store.dropped() }
     }
 
     /// Numbers an offence, keeps it, and wakes the uplink; under which number.
@@ -181,11 +196,12 @@ mod tests {
         let first = outbox.next(2).await;
         outbox.acked(first[1].sequence);
         outbox.store.flush().await;
+        assert_eq!(outbox.status(), OutboxStatus { waiting: 3, dropped: 0 });
         drop(outbox);
         writer.join();
 
         let (outbox, _writer) = open(folder.path());
-        assert_eq!(outbox.name(), &name);
+        assert_eq!((outbox.name(), outbox.status().waiting), (&name, 3));
         outbox.push(offence(9));
         let mut again = Vec::new();
         while again.len() < 4 {

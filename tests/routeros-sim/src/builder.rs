@@ -118,7 +118,8 @@ impl Builder {
         Self { identity: identity.into(), ..self }
     }
 
-    /// The RouterOS version, such as `7.24` or `6.49.10`; it decides about `!empty` (from 7.18) and challenge logins (before 6.43).
+    /// The RouterOS version, such as `7.24` or `6.49.10`; it decides about challenge logins (before
+    /// 6.43), how dates are written (7.10), `!empty` (7.18), and the name of a service's `available-from` (7.24).
     /// Default 7.24.
     pub fn version(self, version: impl Into<String>) -> Self {
         Self { version: version.into(), ..self }
@@ -215,9 +216,10 @@ impl Builder {
             let group = name.clone();
             users.push(User { name, password, group, address: String::new(), disabled: false });
         }
+        let version = self.version.parse()?;
         let state = State::new(
             self.clock.now(),
-            Site::new(users, groups, Vec::new()),
+            Site::new(version, users, groups, Vec::new()),
             self.costs,
             self.table_capacity,
             self.journal,
@@ -225,7 +227,7 @@ impl Builder {
         );
         let settings = Settings {
             identity: self.identity,
-            version: self.version.parse()?,
+            version,
             max_sessions: self.max_sessions,
             board: self.board,
             zone: self.zone,

@@ -77,7 +77,7 @@ impl Site {
         match page {
             Page::Users => numbered(&self.users, user),
             Page::Groups => numbered(&self.groups, group),
-            Page::Services => numbered(&self.services, service),
+            Page::Services => numbered(&self.services, |row, line| service(self.version, row, line)),
             Page::Certificates => numbered(&self.certificates, certificate),
             Page::Rules(family, chains) => {
                 let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
@@ -149,11 +149,11 @@ fn group(group: &Group, line: Line) -> Line {
     line.and("name", group.name.clone()).and("policy", group.policies.to_string()).and("skin", "default")
 }
 
-fn service(service: &Service, line: Line) -> Line {
+fn service(version: Version, service: &Service, line: Line) -> Line {
     let mut line = line
         .and("name", service.name)
         .and("port", service.port.to_string())
-        .and("address", service.address.clone());
+        .and(version.service_limit(), service.address.clone());
     if let Some(certificate) = &service.certificate {
         line = line.and("certificate", certificate.clone()).and("tls-version", "any");
     }

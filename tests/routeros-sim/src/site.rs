@@ -3,9 +3,12 @@
 
 use crate::address::Family;
 use crate::user::{Group, Policies, User};
+use crate::version::Version;
 
 /// What is configured.
 pub(crate) struct Site {
+    /// What it is written and typed as.
+    pub(crate) version: Version,
     pub(crate) users: Vec<User>,
     pub(crate) groups: Vec<Group>,
     /// In the order in which packets meet them.
@@ -70,13 +73,18 @@ pub(crate) struct Certificate {
 
 impl Site {
     /// A site with these users and RouterOS's own groups and services.
-    pub(crate) fn new(users: Vec<User>, mut groups: Vec<Group>, services: Vec<Service>) -> Self {
+    pub(crate) fn new(
+        version: Version,
+        users: Vec<User>,
+        mut groups: Vec<Group>,
+        services: Vec<Service>,
+    ) -> Self {
         let read = Policies::FULL.without(&["ftp", "write", "policy"]);
         let write = Policies::FULL.without(&["ftp", "policy"]);
         for (name, policies) in [("read", read), ("write", write), ("full", Policies::FULL)] {
             groups.push(Group { name: name.to_owned(), policies });
         }
-        Self { users, groups, rules: Vec::new(), last_rule: 0, services, certificates: Vec::new() }
+        Self { version, users, groups, rules: Vec::new(), last_rule: 0, services, certificates: Vec::new() }
     }
 
     /// The rules that use a list as the senders that they are for.

@@ -227,7 +227,7 @@ impl Site {
             }
             service.certificate = certificate;
         }
-        service.address = typed.take("address").unwrap_or_else(|| service.address.clone());
+        service.address = typed.take(self.version.service_limit()).unwrap_or_else(|| service.address.clone());
         service.disabled = typed.take_flag("disabled")?.unwrap_or(service.disabled);
         typed.end()
     }
@@ -353,9 +353,10 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::version::Version;
 
     fn site() -> Site {
-        Site::new(Vec::new(), Vec::new(), Vec::new())
+        Site::new(Version::new(7, 24, 0), Vec::new(), Vec::new(), Vec::new())
     }
 
     #[rstest]
@@ -442,7 +443,7 @@ mod tests {
             address: String::new(),
             certificate: tls,
         };
-        let mut site = Site::new(Vec::new(), Vec::new(), vec![service]);
+        let mut site = Site::new(Version::new(7, 24, 0), Vec::new(), Vec::new(), vec![service]);
         site.obey("/certificate add name=api common-name=edge key-usage=tls-server", Some("ab")).unwrap();
         let set = "/ip/service set api-ssl certificate=api disabled=no";
         assert_eq!(site.obey(set, None), Err(TerminalError::Value("certificate")));

@@ -32,6 +32,13 @@ impl Version {
         self >= Self::new(7, 10, 0)
     }
 
+    /// The property of a row of `/ip/service` that says from where it may be used: `available-from` from 7.24,
+    /// before `address`. Whether a terminal of 7.24 still takes the old name is not known: here it takes the new one
+    /// alone, so that a command with the wrong name is noticed.
+    pub(crate) fn service_limit(self) -> &'static str {
+        if self >= Self::new(7, 24, 0) { "available-from" } else { "address" }
+    }
+
     /// Before 6.43 login takes an answer to a challenge and no plain password.
     pub(crate) fn challenges(self) -> bool {
         self < Self::new(6, 43, 0)
@@ -70,6 +77,10 @@ mod tests {
         let version = |text: &str| text.parse::<Version>().expect("a version");
         assert!(version("7.18").says_empty() && !version("7.17.2").says_empty());
         assert!(version("6.42.12").challenges() && !version("6.43").challenges());
+        assert_eq!(
+            (version("7.24").service_limit(), version("7.23.9").service_limit()),
+            ("available-from", "address")
+        );
         assert_eq!(version("6.49.10").to_string(), "6.49.10");
         assert!("7".parse::<Version>().is_err() && "7.x".parse::<Version>().is_err());
     }

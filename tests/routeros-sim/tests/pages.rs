@@ -69,6 +69,26 @@ async fn users_groups_services_and_certificates_answer_queries_by_name() {
     assert!(resource[0].contains("=total-memory=1073741824 =cpu=ARM64 "), "{resource:?}");
 }
 
+#[rstest]
+#[case("7.24", "available-from", "address")]
+#[case("7.24.1", "available-from", "address")]
+#[case("7.23.2", "address", "available-from")]
+#[case("6.49.10", "address", "available-from")]
+#[tokio::test]
+async fn whom_a_service_lets_in_has_another_name_from_7_24_on(
+    #[case] version: &str,
+    #[case] name: &str,
+    #[case] other: &str,
+) {
+    let (router, mut client) = start(Router::builder().version(version)).await;
+    router.terminal(&format!("/ip/service set api {name}=192.0.2.0/24")).unwrap();
+    let refused = router.terminal(&format!("/ip/service set api {other}=192.0.2.0/24")).unwrap_err();
+    assert_eq!(refused.to_string(), format!("expected end of command at {other:?}"));
+    let row = client.ask(&["/ip/service/print", "?name=api"]).await;
+    assert!(row[0].contains(&format!(" ={name}=192.0.2.0/24 ")), "{row:?}");
+    assert!(!row[0].contains(&format!(" ={other}=")), "{row:?}");
+}
+
 #[tokio::test]
 async fn the_commands_for_api_ssl_open_it_with_the_certificate_that_the_page_shows() {
     use rustls::pki_types::ServerName;

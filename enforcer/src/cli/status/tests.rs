@@ -37,6 +37,7 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
         "release": "0.1.0", "now": at(10_000), "started": at(-80_000), "faults": [], "bans": 25_000,
         "widened": 0, "allowances": 0, "protected": 0, "fleet": [],
         "decisions": atalaya_enforcer::bans::Counts::default(), "rates": RatesAnswer::default(),
+        "open_files": {"used": 37, "limit": 1024},
         "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
         "routers": (0..routers).map(router).collect::<Vec<_>>(),
         "sensors": (0..sensors).map(sensor).collect::<serde_json::Map<_, _>>(),
@@ -61,7 +62,11 @@ fn a_usual_site_fits_on_one_screen_and_a_large_one_is_summed_up() {
         }
     }
     let usual = screen(&site(3, 12, false), Paint::plain(80, 24), 23).join("\n");
-    assert!(usual.contains("all is well") && usual.contains("25,000 bans stand on list spammer"), "{usual}");
+    assert!(
+        usual.contains("all is well")
+            && usual.contains("25,000 bans stand on list spammer; 37 of 1,024 files open\n"),
+        "{usual}"
+    );
     assert!((0..12).all(|place| usual.contains(&format!("web-{place} "))), "{usual}");
     let large = screen(&site(50, 200, false), Paint::plain(80, 24), 23).join("\n");
     assert!(large.contains("more: atalaya-enforcer routers"), "{large}");

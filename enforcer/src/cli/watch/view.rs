@@ -14,7 +14,7 @@ use ratatui::widgets::{Cell, Clear, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::picture::{Pane, Picture};
 use crate::cli::paint::{Tone, paragraph};
-use crate::cli::status::{fault_text, next_command, router_state, wellness};
+use crate::cli::status::{fault_text, next_command, open_files, router_state, wellness};
 use crate::cli::words;
 
 /// Heights of a bar, an eighth each.
@@ -133,6 +133,8 @@ fn draw_headline(frame: &mut Frame, picture: &Picture, status: &Status, now: Tim
         Span::raw(format!("  up {up}")),
         Span::raw(format!("  {}", status.now.strftime("%H:%M:%SZ"))),
     ];
+    // Last, for it is the first to be cut off where the row is short.
+    line.extend(status.open_files.map(|files| Span::raw(format!("  {}", open_files(files)))));
     if picture.paused {
         line.insert(1, Span::styled("PAUSED ", picture.style(Tint::Chosen)));
     }
@@ -372,6 +374,7 @@ mod tests {
         let screen = shown(&picture(3, 5, false), 80, 24);
         let text = screen.join("\n");
         assert!(screen[0].starts_with("Atalaya all is well  25,000 bans"), "{text}");
+        assert!(screen[0].contains("Z  37 of 1,024 files open"), "{text}");
         assert!(text.contains("bans/s 1, 16 a minute") && text.contains('█'), "{text}");
         for expected in
             ["edge-2 up", "25,000 of 25,000", "1.2 ms", "5 sensors, 5 heard", "web-4", "192.0.2.1 "]

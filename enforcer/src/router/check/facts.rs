@@ -14,6 +14,10 @@ use crate::prefixes::Family;
 use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::SessionError;
 
+/// What a row of `/ip/service` calls the networks that the service may be used from, in releases from 7.24 on and
+/// before (MikroTik's change log).
+const ACCESS: [&str; 2] = ["available-from", "address"];
+
 /// What one visit to a router saw.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -122,12 +126,21 @@ pub struct Service {
     pub port: Option<u16>,
     /// Whether it is off.
     pub disabled: bool,
-    /// From where it may be used; empty for anywhere.
-    pub address: String,
+    /// From where it may be used; `None` where the row does not say.
+    pub access: Option<Access>,
     /// The certificate's name, where it has one.
     pub certificate: Option<String>,
     /// The most connections at once, where the release has that setting.
     pub max_sessions: Option<u32>,
+}
+
+/// From where a service may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What this release calls the property.
+    pub property: &'static str,
+    /// Networks with commas between them; empty for anywhere.
+    pub from: String,
 }
 
 /// A row of `/certificate`.
@@ -327,7 +340,10 @@ impl Service {
             name: shown(row, "name"),
             port: row.text("port").and_then(|port| port.parse().ok()),
             disabled: is_yes(row, "disabled"),
-            address: shown(row, "address"),
+            access: ACCESS
+                .into_iter()
+                .find(|property| row.text(property).is_some())
+                .map(|property| Access { property, from: shown(row, property) }),
             certificate: Some(certificate).filter(|name| !matches!(name.as_str(), "" | "none")),
             max_sessions: row.text("max-sessions").and_then(|number| number.parse().ok()),
         })

@@ -97,25 +97,25 @@ fn access(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "access";
     let name = if config.tls.is_some() { "api-ssl" } else { "api" };
     let user = facts.user.shown().and_then(|user| user.as_ref()).map(|user| user.address.as_str());
-    let service = facts.service(name).map(|service| service.address.as_str());
-    let limits: Vec<String> = [("the user", user), ("the service", service)]
-        .into_iter()
-        .filter_map(|(what, limit)| {
-            limit.filter(|limit| !limit.is_empty()).map(|limit| format!("{what} to {limit}"))
-        })
-        .collect();
+    let service = facts.service(name).and_then(|service| service.access.as_ref());
+    let limits: Vec<String> =
+        [("the user", user), ("the service", service.map(|access| access.from.as_str()))]
+            .into_iter()
+            .filter_map(|(what, limit)| {
+                limit.filter(|limit| !limit.is_empty()).map(|limit| format!("{what} to {limit}"))
+            })
+            .collect();
     if !limits.is_empty() {
         return Some(Finding::good(CHECK, format!("limited: {}", limits.join(", "))));
     }
-    if user.is_none() || service.is_none() {
-        return None;
-    }
+    let (Some(_), Some(access)) = (user, service) else { return None };
     let ours = facts.local.map_or_else(|| "ADDRESS".to_owned(), |local| local.to_string());
     Some(Finding::new(
         CHECK,
         Grade::Warning,
         format!(
-            "the service {name} takes logins from anywhere that its firewall lets in: limit it to this host, `/ip/service set {name} address={ours}`, where {ours} is the address that the router sees (`/user/active print`)"
+            "the service {name} takes logins from anywhere that its firewall lets in: limit it to this host, `/ip/service set {name} {}={ours}`, where {ours} is the address that the router sees (`/user/active print`)",
+            access.property
         ),
     ))
 }
