@@ -33,21 +33,18 @@ use crate::uplink::outbox::Outbox;
 use crate::uplink::report::{ReportStatus, Reporter};
 
 mod answers;
-#[cfg(feature = "kernel")]
 mod connections;
 mod enforcer;
 mod files;
 mod ignorecommands;
 mod kernel;
 mod local_drop;
-#[cfg(feature = "kernel")]
 mod logins;
 mod prepared;
 mod reports;
 mod resend;
 mod rulings;
 mod syslog;
-#[cfg(feature = "kernel")]
 mod syslog_calls;
 mod unban;
 mod upkeep;
