@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
 use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
@@ -16,7 +17,6 @@ use crate::channel::logins::Verdicts;
 use crate::fail2ban::{self, Fail2banError};
 use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
-use crate::jail::ports;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::spoken_of;
 
@@ -31,11 +31,6 @@ use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
-
-/// What the kernel programs have room for (sensor-ebpf's connections.rs).
-const MOST_CONNECTION_JAILS: usize = 31;
-const MOST_SCAN_JAILS: usize = 4;
-const MOST_JAILS_A_PORT: usize = 4;
 
 /// The whole configuration of a sensor.
 #[derive(Debug)]
@@ -258,21 +253,19 @@ impl Config {
                 self.guarded(jail).into_iter().for_each(|port| *watched.entry(port).or_default() += 1);
             }
         }
-        if counting > MOST_CONNECTION_JAILS {
-            return Err(format!(
-                "{counting} jails count connections; expected at most {MOST_CONNECTION_JAILS}"
-            ));
+        if counting > CONNECTION_JAILS {
+            return Err(format!("{counting} jails count connections; expected at most {CONNECTION_JAILS}"));
         }
-        if scans > MOST_SCAN_JAILS {
-            return Err(format!("{scans} jails count scans; expected at most {MOST_SCAN_JAILS}"));
+        if scans > SCAN_RULES as usize {
+            return Err(format!("{scans} jails count scans; expected at most {SCAN_RULES}"));
         }
-        if watched.len() > ports::MOST {
-            return Err(format!("{} ports are guarded; expected at most {}", watched.len(), ports::MOST));
+        if watched.len() > PORTS as usize {
+            return Err(format!("{} ports are guarded; expected at most {PORTS}", watched.len()));
         }
-        match watched.into_iter().find(|(_, jails)| *jails > MOST_JAILS_A_PORT) {
-            Some((port, jails)) => Err(format!(
-                "{jails} jails count connections to port {port}; expected at most {MOST_JAILS_A_PORT}"
-            )),
+        match watched.into_iter().find(|(_, jails)| *jails > WATCHERS) {
+            Some((port, jails)) => {
+                Err(format!("{jails} jails count connections to port {port}; expected at most {WATCHERS}"))
+            }
             None => Ok(()),
         }
     }
@@ -562,10 +555,17 @@ mod tests {
         let jails = |count: usize, of: &str| -> String {
             (0..count).map(|number| format!("[jail.j{number}]\nsource = {of}\n")).collect()
         };
+        let refused = |count: usize, of: &str| parse(&jails(count, of)).unwrap_err();
         assert!(parse(&jails(4, "\"scan\"")).is_ok());
-        assert!(parse(&jails(5, "\"scan\"")).unwrap_err().contains("at most 4"));
+        assert!(refused(5, "\"scan\"").contains("at most 4"));
         assert!(parse(&jails(4, "\"connections\"\nports = 22")).is_ok());
-        assert!(parse(&jails(5, "\"connections\"\nports = 22")).unwrap_err().contains("port 22"));
+        assert!(refused(5, "\"connections\"\nports = 22").contains("port 22"));
+        assert!(parse(&jails(31, "\"connections\"")).is_ok());
+        assert!(refused(32, "\"connections\"").contains("at most 31"));
+        let ports = |first: u16| format!("\"connections\"\nports = \"{first}:{}\"", first + 1023);
+        let one = format!("[jail.one]\nsource = {}\n", ports(1));
+        assert!(parse(&one).is_ok());
+        assert!(parse(&(one + &jails(1, &ports(2)))).unwrap_err().contains("1025 ports"));
     }
 
     #[test]
