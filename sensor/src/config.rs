@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::config_file::{self, ConfigError, ConfigFile};
 use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
 use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::channel::logins::Verdicts;
-use crate::fail2ban::{self, Fail2banError};
+use crate::fail2ban;
 use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
 use crate::jail::settings::JailConfig;
@@ -95,44 +96,19 @@ pub struct LoginsConfig {
     pub peers: bool,
 }
 
-/// What is wrong with the configuration, and where.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), hint(source))]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file's content is wrong.
-    #[error("{}:{line}:{column}: {message}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// Counted from one.
-        line: usize,
-        /// In characters, counted from one.
-        column: usize,
-        /// What was found and what was expected.
-        message: String,
-    },
-    /// fail2ban's configuration is wrong as a whole.
-    #[error("fail2ban: {0}")]
-    Fail2ban(#[from] Fail2banError),
-}
-
 // === impl Config ===
 
 impl Config {
     /// Reads and checks a configuration file. With `fail2ban`, the jails of that folder run too,
     /// instead of what the file says of it, and the file may be missing.
     pub fn read(path: &Path, fail2ban: Option<&Path>) -> Result<Self, ConfigError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if fail2ban.is_some() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        let text = match config_file::read(path) {
+            Err(ConfigError::Read { source, .. })
+                if fail2ban.is_some() && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                String::new()
+            }
+            read => read?,
         };
         let mut config = Self::parse(&text, path)?;
         if let Some(folder) = fail2ban {
@@ -142,11 +118,12 @@ impl Config {
     }
 
     /// Takes over fail2ban's jails, instead of those that were taken over before.
-    fn take_fail2ban(&mut self, folder: &Path) -> Result<(), Fail2banError> {
+    fn take_fail2ban(&mut self, folder: &Path) -> Result<(), ConfigError> {
         if let Some(before) = self.fail2ban.take() {
             self.jails.truncate(self.jails.len() - before.jails);
         }
-        let mut imported = fail2ban::import(folder)?;
+        let mut imported = fail2ban::import(folder)
+            .map_err(|error| ConfigError::Other { program: "fail2ban", source: Box::new(error) })?;
         if let Some(bits) = self.ipv6_prefix {
             imported.jails.iter_mut().for_each(|jail| jail.policy.ipv6_prefix = bits);
         }
@@ -175,12 +152,9 @@ impl Config {
 
     /// Checks a configuration; `path` is where it came from, for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let at = |span: Range<usize>, message: String| {
-            let (line, column) = position(text, span.start);
-            ConfigError::Content { path: path.to_owned(), line, column, message }
-        };
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
+        let file = ConfigFile { path, text };
+        let at = |span: Range<usize>, message: String| file.at(span, message);
+        let raw: RawConfig = file.parse()?;
 
         if let Some(bits) = &raw.defaults.ipv6_prefix {
             jail::check_ipv6_prefix(*bits.get_ref()).map_err(|message| at(bits.span(), message))?;
@@ -423,21 +397,6 @@ fn default_state() -> PathBuf {
 
 fn yes() -> bool {
     true
-}
-
-/// The line and column of a byte offset, both counted from one.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        "; write it (README.md has one to begin with), or name another with --config"
-    } else {
-        ""
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, RawDefaults, yes};
+use super::{RawDefaults, yes};
 use crate::date;
 use crate::fail2ban::Fail2ban;
 use crate::filter::catalogue;
