@@ -171,7 +171,7 @@ impl Config {
                 return Err(wrong(format!("the name is reserved, {meaning}; choose another")));
             }
             let own = raw.fail2ban.as_deref();
-            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, at, &wrong)?);
+            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, &at, &wrong)?);
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
         if let Some(deaf) = jails.iter().find(|jail| jail.source.wants_syslog_listener())
@@ -563,12 +563,15 @@ mod tests {
             ("[jail.a]\nsource = \"connections\"\nservices = \"sshd\"\n", "sensor.toml:3:12", "services"),
             ("[jail.a]\nsource = \"connections\"\nshort = 0\n", "sensor.toml:3:9", "10s"),
             ("[jail.a]\nsource = \"connections\"\nfindtime = \"8d\"\n", "sensor.toml:1:1", "at most 7d"),
-            ("[jail.a]\nsource = \"connections\"\ndecay = true\n", "sensor.toml:1:1", "decay"),
+            ("[jail.a]\nsource = \"connections\"\ndecay = true\n", "sensor.toml:3:9", "decay"),
             ("[jail.a]\nsource = \"logins\"\nshort = 10\n", "sensor.toml:3:9", "short"),
             ("[jail.a]\nsource = \"scan\"\nports = [22]\n", "sensor.toml:3:9", "ports"),
             ("[jail.a]\nsource = \"scan\"\nmaxretry = 21\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.a]\nsource = \"scan\"\ninterfaces = \"../x\"\n", "sensor.toml:3:14", "eth0"),
             ("[jail.a]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
+            ("[jail.sshd]\nsource = \"journal\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
+            ("[jail.sshd]\nsource = \"files\"\njournalmatch = \"A=b\"\n", "sensor.toml:3:16", "journalmatch"),
+            ("[jail.sshd]\nservices = \"sshd\"\n", "sensor.toml:2:12", "services"),
             ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
             ("state = [\n", "sensor.toml:", ""),
         ] {
