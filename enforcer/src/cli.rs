@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use atalaya_enforcer::config::{self, Config};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use atalaya_program::log::LogOptions;
+use clap::{CommandFactory, Parser, Subcommand};
 use ipnet::IpNet;
 
 mod address;
@@ -33,24 +34,10 @@ pub struct Cli {
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
-    /// What to log: error, warn, info, debug or trace, or a filter such as `atalaya_enforcer=debug`; without it, what
-    /// `RUST_LOG` says, and else info
-    #[arg(long, global = true, value_name = "LEVEL", env = "ATALAYA_LOG")]
-    log: Option<String>,
-    /// How to write the log
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogOptions,
     #[command(subcommand)]
     command: Command,
-}
-
-/// How to write the log.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum LogFormat {
-    /// A line for a person
-    Text,
-    /// A JSON object a line, for programs
-    Json,
 }
 
 #[derive(Subcommand)]
@@ -137,7 +124,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Run { read_only } => {
             drop(out);
-            serve::start_log(cli.log.as_deref(), cli.log_format)?;
+            cli.log.start()?;
             let mut config = Config::read(config)?;
             for router in &mut config.routers {
                 router.read_only |= read_only;

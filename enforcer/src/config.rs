@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::config_file::{self, ConfigError, ConfigFile};
 use atalaya_wire::{Escalation, EscalationTable, Name};
 use serde::Deserialize;
 use toml::Spanned;
@@ -63,31 +64,6 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// What is wrong with the configuration, and where.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), hint(source))]
-    Read {
-        /// The file, with its folder as it was configured.
-        path: PathBuf,
-        /// What the system or the database said.
-        source: std::io::Error,
-    },
-    /// The file's content is wrong.
-    #[error("{}:{line}:{column}: {message}", path.display())]
-    Content {
-        /// The file, with its folder as it was configured.
-        path: PathBuf,
-        /// The line of the file, counted from one.
-        line: usize,
-        /// In characters, counted from one.
-        column: usize,
-        /// What was found and what was expected.
-        message: String,
-    },
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
@@ -121,7 +97,7 @@ struct RawConfig {
 impl Config {
     /// Reads and checks a configuration file, and the password files that it names.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = read(path)?;
+        let text = config_file::read(path)?;
         let (mut config, holds_password) = Self::parse_file(&text, path)?;
         let readable = path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
         if readable && holds_password {
@@ -140,12 +116,9 @@ impl Config {
 
     /// The configuration, and whether a password is written in the file itself.
     fn parse_file(text: &str, path: &Path) -> Result<(Self, bool), ConfigError> {
-        let at = |span: Range<usize>, message: String| {
-            let (line, column) = position(text, span.start);
-            ConfigError::Content { path: path.to_owned(), line, column, message }
-        };
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
+        let file = ConfigFile { path, text };
+        let at = |span: Range<usize>, message: String| file.at(span, message);
+        let raw: RawConfig = file.parse()?;
         let list = raw.list.check(&at)?;
         let holds_password = raw.router.values().any(|router| router.get_ref().holds_password());
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -224,10 +197,6 @@ fn checked(
     Ok(value.into_inner())
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
-}
-
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 8443))
 }
@@ -238,21 +207,6 @@ fn default_state() -> PathBuf {
 
 fn default_socket() -> PathBuf {
     "/run/atalaya-enforcer/enforcer.sock".into()
-}
-
-/// The line and column of a byte offset, both counted from one.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        "; write it (README.md has one to begin with), or name another with --config"
-    } else {
-        ""
-    }
 }
 
 #[cfg(test)]

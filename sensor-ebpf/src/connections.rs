@@ -43,8 +43,10 @@ pub const SCANS_MAP: &str = "SCANS";
 
 /// The size of each ring in bytes: room for about 1300 crossings.
 pub const RING_BYTES: u32 = 64 * 1024;
-/// The most jails that count connections, and one, for index 0 stands for none.
+/// The rules of jails that count connections; index 0 stands for none.
 pub const RULES: u32 = 32;
+/// The most jails that count connections.
+pub const CONNECTION_JAILS: usize = RULES as usize - 1;
 /// The most jails that count closed ports.
 pub const SCAN_RULES: u32 = 4;
 /// The most jails that count connections to one port.

@@ -21,7 +21,8 @@ pub const KINDS_MAP: &str = "KINDS";
 /// The per-CPU array of `u64` counters, indexed by [`Total`].
 pub const TOTALS_MAP: &str = "TOTALS";
 
-/// The most bans of addresses, and as many of networks, where the loader says nothing else.
+/// The most bans of addresses, and as many of networks, where `max_entries` says nothing else: some 30 MB of the
+/// kernel's memory when all are there.
 pub const BANS: u32 = 262_144;
 /// The most networks that are allowed.
 pub const ALLOWED: u32 = 65_536;

@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 pub mod connections;
 pub mod local_drop;
 pub mod logins;
-#[cfg(feature = "kernel")]
 pub mod messages;
-#[cfg(feature = "kernel")]
 pub mod socket;
 
 /// What is to be loaded; what is not wanted is off.

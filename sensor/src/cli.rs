@@ -1,14 +1,14 @@
 //! The command line: what can be asked of the program. Each command that does more than ask the running sensor has a file.
 
-use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use atalaya_program::log::LogOptions;
 use atalaya_wire::{BanTime, Name};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::control::{Answer, Request};
@@ -18,14 +18,12 @@ use crate::{fail2ban, service};
 pub mod argument;
 mod join;
 pub mod lint;
-mod log;
 pub mod named;
 mod socket;
 pub mod status;
 pub mod trial;
 mod unload;
 
-use log::LogFormat;
 use named::Named;
 use socket::{ask, said};
 
@@ -42,12 +40,8 @@ pub struct Cli {
     /// Run fail2ban's enabled jails too, as they lie in this folder; their bans go to the routers
     #[arg(long, global = true, value_name = "DIR")]
     fail2ban: Option<PathBuf>,
-    /// What to log: error, warn, info, debug or trace, or a filter such as `atalaya_sensor=debug`
-    #[arg(long, global = true, value_name = "LEVEL", env = "ATALAYA_LOG", default_value = "info")]
-    log: String,
-    /// How to write the log
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogOptions,
     #[command(subcommand)]
     command: Command,
 }
@@ -194,7 +188,7 @@ impl Cli {
 pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run => {
-            log::start(&cli.log, cli.log_format)?;
+            cli.log.start()?;
             let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
             config.check_session(session::client()).map_err(anyhow::Error::msg)?;
             for line in config.to_string().lines() {
@@ -204,13 +198,11 @@ pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyh
                 }
             }
             let reread = || Config::read(&cli.config, cli.fail2ban.as_deref());
-            let format = cli.log_format.to_possible_value().map(|value| value.get_name().to_owned());
-            let loader = ["--log", &cli.log, "--log-format", &format.unwrap_or_default()].map(OsString::from);
-            let prepared = service::prepare(&config, &cli.config, &loader);
+            let prepared = service::prepare(&config, &cli.config, &cli.log.arguments()?);
             runtime()?.block_on(service::run(config, prepared, reread))?;
         }
         Command::Loader => {
-            log::start(&cli.log, cli.log_format)?;
+            cli.log.start()?;
             let socket = std::io::stdin().as_fd().try_clone_to_owned().context("no socket of a sensor")?;
             loader(socket)?;
         }

@@ -7,16 +7,17 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::config_file::{self, ConfigError, ConfigFile};
+use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
 use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::channel::logins::Verdicts;
-use crate::fail2ban::{self, Fail2banError};
+use crate::fail2ban;
 use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
-use crate::jail::ports;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::spoken_of;
 
@@ -31,11 +32,6 @@ use local_drop::RawLocalDrop;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
-
-/// What the kernel programs have room for (sensor-ebpf's connections.rs).
-const MOST_CONNECTION_JAILS: usize = 31;
-const MOST_SCAN_JAILS: usize = 4;
-const MOST_JAILS_A_PORT: usize = 4;
 
 /// The whole configuration of a sensor.
 #[derive(Debug)]
@@ -100,44 +96,19 @@ pub struct LoginsConfig {
     pub peers: bool,
 }
 
-/// What is wrong with the configuration, and where.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), hint(source))]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file's content is wrong.
-    #[error("{}:{line}:{column}: {message}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// Counted from one.
-        line: usize,
-        /// In characters, counted from one.
-        column: usize,
-        /// What was found and what was expected.
-        message: String,
-    },
-    /// fail2ban's configuration is wrong as a whole.
-    #[error("fail2ban: {0}")]
-    Fail2ban(#[from] Fail2banError),
-}
-
 // === impl Config ===
 
 impl Config {
     /// Reads and checks a configuration file. With `fail2ban`, the jails of that folder run too,
     /// instead of what the file says of it, and the file may be missing.
     pub fn read(path: &Path, fail2ban: Option<&Path>) -> Result<Self, ConfigError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if fail2ban.is_some() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        let text = match config_file::read(path) {
+            Err(ConfigError::Read { source, .. })
+                if fail2ban.is_some() && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                String::new()
+            }
+            read => read?,
         };
         let mut config = Self::parse(&text, path)?;
         if let Some(folder) = fail2ban {
@@ -147,11 +118,12 @@ impl Config {
     }
 
     /// Takes over fail2ban's jails, instead of those that were taken over before.
-    fn take_fail2ban(&mut self, folder: &Path) -> Result<(), Fail2banError> {
+    fn take_fail2ban(&mut self, folder: &Path) -> Result<(), ConfigError> {
         if let Some(before) = self.fail2ban.take() {
             self.jails.truncate(self.jails.len() - before.jails);
         }
-        let mut imported = fail2ban::import(folder)?;
+        let mut imported = fail2ban::import(folder)
+            .map_err(|error| ConfigError::Other { program: "fail2ban", source: Box::new(error) })?;
         if let Some(bits) = self.ipv6_prefix {
             imported.jails.iter_mut().for_each(|jail| jail.policy.ipv6_prefix = bits);
         }
@@ -180,12 +152,9 @@ impl Config {
 
     /// Checks a configuration; `path` is where it came from, for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let at = |span: Range<usize>, message: String| {
-            let (line, column) = position(text, span.start);
-            ConfigError::Content { path: path.to_owned(), line, column, message }
-        };
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
+        let file = ConfigFile { path, text };
+        let at = |span: Range<usize>, message: String| file.at(span, message);
+        let raw: RawConfig = file.parse()?;
 
         if let Some(bits) = &raw.defaults.ipv6_prefix {
             jail::check_ipv6_prefix(*bits.get_ref()).map_err(|message| at(bits.span(), message))?;
@@ -202,7 +171,7 @@ impl Config {
                 return Err(wrong(format!("the name is reserved, {meaning}; choose another")));
             }
             let own = raw.fail2ban.as_deref();
-            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, at, &wrong)?);
+            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, &at, &wrong)?);
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
         if let Some(deaf) = jails.iter().find(|jail| jail.source.wants_syslog_listener())
@@ -258,21 +227,19 @@ impl Config {
                 self.guarded(jail).into_iter().for_each(|port| *watched.entry(port).or_default() += 1);
             }
         }
-        if counting > MOST_CONNECTION_JAILS {
-            return Err(format!(
-                "{counting} jails count connections; expected at most {MOST_CONNECTION_JAILS}"
-            ));
+        if counting > CONNECTION_JAILS {
+            return Err(format!("{counting} jails count connections; expected at most {CONNECTION_JAILS}"));
         }
-        if scans > MOST_SCAN_JAILS {
-            return Err(format!("{scans} jails count scans; expected at most {MOST_SCAN_JAILS}"));
+        if scans > SCAN_RULES as usize {
+            return Err(format!("{scans} jails count scans; expected at most {SCAN_RULES}"));
         }
-        if watched.len() > ports::MOST {
-            return Err(format!("{} ports are guarded; expected at most {}", watched.len(), ports::MOST));
+        if watched.len() > PORTS as usize {
+            return Err(format!("{} ports are guarded; expected at most {PORTS}", watched.len()));
         }
-        match watched.into_iter().find(|(_, jails)| *jails > MOST_JAILS_A_PORT) {
-            Some((port, jails)) => Err(format!(
-                "{jails} jails count connections to port {port}; expected at most {MOST_JAILS_A_PORT}"
-            )),
+        match watched.into_iter().find(|(_, jails)| *jails > WATCHERS) {
+            Some((port, jails)) => {
+                Err(format!("{jails} jails count connections to port {port}; expected at most {WATCHERS}"))
+            }
             None => Ok(()),
         }
     }
@@ -432,21 +399,6 @@ fn yes() -> bool {
     true
 }
 
-/// The line and column of a byte offset, both counted from one.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        "; write it (README.md has one to begin with), or name another with --config"
-    } else {
-        ""
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -562,10 +514,17 @@ mod tests {
         let jails = |count: usize, of: &str| -> String {
             (0..count).map(|number| format!("[jail.j{number}]\nsource = {of}\n")).collect()
         };
+        let refused = |count: usize, of: &str| parse(&jails(count, of)).unwrap_err();
         assert!(parse(&jails(4, "\"scan\"")).is_ok());
-        assert!(parse(&jails(5, "\"scan\"")).unwrap_err().contains("at most 4"));
+        assert!(refused(5, "\"scan\"").contains("at most 4"));
         assert!(parse(&jails(4, "\"connections\"\nports = 22")).is_ok());
-        assert!(parse(&jails(5, "\"connections\"\nports = 22")).unwrap_err().contains("port 22"));
+        assert!(refused(5, "\"connections\"\nports = 22").contains("port 22"));
+        assert!(parse(&jails(31, "\"connections\"")).is_ok());
+        assert!(refused(32, "\"connections\"").contains("at most 31"));
+        let ports = |first: u16| format!("\"connections\"\nports = \"{first}:{}\"", first + 1023);
+        let one = format!("[jail.one]\nsource = {}\n", ports(1));
+        assert!(parse(&one).is_ok());
+        assert!(parse(&(one + &jails(1, &ports(2)))).unwrap_err().contains("1025 ports"));
     }
 
     #[test]
@@ -604,12 +563,15 @@ mod tests {
             ("[jail.a]\nsource = \"connections\"\nservices = \"sshd\"\n", "sensor.toml:3:12", "services"),
             ("[jail.a]\nsource = \"connections\"\nshort = 0\n", "sensor.toml:3:9", "10s"),
             ("[jail.a]\nsource = \"connections\"\nfindtime = \"8d\"\n", "sensor.toml:1:1", "at most 7d"),
-            ("[jail.a]\nsource = \"connections\"\ndecay = true\n", "sensor.toml:1:1", "decay"),
+            ("[jail.a]\nsource = \"connections\"\ndecay = true\n", "sensor.toml:3:9", "decay"),
             ("[jail.a]\nsource = \"logins\"\nshort = 10\n", "sensor.toml:3:9", "short"),
             ("[jail.a]\nsource = \"scan\"\nports = [22]\n", "sensor.toml:3:9", "ports"),
             ("[jail.a]\nsource = \"scan\"\nmaxretry = 21\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.a]\nsource = \"scan\"\ninterfaces = \"../x\"\n", "sensor.toml:3:14", "eth0"),
             ("[jail.a]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
+            ("[jail.sshd]\nsource = \"journal\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
+            ("[jail.sshd]\nsource = \"files\"\njournalmatch = \"A=b\"\n", "sensor.toml:3:16", "journalmatch"),
+            ("[jail.sshd]\nservices = \"sshd\"\n", "sensor.toml:2:12", "services"),
             ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
             ("state = [\n", "sensor.toml:", ""),
         ] {

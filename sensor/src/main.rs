@@ -3,13 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use atalaya_program::log::tell_end;
 use atalaya_sensor::cli::{Cli, run};
 
 fn main() -> ExitCode {
     match run(Cli::of_arguments(), loader) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("atalaya-sensor: {}", causes(&error));
+            tell_end("atalaya-sensor", &causes(&error));
             ExitCode::FAILURE
         }
     }

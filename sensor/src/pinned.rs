@@ -4,7 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-#[cfg_attr(not(feature = "kernel"), path = "pinned/no_bans.rs")]
 pub mod bans;
 pub mod interfaces;
 pub mod pins;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::Name;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
-use crate::config::{Config, ConfigError, LoginsConfig};
+use crate::config::{Config, LoginsConfig};
 use crate::confine::Confinement;
 use crate::control::{self, Answer, Request};
 use crate::detector::{Detector, Ignored};
@@ -33,21 +34,18 @@ use crate::uplink::outbox::Outbox;
 use crate::uplink::report::{ReportStatus, Reporter};
 
 mod answers;
-#[cfg(feature = "kernel")]
 mod connections;
 mod enforcer;
 mod files;
 mod ignorecommands;
 mod kernel;
 mod local_drop;
-#[cfg(feature = "kernel")]
 mod logins;
 mod prepared;
 mod reports;
 mod resend;
 mod rulings;
 mod syslog;
-#[cfg(feature = "kernel")]
 mod syslog_calls;
 mod unban;
 mod upkeep;

@@ -2,12 +2,9 @@
 //! ([`journal`]), what programs say to libc's syslog (`syslog_calls`) and syslog messages ([`syslog`]). Each source
 //! runs on its own; one that cannot run says why, and the others go on.
 
-#[cfg(feature = "kernel")]
 pub mod connections;
 pub mod files;
 pub mod journal;
-#[cfg(feature = "kernel")]
 pub mod logins;
 pub mod syslog;
-#[cfg(feature = "kernel")]
 pub mod syslog_calls;

@@ -1,6 +1,7 @@
 //! Lengths of time as administrators write them: `600`, `10m`, `1h30m`, `1d12h`.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -75,7 +76,7 @@ impl fmt::Display for Seconds {
 
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TimeVisitor)?.map_err(serde::de::Error::custom)
+        read(deserializer, "a length of time such as 600, \"10m\" or \"1h30m\"")
     }
 }
 
@@ -123,17 +124,21 @@ impl Serialize for BanTime {
 
 impl<'de> Deserialize<'de> for BanTime {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(BanTimeVisitor)?.map_err(serde::de::Error::custom)
+        read(deserializer, "a ban time such as 1800, \"30m\", -1 or \"permanent\"")
     }
 }
 
-struct TimeVisitor;
+/// Reads what is written as a number or as a text.
+struct Visitor<T> {
+    expected: &'static str,
+    read: PhantomData<T>,
+}
 
-impl serde::de::Visitor<'_> for TimeVisitor {
-    type Value = Result<Seconds, TimeError>;
+impl<T: FromStr<Err = TimeError>> serde::de::Visitor<'_> for Visitor<T> {
+    type Value = Result<T, TimeError>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a length of time such as 600, \"10m\" or \"1h30m\"")
+        f.write_str(self.expected)
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
@@ -149,26 +154,13 @@ impl serde::de::Visitor<'_> for TimeVisitor {
     }
 }
 
-struct BanTimeVisitor;
-
-impl serde::de::Visitor<'_> for BanTimeVisitor {
-    type Value = Result<BanTime, TimeError>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a ban time such as 1800, \"30m\", -1 or \"permanent\"")
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(value.to_string().parse())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(value.to_string().parse())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(value.parse())
-    }
+fn read<'de, T, D>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
+where
+    T: FromStr<Err = TimeError>,
+    D: serde::Deserializer<'de>,
+{
+    let visitor = Visitor { expected, read: PhantomData };
+    deserializer.deserialize_any(visitor)?.map_err(serde::de::Error::custom)
 }
 
 fn parse_seconds(text: &str) -> Option<u64> {

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use super::Bans;
 use super::book::Book;
 use super::decision::Exemption;
-use crate::desired::Moment;
 
 impl Bans {
     /// What stands for each of these offenders, by the number of its offence. Asked once the ledger has the
@@ -40,14 +39,7 @@ fn ruling(book: &Book, address: IpAddr, now: Timestamp) -> Ruling {
 /// The ban of the unit around an address, or else of the address alone, and what is left of it.
 fn standing(book: &Book, address: IpAddr, now: Timestamp) -> Option<(IpNet, Left)> {
     let single = IpNet::from(address);
-    [book.widen.bans().unit_of(address), single].into_iter().find_map(|net| {
-        let until = book.standing(net)?;
-        let left = if until == Moment::FOREVER {
-            Left::Permanent
-        } else {
-            let left = u64::try_from(until.milliseconds_after(now.into())).ok()?;
-            Left::Milliseconds(left.min(Left::LONGEST))
-        };
-        (left != Left::Milliseconds(0)).then_some((net, left))
-    })
+    [book.widen.bans().unit_of(address), single]
+        .into_iter()
+        .find_map(|net| Some((net, book.standing(net)?.left(now.into())?)))
 }

@@ -68,8 +68,8 @@ pub struct Widen {
 
 #[derive(Debug)]
 struct Wide {
-    until: Moment,
-    label: Arc<Label>,
+    /// The ban of the network.
+    network: Wanted,
     /// Its offenders, those included whose bans are over since it is wide.
     members: HashMap<IpNet, Wanted>,
     by_end: BTreeSet<(Moment, IpNet)>,
@@ -134,7 +134,7 @@ impl Widen {
         let network = self.network_of(prefix);
         match network.and_then(|network| self.wide.get_mut(&network)) {
             Some(wide) => {
-                let single = wide.remove(prefix).is_some_and(|entry| entry.until > wide.until);
+                let single = wide.remove(prefix).is_some_and(|entry| entry.until > wide.network.until);
                 if single {
                     entries.remove(prefix);
                 }
@@ -159,7 +159,7 @@ impl Widen {
         if self.one_jail && wide.is_none() {
             self.lapsed.extend(network);
         }
-        if wide.is_none_or(|wide| wide.until < wide.end_of(prefix)) {
+        if wide.is_none_or(|wide| wide.network.until < wide.end_of(prefix)) {
             entries.remove(prefix);
         }
     }
@@ -170,7 +170,7 @@ impl Widen {
             && end <= now
         {
             self.ends.pop();
-            match self.wide.get(&network).map(|wide| wide.until) {
+            match self.wide.get(&network).map(|wide| wide.network.until) {
                 // Its later offenders are wanted singly already.
                 Some(until) if until <= now => {
                     self.wide.remove(&network);
@@ -249,7 +249,7 @@ impl Widen {
             }
             return;
         };
-        let (before, label) = (wide.until, wide.label.clone());
+        let (before, label) = (wide.network.until, wide.network.label.clone());
         let until =
             wide.wanted(threshold).filter(|_| !(kept(network) || self.one_jail && wide.mixes_jails()));
         let Some(until) = until else {
@@ -260,9 +260,9 @@ impl Widen {
             }
             return self.set_network(network, entries);
         };
-        wide.until = until;
+        wide.network.until = until;
         if let Some(entry) = changed.and_then(|changed| wide.members.get(&changed)) {
-            wide.label = raised(&wide.label, entry.label.severity);
+            wide.network.label = raised(&wide.network.label, entry.label.severity);
         }
         for prefix in wide.ending(until, before) {
             if self.standing.contains(prefix)
@@ -277,7 +277,7 @@ impl Widen {
         let covered = wide.ending(before, until);
         let later = changed.filter(|changed| wide.end_of(*changed) > until);
         let later = later.and_then(|changed| Some((changed, wide.members.get(&changed)?.clone())));
-        let new = before != until || label != wide.label;
+        let new = before != until || label != wide.network.label;
         self.wide.insert(network, wide);
         if new {
             self.set_network(network, entries);
@@ -306,11 +306,11 @@ impl Widen {
             comment: format!("{} (widened)", made_by.label.comment),
             ..made_by.label.as_ref().clone()
         });
-        let mut wide = Wide { until: Moment::FOREVER, label, members, by_end };
+        let mut wide = Wide { network: Wanted { until: Moment::FOREVER, label }, members, by_end };
         let Some(until) = wide.wanted(threshold).filter(|_| !(self.one_jail && wide.mixes_jails())) else {
             return;
         };
-        wide.until = until;
+        wide.network.until = until;
         let covered: Vec<IpNet> =
             wide.by_end.iter().take_while(|(end, _)| *end <= until).map(|(_, prefix)| *prefix).collect();
         self.ends.push(Reverse((until, network)));
@@ -323,8 +323,7 @@ impl Widen {
 
     /// Sets the entry of a network to the later of its own ban and of what it is wide for.
     fn set_network(&self, network: IpNet, entries: &mut dyn Entries) {
-        let wide =
-            self.wide.get(&network).map(|wide| Wanted { until: wide.until, label: wide.label.clone() });
+        let wide = self.wide.get(&network).map(|wide| wide.network.clone());
         let given = self.given.get(&network).cloned();
         match (given, wide) {
             (Some(given), Some(wide)) if wide.until > given.until => entries.set(network, wide),
@@ -385,7 +384,7 @@ impl Wide {
     }
 
     fn mixes_jails(&self) -> bool {
-        self.members.values().any(|entry| entry.label.jail() != self.label.jail())
+        self.members.values().any(|entry| entry.label.jail() != self.network.label.jail())
     }
 
     fn insert(&mut self, prefix: IpNet, entry: Wanted) {

@@ -1,8 +1,8 @@
-//! Colour and shape of what is printed: on a terminal alone, and not where `NO_COLOR` forbids it
-//! (<https://no-color.org>).
+//! Colour and shape of what is printed.
 
 use std::io::IsTerminal;
 
+use atalaya_program::colour;
 use comfy_table::{CellAlignment, Table, presets};
 
 /// Whether to colour, and how wide a line may be.
@@ -31,10 +31,8 @@ impl Paint {
     /// As standard output and the environment allow.
     pub fn of_stdout() -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            colour: terminal && !set("NO_COLOR") && !dumb,
+            colour: colour::is_wanted(&std::io::stdout()),
             size: if terminal { ratatui::crossterm::terminal::size().ok() } else { None },
         }
     }

@@ -1,6 +1,5 @@
-//! `atalaya-enforcer run`: the log, the signals, and systemd's readiness around the service.
+//! `atalaya-enforcer run`: the signals, and systemd's readiness around the service.
 
-use std::io::IsTerminal;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -10,9 +9,6 @@ use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::service;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-
-use super::LogFormat;
 
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -24,27 +20,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // A request that is still read from the disk would hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     served
-}
-
-/// Starts the log on standard error.
-pub fn start_log(level: Option<&str>, format: LogFormat) -> anyhow::Result<()> {
-    let from_environment = std::env::var("RUST_LOG").ok();
-    let level = level.or(from_environment.as_deref()).unwrap_or("info");
-    let filter =
-        EnvFilter::try_new(level).with_context(|| format!("--log {level}: not a level or a filter"))?;
-    // journald adds its own time.
-    let under_journald = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match (format, under_journald) {
-        (LogFormat::Json, _) => log.json().flatten_event(true).init(),
-        (LogFormat::Text, true) => log.without_time().init(),
-        (LogFormat::Text, false) => log.init(),
-    }
-    Ok(())
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use atalaya_program::config_file::ConfigError;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, checked};
+use super::checked;
 use crate::desired::ListConfig;
 
 #[derive(Default, Deserialize)]

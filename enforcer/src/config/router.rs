@@ -4,12 +4,13 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::{Fingerprint, Name, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::checked;
 use super::list::is_list_name;
-use super::{ConfigError, checked};
 use crate::desired::{ListConfig, Severity};
 use crate::router::{Endpoint, Password, RouterConfig};
 

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Networks, Seconds, reserved};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::ConfigError;
 use crate::bans::allow::{AllowConfig, is_host_name};
 use crate::bans::protect::{ProtectConfig, private};
 use crate::bans::widen::WidenConfig;

@@ -1,5 +1,6 @@
 //! A time as what is desired keeps it.
 
+use atalaya_wire::Left;
 use jiff::Timestamp;
 
 /// A time in milliseconds since 1970, or for ever. Half the size of a [`Timestamp`], which counts with
@@ -35,6 +36,15 @@ impl Moment {
         if self == Self::FOREVER { i64::MAX } else { self.0.saturating_sub(now.0) }
     }
 
+    /// What is left at `now` of a ban that ends here, as sensors are told it; `None` where it is over.
+    pub fn left(self, now: Self) -> Option<Left> {
+        if self == Self::FOREVER {
+            return Some(Left::Permanent);
+        }
+        let milliseconds = u64::try_from(self.milliseconds_after(now)).ok().filter(|left| *left > 0)?;
+        Some(Left::Milliseconds(milliseconds.min(Left::LONGEST)))
+    }
+
     /// Seconds from `now` to here, rounded up; 0 when it is past.
     pub fn seconds_after(self, now: Self) -> u64 {
         u64::try_from(self.milliseconds_after(now)).map_or(0, |ms| ms.div_ceil(1000))
@@ -65,5 +75,14 @@ mod tests {
         assert_eq!(Moment(1_000).seconds_after(now), 0);
         assert_eq!(Moment(0).seconds_after(now), 0);
         assert!(Moment::FOREVER.seconds_after(now) > u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn of_a_ban_that_ends_now_nothing_is_left_and_of_no_other_more_than_sensors_take() {
+        let now = Moment(1_000);
+        assert_eq!([Moment(0), Moment(1_000)].map(|end| end.left(now)), [None, None]);
+        assert_eq!(Moment(1_001).left(now), Some(Left::Milliseconds(1)));
+        assert_eq!(Moment(i64::MAX - 1).left(now), Some(Left::Milliseconds(Left::LONGEST)));
+        assert_eq!(Moment::FOREVER.left(now), Some(Left::Permanent));
     }
 }

@@ -180,23 +180,21 @@ impl Pipeline {
                 self.fresh.extend(self.behind.remove(&prefix).into_iter().flatten());
             }
             let action = match step(wanted, held, now) {
-                Step::Add { .. } if self.is_full() => {
+                Step::Do(Action::Add { .. }) if self.is_full() => {
                     self.make_room(prefix, now);
                     continue;
                 }
-                Step::Add { timeout } => {
-                    self.adding += 1;
-                    Action::Add { timeout }
+                Step::Do(Action::Remove { .. }) if self.recovering && self.view.label(prefix).is_none() => {
+                    continue;
                 }
-                Step::Set { id, timeout } => Action::Set { id, timeout },
-                Step::Remove { .. } if self.recovering && self.view.label(prefix).is_none() => continue,
-                Step::Remove { id } => {
+                Step::Do(action @ Action::Remove { .. }) => {
                     if let Some(network) = self.missing_around(prefix, now) {
                         self.behind.entry(network).or_default().push(prefix);
                         continue;
                     }
-                    Action::Remove { id }
+                    action
                 }
+                Step::Do(action) => action,
                 Step::Nothing => {
                     if held.is_some_and(|held| held.lapsed(now)) {
                         self.actual.remove(prefix);
@@ -212,6 +210,7 @@ impl Pipeline {
                     continue;
                 }
             };
+            self.adding += usize::from(matches!(action, Action::Add { .. }));
             self.busy.insert(prefix, false);
             return Some(Order { prefix, action });
         }

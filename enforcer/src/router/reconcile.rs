@@ -5,7 +5,8 @@
 //! RouterOS's largest. A difference of a few seconds is rounding and is let be.
 
 use super::actual::{Held, Owner};
-use super::address_list::{EntryId, LARGEST_TIMEOUT};
+use super::address_list::LARGEST_TIMEOUT;
+use super::order::Action;
 use crate::desired::Moment;
 
 /// The difference between wanted and held expiry, in seconds, that is let be. RouterOS shows whole
@@ -20,23 +21,9 @@ const TOO_SHORT: i64 = 1000;
 pub enum Step {
     /// Nothing: the router holds what it should.
     Nothing,
-    /// Add an entry that is missing.
-    Add {
-        /// In seconds, 1 to [`LARGEST_TIMEOUT`].
-        timeout: u64,
-    },
-    /// Change the entry's timeout and comment.
-    Set {
-        /// The id of the entry on the router.
-        id: EntryId,
-        /// In seconds, 1 to [`LARGEST_TIMEOUT`].
-        timeout: u64,
-    },
-    /// Remove the entry. Where a ban stands nevertheless, the next step adds it anew.
-    Remove {
-        /// The id of the entry on the router.
-        id: EntryId,
-    },
+    /// Send this: add what is missing, change what is held otherwise, or remove what is not wanted. Where a ban
+    /// stands nevertheless, the step after a removal adds it anew.
+    Do(Action),
     /// Print the list first: whose the entry is, or its id, is not known.
     Learn,
     /// Nothing for now: look again when what is there lapses.
@@ -63,7 +50,7 @@ fn step_unwanted(held: Option<Held>, now: Moment) -> Step {
         Some(Held { owner: Owner::Unknown, .. }) => Step::Learn,
         // A ban's last second: the router drops the entry by itself.
         Some(held) if held.expires.seconds_after(now) <= TOLERANCE => Step::Nothing,
-        Some(Held { id: Some(id), .. }) => Step::Remove { id },
+        Some(Held { id: Some(id), .. }) => Step::Do(Action::Remove { id }),
         Some(Held { id: None, .. }) => Step::Learn,
     }
 }
@@ -71,7 +58,7 @@ fn step_unwanted(held: Option<Held>, now: Moment) -> Step {
 fn step_wanted(until: Moment, held: Option<Held>, now: Moment) -> Step {
     let left = until.seconds_after(now);
     let timeout = left.min(LARGEST_TIMEOUT);
-    let Some(held) = held else { return Step::Add { timeout } };
+    let Some(held) = held else { return Step::Do(Action::Add { timeout }) };
     let look_again = Step::LookAgain { at: held.expires.plus_seconds(1) };
     match held.owner {
         Owner::Unknown => return Step::Learn,
@@ -83,7 +70,7 @@ fn step_wanted(until: Moment, held: Option<Held>, now: Moment) -> Step {
         // Someone made our entry static. Whether `set` makes it dynamic again is not known.
         return match (until == Moment::FOREVER, held.id) {
             (true, _) => Step::Nothing,
-            (false, Some(id)) => Step::Remove { id },
+            (false, Some(id)) => Step::Do(Action::Remove { id }),
             (false, None) => Step::Learn,
         };
     }
@@ -97,8 +84,8 @@ fn step_wanted(until: Moment, held: Option<Held>, now: Moment) -> Step {
     };
     match held.id {
         _ if good && !held.stale => Step::Nothing,
-        Some(id) if held.rigid => Step::Remove { id },
-        Some(id) => Step::Set { id, timeout },
+        Some(id) if held.rigid => Step::Do(Action::Remove { id }),
+        Some(id) => Step::Do(Action::Set { id, timeout }),
         None if good => Step::Nothing,
         // It lapses sooner than a print would tell its id.
         None if held_left <= close => look_again,
@@ -112,7 +99,9 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
+    use super::Action::{Add, Remove, Set};
     use super::*;
+    use crate::router::address_list::EntryId;
 
     fn at(milliseconds: i64) -> Moment {
         Moment::from(Timestamp::from_millisecond(milliseconds).unwrap())
@@ -134,32 +123,33 @@ mod tests {
     const FULL: i64 = LARGEST_TIMEOUT.cast_signed() * 1000;
 
     #[rstest]
-    #[case::what_is_left_is_rounded_up(Some(at(1_200_001)), None, Step::Add { timeout: 1201 })]
+    #[case::what_is_left_is_rounded_up(Some(at(1_200_001)), None, Step::Do(Add { timeout: 1201 }))]
     #[case::less_than_a_second_is_not_sent(Some(at(999)), None, Step::Nothing)]
-    #[case::one_second_is_sent(Some(at(1000)), None, Step::Add { timeout: 1 })]
+    #[case::one_second_is_sent(Some(at(1000)), None, Step::Do(Add { timeout: 1 }))]
     #[case::a_ban_that_ended_is_not_sent(Some(at(-5)), None, Step::Nothing)]
-    #[case::permanent_is_the_largest(Some(Moment::FOREVER), None, Step::Add { timeout: LARGEST_TIMEOUT })]
+    #[case::permanent_is_the_largest(Some(Moment::FOREVER), None, Step::Do(Add { timeout: LARGEST_TIMEOUT }))]
     #[case::rounding_is_let_be(Some(at(60_000)), Some(ours(at(55_000))), Step::Nothing)]
     #[case::rounding_is_let_be_either_way(Some(at(60_000)), Some(ours(at(65_000))), Step::Nothing)]
-    #[case::extended(Some(at(60_000)), Some(ours(at(30_000))), Step::Set { id: id(), timeout: 60 })]
-    #[case::shortened(Some(at(60_000)), Some(ours(at(90_000))), Step::Set { id: id(), timeout: 60 })]
-    #[case::lapsed_is_absent(Some(at(60_000)), Some(ours(at(0))), Step::Add { timeout: 60 })]
+    #[case::extended(Some(at(60_000)), Some(ours(at(30_000))), Step::Do(Set { id: id(), timeout: 60 }))]
+    #[case::shortened(Some(at(60_000)), Some(ours(at(90_000))), Step::Do(Set { id: id(), timeout: 60 }))]
+    #[case::lapsed_is_absent(Some(at(60_000)), Some(ours(at(0))), Step::Do(Add { timeout: 60 }))]
     #[case::permanent_with_half_left(Some(Moment::FOREVER), Some(ours(at(HALF))), Step::Nothing)]
-    #[case::permanent_with_less(Some(Moment::FOREVER), Some(ours(at(HALF - 1000))), Step::Set { id: id(), timeout: LARGEST_TIMEOUT })]
+    #[case::permanent_with_less(
+        Some(Moment::FOREVER), Some(ours(at(HALF - 1000))), Step::Do(Set { id: id(), timeout: LARGEST_TIMEOUT }))]
     #[case::beyond_the_largest(Some(at(2 * FULL)), Some(ours(at(FULL - 9_000))), Step::Nothing)]
     #[case::foreign_covers(Some(at(60_000)), Some(foreign(Moment::FOREVER)), Step::Nothing)]
     #[case::foreign_covers_a_while(Some(at(60_000)), Some(foreign(at(30_000))), Step::LookAgain { at: at(31_000) })]
-    #[case::foreign_lapsed(Some(at(60_000)), Some(foreign(at(0))), Step::Add { timeout: 60 })]
-    #[case::not_wanted(None, Some(ours(at(60_000))), Step::Remove { id: id() })]
+    #[case::foreign_lapsed(Some(at(60_000)), Some(foreign(at(0))), Step::Do(Add { timeout: 60 }))]
+    #[case::not_wanted(None, Some(ours(at(60_000))), Step::Do(Remove { id: id() }))]
     #[case::about_to_lapse(None, Some(ours(at(4_000))), Step::Nothing)]
     #[case::foreign_is_never_removed(None, Some(foreign(at(60_000))), Step::Nothing)]
     #[case::a_stale_comment_is_set(
-        Some(at(60_000)), Some(Held { stale: true, ..ours(at(60_000)) }), Step::Set { id: id(), timeout: 60 })]
+        Some(at(60_000)), Some(Held { stale: true, ..ours(at(60_000)) }), Step::Do(Set { id: id(), timeout: 60 }))]
     #[case::what_cannot_be_set_is_replaced(
-        Some(at(60_000)), Some(Held { rigid: true, ..ours(at(30_000)) }), Step::Remove { id: id() })]
+        Some(at(60_000)), Some(Held { rigid: true, ..ours(at(30_000)) }), Step::Do(Remove { id: id() }))]
     #[case::what_cannot_be_set_and_is_right_stays(
         Some(at(60_000)), Some(Held { rigid: true, ..ours(at(60_000)) }), Step::Nothing)]
-    #[case::static_of_ours_is_replaced(Some(at(60_000)), Some(ours(Moment::FOREVER)), Step::Remove { id: id() })]
+    #[case::static_of_ours_is_replaced(Some(at(60_000)), Some(ours(Moment::FOREVER)), Step::Do(Remove { id: id() }))]
     #[case::static_of_ours_for_a_permanent_ban(
         Some(Moment::FOREVER),
         Some(ours(Moment::FOREVER)),
@@ -211,14 +201,14 @@ mod tests {
             let now = at(now);
             let is_ours = held.is_some_and(|held| held.owner == Owner::Ours);
             match step(wanted, held, now) {
-                Step::Add { timeout } => {
+                Step::Do(Add { timeout }) => {
                     prop_assert!(held.is_none_or(|held| held.lapsed(now)));
                     prop_assert!((1..=LARGEST_TIMEOUT).contains(&timeout));
                 }
-                Step::Set { timeout, .. } => {
+                Step::Do(Set { timeout, .. }) => {
                     prop_assert!(is_ours && (1..=LARGEST_TIMEOUT).contains(&timeout));
                 }
-                Step::Remove { .. } => prop_assert!(is_ours),
+                Step::Do(Remove { .. }) => prop_assert!(is_ours),
                 Step::LookAgain { at } => prop_assert!(at > now && wanted.is_some()),
                 Step::Nothing | Step::Learn => {}
             }
@@ -228,12 +218,12 @@ mod tests {
         fn a_step_that_was_done_is_followed_by_none(wanted in prop::option::of(moments()), held in helds()) {
             let now = at(0);
             let after = match step(wanted, held, now) {
-                Step::Add { timeout } | Step::Set { timeout, .. } => Some(ours(now.plus_seconds(timeout))),
-                Step::Remove { .. } => None,
+                Step::Do(Add { timeout } | Set { timeout, .. }) => Some(ours(now.plus_seconds(timeout))),
+                Step::Do(Remove { .. }) => None,
                 Step::Nothing | Step::Learn | Step::LookAgain { .. } => return Ok(()),
             };
             let next = step(wanted, after, now);
-            let replaces = matches!(next, Step::Add { .. }) && after.is_none();
+            let replaces = matches!(next, Step::Do(Add { .. })) && after.is_none();
             prop_assert!(next == Step::Nothing || replaces, "{next:?}");
         }
     }

@@ -89,3 +89,12 @@ pub enum Vouch {
     /// The process is gone, or cannot be looked at.
     Gone,
 }
+
+// === impl Vouch ===
+
+impl Vouch {
+    /// Whether what the process says of the address is believed.
+    pub fn counts(self) -> bool {
+        matches!(self, Self::Host | Self::Connected)
+    }
+}

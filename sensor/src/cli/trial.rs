@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use atalaya_program::colour;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -117,7 +118,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     };
 
     let named::Found { mut filter, what, zone } = found;
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = colour::is_wanted(&io::stdout());
     let tally = Sums { hits: vec![0; filter.regexes().count()], ..Sums::default() };
     let out = io::BufWriter::new(io::stdout().lock());
     let mut trial =

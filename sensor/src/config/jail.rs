@@ -1,18 +1,19 @@
-//! One jail of `sensor.toml`, as it is written, and what is wrong with it.
+//! One jail of `sensor.toml`, as it is written, and what is wrong with it. What goes with a source, what holds for it where
+//! nothing is said and what is wrong with its settings is its [`Kind`]: a new source is a new variant of [`RawSource`] with a
+//! kind of its own, and what it has to be told is a new key of [`RawJail`].
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ConfigError, RawDefaults, yes};
+use super::{RawDefaults, yes};
 use crate::date;
-use crate::fail2ban::Fail2ban;
-use crate::filter::catalogue;
-use crate::filter::{FilterDefinition, FilterError};
+use crate::filter::{Filter, FilterDefinition};
 use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports::{self, Ports};
@@ -21,8 +22,10 @@ use crate::jail::source::JailSource;
 use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
-/// The most lines that a regex may see at once.
-const MOST_LINES: u32 = 1000;
+mod filter;
+
+pub use filter::{find_filter, find_theirs};
+
 /// The longest time over which the kernel counts, in seconds: a week.
 const LONGEST_WINDOW: u64 = 7 * 86_400;
 
@@ -49,7 +52,7 @@ pub(super) struct RawJail {
     maxretry: Option<u32>,
     findtime: Option<Seconds>,
     bantime: Option<BanTime>,
-    decay: Option<bool>,
+    decay: Option<Spanned<bool>>,
     escalate: Option<Escalate>,
     #[serde(default)]
     ignore: IgnoreList,
@@ -58,8 +61,9 @@ pub(super) struct RawJail {
     ipv6_prefix: Option<u8>,
 }
 
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
+/// Where a jail looks for failures, as `source` says it.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum RawSource {
     Logins,
     Connections,
@@ -67,8 +71,38 @@ enum RawSource {
     Files,
     Journal,
     Syslog,
-    #[serde(rename = "syslog-calls")]
     SyslogCalls,
+    /// Nothing is said: files where there are any, else the journal.
+    #[default]
+    #[serde(skip)]
+    Lines,
+}
+
+/// What is particular to jails of one source.
+struct Kind {
+    /// The keys that go with it, in groups, of those that go with some sources and not with others.
+    keys: &'static [&'static [&'static str]],
+    /// What holds where nothing is said, made of what holds for all jails.
+    standard: fn(&RawJail, &RawDefaults, Policy) -> Policy,
+    /// What `maxretry` may be.
+    maxretry: RangeInclusive<u32>,
+    /// The longest `findtime`, in seconds.
+    longest: u64,
+    /// The ports that it speaks of, where it names none.
+    ports: fn(&RawJail, &Name) -> Vec<u16>,
+    /// Reads its settings.
+    read: fn(&RawJail, &Whose<'_>) -> Result<JailSource, ConfigError>,
+}
+
+/// Whose settings are read, and how a mistake in them is told.
+struct Whose<'a> {
+    name: &'a Name,
+    /// fail2ban's folder, where its filters may be named too.
+    own: Option<&'a Path>,
+    /// A mistake at a place of the file.
+    at: &'a dyn Fn(Range<usize>, String) -> ConfigError,
+    /// A mistake of the jail as a whole.
+    wrong: &'a dyn Fn(String) -> ConfigError,
 }
 
 /// `escalate = true`, or a table of what is other than usual.
@@ -87,6 +121,176 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+// === impl RawSource ===
+
+impl RawSource {
+    fn kind(self) -> &'static Kind {
+        match self {
+            Self::Logins => &LOGINS,
+            Self::Connections => &CONNECTIONS,
+            Self::Scan => &SCAN,
+            Self::Files => &FILES,
+            Self::Journal => &JOURNAL,
+            Self::Syslog => &SYSLOG,
+            Self::SyslogCalls => &SYSLOG_CALLS,
+            Self::Lines => &LINES,
+        }
+    }
+}
+
+static LOGINS: Kind = Kind {
+    keys: &[&["services", "ports", "decay"]],
+    standard: of_failures,
+    maxretry: FAILURES,
+    longest: u64::MAX,
+    ports: |jail, _| match many(jail.services.as_ref()).as_slice() {
+        [] => ports::of_logins(),
+        services => services.iter().flat_map(|service| ports::of(service)).copied().collect(),
+    },
+    read: |jail, _| Ok(JailSource::Logins { services: many(jail.services.as_ref()) }),
+};
+
+static CONNECTIONS: Kind = Kind {
+    keys: &[&["ports", "short"]],
+    standard: |jail, _, standard| {
+        let (maxretry, findtime) = if jail.short.is_some() { (10, 600) } else { (30, 60) };
+        Policy { maxretry, findtime: Seconds(findtime), ..standard }
+    },
+    maxretry: 1..=100_000,
+    longest: LONGEST_WINDOW,
+    ports: |_, _| Vec::new(),
+    read: |jail, whose| match &jail.short {
+        Some(short) if short.get_ref().0 == 0 => {
+            let right = "`short` is 0; expected at least one second, such as \"10s\"";
+            Err((whose.at)(short.span(), right.to_owned()))
+        }
+        short => Ok(JailSource::Connections { short: short.as_ref().map(|short| *short.get_ref()) }),
+    },
+};
+
+static SCAN: Kind = Kind {
+    keys: &[&["unverified", "interfaces"]],
+    // Short, for whoever touches closed ports may do it in another's name.
+    standard: |_, _, standard| {
+        let bantime = BanTime::For(Seconds(600));
+        Policy { maxretry: 10, findtime: Seconds(60), bantime, ..standard }
+    },
+    maxretry: 2..=20,
+    longest: LONGEST_WINDOW,
+    ports: |_, _| Vec::new(),
+    read: |jail, whose| {
+        let place = jail.interfaces.as_ref().map(Spanned::span).unwrap_or_default();
+        let interfaces = many(jail.interfaces.as_ref());
+        if let Some(name) = interfaces.iter().find(|name| !is_interface(name)) {
+            let message = format!("`{name}` is no name of a network interface, such as `eth0`");
+            return Err((whose.at)(place, message));
+        }
+        Ok(JailSource::Scan {
+            unverified: jail.unverified.as_ref().is_some_and(|unverified| *unverified.get_ref()),
+            interfaces,
+        })
+    },
+};
+
+static FILES: Kind = Kind { keys: &[FILTER, &["paths"]], ..OF_LINES };
+
+static JOURNAL: Kind = Kind {
+    keys: &[FILTER, &["journalmatch"]],
+    read: |jail, whose| {
+        let (filter, definition) = jail.filter(whose)?;
+        Ok(JailSource::Journal { wanted: entries(&definition, whose)?, filter })
+    },
+    ..OF_LINES
+};
+
+static SYSLOG: Kind = Kind {
+    keys: &[FILTER],
+    read: |jail, whose| Ok(JailSource::Syslog { filter: jail.filter(whose)?.0 }),
+    ..OF_LINES
+};
+
+static SYSLOG_CALLS: Kind = Kind {
+    keys: &[FILTER, &["services"]],
+    read: |jail, whose| {
+        let (filter, _) = jail.filter(whose)?;
+        Ok(JailSource::SyslogCalls { programs: many(jail.services.as_ref()), filter })
+    },
+    ..OF_LINES
+};
+
+static LINES: Kind = Kind {
+    keys: &[FILTER, &["paths", "journalmatch"]],
+    read: |jail, whose| {
+        let (filter, definition) = jail.filter(whose)?;
+        let wanted = entries(&definition, whose)?;
+        // Files that are there are read; a host without them has the journal.
+        let has_files = jail.paths.is_some() || definition.paths.iter().any(|path| exists(path));
+        if !has_files && !definition.journalmatch.is_empty() {
+            return Ok(JailSource::Journal { wanted, filter });
+        }
+        files(jail, whose, filter, definition)
+    },
+    ..OF_LINES
+};
+
+/// What all jails have in common that read lines.
+const OF_LINES: Kind = Kind {
+    keys: &[],
+    standard: of_failures,
+    maxretry: FAILURES,
+    longest: u64::MAX,
+    ports: |jail, name| {
+        let named = jail.filter.as_ref().and_then(|filter| filter.get_ref().split('[').next());
+        ports::of_jail(named.unwrap_or(name.as_str())).to_vec()
+    },
+    read: |jail, whose| {
+        let (filter, definition) = jail.filter(whose)?;
+        files(jail, whose, filter, definition)
+    },
+};
+
+/// The keys of a jail that reads lines.
+const FILTER: &[&str] = &["filter", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
+
+/// How many failures an offence may take.
+const FAILURES: RangeInclusive<u32> = 1..=1000;
+
+/// Those of `[defaults]` speak of failures: how many connections, or ports, are too many is another matter.
+fn of_failures(_: &RawJail, defaults: &RawDefaults, standard: Policy) -> Policy {
+    Policy {
+        maxretry: defaults.maxretry.unwrap_or(standard.maxretry),
+        findtime: defaults.findtime.unwrap_or(standard.findtime),
+        ..standard
+    }
+}
+
+fn entries(definition: &FilterDefinition, whose: &Whose<'_>) -> Result<JournalMatch, ConfigError> {
+    JournalMatch::parse(definition.journalmatch.iter().map(String::as_str)).map_err(whose.wrong)
+}
+
+fn files(
+    jail: &RawJail,
+    whose: &Whose<'_>,
+    filter: Filter,
+    definition: FilterDefinition,
+) -> Result<JailSource, ConfigError> {
+    let wrong = |message: String| match &jail.paths {
+        Some(paths) => (whose.at)(paths.span(), message),
+        None => (whose.wrong)(message),
+    };
+    let paths = definition.paths;
+    if paths.is_empty() {
+        return Err(wrong(match jail.paths {
+            Some(_) => "`paths` is empty".to_owned(),
+            None => "it reads files and needs `paths`, such as [\"/var/log/syslog\"]".to_owned(),
+        }));
+    }
+    if let Some(relative) = paths.iter().find(|path| !path.starts_with('/')) {
+        return Err(wrong(format!("the path `{relative}` is not absolute: begin it with `/`")));
+    }
+    Ok(JailSource::Files { paths, filter })
+}
+
 // === impl RawJail ===
 
 impl RawJail {
@@ -98,86 +302,64 @@ impl RawJail {
         defaults: &RawDefaults,
         ignore_self: bool,
         own: Option<&Path>,
-        at: impl Fn(Range<usize>, String) -> ConfigError,
+        at: &impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailConfig, ConfigError> {
-        let policy = self.policy(name, defaults).map_err(wrong)?;
-        let ports = self.ports(name, &at)?;
+        let kind = self.source.as_ref().map_or(RawSource::default(), |source| *source.get_ref()).kind();
+        if let Some((key, span)) = self.given().find(|(key, _)| !kind.takes(key)) {
+            let message =
+                format!("`{key}` does not go with this jail's source; remove it, or choose another source");
+            return Err(at(span, message));
+        }
+        let policy = self.policy(name, kind, defaults).map_err(wrong)?;
+        let ports = match &self.ports {
+            Some(ports) => ports.get_ref().read().map_err(|message| at(ports.span(), message))?,
+            None => (kind.ports)(&self, name),
+        };
         let zone = self.logtimezone.as_deref().map(date::zone).transpose().map_err(wrong)?;
         let mut ignore = self.ignore.clone();
         ignore.names.extend(defaults.ignore.names.iter().cloned());
         ignore.files.extend(defaults.ignore.files.iter().cloned());
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
-        let source = self.source(name, own, at, wrong)?;
+        let source = (kind.read)(&self, &Whose { name, own, at, wrong })?;
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
-    /// What the jail guards, or speaks of.
-    fn ports(
-        &self,
-        name: &Name,
-        at: &impl Fn(Range<usize>, String) -> ConfigError,
-    ) -> Result<Vec<u16>, ConfigError> {
-        if let Some(ports) = &self.ports {
-            return ports.get_ref().read().map_err(|message| at(ports.span(), message));
+    /// The keys that it has, each with its place, of those that do not go with all sources.
+    fn given(&self) -> impl Iterator<Item = (&'static str, Range<usize>)> {
+        fn span<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
+            value.map(Spanned::span)
         }
-        if matches!(self.kind(), Some(RawSource::Connections | RawSource::Scan)) {
-            return Ok(Vec::new());
-        }
-        if self.kind() == Some(RawSource::Logins) {
-            let services = many(self.services.clone());
-            return Ok(match services.as_slice() {
-                [] => ports::of_logins(),
-                services => services.iter().flat_map(|service| ports::of(service)).copied().collect(),
-            });
-        }
-        let filter =
-            self.filter.as_ref().map(|filter| filter.get_ref().split('[').next().unwrap_or_default());
-        Ok(ports::of_jail(filter.unwrap_or(name.as_str())).to_vec())
+        let keys = [
+            ("services", span(self.services.as_ref())),
+            ("ports", span(self.ports.as_ref())),
+            ("short", span(self.short.as_ref())),
+            ("unverified", span(self.unverified.as_ref())),
+            ("interfaces", span(self.interfaces.as_ref())),
+            ("filter", span(self.filter.as_ref())),
+            ("paths", span(self.paths.as_ref())),
+            ("prefregex", span(self.prefregex.as_ref())),
+            ("failregex", span(self.failregex.as_ref())),
+            ("ignoreregex", span(self.ignoreregex.as_ref())),
+            ("datepattern", span(self.datepattern.as_ref())),
+            ("journalmatch", span(self.journalmatch.as_ref())),
+            ("decay", span(self.decay.as_ref())),
+        ];
+        keys.into_iter().filter_map(|(key, span)| Some((key, span?)))
     }
 
-    fn kind(&self) -> Option<RawSource> {
-        self.source.as_ref().map(|source| *source.get_ref())
-    }
-
-    /// What holds where nothing is said. Those of `[defaults]` speak of failures: how many connections, or
-    /// ports, are too many is another matter.
-    fn standard(&self, name: &Name, defaults: &RawDefaults) -> Policy {
+    fn policy(&self, name: &Name, kind: &Kind, defaults: &RawDefaults) -> Result<Policy, String> {
         let standard = Policy::new(name.clone());
         let bantime = defaults.bantime.unwrap_or(standard.bantime);
-        match self.kind() {
-            Some(RawSource::Connections) if self.short.is_some() => {
-                Policy { maxretry: 10, findtime: Seconds(600), bantime, ..standard }
-            }
-            Some(RawSource::Connections) => {
-                Policy { maxretry: 30, findtime: Seconds(60), bantime, ..standard }
-            }
-            // Short, for whoever touches closed ports may do it in another's name.
-            Some(RawSource::Scan) => Policy {
-                maxretry: 10,
-                findtime: Seconds(60),
-                bantime: BanTime::For(Seconds(600)),
-                ..standard
-            },
-            _ => Policy {
-                maxretry: defaults.maxretry.unwrap_or(standard.maxretry),
-                findtime: defaults.findtime.unwrap_or(standard.findtime),
-                bantime,
-                ..standard
-            },
-        }
-    }
-
-    fn policy(&self, name: &Name, defaults: &RawDefaults) -> Result<Policy, String> {
-        let standard = self.standard(name, defaults);
+        let standard = (kind.standard)(self, defaults, Policy { bantime, ..standard });
         let mut ignore = defaults.ignore.networks.clone();
         ignore.extend(self.ignore.networks.iter());
         let policy = Policy {
             maxretry: self.maxretry.unwrap_or(standard.maxretry),
             findtime: self.findtime.unwrap_or(standard.findtime),
             bantime: self.bantime.unwrap_or(standard.bantime),
-            decay: self.decay.unwrap_or(standard.decay),
+            decay: self.decay.as_ref().map_or(standard.decay, |decay| *decay.get_ref()),
             escalation: match &self.escalate {
                 None | Some(Escalate::Usual(false)) => None,
                 Some(Escalate::Usual(true)) => Some(escalation(EscalationTable::default())?),
@@ -191,26 +373,16 @@ impl RawJail {
             ..standard
         };
         check_ipv6_prefix(policy.ipv6_prefix)?;
-        let allowed = match self.kind() {
-            Some(RawSource::Connections) => 1..=100_000,
-            Some(RawSource::Scan) => 2..=20,
-            _ => 1..=1000,
-        };
-        if !allowed.contains(&policy.maxretry) {
-            let (least, most) = allowed.into_inner();
+        if !kind.maxretry.contains(&policy.maxretry) {
+            let (least, most) = (kind.maxretry.start(), kind.maxretry.end());
             return Err(format!("maxretry is {}; expected {least} to {most}", policy.maxretry));
         }
-        if matches!(self.kind(), Some(RawSource::Connections | RawSource::Scan)) {
-            if policy.findtime.0 > LONGEST_WINDOW {
-                return Err(format!(
-                    "findtime is {}; the kernel counts over at most {}",
-                    policy.findtime,
-                    Seconds(LONGEST_WINDOW)
-                ));
-            }
-            if self.decay.is_some() {
-                return Err("`decay` does not go with this jail's source; remove it".to_owned());
-            }
+        if policy.findtime.0 > kind.longest {
+            return Err(format!(
+                "findtime is {}; the kernel counts over at most {}",
+                policy.findtime,
+                Seconds(kind.longest)
+            ));
         }
         if policy.findtime.0 == 0 {
             return Err("findtime is 0; expected at least one second, such as \"10m\"".to_owned());
@@ -222,147 +394,13 @@ impl RawJail {
         }
         Ok(policy)
     }
+}
 
-    fn source(
-        self,
-        name: &Name,
-        own: Option<&Path>,
-        at: impl Fn(Range<usize>, String) -> ConfigError,
-        wrong: &impl Fn(String) -> ConfigError,
-    ) -> Result<JailSource, ConfigError> {
-        let misplaced = |key: &str, place: Option<Range<usize>>| match place {
-            Some(span) => Err(at(
-                span,
-                format!("`{key}` does not go with this jail's source; remove it, or choose another source"),
-            )),
-            None => Ok(()),
-        };
-        let span = |value: &Option<Spanned<OneOrMany>>| value.as_ref().map(Spanned::span);
-        let source = self.kind();
-        if source != Some(RawSource::Connections) {
-            misplaced("short", self.short.as_ref().map(Spanned::span))?;
-        }
-        if source != Some(RawSource::Scan) {
-            misplaced("unverified", self.unverified.as_ref().map(Spanned::span))?;
-            misplaced("interfaces", span(&self.interfaces))?;
-        }
-        if matches!(source, Some(RawSource::Logins | RawSource::Connections | RawSource::Scan)) {
-            misplaced("filter", self.filter.as_ref().map(Spanned::span))?;
-            misplaced("paths", span(&self.paths))?;
-            misplaced("prefregex", self.prefregex.as_ref().map(Spanned::span))?;
-            misplaced("failregex", span(&self.failregex))?;
-            misplaced("ignoreregex", span(&self.ignoreregex))?;
-            misplaced("datepattern", span(&self.datepattern))?;
-            misplaced("journalmatch", span(&self.journalmatch))?;
-        }
-        if source == Some(RawSource::Logins) {
-            return Ok(JailSource::Logins { services: many(self.services) });
-        }
-        if source != Some(RawSource::SyslogCalls) {
-            misplaced("services", span(&self.services))?;
-        }
-        if source == Some(RawSource::Connections) {
-            if let Some(short) = self.short.as_ref().filter(|short| short.get_ref().0 == 0) {
-                return Err(at(
-                    short.span(),
-                    "`short` is 0; expected at least one second, such as \"10s\"".to_owned(),
-                ));
-            }
-            return Ok(JailSource::Connections { short: self.short.map(Spanned::into_inner) });
-        }
-        if source == Some(RawSource::Scan) {
-            misplaced("ports", self.ports.as_ref().map(Spanned::span))?;
-            let interfaces = many(self.interfaces.clone());
-            if let (Some(name), Some(span)) =
-                (interfaces.iter().find(|name| !is_interface(name)), span(&self.interfaces))
-            {
-                return Err(at(span, format!("`{name}` is no name of a network interface, such as `eth0`")));
-            }
-            let unverified = self.unverified.is_some_and(Spanned::into_inner);
-            return Ok(JailSource::Scan { unverified, interfaces });
-        }
-        if source != Some(RawSource::Journal) && source.is_some() {
-            misplaced("journalmatch", span(&self.journalmatch))?;
-        }
-        if matches!(source, Some(RawSource::Journal | RawSource::Syslog | RawSource::SyslogCalls)) {
-            misplaced("paths", span(&self.paths))?;
-        }
-        let definition = self.definition(name, own, &at, wrong)?;
-        let place = span(&self.failregex).or_else(|| self.prefregex.as_ref().map(Spanned::span));
-        let filter = definition.compile().map_err(|error| match (&error, place) {
-            (FilterError::Date(_), _) | (_, None) => wrong(error.to_string()),
-            (_, Some(place)) => at(place, error.to_string()),
-        })?;
-        let wanted =
-            JournalMatch::parse(definition.journalmatch.iter().map(String::as_str)).map_err(wrong)?;
-        let paths = definition.paths;
-        // Files that are there are read; a host without them has the journal.
-        let has_files = self.paths.is_some() || paths.iter().any(|path| exists(path));
-        match source {
-            Some(RawSource::Syslog) => Ok(JailSource::Syslog { filter }),
-            Some(RawSource::SyslogCalls) => {
-                Ok(JailSource::SyslogCalls { programs: many(self.services), filter })
-            }
-            Some(RawSource::Journal) => Ok(JailSource::Journal { wanted, filter }),
-            None if !has_files && !definition.journalmatch.is_empty() => {
-                Ok(JailSource::Journal { wanted, filter })
-            }
-            _ if paths.is_empty() => Err(match span(&self.paths) {
-                Some(span) => at(span, "`paths` is empty".to_owned()),
-                None => wrong("it reads files and needs `paths`, such as [\"/var/log/syslog\"]".to_owned()),
-            }),
-            _ => {
-                if let Some(relative) = paths.iter().find(|path| !path.starts_with('/')) {
-                    let message = format!("the path `{relative}` is not absolute: begin it with `/`");
-                    return Err(span(&self.paths)
-                        .map_or_else(|| wrong(message.clone()), |span| at(span, message.clone())));
-                }
-                Ok(JailSource::Files { paths, filter })
-            }
-        }
-    }
+// === impl Kind ===
 
-    /// The filter as the jail has it: a named one, or ours of the jail's own name, with what the jail
-    /// says in its place.
-    fn definition(
-        &self,
-        name: &Name,
-        own: Option<&Path>,
-        at: &impl Fn(Range<usize>, String) -> ConfigError,
-        wrong: &impl Fn(String) -> ConfigError,
-    ) -> Result<FilterDefinition, ConfigError> {
-        let mut definition = match &self.filter {
-            Some(named) => find_filter(named.get_ref(), own).map_err(|message| at(named.span(), message))?,
-            None if self.failregex.is_none() => catalogue::filter(name.as_str()).ok_or_else(|| {
-                wrong(format!(
-                    "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed', or a `filter`: {}",
-                    catalogue::names().collect::<Vec<_>>().join(", ")
-                ))
-            })?,
-            None => FilterDefinition::default(),
-        };
-        let list = |value: &Option<Spanned<OneOrMany>>, of: &mut Vec<String>| {
-            if value.is_some() {
-                *of = many(value.clone());
-            }
-        };
-        list(&self.failregex, &mut definition.failregex);
-        list(&self.ignoreregex, &mut definition.ignoreregex);
-        list(&self.paths, &mut definition.paths);
-        list(&self.journalmatch, &mut definition.journalmatch);
-        if let Some(prefregex) = &self.prefregex {
-            definition.prefregex = Some(prefregex.get_ref().clone());
-        }
-        if self.datepattern.is_some() {
-            definition.datepattern = Some(many(self.datepattern.clone()).join("\n"));
-        }
-        if let Some(lines) = self.maxlines {
-            if !(1..=MOST_LINES).contains(&lines) {
-                return Err(wrong(format!("maxlines is {lines}; expected 1 to {MOST_LINES}")));
-            }
-            definition.maxlines = lines;
-        }
-        Ok(definition)
+impl Kind {
+    fn takes(&self, key: &str) -> bool {
+        self.keys.iter().any(|keys| keys.contains(&key))
     }
 }
 
@@ -386,35 +424,30 @@ pub(super) fn check_ipv6_prefix(bits: u8) -> Result<(), String> {
     ))
 }
 
-/// A filter by its name: ours, or one in fail2ban's folder, with options as in `sshd[mode=aggressive]`.
-pub fn find_filter(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    catalogue::filter(name).map_or_else(|| find_theirs(name, fail2ban), Ok)
-}
-
-/// A filter in fail2ban's folder by its name.
-pub fn find_theirs(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    let ours = catalogue::names().collect::<Vec<_>>().join(", ");
-    let Some(folder) = fail2ban else {
-        return Err(format!(
-            "there is no filter `{name}`; there are {ours}, and with `fail2ban = \"/etc/fail2ban\"` those of its filter.d"
-        ));
-    };
-    let file = name.split('[').next().unwrap_or_default().trim();
-    if !folder.join("filter.d").join(format!("{file}.conf")).exists()
-        && !folder.join("filter.d").join(format!("{file}.local")).exists()
-    {
-        return Err(format!(
-            "there is no filter `{file}`: neither one of ours ({ours}) nor one in {}",
-            folder.join("filter.d").display()
-        ));
-    }
-    Fail2ban::read(folder).and_then(|read| read.filter(name)).map_err(|error| error.to_string())
-}
-
-fn many(value: Option<Spanned<OneOrMany>>) -> Vec<String> {
-    match value.map(Spanned::into_inner) {
-        Some(OneOrMany::One(text)) => vec![text],
-        Some(OneOrMany::Many(texts)) => texts,
+fn many(value: Option<&Spanned<OneOrMany>>) -> Vec<String> {
+    match value.map(Spanned::get_ref) {
+        Some(OneOrMany::One(text)) => vec![text.clone()],
+        Some(OneOrMany::Many(texts)) => texts.clone(),
         None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_that_goes_with_a_source_is_one_whose_place_is_known() {
+        let jail: RawJail = toml::from_str(
+            "services = 'x'\nports = 22\nshort = 1\nunverified = true\ninterfaces = 'x'\nfilter = 'x'\npaths = 'x'\n\
+             prefregex = 'x'\nfailregex = 'x'\nignoreregex = 'x'\ndatepattern = 'x'\njournalmatch = 'x'\ndecay = true\n",
+        )
+        .unwrap();
+        let given: Vec<&str> = jail.given().map(|(key, _)| key).collect();
+        for kind in [&LOGINS, &CONNECTIONS, &SCAN, &FILES, &JOURNAL, &SYSLOG, &SYSLOG_CALLS, &LINES] {
+            for key in kind.keys.iter().copied().flatten() {
+                assert!(given.contains(key), "{key}");
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use atalaya_sensor_ebpf::local_drop::BANS;
 use atalaya_wire::Networks;
 use ipnet::IpNet;
 use serde::de::value::MapAccessDeserializer;
@@ -13,8 +14,6 @@ use super::Config;
 use crate::channel::local_drop::Settings;
 use crate::pinned::Mode;
 
-/// So many bans fit where nothing else is said: some 30 MB of the kernel's memory when all are there.
-const MAX_ENTRIES: u32 = 262_144;
 /// The most that can be asked for.
 const MOST_ENTRIES: u32 = 4_194_304;
 /// `IFNAMSIZ` of linux/if.h, with the final NUL.
@@ -51,7 +50,7 @@ struct RawTable {
 
 impl Default for LocalDropConfig {
     fn default() -> Self {
-        let settings = Settings { interfaces: None, max_entries: MAX_ENTRIES, mode: Mode::Auto };
+        let settings = Settings { interfaces: None, max_entries: BANS, mode: Mode::Auto };
         Self { settings, fleet: true, even_my_session: false }
     }
 }

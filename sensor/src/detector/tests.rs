@@ -4,7 +4,6 @@ use atalaya_wire::{BanTime, Evidence, Seconds};
 
 use super::*;
 use crate::config::Config;
-#[cfg(feature = "kernel")]
 use crate::source::connections::Guarded;
 
 /// Jails of a configuration, and the offences that they find.
@@ -251,7 +250,6 @@ fn whoever_logged_in_within_findtime_vouches_for_the_short_connections_of_the_wh
     assert!(detector.logins.is_empty());
 }
 
-#[cfg(feature = "kernel")]
 #[test]
 fn the_kernel_counts_what_the_jails_say_and_no_short_connections_where_no_login_is_seen() {
     let (detector, _) = detector(

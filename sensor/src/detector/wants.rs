@@ -1,13 +1,10 @@
 //! What the jails need of the sources.
 
 use super::Detector;
-#[cfg(feature = "kernel")]
 use super::watched::Watched;
 use crate::channel;
 use crate::jail::source::JailSource;
-#[cfg(feature = "kernel")]
 use crate::jail::source::spoken_of;
-#[cfg(feature = "kernel")]
 use crate::source::connections::Guard;
 use crate::source::journal::JournalMatch;
 
@@ -46,7 +43,6 @@ impl Detector {
     }
 
     /// What the kernel is to count for the jails; `logins` as for [`JailSource::guarded`].
-    #[cfg(feature = "kernel")]
     pub fn guards(&self, logins: bool) -> Vec<Guard> {
         let spoken_of = spoken_of(self.jails.iter().map(|watched| (&watched.source, &*watched.ports)));
         let guard = |watched: &Watched| {

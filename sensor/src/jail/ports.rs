@@ -3,8 +3,8 @@
 
 use serde::Deserialize;
 
-/// The most ports of one jail.
-pub const MOST: usize = 1024;
+/// The most ports of one jail: as many as the kernel programs watch.
+pub const MOST: usize = atalaya_sensor_ebpf::connections::PORTS as usize;
 
 /// Where the system keeps names of services (services(5)).
 const SERVICES: &str = "/etc/services";

@@ -10,7 +10,6 @@ use crate::channel;
 use crate::confine::files::Reach;
 use crate::filter::Filter;
 use crate::jail::ports;
-#[cfg(feature = "kernel")]
 use crate::source::connections::Guarded;
 use crate::source::journal::{Entry, JournalMatch};
 
@@ -282,7 +281,6 @@ impl JailSource {
 
     /// What the kernel is to count for it. Without `logins` that can be seen, nobody could tell a short connection from
     /// a quick login: they are not counted then.
-    #[cfg(feature = "kernel")]
     pub fn guarded(&self, ports: &[u16], logins: bool) -> Option<Guarded> {
         match self {
             Self::Connections { short } if short.is_none() || logins => {

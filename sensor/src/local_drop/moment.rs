@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::table::Deadline;
 use crate::jail::BanEnd;
+use crate::kernel::clock::boot_ns;
 
 /// The same moment on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +22,7 @@ pub struct Moment {
 impl Moment {
     /// Now.
     pub fn now() -> Self {
-        let boot = clock_gettime(ClockId::Boottime);
-        let boot = boot.tv_sec.cast_unsigned() * 1_000_000_000 + boot.tv_nsec.cast_unsigned();
-        Self { wall: Timestamp::now(), boot }
+        Self { wall: Timestamp::now(), boot: boot_ns() }
     }
 
     /// The end of a ban on the boot clock, which nobody sets.

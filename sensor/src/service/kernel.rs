@@ -10,22 +10,22 @@ use super::local_drop::LocalDrop;
 use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
 
+/// Whether this sensor was built with the kernel programs.
+const BUILT_IN: bool = cfg!(feature = "kernel");
+const NOT_BUILT_IN: &str = "this sensor was built without the kernel's side";
+
 /// The loader, and a feed for each object that is loaded.
 #[derive(Default)]
 pub(super) struct Kernel {
-    #[cfg(feature = "kernel")]
     loader: Option<crate::kernel::process::Loader>,
-    #[cfg(feature = "kernel")]
     feeds: std::collections::HashMap<&'static str, CancellationToken>,
     /// Told when the jails of connections are others.
-    #[cfg(feature = "kernel")]
     guards: super::connections::Changed,
     /// Why nothing can be loaded.
     trouble: Option<String>,
 }
 
 /// Whose feeds these are to be.
-#[cfg_attr(not(feature = "kernel"), expect(dead_code, reason = "there is nothing that feeds"))]
 pub(super) struct Feeding<'a> {
     /// Where they run.
     pub tasks: &'a TaskTracker,
@@ -39,11 +39,14 @@ pub(super) struct Feeding<'a> {
 
 // === impl Kernel ===
 
-#[cfg(feature = "kernel")]
 impl Kernel {
     /// Starts the loader with these arguments of the command line.
     pub(super) fn start(arguments: &[OsString]) -> Self {
         let mut kernel = Self::default();
+        if !BUILT_IN {
+            kernel.trouble = Some(NOT_BUILT_IN.to_owned());
+            return kernel;
+        }
         match crate::kernel::process::Loader::start(arguments) {
             Ok(loader) => kernel.loader = Some(loader),
             Err(error) => kernel.note(&error),
@@ -61,6 +64,9 @@ impl Kernel {
         }
         if wanted.connections.is_none() {
             self.stop(CONNECTIONS);
+        }
+        if !BUILT_IN {
+            warn_of_missing(&wanted);
         }
         let Some(running) = &self.loader else { return Vec::new() };
         let questions = running.questions();
@@ -114,6 +120,11 @@ impl Kernel {
         self.loader.as_ref().map(crate::kernel::process::Loader::programs).unwrap_or_default()
     }
 
+    /// Why nothing can be loaded, where that is so.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
     /// Waits until the loader has ended, which it should not.
     pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
         let ended = self.loader.as_ref().map(crate::kernel::process::Loader::ended);
@@ -145,41 +156,12 @@ impl Kernel {
     }
 }
 
-#[cfg(not(feature = "kernel"))]
-#[expect(clippy::unused_self, clippy::unused_async, reason = "callers need not know which of the two it is")]
-impl Kernel {
-    pub(super) fn start(_arguments: &[OsString]) -> Self {
-        Self { trouble: Some("this sensor was built without the kernel's side".to_owned()) }
+/// Says what of all that is wanted a sensor without kernel programs cannot do.
+fn warn_of_missing(wanted: &Wanted) {
+    if wanted.logins.is_some() || wanted.connections.is_some() {
+        tracing::warn!("{NOT_BUILT_IN}: jails that need it see nothing");
     }
-
-    pub(super) async fn want(&mut self, wanted: Wanted, _feeding: &Feeding<'_>) -> Vec<&'static str> {
-        if wanted.logins.is_some() {
-            tracing::warn!("this sensor was built without the kernel's side: jails that need it see nothing");
-        }
-        if wanted.local_drop.is_some_and(|drop| drop.settings.is_some()) {
-            tracing::warn!(
-                "this sensor was built without the kernel's side: nothing is dropped on this host"
-            );
-        }
-        Vec::new()
-    }
-
-    pub(super) fn confinement(&self) -> Option<Confinement> {
-        None
-    }
-
-    pub(super) fn programs(&self) -> Vec<Program> {
-        Vec::new()
-    }
-
-    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
-        std::future::pending()
-    }
-}
-
-impl Kernel {
-    /// Why nothing can be loaded, where that is so.
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    if wanted.local_drop.as_ref().is_some_and(|drop| drop.settings.is_some()) {
+        tracing::warn!("{NOT_BUILT_IN}: nothing is dropped on this host");
     }
 }

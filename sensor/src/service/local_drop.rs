@@ -124,7 +124,6 @@ impl LocalDrop {
     }
 
     /// Goes on with maps that the loader handed over, and what stands in them from before.
-    #[cfg(feature = "kernel")]
     pub(super) fn adopt(
         &self,
         maps: crate::kernel::maps::Maps,
@@ -292,7 +291,6 @@ impl State {
     }
 
     /// Puts all bans into maps that may not have them.
-    #[cfg(feature = "kernel")]
     fn tell_again(&mut self) {
         let Some(running) = &mut self.running else { return };
         let all: Vec<Change> =

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::config::{Config, ConfigError};
+use atalaya_enforcer::config::Config;
 use atalaya_enforcer::desired::ListConfig;
 use atalaya_enforcer::router::check::{self, Grade, Report, command};
 use atalaya_enforcer::router::endpoint::{API_PORT, API_TLS_PORT};
 use atalaya_enforcer::router::{Endpoint, Password, RouterConfig};
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::{Fingerprint, Name};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;

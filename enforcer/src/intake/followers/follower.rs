@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use atalaya_wire::{BanLine, Begin, Left, Name, Position, VERSION};
+use atalaya_wire::{BanLine, Begin, Name, Position, VERSION};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -123,11 +123,11 @@ impl Follower {
         for change in changes {
             let net = change.prefix();
             let until = self.desired.look(net, |until, _| until);
-            match (until.and_then(|until| left(until, now)), change) {
+            match (until.and_then(|until| until.left(now)), change) {
                 (Some(ms), _) => tell(BanLine::Ban { net, ms }),
                 // The follower saw it end: its ban was the one that was removed, or is told to be lifted by
                 // what changed it later.
-                (None, Change::Removed { until, .. }) if left(until, now).is_none() => {}
+                (None, Change::Removed { until, .. }) if until.left(now).is_none() => {}
                 (None, _) => tell(BanLine::Lift { net }),
             }
         }
@@ -142,19 +142,10 @@ impl Follower {
             _ => Rest::Nothing,
         };
         for (net, until) in bans {
-            if let Some(ms) = left(until, now) {
+            if let Some(ms) = until.left(now) {
                 tell(BanLine::Ban { net, ms });
             }
         }
         rest
     }
-}
-
-/// What is left of a ban; `None` where it is over.
-fn left(until: Moment, now: Moment) -> Option<Left> {
-    if until == Moment::FOREVER {
-        return Some(Left::Permanent);
-    }
-    let milliseconds = u64::try_from(until.milliseconds_after(now)).ok().filter(|left| *left > 0)?;
-    Some(Left::Milliseconds(milliseconds.min(Left::LONGEST)))
 }

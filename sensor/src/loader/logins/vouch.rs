@@ -19,15 +19,6 @@ const MOST_DESCRIPTORS: usize = 20_000;
 /// first to leave.
 const LIVE: [&str; 2] = ["01", "08"];
 
-// === impl Vouch ===
-
-impl Vouch {
-    /// Whether the word counts.
-    pub fn counts(self) -> bool {
-        matches!(self, Self::Host | Self::Connected)
-    }
-}
-
 /// Looks.
 pub(super) fn vouch(roots: &Roots, process: u32, address: IpAddr) -> Vouch {
     let Ok(home) = roots.home(process) else { return Vouch::Gone };
