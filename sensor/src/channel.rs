@@ -21,11 +21,11 @@ pub struct Wanted {
     /// Whether the loader then gives up what it needs no more.
     pub confine: bool,
     /// Verdicts on logins.
-    pub logins: Option<logins::Wanted>,
+    pub logins: Option<logins::WantedLogins>,
     /// New connections, and closed ports that are touched.
-    pub connections: Option<connections::Wanted>,
+    pub connections: Option<connections::WantedConnections>,
     /// Dropping what banned addresses send.
-    pub local_drop: Option<local_drop::Wanted>,
+    pub local_drop: Option<local_drop::WantedLocalDrop>,
 }
 
 /// A kernel program as it stands.

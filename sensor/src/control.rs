@@ -135,7 +135,7 @@ pub struct FileStatus {
 }
 
 /// A request, and where its answer goes.
-pub type Call = (Request, oneshot::Sender<Answer>);
+pub type PendingRequest = (Request, oneshot::Sender<Answer>);
 
 /// Why the sensor cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +183,7 @@ pub fn listen(state: &Path) -> Result<UnixListener, ControlError> {
 }
 
 /// Answers requests, for ever.
-pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+pub async fn serve(listener: UnixListener, calls: mpsc::Sender<PendingRequest>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -200,7 +200,7 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn answer(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+async fn answer(stream: UnixStream, calls: mpsc::Sender<PendingRequest>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     BufReader::new(reader).take(LONGEST_REQUEST).read_until(b'\n', &mut line).await?;
@@ -255,7 +255,7 @@ mod tests {
         let listener = listen(folder.path()).unwrap();
         let mode = folder.path().join(SOCKET).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let (calls, mut inbox) = mpsc::channel::<Call>(1);
+        let (calls, mut inbox) = mpsc::channel::<PendingRequest>(1);
         tokio::spawn(serve(listener, calls));
         tokio::spawn(async move {
             while let Some((request, reply)) = inbox.recv().await {

@@ -260,7 +260,7 @@ impl Service {
     }
 
     /// Goes on with the jails of a configuration, which are taken out of it. Returns what is to drop on this host.
-    fn load(&self, config: &mut Config, counted: Option<Counted>) -> kernel_local_drop::Wanted {
+    fn load(&self, config: &mut Config, counted: Option<Counted>) -> kernel_local_drop::WantedLocalDrop {
         let local_drop = self.desk.local_drop.configure(config);
         let mut watch = lock(&self.desk.watch);
         watch.detector.replace(std::mem::take(&mut config.jails), std::mem::take(&mut config.allow));
@@ -311,7 +311,7 @@ impl Service {
     async fn start(
         &mut self,
         config: Config,
-        dropping: kernel_local_drop::Wanted,
+        dropping: kernel_local_drop::WantedLocalDrop,
     ) -> anyhow::Result<Sources> {
         let Desk { watch, local_drop, .. } = &self.desk;
         let lookups = lock(watch).detector.lookups();
@@ -389,9 +389,9 @@ impl Sources {
 }
 
 /// What the jails want of the kernel's side of logins.
-fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::Wanted> {
+fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::WantedLogins> {
     let (verdicts, syslog) = (detector.wants_logins(), detector.wants_syslog_calls());
-    (verdicts || syslog).then_some(kernel_logins::Wanted {
+    (verdicts || syslog).then_some(kernel_logins::WantedLogins {
         verdicts: verdicts.then_some(config.verdicts),
         peers: verdicts && config.peers,
         syslog,

@@ -11,7 +11,7 @@ pub const SHOWN: &str = "local drop: xdp";
 
 /// What of it is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct WantedLocalDrop {
     /// Where this sensor pins what must outlive it; what an earlier run left there is taken over, or removed.
     pub pins: PathBuf,
     /// `None` where nothing is to be dropped.

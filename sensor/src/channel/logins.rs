@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What of it is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct WantedLogins {
     /// Verdicts on logins, and whose.
     pub verdicts: Option<Verdicts>,
     /// Whom root's programs talk to.

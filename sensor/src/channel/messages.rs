@@ -16,7 +16,7 @@ pub const LOCAL_DROP: &str = "local_drop";
 
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
+pub enum LoaderRequest {
     /// Brings what is loaded to this; answered with [`Said::Loaded`].
     Want(Wanted),
     /// Finds who listens on a port; answered with [`Said::Listener`].
@@ -57,7 +57,7 @@ pub enum Said {
         /// Who.
         listener: Option<Listener>,
     },
-    /// The answer to the oldest [`Request::Vouch`] that has none.
+    /// The answer to the oldest [`LoaderRequest::Vouch`] that has none.
     Vouched(Vouch),
     /// Programs stand otherwise than was said last.
     Changed {

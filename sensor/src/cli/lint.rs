@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 
-use crate::cli::named::{Found, Named};
+use crate::cli::named::{Named, NamedFilter};
 use crate::cli::trial::printable;
 
 /// How much of a log is looked at, in lines, and the longest of them, in bytes.
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
 }
 
 /// What is wrong with the dates of a log, as a filter reads them.
-fn dates(log: &PathBuf, found: &Found) -> anyhow::Result<Option<String>> {
+fn dates(log: &PathBuf, found: &NamedFilter) -> anyhow::Result<Option<String>> {
     let file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
     if file.metadata()?.is_dir() {
         bail!("{} is a folder; name a file in it", log.display());

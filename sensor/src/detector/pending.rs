@@ -14,7 +14,7 @@ const LIFE: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, Default)]
 pub struct Pending {
     gathered: Gathered,
-    lost: Lost,
+    lost: Unreported,
 }
 
 /// What was gathered since the last report.
@@ -33,7 +33,7 @@ pub(crate) struct Tally {
 
 /// What the enforcer will never hear, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
+pub struct Unreported {
     /// Failures and logins dropped at a bound, or with a report that the enforcer cannot take.
     pub dropped: u64,
     /// Failures that grew older than an hour before the enforcer could be told.
@@ -102,7 +102,7 @@ impl Pending {
     }
 
     /// What was lost here.
-    pub fn lost(&self) -> Lost {
+    pub fn lost(&self) -> Unreported {
         self.lost
     }
 }

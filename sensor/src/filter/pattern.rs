@@ -36,14 +36,14 @@ pub(super) struct Pattern {
 #[derive(Clone, Debug)]
 pub(super) struct Leading {
     pub(super) whole: Regex,
-    pub(super) parts: Option<Parts>,
+    pub(super) parts: Option<SplitPattern>,
 }
 
 /// A pattern in which a second wildcard follows the host, in two: what stands before that wildcard is
 /// searched alone, and the rest after it. Where both are found it is the same match, and most of the line
 /// is never looked at with groups.
 #[derive(Clone, Debug)]
-pub(super) struct Parts {
+pub(super) struct SplitPattern {
     pub(super) head: Regex,
     pub(super) rest: Regex,
     /// Whether nothing but the host has characters that an address has: then it is found in the match by
@@ -125,7 +125,7 @@ impl Pattern {
                     linear(&expand(python, false).0).map_err(|error| syntax(written, &error.to_string()))
                 };
                 let parts = match at_second_wildcard(rest) {
-                    Some((head, tail)) => Some(Parts {
+                    Some((head, tail)) => Some(SplitPattern {
                         head: compile(head)?,
                         rest: compile(tail)?,
                         is_bare: is_bare(&parse(written, &expand(head, false).0)?),

@@ -262,7 +262,7 @@ impl JailSource {
     }
 
     /// Adds what the kernel has to look at for it besides logins.
-    pub fn want_connections(&self, wanted: &mut Option<channel::connections::Wanted>) {
+    pub fn want_connections(&self, wanted: &mut Option<channel::connections::WantedConnections>) {
         match self {
             Self::Connections { .. } => drop(wanted.get_or_insert_default()),
             Self::Scan { interfaces, .. } => {

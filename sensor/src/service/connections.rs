@@ -16,7 +16,7 @@ use crate::channel::ProgramState;
 use crate::channel::messages::Listener;
 use crate::detector::LimitReached;
 use crate::kernel::clock::age;
-use crate::kernel::maps::{Lost, Maps, MapsError};
+use crate::kernel::maps::{LostRecords, Maps, MapsError};
 use crate::kernel::process::Questions;
 use crate::source::connections::{Connections, Crossed, Guard, Guarded};
 
@@ -68,7 +68,7 @@ pub(super) fn feed(
     feed.guard(&mut connections);
     feeding.tasks.spawn(stop_at(token, async move {
         let mut interval = tokio::time::interval(DROPS_INTERVAL);
-        let mut told = Lost::default();
+        let mut told = LostRecords::default();
         loop {
             let due = feed.waiting.front().map(|(due, _)| *due);
             tokio::select! {
@@ -87,7 +87,7 @@ pub(super) fn feed(
                     feed.guard(&mut connections);
                     let now = connections.lost();
                     if now != told {
-                        let Lost { ring_full, unreadable, .. } = now;
+                        let LostRecords { ring_full, unreadable, .. } = now;
                         tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in total since the start; who goes on is told of again");
                         told = now;
                     }

@@ -14,7 +14,7 @@ use atalaya_sensor_ebpf::window::BUCKETS;
 use atalaya_wire::{Name, Seconds};
 use aya::maps::{Array, HashMap, MapData, MapError};
 
-use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
+use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
 
 /// Two processors may see an address reach a limit at the same moment; this long it is one crossing.
 const SAME: Duration = Duration::from_secs(1);
@@ -186,7 +186,7 @@ impl Connections {
     }
 
     /// What the kernel programs had to leave out, in all.
-    pub fn lost(&self) -> Lost {
+    pub fn lost(&self) -> LostRecords {
         self.losses.read()
     }
 }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use followed::{Followed, Progress};
+use followed::{Followed, TurnEnd};
 pub(crate) use opened::Opened;
 use opened::settled_archives;
 use pattern::PathPattern;
@@ -399,9 +399,9 @@ impl Follower {
                 file.quiet_since = file.quiet_since.map(|_| Instant::now());
             }
             match progress {
-                Ok(Progress::AtEnd) => file.dirty = false,
-                Ok(Progress::More) => more = true,
-                Ok(Progress::Truncated) => {
+                Ok(TurnEnd::AtEnd) => file.dirty = false,
+                Ok(TurnEnd::More) => more = true,
+                Ok(TurnEnd::Truncated) => {
                     status.truncations.fetch_add(1, Ordering::Relaxed);
                     file.restart(sink, &status);
                     more = true;

@@ -16,7 +16,7 @@ use attempt::{Attempts, Verdict};
 use record::Record;
 
 use crate::kernel::clock::{age, monotonic_ns};
-use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
+use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
 use crate::kernel::process::Voucher;
 
 /// A login attempt.
@@ -126,7 +126,7 @@ impl Logins {
     }
 
     /// What the kernel program had to leave out, in all.
-    pub fn lost(&self) -> Lost {
+    pub fn lost(&self) -> LostRecords {
         self.losses.read()
     }
 

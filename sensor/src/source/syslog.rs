@@ -241,7 +241,7 @@ async fn messages(
 
 fn hand_over(message: &[u8], peer: SocketAddr, sink: &impl Fn(Message<'_>), status: &SyslogStatus) {
     let line = one_line(message.trim_ascii_end());
-    let (text, date) = match rfc5424::Message::read(&line) {
+    let (text, date) = match rfc5424::Rfc5424Message::read(&line) {
         Some(message) => (&*line, message.date().unwrap_or_default()),
         None => {
             let text = without_priority(&line);

@@ -7,7 +7,7 @@ use atalaya_wire::{Failures, Login, MAX_REPORT, Name, Report, VERSION};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::detector::pending::{Gathered, Lost, Pending, Tally, is_fresh};
+use crate::detector::pending::{Gathered, Pending, Tally, Unreported, is_fresh};
 
 /// Makes reports, one after another: the next begins once the enforcer has the one before, which is
 /// sent again unchanged until then, so that nothing counts twice.
@@ -19,7 +19,7 @@ pub struct Reporter {
     logins: Vec<Login>,
     unanswered: Option<Report>,
     told: Told,
-    lost: Lost,
+    lost: Unreported,
 }
 
 /// What the enforcer has, since the start.
@@ -68,7 +68,7 @@ impl Reporter {
             logins: Vec::new(),
             unanswered: None,
             told: Told::default(),
-            lost: Lost::default(),
+            lost: Unreported::default(),
         }
     }
 
@@ -188,7 +188,7 @@ impl ReportStatus {
     }
 }
 
-fn keep_fresh(failures: &mut Vec<Failures>, now: Timestamp, lost: &mut Lost) {
+fn keep_fresh(failures: &mut Vec<Failures>, now: Timestamp, lost: &mut Unreported) {
     failures.retain(|failures| {
         let fresh = is_fresh(failures.last, now);
         lost.forgotten += if fresh { 0 } else { u64::from(failures.count) };

@@ -11,7 +11,7 @@ use atalaya_sensor_ebpf::losses::LOSSES_MAP;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::BtfTracePoint;
 
-use super::Wanted;
+use super::WantedLogins;
 use super::files::Files;
 use super::folders::Folders;
 use super::hook::Subject;
@@ -23,7 +23,7 @@ use crate::channel::messages::Vouch;
 use crate::channel::{Program, ProgramState};
 use crate::loader::layout::{Layout, LayoutError};
 use crate::loader::object::{Kit, Object, Refusal};
-use crate::loader::part::{Handed, Part};
+use crate::loader::part::{MapDescriptors, Part};
 use crate::loader::tracefs;
 
 /// How the program that watches for new containers is shown.
@@ -37,16 +37,16 @@ const MOST_HANGING: usize = 8;
 
 /// The part.
 #[derive(Default)]
-pub struct Logins {
-    wanted: Wanted,
-    loaded: Option<Loaded>,
+pub struct LoginsPart {
+    wanted: WantedLogins,
+    loaded: Option<LoadedLogins>,
     /// Why the object is not loaded.
     refusal: Option<Refusal>,
 }
 
-struct Loaded {
+struct LoadedLogins {
     object: Object,
-    wanted: Wanted,
+    wanted: WantedLogins,
     roots: Roots,
     files: Files,
     /// The folders of this host's libraries, and those of containers; neither where the kernel lets none be watched.
@@ -64,13 +64,13 @@ struct Loaded {
     arrivals: Result<RingBuf<MapData>, Refusal>,
 }
 
-// === impl Logins ===
+// === impl LoginsPart ===
 
-impl Logins {
+impl LoginsPart {
     /// Brings what is loaded to what is wanted.
-    pub fn want(&mut self, wanted: Option<&Wanted>, kit: &Kit) -> Option<Handed> {
+    pub fn want(&mut self, wanted: Option<&WantedLogins>, kit: &Kit) -> Option<MapDescriptors> {
         self.wanted = wanted.copied().unwrap_or_default();
-        if self.wanted == Wanted::default() {
+        if self.wanted == WantedLogins::default() {
             (self.loaded, self.refusal) = (None, None);
             return None;
         }
@@ -79,7 +79,7 @@ impl Logins {
             return None;
         }
         tracefs::mount_for_probes();
-        match Loaded::new(kit) {
+        match LoadedLogins::new(kit) {
             Ok((mut loaded, handed)) => {
                 loaded.want(self.wanted);
                 self.loaded = Some(loaded);
@@ -99,7 +99,7 @@ impl Logins {
     }
 }
 
-impl Part for Logins {
+impl Part for LoginsPart {
     fn look(&mut self) {
         if let Some(loaded) = &mut self.loaded {
             loaded.look();
@@ -116,7 +116,7 @@ impl Part for Logins {
     }
 
     fn wake(&mut self) -> bool {
-        self.loaded.as_mut().is_some_and(Loaded::wake)
+        self.loaded.as_mut().is_some_and(LoadedLogins::wake)
     }
 
     fn programs(&self) -> Vec<Program> {
@@ -139,10 +139,10 @@ impl Part for Logins {
     }
 }
 
-// === impl Loaded ===
+// === impl LoadedLogins ===
 
-impl Loaded {
-    fn new(kit: &Kit) -> Result<(Self, Handed), Refusal> {
+impl LoadedLogins {
+    fn new(kit: &Kit) -> Result<(Self, MapDescriptors), Refusal> {
         let roots = Roots::new().map_err(|error| Refusal::of(&error))?;
         let globals = globals().unwrap_or_else(|error| {
             tracing::warn!("{error}: every login is checked with the loader, and keyboard-interactive is not seen through PAM");
@@ -167,7 +167,7 @@ impl Loaded {
         let handed = object.maps(&[LOGINS_MAP, DOUBTED_MAP, SYSLOG_MAP, LOSSES_MAP])?;
         let loaded = Self {
             object,
-            wanted: Wanted::default(),
+            wanted: WantedLogins::default(),
             roots,
             files: Files::default(),
             folders: folders.ok(),
@@ -182,7 +182,7 @@ impl Loaded {
         Ok((loaded, handed))
     }
 
-    fn want(&mut self, wanted: Wanted) {
+    fn want(&mut self, wanted: WantedLogins) {
         self.wanted = wanted;
         self.look_everywhere();
         // Programs may run on what was replaced before. Not looked at here, where this process may not be confined yet:

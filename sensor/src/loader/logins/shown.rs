@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::Wanted;
+use super::WantedLogins;
 use super::files::{Attached, Files};
 use super::holder;
 use super::hook::{HOOKS, Hook, Subject};
@@ -15,7 +15,7 @@ const MOST_TOLD: usize = 8;
 
 impl Files {
     /// What is shown of a subject.
-    pub(super) fn program(&self, subject: Subject, wanted: Wanted, object: &Object) -> Program {
+    pub(super) fn program(&self, subject: Subject, wanted: WantedLogins, object: &Object) -> Program {
         let counts = |hook: &Hook| match subject {
             // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
             Subject::Peers => hook.program == subject.program(),
