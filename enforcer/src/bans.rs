@@ -33,7 +33,7 @@ mod reachable;
 mod rulings;
 pub mod widen;
 
-pub use counts::Counts;
+pub use counts::DecisionCounts;
 pub use earlier::Earlier;
 pub use hand::{Allowed, ByHand, HandError};
 pub use reachable::EXEMPT;
@@ -316,7 +316,7 @@ impl Bans {
     }
 
     /// What was decided since the start.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> DecisionCounts {
         self.counters.counts()
     }
 

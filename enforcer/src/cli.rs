@@ -82,9 +82,9 @@ enum Command {
     /// Show all that is known of an address: bans, evidence, strikes, which routers hold it
     Show(address::Arguments),
     /// Ban an address or a network by hand; a ban that stands can only become longer
-    Ban(hand::Ban),
+    Ban(hand::BanArguments),
     /// Lift a ban
-    Unban(hand::Unban),
+    Unban(hand::UnbanArguments),
     /// List what is never banned, or allow an address, a network or a DNS name, for a time or for good
     Allow(allow::Arguments),
     /// List the offences of addresses that a successful login protects: they led to no ban
@@ -100,7 +100,7 @@ enum Command {
     #[command(after_help = router::EXAMPLES)]
     Router {
         #[command(subcommand)]
-        command: router::Command,
+        command: router::RouterCommand,
     },
     /// List the enrolled sensors, and what they sent
     Sensors(status::Sensors),

@@ -62,7 +62,7 @@ struct Filter {
     since: Option<Timestamp>,
     /// In what order
     #[arg(long, value_name = "ORDER", default_value = "latest")]
-    sort: Order,
+    sort: SortOrder,
     /// The other way round
     #[arg(long)]
     reverse: bool,
@@ -76,7 +76,7 @@ struct Filter {
 
 /// The order of a list.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Order {
+enum SortOrder {
     /// The latest first
     Latest,
     /// What ends, or ended, first
@@ -122,10 +122,10 @@ impl History {
 impl Filter {
     fn selection(self, which: Which) -> Selection {
         let sort = match self.sort {
-            Order::Latest => Sort::Latest,
-            Order::Ending => Sort::Ending,
-            Order::Address => Sort::Address,
-            Order::Strikes => Sort::Strikes,
+            SortOrder::Latest => Sort::Latest,
+            SortOrder::Ending => Sort::Ending,
+            SortOrder::Address => Sort::Address,
+            SortOrder::Strikes => Sort::Strikes,
         };
         Selection {
             jail: self.jail,

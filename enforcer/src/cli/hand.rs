@@ -21,7 +21,7 @@ use super::words;
     atalaya-enforcer ban 192.0.2.1 --for 2h --reason 'port scan'\n  \
     atalaya-enforcer ban 2001:db8::/64 198.51.100.0/24 --for permanent\n\n\
     The JSON is {prefix, until, changed, routers}, a line for each address; routers as in `show --json`.")]
-pub struct Ban {
+pub struct BanArguments {
     /// The addresses or networks
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
     prefixes: Vec<IpNet>,
@@ -45,7 +45,7 @@ pub struct Ban {
     atalaya-enforcer unban 192.0.2.1 --reason 'our own scanner'\n  \
     atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n\n\
     The JSON is {prefix, routers}, a line for each address; routers as in `show --json`.")]
-pub struct Unban {
+pub struct UnbanArguments {
     /// The addresses or networks, as they were banned
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
     prefixes: Vec<IpNet>,
@@ -57,9 +57,9 @@ pub struct Unban {
     json: bool,
 }
 
-// === impl Ban ===
+// === impl BanArguments ===
 
-impl Ban {
+impl BanArguments {
     /// Bans.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
@@ -89,9 +89,9 @@ impl Ban {
     }
 }
 
-// === impl Unban ===
+// === impl UnbanArguments ===
 
-impl Unban {
+impl UnbanArguments {
     /// Unbans.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;

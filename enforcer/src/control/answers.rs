@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::rates::RatesAnswer;
-use crate::bans::Counts;
+use crate::bans::DecisionCounts;
 use crate::intake::Seen;
 use crate::intake::fleet::FleetStatus;
 use crate::router::RouterStatus;
@@ -37,7 +37,7 @@ pub struct Status {
     /// The fleet jails.
     pub fleet: Vec<FleetStatus>,
     /// What was decided since the start.
-    pub decisions: Counts,
+    pub decisions: DecisionCounts,
     /// How much happens.
     pub rates: RatesAnswer,
     /// Why the ledger cannot be written; `None` when all is well.

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::intake::Seen;
     use crate::router::State;
-    use crate::router::status::Failure;
+    use crate::router::status::RouterError;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -192,7 +192,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0, "widened": 0,
             "allowances": 0, "protected": 0, "fleet": [],
-            "decisions": crate::bans::Counts::default(), "rates": crate::control::rates::RatesAnswer::default(),
+            "decisions": crate::bans::DecisionCounts::default(), "rates": crate::control::rates::RatesAnswer::default(),
             "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
             "routers": [], "sensors": {},
         }))
@@ -203,7 +203,7 @@ mod tests {
         let mut status = RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), at(10));
         status.state = state;
         status.queued = queued;
-        status.last_error = error.map(|second| Failure { at: at(second), text: "no route".to_owned() });
+        status.last_error = error.map(|second| RouterError { at: at(second), text: "no route".to_owned() });
         RouterAnswer { status, down_since: down_since.map(at), latencies_us: Vec::new() }
     }
 

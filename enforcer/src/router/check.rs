@@ -53,7 +53,7 @@ pub struct Finding {
 
 /// Everything that was found about a router.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct Readiness {
     /// Its name in the configuration.
     pub router: Name,
     /// The configured address.
@@ -77,10 +77,10 @@ pub struct Report {
 }
 
 /// Checks one router. `writes` says whether an entry may be added to a scratch list and removed again.
-pub async fn check(config: &RouterConfig, clock: &Clock, writes: bool) -> Report {
+pub async fn check(config: &RouterConfig, clock: &Clock, writes: bool) -> Readiness {
     let facts = visit(config, clock, writes).await;
     let resource = facts.resource.shown();
-    Report {
+    Readiness {
         router: config.name.clone(),
         address: config.address.to_string(),
         user: config.user.clone(),
@@ -132,9 +132,9 @@ impl Finding {
     }
 }
 
-// === impl Report ===
+// === impl Readiness ===
 
-impl Report {
+impl Readiness {
     /// The worst of the findings.
     pub fn worst(&self) -> Grade {
         self.findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Good)

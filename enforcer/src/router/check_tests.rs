@@ -7,7 +7,7 @@ use std::time::Duration;
 use atalaya_wire::Fingerprint;
 use rstest::rstest;
 
-use super::facts::{Certificate, ClockFace, Group, ListContent, Page, Resource, Service, User, WriteTest};
+use super::facts::{Certificate, ClockFace, Group, IpService, ListContent, Page, Resource, User, WriteTest};
 use super::rules::{Condition, Rule};
 use super::*;
 use crate::prefixes::Family;
@@ -63,8 +63,8 @@ fn of_chain(chain: &str, rule: Rule) -> Rule {
     Rule { chain: chain.to_owned(), ..rule }
 }
 
-fn service(name: &str, disabled: bool, certificate: Option<&str>) -> Service {
-    Service {
+fn service(name: &str, disabled: bool, certificate: Option<&str>) -> IpService {
+    IpService {
         name: name.to_owned(),
         port: Some(if name == "api" { 8728 } else { 8729 }),
         disabled,

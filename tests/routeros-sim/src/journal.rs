@@ -83,13 +83,13 @@ pub struct Counts {
 /// The last commands, bounded in number and in bytes.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<JournalEntry>,
     bytes: usize,
     capacity: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct JournalEntry {
     at: Timestamp,
     session: u64,
     sentence: Sentence,
@@ -107,7 +107,7 @@ impl Journal {
         }
         let sentence = redact(sentence);
         self.bytes += sentence.size();
-        self.entries.push_back(Entry { at, session, sentence, outcome });
+        self.entries.push_back(JournalEntry { at, session, sentence, outcome });
         while self.entries.len() > self.capacity || self.bytes > MAX_BYTES {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.sentence.size();

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::{Config, ConfigError};
 use atalaya_enforcer::desired::ListConfig;
-use atalaya_enforcer::router::check::{self, Grade, Report, command};
+use atalaya_enforcer::router::check::{self, Grade, Readiness, command};
 use atalaya_enforcer::router::endpoint::{API_PORT, API_TLS_PORT};
 use atalaya_enforcer::router::{Endpoint, Password, RouterConfig};
 use atalaya_wire::{Fingerprint, Name};
@@ -63,7 +63,7 @@ pub struct Arguments {
 }
 
 /// A router on its way into the configuration.
-struct Walk {
+struct NewRouter {
     router: RouterConfig,
     place: PasswordPlace,
     prompt: Prompt,
@@ -112,7 +112,7 @@ impl Arguments {
         router.mark.clone_from(&lists.mark);
         router.tls = self.fingerprint;
         let place = PasswordPlace::New(Password::new(""));
-        let mut walk = Walk { router, place, prompt, runtime, writes: !self.read_only };
+        let mut walk = NewRouter { router, place, prompt, runtime, writes: !self.read_only };
         if walk.router.tls.is_none() {
             walk.find_certificate()?;
         }
@@ -129,9 +129,9 @@ impl Arguments {
     }
 }
 
-// === impl Walk ===
+// === impl NewRouter ===
 
-impl Walk {
+impl NewRouter {
     /// Pins what api-ssl presents, where somebody agrees or nobody is there to ask.
     fn find_certificate(&mut self) -> anyhow::Result<()> {
         let router = &self.router;
@@ -212,7 +212,7 @@ impl Walk {
     }
 
     /// Looks at the router, and again while somebody mends it.
-    fn check_until_good(&mut self, out: &mut impl Write) -> anyhow::Result<Report> {
+    fn check_until_good(&mut self, out: &mut impl Write) -> anyhow::Result<Readiness> {
         loop {
             let clock = Clock::system();
             let report = self.runtime.block_on(check::check(&self.router, &clock, self.writes));
@@ -251,7 +251,7 @@ impl Walk {
     fn finish(
         mut self,
         config: &Path,
-        report: Option<&Report>,
+        report: Option<&Readiness>,
         write: bool,
         out: &mut impl Write,
     ) -> anyhow::Result<ExitCode> {
@@ -260,7 +260,7 @@ impl Walk {
         let section = Section { router: &router, password: place };
         writeln!(out, "For {}:\n\n{}", config.display(), section.text())?;
         out.flush()?;
-        let admitted = report.is_none_or(Report::admitted);
+        let admitted = report.is_none_or(Readiness::admitted);
         let name = &router.name;
         if write && !admitted {
             bail!(

@@ -36,7 +36,7 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
     let mut status: Status = serde_json::from_value(json!({
         "release": "0.1.0", "now": at(10_000), "started": at(-80_000), "faults": [], "bans": 25_000,
         "widened": 0, "allowances": 0, "protected": 0, "fleet": [],
-        "decisions": atalaya_enforcer::bans::Counts::default(), "rates": RatesAnswer::default(),
+        "decisions": atalaya_enforcer::bans::DecisionCounts::default(), "rates": RatesAnswer::default(),
         "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
         "routers": (0..routers).map(router).collect::<Vec<_>>(),
         "sensors": (0..sensors).map(sensor).collect::<serde_json::Map<_, _>>(),

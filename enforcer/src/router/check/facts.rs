@@ -42,7 +42,7 @@ pub struct Facts {
     /// `/user/group`.
     pub groups: Page<Vec<Group>>,
     /// `/ip/service`, but for its list of open connections.
-    pub services: Page<Vec<Service>>,
+    pub services: Page<Vec<IpService>>,
     /// `/certificate`.
     pub certificates: Page<Vec<Certificate>>,
     /// The raw rules of each family that name its list, or decide on packets.
@@ -115,7 +115,7 @@ pub struct Group {
 
 /// A row of `/ip/service`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub struct IpService {
     /// Such as `api-ssl`.
     pub name: String,
     /// Its port.
@@ -194,7 +194,7 @@ impl Facts {
     }
 
     /// The service of this name.
-    pub fn service(&self, name: &str) -> Option<&Service> {
+    pub fn service(&self, name: &str) -> Option<&IpService> {
         self.services.shown()?.iter().find(|service| service.name == name)
     }
 }
@@ -314,9 +314,9 @@ fn granted(policies: &str) -> Vec<String> {
     policies.split(',').filter(word).take(64).map(str::to_owned).collect()
 }
 
-// === impl Service ===
+// === impl IpService ===
 
-impl Service {
+impl IpService {
     /// `None` for a row that stands for an open connection, which newer releases list too.
     pub(super) fn read(row: &Row) -> Option<Self> {
         if is_yes(row, "dynamic") || is_yes(row, "connection") {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Kernel, PORT, end, median};
+use super::{KernelBench, PORT, end, median};
 
 /// Rounds with the sensor, and as many without.
 const ROUNDS: usize = 9;
@@ -30,7 +30,7 @@ pub struct Round {
 }
 
 /// Alternates rounds with and without the sensor.
-pub fn rate(bench: &Kernel) -> Result<()> {
+pub fn rate(bench: &KernelBench) -> Result<()> {
     println!(
         "  connections through a server on the loopback, {ROUNDS} rounds of {CONNECTIONS} each, alternating"
     );
