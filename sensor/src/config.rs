@@ -69,7 +69,7 @@ pub struct Config {
 /// What came of fail2ban's folder, besides the jails.
 #[derive(Debug)]
 pub struct FromFail2ban {
-    /// The folder.
+    /// As `--fail2ban` or the settings name it.
     pub folder: PathBuf,
     /// How many of the jails are its.
     pub jails: usize,
@@ -79,7 +79,7 @@ pub struct FromFail2ban {
     pub notes: Vec<String>,
 }
 
-/// The `[syslog]` table.
+/// The `[syslog]` table: addresses on which syslog is received; none unless set.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SyslogConfig {
@@ -89,7 +89,7 @@ pub struct SyslogConfig {
     pub tcp: Vec<SocketAddr>,
 }
 
-/// The `[logins]` table.
+/// The `[logins]` table: which of the kernel's reports of logins are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoginsConfig {
@@ -106,17 +106,17 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}{}", path.display(), hint(source))]
     Read {
-        /// The file.
+        /// The settings file, or a file that it names.
         path: PathBuf,
-        /// Why.
+        /// What the system said to opening or reading it.
         source: std::io::Error,
     },
     /// The file's content is wrong.
     #[error("{}:{line}:{column}: {message}", path.display())]
     Content {
-        /// The file.
+        /// The settings file, as it was named.
         path: PathBuf,
-        /// Counted from one.
+        /// Where the mistake begins, counted from one.
         line: usize,
         /// In characters, counted from one.
         column: usize,

@@ -74,7 +74,7 @@ pub struct Dates {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// The usual ones.
+    /// The forms that are found without a `datepattern`.
     Usual(Where),
     /// Those of a datepattern; the usual ones after them, where it asks for them.
     Written(Arc<[Template]>, Option<Where>),
@@ -92,9 +92,9 @@ enum Where {
 /// A date in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Date {
-    /// The moment.
+    /// In UTC; what the line leaves out (year, zone) is filled in from now and the jail's zone.
     pub time: Timestamp,
-    /// Where it stands.
+    /// Where in the line it stands, in bytes.
     pub place: Range<usize>,
     /// How it is written, for reports.
     pub form: Cow<'static, str>,

@@ -18,14 +18,14 @@ use layers::{Layers, Overrides};
 
 use crate::filter::FilterDefinition;
 
-/// The stock folder.
+/// Where distributions' packages put fail2ban's configuration.
 pub const DEFAULT_FOLDER: &str = "/etc/fail2ban";
 
 /// What is wrong in a configuration, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {problem}", location(file, *line))]
 pub struct Fail2banError {
-    /// The file.
+    /// The `.conf` or `.local` file, or the folder, in which it was found.
     pub file: PathBuf,
     /// Counted from one; zero where the whole file is meant.
     pub line: usize,

@@ -42,7 +42,8 @@ const FEW: usize = 2;
 /// How much of the last lines a filter of several lines keeps, in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// A compiled filter.
+/// Regexes and dates ready for use, with what is remembered of earlier lines: give it the lines of one log, in
+/// their order.
 #[derive(Clone, Debug)]
 pub struct Filter {
     /// The lines that it must look at; all of them where there is none.
@@ -86,18 +87,18 @@ struct Buffer {
 /// What a filter makes of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineOutcome {
-    /// No failregex matches.
+    /// No failregex matches, or no host that failed can be told from this line and those before.
     Missed,
     /// A failregex and an ignoreregex match.
     Ignored,
-    /// A failure.
+    /// A failregex matches and no ignoreregex does: one failure.
     Matched(Match),
 }
 
-/// A match.
+/// What a failregex took from a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
-    /// Who failed.
+    /// An address, or a name, which is never banned.
     pub host: Host,
     /// Which failregex, counted from zero.
     pub regex: usize,

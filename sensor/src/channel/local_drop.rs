@@ -18,7 +18,7 @@ pub struct WantedLocalDrop {
     pub settings: Option<Settings>,
 }
 
-/// How it drops.
+/// How the XDP program is set up; changing it attaches the program anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// On these interfaces; where there is none, on those that the default route or a global address names.

@@ -22,6 +22,6 @@ pub enum Verdicts {
     Auto,
     /// What PAM and sshd report to libaudit.
     Audit,
-    /// PAM's own.
+    /// What PAM itself returns to the program that asks it, also of programs without support for libaudit.
     Pam,
 }

@@ -20,7 +20,7 @@ pub struct Named {
 /// A filter that was named.
 #[derive(Debug)]
 pub struct NamedFilter {
-    /// The filter.
+    /// Compiled; a jail's own filter with what the jail adds to it.
     pub filter: Filter,
     /// What it is: `jail sshd`, `filter sshd`, a path, or `regex`.
     pub what: String,

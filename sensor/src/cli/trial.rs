@@ -66,7 +66,7 @@ enum Field {
 #[derive(Clone, Debug)]
 struct FieldList(Vec<Field>);
 
-/// What was found.
+/// Counts of lines, over all files that were tried.
 #[derive(Default)]
 struct Sums {
     lines: u64,

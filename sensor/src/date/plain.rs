@@ -305,7 +305,7 @@ impl Rest<'_> {
         self.number(4)
     }
 
-    /// `11:17:32`
+    /// Hours, minutes and seconds in two digits each: `11:17:32`.
     fn clock(&mut self) -> Option<(i32, i32, i32)> {
         let hour = self.number(2)?;
         self.expect(b':')?;

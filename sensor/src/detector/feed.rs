@@ -29,7 +29,7 @@ pub struct FailedLogin<'a> {
     pub address: IpAddr,
     /// The service: `sshd`, `vsftpd`…
     pub service: &'a str,
-    /// When.
+    /// By this host's clock.
     pub time: Timestamp,
     /// What was seen, in words.
     pub text: &'a str,
@@ -38,11 +38,11 @@ pub struct FailedLogin<'a> {
 /// An address that reached a jail's limit where the kernel counts for the jail.
 #[derive(Clone, Debug)]
 pub struct LimitReached<'a> {
-    /// The jail.
+    /// One of a source that the kernel counts.
     pub jail: &'a Name,
-    /// Whose.
+    /// The one that connected, or touched closed ports; counted alone or for its IPv6 network.
     pub address: IpAddr,
-    /// When.
+    /// When the limit was reached, by this host's clock.
     pub time: Timestamp,
     /// How many there were.
     pub count: u32,

@@ -36,7 +36,7 @@ pub(super) type Offended = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) -> Han
 /// Where an offence went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handed {
-    /// To the enforcer.
+    /// To the outbox, from which the enforcer is told.
     Sent(Sent),
     /// To its jail's ignorecommand, which is asked first.
     Asked,

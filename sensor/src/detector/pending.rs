@@ -96,7 +96,7 @@ impl Pending {
         self.gathered.failures.len() + self.gathered.logins.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether there is nothing that the enforcer has to be told.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

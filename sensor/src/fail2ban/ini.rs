@@ -25,7 +25,7 @@ pub(super) struct OptionPlace {
     pub(super) line: usize,
 }
 
-/// One file.
+/// One file as it is read, before `.local` files and includes are laid over it.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) defaults: Section,

@@ -28,7 +28,6 @@ pub(super) enum Group {
     User,
     OtherUser,
     Skipped(usize),
-    /// The whole match.
     All,
 }
 
@@ -36,7 +35,7 @@ pub(super) enum Group {
 #[derive(Clone, Debug, Default)]
 struct Numbers(Vec<(Group, usize)>);
 
-/// A compiled regex.
+/// A regex, and what its named groups mean, so that a match is asked by meaning.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     engine: RegexEngine,

@@ -17,7 +17,8 @@ pub(super) const DNS: &str = "atalaya_dns";
 
 /// How many `<SKIPLINES>` of one regex are told apart.
 pub(super) const MOST_SKIPS: usize = 8;
-/// A compiled failregex.
+/// A failregex in the forms in which it is searched: whole for its groups, and cheaper ones that leave out most
+/// lines.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     /// As the administrator wrote it.
@@ -60,21 +61,21 @@ pub enum FilterError {
     /// No address can be found.
     #[error("`{regex}` has no <HOST>: write it where the address stands")]
     NoHost {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
     },
     /// Which address is meant is not clear.
     #[error("`{regex}` has more than one of <HOST>, <ADDR>, <IP4>, <IP6>: leave one")]
     ManyHosts {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
     },
     /// The regex crate cannot express it.
     #[error("`{regex}` uses {what}, which is not supported yet: rewrite the regex without it")]
     Unsupported {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
-        /// What.
+        /// The construct, in words.
         what: &'static str,
     },
     /// The dates cannot be read.
@@ -83,9 +84,9 @@ pub enum FilterError {
     /// It is no regex.
     #[error("`{regex}` is not a regular expression: {reason}")]
     Syntax {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
-        /// Why.
+        /// Where it fails to parse and what was expected there, or which bound it goes beyond.
         reason: String,
     },
 }

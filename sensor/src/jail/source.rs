@@ -44,7 +44,7 @@ pub enum JailSource {
     },
     /// Entries of systemd's journal.
     Journal {
-        /// Which entries.
+        /// journalctl shows only these: most entries are never sent to us.
         wanted: JournalMatch,
         /// Which of them are failures.
         filter: Filter,
@@ -65,7 +65,7 @@ pub enum JailSource {
 
 // === impl JailSource ===
 
-/// What it shows.
+// What people and the enforcer see of it.
 impl JailSource {
     /// The word for it in `sensor.toml`, and in the evidence of its failures.
     pub fn kind(&self) -> &'static str {
@@ -224,7 +224,7 @@ impl JailSource {
     }
 }
 
-/// What it needs.
+// What it asks of the kernel and of the system.
 impl JailSource {
     /// Whether the kernel counts for it, and tells only who reached the limit.
     pub fn is_counted_by_kernel(&self) -> bool {

@@ -39,9 +39,9 @@ pub enum MapsError {
     /// The kernel does not know it, or it is of another kind.
     #[error("the map {name} cannot be used: {reason}")]
     Unusable {
-        /// Which.
+        /// The map's name in the object, as in `sensor-ebpf`.
         name: String,
-        /// Why.
+        /// As the kernel or aya says it.
         reason: String,
     },
 }
