@@ -35,7 +35,7 @@ use part::Part;
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// All parts.
+/// What can be loaded, one part for each object of `sensor-ebpf`.
 #[derive(Default)]
 struct Parts {
     logins: LoginsPart,

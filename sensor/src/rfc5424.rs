@@ -28,7 +28,7 @@ pub struct Rfc5424Message<'a> {
 /// A message as a line, which ends in the message's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The line.
+    /// Not necessarily UTF-8.
     pub bytes: Vec<u8>,
     /// Where its text begins.
     text: usize,

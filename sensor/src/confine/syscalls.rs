@@ -12,9 +12,11 @@ use seccompiler::{
 /// Whose list of permitted system calls is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
+    /// The worker's, where it starts no other program.
     Worker,
     /// The worker's, where it starts journalctl. Which programs these may be is Landlock's to say.
     WorkerWithPrograms,
+    /// The loader's: also what loads and attaches programs.
     Loader,
 }
 

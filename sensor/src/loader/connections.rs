@@ -26,7 +26,7 @@ const SYNS: &str = "scans: syns";
 const MAPS: [&str; 7] =
     [SETTINGS_MAP, RULES_MAP, SCAN_RULES_MAP, PORTS_MAP, CONNECTIONS_MAP, SCANS_MAP, LOSSES_MAP];
 
-/// The part.
+/// New connections, and touches of closed ports where these are wanted.
 #[derive(Default)]
 pub struct ConnectionsPart {
     loaded: Option<LoadedConnections>,
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Needs root.
+    // Needs root.
     #[rstest]
     #[case("127.77.0.2", (RESETS_PROGRAM, "tcp", "tcp_send_reset"))]
     #[case("127.77.0.3", (DROPS_PROGRAM, "skb", "kfree_skb"))]
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!((crossed.count, crossed.port, crossed.netns), (10, to.port(), 0));
     }
 
-    /// Needs root.
+    // Needs root.
     #[test]
     fn this_kernels_verifier_takes_every_program() {
         let kit = Kit::new();

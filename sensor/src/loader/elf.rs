@@ -22,7 +22,7 @@ const LOAD: u32 = 1;
 const NEEDED: u64 = 1;
 const FUNCTION: u8 = 2;
 
-/// A library's tables.
+/// A library's tables of symbols and segments, read within bounds: a container may have forged them.
 #[derive(Debug)]
 pub struct SymbolTables {
     symbols: Vec<u8>,

@@ -20,20 +20,20 @@ use crate::pinned::pins::Pins;
 
 mod links;
 
-/// The compiled object.
+/// The object of `sensor-ebpf/src/bin/local_drop`, as the build script compiled it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/local_drop"));
 
 /// All maps; all are pinned.
 const MAPS: [&str; 5] = [BANS_MAP, PREFIXES_MAP, ALLOW_MAP, KINDS_MAP, TOTALS_MAP];
 
-/// The part.
+/// The XDP program that drops what banned addresses send.
 #[derive(Default)]
 pub struct LocalDropPart {
     running: Option<Standing>,
     programs: Vec<Program>,
 }
 
-/// What is loaded.
+/// The object that is loaded, with the settings that it has now.
 struct Standing {
     object: Object,
     pins: Pins,

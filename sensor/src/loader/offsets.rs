@@ -46,7 +46,7 @@ impl Offsets {
         Self { values, lent, recorded, packet, resets, drops, silent }
     }
 
-    /// The globals.
+    /// The globals of the object and their values, those of refused hooks left out.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, &u32)> {
         self.values.iter().map(|(name, value)| (*name, value))
     }

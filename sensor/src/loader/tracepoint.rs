@@ -18,17 +18,17 @@ pub enum TracepointFormatError {
         "{path} cannot be read ({source}): the kernel lacks this tracepoint, or tracefs is not mounted or denied (lockdown)"
     )]
     Read {
-        /// The file.
+        /// The tracepoint's `format`, below tracefs.
         path: String,
-        /// Why.
+        /// What reading it failed with: the kernel or its lockdown, or a mount that is missing.
         source: std::io::Error,
     },
     /// The record lacks a field, or has another in its place.
     #[error("the kernel's tracepoint {tracepoint} has no field {field} of {size} bytes")]
     Missing {
-        /// Which.
+        /// Group and name: `tcp/tcp_send_reset`.
         tracepoint: String,
-        /// The field.
+        /// As the kernel's source names it.
         field: String,
         /// How long it should be.
         size: u32,

@@ -20,7 +20,7 @@ pub struct Moment {
 // === impl Moment ===
 
 impl Moment {
-    /// Now.
+    /// Reads both clocks, one after the other.
     pub fn now() -> Self {
         let boot = clock_gettime(ClockId::Boottime);
         let boot = boot.tv_sec.cast_unsigned() * 1_000_000_000 + boot.tv_nsec.cast_unsigned();

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 /// When a ban ends, in nanoseconds of `CLOCK_BOOTTIME`; the largest for one without end.
 pub type Deadline = u64;
 
-/// The bans.
+/// Who bans what until when: the union of this sensor's bans, the fleet's and an earlier run's, bounded.
 #[derive(Debug)]
 pub struct Table {
     most: usize,
@@ -29,7 +29,7 @@ pub struct Table {
 pub enum By {
     /// A jail of this sensor, or somebody's hand here.
     Own,
-    /// The enforcer.
+    /// The enforcer, which tells the bans of all sensors and those by hand.
     Fleet,
     /// An earlier run, and nobody else yet.
     Before,
@@ -264,7 +264,7 @@ mod tests {
         ]
     }
 
-    /// The kernel's maps.
+    /// Does to a copy of the kernel's maps what the table asks for.
     fn apply(kernel: &mut HashMap<IpNet, Deadline>, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             match change {

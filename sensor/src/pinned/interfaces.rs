@@ -14,18 +14,18 @@ const CLASS: &str = "/sys/class/net";
 /// An interface of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its number.
+    /// As in `if_nametoindex(3)`; another interface may get it after this one is gone.
     pub index: u32,
-    /// Its name.
+    /// As it was when this was read: interfaces can be renamed.
     pub name: String,
 }
 
 /// An interface, and what the choice depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The interface.
+    /// Its number and name.
     pub interface: Interface,
-    /// `ARPHRD_…` of `linux/if_arp.h`.
+    /// The kind of link: `ARPHRD_…` of `linux/if_arp.h`.
     pub kind: u32,
     /// Whether a default route leaves through it.
     pub has_route: bool,
@@ -35,7 +35,7 @@ pub struct Candidate {
     pub is_inner_bridge: bool,
 }
 
-/// What is chosen.
+/// Where the program is to be attached, and where it cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// In the order of their numbers.
@@ -54,7 +54,7 @@ pub fn choose(named: Option<&[String]>) -> Choice {
     choose_of(&find(), named)
 }
 
-/// Chooses among these.
+/// The choice of [`choose`], as a plain function.
 pub fn choose_of(found: &[Candidate], named: Option<&[String]>) -> Choice {
     let mut choice = Choice::default();
     for Candidate { interface, kind, has_route, has_address, is_inner_bridge } in found {

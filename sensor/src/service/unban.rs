@@ -44,7 +44,7 @@ struct Lifted {
 
 /// What the enforcer did.
 enum AtEnforcer {
-    /// There is none.
+    /// The sensor has joined none.
     None,
     /// It lifted the bans of these.
     Lifted(Vec<IpAddr>),

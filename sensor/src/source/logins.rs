@@ -19,10 +19,10 @@ use crate::kernel::clock::{age, monotonic_ns};
 use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
 use crate::kernel::process::Voucher;
 
-/// A login attempt.
+/// A login attempt, of the one or more records that the libraries made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// How it ended.
+    /// As the library said it.
     pub outcome: LoginOutcome,
     /// The remote address, where it is a literal one of another host.
     pub address: Option<IpAddr>,
@@ -34,7 +34,7 @@ pub struct Attempt {
     pub time: Timestamp,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub observed_ns: u64,
-    /// The process.
+    /// The process that asked the library, as this host numbers it.
     pub pid: u32,
     /// What was seen, in words.
     pub text: String,
@@ -43,15 +43,15 @@ pub struct Attempt {
 /// How a login attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginOutcome {
-    /// It failed.
+    /// It failed; where there is an address, a jail may count it.
     Failed,
-    /// It succeeded.
+    /// It succeeded; where there is an address, the enforcer may protect it for that.
     Succeeded,
     /// It failed, and was a local one: `su`, `sudo`, a console. Shown, never banned.
     Local,
 }
 
-/// The running source.
+/// The worker's half of the object `logins`: reads its rings and makes attempts of the records.
 pub struct Logins {
     ring: Ring,
     losses: Losses,

@@ -137,7 +137,7 @@ impl Files {
         !lost.is_empty()
     }
 
-    /// Forgets a root.
+    /// Lets go of files that nothing else needs than this root, whose last process ended; `None` is this host's.
     pub(super) fn forget(&mut self, of: Option<RootKey>) {
         self.reports.remove(&of);
         self.by_key.values_mut().for_each(|attached| drop(attached.needs.remove(&of)));

@@ -15,20 +15,17 @@ pub(super) enum Subject {
     Pam,
     /// Whom a process talks to.
     Peers,
-    /// Log lines.
+    /// What they hand to syslog(3).
     Syslog,
 }
 
-/// A library.
+/// A library whose functions are probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Library {
-    /// `libaudit`.
     Audit,
-    /// `libpam`.
     Pam,
     /// PAM's module for passwords of this host.
     PamUnix,
-    /// libc.
     C,
 }
 

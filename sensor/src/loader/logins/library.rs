@@ -24,7 +24,7 @@ pub(super) const FOLDERS: [&str; 10] = [
 ];
 /// The largest library, in bytes; libc has 2 MB.
 const LARGEST: u64 = 64 << 20;
-/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+/// A mount's type in `statfs(2)`: `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
 const OVERLAY: u32 = 0x794c_7630;
 
 /// What tells a file from all others, also from one that gets its inode's number after it. On an overlay the device
@@ -48,7 +48,7 @@ pub(super) struct FoundLibrary {
     pub library: Library,
     pub key: FileKey,
     pub file: File,
-    /// Below the root.
+    /// As processes in the root have it.
     pub path: String,
 }
 

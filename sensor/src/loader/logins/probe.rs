@@ -35,7 +35,7 @@ const MOST_CHANGES: u32 = 4;
 /// How many looks at processes may hang; from then on there are none.
 const MOST_HANGING: usize = 8;
 
-/// The part.
+/// The uprobes in the libraries that logins pass through; see [the module](super).
 #[derive(Default)]
 pub struct LoginsPart {
     wanted: WantedLogins,

@@ -74,7 +74,7 @@ pub(super) struct Question {
     pub asked: u64,
 }
 
-/// What was found.
+/// The answer to a [`Question`], as far as it was looked at within its bounds.
 #[derive(Debug, Default)]
 pub(super) struct Surveyed {
     pub of: HashSet<Option<RootKey>>,
@@ -114,7 +114,6 @@ pub(super) enum OpenError {
     /// An overlay leads to a copy that was made of it since.
     #[error("its file lies below a copy that was made of it since")]
     BelowCopy,
-    /// The kernel refused.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -124,7 +123,7 @@ pub(super) enum OpenError {
 pub(super) struct Survey {
     news: Receiver<News>,
     opened: HashMap<(Option<RootKey>, FileKey), OpenedLibrary>,
-    /// Ends with it.
+    /// Readable when the look has ended: its other end is closed then.
     end: PipeReader,
     progress: Arc<Progress>,
     /// How far it was when that was asked last.
@@ -139,7 +138,7 @@ struct Progress {
     process: AtomicU32,
 }
 
-/// Who looks.
+/// The thread's half of a [`Survey`].
 struct Surveyor {
     question: Question,
     surveyed: Surveyed,
@@ -173,7 +172,7 @@ struct MapsLine<'a> {
 // === impl Survey ===
 
 impl Survey {
-    /// Starts to look.
+    /// Starts a thread that looks; its answer is there when [`Self::answer`] gives one.
     pub(super) fn start(question: Question) -> io::Result<Self> {
         let (sender, news) = mpsc::channel();
         let (end, open) = io::pipe()?;

@@ -30,15 +30,15 @@ const LATEST: usize = 64;
 /// An attempt, by the records' own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How it ended.
+    /// As the last record of the attempt tells it.
     pub outcome: LoginOutcome,
     /// The remote address, where it is a literal one of another host.
     pub address: Option<IpAddr>,
     /// The account that was tried.
     pub account: String,
-    /// The program.
+    /// The service, by PAM's name or the program's.
     pub service: String,
-    /// The process.
+    /// That of the record, as this host numbers it.
     pub pid: u32,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
@@ -66,7 +66,7 @@ type Key = (u32, IpAddr);
 #[derive(Debug)]
 struct ProcessSession {
     last_ns: u64,
-    /// Passwords that failed.
+    /// How many passwords failed; later records of the same ones are not counted again.
     passwords: u32,
     /// A failure that waits for what explains it, and until when.
     waiting: Option<(u64, Verdict)>,
