@@ -30,7 +30,7 @@ mod words;
 #[command(after_help = "Example: an enforcer from nothing\n  \
     atalaya-enforcer check\n  atalaya-enforcer run &\n  atalaya-enforcer enrol web-1   # prints the token for `atalaya-sensor join`")]
 pub struct Cli {
-    /// The configuration file
+    /// Read the settings from this file
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     /// What to log: error, warn, info, debug or trace, or a filter such as `atalaya_enforcer=debug`; without it, what
@@ -114,12 +114,12 @@ enum Command {
     Restore(backup::Restore),
     /// Write the manual's pages
     Man(man::Arguments),
-    /// Print shell completions
+    /// Print a script that completes commands and options in a shell
     #[command(
         after_help = "Example:\n  atalaya-enforcer completions bash > /etc/bash_completion.d/atalaya-enforcer"
     )]
     Completions {
-        /// For which shell
+        /// The shell that is to read the script
         shell: clap_complete::Shell,
     },
 }

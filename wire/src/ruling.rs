@@ -29,7 +29,7 @@ pub enum Ruling {
         /// For how much longer: what the jail asked for, or more where bans grow.
         ms: Left,
     },
-    /// It is not.
+    /// It is not banned for this offence; it may be for another.
     Refused(Grounds),
 }
 

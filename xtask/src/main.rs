@@ -32,7 +32,7 @@ enum Command {
     /// Show the main job: failed logins become timed entries on a simulated router
     #[command(after_help = "Example:\n  cargo xtask demo")]
     Demo(demo::Arguments),
-    /// Run every test
+    /// Run every test, or those whose name holds a word
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation\n  cargo xtask test --all"
     )]

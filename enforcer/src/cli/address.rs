@@ -18,7 +18,6 @@ use super::words;
 /// How many earlier bans are shown.
 const EARLIER: usize = 10;
 
-/// Whom to show.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer show 192.0.2.1\n  \
@@ -167,7 +166,6 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// Who banned.
 fn by(ban: &Ban) -> String {
     ban.origin.to_string()
 }

@@ -15,7 +15,6 @@ use super::paint::{Paint, Tone};
 use super::socket::{Socket, each, print_json};
 use super::words;
 
-/// Whom to allow.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer allow                                              # lists what is allowed\n  \

@@ -48,7 +48,7 @@ pub struct History {
 /// What both lists can be cut down to.
 #[derive(clap::Args)]
 struct Filter {
-    /// Only this jail's
+    /// Only those for which this jail asked
     #[arg(long)]
     jail: Option<Name>,
     /// Only those that this sensor reported
@@ -60,7 +60,7 @@ struct Filter {
     /// Only those that began since: how long ago (2h, 1d), a day, a time, `today` or `yesterday`
     #[arg(long, value_name = "AGO|TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// In what order
+    /// What comes first
     #[arg(long, value_name = "ORDER", default_value = "latest")]
     sort: SortOrder,
     /// The other way round
@@ -77,7 +77,7 @@ struct Filter {
 /// The order of a list.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum SortOrder {
-    /// The latest first
+    /// What began last first
     Latest,
     /// What ends, or ended, first
     Ending,

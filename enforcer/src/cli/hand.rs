@@ -15,7 +15,6 @@ use super::address::on_routers;
 use super::socket::{Socket, each, print_json};
 use super::words;
 
-/// Whom to ban.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer ban 192.0.2.1 --for 2h --reason 'port scan'\n  \
@@ -60,7 +59,6 @@ pub struct UnbanArguments {
 // === impl BanArguments ===
 
 impl BanArguments {
-    /// Bans.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |&prefix| {
@@ -92,7 +90,6 @@ impl BanArguments {
 // === impl UnbanArguments ===
 
 impl UnbanArguments {
-    /// Unbans.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |&prefix| {

@@ -83,7 +83,7 @@ struct SensorLine<'a> {
 // === impl Arguments ===
 
 impl Arguments {
-    /// Prints the status.
+    /// Exit status 1 with `--check` where there is a fault.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         let status = if self.check { settled(&socket)? } else { socket.get::<Status>("status")? };

@@ -25,7 +25,6 @@ const KEY_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the ages on the screen are brought up to date.
 const DRAW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How to watch.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer watch\n  \
@@ -88,7 +87,7 @@ impl Drop for Screen {
     }
 }
 
-/// The full-screen view.
+/// Draws until `q`, Ctrl-C or a signal; the terminal is given back as it was.
 fn screen(reports: &mpsc::Receiver<News>) -> anyhow::Result<()> {
     let mut picture = Picture::new(Paint::of_stdout().is_colourful());
     let mut screen = Screen::take()?;

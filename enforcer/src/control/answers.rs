@@ -15,18 +15,18 @@ use crate::router::RouterStatus;
 /// The answer to `GET /status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// The enforcer's release.
+    /// The version of its package: `0.1.0`.
     pub release: String,
     /// When this was so, by the enforcer's clock.
     pub now: Timestamp,
-    /// When it started.
+    /// By the wall clock of its host.
     pub started: Timestamp,
     /// What is wrong, the worst first. All is well where this and [`Self::looking`] are empty.
     pub faults: Vec<Fault>,
     /// Routers of which it is not known yet whether they drop anything.
     #[serde(default)]
     pub looking: Vec<Name>,
-    /// Bans that stand.
+    /// How many bans stand, on whatever list, by whatever origin.
     pub bans: usize,
     /// Networks that routers hold in the place of their addresses, because many of these are banned.
     pub widened: usize,
@@ -34,11 +34,11 @@ pub struct Status {
     pub allowances: usize,
     /// Addresses that a good login protects.
     pub protected: usize,
-    /// The fleet jails.
+    /// What each jail that counts over all sensors has done, in the order of the settings.
     pub fleet: Vec<FleetStatus>,
     /// What was decided since the start.
     pub decisions: DecisionCounts,
-    /// How much happens.
+    /// How many offences, bans and commands there were of late.
     pub rates: RatesAnswer,
     /// Why the ledger cannot be written; `None` when all is well.
     pub ledger_trouble: Option<String>,

@@ -48,7 +48,7 @@ pub struct Followers {
     streams: Mutex<HashMap<Name, Vec<(u64, CancellationToken)>>>,
     /// How many streams there have been, by which they are numbered.
     begun: AtomicU64,
-    /// BanStreamBody of snapshots are made one after another: a thousand sensors that come back at once use one
+    /// Pieces of snapshots are made one after another: a thousand sensors that come back at once use one
     /// processor at most for them.
     turns: Semaphore,
 }

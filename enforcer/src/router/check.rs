@@ -56,15 +56,15 @@ pub struct Finding {
 pub struct Readiness {
     /// Its name in the configuration.
     pub router: Name,
-    /// The configured address.
+    /// As configured: a port is there only where one was written.
     pub address: String,
-    /// The configured user.
+    /// RouterOS's user for the API, as configured.
     pub user: String,
     /// The name that the router has for itself.
     pub identity: Option<String>,
     /// Its version of RouterOS.
     pub version: Option<String>,
-    /// Its model.
+    /// What RouterOS calls the model (`board-name`); `None` where it was not told.
     pub board: Option<String>,
     /// The findings, in the order in which a person would look.
     pub findings: Vec<Finding>,

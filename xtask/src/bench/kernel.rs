@@ -121,7 +121,7 @@ fn end(sensor: Process) -> Result<()> {
     Ok(())
 }
 
-/// The middle one.
+/// The upper of the two in the middle where their number is even; NaN of none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Where it is, with a port where its API has another than the usual one
     #[arg(long, value_name = "HOST[:PORT]")]
     address: Option<Endpoint>,
-    /// The API user
+    /// RouterOS's user for the API
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// A file with the user's password; - for a line of standard input
@@ -74,7 +74,7 @@ struct NewRouter {
 // === impl Arguments ===
 
 impl Arguments {
-    /// Walks through it.
+    /// Asks for what was not given, checks the router, and prints or writes its section.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let (lists, taken) = match Config::read(config) {
             Ok(config) => {

@@ -11,7 +11,7 @@ use atalaya_enforcer::router::{Password, RouterConfig};
 
 /// What a router's section says.
 pub struct Section<'a> {
-    /// The router.
+    /// What is written of it: address, user, the certificate that is pinned, and `ipv6` where it is off.
     pub router: &'a RouterConfig,
     /// Where its password is.
     pub password: PasswordPlace,
@@ -31,7 +31,7 @@ struct TentativeFile(Option<PathBuf>);
 // === impl Section ===
 
 impl Section<'_> {
-    /// The section's text.
+    /// As it goes to the end of the configuration: `[router.NAME]` and its settings.
     pub fn text(&self) -> String {
         let router = self.router;
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();

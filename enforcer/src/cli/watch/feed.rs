@@ -26,16 +26,15 @@ const STEP: Duration = Duration::from_millis(50);
 /// What the enforcer said, or that it says nothing.
 #[derive(Debug)]
 pub enum News {
-    /// Its answers.
     Now {
-        /// The status.
+        /// As `status --json` has it.
         status: Box<Status>,
         /// The bans that began last, also those that are over; the latest first.
         latest: Vec<Ban>,
     },
     /// Why it does not answer.
     Lost(String),
-    /// A signal: end.
+    /// A signal came: the screen is to be given back.
     Stop,
 }
 

@@ -13,7 +13,7 @@ use super::feed::News;
 pub struct Picture {
     /// Whether colour may be used.
     pub colour: bool,
-    /// The last status.
+    /// As the enforcer told it last; `None` before its first answer.
     pub status: Option<Status>,
     /// The latest bans, the latest first.
     pub latest: Vec<Ban>,
@@ -32,27 +32,22 @@ pub struct Picture {
 /// A part of the screen that scrolls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pane {
-    /// The latest bans.
     Bans,
-    /// The routers.
     Routers,
-    /// The sensors.
     Sensors,
 }
 
 /// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on.
     On,
-    /// End the program.
     End,
 }
 
 // === impl Picture ===
 
 impl Picture {
-    /// An empty one.
+    /// Nothing is known yet, and nothing asked.
     pub fn new(colour: bool) -> Self {
         Self {
             colour,

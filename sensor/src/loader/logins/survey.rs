@@ -1,7 +1,7 @@
 //! Which of root's processes run on which file of a library, as /proc tells: a file that was replaced or removed
 //! lives on in the processes that have it mapped, and is reached through them alone.
 //!
-//! SurveyedProcess takes some 3 µs a mapping, and may wait for ever for a process that hangs while its mappings change, on
+//! Reading takes some 3 µs a mapping, and may wait for ever for a process that hangs while its mappings change, on
 //! a dead server or one that is somebody's. So this is done seldom, and by a thread that can be left behind. Of
 //! the processes of a container, which can have as many mappings as they like, so much is read in all; who has more
 //! than that is unsure, not nobody.

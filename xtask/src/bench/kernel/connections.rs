@@ -13,7 +13,7 @@ use super::{KernelBench, PORT, end, median};
 
 /// Rounds with the sensor, and as many without.
 const ROUNDS: usize = 9;
-/// Connections a round.
+/// How many connections are made in a round, one after another.
 const CONNECTIONS: u32 = 20_000;
 
 /// A server that accepts and closes.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{KernelBench, end, median};
 
-/// Calls a round.
+/// How many calls of the probed function a round makes.
 pub const CALLS: u32 = 20_000;
 const ROUNDS: usize = 7;
 /// Records a second that the ring is offered, each for so many seconds.
