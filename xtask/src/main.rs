@@ -37,7 +37,7 @@ enum Command {
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation\n  cargo xtask test --all"
     )]
     Test(test::Arguments),
-    /// Run what must pass before a change lands: every test, the format, the lints
+    /// Run what must pass before a change lands: every test, the format, the lints, the links of the documentation
     #[command(after_help = "Example:\n  cargo xtask ci")]
     Ci,
     /// Prove the kernel programs on Debian's kernels, in virtual machines

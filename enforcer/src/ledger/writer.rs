@@ -241,7 +241,7 @@ impl Receipt {
 // === impl Writer ===
 
 impl Writer {
-    /// Waits for the last commit; all [`Ledger`]s must be dropped first.
+    /// Waits for the last commit; all [`Ledger`](super::Ledger)s must be dropped first.
     pub fn join(self) {
         let _ = self.thread.join();
     }

@@ -1,7 +1,7 @@
 //! Looks at a router before and while it is trusted with bans: whether it can be reached and is who it was,
 //! what its user may do, whether a rule uses the lists, and which RouterOS commands mend what is missing.
 //!
-//! [`visit`] gathers [`Facts`] in one session of its own; [`examine`] says what they mean, without I/O.
+//! [`visit()`] gathers [`Facts`] in one session of its own; [`examine`] says what they mean, without I/O.
 
 use atalaya_wire::{Fingerprint, Name};
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! Failed logins as the kernel sees them: a uprobe in libaudit reports every verdict of PAM and sshd, about
 //! two seconds before a log line could. The [loader](crate::channel::logins) attaches it, [`record`] reads what it
-//! reports, and [`attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
+//! reports, and [`mod@attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
 
 pub mod attempt;
 pub mod record;
