@@ -46,7 +46,7 @@ use housekeeping::Housekeeping;
 use place::Place;
 use writer::WriteOrder;
 
-/// The most good logins that are remembered, each of another address; the latest stay.
+/// The most successful logins that are remembered, each of another address; the latest stay.
 pub const MOST_LOGINS: usize = 100_000;
 
 /// The most spared offences that are kept; the latest stay.
@@ -179,7 +179,7 @@ impl Ledger {
         })
     }
 
-    /// The last good login from an address. Blocks.
+    /// The last successful login from an address. Blocks.
     pub fn login_of(&self, address: std::net::IpAddr) -> Result<Option<GoodLogin>, LedgerError> {
         self.read(|connection| {
             connection

@@ -24,6 +24,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::count::{agreeing, counted};
 use crate::date::Dates;
 use address::{HostPlace, host, leftmost, named};
 use dateless::Dateless;
@@ -326,7 +327,9 @@ impl Filter {
         let named = self.patterns.iter().filter(|pattern| pattern.names_only()).count();
         if named > 0 {
             said.push(format!(
-                "{named} regexes look for host names alone (<DNS>): whoever owns an address decides on its name, so names are never banned"
+                "{} {} for host names alone (<DNS>): whoever owns an address decides on its name, so names are never banned",
+                counted(named, "regex"),
+                agreeing(named, "looks", "look")
             ));
         }
         said

@@ -21,6 +21,7 @@ use crate::channel::{Wanted, local_drop as kernel_local_drop, logins as kernel_l
 use crate::config::{Config, ConfigError, LoginsConfig};
 use crate::confine::Confinement;
 use crate::control::{self, Answer, Request};
+use crate::count::counted;
 use crate::detector::{Detector, Ignored};
 #[cfg(test)]
 use crate::detector::{Handed, Sent};
@@ -293,7 +294,11 @@ impl Service {
                 let jails = lock(&self.desk.watch).detector.totals().count();
                 tracing::info!(jails, sources = sources.names.join(","), "reloaded");
                 Answer::Done {
-                    message: format!("reloaded: {jails} jails, sources {}", sources.names.join(", ")),
+                    message: format!(
+                        "reloaded: {}, sources {}",
+                        counted(jails, "jail"),
+                        sources.names.join(", ")
+                    ),
                 }
             }
             Err(error) => {

@@ -281,7 +281,7 @@ async fn reports_offences_resent_bans_and_unbans_reach_an_enforcer_over_https() 
             break;
         }
     }
-    assert!(status.contains("reported 6 failures and 0 good logins; 0 wait\n"), "{status}");
+    assert!(status.contains("reported 6 failures and 0 successful logins; 0 wait\n"), "{status}");
 
     // What it knew of the ledger outlives it.
     let folder = sensor.stop();

@@ -1,4 +1,4 @@
-//! What sensors tell beside offences: every failure that a jail counted, and good logins.
+//! What sensors tell beside offences: every failure that a jail counted, and successful logins.
 
 use std::net::IpAddr;
 

@@ -18,7 +18,7 @@ pub struct DecisionCounts {
     pub already_banned: u64,
     /// Offences of addresses on the allow list, and of addresses that no host has.
     pub allowed: u64,
-    /// Offences of addresses that are protected by a good login.
+    /// Offences of addresses that are protected by a successful login.
     // JSON keeps the names that scripts know.
     #[serde(rename = "spared")]
     pub protected: u64,

@@ -131,7 +131,7 @@ fn verdict(known: &AddressAnswer) -> (Tone, String) {
             let times = if known.earlier.len() == 1 {
                 "once".to_owned()
             } else {
-                format!("{} times", known.earlier.len())
+                words::counted(known.earlier.len(), "time")
             };
             (Tone::Good, format!("not banned; it was {times} before"))
         }
@@ -220,7 +220,7 @@ pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
     let mut text = if held == concerned.len() && held == 1 {
         format!("on router {}", concerned[0].router)
     } else if held == concerned.len() {
-        format!("on all {held} routers")
+        format!("on all {}", words::counted(held, "router"))
     } else {
         format!("on {held} of {}", words::counted(concerned.len(), "router"))
     };

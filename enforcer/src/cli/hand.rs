@@ -30,7 +30,7 @@ pub struct BanArguments {
     /// Why; kept in the ledger
     #[arg(long, default_value = "")]
     reason: String,
-    /// Ban also who logged in well from there lately
+    /// Ban also who logged in successfully from there lately
     #[arg(long)]
     force: bool,
     /// Print JSON

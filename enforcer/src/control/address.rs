@@ -43,9 +43,9 @@ pub struct AddressAnswer {
     pub earlier: Vec<Ban>,
     /// Why it, or a part of it, is never banned.
     pub allowed: Option<AllowedBecause>,
-    /// The last good login from it.
+    /// The last successful login from it.
     pub login: Option<GoodLogin>,
-    /// The good login that protects it, or a part of it, from bans.
+    /// The successful login that protects it, or a part of it, from bans.
     pub protected: Option<GoodLogin>,
     /// The network that routers hold in its place, because many addresses of it are banned.
     pub widened: Option<IpNet>,

@@ -26,7 +26,7 @@ pub struct AllowAnswer {
     /// All that is never banned: by configuration, at run time, by names, and the addresses of the routers
     /// and of this host.
     pub networks: Networks,
-    /// How many addresses are protected by a good login.
+    /// How many addresses are protected by a successful login.
     pub protected: usize,
 }
 

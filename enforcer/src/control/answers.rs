@@ -32,7 +32,7 @@ pub struct Status {
     pub widened: usize,
     /// Entries of the allow list that were made at run time.
     pub allowances: usize,
-    /// Addresses that a good login protects.
+    /// Addresses that a successful login protects.
     pub protected: usize,
     /// What each jail that counts over all sensors has done, in the order of the settings.
     pub fleet: Vec<FleetStatus>,

@@ -37,7 +37,7 @@ pub struct BanRequest {
     /// Why; becomes the ban's evidence.
     #[serde(default)]
     pub reason: String,
-    /// Whether to ban who is protected by a good login, too.
+    /// Whether to ban who is protected by a successful login, too.
     #[serde(default)]
     pub force: bool,
 }

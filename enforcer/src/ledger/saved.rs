@@ -14,7 +14,7 @@ use crate::desired::{Labels, Wanted};
 const NEAR: usize = 1000;
 const SPARSE: i64 = 8;
 
-/// Reads everything that the running enforcer keeps in memory; of the good logins those since a time.
+/// Reads everything that the running enforcer keeps in memory; of the successful logins those since a time.
 pub(super) fn read(
     connection: &Connection,
     logins_since: Option<Timestamp>,

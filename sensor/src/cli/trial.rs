@@ -16,6 +16,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use crate::cli::named::{self, Named};
+use crate::count::{agreeing, counted};
 use crate::date::Dates;
 use crate::filter::{Filter, Host, LineOutcome, Match, lines};
 
@@ -27,7 +28,7 @@ const BLOCK: usize = 1 << 20;
 pub struct Arguments {
     /// A log file, `-` for standard input, or a line itself
     log: String,
-    /// The name of a jail or filter, a filter's file, or a regex with <HOST>
+    /// The name of a jail or filter, a filter's file, or a regex with `<HOST>`
     filter: String,
     /// A regex for lines to leave out
     #[arg(long, value_name = "REGEX")]
@@ -396,18 +397,26 @@ impl<W: Write> Trial<'_, W> {
             }
         }
         if tally.names > 0 {
-            writeln!(out, "{} matches found a host name, which is never banned", tally.names)?;
+            writeln!(out, "{} found a host name, which is never banned", counted(tally.names, "match"))?;
         }
         if filter.exhausted() > 0 {
-            writeln!(out, "{} lines were given up, because a regex took too many steps", filter.exhausted())?;
+            writeln!(out, "{}", given_up(filter.exhausted()))?;
         }
         let missed = tally.lines - tally.matched - tally.ignored;
         writeln!(
             out,
-            "\nLines: {} lines, {} ignored, {} matched, {missed} missed",
-            tally.lines, tally.ignored, tally.matched
+            "\nLines: {}, {} ignored, {} matched, {missed} missed",
+            counted(tally.lines, "line"),
+            tally.ignored,
+            tally.matched
         )
     }
+}
+
+/// What is told of lines on which a search was broken off.
+pub fn given_up(lines: u64) -> String {
+    let (lines, were) = (counted(lines, "line"), agreeing(lines, "was", "were"));
+    format!("{lines} {were} given up, because a regex took too many steps")
 }
 
 fn host(found: &Match) -> String {

@@ -51,7 +51,7 @@ pub struct LimitReached<'a> {
 }
 
 impl Detector {
-    /// One entry of the journal, for all jails that want it; a good login in it, for the next report.
+    /// One entry of the journal, for all jails that want it; a successful login in it, for the next report.
     pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
         if let Some((address, account)) = entry.good_login() {
             self.good_login(address, "sshd", account, entry.time);

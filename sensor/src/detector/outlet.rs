@@ -17,7 +17,7 @@ pub(super) struct Outlet {
     pub(super) chatter: Chatter,
     /// What the enforcer is told of beside offences; `None` where it is told of nothing else.
     pub(super) pending: Option<Pending>,
-    /// Where good logins are noted, whether or not they are reported.
+    /// Where successful logins are noted, whether or not they are reported.
     pub(super) trusted: Arc<Mutex<Trusted>>,
     pub(super) offended: Box<Offended>,
 }

@@ -1,5 +1,5 @@
 //! What waits for the next report: every failure that a jail counted, whether or not an offence came of it, summed up by
-//! jail and address; and the last good login of each address. Bounded, and what is dropped is counted.
+//! jail and address; and the last successful login of each address. Bounded, and what is dropped is counted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ impl Pending {
         }
     }
 
-    /// Notes a good login; the last one of each address is kept.
+    /// Notes a successful login; the last one of each address is kept.
     pub fn login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
         let address = canonical(address);
         let logins = &mut self.gathered.logins;

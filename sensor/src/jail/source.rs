@@ -8,6 +8,7 @@ use atalaya_wire::Seconds;
 
 use crate::channel;
 use crate::confine::files::Reach;
+use crate::count::{agreeing, counted};
 use crate::filter::Filter;
 use crate::jail::ports;
 #[cfg(feature = "kernel")]
@@ -118,19 +119,20 @@ impl JailSource {
         }
     }
 
-    /// What a jail on it counts, as words that follow a number.
-    pub fn counted(&self) -> String {
+    /// So many of what a jail on it counts, in words.
+    pub fn counted(&self, number: u32) -> String {
         match self {
-            Self::Connections { short: None } => "new ones".to_owned(),
+            Self::Connections { short: None } => counted(number, "new one"),
             Self::Connections { short: Some(short) } => {
-                format!("that end within {short}, with no login from their address,")
+                let (end, their) = (agreeing(number, "ends", "end"), agreeing(number, "its", "their"));
+                format!("{number} that {end} within {short}, with no login from {their} address,")
             }
-            Self::Scan { .. } => "different ones touched".to_owned(),
+            Self::Scan { .. } => format!("{} touched", counted(number, "different one")),
             Self::Logins { .. }
             | Self::Files { .. }
             | Self::Journal { .. }
             | Self::SyslogCalls { .. }
-            | Self::Syslog { .. } => "failures".to_owned(),
+            | Self::Syslog { .. } => counted(number, "failure"),
         }
     }
 
@@ -241,7 +243,7 @@ impl JailSource {
         matches!(self, Self::Scan { .. })
     }
 
-    /// Whether it counts connections that are short, and so must know of good logins.
+    /// Whether it counts connections that are short, and so must know of successful logins.
     pub fn is_short(&self) -> bool {
         matches!(self, Self::Connections { short: Some(_) })
     }

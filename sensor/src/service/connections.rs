@@ -14,6 +14,7 @@ use super::kernel::Feeding;
 use super::{DROPS_INTERVAL, Shared, lock, stop_at};
 use crate::channel::ProgramState;
 use crate::channel::messages::Listener;
+use crate::count::counted;
 use crate::detector::LimitReached;
 use crate::kernel::clock::age;
 use crate::kernel::maps::{LostRecords, Maps, MapsError};
@@ -143,7 +144,7 @@ impl Feed {
         }
     }
 
-    /// Whether good logins are seen, by key too: PAM's own verdicts tell of passwords alone.
+    /// Whether successful logins are seen, by key too: PAM's own verdicts tell of passwords alone.
     fn sees_logins(&self) -> bool {
         let runs = |program: &crate::channel::Program| {
             program.state == ProgramState::On && program.name == "logins: audit"
@@ -211,11 +212,17 @@ fn words(crossed: &Crossed, listener: Option<&Listener>) -> String {
             };
             let ended = short
                 .map_or_else(String::new, |short| format!(" that ended within {} s with no login", short.0));
-            format!("{count} connections to port {port}{who}{ended} in {findtime} s")
+            {
+                let connections = counted(*count, "connection");
+                format!("{connections} to port {port}{who}{ended} in {findtime} s")
+            }
         }
         Guarded::ClosedPorts { .. } => {
             let known = if crossed.verified { "" } else { "; the sender's address may be forged" };
-            format!("{count} closed ports touched in {findtime} s, the last one {port}{known}")
+            {
+                let ports = counted(*count, "closed port");
+                format!("{ports} touched in {findtime} s, the last one {port}{known}")
+            }
         }
     }
 }

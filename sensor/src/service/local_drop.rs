@@ -113,7 +113,7 @@ impl LocalDrop {
         self.lock().ledger = ledger;
     }
 
-    /// Where good logins are noted.
+    /// Where successful logins are noted.
     pub(super) fn trusted(&self) -> Arc<Mutex<Trusted>> {
         self.trusted.clone()
     }

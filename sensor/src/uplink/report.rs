@@ -1,5 +1,5 @@
 //! What the enforcer is told beside offences: every failure that a jail counted, whether or not an offence
-//! came of it, summed up by jail and address; and the last good login of each address. [`Pending`] gathers
+//! came of it, summed up by jail and address; and the last successful login of each address. [`Pending`] gathers
 //! it, [`Reporter`] makes reports of it. Neither does input or output; both are bounded, and count what they
 //! drop.
 
@@ -44,7 +44,7 @@ pub struct ReportStatus {
     pub on: bool,
     /// Failures that the enforcer was told of, since the start.
     pub failures: u64,
-    /// Good logins that it was told of, since the start.
+    /// Successful logins that it was told of, since the start.
     pub logins: u64,
     /// Entries that wait: failures of one address in one jail, or the login of one address.
     pub waiting: u64,

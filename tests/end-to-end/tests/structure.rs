@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use atalaya_end_to_end::structure::{Table, defined_twice, too_long};
 
 const ENFORCER: Table = Table {
-    tiers: "cli > service > config, control > intake > bans, router > ledger > desired > enrolment, tls > prefixes, clock, database, state",
+    tiers: "cli > service > config, control > intake > bans, router > ledger > desired > enrolment, tls > prefixes, clock, count, database, state",
     sideways: &[],
     apart: &[],
 };
 
 const SENSOR: Table = Table {
     // `rfc5424` is a form of line that dates, filters, the detector and the syslog listener all have to take apart.
-    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel > channel > pinned, filter > confine, date > rfc5424",
+    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel > channel > pinned, filter > confine, date > rfc5424, count",
     sideways: &[
         // A jail is set to a source: what it reads of the journal, and what the kernel is to count, are the source's.
         ("jail", "source"),
@@ -23,8 +23,8 @@ const SENSOR: Table = Table {
         ("cli", "service"),
     ],
     // What runs in the privileged process, and what it shares with the worker: what the two say to each other, what is
-    // pinned in the kernel for both to open, and how a process gives up its rights.
-    apart: &[("loader", &["channel", "pinned", "confine"])],
+    // pinned in the kernel for both to open, how a process gives up its rights, and how a number is said.
+    apart: &[("loader", &["channel", "pinned", "confine", "count"])],
 };
 
 /// Names that a crate may define more than once, and why.

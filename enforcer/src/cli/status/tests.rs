@@ -69,6 +69,42 @@ fn a_usual_site_fits_on_one_screen_and_a_large_one_is_summed_up() {
 }
 
 #[test]
+fn numbers_agree_with_their_nouns() {
+    for (number, expected) in [
+        (0, vec!["0 bans stand on", "0 offences, 0 banned, 0 expired, 0 commands to routers"]),
+        (
+            1,
+            vec![
+                "1 ban stands on",
+                "1 offence, 1 banned, 1 expired, 1 command to routers",
+                "  1 network widened, 1 entry allowed at run time, 1 address protected by successful logins, 1 offence that led to no ban for that",
+            ],
+        ),
+        (
+            2,
+            vec![
+                "2 bans stand on",
+                "2 offences, 2 banned, 2 expired, 2 commands to routers",
+                "  2 networks widened, 2 entries allowed at run time, 2 addresses protected by successful logins, 2 offences that led to no ban for that",
+            ],
+        ),
+    ] {
+        let mut status = site(1, 1, false);
+        (status.bans, status.widened, status.allowances, status.protected) = (number, number, number, number);
+        status.decisions.protected = number as u64;
+        let rates = &mut status.rates;
+        for rate in [&mut rates.offences, &mut rates.bans, &mut rates.lapses, &mut rates.commands] {
+            rate.last_minute = number as u64;
+        }
+        let text = activity(&status, Paint::plain(80, 24)).join("\n");
+        for line in expected {
+            assert!(text.contains(line), "no {line:?} in\n{text}");
+        }
+        assert_eq!(text.contains("widened"), number > 0, "{text}");
+    }
+}
+
+#[test]
 fn faults_come_first_and_their_text_cannot_command_the_terminal() {
     let screen = screen(&site(3, 12, true), Paint::plain(80, 60), 59);
     assert!(screen[0].contains("5 faults"), "{}", screen[0]);

@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, WriteTest};
 use super::{Finding, Grade, command, entry};
+use crate::count::counted;
 use crate::router::RouterConfig;
 use crate::router::sentence::TrapMeaning;
 
@@ -128,7 +129,7 @@ fn sessions(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
         Finding::new(
             "sessions",
             Grade::Warning,
-            format!("the service {name} takes {most} sessions at once: after a broken connection the enforcer may find no place"),
+            format!("the service {name} takes {} at once: after a broken connection the enforcer may find no place", counted(most, "session")),
         )
         .mended_by([format!("/ip/service set {name} max-sessions=20")])
     })

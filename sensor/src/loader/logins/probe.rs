@@ -21,6 +21,7 @@ use super::survey::{Question, Survey};
 use super::vouch;
 use crate::channel::messages::Vouch;
 use crate::channel::{Program, ProgramState};
+use crate::count::{agreeing, counted};
 use crate::loader::layout::{Layout, LayoutError};
 use crate::loader::object::{Kit, Object, Refusal};
 use crate::loader::part::{MapDescriptors, Part};
@@ -387,9 +388,11 @@ impl LoadedLogins {
                 let roots = self.roots.count();
                 let left_out = match self.roots.left_out {
                     0 => String::new(),
-                    count => format!("; {count} times one too many, which was left out"),
+                    count => format!("; {} one too many, which was left out", counted(count, "time")),
                 };
-                let reason = format!("every exec; {roots} roots of containers are known{left_out}");
+                let are = agreeing(roots, "is", "are");
+                let roots = counted(roots, "root");
+                let reason = format!("every exec; {roots} of containers {are} known{left_out}");
                 self.object.on(ARRIVALS, ARRIVALS_PROGRAM, reason)
             }
             Err(refusal) => Program::not_on(
