@@ -21,11 +21,11 @@ pub struct Toolchain {
     pub name: String,
     /// Whether it has a core library for BPF; else it builds one from `rust-src`.
     pub core: bool,
-    /// The linker's path.
+    /// Where `bpf-linker` was found: on `PATH`, or in cargo's bin directory.
     pub linker: PathBuf,
 }
 
-/// What is missing.
+/// The first thing without which kernel programs cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// No toolchain has a core library for BPF or its source.

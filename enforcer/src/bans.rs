@@ -33,7 +33,7 @@ mod reachable;
 mod rulings;
 pub mod widen;
 
-pub use counts::Counts;
+pub use counts::DecisionCounts;
 pub use earlier::Earlier;
 pub use hand::{Allowed, ByHand, HandError};
 pub use reachable::EXEMPT;
@@ -211,7 +211,7 @@ impl Bans {
         over
     }
 
-    /// Remembers a good login, which protects its address.
+    /// Remembers a successful login, which protects its address.
     pub fn note_login(&self, login: GoodLogin, now: Timestamp) {
         let prefix = IpNet::from(login.address);
         let mut book = self.lock();
@@ -274,7 +274,7 @@ impl Bans {
         self.ledger.protected_offences(limit)
     }
 
-    /// How many addresses are protected by a good login.
+    /// How many addresses are protected by a successful login.
     pub fn protected(&self) -> usize {
         self.lock().reachable.protect.len()
     }
@@ -285,7 +285,7 @@ impl Bans {
         self.lock().banned_as(canonical(prefix))
     }
 
-    /// The good login that protects an address, or an address within a network.
+    /// The successful login that protects an address, or an address within a network.
     pub fn protected_by(&self, prefix: IpNet, now: Timestamp) -> Option<GoodLogin> {
         self.lock().reachable.protect.within(canonical(prefix), now).cloned()
     }
@@ -316,7 +316,7 @@ impl Bans {
     }
 
     /// What was decided since the start.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> DecisionCounts {
         self.counters.counts()
     }
 

@@ -31,7 +31,7 @@ mod words;
 #[command(after_help = "Example: an enforcer from nothing\n  \
     atalaya-enforcer check\n  atalaya-enforcer run &\n  atalaya-enforcer enrol web-1   # prints the token for `atalaya-sensor join`")]
 pub struct Cli {
-    /// The configuration file
+    /// Read the settings from this file
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     #[command(flatten)]
@@ -69,9 +69,9 @@ enum Command {
     /// Show all that is known of an address: bans, evidence, strikes, which routers hold it
     Show(address::Arguments),
     /// Ban an address or a network by hand; a ban that stands can only become longer
-    Ban(hand::Ban),
+    Ban(hand::BanArguments),
     /// Lift a ban
-    Unban(hand::Unban),
+    Unban(hand::UnbanArguments),
     /// List what is never banned, or allow an address, a network or a DNS name, for a time or for good
     Allow(allow::Arguments),
     /// List the offences of addresses that a successful login protects: they led to no ban
@@ -87,7 +87,7 @@ enum Command {
     #[command(after_help = router::EXAMPLES)]
     Router {
         #[command(subcommand)]
-        command: router::Command,
+        command: router::RouterCommand,
     },
     /// List the enrolled sensors, and what they sent
     Sensors(status::Sensors),
@@ -101,12 +101,12 @@ enum Command {
     Restore(backup::Restore),
     /// Write the manual's pages
     Man(man::Arguments),
-    /// Print shell completions
+    /// Print a script that completes commands and options in a shell
     #[command(
         after_help = "Example:\n  atalaya-enforcer completions bash > /etc/bash_completion.d/atalaya-enforcer"
     )]
     Completions {
-        /// For which shell
+        /// The shell that is to read the script
         shell: clap_complete::Shell,
     },
 }

@@ -64,9 +64,9 @@ pub struct Control {
     pub started: Timestamp,
 }
 
-type Answer<T> = Result<Json<T>, Failure>;
+type Answer<T> = Result<Json<T>, Refused>;
 
-struct Failure(StatusCode, Problem);
+struct Refused(StatusCode, Problem);
 
 // === impl Control ===
 
@@ -93,9 +93,9 @@ impl Control {
     }
 }
 
-// === impl Failure ===
+// === impl Refused ===
 
-impl IntoResponse for Failure {
+impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
     }

@@ -24,7 +24,7 @@ pub use label::{Label, Labels, ListConfig, Severity};
 pub use moment::Moment;
 pub use origin::Origin;
 
-use journal::{Change, Journal};
+use journal::{Journal, PrefixChange};
 
 /// The most prefixes that a [`Subscription`] names one by one.
 const GATHERED: usize = 65_536;
@@ -89,7 +89,7 @@ impl Desired {
         let prefix = canonical(prefix);
         self.write().insert(prefix, wanted);
         self.tell(|changes| changes.add(prefix));
-        self.journal.send_modify(|journal| journal.note(Change::Set(prefix)));
+        self.journal.send_modify(|journal| journal.note(PrefixChange::Set(prefix)));
     }
 
     /// Bans many prefixes at once, and tells every worker once.
@@ -115,7 +115,7 @@ impl Desired {
         let removed = self.write().remove(prefix);
         if let Some(until) = removed {
             self.tell(|changes| changes.add(prefix));
-            self.journal.send_modify(|journal| journal.note(Change::Removed { prefix, until }));
+            self.journal.send_modify(|journal| journal.note(PrefixChange::Removed { prefix, until }));
         }
     }
 

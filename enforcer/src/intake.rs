@@ -248,14 +248,14 @@ impl Intake {
         let mut told = None;
         self.note(sensor, |seen| told = seen.heard(dating, now));
         match told {
-            Some(seen::Clock::Behind(skew)) => {
+            Some(seen::ClockState::Behind(skew)) => {
                 let way = if skew > 0 { "behind" } else { "ahead" };
                 tracing::warn!(
                     %sensor, seconds = skew.abs(), way,
                     "the sensor's clock is wrong: what it sends is dated by when it arrives; does chrony or ntpd run there?"
                 );
             }
-            Some(seen::Clock::Right) => tracing::info!(%sensor, "the sensor's clock is right again"),
+            Some(seen::ClockState::Right) => tracing::info!(%sensor, "the sensor's clock is right again"),
             None => {}
         }
     }

@@ -44,9 +44,9 @@ pub(crate) use schema::{VERSION as FORM, sign_as_recovering};
 use examination::Examination;
 use housekeeping::Housekeeping;
 use place::Place;
-use writer::Order;
+use writer::WriteOrder;
 
-/// The most good logins that are remembered, each of another address; the latest stay.
+/// The most successful logins that are remembered, each of another address; the latest stay.
 pub const MOST_LOGINS: usize = 100_000;
 
 /// The most spared offences that are kept; the latest stay.
@@ -58,7 +58,7 @@ const MOST_EARLIER: u32 = 1000;
 /// The handle to the writing thread. Dropping the last one ends it after its last commit.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<WriteOrder>,
     path: Arc<Path>,
     trouble: Arc<Mutex<Option<String>>>,
     /// For what is looked up while deciding.
@@ -116,7 +116,7 @@ impl Ledger {
         }
         let (done, answer) = oneshot::channel();
         // A writer that has ended drops the sender, which the receipt tells.
-        let _ = self.orders.send(Order { changes, keep, done });
+        let _ = self.orders.send(WriteOrder { changes, keep, done });
         Receipt(Some(answer))
     }
 
@@ -179,7 +179,7 @@ impl Ledger {
         })
     }
 
-    /// The last good login from an address. Blocks.
+    /// The last successful login from an address. Blocks.
     pub fn login_of(&self, address: std::net::IpAddr) -> Result<Option<GoodLogin>, LedgerError> {
         self.read(|connection| {
             connection

@@ -6,7 +6,7 @@
 //!
 //! A folder imports folders to the right of it alone (the test `structure` of `tests/end-to-end` holds it):
 //! `cli > service > config, control > intake > bans, router > ledger > desired > enrolment, tls >
-//! prefixes, clock, database, state`. [`bans`] and [`router`] know nothing of each other: they meet in [`desired`].
+//! prefixes, clock, count, database, state`. [`bans`] and [`router`] know nothing of each other: they meet in [`desired`].
 //!
 //! # What runs
 //!

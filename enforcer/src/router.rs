@@ -55,7 +55,7 @@ use pace::Pace;
 use question::Question;
 use view::View;
 
-/// A running worker.
+/// A running worker, seen from outside: how it stands, and questions that it answers between its commands.
 #[derive(Debug)]
 pub struct RouterHandle {
     view: View,

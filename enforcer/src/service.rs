@@ -28,7 +28,7 @@ use crate::enrolment::{self, Enrolled};
 use crate::intake::Intake;
 use crate::intake::fleet::Fleet;
 use crate::intake::followers::Followers;
-use crate::intake::https::{self, Limits};
+use crate::intake::https::{self, ConnectionLimits};
 use crate::intake::reports::Reports;
 use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
 use crate::prefixes::Family;
@@ -137,8 +137,14 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
             tracing::error!(%error, "the socket for commands failed");
         }
     });
-    let accept =
-        https::accept(listener, acceptor, intake.routes(), Limits::default(), stop.clone(), tasks.clone());
+    let accept = https::accept(
+        listener,
+        acceptor,
+        intake.routes(),
+        ConnectionLimits::default(),
+        stop.clone(),
+        tasks.clone(),
+    );
     tasks.spawn(accept);
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"

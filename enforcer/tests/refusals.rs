@@ -6,7 +6,7 @@ mod scene;
 
 use std::time::Duration;
 
-use atalaya_enforcer::intake::https::{self, Caller, Limits};
+use atalaya_enforcer::intake::https::{self, Caller, ConnectionLimits};
 use atalaya_enforcer::router::pin::Pin;
 use atalaya_enforcer::tls::Identity;
 use atalaya_wire::{Evidence, Fingerprint, JoinToken, MAX_BODY, OFFENCES_PATH, ProblemCode, Secret};
@@ -189,7 +189,11 @@ async fn a_stranger_is_sent_away_after_a_while_and_a_sensors_connection_stays() 
     let address = listener.local_addr().unwrap();
     let know = |Extension(caller): Extension<Caller>| async move { caller.is_known() };
     let routes = axum::Router::new().route("/know", axum::routing::get(know));
-    let limits = Limits { stay: Duration::from_millis(300), strangers_of_one: 3, ..Limits::default() };
+    let limits = ConnectionLimits {
+        stay: Duration::from_millis(300),
+        strangers_of_one: 3,
+        ..ConnectionLimits::default()
+    };
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(https::accept(listener, acceptor, routes, limits, stop.clone(), tasks.clone()));
 

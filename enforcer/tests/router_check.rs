@@ -7,7 +7,7 @@ mod stage;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
-use atalaya_enforcer::router::check::{Finding, Grade, Report, check};
+use atalaya_enforcer::router::check::{Finding, Grade, Readiness, check};
 use atalaya_enforcer::router::{Password, RouterConfig};
 use atalaya_wire::Fingerprint;
 use routeros_sim::{ApiSsl, Builder, Family, Router};
@@ -32,17 +32,17 @@ fn pinned(router: &Router) -> RouterConfig {
     config
 }
 
-async fn look(config: &RouterConfig) -> Report {
+async fn look(config: &RouterConfig) -> Readiness {
     check(config, &Clock::system(), true).await
 }
 
-fn find<'a>(report: &'a Report, check: &str) -> &'a Finding {
+fn find<'a>(report: &'a Readiness, check: &str) -> &'a Finding {
     let found = report.findings.iter().find(|finding| finding.check == check);
     found.unwrap_or_else(|| panic!("nothing of {check} in {report:#?}"))
 }
 
 /// The only findings of this grade.
-fn only(report: &Report, grade: Grade) -> Vec<&str> {
+fn only(report: &Readiness, grade: Grade) -> Vec<&str> {
     report.findings.iter().filter(|finding| finding.grade == grade).map(|finding| finding.check).collect()
 }
 
@@ -125,7 +125,7 @@ async fn routeros_6_is_read_and_told_in_its_own_words() {
 }
 
 /// Types what the report offers at the router's terminal.
-fn mend(router: &Router, report: &Report) {
+fn mend(router: &Router, report: &Readiness) {
     for command in report.commands() {
         router.terminal(command).unwrap_or_else(|error| panic!("{command}: {error}"));
     }

@@ -96,7 +96,7 @@ pub struct Rule {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watchers {
-    /// The indices.
+    /// Indices into the table of rules; zero where there is none.
     pub rules: [u8; WATCHERS],
 }
 
@@ -106,9 +106,9 @@ pub struct Watchers {
 pub struct Key {
     /// The address, or the first one of the IPv6 network.
     pub address: Address,
-    /// The [`Rule::id`].
+    /// The [`Rule::id`] for which it counts.
     pub rule: u32,
-    /// Zero.
+    /// Padding, of which the kernel makes a part of the key: always zero.
     pub unused: u32,
 }
 
@@ -130,7 +130,7 @@ pub struct Crossing {
     pub time_ns: u64,
     /// The address of the last event, whole.
     pub address: Address,
-    /// The [`Rule::id`].
+    /// The [`Rule::id`] of the rule whose limit was reached.
     pub rule: u32,
     /// How many events there were within the window.
     pub count: u32,

@@ -7,7 +7,7 @@ use core::mem::size_of;
 
 /// The version of the maps' layout; part of the path under which they are pinned.
 pub const VERSION: u32 = 1;
-/// The program.
+/// The XDP program's name in the object.
 pub const DROP_PROGRAM: &str = "local_drop";
 /// Single addresses and /64 networks: a hash of [`Source`] to [`Ban`].
 pub const BANS_MAP: &str = "BANS";
@@ -32,9 +32,9 @@ pub const NESTED: u32 = 4;
 /// Who sent a packet: a word that says of what [kind](FAMILY_V4) the address is, and the address as it is
 /// on the wire; behind an IPv4 address are zeroes.
 pub type Source = [u32; 5];
-/// An IPv4 address.
+/// The kind of a [`Source`] that is an IPv4 address or network.
 pub const FAMILY_V4: u32 = 4;
-/// An IPv6 address.
+/// The kind of a [`Source`] that is an IPv6 address or network, but for a /64 in [`BANS_MAP`].
 pub const FAMILY_V6: u32 = 6;
 /// An IPv6 /64 network, in [`BANS_MAP`]: what one host has for itself is found as fast as one address.
 pub const FAMILY_V6_NETWORK: u32 = 64;
@@ -59,7 +59,7 @@ pub struct Ban {
 /// What stands against a network. In user space: `[u64; 4]`.
 #[repr(C)]
 pub struct PrefixBan {
-    /// The ban.
+    /// As of a single address; its length is the key's.
     pub ban: Ban,
     /// The key's length, from which a shorter one is looked for.
     pub bits: u64,
@@ -69,13 +69,13 @@ pub struct PrefixBan {
 #[repr(usize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// IPv4 addresses.
+    /// Single IPv4 addresses, in [`BANS_MAP`].
     V4 = 0,
-    /// IPv6 addresses.
+    /// Single IPv6 addresses, in [`BANS_MAP`].
     V6 = 1,
-    /// IPv6 /64 networks.
+    /// IPv6 /64 networks, in [`BANS_MAP`].
     V6Network = 2,
-    /// Other networks.
+    /// All other networks, in [`PREFIXES_MAP`].
     Prefix = 3,
 }
 
@@ -86,9 +86,9 @@ pub const KINDS: usize = 4;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Total {
-    /// Packets dropped.
+    /// How many packets were dropped.
     Packets = 0,
-    /// Bytes of them.
+    /// Their bytes, from the Ethernet header on.
     Bytes = 1,
     /// Packets of banned addresses that passed, because they are allowed.
     Allowed = 2,

@@ -74,7 +74,7 @@ pub const SOURCE_PAM: u32 = 1;
 pub const TEXT_LONG: usize = 64;
 /// As [`TEXT_LONG`], for an operation or a terminal.
 pub const TEXT_SHORT: usize = 32;
-/// `TASK_COMM_LEN` of linux/sched.h.
+/// The size of a thread's name with its NUL: `TASK_COMM_LEN` of linux/sched.h.
 pub const TEXT_PROGRAM: usize = 16;
 
 /// One verdict, as the kernel saw it. Texts end with a NUL or are cut at their field's size less one; what follows
@@ -90,9 +90,9 @@ pub struct LoginRecord {
     pub kind: u32,
     /// 1 for success, 0 for failure, as the caller gave it.
     pub result: i32,
-    /// The calling thread.
+    /// The calling thread, in the initial process namespace (user space's thread id).
     pub pid: u32,
-    /// The calling process.
+    /// The calling process, in the initial process namespace (user space's process id).
     pub tgid: u32,
     /// The caller's real user id, in the initial user namespace.
     pub uid: u32,
@@ -107,13 +107,13 @@ pub struct LoginRecord {
     pub peer: [u8; 16],
     /// The remote host as the program knows it: a name or an address.
     pub host: [u8; TEXT_LONG],
-    /// The remote address.
+    /// The remote address as the program wrote it, mostly a literal one.
     pub addr: [u8; TEXT_LONG],
-    /// The account's name.
+    /// The account as it was typed: an attacker's text.
     pub account: [u8; TEXT_LONG],
     /// The operation, such as `PAM:authentication` or `login`; of a verdict of PAM's the service, such as `sshd`.
     pub op: [u8; TEXT_SHORT],
-    /// The terminal.
+    /// The terminal or what stands for it, such as `ssh`.
     pub tty: [u8; TEXT_SHORT],
     /// The calling thread's name (`comm`).
     pub program: [u8; TEXT_PROGRAM],
@@ -123,7 +123,7 @@ pub struct LoginRecord {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The process.
+    /// The process that came, in the initial process namespace.
     pub tgid: u32,
     /// The number of its mount namespace.
     pub mounts: u32,
@@ -142,7 +142,7 @@ pub const ARGUMENT: usize = 512;
 pub struct SyslogCall {
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
-    /// The calling process.
+    /// The calling process, in the initial process namespace (user space's process id).
     pub tgid: u32,
     /// The caller's `errno`, for `%m`, is out of reach: always zero.
     pub zero: u32,
@@ -154,9 +154,9 @@ pub struct SyslogCall {
     pub lengths: [i32; ARGUMENTS],
     /// As [`Self::lengths`], of the format.
     pub format_length: i32,
-    /// Always zero.
+    /// Padding, so that the record has no bytes that are not set: always zero.
     pub zero_too: u32,
-    /// The format.
+    /// The format, as printf(3) takes it; not more of it than there is room for.
     pub format: [u8; FORMAT],
     /// The texts behind the arguments.
     pub texts: [[u8; ARGUMENT]; ARGUMENTS],

@@ -22,7 +22,7 @@ pub const fn eighth(time_ns: u64, bucket_ns: u64) -> u32 {
     }
 }
 
-/// Counts one more.
+/// Counts an event in the bucket of this eighth, which is emptied first where it is of an earlier round.
 #[inline]
 pub fn add(window: &mut Window, eighth: u32) {
     let bucket = &mut window[eighth as usize % BUCKETS];

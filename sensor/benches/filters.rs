@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use atalaya_sensor::fail2ban::Fail2ban;
-use atalaya_sensor::filter::{Filter, Found, Host, Scanner, Verdict};
+use atalaya_sensor::filter::{Filter, Host, LineOutcome, Match, Scanner};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -80,8 +80,8 @@ fn pass(path: &str, filters: &mut [Filter]) -> (usize, usize) {
         let end = buffer[..filled].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let block = &buffer[..end];
         lines += memchr::memchr_iter(b'\n', block).count();
-        let mut count = |filter: &Filter, line: &[u8], verdict: Verdict| {
-            if let Verdict::Matched(Found { host: Host::Address(_), .. }) = verdict {
+        let mut count = |filter: &Filter, line: &[u8], verdict: LineOutcome| {
+            if let LineOutcome::Matched(Match { host: Host::Address(_), .. }) = verdict {
                 matched += usize::from(filter.dates().find(line, now, &zone).is_some());
             }
         };

@@ -18,12 +18,12 @@ pub mod socket;
 pub struct Wanted {
     /// Whether the loader then gives up what it needs no more.
     pub confine: bool,
-    /// Verdicts on logins.
-    pub logins: Option<logins::Wanted>,
+    /// Verdicts on logins, and what root's programs say to syslog; `None` where no jail asks for either.
+    pub logins: Option<logins::WantedLogins>,
     /// New connections, and closed ports that are touched.
-    pub connections: Option<connections::Wanted>,
+    pub connections: Option<connections::WantedConnections>,
     /// Dropping what banned addresses send.
-    pub local_drop: Option<local_drop::Wanted>,
+    pub local_drop: Option<local_drop::WantedLocalDrop>,
 }
 
 /// A kernel program as it stands.
@@ -31,7 +31,7 @@ pub struct Wanted {
 pub struct Program {
     /// The object, and in it the hook: `logins: audit`.
     pub name: String,
-    /// Whether it runs.
+    /// `Off` where nothing asks for it; `reason` says why it is not on.
     pub state: ProgramState,
     /// Where it is attached, or why it is not.
     pub reason: String,
@@ -50,7 +50,7 @@ pub struct Program {
 /// The processes that still run on a library's file of before its upgrade, or that was removed since.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Outdated {
-    /// The library: `libaudit.so.1`.
+    /// Its name as programs link it: `libaudit.so.1`.
     pub library: String,
     /// Where the file was.
     pub path: String,
@@ -71,7 +71,7 @@ pub struct OutdatedProgram {
     pub program: String,
     /// Its process; of several that with the lowest number.
     pub process: u32,
-    /// How many processes.
+    /// How many of root's processes run it on that file.
     pub processes: u32,
     /// The unit of this host's systemd that runs it.
     pub service: Option<String>,

@@ -34,7 +34,7 @@ use socket::{ask, said};
     atalaya-sensor join https://enforcer.example:8443 TOKEN   # TOKEN from `atalaya-enforcer enrol NAME`\n  \
     atalaya-sensor check\n  atalaya-sensor run")]
 pub struct Cli {
-    /// The configuration file
+    /// Read the settings from this file
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     /// Run fail2ban's enabled jails too, as they lie in this folder; their bans go to the routers
@@ -75,9 +75,9 @@ enum Command {
         The enforcer decides: what is on its allow list is not banned."
     )]
     Ban {
-        /// The jail
+        /// A jail's name, as `status` lists it; its `bantime` holds unless `--for` is given
         jail: Name,
-        /// Whom
+        /// The IPv4 or IPv6 address to ban
         address: IpAddr,
         /// For how long, such as 600, 30m or permanent; the jail's own time unless given
         #[arg(long = "for", value_name = "TIME")]
@@ -91,7 +91,7 @@ enum Command {
         lifts that one."
     )]
     Unban {
-        /// Whose
+        /// The IPv4 or IPv6 address whose bans are to end
         address: IpAddr,
         /// Only where this jail asked for it
         #[arg(long)]
@@ -101,9 +101,9 @@ enum Command {
     #[command(after_help = "Example:\n  atalaya-sensor ignore sshd 192.0.2.0/24\n\n\
         To protect it permanently, write it to the jail's `ignore`, and reload.")]
     Ignore {
-        /// The jail
+        /// A jail's name, as `status` lists it
         jail: Name,
-        /// Whom
+        /// An address, or a network such as 192.0.2.0/24
         network: String,
     },
     /// Write fail2ban's enabled jails as a configuration of our own
@@ -112,7 +112,7 @@ enum Command {
         What cannot run here is written as a comment, with the reason."
     )]
     Import {
-        /// fail2ban's folder
+        /// The folder that holds fail2ban's jail.conf
         #[arg(default_value = "/etc/fail2ban")]
         folder: PathBuf,
     },
@@ -157,12 +157,12 @@ enum Command {
     /// Load and attach the kernel programs for the sensor that started this; not to be run by hand
     #[command(hide = true)]
     Loader,
-    /// Print shell completions
+    /// Print a script that completes commands and options in a shell
     #[command(
         after_help = "Example:\n  atalaya-sensor completions bash > /etc/bash_completion.d/atalaya-sensor"
     )]
     Completions {
-        /// For which shell
+        /// The shell that is to read the script
         shell: clap_complete::Shell,
     },
 }

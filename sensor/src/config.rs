@@ -20,6 +20,7 @@ use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::spoken_of;
+use atalaya_program::count::{agreeing, counted};
 
 mod jail;
 mod local_drop;
@@ -48,7 +49,7 @@ pub struct Config {
     pub syslog: SyslogConfig,
     /// What the kernel's side looks at for logins.
     pub logins: LoginsConfig,
-    /// Whether the enforcer is told of failures that make no offence, and of good logins.
+    /// Whether the enforcer is told of failures that make no offence, and of successful logins.
     pub report: bool,
     /// Whether and how this host itself drops what banned addresses send.
     pub local_drop: Option<LocalDropConfig>,
@@ -65,7 +66,7 @@ pub struct Config {
 /// What came of fail2ban's folder, besides the jails.
 #[derive(Debug)]
 pub struct FromFail2ban {
-    /// The folder.
+    /// As `--fail2ban` or the settings name it.
     pub folder: PathBuf,
     /// How many of the jails are its.
     pub jails: usize,
@@ -75,7 +76,7 @@ pub struct FromFail2ban {
     pub notes: Vec<String>,
 }
 
-/// The `[syslog]` table.
+/// The `[syslog]` table: addresses on which syslog is received; none unless set.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SyslogConfig {
@@ -85,7 +86,7 @@ pub struct SyslogConfig {
     pub tcp: Vec<SocketAddr>,
 }
 
-/// The `[logins]` table.
+/// The `[logins]` table: which of the kernel's reports of logins are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoginsConfig {
@@ -276,7 +277,7 @@ impl fmt::Display for Config {
         if self.report {
             writeln!(
                 f,
-                "reports: every failure, and good logins where the kernel or the journal shows them, to the enforcer"
+                "reports: every failure, and successful logins where the kernel or the journal shows them, to the enforcer"
             )?;
         } else {
             writeln!(f, "reports: none (`report = false`): the enforcer hears of offences alone")?;
@@ -287,13 +288,14 @@ impl fmt::Display for Config {
         for jail in &self.jails {
             let policy = &jail.policy;
             let guarded = self.guarded(jail);
-            let (source, counted) = (jail.source.description(&guarded), jail.source.counted());
+            let source = jail.source.description(&guarded);
             writeln!(
                 f,
-                "jail {}: {source}; {} {counted} in {} ban for {}{}{}",
+                "jail {}: {source}; {} in {} {} for {}{}{}",
                 policy.name,
-                policy.maxretry,
+                jail.source.counted(policy.maxretry),
                 policy.findtime,
+                agreeing(policy.maxretry, "bans", "ban"),
                 policy.bantime,
                 if policy.escalation.is_some() { ", longer each time" } else { "" },
                 match policy.ipv6_prefix {
@@ -323,8 +325,9 @@ impl fmt::Display for Config {
             let (jails, folder) = (fail2ban.jails, fail2ban.folder.display());
             writeln!(
                 f,
-                "fail2ban: {jails} of {} enabled jails of {folder} run here",
-                jails + fail2ban.left_out.len()
+                "fail2ban: {jails} of {} of {folder} {} here",
+                counted(jails + fail2ban.left_out.len(), "enabled jail"),
+                agreeing(jails, "runs", "run")
             )?;
             for (jail, reason) in &fail2ban.left_out {
                 writeln!(f, "  warning: jail {jail} does not run: {reason}")?;
@@ -507,6 +510,18 @@ mod tests {
         }
         let alone = parse("[jail.a]\nsource = \"connections\"\n").unwrap().to_string();
         assert!(alone.contains("guards no port"), "{alone}");
+        let at_once = parse(
+            "[defaults]\nmaxretry = 1\n[jail.a]\nsource = \"logins\"\n\
+             [jail.c]\nsource = \"connections\"\nshort = \"10s\"\nmaxretry = 1\n",
+        )
+        .unwrap()
+        .to_string();
+        for line in [
+            "; 1 failure in 10m bans for 30m\n",
+            "; 1 that ends within 10s, with no login from its address, in 10m bans for 30m\n",
+        ] {
+            assert!(at_once.contains(line), "no {line:?} in {at_once}");
+        }
     }
 
     #[test]

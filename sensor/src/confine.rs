@@ -21,7 +21,7 @@ use syscalls::Calls;
 /// What a process kept, in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// Its capabilities.
+    /// Those of capabilities(7) that it still has, by name, or that there are none.
     pub capabilities: String,
     /// Which files it can open.
     pub files: String,

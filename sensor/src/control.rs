@@ -36,16 +36,16 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub enum Request {
     /// How the sensor stands; with all jails, or one.
     Status {
-        /// Only this jail.
+        /// Only this jail, which must run; all jails where it is `None`.
         jail: Option<Name>,
     },
     /// Read the configuration again and go on with it.
     Reload,
     /// Ban an address in a jail's name.
     Ban {
-        /// The jail.
+        /// One that runs; its name stands on the ban.
         jail: Name,
-        /// Whom.
+        /// A single address; the jail, and the enforcer, may ban its network.
         address: IpAddr,
         /// For how long; the jail's own time where there is none.
         bantime: Option<BanTime>,
@@ -54,19 +54,19 @@ pub enum Request {
     Unban {
         /// In this jail; in all where there is none.
         jail: Option<Name>,
-        /// Whose.
+        /// A single address; bans that are counted as one with it (the jail's IPv6 prefix) end too.
         address: IpAddr,
     },
     /// Spare an address or network in a jail, until the sensor ends.
     Ignore {
-        /// The jail.
+        /// One that runs; other jails go on counting the network's failures.
         jail: Name,
-        /// Whom.
+        /// An address is a network of its full length.
         network: IpNet,
     },
 }
 
-/// What comes back.
+/// What the sensor sends back, one to each request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
@@ -74,7 +74,7 @@ pub enum Answer {
     Status(Box<Status>),
     /// It is done, in a sentence.
     Done {
-        /// The sentence.
+        /// For people, on one line; the wording may change.
         message: String,
     },
     /// It is not, and why.
@@ -87,9 +87,9 @@ pub enum Answer {
 /// How a sensor stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Its release.
+    /// The version of its package: `0.1.0`.
     pub release: String,
-    /// When it started.
+    /// When the process began to run its jails; a reload does not change it.
     pub started: Timestamp,
     /// The enforcer's URL; `None` where it has not joined.
     pub enforcer: Option<String>,
@@ -117,7 +117,7 @@ pub struct Status {
     pub backlog: u64,
     /// The log files that are read.
     pub files: Vec<FileStatus>,
-    /// The jails.
+    /// In the order of the settings; only the one that was asked for, where one was.
     pub jails: Vec<JailStatus>,
     /// The offences on their way to the enforcer.
     #[serde(default)]
@@ -130,7 +130,7 @@ pub struct Status {
 /// How far a log file is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileStatus {
-    /// Its path.
+    /// As the directory has it: globs are resolved.
     pub path: PathBuf,
     /// How much of it is read, in bytes.
     pub read: u64,
@@ -139,33 +139,33 @@ pub struct FileStatus {
 }
 
 /// A request, and where its answer goes.
-pub type Call = (Request, oneshot::Sender<Answer>);
+pub type PendingRequest = (Request, oneshot::Sender<Answer>);
 
 /// Why the sensor cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Nobody answers.
+    /// The socket is missing or denied, or nobody listens on it.
     #[error("no sensor answers at {}: {source}; is it running (`atalaya-sensor run`), with this `state`, and may this user ask it?", path.display())]
     Nobody {
-        /// The socket.
+        /// `control.sock` of the state folder that was looked in.
         path: PathBuf,
-        /// Why.
+        /// What connecting to it, or talking to it, failed with.
         source: io::Error,
     },
     /// It answers, and not as a sensor does.
     #[error("the sensor at {} gave no answer that can be understood: {reason}", path.display())]
     Broken {
-        /// The socket.
+        /// The socket whose other end is no sensor, or one of another release.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with what came, or that nothing did.
         reason: String,
     },
     /// The socket cannot be made.
     #[error("cannot open the socket {}: {source}", path.display())]
     Socket {
-        /// The socket.
+        /// Where it was to be made: `control.sock` of the state folder.
         path: PathBuf,
-        /// Why.
+        /// What making, binding or protecting it failed with.
         source: io::Error,
     },
 }
@@ -187,7 +187,7 @@ pub fn listen(state: &Path) -> Result<UnixListener, ControlError> {
 }
 
 /// Answers requests, for ever.
-pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+pub async fn serve(listener: UnixListener, calls: mpsc::Sender<PendingRequest>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -204,7 +204,7 @@ pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn answer(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+async fn answer(stream: UnixStream, calls: mpsc::Sender<PendingRequest>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     BufReader::new(reader).take(LONGEST_REQUEST).read_until(b'\n', &mut line).await?;
@@ -259,7 +259,7 @@ mod tests {
         let listener = listen(folder.path()).unwrap();
         let mode = folder.path().join(SOCKET).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let (calls, mut inbox) = mpsc::channel::<Call>(1);
+        let (calls, mut inbox) = mpsc::channel::<PendingRequest>(1);
         tokio::spawn(serve(listener, calls));
         tokio::spawn(async move {
             while let Some((request, reply)) = inbox.recv().await {

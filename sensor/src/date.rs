@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::rfc5424::{Line, Message};
+use crate::rfc5424::{Line, Rfc5424Message};
 pub use fields::zone;
 pub use plain::{Form, find, find_form};
 pub use template::DateError;
@@ -74,7 +74,7 @@ pub struct Dates {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// The usual ones.
+    /// The forms that are found without a `datepattern`.
     Usual(Where),
     /// Those of a datepattern; the usual ones after them, where it asks for them.
     Written(Arc<[Template]>, Option<Where>),
@@ -92,9 +92,9 @@ enum Where {
 /// A date in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Date {
-    /// The moment.
+    /// In UTC; what the line leaves out (year, zone) is filled in from now and the jail's zone.
     pub time: Timestamp,
-    /// Where it stands.
+    /// Where in the line it stands, in bytes.
     pub place: Range<usize>,
     /// How it is written, for reports.
     pub form: Cow<'static, str>,
@@ -141,7 +141,7 @@ impl Dates {
     /// The line that a message of RFC 5424 reads like, and where its date stands in it, if it has one: none is
     /// looked for in a text whose sender had none. A datepattern that finds its date only in the message as it is
     /// written, as fail2ban's with `logtype=rfc5424`, gets that.
-    pub(crate) fn read(&self, message: &Message<'_>) -> (Line, Option<Range<usize>>) {
+    pub(crate) fn read(&self, message: &Rfc5424Message<'_>) -> (Line, Option<Range<usize>>) {
         let line = message.line();
         if let Some(place) = self.place_in(message, &line) {
             return (line, Some(place));
@@ -151,13 +151,13 @@ impl Dates {
     }
 
     /// A message of RFC 5424 as it is written, but for its structured data, and where its date stands.
-    pub(crate) fn read_as_written(&self, message: &Message<'_>) -> (Line, Option<Range<usize>>) {
+    pub(crate) fn read_as_written(&self, message: &Rfc5424Message<'_>) -> (Line, Option<Range<usize>>) {
         let line = message.without_data();
         let place = self.place_in(message, &line);
         (line, place)
     }
 
-    fn place_in(&self, message: &Message<'_>, line: &Line) -> Option<Range<usize>> {
+    fn place_in(&self, message: &Rfc5424Message<'_>, line: &Line) -> Option<Range<usize>> {
         message.date().and_then(|_| self.place(&line.bytes))
     }
 
@@ -183,7 +183,7 @@ impl Dates {
         if matches!(self.kind, Kind::None) {
             return Some(Date { time: now, place: 0..0, form: "{NONE}".into() });
         }
-        if let Some(message) = Message::read(line) {
+        if let Some(message) = Rfc5424Message::read(line) {
             let (line, place) = self.read(&message);
             let date = place.and_then(|_| self.find_in(&line.bytes, now, zone))?;
             return Some(Date { place: line.place(date.place.start)..line.place(date.place.end), ..date });

@@ -109,7 +109,7 @@ impl Detector {
         self.outlet.pending.as_ref()
     }
 
-    /// Where good logins are noted from now on.
+    /// Where successful logins are noted from now on.
     pub fn set_trusted(&mut self, trusted: Arc<Mutex<Trusted>>) {
         self.outlet.trusted = trusted;
     }

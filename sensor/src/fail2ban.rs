@@ -18,14 +18,14 @@ use layers::{Layers, Overrides};
 
 use crate::filter::FilterDefinition;
 
-/// The stock folder.
+/// Where distributions' packages put fail2ban's configuration.
 pub const DEFAULT_FOLDER: &str = "/etc/fail2ban";
 
 /// What is wrong in a configuration, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {problem}", location(file, *line))]
 pub struct Fail2banError {
-    /// The file.
+    /// The `.conf` or `.local` file, or the folder, in which it was found.
     pub file: PathBuf,
     /// Counted from one; zero where the whole file is meant.
     pub line: usize,
@@ -46,7 +46,7 @@ impl Fail2ban {
     /// Reads the jails below a folder, such as `/etc/fail2ban`.
     pub fn read(folder: &Path) -> Result<Self, Fail2banError> {
         let mut jails = Layers::read(folder, "jail")?;
-        let file = ini::Place::whole(&folder.join("jail.conf"));
+        let file = ini::OptionPlace::whole(&folder.join("jail.conf"));
         for (option, text) in
             [("fail2ban_version", "1.0.2".to_owned()), ("fail2ban_confpath", folder.display().to_string())]
         {
@@ -78,7 +78,7 @@ impl Fail2ban {
 
     /// A filter by its name, with options as in `sshd[mode=aggressive]`, for no jail.
     pub fn filter(&self, filter: &str) -> Result<FilterDefinition, Fail2banError> {
-        let place = ini::Place::whole(&self.folder);
+        let place = ini::OptionPlace::whole(&self.folder);
         definition::filter(&self.folder, filter, "auto", &Overrides::new(), &place).map(|(filter, _)| filter)
     }
 

@@ -25,7 +25,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::date::Dates;
-use address::{Place, host, leftmost, named};
+use address::{HostPlace, host, leftmost, named};
+use atalaya_program::count::{agreeing, counted};
 use dateless::Dateless;
 pub use definition::FilterDefinition;
 pub use explain::NearMiss;
@@ -42,7 +43,8 @@ const FEW: usize = 2;
 /// How much of the last lines a filter of several lines keeps, in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// A compiled filter.
+/// Regexes and dates ready for use, with what is remembered of earlier lines: give it the lines of one log, in
+/// their order.
 #[derive(Clone, Debug)]
 pub struct Filter {
     /// The lines that it must look at; all of them where there is none.
@@ -85,19 +87,19 @@ struct Buffer {
 
 /// What a filter makes of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// No failregex matches.
+pub enum LineOutcome {
+    /// No failregex matches, or no host that failed can be told from this line and those before.
     Missed,
     /// A failregex and an ignoreregex match.
     Ignored,
-    /// A failure.
-    Matched(Found),
+    /// A failregex matches and no ignoreregex does: one failure.
+    Matched(Match),
 }
 
-/// A match.
+/// What a failregex took from a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Who failed.
+pub struct Match {
+    /// An address, or a name, which is never banned.
     pub host: Host,
     /// Which failregex, counted from zero.
     pub regex: usize,
@@ -159,7 +161,7 @@ impl Filter {
     }
 
     /// What this filter makes of one line; a line's end is not part of it.
-    pub fn find(&mut self, line: &[u8]) -> Verdict {
+    pub fn find(&mut self, line: &[u8]) -> LineOutcome {
         let line = trim_end(line);
         let dateless = Dateless::new(line, &self.dates);
         if !dateless.cut.is_empty() && self.dates.span_lines() {
@@ -170,17 +172,17 @@ impl Filter {
             let written = Dateless::as_written(line, &self.dates);
             verdict = written.and_then(|written| self.judge(line, written));
         }
-        verdict.unwrap_or(Verdict::Missed)
+        verdict.unwrap_or(LineOutcome::Missed)
     }
 
     /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
-    pub fn find_message(&mut self, message: &[u8]) -> Verdict {
+    pub fn find_message(&mut self, message: &[u8]) -> LineOutcome {
         let line = trim_end(message);
-        self.judge(line, Dateless::whole(line)).unwrap_or(Verdict::Missed)
+        self.judge(line, Dateless::whole(line)).unwrap_or(LineOutcome::Missed)
     }
 
     /// `None` where no regex matches.
-    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Option<Verdict> {
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Option<LineOutcome> {
         match self.search(line, dateless) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
@@ -194,12 +196,12 @@ impl Filter {
                         "a regex took too many steps: the line counts as missed"
                     );
                 }
-                Some(Verdict::Missed)
+                Some(LineOutcome::Missed)
             }
         }
     }
 
-    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Option<Verdict>, Exhausted> {
+    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Option<LineOutcome>, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
         }
@@ -220,7 +222,7 @@ impl Filter {
             let Some((host, marks)) = pattern.find(inner)? else { continue };
             for ignore in &self.ignore {
                 if ignore.is_match(inner)? {
-                    return Ok(Some(Verdict::Ignored));
+                    return Ok(Some(LineOutcome::Ignored));
                 }
             }
             if let Some(buffer) = &mut self.buffer {
@@ -238,7 +240,7 @@ impl Filter {
                 // Outside a session nothing can make a failure of it.
                 host = None;
             }
-            let Some(host) = host else { return Ok(Some(Verdict::Missed)) };
+            let Some(host) = host else { return Ok(Some(LineOutcome::Missed)) };
             let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
             // The host of a session may stand in an earlier line, that of several lines anywhere.
             let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {
@@ -246,7 +248,7 @@ impl Filter {
                 place(span.start)..place(span.end)
             });
             let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
-            return Ok(Some(Verdict::Matched(Found { host, regex: index, span, user, dated })));
+            return Ok(Some(LineOutcome::Matched(Match { host, regex: index, span, user, dated })));
         }
         Ok(None)
     }
@@ -267,10 +269,10 @@ impl Filter {
     }
 
     /// Calls `each` for every line of a block that is not missed.
-    pub fn find_in_block<'b>(&mut self, block: &'b [u8], mut each: impl FnMut(&'b [u8], Verdict)) {
+    pub fn find_in_block<'b>(&mut self, block: &'b [u8], mut each: impl FnMut(&'b [u8], LineOutcome)) {
         let gate = self.gate.clone();
         let look = |line: &'b [u8]| match self.find(line) {
-            Verdict::Missed => {}
+            LineOutcome::Missed => {}
             verdict => each(trim_end(line), verdict),
         };
         match &gate {
@@ -325,7 +327,9 @@ impl Filter {
         let named = self.patterns.iter().filter(|pattern| pattern.names_only()).count();
         if named > 0 {
             said.push(format!(
-                "{named} regexes look for host names alone (<DNS>): whoever owns an address decides on its name, so names are never banned"
+                "{} {} for host names alone (<DNS>): whoever owns an address decides on its name, so names are never banned",
+                counted(named, "regex"),
+                agreeing(named, "looks", "look")
             ));
         }
         said
@@ -342,7 +346,7 @@ impl Filter {
 impl Pattern {
     /// The host of the line and its place, where it has one, and what else it says; `None` where it
     /// does not match.
-    fn find(&self, text: &[u8]) -> Result<Option<(Option<Place>, Marks)>, Exhausted> {
+    fn find(&self, text: &[u8]) -> Result<Option<(Option<HostPlace>, Marks)>, Exhausted> {
         if let Some(addresses) = &self.leading
             && let Some(place) = leftmost(addresses, text)
         {

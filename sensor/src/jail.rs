@@ -24,11 +24,11 @@ const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 /// What a jail counts and when it decides.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The jail's name.
+    /// Unique in the sensor; it stands on every offence and ban.
     pub name: Name,
     /// How many failures make an offence.
     pub maxretry: u32,
-    /// Within which time.
+    /// In seconds, back from the latest failure; what is older is not counted.
     pub findtime: Seconds,
     /// For how long to ban.
     pub bantime: BanTime,
@@ -46,16 +46,16 @@ pub struct Policy {
     pub limit: usize,
 }
 
-/// One observed failure.
+/// One observed failure, before it is known whether it counts.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Who failed.
+    /// The one that failed; counted by its network where `ipv6_prefix` says so.
     pub address: IpAddr,
     /// When, by the event's own date.
     pub time: Timestamp,
     /// How many failures this stands for.
     pub weight: u32,
-    /// What was seen.
+    /// What people will see of it: the last few of an offence go out with it.
     pub evidence: Evidence,
 }
 
@@ -98,9 +98,9 @@ struct Decaying {
 /// Sums since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Failures counted.
+    /// Failures that were counted, each by its weight.
     pub failures: u64,
-    /// Offences.
+    /// Offences, also those for which a person asked.
     pub offences: u64,
     /// Failures of ignored addresses.
     pub ignored: u64,
@@ -203,7 +203,7 @@ impl Decaying {
 // === impl Jail ===
 
 impl Jail {
-    /// An empty jail.
+    /// A jail that has counted nothing and banned nobody.
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
@@ -383,7 +383,7 @@ impl Jail {
         self.bans.sweep(now);
     }
 
-    /// The jail's policy.
+    /// What it counts and when it decides; its name is there too.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }

@@ -8,7 +8,7 @@
 //!
 //! A folder imports folders to the right of it alone (the test `structure` of `tests/end-to-end` holds it, and says what
 //! to do instead): `cli, service > control > uplink > detector, config > fail2ban, store, local_drop > jail > source >
-//! kernel > channel > pinned, filter > confine, date > rfc5424`. Settings live with the room that they set; [`config`] reads them from the
+//! kernel > channel > pinned, filter > confine, date > rfc5424, count`. Settings live with the room that they set; [`config`] reads them from the
 //! file. What a source is, [`jail::source::JailSource`] says alone.
 //!
 //! # The two processes
@@ -48,7 +48,7 @@
 //! |---|---|---|
 //! | `Watch` of [`service`] | the detector, and which positions and counters are not saved yet: lines and what came of them are one step | every source for each block of lines, message or record; commands; `keep`; what the enforcer answers |
 //! | `LocalDrop::state` | the table of bans that this host drops, and the maps | an offence under `Watch`; the stream of the fleet's bans; commands |
-//! | `LocalDrop::trusted` | from where somebody logged in lately | good logins under `Watch`, offences under `LocalDrop::state` |
+//! | `LocalDrop::trusted` | from where somebody logged in lately | successful logins under `Watch`, offences under `LocalDrop::state` |
 //! | the outbox's queue | offences that wait, and their numbers | an offence under `Watch`; the uplink |
 //! | the loader's `Heard` | who waits for an answer of the loader | the thread `loader`, whoever asks; the question is sent under it where answers come in the order of the questions |
 //! | `Link`, the rate of lines, an ignorecommand's answers | themselves alone | commands, `keep`, `ask_commands` |

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::channel::messages::{CONNECTIONS, LOCAL_DROP, LOGINS, Request, Said};
+use crate::channel::messages::{CONNECTIONS, LOCAL_DROP, LOGINS, LoaderRequest, Said};
 use crate::channel::socket::Channel;
 use crate::channel::{Program, Wanted};
 use crate::confine;
@@ -26,21 +26,21 @@ mod process;
 mod tracefs;
 mod tracepoint;
 
-use connections::Connections;
-use local_drop::LocalDrop;
-use logins::Logins;
+use connections::ConnectionsPart;
+use local_drop::LocalDropPart;
+use logins::LoginsPart;
 use object::{Kit, Object};
 use part::Part;
 
 /// How often the parts look around.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// All parts.
+/// What can be loaded, one part for each object of `sensor-ebpf`.
 #[derive(Default)]
 struct Parts {
-    logins: Logins,
-    connections: Connections,
-    local_drop: LocalDrop,
+    logins: LoginsPart,
+    connections: ConnectionsPart,
+    local_drop: LocalDropPart,
 }
 
 /// Runs until the worker has ended.
@@ -55,7 +55,7 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                 return Ok(());
             };
             match request {
-                Request::Want(wanted) => {
+                LoaderRequest::Want(wanted) => {
                     let (maps, handed): (Vec<_>, Vec<_>) = parts.want(&wanted).into_iter().unzip();
                     release_free_memory();
                     said = parts.programs();
@@ -68,10 +68,10 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                         Said::Loaded { programs: said.clone(), confinement: confinement.clone(), maps };
                     channel.send(&loaded, &descriptors)?;
                 }
-                Request::Vouch { process, address } => {
+                LoaderRequest::Vouch { process, address } => {
                     channel.send(&Said::Vouched(parts.logins.vouch(process, address)), &[])?;
                 }
-                Request::Listener { question, netns, port } => {
+                LoaderRequest::Listener { question, netns, port } => {
                     let listener = listener::find(netns, port);
                     channel.send(&Said::Listener { question, listener }, &[])?;
                 }

@@ -12,7 +12,7 @@ pub mod routes;
 /// What a ban did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// Packets dropped.
+    /// All packets that matched, of any protocol.
     pub packets: u64,
     /// Bytes of them, from the Ethernet header on.
     pub bytes: u64,
@@ -21,7 +21,7 @@ pub struct Dropped {
 /// What all bans did, since the maps were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DropTotals {
-    /// What was dropped.
+    /// Sums of all bans, also of those that are over.
     pub dropped: Dropped,
     /// Packets of banned addresses that passed, because they are allowed.
     pub allowed: u64,

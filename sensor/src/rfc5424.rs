@@ -12,7 +12,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A message, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
+pub struct Rfc5424Message<'a> {
     /// With its brackets; empty in files that leave it out.
     priority: &'a [u8],
     date: &'a [u8],
@@ -28,7 +28,7 @@ pub struct Message<'a> {
 /// A message as a line, which ends in the message's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The line.
+    /// Not necessarily UTF-8.
     pub bytes: Vec<u8>,
     /// Where its text begins.
     text: usize,
@@ -36,9 +36,9 @@ pub struct Line {
     at: usize,
 }
 
-// === impl Message ===
+// === impl Rfc5424Message ===
 
-impl<'a> Message<'a> {
+impl<'a> Rfc5424Message<'a> {
     /// Reads a message, which may lack its priority where it has a date; `None` where it is none.
     pub fn read(message: &'a [u8]) -> Option<Self> {
         let priority = &message[..priority(message)?];
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn line(message: &str) -> Option<String> {
-        Some(String::from_utf8(Message::read(message.as_bytes())?.line().bytes).unwrap())
+        Some(String::from_utf8(Rfc5424Message::read(message.as_bytes())?.line().bytes).unwrap())
     }
 
     #[rstest]
@@ -236,13 +236,13 @@ mod tests {
     #[case("2026-11-29T10:00:00Z fw a - - - a")]
     #[case("")]
     fn what_is_no_such_message_is_none(#[case] message: &str) {
-        assert_eq!(Message::read(message.as_bytes()), None);
+        assert_eq!(Rfc5424Message::read(message.as_bytes()), None);
     }
 
     #[test]
     fn a_filter_of_its_own_sees_the_message_without_its_data() {
         let message = br#"<38>1 2026-11-29T10:00:00Z fw sshd 411 ID [x y="from 192.0.2.1"] a"#;
-        let line = Message::read(message).unwrap().without_data();
+        let line = Rfc5424Message::read(message).unwrap().without_data();
         assert_eq!(line.bytes, b"<38>1 2026-11-29T10:00:00Z fw sshd 411 ID - a");
         assert_eq!(line.place(line.bytes.len() - 1), message.len() - 1);
     }
@@ -265,7 +265,7 @@ mod tests {
             rest in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"[]\"\\= -1<>".to_vec())], 0..60),
         ) {
             let message = [head.as_bytes(), &rest].concat();
-            if let Some(read) = Message::read(&message) {
+            if let Some(read) = Rfc5424Message::read(&message) {
                 for line in [read.line(), read.without_data()] {
                     let places: Vec<usize> = (0..=line.bytes.len()).map(|place| line.place(place)).collect();
                     prop_assert!(places.is_sorted() && places.iter().all(|place| *place <= message.len()));

@@ -32,6 +32,7 @@ use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store, Writer};
 use crate::uplink::outbox::Outbox;
 use crate::uplink::report::{ReportStatus, Reporter};
+use atalaya_program::count::counted;
 
 mod answers;
 mod connections;
@@ -258,7 +259,7 @@ impl Service {
     }
 
     /// Goes on with the jails of a configuration, which are taken out of it. Returns what is to drop on this host.
-    fn load(&self, config: &mut Config, counted: Option<Counted>) -> kernel_local_drop::Wanted {
+    fn load(&self, config: &mut Config, counted: Option<Counted>) -> kernel_local_drop::WantedLocalDrop {
         let local_drop = self.desk.local_drop.configure(config);
         let mut watch = lock(&self.desk.watch);
         watch.detector.replace(std::mem::take(&mut config.jails), std::mem::take(&mut config.allow));
@@ -291,7 +292,11 @@ impl Service {
                 let jails = lock(&self.desk.watch).detector.totals().count();
                 tracing::info!(jails, sources = sources.names.join(","), "reloaded");
                 Answer::Done {
-                    message: format!("reloaded: {jails} jails, sources {}", sources.names.join(", ")),
+                    message: format!(
+                        "reloaded: {}, sources {}",
+                        counted(jails, "jail"),
+                        sources.names.join(", ")
+                    ),
                 }
             }
             Err(error) => {
@@ -309,7 +314,7 @@ impl Service {
     async fn start(
         &mut self,
         config: Config,
-        dropping: kernel_local_drop::Wanted,
+        dropping: kernel_local_drop::WantedLocalDrop,
     ) -> anyhow::Result<Sources> {
         let Desk { watch, local_drop, .. } = &self.desk;
         let lookups = lock(watch).detector.lookups();
@@ -387,9 +392,9 @@ impl Sources {
 }
 
 /// What the jails want of the kernel's side of logins.
-fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::Wanted> {
+fn logins_wanted(detector: &Detector, config: LoginsConfig) -> Option<kernel_logins::WantedLogins> {
     let (verdicts, syslog) = (detector.wants_logins(), detector.wants_syslog_calls());
-    (verdicts || syslog).then_some(kernel_logins::Wanted {
+    (verdicts || syslog).then_some(kernel_logins::WantedLogins {
         verdicts: verdicts.then_some(config.verdicts),
         peers: verdicts && config.peers,
         syslog,

@@ -57,7 +57,7 @@ pub struct Saved {
     pub span: Option<(u64, u64)>,
     /// Where reading of log files stood.
     pub positions: Vec<SavedPosition>,
-    /// The jails' counters.
+    /// Failures that were counted, by jail and address.
     pub counters: Vec<(Name, IpAddr, Counter)>,
     /// The bans that the jails asked for, and what became of them.
     pub bans: Vec<(Name, IpAddr, Fate)>,
@@ -75,7 +75,7 @@ pub struct Saved {
 /// is either read and counted, or neither.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Positions that moved.
+    /// Of files that were read further since.
     pub positions: Vec<SavedPosition>,
     /// Files that are gone and drained, by [`SavedPosition::key`].
     pub forgotten: Vec<String>,
@@ -107,31 +107,31 @@ pub enum StoreError {
     /// The folder or the lock file cannot be made.
     #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
     Folder {
-        /// The folder.
+        /// The state folder, or the lock file in it.
         path: PathBuf,
-        /// Why.
+        /// What making, opening or locking it failed with.
         source: std::io::Error,
     },
     /// Another sensor runs on the same state.
     #[error("another atalaya-sensor uses {}: stop it first, or give this one a `state` of its own", path.display())]
     Locked {
-        /// The folder.
+        /// The state folder that both were given.
         path: PathBuf,
     },
-    /// SQLite refused.
+    /// SQLite gave an error: the disk is full or denied, or the file damaged.
     #[error("the state {} cannot be used: {source}; {}", path.display(), remedy(source))]
     Database {
-        /// The database file.
+        /// The database file in the state folder.
         path: PathBuf,
-        /// Why.
+        /// SQLite's error; what to do about it is told with it.
         source: rusqlite::Error,
     },
     /// The file is of a later release.
     #[error("the state {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release, or move the file away", path.display())]
     TooNew {
-        /// The database file.
+        /// The database file in the state folder.
         path: PathBuf,
-        /// Its format.
+        /// The file's `user_version`, larger than any that this release knows.
         found: i64,
     },
     /// No random bytes for the outbox's name.
@@ -140,9 +140,9 @@ pub enum StoreError {
     /// What is stored cannot be read back.
     #[error("the state {} holds a row that cannot be read ({what}): move the file away to start anew", path.display())]
     Row {
-        /// The database file.
+        /// The database file in the state folder.
         path: PathBuf,
-        /// Which.
+        /// What the row holds, in words.
         what: &'static str,
     },
 }

@@ -65,7 +65,7 @@ pub enum UplinkError {
     /// No connection, or it broke.
     #[error("cannot reach {url}: {reason}")]
     Unreachable {
-        /// Where.
+        /// The enforcer's, as it was joined.
         url: String,
         /// Why, from the outermost cause to the innermost.
         reason: String,
@@ -73,9 +73,9 @@ pub enum UplinkError {
     /// The enforcer answered and refused.
     #[error("{url} refused: {problem}")]
     Refused {
-        /// Where.
+        /// The enforcer's, as it was joined.
         url: String,
-        /// Its words.
+        /// A code for programs and a sentence for people, as the enforcer sent them.
         problem: Problem,
     },
 }

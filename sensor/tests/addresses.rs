@@ -8,7 +8,7 @@ mod package;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use atalaya_sensor::filter::{Filter, Found, Host, Verdict};
+use atalaya_sensor::filter::{Filter, Host, LineOutcome, Match};
 
 /// Takes pairs of a regex and a line, as JSON; prints for each the address, or null where the line does not
 /// match or holds no address.
@@ -168,7 +168,7 @@ fn every_tag_for_a_host_means_the_same_address() {
 
 fn address(regex: &str, line: &str) -> Option<String> {
     match Filter::new(&[regex.to_owned()], &[]).unwrap().find(line.as_bytes()) {
-        Verdict::Matched(Found { host: Host::Address(address), span, .. }) => {
+        LineOutcome::Matched(Match { host: Host::Address(address), span, .. }) => {
             assert!(
                 line.get(span.clone()).is_some_and(|place| !place.is_empty()),
                 "{regex}: {line}: {span:?}"

@@ -287,7 +287,7 @@ async fn reports_offences_resent_bans_and_unbans_reach_an_enforcer_over_https() 
     assert_eq!(sum(&reports), 6);
     assert!(reports.is_sorted_by(|one, next| one.sequence < next.sequence));
     sensor.shows("\n0 offences wait for the enforcer\n").await;
-    sensor.shows("\nreported 6 failures and 0 good logins; 0 wait\n").await;
+    sensor.shows("\nreported 6 failures and 0 successful logins; 0 wait\n").await;
 
     // What it knew of the ledger outlives it.
     let folder = sensor.stop();

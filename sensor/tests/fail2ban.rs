@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use atalaya_sensor::fail2ban::{Fail2ban, JailDefinition};
-use atalaya_sensor::filter::{Filter, Host, Verdict};
+use atalaya_sensor::filter::{Filter, Host, LineOutcome};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -309,7 +309,7 @@ impl Corpus {
             compiled.find(line)
         };
         let found = match verdict {
-            Verdict::Matched(found) => Some(found),
+            LineOutcome::Matched(found) => Some(found),
             _ => None,
         };
         let matches = expected["match"].as_bool().unwrap_or(false);

@@ -9,7 +9,7 @@ use std::fs::{read_dir, read_to_string};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use atalaya_sensor::filter::{Filter, FilterDefinition, Found, Host, Verdict, catalogue};
+use atalaya_sensor::filter::{Filter, FilterDefinition, Host, LineOutcome, Match, catalogue};
 use atalaya_sensor::source::journal::JournalMatch;
 
 /// The fewest lines of each kind for a filter.
@@ -40,7 +40,7 @@ fn every_filter_finds_the_true_address_or_none() {
         for sample in samples(&name, &log) {
             let found = filter.find(sample.line.as_bytes());
             let address = match &found {
-                Verdict::Matched(Found { host: Host::Address(address), user, .. }) => {
+                LineOutcome::Matched(Match { host: Host::Address(address), user, .. }) => {
                     Some((*address, user.as_deref().unwrap_or_default()))
                 }
                 _ => None,
@@ -78,7 +78,7 @@ fn no_name_made_of_pieces_of_the_lines_themselves_brings_its_address_in() {
             for attack in attacks.iter().skip(line.len() % stride).step_by(stride) {
                 let line = chosen.replace('\0', attack);
                 let found = filter.find(line.as_bytes());
-                if matches!(&found, Verdict::Matched(Found { host: Host::Address(address), .. }) if address.to_string() == VICTIM)
+                if matches!(&found, LineOutcome::Matched(Match { host: Host::Address(address), .. }) if address.to_string() == VICTIM)
                 {
                     bent.push(format!("{name}: {line}"));
                 }

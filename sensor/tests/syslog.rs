@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use atalaya_sensor::filter::catalogue;
-use atalaya_sensor::filter::{Filter, Found, Host, Verdict};
+use atalaya_sensor::filter::{Filter, Host, LineOutcome, Match};
 use atalaya_sensor::source::syslog::{Syslog, SyslogOptions};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -58,7 +58,7 @@ impl Listener {
     async fn next(&mut self) -> (Option<Timestamp>, Option<(String, String)>, String) {
         let (time, text) = tokio::time::timeout(PATIENCE, self.messages.recv()).await.unwrap().unwrap();
         let found = match self.sshd.find(&text) {
-            Verdict::Matched(Found { host: Host::Address(address), user, .. }) => {
+            LineOutcome::Matched(Match { host: Host::Address(address), user, .. }) => {
                 Some((address.to_string(), user.unwrap_or_default()))
             }
             _ => None,

@@ -32,7 +32,7 @@ pub enum BanLine {
     Begin(Begin),
     /// A ban, new or changed: it replaces what was said of exactly this network before.
     Ban {
-        /// What is banned.
+        /// In its canonical form: no bit is set behind its length.
         #[serde(with = "network")]
         net: IpNet,
         /// For how much longer.
@@ -47,7 +47,7 @@ pub enum BanLine {
     /// How far the lines before this one reach. Comes after each group of lines, and at least every
     /// [`HEARTBEAT_SECONDS`](crate::HEARTBEAT_SECONDS).
     Mark {
-        /// As [`Position::through`].
+        /// As [`Position::through`]: the changes of the stream that a follower has with this mark.
         through: u64,
         /// As [`Position::after`]; the first mark without it says that the snapshot is whole.
         #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_network")]
@@ -58,11 +58,11 @@ pub enum BanLine {
 /// How a stream begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// The protocol's [`VERSION`].
+    /// The protocol's [`VERSION`], by which a follower knows whether it understands what comes.
     pub version: u32,
     /// Which ledger the enforcer has, as in an [`Ack`](crate::Ack).
     pub ledger: Name,
-    /// As [`Position::stream`].
+    /// As [`Position::stream`]: another run of the enforcer has another.
     pub stream: Name,
     /// Whether the stream goes on from the position that was asked for. Otherwise a snapshot begins, and at its
     /// end the follower lets go of what it did not name.
@@ -72,7 +72,7 @@ pub struct Begin {
 /// What is left of a ban. In JSON a number of milliseconds, at most 100 years, or `-1` for a permanent one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Left {
-    /// So many milliseconds.
+    /// From when the line is sent; at most 100 years.
     Milliseconds(u64),
     /// Until it is lifted.
     Permanent,
@@ -145,7 +145,7 @@ impl Follow {
         Self { version: VERSION, stream, through, after }
     }
 
-    /// The protocol's version.
+    /// The protocol's version that the position was made by.
     pub fn version(&self) -> u32 {
         self.version
     }

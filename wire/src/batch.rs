@@ -31,7 +31,7 @@ pub struct Offence {
 /// One failure as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// When it happened.
+    /// As the log line dates it, or when the kernel saw it.
     pub time: Timestamp,
     /// Where it was seen: a log file's path, `syslog`, or `logins`.
     pub source: String,
@@ -44,7 +44,7 @@ pub struct Evidence {
 pub struct NumberedOffence {
     /// Unique within the outbox and growing; gaps are allowed.
     pub sequence: u64,
-    /// The offence.
+    /// In JSON its fields stand beside the sequence.
     #[serde(flatten)]
     pub offence: Offence,
 }
@@ -53,7 +53,7 @@ pub struct NumberedOffence {
 /// nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// The protocol's [`VERSION`](crate::VERSION).
+    /// The protocol's [`VERSION`](crate::VERSION); the enforcer refuses a batch of another.
     pub version: u32,
     /// Names the outbox that numbered these offences (chosen at random when an outbox is made), so
     /// that a sensor that was set up anew may count from one again.
@@ -68,7 +68,7 @@ pub struct Batch {
 /// What a sensor posts to lift a ban that it asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unban {
-    /// Whose ban.
+    /// The address whose ban is to end.
     pub address: IpAddr,
     /// Only where this jail asked for it.
     #[serde(default)]
@@ -95,7 +95,7 @@ pub struct Ack {
 /// An offence that the enforcer took out of its batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedOffence {
-    /// Its sequence.
+    /// As in its [`NumberedOffence`].
     pub sequence: u64,
     /// What is wrong with it, and what to do.
     pub reason: String,

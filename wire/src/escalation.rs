@@ -33,16 +33,16 @@ pub struct EscalationTable {
     /// repeats. Without it the time doubles, twenty times, as fail2ban's does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multipliers: Option<Vec<f64>>,
-    /// As [`Escalation::max`].
+    /// As [`Escalation::max`], in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<Seconds>,
-    /// As [`Escalation::random`].
+    /// As [`Escalation::random`], in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random: Option<Seconds>,
-    /// As [`Escalation::overall`].
+    /// As [`Escalation::overall`]; false unless set.
     #[serde(default)]
     pub overall: bool,
-    /// As [`Escalation::decay`].
+    /// As [`Escalation::decay`], in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay: Option<Seconds>,
 }

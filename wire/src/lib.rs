@@ -3,7 +3,7 @@
 //! A sensor posts [`Batch`]es as JSON over HTTPS to [`OFFENCES_PATH`], with HTTP Basic
 //! authentication (sensor name, secret), and gets an [`Ack`] with a [`Ruling`] on each offence, or a
 //! [`Problem`]. It reads the shared [`AllowList`] from [`ALLOW_PATH`], lifts bans of its own at [`UNBAN_PATH`],
-//! and tells of every failure that its jails count and of good logins at [`REPORTS_PATH`]. It follows the
+//! and tells of every failure that its jails count and of successful logins at [`REPORTS_PATH`]. It follows the
 //! fleet's bans at [`BANS_PATH`], as [`BanLine`]s. A shell script with curl can do the same.
 
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! What sensors tell beside offences: every failure that a jail counted, and good logins.
+//! What sensors tell beside offences: every failure that a jail counted, and successful logins.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::Name;
 /// of it waits on a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The protocol's [`VERSION`](crate::VERSION).
+    /// The protocol's [`VERSION`](crate::VERSION); the enforcer refuses a report of another.
     pub version: u32,
     /// The sensor's outbox, as in a [`Batch`](crate::Batch).
     pub outbox: Name,
@@ -36,7 +36,7 @@ pub struct Failures {
     pub jail: Name,
     /// Who failed, in its [canonical](crate::canonical) form.
     pub address: IpAddr,
-    /// How many.
+    /// Those that no report before told.
     pub count: u32,
     /// When the last of them happened.
     pub last: Timestamp,
@@ -51,7 +51,7 @@ pub struct Login {
     pub service: String,
     /// The account; at most [`Login::LONGEST`] bytes count.
     pub account: String,
-    /// When.
+    /// When it succeeded, by the sensor's clock.
     pub time: Timestamp,
 }
 

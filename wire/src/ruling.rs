@@ -29,7 +29,7 @@ pub enum Ruling {
         /// For how much longer: what the jail asked for, or more where bans grow.
         ms: Left,
     },
-    /// It is not.
+    /// It is not banned for this offence; it may be for another.
     Refused(Grounds),
 }
 
@@ -39,7 +39,7 @@ pub enum Ruling {
 pub enum Grounds {
     /// It is on the allow list.
     Allowed,
-    /// Someone logged in well from there lately.
+    /// Someone logged in successfully from there lately.
     Protected,
     /// Its ban would be over already, or was lifted since.
     Over,
@@ -57,7 +57,7 @@ impl std::fmt::Display for Grounds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Allowed => "it is on the enforcer's allow list",
-            Self::Protected => "someone logged in well from there lately",
+            Self::Protected => "someone logged in successfully from there lately",
             Self::Over => "its ban would be over, or was lifted since",
             Self::Unusable => "the enforcer could not take the offence",
             Self::Other => "for a reason that this release does not know",

@@ -36,7 +36,7 @@ impl Seconds {
     /// 100 years, in seconds.
     pub const LONGEST: Self = Self(100 * 365 * 86_400);
 
-    /// As a [`Duration`].
+    /// The same as a [`Duration`], of whole seconds.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0)
     }

@@ -18,7 +18,7 @@ pub struct JoinToken {
     pub sensor: Name,
     /// What proves that a request is this sensor's.
     pub secret: Secret,
-    /// The enforcer's certificate.
+    /// SHA-256 of the enforcer's certificate, by which the sensor knows it.
     pub fingerprint: Fingerprint,
 }
 

@@ -33,12 +33,12 @@ enum Command {
     /// Show the main job: failed logins become timed entries on a simulated router
     #[command(after_help = "Example:\n  cargo xtask demo")]
     Demo(demo::Arguments),
-    /// Run every test
+    /// Run every test, or those whose name holds a word
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rotation\n  cargo xtask test --all"
     )]
     Test(test::Arguments),
-    /// Run what must pass before a change lands: every test, the format, the lints
+    /// Run what must pass before a change lands: every test, the format, the lints, the links of the documentation
     #[command(after_help = "Example:\n  cargo xtask ci")]
     Ci,
     /// Prove the kernel programs on Debian's kernels, in virtual machines

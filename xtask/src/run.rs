@@ -14,7 +14,7 @@ pub fn cargo() -> Command {
     command
 }
 
-/// The workspace's root.
+/// The folder of the workspace's Cargo.toml.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }

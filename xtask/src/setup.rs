@@ -49,7 +49,7 @@ const OF_ONE_SOURCE: &[(&str, &str)] = &[
 /// What to set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
-    /// Building everything
+    /// Building every crate, with the kernel programs
     Build,
     /// Building, and running the demo: nothing that is installed is upgraded or removed
     Demo,
@@ -60,7 +60,7 @@ pub enum Purpose {
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// What for
+    /// What is to work afterwards
     #[arg(long = "for", value_enum, default_value = "test")]
     purpose: Purpose,
 }
@@ -232,7 +232,7 @@ fn unpack(package: &str, why: &str) -> Result<()> {
 /// What installing may do to what is installed already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Care {
-    /// Nothing.
+    /// Nothing: what would upgrade or remove a package is refused.
     AddOnly,
     /// Upgrade it, and remove what stands in the way, having said so.
     Upgrade,

@@ -9,7 +9,7 @@ use super::decision::Decision;
 /// What was decided since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Counts {
+pub struct DecisionCounts {
     /// Offences that led to a new ban.
     pub banned: u64,
     /// Offences that made a ban end later.
@@ -18,7 +18,7 @@ pub struct Counts {
     pub already_banned: u64,
     /// Offences of addresses on the allow list, and of addresses that no host has.
     pub allowed: u64,
-    /// Offences of addresses that are protected by a good login.
+    /// Offences of addresses that are protected by a successful login.
     // JSON keeps the names that scripts know.
     #[serde(rename = "spared")]
     pub protected: u64,
@@ -47,9 +47,9 @@ pub(super) struct Counters {
     adopted: AtomicU64,
 }
 
-// === impl Counts ===
+// === impl DecisionCounts ===
 
-impl Counts {
+impl DecisionCounts {
     /// Offences taken, whatever came of them.
     pub fn offences(&self) -> u64 {
         self.banned + self.extended + self.already_banned + self.allowed + self.protected + self.too_late
@@ -83,9 +83,9 @@ impl Counters {
         self.adopted.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> DecisionCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
+        DecisionCounts {
             banned: read(&self.banned),
             extended: read(&self.extended),
             already_banned: read(&self.already_banned),

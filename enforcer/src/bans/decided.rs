@@ -20,14 +20,14 @@ pub(super) struct Decided {
     /// The time of the offence.
     pub time: Timestamp,
     pub failures: u32,
-    /// The good login that protects the address.
+    /// The successful login that protects the address.
     pub login: Option<GoodLogin>,
 }
 
 // === impl Decided ===
 
 impl Decided {
-    /// What the ledger keeps of an offence that led to no ban because of a good login.
+    /// What the ledger keeps of an offence that led to no ban because of a successful login.
     pub fn protected(&self, offence: Offence, now: Timestamp) -> Option<Change> {
         let login = self.login.as_ref()?;
         let why =

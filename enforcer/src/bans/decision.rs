@@ -22,7 +22,7 @@ pub enum Exemption {
 pub enum Decision {
     /// The address is on the allow list.
     Allowed,
-    /// The address is protected by a good login.
+    /// The address is protected by a successful login.
     Protected,
     /// The ban would be over already.
     Over,

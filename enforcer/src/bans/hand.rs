@@ -62,7 +62,7 @@ pub struct Allowed {
 
 impl Bans {
     /// Bans by hand, from now; as for offences, a ban that stands can only become longer. Who is protected by a
-    /// good login is banned by force only.
+    /// successful login is banned by force only.
     pub fn ban(
         &self,
         prefix: IpNet,

@@ -38,7 +38,7 @@ struct Records {
 
 /// What is kept of a name between two lookups.
 #[derive(Debug)]
-struct Kept {
+struct CachedName {
     due: Instant,
     ipv4: Vec<IpAddr>,
     ipv6: Vec<IpAddr>,
@@ -67,7 +67,7 @@ impl Lookups {
 
 /// Keeps the addresses of the names that are on the list, and of those that come onto it.
 pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
-    let mut names: HashMap<String, Kept> = HashMap::new();
+    let mut names: HashMap<String, CachedName> = HashMap::new();
     let mut running: JoinSet<LookedUp> = JoinSet::new();
     let mut resolver: Option<TokioResolver> = None;
     loop {
@@ -83,7 +83,7 @@ pub async fn keep(bans: Arc<Bans>, lookups: Lookups, clock: Clock) {
             }
         }
         for name in wanted {
-            let kept = names.entry(name.clone()).or_insert_with(|| Kept::new(now));
+            let kept = names.entry(name.clone()).or_insert_with(|| CachedName::new(now));
             if kept.due > now {
                 continue;
             }
@@ -136,9 +136,9 @@ async fn records(resolver: &TokioResolver, name: &str, kind: RecordType) -> Resu
     }
 }
 
-// === impl Kept ===
+// === impl CachedName ===
 
-impl Kept {
+impl CachedName {
     fn new(due: Instant) -> Self {
         Self { due, ipv4: Vec::new(), ipv6: Vec::new(), trouble: None }
     }

@@ -1,4 +1,4 @@
-//! Protection against locking oneself out: who logged in well lately, from which address. An offence of such an
+//! Protection against locking oneself out: who logged in successfully lately, from which address. An offence of such an
 //! address is not banned without a word, and no widened network covers it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use crate::ledger::GoodLogin;
 /// How much newer a login is, at least, that is written to disk again.
 const WRITE_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// The good logins of the networks that are protected.
+/// The successful logins of the networks that are protected.
 #[derive(Debug)]
 pub struct Protect {
     config: ProtectConfig,
@@ -145,7 +145,7 @@ const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "10
 /// The `[protect]` table: who is not banned without a word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtectConfig {
-    /// For how long after a good login on any sensor; `None` where nobody is protected.
+    /// For how long after a successful login on any sensor; `None` where nobody is protected.
     pub within: Option<Seconds>,
     /// Only addresses of these networks.
     pub networks: Networks,

@@ -1,5 +1,5 @@
 //! What is to be kept reachable, so that no widened network covers it: what is allowed, what is protected by a
-//! good login, and what someone unbanned a while ago.
+//! successful login, and what someone unbanned a while ago.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const MOST_EXEMPT: usize = 1000;
 pub(super) struct Reachable {
     /// The allow list, of which a copy is published for readers.
     pub networks: Arc<Networks>,
-    /// Who logged in well lately.
+    /// Who logged in successfully lately.
     pub protect: Protect,
     /// What was unbanned, and until when no network covers it.
     exempt: BTreeMap<IpNet, Timestamp>,

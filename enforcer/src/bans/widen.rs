@@ -164,7 +164,7 @@ impl Widen {
         }
     }
 
-    /// Makes narrow again what is wide no longer; to be called after [`Self::lapse`] of all that ended.
+    /// Makes narrow again what is wide no longer; to be called after [`Self::expire`] of all that ended.
     pub fn settle(&mut self, now: Moment, entries: &mut dyn Entries, kept: Kept<'_>) {
         while let Some(Reverse((end, network))) = self.ends.peek().copied()
             && end <= now

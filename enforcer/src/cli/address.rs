@@ -18,7 +18,6 @@ use super::words;
 /// How many earlier bans are shown.
 const EARLIER: usize = 10;
 
-/// Whom to show.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer show 192.0.2.1\n  \
@@ -132,7 +131,7 @@ fn verdict(known: &AddressAnswer) -> (Tone, String) {
             let times = if known.earlier.len() == 1 {
                 "once".to_owned()
             } else {
-                format!("{} times", known.earlier.len())
+                words::counted(known.earlier.len(), "time")
             };
             (Tone::Good, format!("not banned; it was {times} before"))
         }
@@ -167,7 +166,6 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// Who banned.
 fn by(ban: &Ban) -> String {
     ban.origin.to_string()
 }
@@ -222,7 +220,7 @@ pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
     let mut text = if held == concerned.len() && held == 1 {
         format!("on router {}", concerned[0].router)
     } else if held == concerned.len() {
-        format!("on all {held} routers")
+        format!("on all {}", words::counted(held, "router"))
     } else {
         format!("on {held} of {}", words::counted(concerned.len(), "router"))
     };

@@ -15,7 +15,6 @@ use super::paint::{Paint, Tone};
 use super::socket::{Socket, each, print_json};
 use super::words;
 
-/// Whom to allow.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer allow                                              # lists what is allowed\n  \
@@ -180,8 +179,7 @@ fn lines(list: &AllowAnswer, now: Timestamp, paint: Paint) -> Vec<String> {
     let networks: Vec<String> = list.networks.iter().map(words::prefix).collect();
     lines.extend(paint.paragraph("never banned, in total: ", &networks.join(" ")));
     if list.protected > 0 {
-        let who = if list.protected == 1 { "address" } else { "addresses" };
-        let who = format!("{} {who}", words::count(list.protected));
+        let who = words::counted(list.protected, "address");
         lines.push(format!(
             "protected by successful logins: {who}; `atalaya-enforcer protected` lists their offences"
         ));

@@ -8,7 +8,6 @@ use atalaya_enforcer::ledger::backup::{self, Summary};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
-/// Where to save.
 #[derive(clap::Args)]
 #[command(
     after_help = "Works beside a running enforcer, which is not held up. The file holds secrets (the certificate's key), \
@@ -26,7 +25,6 @@ pub struct Backup {
     json: bool,
 }
 
-/// What to restore.
 #[derive(clap::Args)]
 #[command(
     after_help = "What is in the state folder is set aside there under names with `.before-restore-` and the time. Bans \

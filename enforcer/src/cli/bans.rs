@@ -48,7 +48,7 @@ pub struct History {
 /// What both lists can be cut down to.
 #[derive(clap::Args)]
 struct Filter {
-    /// Only this jail's
+    /// Only those for which this jail asked
     #[arg(long)]
     jail: Option<Name>,
     /// Only those that this sensor reported
@@ -60,9 +60,9 @@ struct Filter {
     /// Only those that began since: how long ago (2h, 1d), a day, a time, `today` or `yesterday`
     #[arg(long, value_name = "AGO|TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// In what order
+    /// What comes first
     #[arg(long, value_name = "ORDER", default_value = "latest")]
-    sort: Order,
+    sort: SortOrder,
     /// The other way round
     #[arg(long)]
     reverse: bool,
@@ -76,8 +76,8 @@ struct Filter {
 
 /// The order of a list.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Order {
-    /// The latest first
+enum SortOrder {
+    /// What began last first
     Latest,
     /// What ends, or ended, first
     Ending,
@@ -122,10 +122,10 @@ impl History {
 impl Filter {
     fn selection(self, which: Which) -> Selection {
         let sort = match self.sort {
-            Order::Latest => Sort::Latest,
-            Order::Ending => Sort::Ending,
-            Order::Address => Sort::Address,
-            Order::Strikes => Sort::Strikes,
+            SortOrder::Latest => Sort::Latest,
+            SortOrder::Ending => Sort::Ending,
+            SortOrder::Address => Sort::Address,
+            SortOrder::Strikes => Sort::Strikes,
         };
         Selection {
             jail: self.jail,

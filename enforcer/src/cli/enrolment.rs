@@ -8,13 +8,12 @@ use atalaya_enforcer::enrolment;
 use atalaya_enforcer::tls::Identity;
 use atalaya_wire::Name;
 
-/// Whom to enrol.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  atalaya-enforcer enrol web-1 | ssh web-1 atalaya-sensor join https://enforcer.example:8443 -"
 )]
 pub struct Enrol {
-    /// The sensor's name
+    /// What the sensor is to be called: a letter or digit, then letters, digits, `.`, `_` and `-`
     name: Name,
     /// Give a sensor that is enrolled a new secret; the old one stops working
     #[arg(long)]
@@ -24,11 +23,10 @@ pub struct Enrol {
     json: bool,
 }
 
-/// Whom to revoke.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  atalaya-enforcer revoke web-1")]
 pub struct Revoke {
-    /// The sensor's name
+    /// The name under which the sensor was enrolled
     name: Name,
     /// Print JSON: {revoked}
     #[arg(long)]
@@ -57,7 +55,6 @@ impl Enrol {
 // === impl Revoke ===
 
 impl Revoke {
-    /// Revokes.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         let name = &self.name;
         enrolment::revoke(&Config::read(config)?.state, name)?;

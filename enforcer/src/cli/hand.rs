@@ -15,13 +15,12 @@ use super::address::on_routers;
 use super::socket::{Socket, each, print_json};
 use super::words;
 
-/// Whom to ban.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer ban 192.0.2.1 --for 2h --reason 'port scan'\n  \
     atalaya-enforcer ban 2001:db8::/64 198.51.100.0/24 --for permanent\n\n\
     The JSON is {prefix, until, changed, routers}, a line for each address; routers as in `show --json`.")]
-pub struct Ban {
+pub struct BanArguments {
     /// The addresses or networks
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
     prefixes: Vec<IpNet>,
@@ -31,7 +30,7 @@ pub struct Ban {
     /// Why; kept in the ledger
     #[arg(long, default_value = "")]
     reason: String,
-    /// Ban also who logged in well from there lately
+    /// Ban also who logged in successfully from there lately
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -45,7 +44,7 @@ pub struct Ban {
     atalaya-enforcer unban 192.0.2.1 --reason 'our own scanner'\n  \
     atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n\n\
     The JSON is {prefix, routers}, a line for each address; routers as in `show --json`.")]
-pub struct Unban {
+pub struct UnbanArguments {
     /// The addresses or networks, as they were banned
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
     prefixes: Vec<IpNet>,
@@ -57,10 +56,9 @@ pub struct Unban {
     json: bool,
 }
 
-// === impl Ban ===
+// === impl BanArguments ===
 
-impl Ban {
-    /// Bans.
+impl BanArguments {
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |&prefix| {
@@ -89,10 +87,9 @@ impl Ban {
     }
 }
 
-// === impl Unban ===
+// === impl UnbanArguments ===
 
-impl Unban {
-    /// Unbans.
+impl UnbanArguments {
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |&prefix| {

@@ -15,13 +15,10 @@ pub struct Paint {
 /// What a text stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// As it is.
     Plain,
-    /// A heading.
     Heading,
-    /// All is well.
     Good,
-    /// A fault.
+    /// What somebody should mend: a fault.
     Bad,
 }
 

@@ -112,21 +112,7 @@ impl Arguments {
             plan.version.as_deref().map_or(String::new(), |version| format!(", RouterOS {version}"));
         let headline = format!("{}{version}", plan.router);
         writeln!(out, "{}", paint.paint(Tone::Heading, &words::harmless(&headline)))?;
-        writeln!(
-            out,
-            "  it holds {} of ours and {} of others; {} for it{}",
-            words::count(plan.ours),
-            words::count(plan.foreign),
-            words::counted(plan.desired, "ban"),
-            match (plan.left_out, plan.limit) {
-                (0, _) | (_, None) => String::new(),
-                (left_out, Some(limit)) => format!(
-                    ", of which {} are left out at its limit of {} (`max_entries`)",
-                    words::count(left_out),
-                    words::count(limit)
-                ),
-            }
-        )?;
+        writeln!(out, "  {}", holdings(plan))?;
         for (kind, verb) in [("add", "to add"), ("set", "to change"), ("remove", "to remove")] {
             let steps: Vec<_> = plan.steps.iter().filter(|step| kind_of(step.does) == kind).collect();
             if steps.is_empty() {
@@ -149,7 +135,13 @@ impl Arguments {
             writeln!(out, "  nothing to send: {}", paint.paint(Tone::Good, "it holds what it should"))?;
         }
         for left in &plan.leftovers {
-            writeln!(out, "  {}; `atalaya-enforcer tidy {}` removes them", leftover(left), plan.router)?;
+            writeln!(
+                out,
+                "  {}; `atalaya-enforcer tidy {}` removes {}",
+                leftover(left),
+                plan.router,
+                words::agreeing(left.entries, "it", "them")
+            )?;
         }
         Ok(())
     }
@@ -196,7 +188,7 @@ impl Tidy {
             if self.yes && !leftovers.is_empty() {
                 writeln!(out, "{router}: {} removed", words::count(*removed))?;
             } else if !leftovers.is_empty() {
-                writeln!(out, "{router}: nothing was removed; with --yes they are")?;
+                writeln!(out, "{router}: nothing was removed; --yes removes what is listed")?;
             }
         }
         Ok(exit_code(&answers))
@@ -264,11 +256,29 @@ fn exit_code<T>(answers: &[Outcome<T>]) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// How full a router is, and how many bans are for it.
+fn holdings(plan: &Plan) -> String {
+    let left_out = match (plan.left_out, plan.limit) {
+        (0, _) | (_, None) => String::new(),
+        (left_out, Some(limit)) => format!(
+            ", of which {} {} left out at its limit of {} (`max_entries`)",
+            words::count(left_out),
+            words::agreeing(left_out, "is", "are"),
+            words::count(limit)
+        ),
+    };
+    format!(
+        "it holds {} of ours and {} of others; {} for it{left_out}",
+        words::counted(plan.ours, "entry"),
+        words::count(plan.foreign),
+        words::counted(plan.desired, "ban")
+    )
+}
+
 fn leftover(left: &Leftover) -> String {
     format!(
-        "{} {} of ours on the {} list `{}` of before",
-        words::count(left.entries),
-        if left.entries == 1 { "entry" } else { "entries" },
+        "{} of ours on the {} list `{}` of before",
+        words::counted(left.entries, "entry"),
         left.family,
         left.list
     )
@@ -289,4 +299,41 @@ fn progress(total: usize, router: &Name) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix}: {bar:30} {pos} of {len} removed, {eta} left");
     let bar = ProgressBar::new(total as u64).with_prefix(router.to_string());
     style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
+}
+
+#[cfg(test)]
+mod tests {
+    use atalaya_enforcer::router::pipeline::Table;
+
+    use super::*;
+
+    #[test]
+    fn what_a_router_holds_agrees_with_its_numbers() {
+        let mut plan = Plan {
+            router: "edge".parse().unwrap(),
+            version: None,
+            tables: [Table::Unknown; 2],
+            ours: 0,
+            foreign: 0,
+            desired: 0,
+            limit: Some(1000),
+            left_out: 0,
+            steps: Vec::new(),
+            leftovers: Vec::new(),
+        };
+        for (number, expected) in [
+            (0, "it holds 0 entries of ours and 0 of others; 0 bans for it"),
+            (
+                1,
+                "it holds 1 entry of ours and 1 of others; 1 ban for it, of which 1 is left out at its limit of 1,000 (`max_entries`)",
+            ),
+            (
+                2,
+                "it holds 2 entries of ours and 2 of others; 2 bans for it, of which 2 are left out at its limit of 1,000 (`max_entries`)",
+            ),
+        ] {
+            (plan.ours, plan.foreign, plan.desired, plan.left_out) = (number, number, number, number);
+            assert_eq!(holdings(&plan), expected);
+        }
+    }
 }

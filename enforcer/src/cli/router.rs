@@ -15,16 +15,16 @@ pub const EXAMPLES: &str = "Examples:\n  \
     atalaya-enforcer router check";
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum RouterCommand {
     /// Connect to a router, print the RouterOS commands for what is missing, and configure it
     Add(add::Arguments),
     /// Look whether the routers are ready for bans; exit status 1 where there is a fault
     Check(check::Arguments),
 }
 
-// === impl Command ===
+// === impl RouterCommand ===
 
-impl Command {
+impl RouterCommand {
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         match self {
             Self::Add(add) => add.run(config, out),

@@ -39,7 +39,7 @@ impl Socket {
         Self::at(&Config::read(config)?.socket)
     }
 
-    /// A socket.
+    /// For tests and for what knows the path: nothing is connected before the first request.
     pub fn at(path: &Path) -> anyhow::Result<Self> {
         // Nothing is encrypted here, but the client wants to know how it would.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -52,7 +52,7 @@ impl Socket {
         Ok(Self { path: path.to_owned(), client, runtime })
     }
 
-    /// Reads a path.
+    /// The answer to `GET /PATH`, from JSON.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.answer(self.client.get(url(path)))
     }
@@ -126,7 +126,7 @@ impl Socket {
 // === impl Lines ===
 
 impl Lines {
-    /// The next line.
+    /// The next line without its end; `None` where the answer is over.
     pub fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {

@@ -84,7 +84,7 @@ struct SensorLine<'a> {
 // === impl Arguments ===
 
 impl Arguments {
-    /// Prints the status.
+    /// Exit status 1 with `--check` where there is a fault.
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
         let status = if self.check { settled(&socket)? } else { socket.get::<Status>("status")? };
@@ -339,7 +339,7 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
         rates.lapses.last_15_minutes,
         rates.commands.last_15_minutes,
     );
-    let stand = if status.bans == 1 { "stands" } else { "stand" };
+    let stand = words::agreeing(status.bans, "stands", "stand");
     let standing =
         format!("{} {stand} on list {}", words::counted(status.bans, "ban"), words::harmless(&status.list));
     // Beside it, because a usual site fills the screen.
@@ -350,18 +350,15 @@ fn activity(status: &Status, paint: Paint) -> Vec<String> {
         format!("  last 15 minutes  {quarter}"),
     ];
     let notes = [
-        (status.widened, "networks widened"),
-        (status.allowances, "allowed at run time"),
-        (status.protected, "protected by successful logins"),
-        (
-            usize::try_from(status.decisions.protected).unwrap_or(usize::MAX),
-            "offences that led to no ban for that",
-        ),
+        (status.widened as u64, "network", "widened"),
+        (status.allowances as u64, "entry", "allowed at run time"),
+        (status.protected as u64, "address", "protected by successful logins"),
+        (status.decisions.protected, "offence", "that led to no ban for that"),
     ];
     let notes: Vec<String> = notes
         .iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, what)| format!("{} {what}", words::count(*number)))
+        .filter(|(number, ..)| *number > 0)
+        .map(|(number, noun, what)| format!("{} {what}", words::counted(*number, noun)))
         .collect();
     if !notes.is_empty() {
         lines.push(format!("  {}", notes.join(", ")));

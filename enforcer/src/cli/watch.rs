@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
-use self::feed::Report;
+use self::feed::News;
 use self::picture::{Flow, Picture};
 use super::paint::Paint;
 use super::socket::{Socket, print_json};
@@ -25,7 +25,6 @@ const KEY_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the ages on the screen are brought up to date.
 const DRAW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How to watch.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer watch\n  \
@@ -88,8 +87,8 @@ impl Drop for Screen {
     }
 }
 
-/// The full-screen view.
-fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
+/// Draws until `q`, Ctrl-C or a signal; the terminal is given back as it was.
+fn screen(reports: &mpsc::Receiver<News>) -> anyhow::Result<()> {
     let mut picture = Picture::new(Paint::of_stdout().is_colourful());
     let mut screen = Screen::take()?;
     let mut drawn: Option<Instant> = None;
@@ -97,7 +96,7 @@ fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
         let mut changed = drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_INTERVAL);
         loop {
             match reports.try_recv() {
-                Ok(Report::Stop) => return Ok(()),
+                Ok(News::Stop) => return Ok(()),
                 Ok(report) => {
                     picture.take(report, Timestamp::now());
                     changed = true;
@@ -127,18 +126,18 @@ fn screen(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
 }
 
 /// A JSON object a second, until whoever reads has enough.
-fn lines(reports: &mpsc::Receiver<Report>) -> anyhow::Result<()> {
+fn lines(reports: &mpsc::Receiver<News>) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let mut seen: Option<Timestamp> = None;
     loop {
         match reports.recv_timeout(Duration::from_mins(1)) {
-            Ok(Report::Now { status, mut latest }) => {
+            Ok(News::Now { status, mut latest }) => {
                 latest.retain(|ban| seen.is_some_and(|seen| ban.since > seen));
                 seen = latest.iter().map(|ban| ban.since).max().or(seen).or(Some(status.now));
                 print_json(&mut out, &serde_json::json!({"status": status, "latest": latest}))?;
             }
-            Ok(Report::Lost(why)) => print_json(&mut out, &serde_json::json!({"lost": why}))?,
-            Ok(Report::Stop) => return Ok(()),
+            Ok(News::Lost(why)) => print_json(&mut out, &serde_json::json!({"lost": why}))?,
+            Ok(News::Stop) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("the thread that asks the enforcer has ended"),
         }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+pub use atalaya_program::count::{agreeing, count, counted};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
@@ -56,25 +57,6 @@ pub fn until(time: Option<Timestamp>, now: Timestamp) -> String {
         Some(left) if left.as_secs() > 0 => format!("in {}", length(left)),
         Some(_) => "over".to_owned(),
     }
-}
-
-/// A count with its thousands set apart: `25,000`.
-pub fn count(number: impl TryInto<u64>) -> String {
-    let digits = number.try_into().unwrap_or(u64::MAX).to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A count and what is counted: `1 ban`, `25,000 bans`.
-pub fn counted(number: impl TryInto<u64>, what: &str) -> String {
-    let number = number.try_into().unwrap_or(u64::MAX);
-    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// Microseconds: `850 µs`, `1.2 ms`, `2.5 s`.
@@ -155,14 +137,6 @@ mod tests {
             (until(Some(at(4)), at(4)), until(None, at(4))),
             ("over".to_owned(), "permanent".to_owned())
         );
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        for (number, text) in [(0_u64, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(count(number), text);
-        }
-        assert_eq!((counted(1_u64, "ban"), counted(0_u64, "ban")), ("1 ban".to_owned(), "0 bans".to_owned()));
     }
 
     #[test]

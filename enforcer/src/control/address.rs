@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::allow::AllowedBecause;
 use super::holding::{self, Goal, RouterHolding};
-use super::{Answer, Control, Failure};
+use super::{Answer, Control, Refused};
 use crate::ledger::{Ban, GoodLogin, Ledger, LedgerError, Selection, Sort, Which};
 
 /// How many bans of each kind are listed at most.
@@ -43,9 +43,9 @@ pub struct AddressAnswer {
     pub earlier: Vec<Ban>,
     /// Why it, or a part of it, is never banned.
     pub allowed: Option<AllowedBecause>,
-    /// The last good login from it.
+    /// The last successful login from it.
     pub login: Option<GoodLogin>,
-    /// The good login that protects it, or a part of it, from bans.
+    /// The successful login that protects it, or a part of it, from bans.
     pub protected: Option<GoodLogin>,
     /// The network that routers hold in its place, because many addresses of it are banned.
     pub widened: Option<IpNet>,
@@ -62,7 +62,7 @@ pub(super) async fn address(
     let ledger = control.ledger.clone();
     let read = tokio::task::spawn_blocking(move || Record::read(&ledger, prefix, now)).await;
     let unavailable =
-        |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
+        |why: String| Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
     let record = read
         .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
         .map_err(|error| unavailable(error.to_string()))?;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::said::{LONGEST_REASON, LONGEST_WHO, clean, committed};
-use super::{Answer, Control, Failure};
+use super::{Answer, Control, Refused};
 use crate::bans::Allowed;
 use crate::bans::allow::{AllowError, Resolved, What};
 use crate::ledger::{Allowance, ProtectedOffence};
@@ -26,7 +26,7 @@ pub struct AllowAnswer {
     /// All that is never banned: by configuration, at run time, by names, and the addresses of the routers
     /// and of this host.
     pub networks: Networks,
-    /// How many addresses are protected by a good login.
+    /// How many addresses are protected by a successful login.
     pub protected: usize,
 }
 
@@ -125,7 +125,7 @@ pub(super) async fn protected(
 ) -> Answer<Vec<ProtectedOffence>> {
     let ledger = control.ledger.clone();
     let unavailable =
-        |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
+        |why: String| Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
     tokio::task::spawn_blocking(move || ledger.protected_offences(request.limit))
         .await
         .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
@@ -133,13 +133,13 @@ pub(super) async fn protected(
         .map_err(|error| unavailable(error.to_string()))
 }
 
-fn refused(error: &AllowError) -> Failure {
+fn refused(error: &AllowError) -> Refused {
     let (status, code) = match error {
         AllowError::NotThere(_) => (StatusCode::NOT_FOUND, ProblemCode::NotFound),
         AllowError::Configured(_) => (StatusCode::CONFLICT, ProblemCode::Malformed),
         _ => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
     };
-    Failure(status, Problem::new(code, error.to_string()))
+    Refused(status, Problem::new(code, error.to_string()))
 }
 
 // === impl Control ===

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::open_files::OpenFiles;
 use super::rates::RatesAnswer;
-use crate::bans::Counts;
+use crate::bans::DecisionCounts;
 use crate::intake::Seen;
 use crate::intake::fleet::FleetStatus;
 use crate::router::RouterStatus;
@@ -16,30 +16,30 @@ use crate::router::RouterStatus;
 /// The answer to `GET /status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// The enforcer's release.
+    /// The version of its package: `0.1.0`.
     pub release: String,
     /// When this was so, by the enforcer's clock.
     pub now: Timestamp,
-    /// When it started.
+    /// By the wall clock of its host.
     pub started: Timestamp,
     /// What is wrong, the worst first. All is well where this and [`Self::looking`] are empty.
     pub faults: Vec<Fault>,
     /// Routers of which it is not known yet whether they drop anything.
     #[serde(default)]
     pub looking: Vec<Name>,
-    /// Bans that stand.
+    /// How many bans stand, on whatever list, by whatever origin.
     pub bans: usize,
     /// Networks that routers hold in the place of their addresses, because many of these are banned.
     pub widened: usize,
     /// Entries of the allow list that were made at run time.
     pub allowances: usize,
-    /// Addresses that a good login protects.
+    /// Addresses that a successful login protects.
     pub protected: usize,
-    /// The fleet jails.
+    /// What each jail that counts over all sensors has done, in the order of the settings.
     pub fleet: Vec<FleetStatus>,
     /// What was decided since the start.
-    pub decisions: Counts,
-    /// How much happens.
+    pub decisions: DecisionCounts,
+    /// How many offences, bans and commands there were of late.
     pub rates: RatesAnswer,
     /// The enforcer's open descriptors and how many it may have; `None` where the system does not say.
     #[serde(default)]

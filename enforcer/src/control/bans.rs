@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::holding::{self, Goal, RouterHolding};
 use super::said::{by_hand, committed};
-use super::{Answer, Control, Failure};
+use super::{Answer, Control, Refused};
 use crate::bans::HandError;
 use crate::ledger::{LedgerError, Selection, Sort};
 use crate::prefixes::canonical;
@@ -37,7 +37,7 @@ pub struct BanRequest {
     /// Why; becomes the ban's evidence.
     #[serde(default)]
     pub reason: String,
-    /// Whether to ban who is protected by a good login, too.
+    /// Whether to ban who is protected by a successful login, too.
     #[serde(default)]
     pub force: bool,
 }
@@ -79,7 +79,7 @@ pub struct UnbanAnswer {
 }
 
 /// A body that is made while it is sent.
-struct Pieces(mpsc::Receiver<Result<Bytes, LedgerError>>);
+struct BanListBody(mpsc::Receiver<Result<Bytes, LedgerError>>);
 
 /// The selected bans, a JSON object a line, the latest first: they may be a million.
 pub(super) async fn list(
@@ -102,7 +102,7 @@ pub(super) async fn list(
             Err(error) => drop(sender.blocking_send(Err(error))),
         }
     });
-    Body::new(Pieces(receiver)).into_response()
+    Body::new(BanListBody(receiver)).into_response()
 }
 
 pub(super) async fn ban(
@@ -115,7 +115,7 @@ pub(super) async fn ban(
             HandError::Allowed(_) | HandError::Protected { .. } => StatusCode::CONFLICT,
             HandError::NoTime => StatusCode::BAD_REQUEST,
         };
-        Failure(status, Problem::new(ProblemCode::Malformed, error.to_string()))
+        Refused(status, Problem::new(ProblemCode::Malformed, error.to_string()))
     })?;
     committed(done.receipt).await?;
     if done.changed {
@@ -134,7 +134,7 @@ pub(super) async fn unban(
     let prefix = control.bans.banned_as(asked).unwrap_or(asked);
     let by = by_hand(&request.by, &request.reason);
     let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
-        return Err(Failure(
+        return Err(Refused(
             StatusCode::NOT_FOUND,
             Problem::new(ProblemCode::NotFound, control.not_banned(prefix).await),
         ));
@@ -187,9 +187,9 @@ impl Control {
     }
 }
 
-// === impl Pieces ===
+// === impl BanListBody ===
 
-impl HttpBody for Pieces {
+impl HttpBody for BanListBody {
     type Data = Bytes;
     type Error = LedgerError;
 

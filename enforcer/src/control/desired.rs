@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Control, Failure};
+use super::{Answer, Control, Refused};
 use crate::desired::Severity;
 use crate::desired::{Desired, Label, Origin, Wanted};
 use crate::ledger::{Change, ListUse};
@@ -78,7 +78,7 @@ pub(super) async fn desired(State(control): State<Arc<Control>>) -> Answer<Basis
     let (desired, ledger) = (control.desired.clone(), control.ledger.clone());
     let basis = tokio::task::spawn_blocking(move || Ok(Basis::new(&desired, ledger.lists()?)));
     let unavailable =
-        |why: String| Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
+        |why: String| Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
     let basis: Result<Basis, crate::ledger::LedgerError> =
         basis.await.map_err(|_| unavailable("the enforcer is stopping".to_owned()))?;
     Ok(Json(basis.map_err(|error| unavailable(error.to_string()))?))

@@ -8,6 +8,7 @@ use super::answers::{Fault, FaultKind, RouterAnswer, SensorAnswer, Status};
 use super::open_files::OpenFiles;
 use crate::intake::skew::TOLERATED;
 use crate::router::{Enforcement, RouterStatus};
+use atalaya_program::count::{agreeing, count, counted};
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
 const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
@@ -62,8 +63,8 @@ pub fn faults(status: &Status) -> Vec<Fault> {
     faults.extend(sensors.filter_map(|(name, sensor)| clock(name, sensor)));
     if status.rates.fleet_dropped.last_15_minutes > 0 {
         let text = format!(
-            "the fleet jails forgot {} offenders in the last 15 minutes because there were too many: their counts begin anew",
-            status.rates.fleet_dropped.last_15_minutes
+            "the fleet jails forgot {} in the last 15 minutes because there were too many: their counts begin anew",
+            counted(status.rates.fleet_dropped.last_15_minutes, "offender")
         );
         faults.push(of_enforcer(FaultKind::FleetFull, text));
     }
@@ -153,8 +154,11 @@ fn of_router(RouterAnswer { status, down_since, .. }: &RouterAnswer, now: Timest
 fn full(RouterAnswer { status, .. }: &RouterAnswer) -> Option<Fault> {
     let limit = status.limit.filter(|_| status.left_out > 0)?;
     let text = format!(
-        "full: {} of {} bans are left out, those of the lowest severity that end first; it may hold {limit} (`max_entries`, or what its memory allows)",
-        status.left_out, status.desired
+        "full: {} of {} {} left out, those of the lowest severity that end first; it may hold {} (`max_entries`, or what its memory allows)",
+        count(status.left_out),
+        counted(status.desired, "ban"),
+        agreeing(status.left_out, "is", "are"),
+        count(limit)
     );
     let name = Some(status.name.clone());
     Some(Fault { kind: FaultKind::RouterFull, name, since: None, text, commands: Vec::new() })
@@ -191,7 +195,7 @@ mod tests {
     use super::*;
     use crate::intake::Seen;
     use crate::router::State;
-    use crate::router::status::Failure;
+    use crate::router::status::RouterError;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -201,7 +205,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0, "widened": 0,
             "allowances": 0, "protected": 0, "fleet": [],
-            "decisions": crate::bans::Counts::default(), "rates": crate::control::rates::RatesAnswer::default(),
+            "decisions": crate::bans::DecisionCounts::default(), "rates": crate::control::rates::RatesAnswer::default(),
             "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
             "routers": [], "sensors": {},
         }))
@@ -212,7 +216,7 @@ mod tests {
         let mut status = RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), at(10));
         status.state = state;
         status.queued = queued;
-        status.last_error = error.map(|second| Failure { at: at(second), text: "no route".to_owned() });
+        status.last_error = error.map(|second| RouterError { at: at(second), text: "no route".to_owned() });
         RouterAnswer { status, down_since: down_since.map(at), latencies_us: Vec::new() }
     }
 
@@ -232,6 +236,31 @@ mod tests {
         assert!(fault.text.contains("no route"), "{}", fault.text);
         status.routers = vec![router(State::Connecting, Some(50), Some(20), 0)];
         assert!(faults(&status)[0].text.contains("192.0.2.1 does not answer"));
+    }
+
+    #[test]
+    fn a_full_router_and_fleet_jails_that_forget_say_how_many_are_concerned() {
+        let mut status = status(100);
+        status.routers = vec![router(State::Connected, None, None, 0)];
+        for (left_out, desired, bans) in [
+            (1, 1, "1 of 1 ban is left out"),
+            (1, 3, "1 of 3 bans is left out"),
+            (2, 2000, "2 of 2,000 bans are left out"),
+        ] {
+            let router = &mut status.routers[0].status;
+            (router.limit, router.left_out, router.desired) = (Some(1), left_out, desired);
+            assert!(faults(&status)[0].text.starts_with(&format!("full: {bans}, ")), "{:?}", faults(&status));
+        }
+        for (forgotten, offenders) in [(1, "1 offender in"), (2, "2 offenders in")] {
+            status.rates.fleet_dropped.last_15_minutes = forgotten;
+            let faults = faults(&status);
+            let fleet = faults.iter().find(|fault| fault.kind == FaultKind::FleetFull).unwrap();
+            assert!(
+                fleet.text.starts_with(&format!("the fleet jails forgot {offenders} ")),
+                "{}",
+                fleet.text
+            );
+        }
     }
 
     fn passed(second: i64, why: &str, command: &str) -> Enforcement {

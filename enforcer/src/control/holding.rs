@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::prefixes::Family;
 use crate::router::{Enforcement, Holding, RouterHandle, RouterStatus, State};
+use atalaya_program::count::{agreeing, counted};
 
 /// How long a command waits for the routers.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -134,10 +135,17 @@ fn missing(status: &RouterStatus, taken: bool) -> Option<String> {
         State::Connected if !taken => return None,
         State::Connected if status.read_only => "read-only: nothing is sent to it".to_owned(),
         State::Connected if status.queued + status.in_flight > 0 => {
-            format!("on its way, with {} others", (status.queued + status.in_flight).saturating_sub(1))
+            match (status.queued + status.in_flight).saturating_sub(1) {
+                0 => "on its way".to_owned(),
+                others => format!("on its way, with {}", counted(others, "other")),
+            }
         }
         State::Connected if status.left_out > 0 => {
-            format!("left out: the router is at its limit, as {} other bans", status.left_out - 1)
+            let others = match status.left_out - 1 {
+                0 => String::new(),
+                others => format!(", as {} {}", agreeing(others, "is", "are"), counted(others, "other ban")),
+            };
+            format!("left out: the router is at its limit{others}")
         }
         State::Connected => "not there yet".to_owned(),
     };
@@ -160,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn a_ban_that_is_left_out_says_with_how_many_others() {
+        let mut status =
+            RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), Timestamp::UNIX_EPOCH);
+        status.state = State::Connected;
+        for (left_out, expected) in [
+            (1, "left out: the router is at its limit"),
+            (2, "left out: the router is at its limit, as is 1 other ban"),
+            (3, "left out: the router is at its limit, as are 2 other bans"),
+        ] {
+            status.left_out = left_out;
+            assert_eq!(missing(&status, true).unwrap(), expected);
+        }
+    }
+
+    #[test]
     fn why_a_ban_is_missing_depends_on_what_the_router_is_at() {
         let mut status =
             RouterStatus::new("edge".parse().unwrap(), "192.0.2.1".to_owned(), Timestamp::UNIX_EPOCH);
@@ -172,7 +195,9 @@ mod tests {
         says(State::Waiting { retry_ms: 1 }, true, 0, Some("not connected"));
         says(State::Reading, false, 0, Some("being read"));
         says(State::Connected, false, 0, None);
-        says(State::Connected, true, 3, Some("with 2 others"));
+        says(State::Connected, true, 3, Some("on its way, with 2 others"));
+        says(State::Connected, true, 2, Some("on its way, with 1 other"));
+        says(State::Connected, true, 1, Some("on its way"));
         says(State::Connected, true, 0, Some("not there yet"));
     }
 }

@@ -80,7 +80,7 @@ pub struct Rate {
 
 impl Totals {
     /// The sums of what the parts have counted.
-    pub fn of(decisions: &bans::Counts, routers: &[RouterStatus], fleet_dropped: u64) -> Self {
+    pub fn of(decisions: &bans::DecisionCounts, routers: &[RouterStatus], fleet_dropped: u64) -> Self {
         Self {
             offences: decisions.offences(),
             bans: decisions.banned + decisions.by_hand + decisions.adopted,

@@ -3,7 +3,7 @@
 use atalaya_wire::{Problem, ProblemCode};
 use axum::http::StatusCode;
 
-use super::Failure;
+use super::Refused;
 use crate::ledger::Receipt;
 
 /// The longest reason that is kept, in characters.
@@ -28,9 +28,9 @@ pub(super) fn by_hand(by: &str, reason: &str) -> String {
     }
 }
 
-pub(super) async fn committed(receipt: Receipt) -> Result<(), Failure> {
+pub(super) async fn committed(receipt: Receipt) -> Result<(), Refused> {
     receipt.committed().await.map_err(|error| {
         let message = format!("done on the routers, but {error}; it is tried again until it is written");
-        Failure(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
+        Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
     })
 }

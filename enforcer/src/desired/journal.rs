@@ -16,12 +16,12 @@ const REMEMBERED: usize = 262_144;
 pub struct Journal {
     /// The number of the last change that is not remembered.
     forgotten: u64,
-    changes: VecDeque<Change>,
+    changes: VecDeque<PrefixChange>,
 }
 
 /// A change of the ban of one prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum PrefixChange {
     /// The ban of a prefix was set.
     Set(IpNet),
     /// The ban of a prefix ended or was lifted.
@@ -36,7 +36,7 @@ pub enum Change {
 // === impl Journal ===
 
 impl Journal {
-    pub(super) fn note(&mut self, change: Change) {
+    pub(super) fn note(&mut self, change: PrefixChange) {
         if self.changes.len() >= REMEMBERED {
             self.changes.pop_front();
             self.forgotten += 1;
@@ -57,13 +57,13 @@ impl Journal {
 
     /// The changes after the one with a number, the earliest first; `None` where they are not all remembered,
     /// or where no change had that number.
-    pub fn since(&self, through: u64) -> Option<impl Iterator<Item = Change>> {
+    pub fn since(&self, through: u64) -> Option<impl Iterator<Item = PrefixChange>> {
         let known = usize::try_from(through.checked_sub(self.forgotten)?).ok()?;
         (known <= self.changes.len()).then(|| self.changes.range(known..).copied())
     }
 }
 
-impl Change {
+impl PrefixChange {
     /// The prefix whose ban changed.
     pub fn prefix(self) -> IpNet {
         match self {
@@ -76,11 +76,11 @@ impl Change {
 mod tests {
     use super::*;
 
-    fn set(number: u32) -> Change {
-        Change::Set(IpNet::from(std::net::IpAddr::from(number.to_be_bytes())))
+    fn set(number: u32) -> PrefixChange {
+        PrefixChange::Set(IpNet::from(std::net::IpAddr::from(number.to_be_bytes())))
     }
 
-    fn since(journal: &Journal, through: u64) -> Option<Vec<Change>> {
+    fn since(journal: &Journal, through: u64) -> Option<Vec<PrefixChange>> {
         Some(journal.since(through)?.collect())
     }
 
@@ -108,6 +108,6 @@ mod tests {
 
     #[test]
     fn a_change_takes_40_bytes() {
-        assert!(size_of::<Change>() <= 40);
+        assert!(size_of::<PrefixChange>() <= 40);
     }
 }

@@ -62,7 +62,7 @@ struct Entered {
 }
 
 /// Lines on their way to one sensor.
-struct Pieces(mpsc::Receiver<Bytes>);
+struct BanStreamBody(mpsc::Receiver<Bytes>);
 
 // === impl Followers ===
 
@@ -99,7 +99,7 @@ impl Followers {
             }
             tracing::debug!(sensor = %entered.sensor, "a stream of bans ended");
         });
-        Body::new(Pieces(body))
+        Body::new(BanStreamBody(body))
     }
 
     /// Whether a sensor follows now.
@@ -178,9 +178,9 @@ impl Drop for Entered {
     }
 }
 
-// === impl Pieces ===
+// === impl BanStreamBody ===
 
-impl HttpBody for Pieces {
+impl HttpBody for BanStreamBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

@@ -28,7 +28,7 @@ const UNTAKEN: u32 = 60_000;
 
 /// The bounds on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// The most connections at once; further ones are closed.
     pub connections: usize,
     /// The most connections of strangers at once.
@@ -63,7 +63,7 @@ pub async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     routes: axum::Router,
-    limits: Limits,
+    limits: ConnectionLimits,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -156,9 +156,9 @@ async fn serve(
     Ok(connection.await?)
 }
 
-// === impl Limits ===
+// === impl ConnectionLimits ===
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             // Two of each sensor: one for what it sends, one for the bans that it follows.

@@ -1,4 +1,4 @@
-//! What sensors report beside offences: failures, which the fleet jails count, and good logins, which protect
+//! What sensors report beside offences: failures, which the fleet jails count, and successful logins, which protect
 //! their addresses. A report that gets lost is no harm, so nothing here waits for the disk.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

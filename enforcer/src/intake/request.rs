@@ -15,6 +15,8 @@ use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use atalaya_program::count::counted;
+
 /// How long a request's body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -135,8 +137,11 @@ pub(super) fn parse_report(body: &[u8]) -> Result<Report, Problem> {
     let report: Report = understand(body, "report", |report: &Report| report.version)?;
     let (failures, logins) = (report.failures.len(), report.logins.len());
     if failures.max(logins) > MAX_REPORT {
-        let message =
-            format!("{failures} failures and {logins} logins in one report; at most {MAX_REPORT} of each");
+        let message = format!(
+            "{} and {} in one report; at most {MAX_REPORT} of each",
+            counted(failures, "failure"),
+            counted(logins, "login")
+        );
         return Err(Problem::new(ProblemCode::TooLarge, message));
     }
     if report.sequence == 0 {

@@ -43,7 +43,7 @@ pub(super) struct Refusals {
 
 /// How a sensor's clock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Clock {
+pub(super) enum ClockState {
     Right,
     /// So many seconds behind ours; negative where it is ahead.
     Behind(i64),
@@ -53,7 +53,7 @@ pub(super) enum Clock {
 
 impl Seen {
     /// Takes note that the sensor sent something; what is to be told of its clock, if that changed.
-    pub(super) fn heard(&mut self, dating: &Dating, now: Timestamp) -> Option<Clock> {
+    pub(super) fn heard(&mut self, dating: &Dating, now: Timestamp) -> Option<ClockState> {
         let wrong = dating.wrong_by().map(|skew| skew.as_secs());
         self.last = Some(now);
         self.skew_seconds = Some(dating.seconds()?);
@@ -63,7 +63,7 @@ impl Seen {
         };
         differs.then(|| {
             self.told_skew = wrong;
-            wrong.map_or(Clock::Right, Clock::Behind)
+            wrong.map_or(ClockState::Right, ClockState::Behind)
         })
     }
 }

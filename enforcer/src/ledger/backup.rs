@@ -118,7 +118,7 @@ pub fn save(
     if found != super::FORM {
         return Err(BackupError::OtherForm { path: state.to_owned(), found });
     }
-    let draft = Draft::new(file)?;
+    let draft = UnfinishedFile::new(file)?;
     let mut copy = Connection::open(&draft.path).map_err(failed)?;
     copy_pages(&ledger, &mut copy, progress).map_err(failed)?;
     drop(ledger);
@@ -154,7 +154,7 @@ pub fn restore(
         )));
     }
     let ledger_path = super::path(state);
-    let draft = Draft::new(&ledger_path)?;
+    let draft = UnfinishedFile::new(&ledger_path)?;
     let mut copy = Connection::open(&draft.path).map_err(unreadable)?;
     copy_pages(&saved, &mut copy, progress).map_err(unreadable)?;
     let summary = checked(&copy, &draft.path)?;
@@ -286,13 +286,13 @@ fn aside(path: &Path, now: Timestamp) -> Result<(), BackupError> {
 }
 
 /// A file that is written under another name first, for this user alone; removed where it is not finished.
-struct Draft {
+struct UnfinishedFile {
     path: PathBuf,
 }
 
-// === impl Draft ===
+// === impl UnfinishedFile ===
 
-impl Draft {
+impl UnfinishedFile {
     fn new(target: &Path) -> Result<Self, BackupError> {
         let path = database::beside(target, ".new");
         let made = match fs::remove_file(&path) {
@@ -314,7 +314,7 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(database::beside(&self.path, "-journal"));

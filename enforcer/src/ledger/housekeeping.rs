@@ -29,7 +29,7 @@ const FREE_SHARE: i64 = 20;
 #[derive(Debug)]
 pub(super) struct Housekeeping {
     terms: Terms,
-    step: Step,
+    step: Phase,
     /// When the next slice is due.
     due: Instant,
     /// When something was written last that the journal still holds.
@@ -41,7 +41,7 @@ pub(super) struct Housekeeping {
 
 /// Where a round is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum Phase {
     Rest,
     /// Bans go that are over for too long.
     Age,
@@ -81,7 +81,7 @@ impl Housekeeping {
         }
         Self {
             terms: terms.clone(),
-            step: Step::Age,
+            step: Phase::Age,
             due: Instant::now() + QUIET,
             written: None,
             bans: Portion { now: 100, most: 2000 },
@@ -117,12 +117,12 @@ impl Housekeeping {
                     if !std::mem::replace(&mut self.told.failed, true) {
                         tracing::warn!(%error, "what is over cannot be cleared from the ledger; it is tried again every minute");
                     }
-                    self.step = Step::Rest;
+                    self.step = Phase::Rest;
                 }
             }
             let now = Instant::now();
-            if self.step == Step::Rest {
-                self.step = Step::Age;
+            if self.step == Phase::Rest {
+                self.step = Phase::Age;
                 self.due = now + ROUND;
             } else {
                 // Half of the time is everyone else's.
@@ -139,7 +139,7 @@ impl Housekeeping {
     /// A whole round at once.
     #[cfg(test)]
     pub fn round(&mut self, connection: &mut Connection) {
-        while self.step != Step::Rest {
+        while self.step != Phase::Rest {
             self.slice(connection).unwrap();
         }
         cut_journal(connection).unwrap();
@@ -153,51 +153,51 @@ impl Housekeeping {
         connection.pragma_update(None, "synchronous", "FULL")?;
         let next = done?;
         match self.step {
-            Step::Age | Step::Size => self.bans.adapt(begun.elapsed()),
-            Step::Pages => self.pages.adapt(begun.elapsed()),
-            Step::Rest | Step::Bounds => {}
+            Phase::Age | Phase::Size => self.bans.adapt(begun.elapsed()),
+            Phase::Pages => self.pages.adapt(begun.elapsed()),
+            Phase::Rest | Phase::Bounds => {}
         }
         self.step = next;
         Ok(())
     }
 
     /// Does a portion of the present step, and says which is next.
-    fn one_step(&mut self, connection: &mut Connection, now: Timestamp) -> rusqlite::Result<Step> {
+    fn one_step(&mut self, connection: &mut Connection, now: Timestamp) -> rusqlite::Result<Phase> {
         match self.step {
-            Step::Rest => Ok(Step::Rest),
-            Step::Age => {
+            Phase::Rest => Ok(Phase::Rest),
+            Phase::Age => {
                 let keep = self.terms.history.keep.signed().max(REMEMBERED);
                 let before = now.saturating_sub(keep).unwrap_or(Timestamp::MIN);
                 let gone = forget(connection, before, self.bans.now)?;
-                Ok(if gone.rows < self.bans.now { Step::Size } else { Step::Age })
+                Ok(if gone.rows < self.bans.now { Phase::Size } else { Phase::Age })
             }
-            Step::Size => {
+            Phase::Size => {
                 if Pages::of(connection)?.used_bytes() <= self.terms.history.max_size {
-                    return Ok(Step::Bounds);
+                    return Ok(Phase::Bounds);
                 }
                 let gone = forget(connection, Timestamp::MAX, self.bans.now)?;
                 self.tell(gone, now);
-                Ok(if gone.rows == 0 { Step::Bounds } else { Step::Size })
+                Ok(if gone.rows == 0 { Phase::Bounds } else { Phase::Size })
             }
-            Step::Bounds => cut_to_bounds(connection).map(|()| Step::Pages),
-            Step::Pages => {
+            Phase::Bounds => cut_to_bounds(connection).map(|()| Phase::Pages),
+            Phase::Pages => {
                 let pages = Pages::of(connection)?;
                 let spare = FREE_PAGES.max(pages.all / FREE_SHARE);
                 if pages.free <= spare {
-                    return Ok(Step::Rest);
+                    return Ok(Phase::Rest);
                 }
                 let portion = self.pages.now.min(pages.free - spare);
                 // A row for each page.
                 let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({portion})"))?;
                 let mut rows = vacuum.query([])?;
                 while rows.next()?.is_some() {}
-                Ok(Step::Pages)
+                Ok(Phase::Pages)
             }
         }
     }
 
     /// Says what an administrator should know of bans that went because the ledger is too large.
-    fn tell(&mut self, gone: Gone, now: Timestamp) {
+    fn tell(&mut self, gone: Forgotten, now: Timestamp) {
         let limit = self.terms.history.max_size;
         if gone.rows == 0 && !std::mem::replace(&mut self.told.only_standing, true) {
             tracing::warn!(
@@ -233,16 +233,16 @@ impl Portion {
 
 /// What was forgotten in a slice.
 #[derive(Clone, Copy, Debug)]
-struct Gone {
+struct Forgotten {
     rows: i64,
     /// When the last of them had ended.
     latest: Option<Timestamp>,
 }
 
 /// Forgets the bans that were over first, those before a time alone.
-fn forget(connection: &mut Connection, before: Timestamp, most: i64) -> rusqlite::Result<Gone> {
+fn forget(connection: &mut Connection, before: Timestamp, most: i64) -> rusqlite::Result<Forgotten> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut gone = Gone { rows: 0, latest: None };
+    let mut gone = Forgotten { rows: 0, latest: None };
     let oldest: Vec<(i64, i64)> = transaction
         .prepare_cached(
             "SELECT id, ended FROM bans INDEXED BY over WHERE ended IS NOT NULL AND ended < ?1
@@ -254,7 +254,7 @@ fn forget(connection: &mut Connection, before: Timestamp, most: i64) -> rusqlite
         let mut delete = transaction.prepare_cached("DELETE FROM bans WHERE id = ?1")?;
         for (id, ended) in oldest {
             delete.execute([id])?;
-            gone = Gone { rows: gone.rows + 1, latest: Timestamp::from_millisecond(ended).ok() };
+            gone = Forgotten { rows: gone.rows + 1, latest: Timestamp::from_millisecond(ended).ok() };
         }
     }
     transaction.commit()?;

@@ -50,7 +50,7 @@ pub struct Allowance {
     pub by: String,
 }
 
-/// The last good login from an address.
+/// The last successful login from an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoodLogin {
     /// The address, as the host's network.
@@ -125,7 +125,7 @@ pub enum Change {
         /// The address, network or name, as it was allowed.
         what: String,
     },
-    /// A good login; an earlier one than what is known of the address changes nothing.
+    /// A successful login; an earlier one than what is known of the address changes nothing.
     Login(Box<GoodLogin>),
     /// An offence that was not turned into a ban.
     Protected(Box<ProtectedOffence>),
@@ -161,7 +161,7 @@ pub struct Saved {
     pub through: HashMap<(Name, Name), u64>,
     /// The entries of the allow list that were made at run time, also those whose time is over.
     pub allowances: Vec<Allowance>,
-    /// The good logins that are young enough, the latest first.
+    /// The successful logins that are young enough, the latest first.
     pub logins: Vec<GoodLogin>,
     /// Whether a ledger before this one was lost: bans that routers hold and the ledger does not are to be
     /// taken over, until [`Change::Recovered`].
@@ -173,7 +173,7 @@ pub struct Saved {
 pub struct Terms {
     /// How much of what is over is kept.
     pub history: HistoryConfig,
-    /// How young a good login must be to be read at the start; none are read where there is no such time.
+    /// How young a successful login must be to be read at the start; none are read where there is no such time.
     pub logins: Option<Seconds>,
     /// The clock by which old rows are too old.
     pub clock: Clock,

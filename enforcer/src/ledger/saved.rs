@@ -14,7 +14,7 @@ use crate::desired::{Labels, Wanted};
 const NEAR: usize = 1000;
 const SPARSE: i64 = 8;
 
-/// Reads everything that the running enforcer keeps in memory; of the good logins those since a time.
+/// Reads everything that the running enforcer keeps in memory; of the successful logins those since a time.
 pub(super) fn read(
     connection: &Connection,
     logins_since: Option<Timestamp>,
@@ -61,7 +61,7 @@ fn standing(connection: &Connection, labels: &mut Labels) -> rusqlite::Result<Ve
         .collect::<Result<_, _>>()?;
     // As they lie in the file, which is not the index's order.
     ids.sort_unstable();
-    let mut reading = Reading { bans: Vec::with_capacity(ids.len()), senseless: 0 };
+    let mut reading = SavedBans { bans: Vec::with_capacity(ids.len()), senseless: 0 };
     let query = |which: &str| {
         format!("SELECT prefix, until, jail, sensor FROM bans NOT INDEXED WHERE {which} AND ended IS NULL")
     };
@@ -90,14 +90,14 @@ fn standing(connection: &Connection, labels: &mut Labels) -> rusqlite::Result<Ve
 }
 
 /// The bans that stand, as they are read.
-struct Reading {
+struct SavedBans {
     bans: Vec<(IpNet, Wanted)>,
     senseless: u64,
 }
 
-// === impl Reading ===
+// === impl SavedBans ===
 
-impl Reading {
+impl SavedBans {
     fn take(&mut self, row: &Row<'_>, labels: &mut Labels) -> rusqlite::Result<()> {
         let (jail, sensor) = (row.get_ref(2)?, row.get_ref(3)?);
         // Whoever wrote a row by hand that is no ban keeps the others' bans.

@@ -1,4 +1,4 @@
-//! The ledger's tables.
+//! The ledger's tables, and the `user_version` that says which form of them a file has.
 
 use rusqlite::{Connection, params};
 

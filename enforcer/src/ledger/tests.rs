@@ -107,7 +107,7 @@ async fn what_stands_beside_the_bans_is_kept_replaced_and_forgotten() {
         jail: name("ssh"),
         sensor: name("web-1"),
         at: at(second),
-        why: "logged in well".to_owned(),
+        why: "logged in successfully".to_owned(),
         evidence: vec![Evidence::new(at(second), "test", "a line")],
     };
     let list = |list: &str| ListUse {

@@ -35,7 +35,7 @@ pub struct Writer {
 }
 
 /// Changes to be written together.
-pub(super) struct Order {
+pub(super) struct WriteOrder {
     pub changes: Vec<Change>,
     /// Whether nobody will ask for these changes again, so that they are kept until they are written.
     pub keep: bool,
@@ -45,7 +45,7 @@ pub(super) struct Order {
 /// Writes until the last sender is gone.
 pub(super) fn run(
     mut connection: Connection,
-    inbox: &Receiver<Order>,
+    inbox: &Receiver<WriteOrder>,
     trouble: &Mutex<Option<String>>,
     mut housekeeping: Housekeeping,
 ) {
@@ -78,7 +78,7 @@ pub(super) fn run(
 /// Writes orders together, tells those who wait for them, and keeps what has to be written later.
 fn write(
     connection: &mut Connection,
-    orders: Vec<Order>,
+    orders: Vec<WriteOrder>,
     kept: &mut Vec<Change>,
     trouble: &Mutex<Option<String>>,
 ) {
@@ -113,7 +113,7 @@ fn write(
 }
 
 /// All orders that wait; none where none came in time, and `None` once no more can come.
-fn next_orders(inbox: &Receiver<Order>, wait: Duration) -> Option<Vec<Order>> {
+fn next_orders(inbox: &Receiver<WriteOrder>, wait: Duration) -> Option<Vec<WriteOrder>> {
     let first = match inbox.recv_timeout(wait) {
         Ok(order) => order,
         Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
@@ -241,7 +241,7 @@ impl Receipt {
 // === impl Writer ===
 
 impl Writer {
-    /// Waits for the last commit; all [`Ledger`]s must be dropped first.
+    /// Waits for the last commit; all [`Ledger`](super::Ledger)s must be dropped first.
     pub fn join(self) {
         let _ = self.thread.join();
     }

@@ -40,7 +40,7 @@ pub struct Held {
 /// The mirror. Entries are kept until a print or [`Actual::sweep`] finds them gone.
 #[derive(Debug, Default)]
 pub struct Actual {
-    entries: HashMap<IpNet, Row>,
+    entries: HashMap<IpNet, Tracked>,
     ours: usize,
     /// The number of the print that is running or ran last.
     print: u8,
@@ -48,7 +48,7 @@ pub struct Actual {
 
 /// A [`Held`] and a byte more, in the same 16 bytes: there may be a million.
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct Tracked {
     expires: Moment,
     id: Option<EntryId>,
     slack: u8,
@@ -94,7 +94,7 @@ impl Actual {
         flags.set(Flags::TOLD, told);
         flags.set(Flags::STALE, stale && !told);
         flags.set(Flags::RIGID, rigid || same.is_some_and(|flags| flags.has(Flags::RIGID)));
-        let row = Row { expires, id, slack, owner, flags, print: self.print };
+        let row = Tracked { expires, id, slack, owner, flags, print: self.print };
         let before = self.entries.insert(prefix, row);
         self.ours += usize::from(owner == Owner::Ours);
         self.ours -= usize::from(before.is_some_and(|row| row.owner == Owner::Ours));
@@ -145,7 +145,7 @@ impl Actual {
 
     /// The entry of exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<Held> {
-        self.entries.get(&prefix).map(Row::held)
+        self.entries.get(&prefix).map(Tracked::held)
     }
 
     /// The family's prefixes whose entries are, or may be, ours.
@@ -167,7 +167,7 @@ impl Actual {
         self.entries.len() - self.ours
     }
 
-    fn retain(&mut self, mut stays: impl FnMut(&IpNet, &mut Row) -> bool) {
+    fn retain(&mut self, mut stays: impl FnMut(&IpNet, &mut Tracked) -> bool) {
         let mut ours = 0;
         self.entries.retain(|prefix, row| {
             let stays = stays(prefix, row);
@@ -178,9 +178,9 @@ impl Actual {
     }
 }
 
-// === impl Row ===
+// === impl Tracked ===
 
-impl Row {
+impl Tracked {
     fn held(&self) -> Held {
         Held {
             expires: self.expires,
@@ -268,6 +268,6 @@ mod tests {
 
     #[test]
     fn an_entry_takes_40_bytes() {
-        assert!(size_of::<(IpNet, Row)>() <= 40);
+        assert!(size_of::<(IpNet, Tracked)>() <= 40);
     }
 }

@@ -1,7 +1,7 @@
 //! Looks at a router before and while it is trusted with bans: whether it can be reached and is who it was,
 //! what its user may do, whether a rule uses the lists, and which RouterOS commands mend what is missing.
 //!
-//! [`visit`] gathers [`Facts`] in one session of its own; [`examine`] says what they mean, without I/O.
+//! [`visit()`] gathers [`Facts`] in one session of its own; [`examine`] says what they mean, without I/O.
 
 use atalaya_wire::{Fingerprint, Name};
 use serde::Serialize;
@@ -53,18 +53,18 @@ pub struct Finding {
 
 /// Everything that was found about a router.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct Readiness {
     /// Its name in the configuration.
     pub router: Name,
-    /// The configured address.
+    /// As configured: a port is there only where one was written.
     pub address: String,
-    /// The configured user.
+    /// RouterOS's user for the API, as configured.
     pub user: String,
     /// The name that the router has for itself.
     pub identity: Option<String>,
     /// Its version of RouterOS.
     pub version: Option<String>,
-    /// Its model.
+    /// What RouterOS calls the model (`board-name`); `None` where it was not told.
     pub board: Option<String>,
     /// The findings, in the order in which a person would look.
     pub findings: Vec<Finding>,
@@ -77,10 +77,10 @@ pub struct Report {
 }
 
 /// Checks one router. `writes` says whether an entry may be added to a scratch list and removed again.
-pub async fn check(config: &RouterConfig, clock: &Clock, writes: bool) -> Report {
+pub async fn check(config: &RouterConfig, clock: &Clock, writes: bool) -> Readiness {
     let facts = visit(config, clock, writes).await;
     let resource = facts.resource.shown();
-    Report {
+    Readiness {
         router: config.name.clone(),
         address: config.address.to_string(),
         user: config.user.clone(),
@@ -132,9 +132,9 @@ impl Finding {
     }
 }
 
-// === impl Report ===
+// === impl Readiness ===
 
-impl Report {
+impl Readiness {
     /// The worst of the findings.
     pub fn worst(&self) -> Grade {
         self.findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Good)

@@ -8,7 +8,7 @@ use atalaya_wire::Fingerprint;
 use rstest::rstest;
 
 use super::facts::{
-    Access, Certificate, ClockFace, Group, ListContent, Page, Resource, Service, User, WriteTest,
+    Access, Certificate, ClockFace, Group, IpService, ListContent, Page, Resource, User, WriteTest,
 };
 use super::rules::{Condition, Rule};
 use super::*;
@@ -65,8 +65,8 @@ fn of_chain(chain: &str, rule: Rule) -> Rule {
     Rule { chain: chain.to_owned(), ..rule }
 }
 
-fn service(name: &str, disabled: bool, certificate: Option<&str>) -> Service {
-    Service {
+fn service(name: &str, disabled: bool, certificate: Option<&str>) -> IpService {
+    IpService {
         name: name.to_owned(),
         port: Some(if name == "api" { 8728 } else { 8729 }),
         disabled,
@@ -169,7 +169,7 @@ fn off_by(facts: &mut Facts, seconds: i64) {
 #[case::no_memory_told(|f: &mut Facts| f.resource = Page::Refused, "memory", Grade::Unclear, "32768", &[])]
 #[case::clock_ahead(|f: &mut Facts| off_by(f, 61), "clock", Grade::Warning, "61 s ahead of ours",
     &["/system/ntp/client set enabled=yes servers=pool.ntp.org"])]
-#[case::clock_never_set(|f: &mut Facts| off_by(f, -1_700_000_000), "clock", Grade::Warning, "19675 days behind",
+#[case::clock_never_set(|f: &mut Facts| off_by(f, -1_700_000_000), "clock", Grade::Warning, "19,675 days behind",
     &["/system/ntp/client set enabled=yes servers=pool.ntp.org"])]
 #[case::clock_near_enough(|f: &mut Facts| off_by(f, -60), "clock", Grade::Good, "agrees", &[])]
 #[case::clock_not_read(|f: &mut Facts| f.clock = Page::Refused, "clock", Grade::Unclear, "may not read", &[])]
@@ -331,8 +331,10 @@ fn off_by(facts: &mut Facts, seconds: i64) {
 #[case::rules_not_read(|f: &mut Facts| f.raw[0] = Page::Refused, "ipv4-rule", Grade::Unclear,
     "print where src-address-list=spammer", &[])]
 #[case::no_ipv6(|f: &mut Facts| f.lists[1] = Page::Missing, "ipv6", Grade::Fault, "`ipv6 = false`", &[])]
-#[case::foreign_entries(|f: &mut Facts| f.lists[0] = Page::Shown(ListContent { ours: 1, foreign: 2, ..ListContent::default() }),
-    "ipv4-list", Grade::Good, "1 entry of ours and 2 of others'", &[])]
+#[case::one_foreign_entry(|f: &mut Facts| f.lists[0] = Page::Shown(ListContent { ours: 2, foreign: 1, ..ListContent::default() }),
+    "ipv4-list", Grade::Good, "2 entries of ours and 1 of others', which stays as it is", &[])]
+#[case::few_foreign_entries(|f: &mut Facts| f.lists[0] = Page::Shown(ListContent { ours: 1, foreign: 2, ..ListContent::default() }),
+    "ipv4-list", Grade::Good, "1 entry of ours and 2 of others', which stay as they are", &[])]
 #[case::another_mark(|f: &mut Facts| f.lists[1] = Page::Shown(ListContent {
         ours: 0, foreign: 3, marks: [("other".to_owned(), 3)].into(),
     }), "ipv6-list", Grade::Warning, "`other` (3)", &[])]
@@ -342,7 +344,7 @@ fn off_by(facts: &mut Facts, seconds: i64) {
 #[case::few_sessions(|f: &mut Facts| {
         let Page::Shown(services) = &mut f.services else { panic!() };
         services[1].max_sessions = Some(1);
-    }, "sessions", Grade::Warning, "takes 1 sessions", &["/ip/service set api-ssl max-sessions=20"])]
+    }, "sessions", Grade::Warning, "takes 1 session at once", &["/ip/service set api-ssl max-sessions=20"])]
 #[case::open_to_all(|f: &mut Facts| {
         let Page::Shown(services) = &mut f.services else { panic!() };
         services[1].access = Some(Access { property: "available-from", from: String::new() });

@@ -19,7 +19,7 @@ pub enum Enforcement {
     Unread,
     /// A rule drops them, or a part of them.
     Dropped {
-        /// Which rule.
+        /// What does, for people: the rule, and where it stands.
         says: String,
         /// How many packets such rules dropped since their counters began, where the router tells.
         packets: Option<u64>,
@@ -28,7 +28,7 @@ pub enum Enforcement {
     Passed {
         /// When that was seen first, however often the session broke since.
         since: Timestamp,
-        /// Why.
+        /// What is missing, for people: the rule, its state, or a rule before it that accepts.
         why: String,
         /// The commands for the router's terminal that mend it, in order.
         commands: Vec<String>,

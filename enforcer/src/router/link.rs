@@ -74,7 +74,7 @@ pub(super) enum Purpose {
 struct Timers {
     /// Ask for the router's resources: the keepalive.
     resource: Instant,
-    /// Print everything.
+    /// Read the lists anew, whatever is believed to be on them.
     reconcile: Instant,
     /// Send refused commands again; set while there are any.
     retry: Option<Instant>,

@@ -11,12 +11,12 @@ use crate::prefixes::Family;
 /// A look at the rules of both families.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    families: [Option<Pages>; 2],
+    families: [Option<FamilyRules>; 2],
 }
 
 /// What was read of one family.
 #[derive(Debug)]
-struct Pages {
+struct FamilyRules {
     raw: Page<Vec<Rule>>,
     reading: Reading,
 }
@@ -35,7 +35,7 @@ pub(super) enum Next {
 impl Look {
     /// Begins with a family; the page to ask for.
     pub(super) fn begin(&mut self, family: Family) -> Chains {
-        self.families[family.index()] = Some(Pages { raw: Page::Unread, reading: Reading::default() });
+        self.families[family.index()] = Some(FamilyRules { raw: Page::Unread, reading: Reading::default() });
         Chains::Raw
     }
 

@@ -94,7 +94,7 @@ pub struct Leftover {
 }
 
 /// One session that reads. Each question is answered before the next.
-struct Visit {
+struct PlanSession {
     session: Session<()>,
     marks: Marks,
 }
@@ -107,7 +107,7 @@ pub async fn plan(
     now: Timestamp,
 ) -> Result<Plan, SessionError> {
     let now = Moment::from(now);
-    let mut visit = Visit::begin(config).await?;
+    let mut visit = PlanSession::begin(config).await?;
     let (version, memory) = visit.resource().await?;
     let view = View::new(desired, config.takes(), config.ipv6);
     let mut pipeline = Pipeline::new(view, config.marks(), config.ipv6, Counts::default());
@@ -145,7 +145,7 @@ pub async fn plan(
 
 /// What is ours on the lists that a router was configured with before.
 pub async fn leftovers(config: &RouterConfig, before: &[ListUse]) -> Result<Vec<Leftover>, SessionError> {
-    Visit::begin(config).await?.leftovers(config, before).await
+    PlanSession::begin(config).await?.leftovers(config, before).await
 }
 
 /// Removes what is ours from the lists that a router was configured with before; tells of each removal, and
@@ -155,7 +155,7 @@ pub async fn tidy(
     leftovers: &[Leftover],
     mut removed: impl FnMut(usize),
 ) -> Result<usize, SessionError> {
-    let mut visit = Visit::begin(config).await?;
+    let mut visit = PlanSession::begin(config).await?;
     let mut left = leftovers.iter().flat_map(|left| left.ids.iter().map(|id| (left.family, *id)));
     let mut done = 0;
     loop {
@@ -231,9 +231,9 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
     }
 }
 
-// === impl Visit ===
+// === impl PlanSession ===
 
-impl Visit {
+impl PlanSession {
     async fn begin(config: &RouterConfig) -> Result<Self, SessionError> {
         let port = if config.tls.is_some() { API_TLS_PORT } else { API_PORT };
         let deadline = config.deadlines.connect;

@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "holds")]
 pub enum Holding {
-    /// Nothing.
+    /// There is no entry of exactly this prefix.
     Nothing,
-    /// An entry.
+    /// There is one of exactly this prefix.
     Entry {
         /// Whether it carries our mark.
         ours: bool,

@@ -59,7 +59,7 @@ pub enum SessionError {
     /// The host's name has no address.
     #[error("the name `{host}` cannot be resolved: {source}")]
     Resolve {
-        /// The configured host.
+        /// The host of `address`, a name.
         host: String,
         /// What the resolver said.
         source: io::Error,
@@ -101,7 +101,7 @@ pub enum SessionError {
         "the router refused the login of `{user}`: {reason}; check user and password, and that the user's group has the policies read, write and api"
     )]
     Login {
-        /// The configured user.
+        /// RouterOS's user for the API, as configured.
         user: String,
         /// What the router said.
         reason: String,
@@ -123,7 +123,7 @@ pub enum SessionError {
     /// The router owed an answer for too long.
     #[error("the router was silent for {} with commands in flight", seconds(.0))]
     Silent(Duration),
-    /// The connection broke.
+    /// The socket failed, or the router closed it.
     #[error("the connection broke: {0}")]
     Io(io::Error),
     /// The router sent what is no API sentence.
@@ -132,9 +132,9 @@ pub enum SessionError {
     /// A command that the session cannot do without was refused.
     #[error("{command} was refused: {trap}; the user needs the policies read, write and api")]
     Refused {
-        /// The command's path.
+        /// The command's path, or what it was to do.
         command: &'static str,
-        /// The router's answer.
+        /// What the router said, and what it means.
         trap: Trap,
     },
 }

@@ -16,7 +16,7 @@ use crate::prefixes::Family;
 pub struct RouterConfig {
     /// The name in logs and status.
     pub name: Name,
-    /// Where it listens.
+    /// The host of its API, with a port where that is not the usual one (8729 with TLS, 8728 without).
     pub address: Endpoint,
     /// The API user; needs the policies `read`, `write` and `api`.
     pub user: String,

@@ -24,7 +24,7 @@ pub struct RouterStatus {
     /// Since when it is at it.
     pub since: Timestamp,
     /// The last thing that went wrong, also where it went well since.
-    pub last_error: Option<Failure>,
+    pub last_error: Option<RouterError>,
     /// The router's own name, where it has told.
     pub identity: Option<String>,
     /// The version of RouterOS, where the router has told.
@@ -98,7 +98,7 @@ pub enum State {
 
 /// Something that went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct RouterError {
     /// When it happened, by the enforcer's clock.
     pub at: Timestamp,
     /// What, and what to do about it.

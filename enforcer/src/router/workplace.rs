@@ -13,7 +13,7 @@ use super::check::release::Release;
 use super::check::rules::Judgement;
 use super::enforcement::Enforcement;
 use super::pace::Pace;
-use super::status::{Failure, RouterStatus, State};
+use super::status::{RouterError, RouterStatus, State};
 use super::{Question, Recovery, RouterConfig};
 use crate::clock::Clock;
 use crate::desired::{Desired, Moment, Subscription};
@@ -82,6 +82,6 @@ impl Workplace {
     pub(super) fn fail(&self, text: String) {
         tracing::warn!(router = %self.config.name, error = %text, "router trouble");
         let at = self.clock.now();
-        self.status.send_modify(|status| status.last_error = Some(Failure { at, text }));
+        self.status.send_modify(|status| status.last_error = Some(RouterError { at, text }));
     }
 }

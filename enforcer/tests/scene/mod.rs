@@ -58,7 +58,6 @@ impl Scene {
         Self { folder, routers, clock, service, token, client, more: more.to_owned() }
     }
 
-    /// The first router.
     pub fn router(&self) -> &Router {
         &self.routers[0]
     }
@@ -73,7 +72,7 @@ impl Scene {
         Self { folder, routers, clock, service, token, client, more }
     }
 
-    /// Moves all clocks.
+    /// Moves the clocks of the enforcer and of every router.
     pub fn advance(&self, seconds: u64) {
         advance(&self.routers, &self.clock, seconds);
     }
@@ -88,12 +87,12 @@ impl Scene {
         self.try_post(&batch(offences)).await.unwrap()
     }
 
-    /// Posts a batch.
+    /// Posts a batch as the enrolled sensor.
     pub async fn try_post(&self, batch: &Batch) -> Result<Ack, (StatusCode, Problem)> {
         self.send(serde_json::to_vec(batch).unwrap(), &self.token).await
     }
 
-    /// Posts a body.
+    /// Posts a body as it is, with the secret of a token.
     pub async fn send(&self, body: Vec<u8>, token: &JoinToken) -> Result<Ack, (StatusCode, Problem)> {
         let request = self
             .client

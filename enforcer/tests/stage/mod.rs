@@ -57,7 +57,6 @@ impl Stage {
         self.desired.set(parse(prefix), Wanted { until: until.into(), label: Label::test("sshd at web-1") });
     }
 
-    /// Bans for ever.
     pub fn ban_forever(&self, prefix: &str) {
         self.desired
             .set(parse(prefix), Wanted { until: Moment::FOREVER, label: Label::test("sshd at web-1") });

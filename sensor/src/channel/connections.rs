@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What of it is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct WantedConnections {
     /// Closed ports that are touched.
     pub scans: Option<Scans>,
 }

@@ -11,14 +11,14 @@ pub const SHOWN: &str = "local drop: xdp";
 
 /// What of it is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct WantedLocalDrop {
     /// Where this sensor pins what must outlive it; what an earlier run left there is taken over, or removed.
     pub pins: PathBuf,
     /// `None` where nothing is to be dropped.
     pub settings: Option<Settings>,
 }
 
-/// How it drops.
+/// How the XDP program is set up; changing it attaches the program anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// On these interfaces; where there is none, on those that the default route or a global address names.

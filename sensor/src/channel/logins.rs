@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What of it is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct WantedLogins {
     /// Verdicts on logins, and whose.
     pub verdicts: Option<Verdicts>,
     /// Whom root's programs talk to.
@@ -22,6 +22,6 @@ pub enum Verdicts {
     Auto,
     /// What PAM and sshd report to libaudit.
     Audit,
-    /// PAM's own.
+    /// What PAM itself returns to the program that asks it, also of programs without support for libaudit.
     Pam,
 }

@@ -16,7 +16,7 @@ pub const LOCAL_DROP: &str = "local_drop";
 
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
+pub enum LoaderRequest {
     /// Brings what is loaded to this; answered with [`Said::Loaded`].
     Want(Wanted),
     /// Finds who listens on a port; answered with [`Said::Listener`].
@@ -25,13 +25,13 @@ pub enum Request {
         question: u64,
         /// In which network namespace, by its number; zero for the loader's own.
         netns: u32,
-        /// On which port.
+        /// The local TCP port.
         port: u16,
     },
     /// Asks whether the word of a process outside of the host's mount namespace on an address counts; answered
     /// with [`Said::Vouched`].
     Vouch {
-        /// The process.
+        /// Its number in the loader's process namespace.
         process: u32,
         /// The address that it names.
         address: IpAddr,
@@ -43,7 +43,7 @@ pub enum Request {
 pub enum Said {
     /// What was wanted is loaded, as far as the kernel lets it be.
     Loaded {
-        /// All programs.
+        /// The hooks of all objects, also those that are off.
         programs: Vec<Program>,
         /// What the loader kept.
         confinement: Confinement,
@@ -54,14 +54,14 @@ pub enum Said {
     Listener {
         /// The worker's number of the question.
         question: u64,
-        /// Who.
+        /// `None` where nobody listens there, or who does cannot be told.
         listener: Option<Listener>,
     },
-    /// The answer to the oldest [`Request::Vouch`] that has none.
+    /// The answer to the oldest [`LoaderRequest::Vouch`] that has none.
     Vouched(Vouch),
     /// Programs stand otherwise than was said last.
     Changed {
-        /// All of them.
+        /// As in [`Said::Loaded`], not only those that changed.
         programs: Vec<Program>,
     },
 }
@@ -69,7 +69,7 @@ pub enum Said {
 /// A program that listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
-    /// The process.
+    /// Its number in the loader's process namespace.
     pub process: u32,
     /// The program's name (`comm`).
     pub program: String,
@@ -84,7 +84,7 @@ pub enum Vouch {
     Host,
     /// The address is connected.
     Connected,
-    /// It is not.
+    /// The address has no TCP connection that counts for the process.
     Unconnected,
     /// The process is gone, or cannot be looked at.
     Gone,

@@ -17,14 +17,14 @@ const LONGEST: usize = 64 * 1024;
 /// The most descriptors in one packet.
 const DESCRIPTORS: usize = 64;
 
-/// One end.
+/// One end of a pair of `SOCK_SEQPACKET` sockets: a message is one packet, with its descriptors.
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
 // === impl Channel ===
 
 impl Channel {
-    /// Both ends.
+    /// Makes a pair, closed on exec: the loader is handed its end on purpose.
     pub fn pair() -> io::Result<(Self, Self)> {
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (one, other) = rustix::net::socketpair(kind.0, kind.1, kind.2, None)?;

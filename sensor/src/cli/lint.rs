@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 
-use crate::cli::named::{Found, Named};
+use crate::cli::named::{Named, NamedFilter};
 use crate::cli::trial::printable;
+use atalaya_program::count::{agreeing, counted};
 
 /// How much of a log is looked at, in lines, and the longest of them, in bytes.
 const LINES: usize = 100_000;
@@ -56,17 +57,19 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
             tell(&found.what, &warning);
         }
     }
-    let checked = words.len();
-    match warnings {
-        0 => println!("{checked} checked: nothing to warn of"),
-        1 => println!("{checked} checked, 1 warning"),
-        count => println!("{checked} checked, {count} warnings"),
-    }
+    println!("{}", sum(words.len(), warnings));
     Ok(if warnings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn sum(checked: usize, warnings: usize) -> String {
+    match warnings {
+        0 => format!("{checked} checked: nothing to warn of"),
+        _ => format!("{checked} checked, {}", counted(warnings, "warning")),
+    }
+}
+
 /// What is wrong with the dates of a log, as a filter reads them.
-fn dates(log: &PathBuf, found: &Found) -> anyhow::Result<Option<String>> {
+fn dates(log: &PathBuf, found: &NamedFilter) -> anyhow::Result<Option<String>> {
     let file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
     if file.metadata()?.is_dir() {
         bail!("{} is a folder; name a file in it", log.display());
@@ -100,14 +103,63 @@ fn dates(log: &PathBuf, found: &Found) -> anyhow::Result<Option<String>> {
     Ok(match (lines, dateless, ahead) {
         (0, _, _) => Some(format!("{log} has no line: nothing to try dates on")),
         (lines, dateless, _) if dateless == lines => Some(format!(
-            "no date of {log} can be read ({lines} lines, such as `{example}`): they would count as now; give a `datepattern`"
+            "no date of {log} can be read ({}, such as `{example}`): {} would count as now; give a `datepattern`",
+            counted(lines, "line"),
+            agreeing(lines, "it", "they")
         )),
         (lines, dateless, _) if dateless > 0 => Some(format!(
-            "{dateless} of {lines} lines of {log} have no date that can be read, such as `{example}`: they would count as now"
+            "{dateless} of {} of {log} {} no date that can be read, such as `{example}`: {} would count as now",
+            counted(lines, "line"),
+            agreeing(dateless, "has", "have"),
+            agreeing(dateless, "it", "they")
         )),
         (_, _, ahead) if ahead > 0 => Some(format!(
-            "{ahead} dates of {log} lie in the future, and would count as now: is it of another time zone? Give a `logtimezone`"
+            "{} of {log} {} in the future, and would count as now: is it of another time zone? Give a `logtimezone`",
+            counted(ahead, "date"),
+            agreeing(ahead, "lies", "lie")
         )),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use jiff::tz::TimeZone;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::filter::FilterDefinition;
+
+    #[test]
+    fn the_sum_agrees_with_its_numbers() {
+        let sums = [0, 1, 2].map(|warnings| sum(3, warnings));
+        assert_eq!(sums, ["3 checked: nothing to warn of", "3 checked, 1 warning", "3 checked, 2 warnings"]);
+    }
+
+    #[rstest]
+    #[case("", "has no line")]
+    #[case("x\n", "(1 line, such as `x`): it would count as now")]
+    #[case("x\nx\n", "(2 lines, such as `x`): they would count as now")]
+    #[case(
+        "x\n2020-01-01 00:00:00 y\n",
+        "1 of 2 lines of LOG has no date that can be read, such as `x`: it would"
+    )]
+    #[case(
+        "x\nx\n2020-01-01 00:00:00 y\n",
+        "2 of 3 lines of LOG have no date that can be read, such as `x`: they would"
+    )]
+    #[case("9999-01-01 00:00:00 y\n", "1 date of LOG lies in the future")]
+    #[case("9999-01-01 00:00:00 y\n9999-01-01 00:00:00 y\n", "2 dates of LOG lie in the future")]
+    fn what_is_said_of_dates_agrees_with_its_numbers(#[case] lines: &str, #[case] expected: &str) {
+        let mut log = tempfile::NamedTempFile::new().unwrap();
+        log.write_all(lines.as_bytes()).unwrap();
+        let failregex = vec!["from <HOST>$".to_owned()];
+        let filter = FilterDefinition { failregex, ..FilterDefinition::default() }.compile().unwrap();
+        let found = NamedFilter { filter, what: "x".to_owned(), zone: TimeZone::UTC };
+        let path = log.path().to_owned();
+        let said = dates(&path, &found).unwrap().unwrap().replace(&path.display().to_string(), "LOG");
+        assert!(said.contains(expected), "{said}");
+    }
 }

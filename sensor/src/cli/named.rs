@@ -19,8 +19,8 @@ pub struct Named {
 
 /// A filter that was named.
 #[derive(Debug)]
-pub struct Found {
-    /// The filter.
+pub struct NamedFilter {
+    /// Compiled; a jail's own filter with what the jail adds to it.
     pub filter: Filter,
     /// What it is: `jail sshd`, `filter sshd`, a path, or `regex`.
     pub what: String,
@@ -41,11 +41,11 @@ impl Named {
     }
 
     /// Finds what is meant; a jail wins over a filter of its name.
-    pub fn find(&self, word: &str) -> Result<Found, String> {
+    pub fn find(&self, word: &str) -> Result<NamedFilter, String> {
         let zone = TimeZone::system();
         let of = |what: String, definition: &FilterDefinition| {
             let filter = definition.compile().map_err(|error| format!("{what}: {error}"))?;
-            Ok(Found { filter, what, zone: zone.clone() })
+            Ok(NamedFilter { filter, what, zone: zone.clone() })
         };
         let configured = if self.config.exists() { Some(Config::read(&self.config, None)) } else { None };
         let mut trouble = None;
@@ -53,7 +53,7 @@ impl Named {
             Some(Ok(config)) => {
                 if let Some((filter, zone)) = config.filter_of(word) {
                     let zone = zone.cloned().unwrap_or_else(TimeZone::system);
-                    return Ok(Found { filter: filter.clone(), what: format!("jail {word}"), zone });
+                    return Ok(NamedFilter { filter: filter.clone(), what: format!("jail {word}"), zone });
                 }
             }
             Some(Err(error)) => trouble = Some(error.to_string()),

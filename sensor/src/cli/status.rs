@@ -7,11 +7,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{Timestamp, Unit};
 
 use crate::channel::{Outdated, OutdatedProgram, Program, ProgramState};
-use crate::cli::trial::printable;
+use crate::cli::trial::{given_up, printable};
 use crate::control::Status;
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 use crate::uplink::outbox::OutboxStatus;
+use atalaya_program::count::{agreeing, counted};
 
 /// How many addresses of a jail are listed; the JSON has all.
 const LISTED: usize = 50;
@@ -53,11 +54,7 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     }
     writeln!(out, "{jails}")?;
     for jail in status.jails.iter().filter(|jail| jail.exhausted > 0) {
-        writeln!(
-            out,
-            "jail {}: {} lines were given up, because a regex took too many steps",
-            jail.name, jail.exhausted
-        )?;
+        writeln!(out, "jail {}: {}", jail.name, given_up(jail.exhausted))?;
     }
     if !status.files.is_empty() {
         let mut files = new_table(["file", "read", "of"]);
@@ -77,12 +74,16 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
     for jail in &status.jails {
         writeln!(
             out,
-            "{}: {} failures in {} ban for {}",
-            jail.name, jail.maxretry, jail.findtime, jail.bantime
+            "{}: {} in {} {} for {}",
+            jail.name,
+            counted(jail.maxretry, "failure"),
+            jail.findtime,
+            agreeing(jail.maxretry, "bans", "ban"),
+            jail.bantime
         )?;
         let mut banned = new_table(["banned", "until", "dropped here"]);
         for ban in jail.banned.iter().take(LISTED) {
-            let dropped = ban.dropped.map(|dropped| format!("{} packets", dropped.packets));
+            let dropped = ban.dropped.map(|dropped| counted(dropped.packets, "packet"));
             banned.add_row([ban.address.to_string(), end(ban.until), dropped.unwrap_or_default()]);
         }
         writeln!(out, "{banned}")?;
@@ -117,8 +118,8 @@ fn head(status: &Status, out: &mut impl Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "sources {sources}; {} lines, {:.0} a second; {} to catch up",
-        status.lines,
+        "sources {sources}; {}, {:.0} a second; {} to catch up",
+        counted(status.lines, "line"),
         status.lines_per_second,
         indicatif::HumanBytes(status.backlog)
     )?;
@@ -141,24 +142,28 @@ fn more(all: usize, out: &mut impl Write) -> io::Result<()> {
 
 /// What is dropped on this host: two lines, and the bans that dropped most.
 fn local_drop(drop: &LocalDropStatus, out: &mut impl Write) -> io::Result<()> {
-    let (packets, bytes) = (drop.dropped.packets, indicatif::HumanBytes(drop.dropped.bytes));
+    let packets = counted(drop.dropped.packets, "packet");
+    let bytes = indicatif::HumanBytes(drop.dropped.bytes);
     write!(
         out,
-        "local drop: {} bans, of {} at most; {packets} packets dropped, {bytes}",
-        drop.bans, drop.max_entries
+        "local drop: {}, of {} at most; {packets} dropped, {bytes}",
+        counted(drop.bans, "ban"),
+        drop.max_entries
     )?;
     if drop.left_out > 0 {
-        write!(out, "; {} times no room", drop.left_out)?;
+        write!(out, "; {} no room", counted(drop.left_out, "time"))?;
     }
     writeln!(out)?;
     let passed = match drop.allowed_packets {
         0 => String::new(),
-        packets => format!("; {packets} packets passed for that, though banned"),
+        packets => format!("; {} passed for that, though banned", counted(packets, "packet")),
     };
     writeln!(
         out,
-        "  {} addresses and networks are protected, among them {}{passed}",
-        drop.spared, drop.lifelines
+        "  {} {} protected, among them {}{passed}",
+        drop.spared,
+        agreeing(drop.spared, "address or network is", "addresses and networks are"),
+        drop.lifelines
     )?;
     if let Some(fleet) = &drop.fleet {
         let how = match (fleet.connected, fleet.whole) {
@@ -212,8 +217,11 @@ fn outbox(OutboxStatus { waiting, dropped }: OutboxStatus) -> String {
 fn reports(status: &Status) -> String {
     let reports = &status.reports;
     let mut line = format!(
-        "reported {} failures and {} good logins; {} wait",
-        reports.failures, reports.logins, reports.waiting
+        "reported {} and {}; {} {}",
+        counted(reports.failures, "failure"),
+        counted(reports.logins, "successful login"),
+        reports.waiting,
+        agreeing(reports.waiting, "waits", "wait")
     );
     for (count, what) in
         [(reports.dropped, "dropped at the memory's bounds"), (reports.forgotten, "forgotten after an hour")]
@@ -263,7 +271,7 @@ fn outdated(programs: &[Program], out: &mut impl Write) -> io::Result<()> {
     }
     let more: usize = programs.iter().map(|program| program.more_outdated).max().unwrap_or_default();
     if more > 0 {
-        writeln!(out, "and processes on {more} more such files")?;
+        writeln!(out, "and processes on {}", counted(more, "more such file"))?;
     }
     Ok(())
 }
@@ -287,7 +295,8 @@ fn merge(old: &mut Outdated, file: &Outdated) {
 
 fn outdated_line(old: &Outdated) -> String {
     let of_host = old.place == "this host";
-    let verb = if old.processes == 1 { "process still runs" } else { "processes still run" };
+    let processes = counted(old.processes, "process");
+    let verb = agreeing(old.processes, "still runs", "still run");
     let place = if of_host { String::new() } else { format!(" in {}", old.place) };
     let mut listed: Vec<String> = Vec::new();
     let mut left = old.processes;
@@ -301,11 +310,10 @@ fn outdated_line(old: &Outdated) -> String {
     if left > 0 {
         listed.push(format!("and {left} more"));
     }
-    let whose = if old.processes == 1 { "its" } else { "their" };
+    let whose = agreeing(old.processes, "its", "their");
     let seen = if old.seen { "seen all the same" } else { "not seen" };
     let mut line = format!(
-        "{} {verb}{place} on the {} of before its upgrade: {}; {whose} logins are {seen}",
-        old.processes,
+        "{processes} {verb}{place} on the {} of before its upgrade: {}; {whose} logins are {seen}",
         old.library,
         listed.join(", ")
     );
@@ -361,6 +369,54 @@ mod tests {
     fn outdated(place: &str, seen: bool, processes: u32, programs: Vec<OutdatedProgram>) -> Outdated {
         let (library, path) = ("libaudit.so.1".to_owned(), "/usr/lib64/libaudit.so.1".to_owned());
         Outdated { library, path, place: place.to_owned(), seen, processes, programs }
+    }
+
+    #[rstest]
+    #[case(0, &[
+        "; 0 lines, 0 a second;", "reported 0 failures and 0 successful logins; 0 wait\n",
+        "local drop: 0 bans, of 9 at most; 0 packets dropped,", "  0 addresses and networks are protected,",
+        "a: 0 failures in 10m ban for 30m\n",
+    ])]
+    #[case(1, &[
+        "; 1 line, 0 a second;", "reported 1 failure and 1 successful login; 1 waits\n",
+        "local drop: 1 ban, of 9 at most; 1 packet dropped,", "; 1 time no room\n",
+        "  1 address or network is protected,", "; 1 packet passed for that,",
+        "jail a: 1 line was given up,", "a: 1 failure in 10m bans for 30m\n", " 1 packet ",
+    ])]
+    #[case(2, &[
+        "; 2 lines, 0 a second;", "reported 2 failures and 2 successful logins; 2 wait\n",
+        "local drop: 2 bans, of 9 at most; 2 packets dropped,", "; 2 times no room\n",
+        "  2 addresses and networks are protected,", "; 2 packets passed for that,",
+        "jail a: 2 lines were given up,", "a: 2 failures in 10m ban for 30m\n", " 2 packets ",
+    ])]
+    fn numbers_agree_with_their_nouns(#[case] number: u64, #[case] expected: &[&str]) {
+        let dropped = serde_json::json!({"packets": number, "bytes": number});
+        let ban = serde_json::json!({"address": "192.0.2.1", "until": null, "ban": null, "dropped": dropped});
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "release": "1", "started": Timestamp::now(), "enforcer": null, "connected": null, "sources": [],
+            "programs": [], "confinement": [], "kernel_trouble": null, "lines": number, "lines_per_second": 0.0,
+            "backlog": 0, "files": [],
+            "local_drop": {
+                "bans": number, "max_entries": 9, "left_out": number, "dropped": dropped,
+                "allowed_packets": number, "spared": number, "lifelines": "x", "most": [], "fleet": null, "trouble": null,
+            },
+            "reports": {
+                "on": true, "failures": number, "logins": number, "waiting": number, "dropped": 0,
+                "forgotten": 0, "trouble": null,
+            },
+            "jails": [{
+                "name": "a", "source": "x", "maxretry": number, "findtime": 600, "bantime": 1800, "failing": 0,
+                "failures": 0, "offences": 0, "ignored": 0, "old": 0, "dropped": 0, "exhausted": number,
+                "banned": [ban], "refused": [],
+            }],
+        }))
+        .unwrap();
+        let mut text = Vec::new();
+        table(&status, true, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for line in expected {
+            assert!(text.contains(line), "no {line:?} in\n{text}");
+        }
     }
 
     #[test]

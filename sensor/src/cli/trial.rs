@@ -18,7 +18,8 @@ use serde_json::json;
 
 use crate::cli::named::{self, Named};
 use crate::date::Dates;
-use crate::filter::{Filter, Found, Host, Verdict, lines};
+use crate::filter::{Filter, Host, LineOutcome, Match, lines};
+use atalaya_program::count::{agreeing, counted};
 
 /// How much is read at once; also the longest line that is looked at whole, in bytes.
 const BLOCK: usize = 1 << 20;
@@ -28,7 +29,7 @@ const BLOCK: usize = 1 << 20;
 pub struct Arguments {
     /// A log file, `-` for standard input, or a line itself
     log: String,
-    /// The name of a jail or filter, a filter's file, or a regex with <HOST>
+    /// The name of a jail or filter, a filter's file, or a regex with `<HOST>`
     filter: String,
     /// A regex for lines to leave out
     #[arg(long, value_name = "REGEX")]
@@ -50,7 +51,7 @@ pub struct Arguments {
     json: bool,
     /// Print only these of every match, such as 'ip time user'; also regex, line and text
     #[arg(long, value_name = "FIELDS", value_parser = fields, conflicts_with_all = ["json", "matched", "missed", "ignored"])]
-    output: Option<Fields>,
+    output: Option<FieldList>,
 }
 
 /// One thing to print of a match.
@@ -65,9 +66,9 @@ enum Field {
 }
 
 #[derive(Clone, Debug)]
-struct Fields(Vec<Field>);
+struct FieldList(Vec<Field>);
 
-/// What was found.
+/// Counts of lines, over all files that were tried.
 #[derive(Default)]
 struct Sums {
     lines: u64,
@@ -117,7 +118,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
         (Box::new(io::Cursor::new(arguments.log.clone().into_bytes())), None)
     };
 
-    let named::Found { mut filter, what, zone } = found;
+    let named::NamedFilter { mut filter, what, zone } = found;
     let colour = colour::is_wanted(&io::stdout());
     let tally = Sums { hits: vec![0; filter.regexes().count()], ..Sums::default() };
     let out = io::BufWriter::new(io::stdout().lock());
@@ -135,7 +136,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn fields(text: &str) -> Result<Fields, String> {
+fn fields(text: &str) -> Result<FieldList, String> {
     let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
     let fields: Vec<Field> = words
         .map(|word| match word.to_ascii_lowercase().trim_matches(['<', '>']) {
@@ -151,7 +152,7 @@ fn fields(text: &str) -> Result<Fields, String> {
     if fields.is_empty() {
         Err("name at least one of ip, time, user, regex, line, text".to_owned())
     } else {
-        Ok(Fields(fields))
+        Ok(FieldList(fields))
     }
 }
 
@@ -220,7 +221,7 @@ impl<W: Write> Trial<'_, W> {
                 let verdict = filter.find(line);
                 self.tally.lines += 1;
                 let number = self.tally.lines;
-                if verdict == Verdict::Missed {
+                if verdict == LineOutcome::Missed {
                     self.missed(filter, line, number)?;
                 } else {
                     self.line(line, number, verdict)?;
@@ -244,15 +245,15 @@ impl<W: Write> Trial<'_, W> {
     }
 
     /// A line that a failregex matches.
-    fn line(&mut self, line: &[u8], number: u64, verdict: Verdict) -> io::Result<()> {
+    fn line(&mut self, line: &[u8], number: u64, verdict: LineOutcome) -> io::Result<()> {
         let found = match verdict {
-            Verdict::Matched(found) => found,
-            Verdict::Ignored => {
+            LineOutcome::Matched(found) => found,
+            LineOutcome::Ignored => {
                 self.tally.ignored += 1;
                 let wanted = self.arguments.ignored && self.tally.ignored <= self.arguments.limit;
                 return if wanted { self.keep("ignored", number, line) } else { Ok(()) };
             }
-            Verdict::Missed => return Ok(()),
+            LineOutcome::Missed => return Ok(()),
         };
         self.tally.matched += 1;
         self.tally.hits[found.regex] += 1;
@@ -261,7 +262,7 @@ impl<W: Write> Trial<'_, W> {
         let date = self.dates.find(dated, Timestamp::now(), &self.zone);
         let (time, form) = date.map(|date| (date.time, date.form)).unzip();
         *self.tally.forms.entry(form).or_default() += 1;
-        if let Some(Fields(fields)) = &self.arguments.output {
+        if let Some(FieldList(fields)) = &self.arguments.output {
             let words: Vec<String> = fields
                 .iter()
                 .map(|field| match field {
@@ -328,7 +329,7 @@ impl<W: Write> Trial<'_, W> {
         &mut self,
         number: u64,
         line: &[u8],
-        found: &Found,
+        found: &Match,
         time: Option<Timestamp>,
     ) -> io::Result<()> {
         let (host, bannable) = (host(found), matches!(found.host, Host::Address(_)));
@@ -346,7 +347,7 @@ impl<W: Write> Trial<'_, W> {
     }
 
     /// The part that matched in bold, the host in it in red.
-    fn in_colour(&self, line: &[u8], found: &Found) -> String {
+    fn in_colour(&self, line: &[u8], found: &Match) -> String {
         let (bold, red, plain) = ("\x1b[1m", "\x1b[1;31m", "\x1b[0m");
         let whole = self.shown.matched_part(line, found.regex).unwrap_or_else(|| found.span.clone());
         let (start, end) = (whole.start.min(found.span.start), whole.end.max(found.span.end));
@@ -397,21 +398,29 @@ impl<W: Write> Trial<'_, W> {
             }
         }
         if tally.names > 0 {
-            writeln!(out, "{} matches found a host name, which is never banned", tally.names)?;
+            writeln!(out, "{} found a host name, which is never banned", counted(tally.names, "match"))?;
         }
         if filter.exhausted() > 0 {
-            writeln!(out, "{} lines were given up, because a regex took too many steps", filter.exhausted())?;
+            writeln!(out, "{}", given_up(filter.exhausted()))?;
         }
         let missed = tally.lines - tally.matched - tally.ignored;
         writeln!(
             out,
-            "\nLines: {} lines, {} ignored, {} matched, {missed} missed",
-            tally.lines, tally.ignored, tally.matched
+            "\nLines: {}, {} ignored, {} matched, {missed} missed",
+            counted(tally.lines, "line"),
+            tally.ignored,
+            tally.matched
         )
     }
 }
 
-fn host(found: &Found) -> String {
+/// What is told of lines on which a search was broken off.
+pub fn given_up(lines: u64) -> String {
+    let (lines, were) = (counted(lines, "line"), agreeing(lines, "was", "were"));
+    format!("{lines} {were} given up, because a regex took too many steps")
+}
+
+fn host(found: &Match) -> String {
     match &found.host {
         Host::Address(address) => address.to_string(),
         Host::Name(name) => printable(name.as_bytes()),

@@ -22,7 +22,7 @@ const LONGEST_NAME: usize = 16;
 /// The table, or what `true` stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalDropConfig {
-    /// Where and how.
+    /// The interfaces, the mode, and how many bans at most: what the loader is told.
     pub settings: Settings,
     /// Whether the enforcer's bans of the whole fleet are dropped too.
     pub fleet: bool,

@@ -29,7 +29,7 @@ const SYSTEM: [&str; 17] = [
     "/run/systemd/resolve",
     "/run/resolvconf",
 ];
-/// What journalctl reads.
+/// What journalctl reads: the journals, this host's number (which names their folder), and its settings.
 const JOURNAL: [&str; 4] = ["/var/log/journal", "/run/log/journal", "/etc/machine-id", "/etc/systemd"];
 /// Folders too wide to be opened for the sake of one file in them.
 const WIDE: [&str; 7] = ["/", "/etc", "/home", "/root", "/run", "/srv", "/var"];
@@ -41,7 +41,7 @@ pub struct Reach {
     pub read: BTreeSet<PathBuf>,
     /// Folders to write below.
     pub write: BTreeSet<PathBuf>,
-    /// Programs to start.
+    /// Programs to start, by path; a worker that starts none may not call execve(2) at all.
     pub execute: BTreeSet<PathBuf>,
 }
 

@@ -9,14 +9,14 @@ use seccompiler::{
     TargetArch,
 };
 
-/// Whose calls.
+/// Whose list of permitted system calls is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
-    /// The worker's.
+    /// The worker's, where it starts no other program.
     Worker,
     /// The worker's, where it starts journalctl. Which programs these may be is Landlock's to say.
     WorkerWithPrograms,
-    /// The loader's.
+    /// The loader's: also what loads and attaches programs.
     Loader,
 }
 

@@ -64,7 +64,7 @@ const ZONES: [(i32, &str); 36] = [
 
 /// What a line states of its date.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(super) struct DateFields {
     year: Option<i16>,
     month: Option<i8>,
     day: Option<i8>,
@@ -79,9 +79,9 @@ pub(super) struct Fields {
     moment: Option<Timestamp>,
 }
 
-// === impl Fields ===
+// === impl DateFields ===
 
-impl Fields {
+impl DateFields {
     /// Takes over a group by its name; names that are no field's are passed over.
     pub(super) fn take(&mut self, name: &str, text: &[u8]) -> Option<()> {
         let text = str::from_utf8(text).ok()?;

@@ -51,7 +51,7 @@ pub fn find_form(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timest
     start += priority(&line[start..]);
     let bracket = usize::from(line.get(start) == Some(&b'['));
     let rest = line.get(start + bracket..)?;
-    let mut cursor = Cursor { bytes: rest, at: 0 };
+    let mut cursor = Rest { bytes: rest, at: 0 };
     let (time, form) = match rest.first()? {
         b'A'..=b'Z' => (rfc3164(&mut cursor, now, zone)?, Form::Rfc3164),
         b'0'..=b'9' => match rest.get(2)? {
@@ -90,7 +90,7 @@ pub(super) fn is_host(rest: &[u8]) -> bool {
     std::str::from_utf8(word).is_ok_and(|word| word.parse::<Ipv6Addr>().is_ok())
 }
 
-fn iso(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+fn iso(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let year = cursor.number(4)?;
     let separator = cursor.next()?;
     let month = cursor.number(2)?;
@@ -105,7 +105,7 @@ fn iso(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Times
     resolve(cursor, civil, now, zone)
 }
 
-fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+fn rfc3164(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     cursor.weekday();
     let month = cursor.month()?;
     cursor.expect(b' ')?;
@@ -150,7 +150,7 @@ fn rfc3164(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<T
         .or_else(|| (2..=4).find_map(|years| moment(this_year - years)))
 }
 
-fn web(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+fn web(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let day = cursor.number(2)?;
     let separator = cursor.next()?;
     let month = cursor.month()?;
@@ -165,7 +165,7 @@ fn web(cursor: &mut Cursor<'_>, now: Timestamp, zone: &TimeZone) -> Option<Times
     resolve(cursor, civil, now, zone)
 }
 
-fn epoch(cursor: &mut Cursor<'_>) -> Option<Timestamp> {
+fn epoch(cursor: &mut Rest<'_>) -> Option<Timestamp> {
     let digits = cursor.bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     // 10 digits of seconds (2001 to 2286), or 13 of milliseconds.
     let (seconds, nanos) = match digits {
@@ -180,7 +180,7 @@ fn epoch(cursor: &mut Cursor<'_>) -> Option<Timestamp> {
 }
 
 /// A civil time with the zone that follows it, else with the given one.
-fn resolve(cursor: &mut Cursor<'_>, civil: DateTime, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+fn resolve(cursor: &mut Rest<'_>, civil: DateTime, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let before = cursor.at;
     if cursor.peek() == Some(b' ') && matches!(cursor.bytes.get(cursor.at + 1), Some(b'+' | b'-')) {
         cursor.at += 1;
@@ -241,14 +241,14 @@ fn civil(
     .ok()
 }
 
-struct Cursor<'a> {
+struct Rest<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-// === impl Cursor ===
+// === impl Rest ===
 
-impl Cursor<'_> {
+impl Rest<'_> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -305,7 +305,7 @@ impl Cursor<'_> {
         self.number(4)
     }
 
-    /// `11:17:32`
+    /// Hours, minutes and seconds in two digits each: `11:17:32`.
     fn clock(&mut self) -> Option<(i32, i32, i32)> {
         let hour = self.number(2)?;
         self.expect(b':')?;

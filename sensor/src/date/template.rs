@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use regex::bytes::{Captures, Regex, RegexBuilder};
 
-use super::fields::Fields;
+use super::fields::DateFields;
 use super::plain::is_host;
 
 /// The largest compiled form, in bytes.
@@ -129,7 +129,7 @@ impl Template {
         let found = self.regexes.iter().filter_map(|regex| Some((regex, captures(regex, line)?)));
         let (regex, captures) =
             found.min_by_key(|(_, captures)| captures.get(1).map(|group| group.start()))?;
-        let mut fields = Fields::default();
+        let mut fields = DateFields::default();
         for name in regex.capture_names().flatten() {
             if let Some(group) = captures.name(name) {
                 fields.take(name, group.as_bytes())?;

@@ -14,9 +14,9 @@ use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
 use crate::date::Dates;
-use crate::filter::{Found, Host, Scanner, Verdict};
+use crate::filter::{Host, LineOutcome, Match, Scanner};
 use crate::jail::{Failure, Jail, Outcome};
-use crate::rfc5424::Message;
+use crate::rfc5424::Rfc5424Message;
 use crate::source::journal::Entry;
 
 /// The most addresses whose last login is remembered.
@@ -29,7 +29,7 @@ pub struct FailedLogin<'a> {
     pub address: IpAddr,
     /// The service: `sshd`, `vsftpd`…
     pub service: &'a str,
-    /// When.
+    /// By this host's clock.
     pub time: Timestamp,
     /// What was seen, in words.
     pub text: &'a str,
@@ -38,11 +38,11 @@ pub struct FailedLogin<'a> {
 /// An address that reached a jail's limit where the kernel counts for the jail.
 #[derive(Clone, Debug)]
 pub struct LimitReached<'a> {
-    /// The jail.
+    /// One of a source that the kernel counts.
     pub jail: &'a Name,
-    /// Whose.
+    /// The one that connected, or touched closed ports; counted alone or for its IPv6 network.
     pub address: IpAddr,
-    /// When.
+    /// When the limit was reached, by this host's clock.
     pub time: Timestamp,
     /// How many there were.
     pub count: u32,
@@ -51,7 +51,7 @@ pub struct LimitReached<'a> {
 }
 
 impl Detector {
-    /// One entry of the journal, for all jails that want it; a good login in it, for the next report.
+    /// One entry of the journal, for all jails that want it; a successful login in it, for the next report.
     pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
         if let Some((address, account)) = entry.good_login() {
             self.good_login(address, "sshd", account, entry.time);
@@ -74,11 +74,11 @@ impl Detector {
                         own: &Option<TimeZone>,
                         spared: &Spared,
                         line: &[u8],
-                        verdict: Verdict,
+                        verdict: LineOutcome,
                         dates: &Dates| {
             let Some(address) = bannable(jail, source, line, &verdict) else { return };
             let dated = match &verdict {
-                Verdict::Matched(Found { dated: Some(earlier), .. }) => earlier,
+                LineOutcome::Matched(Match { dated: Some(earlier), .. }) => earlier,
                 _ => line,
             };
             let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
@@ -113,7 +113,7 @@ impl Detector {
             let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(jail) else { return };
             let Some(filter) = source.take_line() else { return };
             let verdict = filter.find(line);
-            if matches!(verdict, Verdict::Matched(_)) {
+            if matches!(verdict, LineOutcome::Matched(_)) {
                 take(jail, zone, spared, line, verdict, &filter.dates());
             }
         });
@@ -218,14 +218,14 @@ impl Detector {
 
 fn failure(address: IpAddr, time: Timestamp, source: &str, line: &[u8]) -> Failure {
     // Structured data would leave no room for the text.
-    let read = Message::read(line).map(|message| message.line().bytes);
+    let read = Rfc5424Message::read(line).map(|message| message.line().bytes);
     let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
     Failure { address, time, weight: 1, evidence: Evidence::new(time, source, text.trim_end()) }
 }
 
 /// The address of a line that matched, where it is one that a router can hold.
-fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &Verdict) -> Option<IpAddr> {
-    let Verdict::Matched(found) = verdict else { return None };
+fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<IpAddr> {
+    let LineOutcome::Matched(found) = verdict else { return None };
     match &found.host {
         Host::Address(address) => Some(*address),
         Host::Name(name) => {

@@ -10,7 +10,7 @@ use crate::jail::ignore::IgnoreCommand;
 /// What no jail counts.
 #[derive(Clone, Debug, Default)]
 pub struct Ignored {
-    /// From the configuration.
+    /// `ignore` of the settings, for all jails; a reload replaces it.
     pub configured: Networks,
     /// The host's own addresses.
     pub own: Networks,
@@ -23,7 +23,7 @@ pub struct Ignored {
 pub(super) struct Spared {
     /// What names and files stand for now.
     pub(super) looked_up: Networks,
-    /// Added while running.
+    /// Added by `atalaya-sensor ignore`, and forgotten when the sensor ends.
     pub(super) added: Networks,
     /// The host's own addresses.
     pub(super) own: bool,

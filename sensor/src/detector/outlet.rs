@@ -17,7 +17,7 @@ pub(super) struct Outlet {
     pub(super) chatter: Chatter,
     /// What the enforcer is told of beside offences; `None` where it is told of nothing else.
     pub(super) pending: Option<Pending>,
-    /// Where good logins are noted, whether or not they are reported.
+    /// Where successful logins are noted, whether or not they are reported.
     pub(super) trusted: Arc<Mutex<Trusted>>,
     pub(super) offended: Box<Offended>,
 }
@@ -36,7 +36,7 @@ pub(super) type Offended = dyn FnMut(Offence, Option<Arc<IgnoreCommand>>) -> Han
 /// Where an offence went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handed {
-    /// To the enforcer.
+    /// To the outbox, from which the enforcer is told.
     Sent(Sent),
     /// To its jail's ignorecommand, which is asked first.
     Asked,

@@ -1,5 +1,5 @@
 //! What waits for the next report: every failure that a jail counted, whether or not an offence came of it, summed up by
-//! jail and address; and the last good login of each address. Bounded, and what is dropped is counted.
+//! jail and address; and the last successful login of each address. Bounded, and what is dropped is counted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ const LIFE: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, Default)]
 pub struct Pending {
     gathered: Gathered,
-    lost: Lost,
+    lost: Unreported,
 }
 
 /// What was gathered since the last report.
@@ -33,7 +33,7 @@ pub(crate) struct Tally {
 
 /// What the enforcer will never hear, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
+pub struct Unreported {
     /// Failures and logins dropped at a bound, or with a report that the enforcer cannot take.
     pub dropped: u64,
     /// Failures that grew older than an hour before the enforcer could be told.
@@ -60,7 +60,7 @@ impl Pending {
         }
     }
 
-    /// Notes a good login; the last one of each address is kept.
+    /// Notes a successful login; the last one of each address is kept.
     pub fn login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
         let address = canonical(address);
         let logins = &mut self.gathered.logins;
@@ -96,13 +96,13 @@ impl Pending {
         self.gathered.failures.len() + self.gathered.logins.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether there is nothing that the enforcer has to be told.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// What was lost here.
-    pub fn lost(&self) -> Lost {
+    pub fn lost(&self) -> Unreported {
         self.lost
     }
 }

@@ -15,13 +15,13 @@ use crate::pinned::Dropped;
 /// A jail as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JailStatus {
-    /// Its name.
+    /// As in `sensor.toml`, or as fail2ban's jail has it.
     pub name: Name,
-    /// What it reads.
+    /// In words: the paths of files, or the source's kind and what it is limited to.
     pub source: String,
     /// How many failures make an offence, within which time, and for how long it bans.
     pub maxretry: u32,
-    /// Within which time.
+    /// Within which time failures are counted together, in seconds.
     pub findtime: Seconds,
     /// For how long it bans.
     pub bantime: BanTime,
@@ -45,7 +45,7 @@ pub struct JailStatus {
 /// A ban that a jail asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BannedAddress {
-    /// Who is banned.
+    /// The one that offended; of IPv6 the enforcer may ban its network.
     pub address: IpAddr,
     /// Until when; `None` for ever.
     pub until: BanEnd,
@@ -60,11 +60,11 @@ pub struct BannedAddress {
 /// An address that the enforcer did not ban for a jail.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RefusedAddress {
-    /// Whose.
+    /// The one whose offence was refused.
     pub address: IpAddr,
     /// When it was refused.
     pub at: Timestamp,
-    /// Why.
+    /// As the enforcer gave them.
     pub grounds: Grounds,
 }
 

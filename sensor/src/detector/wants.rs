@@ -36,7 +36,7 @@ impl Detector {
     }
 
     /// What the jails want of the kernel besides logins.
-    pub fn wants_connections(&self) -> Option<channel::connections::Wanted> {
+    pub fn wants_connections(&self) -> Option<channel::connections::WantedConnections> {
         let mut wanted = None;
         self.sources().for_each(|source| source.want_connections(&mut wanted));
         wanted

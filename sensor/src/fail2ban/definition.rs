@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Fail2banError;
-use super::ini::Place;
+use super::ini::OptionPlace;
 use super::layers::{Layers, Overrides};
 use super::tags::substitute;
 use crate::filter::FilterDefinition;
@@ -140,7 +140,7 @@ pub(super) fn filter(
     spec: &str,
     backend: &str,
     of_jail: &Overrides,
-    place: &Place,
+    place: &OptionPlace,
 ) -> Result<(FilterDefinition, BTreeMap<String, String>), Fail2banError> {
     let (name, given) = split(spec).map_err(|problem| place.error(format!("`{spec}`: {problem}")))?;
     if name.contains("..") || name.starts_with('/') {
@@ -206,7 +206,7 @@ fn resolve(
 fn take(
     filter: &mut FilterDefinition,
     options: &BTreeMap<String, String>,
-    place: &dyn Fn(&str) -> Place,
+    place: &dyn Fn(&str) -> OptionPlace,
 ) -> Result<(), Fail2banError> {
     let lines = |text: &String| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
     let unless_blank = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());

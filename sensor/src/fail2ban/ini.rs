@@ -14,18 +14,18 @@ pub(super) type Section = BTreeMap<String, Value>;
 #[derive(Clone, Debug)]
 pub(super) struct Value {
     pub(super) text: String,
-    pub(super) place: Place,
+    pub(super) place: OptionPlace,
 }
 
 /// Where a value was written.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct OptionPlace {
     pub(super) file: Arc<Path>,
     /// Counted from one; zero where no line is meant.
     pub(super) line: usize,
 }
 
-/// One file.
+/// One file as it is read, before `.local` files and includes are laid over it.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) defaults: Section,
@@ -33,9 +33,9 @@ pub(super) struct File {
     pub(super) sections: Vec<(String, Section)>,
 }
 
-// === impl Place ===
+// === impl OptionPlace ===
 
-impl Place {
+impl OptionPlace {
     pub(super) fn whole(file: &Path) -> Self {
         Self { file: file.into(), line: 0 }
     }
@@ -51,7 +51,7 @@ impl File {
     /// Reads a file, which must be an ordinary one: a pipe could block for ever.
     pub(super) fn read(path: &Path) -> Result<Self, Fail2banError> {
         const LARGEST: u64 = 16 << 20;
-        let whole = Place::whole(path);
+        let whole = OptionPlace::whole(path);
         let cannot = |error: std::io::Error| whole.error(format!("cannot read it: {error}"));
         let metadata = path.metadata().map_err(cannot)?;
         if !metadata.is_file() {
@@ -64,7 +64,7 @@ impl File {
         let text = String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = memchr::memchr_iter(b'\n', before).count() + 1;
-            Place { file: path.into(), line }.error("is not UTF-8 here: save it as UTF-8")
+            OptionPlace { file: path.into(), line }.error("is not UTF-8 here: save it as UTF-8")
         })?;
         Self::parse(&text, path)
     }
@@ -73,7 +73,7 @@ impl File {
         let file: Arc<Path> = path.into();
         let mut parser = Parser { parsed: Self::default(), section: None, option: None, indent: 0 };
         for (index, line) in text.lines().enumerate() {
-            let place = Place { file: file.clone(), line: index + 1 };
+            let place = OptionPlace { file: file.clone(), line: index + 1 };
             parser.line(line, &place)?;
         }
         for section in parser.parsed.sections.iter_mut().map(|(_, section)| section) {
@@ -112,7 +112,7 @@ struct Parser {
 // === impl Parser ===
 
 impl Parser {
-    fn line(&mut self, line: &str, place: &Place) -> Result<(), Fail2banError> {
+    fn line(&mut self, line: &str, place: &OptionPlace) -> Result<(), Fail2banError> {
         let comment = comment(line);
         let text = line[..comment.unwrap_or(line.len())].trim();
         if text.is_empty() {
@@ -159,7 +159,7 @@ impl Parser {
         Ok(())
     }
 
-    fn header(&mut self, name: &str, place: &Place) -> Result<(), Fail2banError> {
+    fn header(&mut self, name: &str, place: &OptionPlace) -> Result<(), Fail2banError> {
         if name != DEFAULT {
             if self.parsed.section(name).is_some() {
                 return Err(place.error(format!("the section [{name}] is there twice: join them")));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Fail2banError;
-use super::ini::{File, Place, Section, Value};
+use super::ini::{File, OptionPlace, Section, Value};
 
 /// How deep `%(a)s` may lead to `%(b)s`, as in Python.
 const DEEPEST: usize = 10;
@@ -42,7 +42,7 @@ impl Layers {
         files.retain(|file| file.exists());
         if files.is_empty() {
             let problem = format!("is not there, and neither is {name}.local");
-            return Err(Place::whole(&file("conf")).error(problem));
+            return Err(OptionPlace::whole(&file("conf")).error(problem));
         }
         let mut layers = Self {
             base: files[0].clone(),
@@ -102,9 +102,9 @@ impl Layers {
     }
 
     /// Where an option of a section was written; the first file where it was not.
-    pub(super) fn place(&self, section: &str, option: &str) -> Place {
+    pub(super) fn place(&self, section: &str, option: &str) -> OptionPlace {
         let value = self.own(section).and_then(|own| own.get(option)).or_else(|| self.defaults.get(option));
-        value.map_or_else(|| Place::whole(&self.base), |value| value.place.clone())
+        value.map_or_else(|| OptionPlace::whole(&self.base), |value| value.place.clone())
     }
 
     /// An option with everything in it resolved; `None` where it is not set.
@@ -209,7 +209,7 @@ struct Scope<'a> {
     section: &'a str,
     option: &'a str,
     overrides: &'a Overrides,
-    place: &'a Place,
+    place: &'a OptionPlace,
 }
 
 /// Reads a file and what it includes, in the order in which they count.
@@ -220,13 +220,13 @@ fn include(
 ) -> Result<(), Fail2banError> {
     if open.len() > DEEPEST_INCLUDE {
         return Err(
-            Place::whole(path).error(format!("is included through more than {DEEPEST_INCLUDE} files"))
+            OptionPlace::whole(path).error(format!("is included through more than {DEEPEST_INCLUDE} files"))
         );
     }
     let file = File::read(path)?;
     open.push(path.to_owned());
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let listed = |option: &str| -> Option<(Vec<PathBuf>, Place)> {
+    let listed = |option: &str| -> Option<(Vec<PathBuf>, OptionPlace)> {
         let (_, section) = file.sections.iter().find(|(name, _)| name == "INCLUDES")?;
         let value = section.get(option)?;
         let paths: Vec<PathBuf> = value
@@ -288,7 +288,7 @@ fn sorted(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Fail2banError>
         {
             return Ok(Vec::new());
         }
-        Err(error) => return Err(Place::whole(folder).error(format!("cannot read it: {error}"))),
+        Err(error) => return Err(OptionPlace::whole(folder).error(format!("cannot read it: {error}"))),
     };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))

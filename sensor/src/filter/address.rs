@@ -21,7 +21,7 @@ use atalaya_wire::canonical;
 
 use super::Host;
 use super::machine::{Group, Groups};
-use super::pattern::{self, Leading, Parts};
+use super::pattern::{self, Leading, SplitPattern};
 
 /// How often a place that is no whole address is skipped in one line.
 const RETRIES: usize = 16;
@@ -31,10 +31,10 @@ const LONGEST: usize = 39;
 const GROUP: usize = 4;
 
 /// A host, and where it stands.
-pub(super) type Place = (Host, Range<usize>);
+pub(super) type HostPlace = (Host, Range<usize>);
 
 /// The leftmost place of a match that is a whole address.
-pub(super) fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
+pub(super) fn leftmost(leading: &Leading, text: &[u8]) -> Option<HostPlace> {
     leading.parts.as_ref().and_then(|parts| leftmost_in_parts(parts, text)).or_else(|| {
         first_address(text, |from| {
             let captures = leading.whole.captures_at(text, from)?;
@@ -45,7 +45,7 @@ pub(super) fn leftmost(leading: &Leading, text: &[u8]) -> Option<Place> {
 
 /// The same where the head's own choice of a place leaves one for the rest. Where it does not, another
 /// choice may: that is for the whole regex to find.
-fn leftmost_in_parts(parts: &Parts, text: &[u8]) -> Option<Place> {
+fn leftmost_in_parts(parts: &SplitPattern, text: &[u8]) -> Option<HostPlace> {
     first_address(text, |from| {
         let (end, host) = if parts.is_bare {
             let found = parts.head.find_at(text, from)?.range();
@@ -63,7 +63,7 @@ fn leftmost_in_parts(parts: &Parts, text: &[u8]) -> Option<Place> {
 }
 
 /// The first of the places that `next` finds, each from a place in the text on, that is a whole address.
-fn first_address(text: &[u8], next: impl Fn(usize) -> Option<Range<usize>>) -> Option<Place> {
+fn first_address(text: &[u8], next: impl Fn(usize) -> Option<Range<usize>>) -> Option<HostPlace> {
     let mut from = 0;
     for retry in 0..RETRIES {
         let place = next(from)?;
@@ -86,7 +86,7 @@ fn host_range(captures: &regex::bytes::Captures<'_>) -> Option<Range<usize>> {
 }
 
 /// The host that a match found. An address that is only a part of a longer word is that word.
-pub(super) fn host(groups: Groups<'_>, text: &[u8]) -> Option<Place> {
+pub(super) fn host(groups: Groups<'_>, text: &[u8]) -> Option<HostPlace> {
     let address = groups(Group::Ip4).or_else(|| groups(Group::Ip6));
     if let Some(place) = address.clone().and_then(|found| whole_address(text, found)) {
         return Some(place);
@@ -106,7 +106,7 @@ fn read(text: &[u8]) -> Option<IpAddr> {
 
 /// The address that begins at a place, where it is no part of a longer word: the whole place or, of what
 /// may be IPv6, as much as is an address with something behind a colon.
-fn whole_address(text: &[u8], place: Range<usize>) -> Option<Place> {
+fn whole_address(text: &[u8], place: Range<usize>) -> Option<HostPlace> {
     let Range { start, mut end } = place;
     if !text[start..end].contains(&b'.') {
         end = end.min(start + LONGEST + 1);

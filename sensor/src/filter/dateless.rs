@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::date::Dates;
-use crate::rfc5424::{Line, Message};
+use crate::rfc5424::{Line, Rfc5424Message};
 
 /// A line without its date.
 pub(super) struct Dateless<'a> {
@@ -20,7 +20,7 @@ pub(super) struct Dateless<'a> {
 impl<'a> Dateless<'a> {
     /// Cuts the date out of a line, as fail2ban does, so that `^` applies to what is left.
     pub(super) fn new(line: &'a [u8], dates: &Dates) -> Self {
-        if let Some(message) = Message::read(line) {
+        if let Some(message) = Rfc5424Message::read(line) {
             return Self::of(dates.read(&message));
         }
         let cut = dates.place(line).unwrap_or(0..0);
@@ -30,7 +30,7 @@ impl<'a> Dateless<'a> {
     /// A message of RFC 5424 as it is written, but for its structured data: some people's regexes are made for
     /// that. `None` where a line is no such message.
     pub(super) fn as_written(line: &[u8], dates: &Dates) -> Option<Self> {
-        Message::read(line).map(|message| Self::of(dates.read_as_written(&message)))
+        Rfc5424Message::read(line).map(|message| Self::of(dates.read_as_written(&message)))
     }
 
     fn of((message, place): (Line, Option<Range<usize>>)) -> Self {
@@ -65,7 +65,7 @@ mod tests {
     use jiff::tz::TimeZone;
     use rstest::rstest;
 
-    use crate::filter::{Filter, FilterDefinition, Found, Host, Verdict};
+    use crate::filter::{Filter, FilterDefinition, Host, LineOutcome, Match};
 
     const SEED: &str = r"^.*\[\s*<HOST>\s*\].*Error: authentication failed";
 
@@ -87,7 +87,7 @@ mod tests {
 
     /// The address of a line, the place of the address, the user, and the date.
     fn read(filter: &mut Filter, line: &str) -> Option<(String, String, String, Option<String>)> {
-        let Verdict::Matched(Found { host: Host::Address(address), span, user, .. }) =
+        let LineOutcome::Matched(Match { host: Host::Address(address), span, user, .. }) =
             filter.find(line.as_bytes())
         else {
             return None;

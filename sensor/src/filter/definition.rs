@@ -40,7 +40,8 @@ pub struct FilterDefinition {
 // === impl FilterDefinition ===
 
 impl FilterDefinition {
-    /// Compiles it.
+    /// Compiles every regex and date pattern. An error names the first that cannot be used; one without a
+    /// failregex is an error too.
     pub fn compile(&self) -> Result<Filter, FilterError> {
         let multiline = self.maxlines > 1;
         let written = |regexes: &[String]| -> Vec<String> {

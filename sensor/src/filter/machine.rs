@@ -28,7 +28,6 @@ pub(super) enum Group {
     User,
     OtherUser,
     Skipped(usize),
-    /// The whole match.
     All,
 }
 
@@ -36,15 +35,15 @@ pub(super) enum Group {
 #[derive(Clone, Debug, Default)]
 struct Numbers(Vec<(Group, usize)>);
 
-/// A compiled regex.
+/// A regex, and what its named groups mean, so that a match is asked by meaning.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
-    engine: Engine,
+    engine: RegexEngine,
     numbers: Numbers,
 }
 
 #[derive(Clone, Debug)]
-enum Engine {
+enum RegexEngine {
     Linear(Regex),
     /// Works on UTF-8 alone.
     Backtracking(Box<fancy_regex::Regex>),
@@ -63,7 +62,7 @@ impl Machine {
     /// Compiles an expanded regex, which `written` stands for in messages.
     pub(super) fn new(written: &str, expanded: &str) -> Result<Self, FilterError> {
         let error = match linear(expanded) {
-            Ok(regex) => return Ok(Self::of(Engine::Linear(regex))),
+            Ok(regex) => return Ok(Self::of(RegexEngine::Linear(regex))),
             Err(error) => error.to_string(),
         };
         // Rust's and Python's conditionals differ in how they name a group.
@@ -72,7 +71,7 @@ impl Machine {
             return Err(syntax(written, &error));
         }
         match BacktrackingBuilder::new(&backtracking).backtrack_limit(STEPS).build() {
-            Ok(regex) => Ok(Self::of(Engine::Backtracking(Box::new(regex)))),
+            Ok(regex) => Ok(Self::of(RegexEngine::Backtracking(Box::new(regex)))),
             // What the stricter one says is the better message, unless it only lacks the feature.
             Err(other) => {
                 let lacks = error.contains("look-around") || error.contains("backreference");
@@ -81,16 +80,16 @@ impl Machine {
         }
     }
 
-    fn of(engine: Engine) -> Self {
+    fn of(engine: RegexEngine) -> Self {
         let numbers = match &engine {
-            Engine::Linear(regex) => Numbers::of(regex.capture_names()),
-            Engine::Backtracking(regex) => Numbers::of(regex.capture_names()),
+            RegexEngine::Linear(regex) => Numbers::of(regex.capture_names()),
+            RegexEngine::Backtracking(regex) => Numbers::of(regex.capture_names()),
         };
         Self { engine, numbers }
     }
 
     pub(super) fn is_backtracking(&self) -> bool {
-        matches!(self.engine, Engine::Backtracking(_))
+        matches!(self.engine, RegexEngine::Backtracking(_))
     }
 
     /// What its groups say.
@@ -101,15 +100,15 @@ impl Machine {
     /// The regex as it was compiled.
     pub(super) fn source(&self) -> &str {
         match &self.engine {
-            Engine::Linear(regex) => regex.as_str(),
-            Engine::Backtracking(regex) => regex.as_str(),
+            RegexEngine::Linear(regex) => regex.as_str(),
+            RegexEngine::Backtracking(regex) => regex.as_str(),
         }
     }
 
     pub(super) fn is_match(&self, text: &[u8]) -> Result<bool, Exhausted> {
         match &self.engine {
-            Engine::Linear(regex) => Ok(regex.is_match(text)),
-            Engine::Backtracking(regex) => regex.is_match(utf8(text)).map_err(|_| Exhausted),
+            RegexEngine::Linear(regex) => Ok(regex.is_match(text)),
+            RegexEngine::Backtracking(regex) => regex.is_match(utf8(text)).map_err(|_| Exhausted),
         }
     }
 
@@ -120,10 +119,10 @@ impl Machine {
         read: impl FnOnce(Groups<'_>) -> T,
     ) -> Result<Option<T>, Exhausted> {
         match &self.engine {
-            Engine::Linear(regex) => Ok(regex.captures(text).map(|captures| {
+            RegexEngine::Linear(regex) => Ok(regex.captures(text).map(|captures| {
                 read(&|group| self.numbers.place(group, |number| Some(captures.get(number)?.range())))
             })),
-            Engine::Backtracking(regex) => {
+            RegexEngine::Backtracking(regex) => {
                 let captures = regex.captures(utf8(text)).map_err(|_| Exhausted)?;
                 Ok(captures.map(|captures| {
                     read(&|group| self.numbers.place(group, |number| Some(captures.get(number)?.range())))

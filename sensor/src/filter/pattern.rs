@@ -17,7 +17,8 @@ pub(super) const DNS: &str = "atalaya_dns";
 
 /// How many `<SKIPLINES>` of one regex are told apart.
 pub(super) const MOST_SKIPS: usize = 8;
-/// A compiled failregex.
+/// A failregex in the forms in which it is searched: whole for its groups, and cheaper ones that leave out most
+/// lines.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     /// As the administrator wrote it.
@@ -36,14 +37,14 @@ pub(super) struct Pattern {
 #[derive(Clone, Debug)]
 pub(super) struct Leading {
     pub(super) whole: Regex,
-    pub(super) parts: Option<Parts>,
+    pub(super) parts: Option<SplitPattern>,
 }
 
 /// A pattern in which a second wildcard follows the host, in two: what stands before that wildcard is
 /// searched alone, and the rest after it. Where both are found it is the same match, and most of the line
 /// is never looked at with groups.
 #[derive(Clone, Debug)]
-pub(super) struct Parts {
+pub(super) struct SplitPattern {
     pub(super) head: Regex,
     pub(super) rest: Regex,
     /// Whether nothing but the host has characters that an address has: then it is found in the match by
@@ -60,21 +61,21 @@ pub enum FilterError {
     /// No address can be found.
     #[error("`{regex}` has no <HOST>: write it where the address stands")]
     NoHost {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
     },
     /// Which address is meant is not clear.
     #[error("`{regex}` has more than one of <HOST>, <ADDR>, <IP4>, <IP6>: leave one")]
     ManyHosts {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
     },
     /// The regex crate cannot express it.
     #[error("`{regex}` uses {what}, which is not supported yet: rewrite the regex without it")]
     Unsupported {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
-        /// What.
+        /// The construct, in words.
         what: &'static str,
     },
     /// The dates cannot be read.
@@ -83,9 +84,9 @@ pub enum FilterError {
     /// It is no regex.
     #[error("`{regex}` is not a regular expression: {reason}")]
     Syntax {
-        /// The regex.
+        /// As it is written in the filter.
         regex: String,
-        /// Why.
+        /// Where it fails to parse and what was expected there, or which bound it goes beyond.
         reason: String,
     },
 }
@@ -125,7 +126,7 @@ impl Pattern {
                     linear(&expand(python, false).0).map_err(|error| syntax(written, &error.to_string()))
                 };
                 let parts = match at_second_wildcard(rest) {
-                    Some((head, tail)) => Some(Parts {
+                    Some((head, tail)) => Some(SplitPattern {
                         head: compile(head)?,
                         rest: compile(tail)?,
                         is_bare: is_bare(&parse(written, &expand(head, false).0)?),

@@ -16,17 +16,17 @@ const USERS: usize = 16;
 /// What a line says besides the host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Marks {
-    /// The session's id.
+    /// What `<F-MLFID>` took: it ties the lines of one session together.
     pub(super) session: Option<Vec<u8>>,
-    /// The user.
+    /// What `<F-USER>` or `<F-ALT_USER>` took.
     pub(super) user: Option<Vec<u8>>,
     /// An id to ban by, instead of the host.
     pub(super) id: Option<Vec<u8>>,
     /// It is no failure by itself.
     pub(super) no_failure: bool,
-    /// The login succeeded.
+    /// `<F-MLFGAINED>` took part: the login succeeded, and what failed before it no longer counts.
     pub(super) gained: bool,
-    /// The session ends.
+    /// `<F-MLFFORGET>` took part: the session ends.
     pub(super) forget: bool,
 }
 

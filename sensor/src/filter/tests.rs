@@ -12,7 +12,7 @@ fn filter(regex: &str) -> Filter {
 
 fn address(regex: &str, line: &str) -> Option<String> {
     match filter(regex).find(line.as_bytes()) {
-        Verdict::Matched(Found { host: Host::Address(address), .. }) => Some(address.to_string()),
+        LineOutcome::Matched(Match { host: Host::Address(address), .. }) => Some(address.to_string()),
         _ => None,
     }
 }
@@ -21,7 +21,7 @@ fn address(regex: &str, line: &str) -> Option<String> {
 fn todays_users_pattern_finds_its_address() {
     assert_eq!(address(SEED, LINE).as_deref(), Some("212.11.64.212"));
     assert!(filter(SEED).warnings().is_empty());
-    let Verdict::Matched(found) = filter(SEED).find(LINE.as_bytes()) else { panic!("missed") };
+    let LineOutcome::Matched(found) = filter(SEED).find(LINE.as_bytes()) else { panic!("missed") };
     assert_eq!(&LINE[found.span], "212.11.64.212");
 }
 
@@ -82,10 +82,10 @@ fn look_around_is_searched_behind_a_limit() {
     assert_eq!(address(conditional, "user 7 from 192.0.2.1"), None);
 
     let mut hostile = filter(r"^(?:(?=a)a|a)*c from <HOST>$");
-    assert_eq!(hostile.find(&[b'a'; 5000]), Verdict::Missed);
+    assert_eq!(hostile.find(&[b'a'; 5000]), LineOutcome::Missed);
     assert_eq!(hostile.exhausted, 1);
-    assert!(matches!(hostile.find(b"aac from 192.0.2.1"), Verdict::Matched(_)));
-    assert!(matches!(hostile.find(b"aac from 192.0.2.1\xff"), Verdict::Missed));
+    assert!(matches!(hostile.find(b"aac from 192.0.2.1"), LineOutcome::Matched(_)));
+    assert!(matches!(hostile.find(b"aac from 192.0.2.1\xff"), LineOutcome::Missed));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn the_lines_of_a_session_are_one_story() {
         ("daemon[1]: bad password for eve", None),
     ] {
         let found = match filter.find(line.as_bytes()) {
-            Verdict::Matched(Found { host: Host::Address(address), .. }) => Some(address.to_string()),
+            LineOutcome::Matched(Match { host: Host::Address(address), .. }) => Some(address.to_string()),
             _ => None,
         };
         assert_eq!(found.as_deref(), expected, "{line}");
@@ -186,7 +186,7 @@ fn behind_a_wildcard_no_part_of_a_longer_run_counts(#[case] line: &str, #[case] 
 fn a_group_that_is_named_as_a_host_is_one() {
     let mut named = filter("^from <F-IP6>[0-9a-f:]+</F-IP6> or <F-IP4>[0-9.]+</F-IP4>$");
     let found = |verdict| match verdict {
-        Verdict::Matched(Found { host: Host::Address(address), .. }) => Some(address.to_string()),
+        LineOutcome::Matched(Match { host: Host::Address(address), .. }) => Some(address.to_string()),
         _ => None,
     };
     assert_eq!(found(named.find(b"from 2001:db8::7 or 192.0.2.1")).as_deref(), Some("192.0.2.1"));
@@ -195,15 +195,15 @@ fn a_group_that_is_named_as_a_host_is_one() {
     assert!(!filter("^.+ <F-IP4>[0-9.]+</F-IP4> .*").warnings().is_empty());
 }
 
-fn named_host(name: &str, at: usize) -> Verdict {
+fn named_host(name: &str, at: usize) -> LineOutcome {
     let host = Host::Name(name.to_owned());
-    Verdict::Matched(Found { host, regex: 0, span: at..at + name.len(), user: None, dated: None })
+    LineOutcome::Matched(Match { host, regex: 0, span: at..at + name.len(), user: None, dated: None })
 }
 
 #[test]
 fn a_host_name_is_told_apart() {
     let verdict = filter("from <HOST>").find(b"from evil.example today");
-    let Verdict::Matched(found) = verdict else { panic!("missed") };
+    let LineOutcome::Matched(found) = verdict else { panic!("missed") };
     assert_eq!(found.host, Host::Name("evil.example".to_owned()));
 }
 
@@ -217,7 +217,7 @@ fn the_date_is_cut_out_so_that_the_pattern_begins_after_it() {
     for regex in [r"^ sshd: bye <HOST>$", r"^<\d+> sshd: bye <HOST>$", r"^(?:<[0-9]+>)? sshd: bye <HOST>$"] {
         assert_eq!(address(regex, line).as_deref(), Some("192.0.2.1"), "{regex}");
     }
-    let Verdict::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n")
+    let LineOutcome::Matched(found) = filter("bye <HOST>$").find(b"<34>Sep  5 11:17:32 x bye 192.0.2.1\r\n")
     else {
         panic!("missed")
     };
@@ -229,14 +229,14 @@ fn broken_utf8_in_a_user_name_hides_nothing() {
     let mut line = b"x[192.0.2.1] ".to_vec();
     line.extend([0xff, 0x00, 0xc3]);
     line.extend(b" Error: authentication failed");
-    assert!(matches!(filter(SEED).find(&line), Verdict::Matched(_)));
+    assert!(matches!(filter(SEED).find(&line), LineOutcome::Matched(_)));
 }
 
 #[test]
 fn an_ignoreregex_wins() {
     let mut filter = Filter::new(&["from <HOST>".to_owned()], &["monitoring".to_owned()]).unwrap();
-    assert_eq!(filter.find(b"monitoring from 192.0.2.1"), Verdict::Ignored);
-    assert!(matches!(filter.find(b"from 192.0.2.1"), Verdict::Matched(_)));
+    assert_eq!(filter.find(b"monitoring from 192.0.2.1"), LineOutcome::Ignored);
+    assert!(matches!(filter.find(b"from 192.0.2.1"), LineOutcome::Matched(_)));
 }
 
 #[rstest]
@@ -265,11 +265,11 @@ fn a_long_hostile_line_takes_time_in_proportion_to_its_length() {
     // Quadratic time would be 2^20 times that of one address; a test of time would be one of the
     // machine, so the work is counted: the engine searches at most RETRIES times.
     let line = "[1.1.1.1]".repeat(64 * 1024 / 9);
-    assert_eq!(filter(SEED).find(line.as_bytes()), Verdict::Missed);
+    assert_eq!(filter(SEED).find(line.as_bytes()), LineOutcome::Missed);
     let line = "[1.1.1.1.x]".repeat(64 * 1024 / 11) + "Error: authentication failed";
     assert!(!matches!(
         filter(SEED).find(line.as_bytes()),
-        Verdict::Matched(Found { host: Host::Address(_), .. })
+        LineOutcome::Matched(Match { host: Host::Address(_), .. })
     ));
 }
 
@@ -295,7 +295,7 @@ proptest! {
         filter.find_in_block(block.as_bytes(), |line, verdict| found.push((line.to_vec(), verdict)));
         let expected: Vec<_> = lines(block.as_bytes())
             .map(|line| (trim_end(line).to_vec(), filter.find(line)))
-            .filter(|(_, verdict)| *verdict != Verdict::Missed)
+            .filter(|(_, verdict)| *verdict != LineOutcome::Missed)
             .collect();
         prop_assert_eq!(found, expected);
     }

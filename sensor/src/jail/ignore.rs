@@ -28,7 +28,7 @@ const LARGEST_FILE: u64 = 16 << 20;
 pub struct IgnoreList {
     /// What needs no looking up.
     pub networks: Networks,
-    /// Host names.
+    /// Host names, looked up again at intervals; whatever addresses they have then are ignored.
     pub names: Vec<String>,
     /// Files with one of either a line.
     pub files: Vec<PathBuf>,

@@ -39,7 +39,7 @@ pub struct RefusedBan {
     pub until: BanEnd,
     /// When it was refused.
     pub at: Timestamp,
-    /// Why.
+    /// As the enforcer gave them.
     pub grounds: Grounds,
 }
 

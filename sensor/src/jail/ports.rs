@@ -57,11 +57,11 @@ const LOGINS: [&str; 4] = ["ssh", "ftp", "postfix", "dovecot"];
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Ports {
-    /// `22`
+    /// A number in TOML, such as `22`; checked when it is read.
     Number(i64),
     /// `"ssh"`, `"22"`, `"6000:6010"`, or several with commas between them.
     Text(String),
-    /// A list.
+    /// Any of these forms in a TOML list: `[22, "6000:6010"]`.
     Many(Vec<Ports>),
 }
 

@@ -8,12 +8,12 @@ use super::Policy;
 use super::ignore::{IgnoreCommand, IgnoreList};
 use super::source::JailSource;
 
-/// One enabled jail.
+/// A jail that is to run, from whichever file, with every default filled in.
 #[derive(Debug)]
 pub struct JailConfig {
     /// What it counts and when it decides.
     pub policy: Policy,
-    /// Where it looks.
+    /// What it reads, with the filter that takes failures from it.
     pub source: JailSource,
     /// The TCP ports that it guards, or that its service has.
     pub ports: Vec<u16>,

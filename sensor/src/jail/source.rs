@@ -12,6 +12,7 @@ use crate::filter::Filter;
 use crate::jail::ports;
 use crate::source::connections::Guarded;
 use crate::source::journal::{Entry, JournalMatch};
+use atalaya_program::count::{agreeing, counted};
 
 /// Where a jail looks for failures.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub enum JailSource {
     },
     /// Entries of systemd's journal.
     Journal {
-        /// Which entries.
+        /// journalctl shows only these: most entries are never sent to us.
         wanted: JournalMatch,
         /// Which of them are failures.
         filter: Filter,
@@ -64,7 +65,7 @@ pub enum JailSource {
 
 // === impl JailSource ===
 
-/// What it shows.
+// What people and the enforcer see of it.
 impl JailSource {
     /// The word for it in `sensor.toml`, and in the evidence of its failures.
     pub fn kind(&self) -> &'static str {
@@ -117,19 +118,20 @@ impl JailSource {
         }
     }
 
-    /// What a jail on it counts, as words that follow a number.
-    pub fn counted(&self) -> String {
+    /// So many of what a jail on it counts, in words.
+    pub fn counted(&self, number: u32) -> String {
         match self {
-            Self::Connections { short: None } => "new ones".to_owned(),
+            Self::Connections { short: None } => counted(number, "new one"),
             Self::Connections { short: Some(short) } => {
-                format!("that end within {short}, with no login from their address,")
+                let (end, their) = (agreeing(number, "ends", "end"), agreeing(number, "its", "their"));
+                format!("{number} that {end} within {short}, with no login from {their} address,")
             }
-            Self::Scan { .. } => "different ones touched".to_owned(),
+            Self::Scan { .. } => format!("{} touched", counted(number, "different one")),
             Self::Logins { .. }
             | Self::Files { .. }
             | Self::Journal { .. }
             | Self::SyslogCalls { .. }
-            | Self::Syslog { .. } => "failures".to_owned(),
+            | Self::Syslog { .. } => counted(number, "failure"),
         }
     }
 
@@ -223,7 +225,7 @@ impl JailSource {
     }
 }
 
-/// What it needs.
+// What it asks of the kernel and of the system.
 impl JailSource {
     /// Whether the kernel counts for it, and tells only who reached the limit.
     pub fn is_counted_by_kernel(&self) -> bool {
@@ -240,7 +242,7 @@ impl JailSource {
         matches!(self, Self::Scan { .. })
     }
 
-    /// Whether it counts connections that are short, and so must know of good logins.
+    /// Whether it counts connections that are short, and so must know of successful logins.
     pub fn is_short(&self) -> bool {
         matches!(self, Self::Connections { short: Some(_) })
     }
@@ -261,7 +263,7 @@ impl JailSource {
     }
 
     /// Adds what the kernel has to look at for it besides logins.
-    pub fn want_connections(&self, wanted: &mut Option<channel::connections::Wanted>) {
+    pub fn want_connections(&self, wanted: &mut Option<channel::connections::WantedConnections>) {
         match self {
             Self::Connections { .. } => drop(wanted.get_or_insert_default()),
             Self::Scan { interfaces, .. } => {

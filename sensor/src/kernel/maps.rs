@@ -19,7 +19,7 @@ pub struct Losses(PerCpuArray<MapData, u64>);
 
 /// What was lost in the kernel, in all since the object was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
+pub struct LostRecords {
     /// Records for which the ring had no room.
     pub ring_full: u64,
     /// Calls whose arguments could not be read.
@@ -39,9 +39,9 @@ pub enum MapsError {
     /// The kernel does not know it, or it is of another kind.
     #[error("the map {name} cannot be used: {reason}")]
     Unusable {
-        /// Which.
+        /// The map's name in the object, as in `sensor-ebpf`.
         name: String,
-        /// Why.
+        /// As the kernel or aya says it.
         reason: String,
     },
 }
@@ -82,9 +82,9 @@ impl Maps {
 
 impl Losses {
     /// What was lost, in all.
-    pub fn read(&self) -> Lost {
+    pub fn read(&self) -> LostRecords {
         let sum = |loss: Loss| self.0.get(&(loss as u32), 0).map_or(0, |cpus| cpus.iter().sum::<u64>());
-        Lost {
+        LostRecords {
             ring_full: sum(Loss::RingFull),
             unreadable: sum(Loss::Unreadable),
             doubted_ring_full: sum(Loss::DoubtedRingFull),

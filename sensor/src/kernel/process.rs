@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::maps::Maps;
-use crate::channel::messages::{Listener, Request, Said, Vouch};
+use crate::channel::messages::{Listener, LoaderRequest, Said, Vouch};
 use crate::channel::socket::Channel;
 use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
@@ -43,7 +43,7 @@ pub struct Loader {
 struct Heard {
     programs: Vec<Program>,
     confinement: Option<Confinement>,
-    answer: Option<oneshot::Sender<Loaded>>,
+    answer: Option<oneshot::Sender<NewMaps>>,
     questions: HashMap<u64, oneshot::Sender<Option<Listener>>>,
     asked: u64,
     /// Who waits for a word on an address, in the order of the questions.
@@ -58,7 +58,7 @@ pub struct Voucher {
 }
 
 /// New maps by object.
-pub type Loaded = HashMap<String, Maps>;
+pub type NewMaps = HashMap<String, Maps>;
 
 /// Why nothing can be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -107,13 +107,13 @@ impl Loader {
     }
 
     /// Brings what is loaded to what is wanted; the maps of objects that were loaded just now.
-    pub async fn want(&self, wanted: Wanted) -> Result<Loaded, LoaderError> {
+    pub async fn want(&self, wanted: Wanted) -> Result<NewMaps, LoaderError> {
         let (sender, answer) = oneshot::channel();
         lock(&self.heard).answer = Some(sender);
         if self.ended.is_cancelled() {
             return Err(LoaderError::Silent("has ended"));
         }
-        self.channel.send(&Request::Want(wanted), &[]).map_err(LoaderError::Ask)?;
+        self.channel.send(&LoaderRequest::Want(wanted), &[]).map_err(LoaderError::Ask)?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(loaded)) => Ok(loaded),
             Ok(Err(_)) => Err(LoaderError::Silent("has ended")),
@@ -166,7 +166,7 @@ impl Questions {
             heard.questions.insert(question, sender);
             question
         };
-        let sent = self.channel.send(&Request::Listener { question, netns, port }, &[]);
+        let sent = self.channel.send(&LoaderRequest::Listener { question, netns, port }, &[]);
         let answered = match sent {
             Ok(()) => tokio::time::timeout(PATIENCE_LISTENER, answer).await.ok().and_then(Result::ok),
             Err(_) => None,
@@ -185,7 +185,7 @@ impl Voucher {
         {
             // Sent under the lock, so that questions and who waits are in the same order.
             let mut heard = lock(&self.heard);
-            if self.channel.send(&Request::Vouch { process, address }, &[]).is_err() {
+            if self.channel.send(&LoaderRequest::Vouch { process, address }, &[]).is_err() {
                 return Vouch::Gone;
             }
             heard.doubts.push_back(sender);
@@ -256,7 +256,7 @@ fn tell(before: &[Program], now: &[Program]) {
     }
 }
 
-fn by_object(maps: Vec<(String, String)>, descriptors: Vec<OwnedFd>) -> Loaded {
+fn by_object(maps: Vec<(String, String)>, descriptors: Vec<OwnedFd>) -> NewMaps {
     let mut objects: HashMap<String, Vec<(String, OwnedFd)>> = HashMap::new();
     for ((object, map), descriptor) in maps.into_iter().zip(descriptors) {
         objects.entry(object).or_default().push((map, descriptor));

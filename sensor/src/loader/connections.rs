@@ -11,11 +11,11 @@ use atalaya_sensor_ebpf::connections::{
 use atalaya_sensor_ebpf::losses::LOSSES_MAP;
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint, Xdp, XdpMode};
 
-use crate::channel::connections::{Scans, Wanted};
+use crate::channel::connections::{Scans, WantedConnections};
 use crate::channel::{Program, ProgramState};
 use crate::loader::object::{Kit, Object, Refusal};
 use crate::loader::offsets::Offsets;
-use crate::loader::part::{Handed, Part};
+use crate::loader::part::{MapDescriptors, Part};
 
 /// The programs as they are shown.
 const STATE: &str = "connections: state";
@@ -26,15 +26,15 @@ const SYNS: &str = "scans: syns";
 const MAPS: [&str; 7] =
     [SETTINGS_MAP, RULES_MAP, SCAN_RULES_MAP, PORTS_MAP, CONNECTIONS_MAP, SCANS_MAP, LOSSES_MAP];
 
-/// The part.
+/// New connections, and touches of closed ports where these are wanted.
 #[derive(Default)]
-pub struct Connections {
-    loaded: Option<Loaded>,
+pub struct ConnectionsPart {
+    loaded: Option<LoadedConnections>,
     state: Vec<Program>,
     scans: Vec<Program>,
 }
 
-struct Loaded {
+struct LoadedConnections {
     object: Object,
     offsets: Offsets,
     scans: Option<Scans>,
@@ -42,11 +42,11 @@ struct Loaded {
     interfaces: BTreeMap<String, u32>,
 }
 
-// === impl Connections ===
+// === impl ConnectionsPart ===
 
-impl Connections {
+impl ConnectionsPart {
     /// Brings what is loaded to what is wanted.
-    pub fn want(&mut self, wanted: Option<&Wanted>, kit: &Kit) -> Option<Handed> {
+    pub fn want(&mut self, wanted: Option<&WantedConnections>, kit: &Kit) -> Option<MapDescriptors> {
         let Some(wanted) = wanted else {
             self.loaded = None;
             let reason = "no jail has the source `connections` or `scan`";
@@ -80,7 +80,7 @@ impl Connections {
     }
 }
 
-impl Part for Connections {
+impl Part for ConnectionsPart {
     fn look(&mut self) {
         if let Some(loaded) = &mut self.loaded
             && self.scans.iter().any(|program| program.name == SYNS && program.state != ProgramState::Off)
@@ -105,11 +105,11 @@ fn scans_off(reason: &str) -> Vec<Program> {
 }
 
 /// Loads the object, and its program on changes of state; a refused program leaves the others.
-fn load(kit: &Kit) -> Result<(Loaded, Program, Handed), Refusal> {
+fn load(kit: &Kit) -> Result<(LoadedConnections, Program, MapDescriptors), Refusal> {
     let (mut object, offsets) = load_object(kit)?;
     let state = attach_state(&mut object, kit, &offsets);
     let handed = object.maps(&MAPS)?;
-    Ok((Loaded { object, offsets, scans: None, interfaces: BTreeMap::new() }, state, handed))
+    Ok((LoadedConnections { object, offsets, scans: None, interfaces: BTreeMap::new() }, state, handed))
 }
 
 /// Loads the object with this kernel's offsets, and none of its programs.
@@ -164,9 +164,9 @@ fn load_once(loaded: Result<(), ProgramError>) -> Result<(), Refusal> {
     }
 }
 
-// === impl Loaded ===
+// === impl LoadedConnections ===
 
-impl Loaded {
+impl LoadedConnections {
     /// Lets the best program see closed ports: at the interfaces that are named, else what the kernel
     /// tells of them, else at all interfaces of hardware.
     fn attach_scans(&mut self, wanted: Option<&Scans>) -> Vec<Program> {
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Needs root.
+    // Needs root.
     #[rstest]
     #[case("127.77.0.2", (RESETS_PROGRAM, "tcp", "tcp_send_reset"))]
     #[case("127.77.0.3", (DROPS_PROGRAM, "skb", "kfree_skb"))]
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!((crossed.count, crossed.port, crossed.netns), (10, to.port(), 0));
     }
 
-    /// Needs root.
+    // Needs root.
     #[test]
     fn this_kernels_verifier_takes_every_program() {
         let kit = Kit::new();
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(state.state, ProgramState::On, "{}", state.reason);
         assert!(state.reason.contains("type information"), "{}", state.reason);
         assert_eq!(maps.len(), MAPS.len());
-        let Loaded { object, offsets, .. } = &mut loaded;
+        let LoadedConnections { object, offsets, .. } = &mut loaded;
         offsets.recorded().and(offsets.resets()).and(offsets.drops()).unwrap();
         for (name, category, point) in [
             (STATE_TRACEPOINT_PROGRAM, "sock", "inet_sock_set_state"),

@@ -17,7 +17,7 @@ const MOST_ENTRIES: usize = 20_000;
 /// What a control group tells of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Container {
-    /// Its name.
+    /// Its name, as LXC and systemd-nspawn have it in the control group's path.
     Named(String),
     /// Its id, of 64 hexadecimal digits, and whose it is.
     Numbered(Engine, String),
@@ -26,13 +26,13 @@ pub enum Container {
 /// What runs containers by ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// Docker.
+    /// Docker, whose names are in `/var/lib/docker/containers`.
     Docker,
-    /// Podman.
+    /// Podman, whose names are in its storage's `containers.json`.
     Podman,
     /// What runs the pods of Kubernetes.
     Kubernetes,
-    /// Something else.
+    /// One whose names are found nowhere: the beginning of the id stands for it.
     Other,
 }
 

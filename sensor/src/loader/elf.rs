@@ -22,9 +22,9 @@ const LOAD: u32 = 1;
 const NEEDED: u64 = 1;
 const FUNCTION: u8 = 2;
 
-/// A library's tables.
+/// A library's tables of symbols and segments, read within bounds: a container may have forged them.
 #[derive(Debug)]
-pub struct Library {
+pub struct SymbolTables {
     symbols: Vec<u8>,
     symbol_names: Vec<u8>,
     dynamic: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Library {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Section {
+struct SectionHeader {
     kind: u32,
     offset: u64,
     size: u64,
@@ -47,9 +47,9 @@ struct Segment {
     in_file: u64,
 }
 
-// === impl Library ===
+// === impl SymbolTables ===
 
-impl Library {
+impl SymbolTables {
     /// Reads a library's tables; of another kind of machine's it is [`io::ErrorKind::Unsupported`].
     pub fn read(file: &File) -> io::Result<Self> {
         let header = read(file, 0, 64)?;
@@ -68,7 +68,7 @@ impl Library {
         }
         let segments = read(file, u64_of(&header, 32), u64::from(segments) * 56)?;
         let sections = read(file, u64_of(&header, 40), u64::from(sections) * 64)?;
-        let sections: Vec<Section> = sections.chunks_exact(64).map(Section::new).collect();
+        let sections: Vec<SectionHeader> = sections.chunks_exact(64).map(SectionHeader::new).collect();
         let (symbols, symbol_names) = table(file, &sections, DYNAMIC_SYMBOLS)?;
         let (dynamic, dynamic_names) = table(file, &sections, DYNAMIC)?;
         let segments = segments.chunks_exact(56).filter(|entry| u32_of(entry, 0) == LOAD).map(Segment::new);
@@ -98,9 +98,9 @@ impl Library {
     }
 }
 
-// === impl Section ===
+// === impl SectionHeader ===
 
-impl Section {
+impl SectionHeader {
     fn new(entry: &[u8]) -> Self {
         Self {
             kind: u32_of(entry, 4),
@@ -120,7 +120,7 @@ impl Segment {
 }
 
 /// A table of a kind, and the names that belong to it; both empty where the library has none.
-fn table(file: &File, sections: &[Section], kind: u32) -> io::Result<(Vec<u8>, Vec<u8>)> {
+fn table(file: &File, sections: &[SectionHeader], kind: u32) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let Some(section) = sections.iter().find(|section| section.kind == kind) else {
         return Ok((Vec::new(), Vec::new()));
     };
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_function_of_libc_is_where_its_code_is() {
         let bytes = libc();
-        let library = Library::read(&as_file(&bytes)).unwrap();
+        let library = SymbolTables::read(&as_file(&bytes)).unwrap();
         let offset = library.function("getpeername").unwrap();
         assert!(offset > 0 && offset < bytes.len() as u64);
         assert_ne!(offset, library.function("syslog").unwrap());
@@ -196,7 +196,9 @@ mod tests {
     #[test]
     fn what_is_no_library_is_an_error() {
         for bytes in [&b""[..], b"#!/bin/sh\n", &MAGIC, &libc()[..4000]] {
-            assert!(Library::read(&as_file(bytes)).and_then(|library| library.function("syslog")).is_err());
+            assert!(
+                SymbolTables::read(&as_file(bytes)).and_then(|library| library.function("syslog")).is_err()
+            );
         }
     }
 
@@ -209,7 +211,7 @@ mod tests {
             for (at, value) in damage {
                 bytes[at] = value;
             }
-            if let Ok(library) = Library::read(&as_file(&bytes)) {
+            if let Ok(library) = SymbolTables::read(&as_file(&bytes)) {
                 let _ = (library.function("syslog"), library.needs("x"));
             }
         }

@@ -49,7 +49,7 @@ fn listening(process: &Path, port: u16) -> Vec<u64> {
 
 /// The inode of a line of `/proc/net/tcp` (`proc_pid_net(5)`), where it is a socket that listens on the port.
 fn listening_socket(line: &str, port: u16) -> Option<u64> {
-    /// `TCP_LISTEN`.
+    /// `TCP_LISTEN` of `include/net/tcp_states.h`, as /proc writes it.
     const LISTEN: &str = "0A";
     let mut fields = line.split_ascii_whitespace();
     let local = fields.nth(1)?;

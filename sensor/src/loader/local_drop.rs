@@ -9,10 +9,10 @@ use atalaya_sensor_ebpf::local_drop::{
 };
 use aya::programs::Xdp;
 
-use crate::channel::local_drop::{SHOWN, Settings, Wanted};
+use crate::channel::local_drop::{SHOWN, Settings, WantedLocalDrop};
 use crate::channel::{Program, ProgramState};
 use crate::loader::object::{Kit, Object, Refusal};
-use crate::loader::part::{Handed, Part};
+use crate::loader::part::{MapDescriptors, Part};
 use crate::pinned::Mode;
 use crate::pinned::bans::Bans;
 use crate::pinned::interfaces::{self, Choice, Interface};
@@ -20,20 +20,20 @@ use crate::pinned::pins::Pins;
 
 mod links;
 
-/// The compiled object.
+/// The object of `sensor-ebpf/src/bin/local_drop`, as the build script compiled it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/local_drop"));
 
 /// All maps; all are pinned.
 const MAPS: [&str; 5] = [BANS_MAP, PREFIXES_MAP, ALLOW_MAP, KINDS_MAP, TOTALS_MAP];
 
-/// The part.
+/// The XDP program that drops what banned addresses send.
 #[derive(Default)]
-pub struct LocalDrop {
+pub struct LocalDropPart {
     running: Option<Standing>,
     programs: Vec<Program>,
 }
 
-/// What is loaded.
+/// The object that is loaded, with the settings that it has now.
 struct Standing {
     object: Object,
     pins: Pins,
@@ -46,11 +46,11 @@ struct Standing {
     waits: bool,
 }
 
-// === impl LocalDrop ===
+// === impl LocalDropPart ===
 
-impl LocalDrop {
+impl LocalDropPart {
     /// Brings what is loaded, and what is pinned, to what is wanted. Without a word on it nothing is touched.
-    pub fn want(&mut self, wanted: Option<&Wanted>, kit: &Kit) -> Option<Handed> {
+    pub fn want(&mut self, wanted: Option<&WantedLocalDrop>, kit: &Kit) -> Option<MapDescriptors> {
         let wanted = wanted?;
         let pins = Pins::at(&wanted.pins);
         let Some(settings) = &wanted.settings else {
@@ -87,7 +87,7 @@ impl LocalDrop {
     }
 }
 
-impl Part for LocalDrop {
+impl Part for LocalDropPart {
     fn look(&mut self) {
         if let Some(running) = &mut self.running {
             running.waits = false;
@@ -106,7 +106,7 @@ impl Part for LocalDrop {
 
 /// Loads the object with the maps that are pinned, or with new ones, which get what stands in those of
 /// another size. Nothing is attached yet.
-fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Standing, Handed), Refusal> {
+fn load(kit: &Kit, pins: &Pins, settings: &Settings) -> Result<(Standing, MapDescriptors), Refusal> {
     let maps = pins.make(VERSION, settings.max_entries).map_err(|error| unpinnable(pins, &error))?;
     let object = kit.load(OBJECT, |loader| {
         for name in MAPS {

@@ -33,6 +33,6 @@ mod shown;
 mod survey;
 pub mod vouch;
 
-pub use probe::Logins;
+pub use probe::LoginsPart;
 
-use crate::channel::logins::{Verdicts, Wanted};
+use crate::channel::logins::{Verdicts, WantedLogins};

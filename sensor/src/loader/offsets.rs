@@ -3,7 +3,7 @@
 
 use super::layout::{Layout, LayoutError};
 use super::object::Refusal;
-use super::tracepoint::{Record, RecordError};
+use super::tracepoint::{TracepointFormat, TracepointFormatError};
 
 /// Values of the object's globals, and for each group why it lacks.
 pub struct Offsets {
@@ -31,8 +31,9 @@ impl Offsets {
             let layout = layout.as_ref().map_err(Clone::clone)?;
             of(layout).map_err(|error| Refusal::because(error.to_string()))
         };
-        let by_record =
-            |found: Result<Values, RecordError>| found.map_err(|error| Refusal::because(error.to_string()));
+        let by_record = |found: Result<Values, TracepointFormatError>| {
+            found.map_err(|error| Refusal::because(error.to_string()))
+        };
         let lent = keep(by_layout(lent));
         let recorded = keep(by_record(recorded()));
         let packet = keep(by_layout(packet));
@@ -45,7 +46,7 @@ impl Offsets {
         Self { values, lent, recorded, packet, resets, drops, silent }
     }
 
-    /// The globals.
+    /// The globals of the object and their values, those of refused hooks left out.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, &u32)> {
         self.values.iter().map(|(name, value)| (*name, value))
     }
@@ -88,8 +89,8 @@ fn lent(layout: &Layout) -> Result<Values, LayoutError> {
     ])
 }
 
-fn recorded() -> Result<Values, RecordError> {
-    let record = Record::read("sock/inet_sock_set_state")?;
+fn recorded() -> Result<Values, TracepointFormatError> {
+    let record = TracepointFormat::read("sock/inet_sock_set_state")?;
     Ok(vec![
         ("TP_SOCKET", record.offset("skaddr", 8)?),
         ("TP_OLD", record.offset("oldstate", 4)?),
@@ -112,8 +113,8 @@ fn packet(layout: &Layout) -> Result<Values, LayoutError> {
 
 /// Nothing where the kernel does not tell of packets that have no socket: it says why since it does.
 fn resets() -> Result<Option<Values>, Refusal> {
-    let refusal = |error: RecordError| Refusal::because(error.to_string());
-    let record = Record::read("tcp/tcp_send_reset").map_err(refusal)?;
+    let refusal = |error: TracepointFormatError| Refusal::because(error.to_string());
+    let record = TracepointFormat::read("tcp/tcp_send_reset").map_err(refusal)?;
     if !record.has("reason") {
         return Ok(None);
     }
@@ -121,8 +122,8 @@ fn resets() -> Result<Option<Values>, Refusal> {
     Ok(Some(vec![("RESET_PACKET", offset("skbaddr")?), ("RESET_SOCKET", offset("skaddr")?)]))
 }
 
-fn drops() -> Result<Values, RecordError> {
-    let record = Record::read("skb/kfree_skb")?;
+fn drops() -> Result<Values, TracepointFormatError> {
+    let record = TracepointFormat::read("skb/kfree_skb")?;
     Ok(vec![("DROP_PACKET", record.offset("skbaddr", 8)?), ("DROP_REASON", record.offset("reason", 4)?)])
 }
 

@@ -8,7 +8,7 @@ use super::object::Object;
 use crate::channel::Program;
 
 /// Maps that were loaded just now, by name.
-pub type Handed = Vec<(String, OwnedFd)>;
+pub type MapDescriptors = Vec<(String, OwnedFd)>;
 
 /// One object in the loader.
 pub trait Part {

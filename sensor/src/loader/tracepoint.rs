@@ -5,55 +5,59 @@ use std::path::Path;
 use super::tracefs;
 
 /// The record of one tracepoint.
-pub struct Record {
+pub struct TracepointFormat {
     name: String,
     description: String,
 }
 
 /// What is not as expected.
 #[derive(Debug, thiserror::Error)]
-pub enum RecordError {
+pub enum TracepointFormatError {
     /// The description cannot be read.
     #[error(
         "{path} cannot be read ({source}): the kernel lacks this tracepoint, or tracefs is not mounted or denied (lockdown)"
     )]
     Read {
-        /// The file.
+        /// The tracepoint's `format`, below tracefs.
         path: String,
-        /// Why.
+        /// What reading it failed with: the kernel or its lockdown, or a mount that is missing.
         source: std::io::Error,
     },
     /// The record lacks a field, or has another in its place.
     #[error("the kernel's tracepoint {tracepoint} has no field {field} of {size} bytes")]
     Missing {
-        /// Which.
+        /// Group and name: `tcp/tcp_send_reset`.
         tracepoint: String,
-        /// The field.
+        /// As the kernel's source names it.
         field: String,
         /// How long it should be.
         size: u32,
     },
 }
 
-// === impl Record ===
+// === impl TracepointFormat ===
 
-impl Record {
+impl TracepointFormat {
     /// Reads the description of a tracepoint, such as `sock/inet_sock_set_state`.
-    pub fn read(name: &str) -> Result<Self, RecordError> {
+    pub fn read(name: &str) -> Result<Self, TracepointFormatError> {
         tracefs::mount();
         let path = Path::new(tracefs::TRACEFS).join("events").join(name).join("format");
         match std::fs::read_to_string(&path) {
             Ok(description) => Ok(Self { name: name.to_owned(), description }),
-            Err(source) => Err(RecordError::Read { path: path.display().to_string(), source }),
+            Err(source) => Err(TracepointFormatError::Read { path: path.display().to_string(), source }),
         }
     }
 
     /// The offset of a field of so many bytes.
-    pub fn offset(&self, field: &str, size: u32) -> Result<u32, RecordError> {
+    pub fn offset(&self, field: &str, size: u32) -> Result<u32, TracepointFormatError> {
         let found = self.description.lines().find_map(|line| read_field(line, field));
         match found {
             Some((offset, its_size)) if its_size == size => Ok(offset),
-            _ => Err(RecordError::Missing { tracepoint: self.name.clone(), field: field.to_owned(), size }),
+            _ => Err(TracepointFormatError::Missing {
+                tracepoint: self.name.clone(),
+                field: field.to_owned(),
+                size,
+            }),
         }
     }
 
@@ -79,8 +83,8 @@ fn read_field(line: &str, name: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    fn record(description: &str) -> Record {
-        Record { name: "sock/x".to_owned(), description: description.to_owned() }
+    fn record(description: &str) -> TracepointFormat {
+        TracepointFormat { name: "sock/x".to_owned(), description: description.to_owned() }
     }
 
     #[test]

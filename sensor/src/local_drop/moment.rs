@@ -20,7 +20,7 @@ pub struct Moment {
 // === impl Moment ===
 
 impl Moment {
-    /// Now.
+    /// Reads both clocks, one after the other.
     pub fn now() -> Self {
         Self { wall: Timestamp::now(), boot: boot_ns() }
     }

@@ -21,9 +21,9 @@ const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.c
 pub struct Lifelines {
     /// The routers of its default routes.
     pub gateways: Vec<IpAddr>,
-    /// Its name servers.
+    /// Those that resolv.conf and systemd-resolved name.
     pub name_servers: Vec<IpAddr>,
-    /// Its enforcer.
+    /// The addresses to which the enforcer's name resolves.
     pub enforcer: Vec<IpAddr>,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::jail::BanEnd;
 use crate::pinned::Dropped;
 
-/// How it stands.
+/// The local drop as `status` shows it, while it is on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LocalDropStatus {
     /// How many addresses and networks are banned here.
@@ -38,17 +38,17 @@ pub struct FleetStatus {
     pub connected: bool,
     /// Whether all of its bans are known.
     pub whole: bool,
-    /// Why not.
+    /// In words; `None` when all is well or nothing was tried yet.
     pub trouble: Option<String>,
 }
 
 /// A ban and what it did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DroppedBan {
-    /// Who is banned.
+    /// As the kernel has it: an address is a network of its full length.
     pub network: IpNet,
     /// Until when; `None` for ever.
     pub until: BanEnd,
-    /// What was dropped.
+    /// Since the ban was put into the kernel.
     pub dropped: Dropped,
 }

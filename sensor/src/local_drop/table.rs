@@ -12,11 +12,11 @@ use ipnet::IpNet;
 /// When a ban ends, in nanoseconds of `CLOCK_BOOTTIME`; the largest for one without end.
 pub type Deadline = u64;
 
-/// The bans.
+/// Who bans what until when: the union of this sensor's bans, the fleet's and an earlier run's, bounded.
 #[derive(Debug)]
 pub struct Table {
     most: usize,
-    entries: HashMap<IpNet, Entry>,
+    entries: HashMap<IpNet, Deadlines>,
     /// All of them by their end, so that the next to go is found at once.
     ends: BTreeSet<(Deadline, IpNet)>,
     /// How many there are of each family and prefix length, so that those around an address are found at once.
@@ -29,14 +29,14 @@ pub struct Table {
 pub enum By {
     /// A jail of this sensor, or somebody's hand here.
     Own,
-    /// The enforcer.
+    /// The enforcer, which tells the bans of all sensors and those by hand.
     Fleet,
     /// An earlier run, and nobody else yet.
     Before,
 }
 
 /// Who bans a network until when; 0 for who does not.
-type Entry = [Deadline; 3];
+type Deadlines = [Deadline; 3];
 
 /// What is to be done in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +186,7 @@ impl Table {
         self.left_out
     }
 
-    fn change(&mut self, network: IpNet, changes: &mut Vec<Change>, change: impl FnOnce(&mut Entry)) {
+    fn change(&mut self, network: IpNet, changes: &mut Vec<Change>, change: impl FnOnce(&mut Deadlines)) {
         let mut entry = self.entries.get(&network).copied().unwrap_or_default();
         let before = latest(&entry);
         change(&mut entry);
@@ -226,7 +226,7 @@ fn length(network: IpNet) -> (bool, u8) {
     (network.addr().is_ipv6(), network.prefix_len())
 }
 
-fn latest(entry: &Entry) -> Deadline {
+fn latest(entry: &Deadlines) -> Deadline {
     entry.iter().copied().max().unwrap_or(0)
 }
 
@@ -264,7 +264,7 @@ mod tests {
         ]
     }
 
-    /// The kernel's maps.
+    /// Does to a copy of the kernel's maps what the table asks for.
     fn apply(kernel: &mut HashMap<IpNet, Deadline>, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             match change {

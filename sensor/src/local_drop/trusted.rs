@@ -1,4 +1,4 @@
-//! Who logged in well lately, and so is not dropped on this host by a jail here alone. It follows the
+//! Who logged in successfully lately, and so is not dropped on this host by a jail here alone. It follows the
 //! enforcer's protection: in private networks a login counts for a week, against every jail. Others, of whom
 //! anyone may be behind a stolen password, are spared for a day, and only from jails that saw no failed login
 //! (scans, floods). The enforcer's own bans, and those by hand, are dropped all the same.
@@ -15,7 +15,7 @@ const MOST: usize = 10_000;
 const PRIVATE_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
 const LIFE: SignedDuration = SignedDuration::from_hours(24);
 
-/// The last good login of each address, since the start.
+/// The last successful login of each address, since the start.
 #[derive(Debug, Default)]
 pub struct Trusted {
     logins: HashMap<IpAddr, Timestamp>,
@@ -25,7 +25,7 @@ pub struct Trusted {
 // === impl Trusted ===
 
 impl Trusted {
-    /// Notes a good login.
+    /// Notes a successful login.
     pub fn note(&mut self, address: IpAddr, time: Timestamp) {
         let address = canonical(address);
         if let Some(before) = self.logins.get(&address).copied() {

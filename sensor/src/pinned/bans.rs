@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use super::{DropTotals, Dropped};
 
-/// The maps.
+/// The maps of the local drop, opened to be written.
 pub struct Bans {
     pub(crate) addresses: HashMap<MapData, Source, [u64; 3]>,
     pub(crate) prefixes: LpmTrie<MapData, Source, [u64; 4]>,

@@ -14,18 +14,18 @@ const CLASS: &str = "/sys/class/net";
 /// An interface of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its number.
+    /// As in `if_nametoindex(3)`; another interface may get it after this one is gone.
     pub index: u32,
-    /// Its name.
+    /// As it was when this was read: interfaces can be renamed.
     pub name: String,
 }
 
 /// An interface, and what the choice depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The interface.
+pub struct Candidate {
+    /// Its number and name.
     pub interface: Interface,
-    /// `ARPHRD_…` of `linux/if_arp.h`.
+    /// The kind of link: `ARPHRD_…` of `linux/if_arp.h`.
     pub kind: u32,
     /// Whether a default route leaves through it.
     pub has_route: bool,
@@ -35,7 +35,7 @@ pub struct Found {
     pub is_inner_bridge: bool,
 }
 
-/// What is chosen.
+/// Where the program is to be attached, and where it cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// In the order of their numbers.
@@ -54,10 +54,10 @@ pub fn choose(named: Option<&[String]>) -> Choice {
     choose_of(&find(), named)
 }
 
-/// Chooses among these.
-pub fn choose_of(found: &[Found], named: Option<&[String]>) -> Choice {
+/// The choice of [`choose`], as a plain function.
+pub fn choose_of(found: &[Candidate], named: Option<&[String]>) -> Choice {
     let mut choice = Choice::default();
-    for Found { interface, kind, has_route, has_address, is_inner_bridge } in found {
+    for Candidate { interface, kind, has_route, has_address, is_inner_bridge } in found {
         let is_wanted = match named {
             Some(names) => names.contains(&interface.name),
             None => *kind != LOOPBACK && (*has_route || *has_address && !is_inner_bridge),
@@ -81,7 +81,7 @@ pub fn choose_of(found: &[Found], named: Option<&[String]>) -> Choice {
 }
 
 /// The interfaces of this host.
-fn find() -> Vec<Found> {
+fn find() -> Vec<Candidate> {
     let with_route: HashSet<String> =
         routes::default_routes().into_iter().map(|route| route.interface).collect();
     let addresses = if_addrs::get_if_addrs().unwrap_or_default();
@@ -94,7 +94,7 @@ fn find() -> Vec<Found> {
     let found = |folder: &Path| {
         let number = |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
         let name = folder.file_name()?.to_str()?.to_owned();
-        Some(Found {
+        Some(Candidate {
             kind: number("type")?,
             has_route: with_route.contains(&name),
             has_address: with_address.contains(name.as_str()),
@@ -118,9 +118,9 @@ fn is_inner_bridge(folder: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn found(index: u32, name: &str, kind: u32, has_route: bool, has_address: bool) -> Found {
+    fn found(index: u32, name: &str, kind: u32, has_route: bool, has_address: bool) -> Candidate {
         let interface = Interface { index, name: name.to_owned() };
-        Found { interface, kind, has_route, has_address, is_inner_bridge: false }
+        Candidate { interface, kind, has_route, has_address, is_inner_bridge: false }
     }
 
     fn names(choice: &Choice) -> Vec<&str> {
@@ -129,8 +129,8 @@ mod tests {
 
     #[test]
     fn strangers_come_through_default_routes_and_global_addresses_and_not_through_loopback_or_containers() {
-        let docker = Found { is_inner_bridge: true, ..found(4, "docker0", ETHERNET, false, true) };
-        let lan = Found { is_inner_bridge: true, ..found(5, "br0", ETHERNET, true, true) };
+        let docker = Candidate { is_inner_bridge: true, ..found(4, "docker0", ETHERNET, false, true) };
+        let lan = Candidate { is_inner_bridge: true, ..found(5, "br0", ETHERNET, true, true) };
         let all = [
             found(3, "eth1", ETHERNET, false, true),
             found(1, "lo", LOOPBACK, false, true),

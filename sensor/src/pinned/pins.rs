@@ -19,7 +19,7 @@ use super::{Mode, interfaces};
 
 /// Where the file system is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC` of linux/magic.h.
+/// The type in `statfs(2)` of a file system for pins: `BPF_FS_MAGIC` of linux/magic.h.
 const MAGIC: u32 = 0xcafe_4a11;
 /// The folder of all sensors.
 const ATALAYA: &str = "/sys/fs/bpf/atalaya";
@@ -30,7 +30,7 @@ const LINKS: &str = "links";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins(PathBuf);
 
-/// A pinned link.
+/// A link that stays while its file does: the program of one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedLink {
     /// The number of its interface.
@@ -60,7 +60,7 @@ impl Pins {
         Self(path.to_owned())
     }
 
-    /// Where it is.
+    /// The sensor's own folder of pins; it may not exist.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const UP: u32 = 0x1;
 const REJECT: u32 = 0x200;
 
-/// A default route.
+/// A default route, IPv4 or IPv6, that is up and does not reject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Through which interface.
+    /// The name of the interface that it leaves through.
     pub interface: String,
     /// To which router; `None` where all are reached directly.
     pub gateway: Option<IpAddr>,

@@ -16,9 +16,10 @@ use crate::channel::ProgramState;
 use crate::channel::messages::Listener;
 use crate::detector::LimitReached;
 use crate::kernel::clock::age;
-use crate::kernel::maps::{Lost, Maps, MapsError};
+use crate::kernel::maps::{LostRecords, Maps, MapsError};
 use crate::kernel::process::Questions;
 use crate::source::connections::{Connections, Crossed, Guard, Guarded};
+use atalaya_program::count::counted;
 
 /// How long a crossing of short connections waits for a login that explains it. Its record is microseconds on
 /// its way; on a host under load it may be much longer.
@@ -68,7 +69,7 @@ pub(super) fn feed(
     feed.guard(&mut connections);
     feeding.tasks.spawn(stop_at(token, async move {
         let mut interval = tokio::time::interval(DROPS_INTERVAL);
-        let mut told = Lost::default();
+        let mut told = LostRecords::default();
         loop {
             let due = feed.waiting.front().map(|(due, _)| *due);
             tokio::select! {
@@ -87,7 +88,7 @@ pub(super) fn feed(
                     feed.guard(&mut connections);
                     let now = connections.lost();
                     if now != told {
-                        let Lost { ring_full, unreadable, .. } = now;
+                        let LostRecords { ring_full, unreadable, .. } = now;
                         tracing::warn!(ring_full, unreadable, "crossings of connections lost, or packets not read, in total since the start; who goes on is told of again");
                         told = now;
                     }
@@ -143,7 +144,7 @@ impl Feed {
         }
     }
 
-    /// Whether good logins are seen, by key too: PAM's own verdicts tell of passwords alone.
+    /// Whether successful logins are seen, by key too: PAM's own verdicts tell of passwords alone.
     fn sees_logins(&self) -> bool {
         let runs = |program: &crate::channel::Program| {
             program.state == ProgramState::On && program.name == "logins: audit"
@@ -211,11 +212,17 @@ fn words(crossed: &Crossed, listener: Option<&Listener>) -> String {
             };
             let ended = short
                 .map_or_else(String::new, |short| format!(" that ended within {} s with no login", short.0));
-            format!("{count} connections to port {port}{who}{ended} in {findtime} s")
+            {
+                let connections = counted(*count, "connection");
+                format!("{connections} to port {port}{who}{ended} in {findtime} s")
+            }
         }
         Guarded::ClosedPorts { .. } => {
             let known = if crossed.verified { "" } else { "; the sender's address may be forged" };
-            format!("{count} closed ports touched in {findtime} s, the last one {port}{known}")
+            {
+                let ports = counted(*count, "closed port");
+                format!("{ports} touched in {findtime} s, the last one {port}{known}")
+            }
         }
     }
 }

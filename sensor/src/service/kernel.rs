@@ -27,11 +27,9 @@ pub(super) struct Kernel {
 
 /// Whose feeds these are to be.
 pub(super) struct Feeding<'a> {
-    /// Where they run.
     pub tasks: &'a TaskTracker,
-    /// What ends them.
     pub shutdown: &'a CancellationToken,
-    /// What they feed.
+    /// The detector, which takes what they read.
     pub watch: &'a Shared,
     /// What drops on this host.
     pub local_drop: &'a LocalDrop,

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
-use crate::channel::local_drop::Wanted;
+use crate::channel::local_drop::WantedLocalDrop;
 use crate::config::{Config, LocalDropConfig};
 use crate::control::Status;
 use crate::detector::JailStatus;
@@ -91,7 +91,7 @@ struct Running {
 
 impl LocalDrop {
     /// Takes up a configuration; what the loader has to do for it.
-    pub(super) fn configure(&self, config: &Config) -> Wanted {
+    pub(super) fn configure(&self, config: &Config) -> WantedLocalDrop {
         let mut state = self.lock();
         let judge = |jail: &JailConfig| {
             let (ipv6_prefix, of_logins) = (jail.policy.ipv6_prefix, !jail.source.is_counted_by_kernel());
@@ -105,7 +105,7 @@ impl LocalDrop {
         }
         self.follows.send_replace(state.follows_fleet());
         let settings = config.local_drop.as_ref().map(|drop| drop.settings.clone());
-        Wanted { pins: Pins::of_state(&config.state).path().to_owned(), settings }
+        WantedLocalDrop { pins: Pins::of_state(&config.state).path().to_owned(), settings }
     }
 
     /// Which ledger has, or refused, what the jails here asked for.
@@ -113,7 +113,7 @@ impl LocalDrop {
         self.lock().ledger = ledger;
     }
 
-    /// Where good logins are noted.
+    /// Where successful logins are noted.
     pub(super) fn trusted(&self) -> Arc<Mutex<Trusted>> {
         self.trusted.clone()
     }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::kernel::Feeding;
 use super::{DROPS_INTERVAL, Shared, lock, stop_at};
 use crate::detector::FailedLogin;
-use crate::kernel::maps::{Lost, Maps, MapsError};
+use crate::kernel::maps::{LostRecords, Maps, MapsError};
 use crate::kernel::process::Voucher;
 use crate::source::logins::{Attempt, LoginOutcome, Logins};
 
@@ -23,7 +23,7 @@ pub(super) fn feed(
     let watch = feeding.watch.clone();
     feeding.tasks.spawn(stop_at(token, async move {
         let mut interval = tokio::time::interval(DROPS_INTERVAL);
-        let mut told = (Lost::default(), 0);
+        let mut told = (LostRecords::default(), 0);
         loop {
             tokio::select! {
                 attempt = logins.next() => match attempt {
@@ -33,7 +33,7 @@ pub(super) fn feed(
                 _ = interval.tick() => {
                     let now = (logins.lost(), logins.forged());
                     if now != told {
-                        let (Lost { ring_full, unreadable, doubted_ring_full, syslog_ring_full }, forged) = now;
+                        let (LostRecords { ring_full, unreadable, doubted_ring_full, syslog_ring_full }, forged) = now;
                         tracing::warn!(
                             ring_full,
                             unreadable,

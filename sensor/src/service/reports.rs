@@ -1,4 +1,4 @@
-//! Tells the enforcer once a second what is [pending](crate::uplink::report::Pending), as long as there is anything.
+//! Tells the enforcer once a second what is [pending](crate::detector::pending::Pending), as long as there is anything.
 //! An enforcer that does not answer, or knows nothing of reports, holds up nothing else.
 
 use std::time::Duration;

@@ -44,7 +44,7 @@ struct Lifted {
 
 /// What the enforcer did.
 enum AtEnforcer {
-    /// There is none.
+    /// The sensor has joined none.
     None,
     /// It lifted the bans of these.
     Lifted(Vec<IpAddr>),
@@ -255,7 +255,7 @@ mod tests {
         assert!(done && text.contains("no such ban; until then it is dropped here again"), "{text}");
         let (_, text) = said(nothing(), &[], Some(opened(&["192.0.2.1/32"], false, &[])), &["web"]);
         assert!(
-            text.ends_with("did not ban it for jail web: someone logged in well from there lately"),
+            text.ends_with("did not ban it for jail web: someone logged in successfully from there lately"),
             "{text}"
         );
     }

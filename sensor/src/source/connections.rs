@@ -14,7 +14,7 @@ use atalaya_sensor_ebpf::window::BUCKETS;
 use atalaya_wire::{Name, Seconds};
 use aya::maps::{Array, HashMap, MapData, MapError};
 
-use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
+use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
 
 /// Two processors may see an address reach a limit at the same moment; this long it is one crossing.
 const SAME: Duration = Duration::from_secs(1);
@@ -24,29 +24,29 @@ const MOST_RECENT: usize = 4096;
 /// What a jail wants counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guard {
-    /// The jail.
+    /// The one for which a crossing counts as an offence.
     pub jail: Name,
     /// How many make a crossing.
     pub limit: u32,
-    /// Within which time.
+    /// In seconds; the kernel counts by eighths of it.
     pub findtime: Seconds,
     /// By which network IPv6 addresses count.
     pub ipv6_prefix: u8,
-    /// Of what.
+    /// Which connections or packets count.
     pub of: Guarded,
 }
 
-/// What is counted.
+/// Which connections or packets a guard counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guarded {
     /// Connections to these ports; only those that end within `short`, where it is given.
     Connections {
-        /// Local ports.
+        /// The ports on this side of the connections.
         ports: Vec<u16>,
         /// How long a connection lasts at most that counts.
         short: Option<Seconds>,
     },
-    /// Closed ports.
+    /// Attempts to connect to ports on which nobody listens.
     ClosedPorts {
         /// Whether addresses without a handshake count.
         unverified: bool,
@@ -56,9 +56,9 @@ pub enum Guarded {
 /// An address that reached a jail's limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crossed {
-    /// Which limit.
+    /// The limit that was reached.
     pub guard: Guard,
-    /// Whose.
+    /// The remote one, whole, also where its network was counted.
     pub address: IpAddr,
     /// How many there were.
     pub count: u32,
@@ -72,7 +72,7 @@ pub struct Crossed {
     pub time_ns: u64,
 }
 
-/// The running source.
+/// The worker's half of the object `connections`: reads its rings, and writes which limits it counts by.
 pub struct Connections {
     established: Ring,
     scans: Ring,
@@ -186,7 +186,7 @@ impl Connections {
     }
 
     /// What the kernel programs had to leave out, in all.
-    pub fn lost(&self) -> Lost {
+    pub fn lost(&self) -> LostRecords {
         self.losses.read()
     }
 }

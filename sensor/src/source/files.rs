@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use followed::{Followed, Progress};
+use followed::{Followed, TurnEnd};
 pub(crate) use opened::Opened;
 use opened::settled_archives;
 use pattern::PathPattern;
@@ -93,12 +93,12 @@ pub enum FilesError {
     /// A path is not usable as a pattern.
     #[error("the path `{path}` is not a usable pattern: {reason}")]
     Pattern {
-        /// The path.
+        /// As configured, before links and wildcards were resolved.
         path: String,
-        /// Why.
+        /// What is wrong in it, and what would be right.
         reason: String,
     },
-    /// The kernel refused.
+    /// inotify, or the descriptor that wakes the thread, cannot be made.
     #[error("cannot watch files: {0}; raise fs.inotify.max_user_instances if it is exhausted")]
     Kernel(std::io::Error),
 }
@@ -150,7 +150,7 @@ impl FilesStatus {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    /// Truncations seen.
+    /// How often a file was found shorter, or with another beginning, than what was read of it.
     pub fn truncations(&self) -> u64 {
         self.truncations.load(Ordering::Relaxed)
     }
@@ -175,7 +175,7 @@ impl FollowerHandle {
         let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
     }
 
-    /// The counters.
+    /// Counters that the thread goes on counting in.
     pub fn status(&self) -> Arc<FilesStatus> {
         self.status.clone()
     }
@@ -399,9 +399,9 @@ impl Follower {
                 file.quiet_since = file.quiet_since.map(|_| Instant::now());
             }
             match progress {
-                Ok(Progress::AtEnd) => file.dirty = false,
-                Ok(Progress::More) => more = true,
-                Ok(Progress::Truncated) => {
+                Ok(TurnEnd::AtEnd) => file.dirty = false,
+                Ok(TurnEnd::More) => more = true,
+                Ok(TurnEnd::Truncated) => {
                     status.truncations.fetch_add(1, Ordering::Relaxed);
                     file.restart(sink, &status);
                     more = true;

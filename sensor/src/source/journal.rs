@@ -21,10 +21,10 @@ const LONGEST_ENTRY: u64 = 4 << 20;
 /// How long to wait before journalctl is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
 
-/// Where reading stands.
+/// The last entry that was taken, from which reading goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// journald's own mark.
+    /// journald's `__CURSOR` of it, opaque; see systemd.journal-fields(7).
     pub cursor: String,
     /// When that entry was written, for a journal that no longer has it.
     pub time: Timestamp,

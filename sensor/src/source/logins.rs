@@ -1,6 +1,6 @@
 //! Failed logins as the kernel sees them: a uprobe in libaudit reports every verdict of PAM and sshd, about
 //! two seconds before a log line could. The [loader](crate::channel::logins) attaches it, [`record`] reads what it
-//! reports, and [`attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
+//! reports, and [`mod@attempt`] makes attempts of records: one failed password is one failure, though it gives up to four.
 
 pub mod attempt;
 pub mod record;
@@ -16,13 +16,13 @@ use attempt::{Attempts, Verdict};
 use record::Record;
 
 use crate::kernel::clock::{age, monotonic_ns};
-use crate::kernel::maps::{self, Losses, Lost, Maps, MapsError, Ring};
+use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
 use crate::kernel::process::Voucher;
 
-/// A login attempt.
+/// A login attempt, of the one or more records that the libraries made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// How it ended.
+    /// As the library said it.
     pub outcome: LoginOutcome,
     /// The remote address, where it is a literal one of another host.
     pub address: Option<IpAddr>,
@@ -34,7 +34,7 @@ pub struct Attempt {
     pub time: Timestamp,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub observed_ns: u64,
-    /// The process.
+    /// The process that asked the library, as this host numbers it.
     pub pid: u32,
     /// What was seen, in words.
     pub text: String,
@@ -43,15 +43,15 @@ pub struct Attempt {
 /// How a login attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginOutcome {
-    /// It failed.
+    /// It failed; where there is an address, a jail may count it.
     Failed,
-    /// It succeeded.
+    /// It succeeded; where there is an address, the enforcer may protect it for that.
     Succeeded,
     /// It failed, and was a local one: `su`, `sudo`, a console. Shown, never banned.
     Local,
 }
 
-/// The running source.
+/// The worker's half of the object `logins`: reads its rings and makes attempts of the records.
 pub struct Logins {
     ring: Ring,
     losses: Losses,
@@ -126,7 +126,7 @@ impl Logins {
     }
 
     /// What the kernel program had to leave out, in all.
-    pub fn lost(&self) -> Lost {
+    pub fn lost(&self) -> LostRecords {
         self.losses.read()
     }
 

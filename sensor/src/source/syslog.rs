@@ -24,9 +24,9 @@ use framing::Framing;
 /// Where to listen, and the bounds.
 #[derive(Clone, Debug)]
 pub struct SyslogOptions {
-    /// UDP addresses.
+    /// Where datagrams are received, each of them a message (RFC 5426).
     pub udp: Vec<SocketAddr>,
-    /// TCP addresses.
+    /// Where connections are accepted, with either framing of RFC 6587.
     pub tcp: Vec<SocketAddr>,
     /// The longest message in bytes; what goes beyond is cut off and counted.
     pub longest: usize,
@@ -36,10 +36,10 @@ pub struct SyslogOptions {
     pub idle: Duration,
 }
 
-/// One message.
+/// A message as it was received, before any filter looks at it.
 #[derive(Debug)]
 pub struct Message<'a> {
-    /// Who sent it.
+    /// The socket that it came from, which may be a relay; a UDP sender can have forged it.
     pub peer: SocketAddr,
     /// The date that it carries, where it is one.
     pub time: Option<Timestamp>,
@@ -56,7 +56,7 @@ pub struct SyslogStatus {
     turned_away: AtomicU64,
 }
 
-/// An open listener.
+/// Sockets that are bound and not read yet.
 #[derive(Debug)]
 pub struct Syslog {
     udp: Vec<UdpSocket>,
@@ -93,7 +93,7 @@ impl Default for SyslogOptions {
 // === impl SyslogStatus ===
 
 impl SyslogStatus {
-    /// Messages taken.
+    /// Messages handed over since the start, also those that were cut.
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
     }
@@ -112,7 +112,7 @@ impl SyslogStatus {
 // === impl Syslog ===
 
 impl Syslog {
-    /// Opens the ports.
+    /// Binds every UDP and TCP address, or none: the error names the first that cannot be.
     pub async fn bind(options: SyslogOptions) -> Result<Self, SyslogError> {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for address in &options.udp {
@@ -132,7 +132,7 @@ impl Syslog {
         udp.chain(self.tcp.iter().map(TcpListener::local_addr)).filter_map(Result::ok).collect()
     }
 
-    /// The counters.
+    /// Counters that the running listener goes on counting in.
     pub fn status(&self) -> Arc<SyslogStatus> {
         self.status.clone()
     }
@@ -241,7 +241,7 @@ async fn messages(
 
 fn hand_over(message: &[u8], peer: SocketAddr, sink: &impl Fn(Message<'_>), status: &SyslogStatus) {
     let line = one_line(message.trim_ascii_end());
-    let (text, date) = match rfc5424::Message::read(&line) {
+    let (text, date) = match rfc5424::Rfc5424Message::read(&line) {
         Some(message) => (&*line, message.date().unwrap_or_default()),
         None => {
             let text = without_priority(&line);

@@ -15,7 +15,7 @@ use crate::kernel::maps::{self, Maps, MapsError, Ring};
 /// The longest line, in bytes; what is beyond is cut.
 const LONGEST: usize = 4096;
 
-/// The running source.
+/// The worker's half of what `logins` records of syslog(3): reads its ring and makes log lines of the calls.
 pub struct SyslogCalls {
     ring: Ring,
     /// This host's name, as log lines have it.
@@ -28,7 +28,7 @@ pub struct SyslogCalls {
 pub struct SyslogLine {
     /// Who: the calling thread's name.
     pub program: String,
-    /// When.
+    /// When it was called, by this host's clock: the record's age before now.
     pub time: Timestamp,
     /// As syslog writes it after the date: `host sshd[123]: message`.
     pub text: Vec<u8>,
@@ -143,7 +143,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// `%-10.500s`, read.
+/// One conversion of printf(3) with its flags, width and precision: `%-10.500s`.
 struct Conversion {
     left: bool,
     zeroes: bool,

@@ -20,7 +20,7 @@ const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECONDS);
 /// A connection that lasted for so long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(10);
 
-/// Where following stands.
+/// How following the fleet's bans goes, for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Following {
     /// Whether the enforcer is telling.

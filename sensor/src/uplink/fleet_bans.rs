@@ -27,7 +27,7 @@ pub enum BanChange {
     Ban {
         /// What is banned, in its canonical form.
         network: IpNet,
-        /// Until when.
+        /// By this host's clock, from the seconds that were left when the line was sent.
         ends: Ends,
     },
     /// A ban was lifted before its end. There may be none of exactly this network.
@@ -46,7 +46,7 @@ pub enum BanChange {
 /// When a ban ends, by this host's monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ends {
-    /// At this moment.
+    /// By this host's monotonic clock.
     At(Instant),
     /// When it is lifted.
     Never,
@@ -74,9 +74,9 @@ pub enum StreamError {
     /// A line is not one.
     #[error("a line of the stream of bans is not understood: `{line}`: {reason}")]
     Malformed {
-        /// Its beginning.
+        /// Its first 100 characters, escaped.
         line: String,
-        /// Why.
+        /// What was expected there, and where; 200 characters at most.
         reason: String,
     },
     /// The enforcer is of another release.

@@ -18,7 +18,7 @@ pub struct Membership {
     pub sensor: Name,
     /// What proves that it is this sensor.
     pub secret: Secret,
-    /// The enforcer's certificate.
+    /// Of the enforcer's certificate: no other is accepted, whoever signed it.
     pub fingerprint: Fingerprint,
 }
 
@@ -31,17 +31,17 @@ pub enum MembershipError {
     /// The file cannot be read or written.
     #[error("cannot use {}: {source}", path.display())]
     File {
-        /// The file.
+        /// The membership file in the state folder.
         path: PathBuf,
-        /// Why.
+        /// What reading, writing or replacing it failed with.
         source: std::io::Error,
     },
     /// The file's content is damaged.
     #[error("{} is damaged: {source}; join again with `atalaya-sensor join URL TOKEN`", path.display())]
     Content {
-        /// The file.
+        /// The membership file in the state folder.
         path: PathBuf,
-        /// Why.
+        /// Where in the JSON it is, and what was expected there.
         source: serde_json::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Offences on their way to the enforcer: numbered, kept by the [`Store`](crate::store::Store) and
+//! Offences on their way to the enforcer: numbered, kept by the [`Store`] and
 //! handed to the uplink at once, in order. What does not fit in memory waits on disk alone.
 
 use std::collections::VecDeque;

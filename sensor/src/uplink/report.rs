@@ -1,5 +1,5 @@
 //! What the enforcer is told beside offences: every failure that a jail counted, whether or not an offence
-//! came of it, summed up by jail and address; and the last good login of each address. [`Pending`] gathers
+//! came of it, summed up by jail and address; and the last successful login of each address. [`Pending`] gathers
 //! it, [`Reporter`] makes reports of it. Neither does input or output; both are bounded, and count what they
 //! drop.
 
@@ -7,7 +7,7 @@ use atalaya_wire::{Failures, Login, MAX_REPORT, Name, Report, VERSION};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::detector::pending::{Gathered, Lost, Pending, Tally, is_fresh};
+use crate::detector::pending::{Gathered, Pending, Tally, Unreported, is_fresh};
 
 /// Makes reports, one after another: the next begins once the enforcer has the one before, which is
 /// sent again unchanged until then, so that nothing counts twice.
@@ -19,7 +19,7 @@ pub struct Reporter {
     logins: Vec<Login>,
     unanswered: Option<Report>,
     told: Told,
-    lost: Lost,
+    lost: Unreported,
 }
 
 /// What the enforcer has, since the start.
@@ -44,7 +44,7 @@ pub struct ReportStatus {
     pub on: bool,
     /// Failures that the enforcer was told of, since the start.
     pub failures: u64,
-    /// Good logins that it was told of, since the start.
+    /// Successful logins that it was told of, since the start.
     pub logins: u64,
     /// Entries that wait: failures of one address in one jail, or the login of one address.
     pub waiting: u64,
@@ -68,7 +68,7 @@ impl Reporter {
             logins: Vec::new(),
             unanswered: None,
             told: Told::default(),
-            lost: Lost::default(),
+            lost: Unreported::default(),
         }
     }
 
@@ -188,7 +188,7 @@ impl ReportStatus {
     }
 }
 
-fn keep_fresh(failures: &mut Vec<Failures>, now: Timestamp, lost: &mut Lost) {
+fn keep_fresh(failures: &mut Vec<Failures>, now: Timestamp, lost: &mut Unreported) {
     failures.retain(|failures| {
         let fresh = is_fresh(failures.last, now);
         lost.forgotten += if fresh { 0 } else { u64::from(failures.count) };

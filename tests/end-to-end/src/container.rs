@@ -134,7 +134,7 @@ impl Root {
         Ok(Self { folder, _upper: None })
     }
 
-    /// Where it is.
+    /// The folder, as this host has it; removed when this is dropped.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

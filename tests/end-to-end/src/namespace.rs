@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::process::output;
 
-/// The namespace.
+/// Removed with all that is in it when this is dropped.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,

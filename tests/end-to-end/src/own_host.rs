@@ -29,7 +29,7 @@ pub struct OwnHost {
     root: Root,
     /// Its first process, in this host's count.
     first: u32,
-    /// What holds it.
+    /// Keeps the host's first process; the host ends with it.
     _unshare: Process,
 }
 
@@ -37,7 +37,7 @@ pub struct OwnHost {
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
-    /// Its number there.
+    /// Its process number on that host.
     id: u32,
 }
 
@@ -105,7 +105,7 @@ impl OwnHost {
         command
     }
 
-    /// Starts its sensor.
+    /// Starts a sensor on that host, with these settings besides its `state`.
     pub fn start_sensor(&self, config: &str) -> Result<Process> {
         let config = format!("state = \"/var/lib/atalaya-sensor\"\n{config}");
         let file = self.root.path().join("etc/sensor.toml");
@@ -209,7 +209,7 @@ impl Daemon {
         self.process.wait_for("tell of it", START, |line| line == "told").map(drop)
     }
 
-    /// Ends it.
+    /// Lets it end by itself; an error where it fails.
     pub fn stop(mut self) -> Result<()> {
         self.process.tell("")?;
         let status = self.process.wait_for_end(START)?;

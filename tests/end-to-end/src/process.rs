@@ -67,7 +67,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, stdin, lines, recent: VecDeque::new() })
     }
 
-    /// The process's id.
+    /// In the process namespace of this test.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

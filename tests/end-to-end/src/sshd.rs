@@ -18,7 +18,7 @@ use crate::process::{Line, Process, output};
 const ACCOUNT: &str = "root";
 const START: Duration = Duration::from_secs(20);
 
-/// The running sshd.
+/// An sshd with keys and settings of its own; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Sshd {
     process: Process,

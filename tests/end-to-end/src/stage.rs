@@ -53,7 +53,7 @@ impl Stage {
         Self::new(programs)
     }
 
-    /// The temporary folder.
+    /// Removed when this is dropped.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

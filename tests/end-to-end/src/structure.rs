@@ -1,8 +1,10 @@
 //! Which folder of a program may import which: a reading of its source that holds it to a table. A program's folders
 //! (rooms) stand in tiers; a room imports rooms of lower tiers alone, so that data flows one way and nothing goes round
 //! in a circle. What stands under `#[cfg(test)]` is free, and so are `lib.rs` and `main.rs`, which name every room.
+//!
+//! It reads also how long files and functions are, and whether a name of a type means one thing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -108,6 +110,32 @@ pub fn too_long(source: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(long)
+}
+
+/// The names of types, traits and unions that a crate's source defines more than once, each with its places, and the
+/// `allowed` ones that it does not: a name has one meaning, so that who searches for it finds one thing. What an `impl`
+/// or a `trait` calls its associated types is prescribed to it, and not counted. `allowed` gives a reason for each name.
+pub fn defined_twice(source: &Path, allowed: &[(&str, &str)]) -> Result<Vec<String>> {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, text) in files(source)? {
+        for (name, line) in definitions(&without_tests(tokens(&text))) {
+            places.entry(name).or_default().push(format!("{}:{line}", source.join(&file).display()));
+        }
+    }
+    places.retain(|_, places| places.len() > 1);
+    let mut wrong = Vec::new();
+    for (name, _) in allowed {
+        if places.remove(*name).is_none() {
+            wrong.push(format!(
+                "`{name}` may be defined twice in {}, and is not: forbid it",
+                source.display()
+            ));
+        }
+    }
+    wrong.extend(places.into_iter().map(|(name, places)| {
+        format!("`{name}` means {} things: {}; give each a name of its own", places.len(), places.join(", "))
+    }));
+    Ok(wrong)
 }
 
 /// The source files below a folder, relative to it, but for those that are tests.
@@ -231,6 +259,34 @@ fn functions(tokens: &[Token]) -> Vec<(String, usize, usize)> {
         let Some(name) = tokens.get(place + 1).filter(|name| name.is_name()) else { continue };
         if let Some(end) = end_of_item(tokens, place) {
             found.push((name.text.clone(), token.line, tokens[end].line - token.line + 1));
+        }
+    }
+    found
+}
+
+/// The types, traits and unions that are defined: name and line.
+fn definitions(tokens: &[Token]) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    // For each open brace, whether it opened an `impl` or a `trait`.
+    let mut braces = Vec::new();
+    let mut is_head = false;
+    for (place, token) in tokens.iter().enumerate() {
+        let before = place.checked_sub(1).map_or(";", |place| tokens[place].text.as_str());
+        // Elsewhere `impl` is a type, and `union` a name.
+        let begins = matches!(before, ";" | "{" | "}" | "]" | "pub" | ")" | "unsafe");
+        match token.text.as_str() {
+            "impl" | "trait" if begins => is_head = true,
+            "{" => braces.push(std::mem::take(&mut is_head)),
+            "}" => drop(braces.pop()),
+            _ => {}
+        }
+        let defines = match token.text.as_str() {
+            "struct" | "enum" | "union" | "trait" => begins,
+            "type" => begins && braces.last() != Some(&true),
+            _ => false,
+        };
+        if let Some(name) = tokens.get(place + 1).filter(|name| defines && name.is_name()) {
+            found.push((name.text.clone(), name.line));
         }
     }
     found
@@ -417,5 +473,48 @@ mod tests {
         assert!(too_long(folder.path()).unwrap()[0].contains("low.rs:1: `f` has 101 lines"));
         write(&format!("fn f() {{}}\n{}", "const A: u8 = 0;\n".repeat(600)));
         assert!(too_long(folder.path()).unwrap()[0].contains("601 lines"));
+    }
+    #[test]
+    fn a_name_that_a_crate_defines_twice_is_found_wherever_and_however_it_is_defined() {
+        for (one, two, line) in [
+            ("pub struct Found;", "use std::io;\n\nstruct Found(u8);", 3),
+            ("enum Found { One }", "pub(crate) enum Found {\n    One,\n}", 1),
+            ("struct Found<T>(T);", "type Found = u8;", 1),
+            ("pub trait Found {}", "#[derive(Debug)]\nunion Found {\n    one: u8,\n}", 2),
+            ("pub unsafe trait Found {}", "mod inner {\n    pub(super) struct Found {}\n}", 2),
+            ("impl One {\n    type Other = u8;\n}\nstruct Found;", "fn f() {\n    struct Found;\n}", 2),
+            ("fn f(_: impl Fn()) {\n    type Found = u8;\n}", "type Found = u8;", 1),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("one.rs"), one).unwrap();
+            assert_eq!(defined_twice(folder.path(), &[]).unwrap(), Vec::<String>::new(), "{one:?}");
+            std::fs::write(folder.path().join("two.rs"), two).unwrap();
+            let found = defined_twice(folder.path(), &[]).unwrap();
+            assert_eq!(found.len(), 1, "{one:?} {two:?}: {found:?}");
+            assert!(found[0].starts_with("`Found` means 2 things"), "{found:?}");
+            assert!(found[0].contains(&format!("two.rs:{line};")), "{two:?}: {found:?}");
+            let allowed = [("Found", "planted")];
+            assert_eq!(defined_twice(folder.path(), &allowed).unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn tests_associated_types_and_mere_mentions_define_no_name_and_what_is_allowed_in_vain_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("one.rs"), "struct Found;").unwrap();
+        for text in [
+            "#[cfg(test)]\nmod tests {\n    struct Found;\n}",
+            "impl One for Two {\n    type Found = u8;\n}",
+            "impl<T> One for T\nwhere\n    T: Two,\n{\n    type Found = u8;\n}",
+            "pub trait One {\n    type Found;\n}",
+            "use crate::Found;\nimpl Found {}\nimpl One for Found {}",
+            "/// struct Found\nconst A: &str = \"struct Found;\";",
+            "fn f(union: u8) -> impl Found {}",
+        ] {
+            std::fs::write(folder.path().join("two.rs"), text).unwrap();
+            assert_eq!(defined_twice(folder.path(), &[]).unwrap(), Vec::<String>::new(), "{text:?}");
+        }
+        let vain = defined_twice(folder.path(), &[("Found", "planted")]).unwrap();
+        assert!(vain.len() == 1 && vain[0].contains("`Found` may be defined twice"), "{vain:?}");
     }
 }

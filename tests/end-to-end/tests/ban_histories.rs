@@ -20,7 +20,6 @@ use tokio::time::Instant;
 /// How many changes and bans go at once: few, so that snapshots have many pieces.
 const PIECE: usize = 3;
 
-/// What happens next.
 #[derive(Clone, Debug)]
 enum Event {
     /// A ban begins or changes: for so many seconds, or for ever.

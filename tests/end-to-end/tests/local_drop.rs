@@ -210,11 +210,11 @@ fn a_failed_ssh_login_is_dropped_before_the_client_hears_of_it_and_other_hosts_g
     ensure!(client.try_wait()?.is_none(), "the client had heard of its failure");
     let _ = client.kill();
     let _ = client.wait();
-    // Who logged in well lately is not dropped for a wrong password.
+    // Who logged in successfully lately is not dropped for a wrong password.
     sshd.log_in(&scene.namespace, friend.parse()?, 0)?;
     let client = sshd.spawn_wrong_passwords(&scene.namespace, friend.parse()?, 1)?;
     sensor.wait_for("spare the friend", PATIENCE, |line| {
-        line.contains("a good login came from there lately") && line.contains(friend)
+        line.contains("a successful login came from there lately") && line.contains(friend)
     })?;
     Sshd::finish(client, PATIENCE)?;
     from_friend.flows()?;

@@ -475,7 +475,7 @@ async fn the_commands_of_fail2ban_client_have_their_like() -> Result<()> {
     assert!(!refused.status.success() && said.contains("maxretri") && said.contains("as before"), "{said}");
     std::fs::write(scene.stage.folder().join("sensor.toml"), format!("{config}\nbantime = \"1h\"\n"))?;
     let said = run(&["reload"])?;
-    assert!(said.contains("1 jails"), "{said}");
+    assert!(said.contains("1 jail,"), "{said}");
     scene.fail([address("198.51.100.43")])?;
     let entry = scene.wait_for("198.51.100.43").await?;
     assert!(entry.timeout_left.is_some_and(|left| left.as_secs() > 3500), "{entry:?}");

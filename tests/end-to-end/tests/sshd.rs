@@ -29,7 +29,7 @@ fn next_failure(sensor: &mut Process, address: &str) -> Result<(u64, Duration)> 
     Ok((event["failures"].as_u64().context("no count")?, after))
 }
 
-/// Waits until the enforcer has heard of a good login from an address.
+/// Waits until the enforcer has heard of a successful login from an address.
 fn wait_for_login(stage: &Stage, address: &str) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {

@@ -1,14 +1,14 @@
-//! The folders of both programs import downward alone. The tables are the rule; `structure.rs` of this crate reads the
-//! sources, and proves on planted imports that it finds them.
+//! The folders of both programs import downward alone, and a name of a type means one thing. The tables are the rule; `structure.rs` of this crate reads the
+//! sources, and proves on planted ones that it finds what breaks it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::path::{Path, PathBuf};
 
-use atalaya_end_to_end::structure::{Table, too_long};
+use atalaya_end_to_end::structure::{Table, defined_twice, too_long};
 
 const ENFORCER: Table = Table {
-    tiers: "cli > service > config, control > intake > bans, router > ledger > desired > enrolment, tls > prefixes, clock, database, state",
+    tiers: "cli > service > config, control > intake > bans, router > ledger > desired > enrolment, tls > prefixes, clock, count, database, state",
     sideways: &[],
     apart: &[],
 };
@@ -26,6 +26,19 @@ const SENSOR: Table = Table {
     // pinned in the kernel for both to open, and how a process gives up its rights.
     apart: &[("loader", &["channel", "pinned", "confine"])],
 };
+
+/// Names that a crate may define more than once, and why.
+const DEFINED_TWICE: [(&str, &[(&str, &str)]); 8] = [
+    ("enforcer", &[("Arguments", COMMANDS)]),
+    ("sensor", &[("Arguments", COMMANDS)]),
+    ("wire", &[]),
+    ("wire/program", &[]),
+    ("xtask", &[("Arguments", COMMANDS)]),
+    ("sensor-ebpf", &[]),
+    ("tests/routeros-sim", &[]),
+    ("tests/end-to-end", &[]),
+];
+const COMMANDS: &str = "what a command takes is spoken of with the command's module: `lint::Arguments`";
 
 #[test]
 fn the_enforcers_rooms_import_downward_alone() {
@@ -47,6 +60,15 @@ fn the_sensors_rooms_import_downward_alone() {
 fn no_file_and_no_function_of_the_sensor_is_too_long_to_be_kept_in_mind() {
     let long = too_long(&source("sensor")).unwrap();
     assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+#[test]
+fn no_crate_gives_two_types_one_name() {
+    let twice: Vec<String> = DEFINED_TWICE
+        .iter()
+        .flat_map(|(member, allowed)| defined_twice(&source(member), allowed).unwrap())
+        .collect();
+    assert!(twice.is_empty(), "names with more than one meaning:\n{}", twice.join("\n"));
 }
 
 fn test_of(table: &Table, program: &str) {

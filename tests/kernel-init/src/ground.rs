@@ -24,7 +24,7 @@ const FILE_SYSTEMS: [(&str, &str, &str); 9] = [
 /// Where the initramfs has the kernel's modules that are needed.
 const MODULES: &str = "/modules";
 
-/// Lays it.
+/// Mounts what programs expect, loads the modules of the initramfs, and brings `lo` up.
 pub fn lay() -> Result<()> {
     for (kind, target, options) in FILE_SYSTEMS {
         fs::create_dir_all(target).with_context(|| target.to_owned())?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Where this process says it, inside.
 pub const PORT: &str = "/dev/ttyS1";
 
-/// One line.
+/// What the machine tells the host, a line of JSON each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "kebab-case")]
 pub enum Report {
@@ -23,7 +23,7 @@ pub enum Report {
     Check {
         /// A sentence that could be false.
         name: String,
-        /// Whether it held.
+        /// `Skipped` where a program that it needs is off.
         outcome: Outcome,
         /// What was seen, or why it failed or was left out.
         detail: String,
@@ -40,7 +40,7 @@ pub enum Report {
 pub struct Program {
     /// The object, and in it the hook: `logins: audit`.
     pub name: String,
-    /// Whether it runs.
+    /// `Off` where nothing asks for it; `reason` says why it is not on.
     pub state: State,
     /// Where it is attached, or why it is not.
     pub reason: String,
@@ -64,9 +64,9 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It held.
+    /// What the name says was seen.
     Passed,
-    /// It did not.
+    /// It was not seen, or could not be tried: the detail says why.
     Failed,
     /// A program that it needs is not on here.
     Skipped,

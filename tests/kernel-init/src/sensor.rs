@@ -23,7 +23,7 @@ pub const CLOSED: u16 = 20_100;
 /// How long it may take to start: the processor may be emulated.
 const START: Duration = Duration::from_secs(60);
 
-/// The running sensor.
+/// The sensor under test; it ends when this is dropped.
 pub struct Sensor(Process);
 
 // === impl Sensor ===

@@ -12,9 +12,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// `/ip/firewall/address-list`.
+    /// IPv4, in `/ip/firewall/address-list`.
     V4,
-    /// `/ipv6/firewall/address-list`.
+    /// IPv6, in `/ipv6/firewall/address-list`.
     V6,
 }
 

@@ -8,7 +8,7 @@ use crate::address::Family;
 /// Something that happened at the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it was.
+    /// What happened; it says which of the other fields are there.
     pub kind: EventKind,
     /// On the router's clock: when the command came in from the wire, when the entry lapsed, or when
     /// the thing happened.
@@ -17,16 +17,16 @@ pub struct Event {
     pub session: Option<u64>,
     /// The user of a login.
     pub user: Option<String>,
-    /// The entry concerned.
+    /// The entry that was added, changed, removed or refused; `None` for what is no entry's.
     pub entry: Option<EventEntry>,
 }
 
 /// The kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// A successful login.
+    /// A login with the right password.
     Login,
-    /// A refused login.
+    /// A login with a wrong user or password, or from where the user may not log in.
     LoginFailure,
     /// An entry was added.
     Add,
@@ -38,7 +38,7 @@ pub enum EventKind {
     Remove,
     /// An entry reached its timeout.
     Expire,
-    /// The router rebooted.
+    /// The router started anew: static entries stay, those with a timeout are gone.
     Reboot,
     /// The port was closed.
     Down,
@@ -49,17 +49,17 @@ pub enum EventKind {
 /// The entry that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventEntry {
-    /// Its table.
+    /// The table it is in, IPv4's or IPv6's.
     pub family: Family,
     /// Its id, such as `*1A`; of a duplicate, empty.
     pub id: String,
-    /// Its list.
+    /// The name of its list.
     pub list: String,
     /// Its address, normalised; of a duplicate, as it was sent.
     pub address: String,
     /// What is left of its timeout, as RouterOS prints it.
     pub timeout: Option<String>,
-    /// Its comment.
+    /// As RouterOS keeps it; empty where it has none.
     pub comment: String,
     /// Whether it is disabled.
     pub disabled: bool,

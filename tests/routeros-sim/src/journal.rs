@@ -18,7 +18,7 @@ pub struct CommandRecord {
     pub session: u64,
     /// Its words; passwords read `***`.
     pub words: Vec<String>,
-    /// How it ended.
+    /// What the client was answered, or that it was not.
     pub outcome: Outcome,
 }
 
@@ -32,12 +32,12 @@ pub enum Outcome {
     },
     /// `!trap` with this text, then `!done`.
     Trap {
-        /// The text.
+        /// RouterOS's words, as the client got them.
         message: String,
     },
     /// `!fatal` and the end of the connection.
     Fatal {
-        /// The reason.
+        /// RouterOS's words, as the client got them.
         reason: String,
     },
     /// A fault kept the answer back, wholly or in part.
@@ -50,13 +50,13 @@ pub enum Outcome {
 /// How often things happened since the start; a reboot does not reset them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
-    /// Connections accepted.
+    /// Connections accepted, also those that never log in.
     pub sessions: u64,
     /// Connections refused at `max-sessions`.
     pub sessions_refused: u64,
-    /// Successful logins.
+    /// Logins with the right password.
     pub logins: u64,
-    /// Refused logins.
+    /// Logins refused, whatever for.
     pub login_failures: u64,
     /// Commands carried out or refused, of any kind.
     pub commands: u64,
@@ -76,20 +76,20 @@ pub struct Counts {
     pub traps: u64,
     /// Entries that reached their timeout.
     pub expired: u64,
-    /// Reboots.
+    /// Reboots, asked for by a client or by a test.
     pub reboots: u64,
 }
 
 /// The last commands, bounded in number and in bytes.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<JournalEntry>,
     bytes: usize,
     capacity: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct JournalEntry {
     at: Timestamp,
     session: u64,
     sentence: Sentence,
@@ -107,7 +107,7 @@ impl Journal {
         }
         let sentence = redact(sentence);
         self.bytes += sentence.size();
-        self.entries.push_back(Entry { at, session, sentence, outcome });
+        self.entries.push_back(JournalEntry { at, session, sentence, outcome });
         while self.entries.len() > self.capacity || self.bytes > MAX_BYTES {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.sentence.size();

@@ -13,7 +13,7 @@ use crate::timeout::Timeout;
 use crate::user::{Group, User};
 use crate::version::Version;
 
-/// A page.
+/// A page that is only read: it holds rows that clients print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Page {
     Identity,
@@ -33,7 +33,7 @@ pub(crate) struct Line(Vec<(Cow<'static, str>, String)>);
 #[derive(Clone)]
 pub(crate) struct Board {
     pub(crate) name: String,
-    /// In bytes.
+    /// All of it, in bytes, as `total-memory` tells it.
     pub(crate) memory: u64,
 }
 
@@ -88,7 +88,7 @@ impl Site {
     }
 }
 
-/// `/system/resource`.
+/// The one row of `/system/resource`.
 pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -> Line {
     // About what an RB5009 has free with a small configuration.
     let free = board.memory / 1000 * 806;
@@ -114,7 +114,7 @@ pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -
         .and("platform", "MikroTik")
 }
 
-/// `/system/identity`.
+/// The one row of `/system/identity`.
 pub(crate) fn identity(name: &str) -> Line {
     Line::new().and("name", name)
 }

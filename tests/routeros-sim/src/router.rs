@@ -75,7 +75,7 @@ pub struct Entry {
     pub family: Family,
     /// Its id, such as `*1A`.
     pub id: String,
-    /// Its list.
+    /// The name of its list.
     pub list: String,
     /// Its address, normalised as the table keeps it.
     pub address: String,
@@ -224,7 +224,7 @@ impl Router {
         self.plant.api.address
     }
 
-    /// Where api-ssl listens.
+    /// Where api-ssl listens; where the API without TLS does, if there is none.
     pub fn api_ssl_address(&self) -> SocketAddr {
         self.plant.api_ssl.as_ref().unwrap_or(&self.plant.api).address
     }
@@ -265,7 +265,7 @@ impl Router {
         state.site.rules_of(list).filter(|rule| !rule.disabled).for_each(|rule| rule.packets += packets);
     }
 
-    /// Its clock.
+    /// The clock that its timeouts end by; tests move it.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
     }

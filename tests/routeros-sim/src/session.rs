@@ -68,7 +68,7 @@ enum Stage {
     Closing,
     /// Neither reads nor writes.
     Stalled,
-    /// Closes at once.
+    /// Closes the connection without an answer.
     Closed,
 }
 

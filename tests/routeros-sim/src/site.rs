@@ -5,7 +5,7 @@ use crate::address::Family;
 use crate::user::{Group, Policies, User};
 use crate::version::Version;
 
-/// What is configured.
+/// What an administrator configured: users, groups, rules and services. A reboot keeps it.
 pub(crate) struct Site {
     /// What it is written and typed as.
     pub(crate) version: Version,
@@ -21,9 +21,9 @@ pub(crate) struct Site {
 /// The two tables of rules that can use an address list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chains {
-    /// `/ip/firewall/raw`.
+    /// `/ip/firewall/raw`, and IPv6's.
     Raw,
-    /// `/ip/firewall/filter`.
+    /// `/ip/firewall/filter`, and IPv6's.
     Filter,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) refused: Vec<String>,
 }
 
-/// What does.
+/// All that commands change or show, under one lock.
 pub(crate) struct State {
     pub(crate) v4: Table,
     pub(crate) v6: Table,

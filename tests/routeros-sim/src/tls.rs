@@ -16,7 +16,7 @@ pub enum TlsError {
     /// The certificate could not be made.
     #[error("cannot make a certificate for {name:?}: {source}; an identity must be usable as a host name")]
     Certificate {
-        /// The router's identity.
+        /// The router's identity, for which the certificate was to be.
         name: String,
         /// What the certificate's maker says.
         source: rcgen::Error,

@@ -28,7 +28,7 @@ const LIVE_SECONDS: u32 = 10;
 /// How large the backlog is, in bytes.
 const BACKLOG: u64 = 1 << 30;
 
-/// Measures and prints.
+/// Measures each filter beside its peers on the same log, and prints the ratios.
 pub fn run() -> Result<()> {
     let folder = programs("bench-logs");
     let logs = Logs::make(&folder)?;

@@ -26,7 +26,7 @@ const END: Duration = Duration::from_secs(10);
 /// Measures and prints all of it.
 pub(super) fn run() -> Result<()> {
     println!("kernel: a sensor with every source of the kernel, and no enforcer\n");
-    let bench = Kernel::new()?;
+    let bench = KernelBench::new()?;
     bench.events()?;
     logins::cost_of_a_call(&bench)?;
     logins::cost_of_a_system_call()?;
@@ -39,13 +39,13 @@ pub(super) fn run() -> Result<()> {
 }
 
 /// The stage of the sensor that is measured.
-struct Kernel {
+struct KernelBench {
     stage: Stage,
 }
 
-// === impl Kernel ===
+// === impl KernelBench ===
 
-impl Kernel {
+impl KernelBench {
     fn new() -> Result<Self> {
         let stage = Stage::new(&programs("release"))?;
         // What nobody reaches: nothing is banned while it is measured.
@@ -121,7 +121,7 @@ fn end(sensor: Process) -> Result<()> {
     Ok(())
 }
 
-/// The middle one.
+/// The upper of the two in the middle where their number is even; NaN of none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

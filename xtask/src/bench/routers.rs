@@ -272,7 +272,7 @@ impl Scene {
 
 /// A log that a sensor follows.
 pub struct Log {
-    /// To write to.
+    /// The sensor reads what is written here.
     pub file: std::fs::File,
     _sensor: Process,
 }

@@ -8,7 +8,7 @@ use State::{Off, On, Refused};
 /// The kernel's lockdown: what it keeps even from root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Lockdown {
-    /// Nothing
+    /// Off: root may do everything
     None,
     /// Changing the running kernel
     Integrity,
@@ -91,7 +91,7 @@ fn expected(table: &'static [Row], series: (u32, u32), lockdown: Lockdown) -> Ve
 // === impl Lockdown ===
 
 impl Lockdown {
-    /// All of them.
+    /// From the least to the most that is kept from root.
     pub const ALL: [Self; 3] = [Self::None, Self::Integrity, Self::Confidentiality];
 
     /// For the kernel's command line, which has no word for none.

@@ -21,13 +21,13 @@ const SUFFIX: &str = "-cloud-amd64";
 pub struct Kernel {
     /// The numbers of its release: 6, 1, 0, 56.
     numbers: Vec<u32>,
-    /// Its package.
+    /// The name of its Debian package.
     package: String,
 }
 
 /// A kernel whose package is unpacked.
 pub struct Unpacked {
-    /// Which.
+    /// The one whose image and modules are in the folder.
     pub kernel: Kernel,
     folder: PathBuf,
 }
@@ -152,7 +152,7 @@ impl Kernel {
         (self.numbers[0], self.numbers[1])
     }
 
-    /// Its series: `6.1`.
+    /// The first two numbers, by which distributions speak of it: `6.1`.
     pub fn series(&self) -> String {
         format!("{}.{}", self.numbers[0], self.numbers[1])
     }

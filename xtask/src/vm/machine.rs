@@ -39,9 +39,9 @@ pub enum Accelerator {
 
 /// What a machine boots with.
 pub struct Boot<'a> {
-    /// What executes it.
+    /// KVM where the processor gives it, else emulation.
     pub accelerator: Accelerator,
-    /// The kernel's image.
+    /// The kernel's image (`vmlinuz`).
     pub image: &'a Path,
     /// Its first file system.
     pub initramfs: &'a Path,

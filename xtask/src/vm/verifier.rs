@@ -41,7 +41,7 @@ pub struct Counts {
 // === impl Counts ===
 
 impl Counts {
-    /// Reads the file.
+    /// Reads the kept numbers of all compilers, and finds out which compiler is used here.
     pub fn read() -> Result<Self> {
         let path = path();
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -49,7 +49,7 @@ impl Counts {
         Ok(Self { compiler: compiler()?, ..counts })
     }
 
-    /// Writes the file.
+    /// Writes them back, with the head that says how they come about.
     pub fn write(&self) -> Result<()> {
         fs::write(path(), format!("{HEAD}\n{}", toml::to_string(self)?)).context("cannot write the counts")
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::desired::ListConfig;
-use atalaya_enforcer::router::check::{self, Grade, Report, command};
+use atalaya_enforcer::router::check::{self, Grade, Readiness, command};
 use atalaya_enforcer::router::endpoint::{API_PORT, API_TLS_PORT};
 use atalaya_enforcer::router::{Endpoint, Password, RouterConfig};
 use atalaya_program::config_file::ConfigError;
@@ -42,7 +42,7 @@ pub struct Arguments {
     /// Where it is, with a port where its API has another than the usual one
     #[arg(long, value_name = "HOST[:PORT]")]
     address: Option<Endpoint>,
-    /// The API user
+    /// RouterOS's user for the API
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// A file with the user's password; - for a line of standard input
@@ -64,7 +64,7 @@ pub struct Arguments {
 }
 
 /// A router on its way into the configuration.
-struct Walk {
+struct NewRouter {
     router: RouterConfig,
     place: PasswordPlace,
     prompt: Prompt,
@@ -75,7 +75,7 @@ struct Walk {
 // === impl Arguments ===
 
 impl Arguments {
-    /// Walks through it.
+    /// Asks for what was not given, checks the router, and prints or writes its section.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let (lists, taken) = match Config::read(config) {
             Ok(config) => {
@@ -113,7 +113,7 @@ impl Arguments {
         router.mark.clone_from(&lists.mark);
         router.tls = self.fingerprint;
         let place = PasswordPlace::New(Password::new(""));
-        let mut walk = Walk { router, place, prompt, runtime, writes: !self.read_only };
+        let mut walk = NewRouter { router, place, prompt, runtime, writes: !self.read_only };
         if walk.router.tls.is_none() {
             walk.find_certificate()?;
         }
@@ -130,9 +130,9 @@ impl Arguments {
     }
 }
 
-// === impl Walk ===
+// === impl NewRouter ===
 
-impl Walk {
+impl NewRouter {
     /// Pins what api-ssl presents, where somebody agrees or nobody is there to ask.
     fn find_certificate(&mut self) -> anyhow::Result<()> {
         let router = &self.router;
@@ -213,7 +213,7 @@ impl Walk {
     }
 
     /// Looks at the router, and again while somebody mends it.
-    fn check_until_good(&mut self, out: &mut impl Write) -> anyhow::Result<Report> {
+    fn check_until_good(&mut self, out: &mut impl Write) -> anyhow::Result<Readiness> {
         loop {
             let clock = Clock::system();
             let report = self.runtime.block_on(check::check(&self.router, &clock, self.writes));
@@ -252,7 +252,7 @@ impl Walk {
     fn finish(
         mut self,
         config: &Path,
-        report: Option<&Report>,
+        report: Option<&Readiness>,
         write: bool,
         out: &mut impl Write,
     ) -> anyhow::Result<ExitCode> {
@@ -261,7 +261,7 @@ impl Walk {
         let section = Section { router: &router, password: place };
         writeln!(out, "For {}:\n\n{}", config.display(), section.text())?;
         out.flush()?;
-        let admitted = report.is_none_or(Report::admitted);
+        let admitted = report.is_none_or(Readiness::admitted);
         let name = &router.name;
         if write && !admitted {
             bail!(

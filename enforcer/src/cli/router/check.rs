@@ -8,7 +8,7 @@ use anyhow::bail;
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::router::RouterConfig;
-use atalaya_enforcer::router::check::{Finding, Grade, Report, check};
+use atalaya_enforcer::router::check::{Finding, Grade, Readiness, check};
 use atalaya_wire::Name;
 use tokio::task::JoinSet;
 
@@ -36,7 +36,7 @@ pub struct Arguments {
 #[derive(serde::Serialize)]
 struct Whole<'a> {
     #[serde(flatten)]
-    report: &'a Report,
+    report: &'a Readiness,
     worst: Grade,
     commands: Vec<&'a str>,
 }
@@ -78,7 +78,7 @@ impl Arguments {
 }
 
 /// Looks at all routers at once; the reports come in the order of the routers.
-fn check_all(routers: Vec<RouterConfig>, writes: bool) -> anyhow::Result<Vec<Report>> {
+fn check_all(routers: Vec<RouterConfig>, writes: bool) -> anyhow::Result<Vec<Readiness>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut reports = runtime.block_on(async {
         let mut looks = JoinSet::new();
@@ -92,7 +92,7 @@ fn check_all(routers: Vec<RouterConfig>, writes: bool) -> anyhow::Result<Vec<Rep
 }
 
 /// A router's findings, a paragraph each, and the commands in one block for copying.
-pub fn show(out: &mut impl Write, report: &Report, paint: Paint) -> io::Result<()> {
+pub fn show(out: &mut impl Write, report: &Readiness, paint: Paint) -> io::Result<()> {
     let told = [&report.board, &report.version, &report.identity];
     let [board, version, identity] = told.map(|text| text.as_deref().filter(|text| !text.is_empty()));
     let version = version.map(|version| format!("RouterOS {version}"));
@@ -138,7 +138,7 @@ fn paragraph(finding: &Finding, paint: Paint) -> Vec<String> {
     lines
 }
 
-fn summary(out: &mut impl Write, reports: &[Report]) -> io::Result<()> {
+fn summary(out: &mut impl Write, reports: &[Readiness]) -> io::Result<()> {
     let count = |grade| reports.iter().filter(|report| report.worst() == grade).count();
     let parts: Vec<String> = [
         (Grade::Fault, "with a fault"),

@@ -27,7 +27,7 @@ impl Prompt {
         Self { somebody: io::stdin().is_terminal() }
     }
 
-    /// Whether somebody answers.
+    /// Whether standard input is a terminal, so that questions are answered.
     pub fn is_somebody(self) -> bool {
         self.somebody
     }

@@ -11,7 +11,7 @@ use atalaya_enforcer::router::{Password, RouterConfig};
 
 /// What a router's section says.
 pub struct Section<'a> {
-    /// The router.
+    /// What is written of it: address, user, the certificate that is pinned, and `ipv6` where it is off.
     pub router: &'a RouterConfig,
     /// Where its password is.
     pub password: PasswordPlace,
@@ -26,12 +26,12 @@ pub enum PasswordPlace {
 }
 
 /// A file that is taken back unless it is kept.
-struct Draft(Option<PathBuf>);
+struct TentativeFile(Option<PathBuf>);
 
 // === impl Section ===
 
 impl Section<'_> {
-    /// The section's text.
+    /// As it goes to the end of the configuration: `[router.NAME]` and its settings.
     pub fn text(&self) -> String {
         let router = self.router;
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -87,11 +87,13 @@ impl Section<'_> {
             PasswordPlace::New(password) => {
                 let text = format!("{}\n", password.expose());
                 let file = folder.join(self.password_file());
-                Some(Draft::write(&file, text.as_bytes(), 0o600, owner.as_ref()).map_err(|error| {
-                    let taken = error.kind() == io::ErrorKind::AlreadyExists;
-                    let hint = if taken { "; move it away, or use it with --password-file" } else { "" };
-                    anyhow::anyhow!("cannot write the password to {}: {error}{hint}", file.display())
-                })?)
+                Some(TentativeFile::write(&file, text.as_bytes(), 0o600, owner.as_ref()).map_err(
+                    |error| {
+                        let taken = error.kind() == io::ErrorKind::AlreadyExists;
+                        let hint = if taken { "; move it away, or use it with --password-file" } else { "" };
+                        anyhow::anyhow!("cannot write the password to {}: {error}{hint}", file.display())
+                    },
+                )?)
             }
         };
         if let Err(error) = Config::parse(&after, &path) {
@@ -101,20 +103,20 @@ impl Section<'_> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".new-{}", std::process::id()));
         let draft = folder.join(name);
-        let new = Draft::write(&draft, after.as_bytes(), mode, owner.as_ref())
+        let new = TentativeFile::write(&draft, after.as_bytes(), mode, owner.as_ref())
             .with_context(|| format!("cannot write {}", draft.display()))?;
         fs::rename(&draft, &path).with_context(|| format!("cannot replace {}", path.display()))?;
         new.keep();
-        password.into_iter().for_each(Draft::keep);
+        password.into_iter().for_each(TentativeFile::keep);
         // The names too shall survive a power cut.
         File::open(folder)?.sync_all()?;
         Ok(())
     }
 }
 
-// === impl Draft ===
+// === impl TentativeFile ===
 
-impl Draft {
+impl TentativeFile {
     /// Writes a new file with the owner of another, where there is one.
     fn write(path: &Path, bytes: &[u8], mode: u32, like: Option<&fs::Metadata>) -> io::Result<Self> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
@@ -137,7 +139,7 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for TentativeFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             let _ = fs::remove_file(path);

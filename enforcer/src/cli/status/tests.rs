@@ -36,7 +36,7 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
     let mut status: Status = serde_json::from_value(json!({
         "release": "0.1.0", "now": at(10_000), "started": at(-80_000), "faults": [], "bans": 25_000,
         "widened": 0, "allowances": 0, "protected": 0, "fleet": [],
-        "decisions": atalaya_enforcer::bans::Counts::default(), "rates": RatesAnswer::default(),
+        "decisions": atalaya_enforcer::bans::DecisionCounts::default(), "rates": RatesAnswer::default(),
         "open_files": {"used": 37, "limit": 1024},
         "ledger_trouble": null, "list": "spammer", "fingerprint": atalaya_wire::Fingerprint::of(b""),
         "routers": (0..routers).map(router).collect::<Vec<_>>(),
@@ -71,6 +71,42 @@ fn a_usual_site_fits_on_one_screen_and_a_large_one_is_summed_up() {
     let large = screen(&site(50, 200, false), Paint::plain(80, 24), 23).join("\n");
     assert!(large.contains("more: atalaya-enforcer routers"), "{large}");
     assert!(large.contains("more: atalaya-enforcer sensors"), "{large}");
+}
+
+#[test]
+fn numbers_agree_with_their_nouns() {
+    for (number, expected) in [
+        (0, vec!["0 bans stand on", "0 offences, 0 banned, 0 expired, 0 commands to routers"]),
+        (
+            1,
+            vec![
+                "1 ban stands on",
+                "1 offence, 1 banned, 1 expired, 1 command to routers",
+                "  1 network widened, 1 entry allowed at run time, 1 address protected by successful logins, 1 offence that led to no ban for that",
+            ],
+        ),
+        (
+            2,
+            vec![
+                "2 bans stand on",
+                "2 offences, 2 banned, 2 expired, 2 commands to routers",
+                "  2 networks widened, 2 entries allowed at run time, 2 addresses protected by successful logins, 2 offences that led to no ban for that",
+            ],
+        ),
+    ] {
+        let mut status = site(1, 1, false);
+        (status.bans, status.widened, status.allowances, status.protected) = (number, number, number, number);
+        status.decisions.protected = number as u64;
+        let rates = &mut status.rates;
+        for rate in [&mut rates.offences, &mut rates.bans, &mut rates.lapses, &mut rates.commands] {
+            rate.last_minute = number as u64;
+        }
+        let text = activity(&status, Paint::plain(80, 24)).join("\n");
+        for line in expected {
+            assert!(text.contains(line), "no {line:?} in\n{text}");
+        }
+        assert_eq!(text.contains("widened"), number > 0, "{text}");
+    }
 }
 
 #[test]

@@ -25,23 +25,22 @@ const STEP: Duration = Duration::from_millis(50);
 
 /// What the enforcer said, or that it says nothing.
 #[derive(Debug)]
-pub enum Report {
-    /// Its answers.
+pub enum News {
     Now {
-        /// The status.
+        /// As `status --json` has it.
         status: Box<Status>,
         /// The bans that began last, also those that are over; the latest first.
         latest: Vec<Ban>,
     },
     /// Why it does not answer.
     Lost(String),
-    /// A signal: end.
+    /// A signal came: the screen is to be given back.
     Stop,
 }
 
 /// Reports once a second until nobody listens, a signal comes, or the terminal is gone, where there is one. Says
 /// through `ready` once a signal would end it in order: the terminal is not to be taken before.
-pub fn run(socket: &Socket, reports: &Sender<Report>, ready: &Sender<()>, has_terminal: bool) {
+pub fn run(socket: &Socket, reports: &Sender<News>, ready: &Sender<()>, has_terminal: bool) {
     socket.block_on(async {
         let stopped = stopped();
         let _ = ready.send(());
@@ -51,7 +50,7 @@ pub fn run(socket: &Socket, reports: &Sender<Report>, ready: &Sender<()>, has_te
             () = hung_up(), if has_terminal => {}
         }
         for _ in 0..STEPS {
-            if reports.send(Report::Stop).is_err() {
+            if reports.send(News::Stop).is_err() {
                 return;
             }
             tokio::time::sleep(STEP).await;
@@ -62,15 +61,15 @@ pub fn run(socket: &Socket, reports: &Sender<Report>, ready: &Sender<()>, has_te
     });
 }
 
-async fn ask(socket: &Socket, reports: &Sender<Report>) {
+async fn ask(socket: &Socket, reports: &Sender<News>) {
     let mut interval = interval(INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let report = match timeout(DEADLINE, answers(socket)).await {
-            Ok(Ok((status, latest))) => Report::Now { status: Box::new(status), latest },
-            Ok(Err(error)) => Report::Lost(format!("{error:#}")),
-            Err(_) => Report::Lost(format!("no answer within {} s", DEADLINE.as_secs())),
+            Ok(Ok((status, latest))) => News::Now { status: Box::new(status), latest },
+            Ok(Err(error)) => News::Lost(format!("{error:#}")),
+            Err(_) => News::Lost(format!("no answer within {} s", DEADLINE.as_secs())),
         };
         if reports.send(report).is_err() {
             return;

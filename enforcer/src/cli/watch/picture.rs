@@ -6,14 +6,14 @@ use atalaya_enforcer::ledger::Ban;
 use jiff::Timestamp;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::feed::Report;
+use super::feed::News;
 
 /// What is on the screen.
 #[derive(Debug)]
 pub struct Picture {
     /// Whether colour may be used.
     pub colour: bool,
-    /// The last status.
+    /// As the enforcer told it last; `None` before its first answer.
     pub status: Option<Status>,
     /// The latest bans, the latest first.
     pub latest: Vec<Ban>,
@@ -32,27 +32,22 @@ pub struct Picture {
 /// A part of the screen that scrolls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pane {
-    /// The latest bans.
     Bans,
-    /// The routers.
     Routers,
-    /// The sensors.
     Sensors,
 }
 
 /// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on.
     On,
-    /// End the program.
     End,
 }
 
 // === impl Picture ===
 
 impl Picture {
-    /// An empty one.
+    /// Nothing is known yet, and nothing asked.
     pub fn new(colour: bool) -> Self {
         Self {
             colour,
@@ -67,20 +62,20 @@ impl Picture {
     }
 
     /// Takes a report; while paused, only whether the enforcer is there.
-    pub fn take(&mut self, report: Report, now: Timestamp) {
+    pub fn take(&mut self, report: News, now: Timestamp) {
         match report {
-            Report::Now { status, latest } => {
+            News::Now { status, latest } => {
                 self.lost = None;
                 if !self.paused {
                     self.status = Some(*status);
                     self.latest = latest;
                 }
             }
-            Report::Lost(why) => {
+            News::Lost(why) => {
                 let since = self.lost.as_ref().map_or(now, |(since, _)| *since);
                 self.lost = Some((since, why));
             }
-            Report::Stop => {}
+            News::Stop => {}
         }
         self.hold_scroll();
     }
@@ -154,8 +149,8 @@ mod tests {
         picture.key(KeyEvent::new(code, KeyModifiers::NONE))
     }
 
-    fn now() -> Report {
-        Report::Now { status: Box::new(site(3, 12, false)), latest: Vec::new() }
+    fn now() -> News {
+        News::Now { status: Box::new(site(3, 12, false)), latest: Vec::new() }
     }
 
     #[test]
@@ -164,10 +159,10 @@ mod tests {
         let mut picture = Picture::new(false);
         picture.take(now(), at(0));
         press(&mut picture, KeyCode::Char('p'));
-        picture.take(Report::Now { status: Box::new(site(9, 9, true)), latest: Vec::new() }, at(1));
+        picture.take(News::Now { status: Box::new(site(9, 9, true)), latest: Vec::new() }, at(1));
         assert_eq!(picture.rows(Pane::Routers), 3);
-        picture.take(Report::Lost("gone".to_owned()), at(2));
-        picture.take(Report::Lost("still".to_owned()), at(3));
+        picture.take(News::Lost("gone".to_owned()), at(2));
+        picture.take(News::Lost("still".to_owned()), at(3));
         assert_eq!(picture.lost, Some((at(2), "still".to_owned())));
         press(&mut picture, KeyCode::Char('p'));
         picture.take(now(), at(4));
@@ -186,7 +181,7 @@ mod tests {
         }
         assert_eq!(picture.scrolled, [0, 0, 10]);
         picture.take(
-            Report::Now { status: Box::new(site(1, 2, false)), latest: Vec::new() },
+            News::Now { status: Box::new(site(1, 2, false)), latest: Vec::new() },
             Timestamp::UNIX_EPOCH,
         );
         assert_eq!(picture.scrolled, [0, 0, 1]);

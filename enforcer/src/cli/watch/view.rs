@@ -339,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::cli::status::tests::{at, site, site_without_a_rule};
-    use crate::cli::watch::feed::Report;
+    use crate::cli::watch::feed::News;
 
     fn ban(host: u8, ended: bool) -> Ban {
         serde_json::from_value(serde_json::json!({
@@ -356,7 +356,7 @@ mod tests {
         status.rates.bans.by_second = vec![0, 1, 2, 3, 9, 0, 1];
         status.rates.bans.last_minute = 16;
         let latest = (1..=40).map(|host| ban(host, host == 2)).collect();
-        picture.take(Report::Now { status: Box::new(status), latest }, at(10_000));
+        picture.take(News::Now { status: Box::new(status), latest }, at(10_000));
         picture
     }
 
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn a_router_that_drops_nothing_is_told_at_the_top_with_the_next_command() {
         let mut picture = picture(1, 1, false);
-        let report = |status| Report::Now { status: Box::new(status), latest: Vec::new() };
+        let report = |status| News::Now { status: Box::new(status), latest: Vec::new() };
         let why = "the raw rule that uses list spammer is never reached: a rule before it takes all";
         picture.take(report(site_without_a_rule(3, why)), at(10_000));
         let screen = shown(&picture, 80, 24);

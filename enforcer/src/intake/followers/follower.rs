@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::desired::Desired;
 use crate::desired::Moment;
-use crate::desired::journal::{Change, Journal};
+use crate::desired::journal::{Journal, PrefixChange};
 
 /// How far a follower has been told the bans.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Follower {
     names: Names,
     /// The most changes, and the most bans of a snapshot, that are told at once.
     piece: usize,
-    place: Option<Place>,
+    place: Option<ToldSoFar>,
     /// Where it says that it stands, before it was told anything.
     asked: Option<Position>,
 }
@@ -39,7 +39,7 @@ pub struct Names {
 }
 
 #[derive(Debug)]
-struct Place {
+struct ToldSoFar {
     through: u64,
     rest: Rest,
 }
@@ -97,7 +97,7 @@ impl Follower {
     }
 
     /// Says how the stream begins, and where.
-    fn begin(&mut self, tell: &mut impl FnMut(BanLine)) -> Place {
+    fn begin(&mut self, tell: &mut impl FnMut(BanLine)) -> ToldSoFar {
         let journal = self.journal.borrow();
         let resumed = self
             .asked
@@ -108,15 +108,15 @@ impl Follower {
         let Names { ledger, stream } = self.names.clone();
         tell(BanLine::Begin(Begin { version: VERSION, ledger, stream, resumed: resumed.is_some() }));
         match resumed {
-            Some(Position { through, after: None, .. }) => Place { through, rest: Rest::Nothing },
-            Some(Position { through, after, .. }) => Place { through, rest: Rest::After(after) },
-            None => Place { through: last, rest: Rest::After(None) },
+            Some(Position { through, after: None, .. }) => ToldSoFar { through, rest: Rest::Nothing },
+            Some(Position { through, after, .. }) => ToldSoFar { through, rest: Rest::After(after) },
+            None => ToldSoFar { through: last, rest: Rest::After(None) },
         }
     }
 
     /// Whether the changes are remembered.
-    fn tell_changes(&self, place: &mut Place, now: Moment, tell: &mut impl FnMut(BanLine)) -> bool {
-        let changes: Option<Vec<Change>> =
+    fn tell_changes(&self, place: &mut ToldSoFar, now: Moment, tell: &mut impl FnMut(BanLine)) -> bool {
+        let changes: Option<Vec<PrefixChange>> =
             self.journal.borrow().since(place.through).map(|changes| changes.take(self.piece).collect());
         let Some(changes) = changes else { return false };
         place.through += changes.len() as u64;
@@ -127,7 +127,7 @@ impl Follower {
                 (Some(ms), _) => tell(BanLine::Ban { net, ms }),
                 // The follower saw it end: its ban was the one that was removed, or is told to be lifted by
                 // what changed it later.
-                (None, Change::Removed { until, .. }) if until.left(now).is_none() => {}
+                (None, PrefixChange::Removed { until, .. }) if until.left(now).is_none() => {}
                 (None, _) => tell(BanLine::Lift { net }),
             }
         }

@@ -60,7 +60,7 @@ pub fn add_certificate(host: &str) -> String {
     format!("/certificate add name=api common-name={host} key-usage=tls-server days-valid=3650")
 }
 
-/// Signs it.
+/// Lets the certificate of [`add_certificate`] sign itself.
 pub fn sign_certificate() -> String {
     "/certificate sign api".to_owned()
 }

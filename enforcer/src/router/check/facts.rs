@@ -35,19 +35,19 @@ pub struct Facts {
     pub presented: Option<(u16, Result<Fingerprint, String>)>,
     /// The address from which this host reaches the router, before anything that translates it.
     pub local: Option<IpAddr>,
-    /// `/system/identity`.
+    /// `/system/identity`: the name that the administrator gave it.
     pub identity: Page<String>,
-    /// `/system/resource`.
+    /// `/system/resource`: version, model and memory.
     pub resource: Page<Resource>,
-    /// `/system/clock`.
+    /// `/system/clock`: date, time of day and time zone.
     pub clock: Page<ClockFace>,
     /// `/user`, our own row; `None` where there is none, as for users of RADIUS.
     pub user: Page<Option<User>>,
-    /// `/user/group`.
+    /// `/user/group`: which policies each grants.
     pub groups: Page<Vec<Group>>,
     /// `/ip/service`, but for its list of open connections.
-    pub services: Page<Vec<Service>>,
-    /// `/certificate`.
+    pub services: Page<Vec<IpService>>,
+    /// `/certificate`: those that the router has, of which api-ssl presents one.
     pub certificates: Page<Vec<Certificate>>,
     /// The raw rules of each family that name its list, or decide on packets.
     pub raw: [Page<Vec<Rule>>; 2],
@@ -62,7 +62,7 @@ pub struct Facts {
 /// A page of the router.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Page<T> {
-    /// What it shows.
+    /// The router answered, with this.
     Shown(T),
     /// The user may not read it.
     Refused,
@@ -75,16 +75,16 @@ pub enum Page<T> {
     Unread,
 }
 
-/// `/system/resource`.
+/// A row of `/system/resource`, of which there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     /// Such as `7.24 (stable)`.
     pub version: String,
-    /// The model.
+    /// RouterOS's `board-name`, such as `hEX S`.
     pub board: String,
-    /// In bytes.
+    /// In bytes; `None` where the router does not say.
     pub total_memory: Option<u64>,
-    /// In bytes.
+    /// In bytes, at that moment; `None` where the router does not say.
     pub free_memory: Option<u64>,
 }
 
@@ -102,7 +102,7 @@ pub struct ClockFace {
 /// A row of `/user`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its group.
+    /// The group whose policies it has.
     pub group: String,
     /// From where it may log in; empty for anywhere.
     pub address: String,
@@ -111,7 +111,7 @@ pub struct User {
 /// A row of `/user/group`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its name.
+    /// Such as `full`, `write`, or the administrator's own.
     pub name: String,
     /// The policies that it grants.
     pub policies: Vec<String>,
@@ -119,10 +119,10 @@ pub struct Group {
 
 /// A row of `/ip/service`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// Such as `api-ssl`.
+pub struct IpService {
+    /// Such as `api-ssl`, which the check needs, or `api`.
     pub name: String,
-    /// Its port.
+    /// The TCP port; `None` where the row has none that is a number.
     pub port: Option<u16>,
     /// Whether it is off.
     pub disabled: bool,
@@ -146,7 +146,7 @@ pub struct Access {
 /// A row of `/certificate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its name.
+    /// The router's own name for it, by which a command names it.
     pub name: String,
     /// Its SHA-256, once it is signed.
     pub fingerprint: Option<Fingerprint>,
@@ -207,7 +207,7 @@ impl Facts {
     }
 
     /// The service of this name.
-    pub fn service(&self, name: &str) -> Option<&Service> {
+    pub fn service(&self, name: &str) -> Option<&IpService> {
         self.services.shown()?.iter().find(|service| service.name == name)
     }
 }
@@ -327,9 +327,9 @@ fn granted(policies: &str) -> Vec<String> {
     policies.split(',').filter(word).take(64).map(str::to_owned).collect()
 }
 
-// === impl Service ===
+// === impl IpService ===
 
-impl Service {
+impl IpService {
     /// `None` for a row that stands for an open connection, which newer releases list too.
     pub(super) fn read(row: &Row) -> Option<Self> {
         if is_yes(row, "dynamic") || is_yes(row, "connection") {

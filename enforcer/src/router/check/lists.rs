@@ -4,6 +4,7 @@ use super::facts::{Facts, Page, families};
 use super::{Finding, Grade};
 use crate::prefixes::Family;
 use crate::router::RouterConfig;
+use atalaya_program::count::{agreeing, count, counted};
 
 pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     let told = |family: &Family| facts.lists[family.index()] != Page::Missing || *family == Family::V4;
@@ -32,18 +33,20 @@ fn family(config: &RouterConfig, facts: &Facts, family: Family) -> Finding {
             content.marks.iter().map(|(mark, count)| format!("`{mark}` ({count})")).collect();
         let says = format!(
             "list {name} holds {} of another enforcer's mark, {}: they stay as they are, and what both ban has the other's timeout. If that was this enforcer before, set `mark` back in [list]; if not, give each its own list",
-            entries(content.marks.values().sum()),
+            counted(content.marks.values().sum::<usize>(), "entry"),
             marks.join(", ")
         );
         return Finding::new(check, Grade::Warning, says);
     }
     let foreign = match content.foreign {
         0 => String::new(),
-        some => format!(" and {some} of others', which stay as they are"),
+        some => {
+            format!(
+                " and {} of others', which {}",
+                count(some),
+                agreeing(some, "stays as it is", "stay as they are")
+            )
+        }
     };
-    Finding::good(check, format!("list {name} holds {} of ours{foreign}", entries(content.ours)))
-}
-
-fn entries(count: usize) -> String {
-    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+    Finding::good(check, format!("list {name} holds {} of ours{foreign}", counted(content.ours, "entry")))
 }

@@ -5,9 +5,9 @@ use std::fmt;
 /// A version of RouterOS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Release {
-    /// The first number.
+    /// The 7 of `7.24.1`; some settings have other names in 6.
     pub major: u16,
-    /// The second.
+    /// The 24 of `7.24.1`.
     pub minor: u16,
     /// The third; 0 where there is none.
     pub patch: u16,

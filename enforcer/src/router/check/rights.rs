@@ -4,6 +4,7 @@ use super::facts::{Facts, WriteTest};
 use super::{Finding, Grade, command, entry};
 use crate::router::RouterConfig;
 use crate::router::sentence::TrapMeaning;
+use atalaya_program::count::counted;
 
 pub(super) fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![policies(config, facts), write(config, facts)];
@@ -128,7 +129,7 @@ fn sessions(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
         Finding::new(
             "sessions",
             Grade::Warning,
-            format!("the service {name} takes {most} sessions at once: after a broken connection the enforcer may find no place"),
+            format!("the service {name} takes {} at once: after a broken connection the enforcer may find no place", counted(most, "session")),
         )
         .mended_by([format!("/ip/service set {name} max-sessions=20")])
     })

@@ -5,6 +5,7 @@ use super::release::Release;
 use super::{Finding, Grade, command};
 use crate::router::RouterConfig;
 use crate::router::view::entries_by_memory;
+use atalaya_program::count::counted;
 
 /// How far the router's clock may be from ours, in seconds.
 const CLOCK_TOLERANCE: u64 = 60;
@@ -119,6 +120,6 @@ fn span(seconds: u64) -> String {
         0..=119 => format!("{seconds} s"),
         120..=7199 => format!("{} min", seconds / 60),
         7200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        _ => counted(seconds / 86_400, "day"),
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::entry::is_unreached;
 use super::facts::{
-    Certificate, ClockFace, Facts, Group, ListContent, Page, Resource, Service, User, WriteTest, families,
+    Certificate, ClockFace, Facts, Group, IpService, ListContent, Page, Resource, User, WriteTest, families,
 };
 use super::probe::presented_certificate;
 use super::rules::{Chains, Reading};
@@ -268,7 +268,7 @@ impl Visit<'_> {
             PageName::User => facts.user = Page::Shown(first.map(User::read)),
             PageName::Groups => facts.groups = Page::Shown(rows.iter().map(Group::read).collect()),
             PageName::Services => {
-                facts.services = Page::Shown(rows.iter().filter_map(Service::read).collect());
+                facts.services = Page::Shown(rows.iter().filter_map(IpService::read).collect());
             }
             PageName::Certificates => {
                 facts.certificates = Page::Shown(rows.iter().map(Certificate::read).collect());

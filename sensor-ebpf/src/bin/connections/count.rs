@@ -11,7 +11,7 @@ use aya_ebpf::{
     maps::{LruHashMap, RingBuf},
 };
 
-/// What happened.
+/// A connection or packet that may count, at an address.
 pub struct Event {
     pub time_ns: u64,
     pub address: Address,
@@ -20,15 +20,14 @@ pub struct Event {
     pub verified: u16,
 }
 
-/// How it counts.
+/// How events of one address add up.
 pub enum Counting {
-    /// Each by itself.
     Each,
-    /// Each port once.
+    /// A port that the address touched in the window counts once.
     Ports,
 }
 
-/// Counts it.
+/// Counts an event in its address's window, and tells of it once when the limit is reached.
 #[inline(always)]
 pub fn count(
     counters: &LruHashMap<Key, Counter>,

@@ -53,7 +53,7 @@ const AF_INET6: u16 = 10;
 /// What is asked of a socket, only when it is needed.
 trait Socket {
     fn is_tcp(&self) -> bool;
-    /// The local port.
+    /// In this processor's order of bytes.
     fn port(&self) -> u16;
     fn remote(&self) -> Option<Address>;
     fn netns(&self) -> u32;

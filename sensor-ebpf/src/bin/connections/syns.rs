@@ -27,7 +27,7 @@ const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
 const ETH_P_8021Q: u16 = 0x8100_u16.to_be();
 
-/// `BPF_F_CURRENT_NETNS`: the interface's.
+/// `BPF_F_CURRENT_NETNS` of linux/bpf.h: look in the interface's own.
 const CURRENT_NETNS: u64 = u64::MAX;
 /// What `bpf_fib_lookup` says of a packet that is for this host itself.
 const NOT_FORWARDED: i64 = 4;

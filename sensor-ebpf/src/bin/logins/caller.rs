@@ -41,13 +41,13 @@ pub fn host_mounts() -> u32 {
     global(&raw const HOST_MOUNTS)
 }
 
-/// The calling process.
+/// The calling process; with no start where the kernel's layout is not known.
 #[inline(always)]
 pub fn process() -> Process {
     current().map_or(Process { started: 0, tgid: bpf_get_current_pid_tgid() >> 32 }, Task::process)
 }
 
-/// Its parent.
+/// `None` where the kernel's layout is not known.
 #[inline(always)]
 pub fn parent() -> Option<Process> {
     Some(current()?.parent().process())

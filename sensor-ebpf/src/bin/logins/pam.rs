@@ -30,7 +30,7 @@ struct Items {
     texts: u64,
 }
 
-/// Of security/_pam_types.h.
+/// Items and results, of security/_pam_types.h.
 const PAM_USER: i32 = 2;
 const PAM_RHOST: i32 = 4;
 const PAM_SUCCESS: i32 = 0;

@@ -10,12 +10,12 @@ use std::path::Path;
 use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
 
-use super::Wanted;
+use super::WantedLogins;
 use super::holder::{self, Holder};
 use super::hook::{HOOKS, Hook, Library};
-use super::library::{FileKey, Found};
+use super::library::{FileKey, FoundLibrary};
 use super::roots::RootKey;
-use super::survey::{Held, Mapping, OpenError, Opened, Surveyed};
+use super::survey::{Held, Mapping, OpenError, OpenedLibrary, Surveyed};
 use crate::loader::elf;
 use crate::loader::object::{Object, Refusal};
 
@@ -91,13 +91,13 @@ impl Files {
     pub(super) fn name(
         &mut self,
         of: Option<RootKey>,
-        found: Vec<Found>,
-        wanted: Wanted,
+        found: Vec<FoundLibrary>,
+        wanted: WantedLogins,
         object: &mut Object,
     ) -> bool {
         self.note_reports(of, &found);
         let keys: HashSet<FileKey> = found.iter().map(|found| found.key).collect();
-        for Found { library, key, file, path } in found {
+        for FoundLibrary { library, key, file, path } in found {
             self.rewritten(key, object);
             let attached = self.by_key.entry(key).or_insert_with(|| Attached::new(library, of));
             attached.needs.insert(of, Need { path: format!("/{path}"), named: true, ..Need::default() });
@@ -137,7 +137,7 @@ impl Files {
         !lost.is_empty()
     }
 
-    /// Forgets a root.
+    /// Lets go of files that nothing else needs than this root, whose last process ended; `None` is this host's.
     pub(super) fn forget(&mut self, of: Option<RootKey>) {
         self.reports.remove(&of);
         self.by_key.values_mut().for_each(|attached| drop(attached.needs.remove(&of)));
@@ -148,7 +148,7 @@ impl Files {
     pub(super) fn survey(
         &mut self,
         mut surveyed: Surveyed,
-        wanted: Wanted,
+        wanted: WantedLogins,
         object: &mut Object,
     ) -> HashSet<Option<RootKey>> {
         let mut holders: HashMap<(FileKey, Option<RootKey>), Vec<Mapping>> = HashMap::new();
@@ -229,7 +229,7 @@ impl Files {
     /// alone something can be opened, which a look at them does.
     pub(super) fn settle(
         &mut self,
-        wanted: Wanted,
+        wanted: WantedLogins,
         object: &mut Object,
         open: &Open<'_>,
     ) -> HashSet<Option<RootKey>> {
@@ -277,7 +277,7 @@ impl Files {
     }
 
     /// The files to which all is attached that is wanted.
-    pub(super) fn attached(&self, wanted: Wanted) -> HashSet<FileKey> {
+    pub(super) fn attached(&self, wanted: WantedLogins) -> HashSet<FileKey> {
         let files = self.by_key.iter();
         files.filter(|(_, attached)| self.is_as_asked(attached, wanted)).map(|(key, _)| *key).collect()
     }
@@ -330,11 +330,11 @@ impl Files {
         &mut self,
         of: Option<RootKey>,
         key: FileKey,
-        opened: Opened,
-        wanted: Wanted,
+        opened: OpenedLibrary,
+        wanted: WantedLogins,
         object: &mut Object,
     ) {
-        let Opened { library, path, file, .. } = opened;
+        let OpenedLibrary { library, path, file, .. } = opened;
         let (file, key) = match file {
             Ok((file, key)) => (Ok(file), key),
             // It is known of, and no more.
@@ -362,10 +362,10 @@ impl Files {
     }
 
     /// Whether PAM in a root reports to libaudit. While its file is away, or not whole, what was before holds.
-    fn note_reports(&mut self, of: Option<RootKey>, found: &[Found]) {
+    fn note_reports(&mut self, of: Option<RootKey>, found: &[FoundLibrary]) {
         let pam = found.iter().find(|found| found.library == Library::Pam);
         let audit = Library::Audit.names()[0];
-        match pam.map(|pam| elf::Library::read(&pam.file)) {
+        match pam.map(|pam| elf::SymbolTables::read(&pam.file)) {
             Some(Ok(pam)) => drop(self.reports.insert(of, pam.needs(audit))),
             Some(Err(_)) => drop(self.reports.entry(of).or_insert(false)),
             // Where there is no libpam nothing is lost by asking for libaudit alone.
@@ -373,12 +373,12 @@ impl Files {
         }
     }
 
-    fn any_asked(&self, library: Library, of: Option<RootKey>, wanted: Wanted) -> bool {
+    fn any_asked(&self, library: Library, of: Option<RootKey>, wanted: WantedLogins) -> bool {
         let reports = self.reports.get(&of).copied().unwrap_or(true);
         HOOKS.iter().any(|hook| hook.library == library && hook.subject.wanted(wanted, of.is_none(), reports))
     }
 
-    fn asked(&self, attached: &Attached, of: Option<RootKey>, hook: &Hook, wanted: Wanted) -> bool {
+    fn asked(&self, attached: &Attached, of: Option<RootKey>, hook: &Hook, wanted: WantedLogins) -> bool {
         let reports = self.reports.get(&of).copied().unwrap_or(true);
         hook.library == attached.library
             && hook.subject.wanted(wanted, of.is_none(), reports)
@@ -386,7 +386,7 @@ impl Files {
             && !attached.is_alien
     }
 
-    fn is_as_asked(&self, attached: &Attached, wanted: Wanted) -> bool {
+    fn is_as_asked(&self, attached: &Attached, wanted: WantedLogins) -> bool {
         let is_as_asked = |(number, hook): (usize, &Hook)| {
             let asked = self.asked(attached, attached.via, hook, wanted);
             asked == attached.links.contains_key(&number)
@@ -407,7 +407,7 @@ impl Files {
     }
 
     /// Drops the needs of a file that are none any more.
-    fn drop_needs(&mut self, key: FileKey, wanted: Wanted) {
+    fn drop_needs(&mut self, key: FileKey, wanted: WantedLogins) {
         let Some(attached) = self.by_key.get(&key) else { return };
         let is_none = |(of, need): &(&Option<RootKey>, &Need)| {
             !(need.named || need.is_held() && self.any_asked(attached.library, **of, wanted))
@@ -434,7 +434,7 @@ impl Files {
         key: FileKey,
         via: Option<RootKey>,
         file: &File,
-        wanted: Wanted,
+        wanted: WantedLogins,
         object: &mut Object,
     ) {
         let Some(mut attached) = self.by_key.remove(&key) else { return };
@@ -447,7 +447,7 @@ impl Files {
         self.by_key.insert(key, attached);
     }
 
-    fn bring(&mut self, attached: &mut Attached, file: &File, wanted: Wanted, object: &mut Object) {
+    fn bring(&mut self, attached: &mut Attached, file: &File, wanted: WantedLogins, object: &mut Object) {
         let mut symbols = None;
         for (number, hook) in HOOKS.iter().enumerate().filter(|(_, hook)| hook.library == attached.library) {
             let asked = self.asked(attached, attached.via, hook, wanted);
@@ -469,7 +469,7 @@ impl Files {
                 }
             };
             let because = |error: &std::io::Error| Refusal::because(error.to_string());
-            let symbols = symbols.get_or_insert_with(|| elf::Library::read(file));
+            let symbols = symbols.get_or_insert_with(|| elf::SymbolTables::read(file));
             if symbols.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::Unsupported) {
                 attached.is_alien = true;
                 return;

@@ -44,7 +44,7 @@ struct Folder {
 }
 
 /// A folder that is open, and its watch.
-type Opened = Option<(OwnedFd, WatchDescriptor)>;
+type WatchedFolder = Option<(OwnedFd, WatchDescriptor)>;
 
 // === impl Folders ===
 
@@ -59,7 +59,7 @@ impl Folders {
     /// change is missed. With `within` those on the root's own mount alone. An error says why one of them is not
     /// watched; the others are.
     pub(super) fn follow(&mut self, of: Option<RootKey>, root: impl AsFd, within: bool) -> io::Result<()> {
-        let mut opened: HashMap<String, Opened> = HashMap::new();
+        let mut opened: HashMap<String, WatchedFolder> = HashMap::new();
         let mut names: HashMap<WatchDescriptor, BTreeSet<String>> = HashMap::new();
         let mut trouble = Ok(());
         for (_, mut path) in library::paths() {
@@ -101,7 +101,7 @@ impl Folders {
     }
 
     /// Opens a folder and watches it; `None` where it is not there, or is not to be looked into.
-    fn open(&mut self, root: BorrowedFd<'_>, path: &str, within: bool) -> io::Result<Opened> {
+    fn open(&mut self, root: BorrowedFd<'_>, path: &str, within: bool) -> io::Result<WatchedFolder> {
         let Ok(folder) = library::open_folder(root, path, within) else { return Ok(None) };
         let mask = WatchMask::CREATE
             | WatchMask::MOVED_TO

@@ -24,7 +24,7 @@ pub(super) struct Holder {
     /// What holders are sorted by: see [`process::age`].
     age: (u64, u32),
     range: Range,
-    /// Its program's name.
+    /// As `comm` has it, without control characters.
     program: String,
     /// The unit of this host's systemd that it belongs to.
     service: Option<String>,
@@ -41,7 +41,6 @@ impl Holder {
         Self { process, age: process::age(process), range, program: clean(program.trim_end()), service }
     }
 
-    /// Its number.
     pub(super) fn process(&self) -> u32 {
         self.process
     }

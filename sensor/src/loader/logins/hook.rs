@@ -4,7 +4,7 @@ use atalaya_sensor_ebpf::logins::{
     AUDIT_PROGRAM, AUDIT_SLEEPABLE_PROGRAM, PAM_PROGRAMS, PEERS_PROGRAMS, SYSLOG_PROGRAMS,
 };
 
-use super::{Verdicts, Wanted};
+use super::{Verdicts, WantedLogins};
 
 /// What is learned, each shown as one program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,20 +15,17 @@ pub(super) enum Subject {
     Pam,
     /// Whom a process talks to.
     Peers,
-    /// Log lines.
+    /// What they hand to syslog(3).
     Syslog,
 }
 
-/// A library.
+/// A library whose functions are probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Library {
-    /// `libaudit`.
     Audit,
-    /// `libpam`.
     Pam,
     /// PAM's module for passwords of this host.
     PamUnix,
-    /// libc.
     C,
 }
 
@@ -94,7 +91,7 @@ impl Subject {
 
     /// Whether it is to be learned in a root: `reports` says whether PAM there reports to libaudit. Never both
     /// of audit and PAM, so that one attempt is not two.
-    pub(super) fn wanted(self, wanted: Wanted, host: bool, reports: bool) -> bool {
+    pub(super) fn wanted(self, wanted: WantedLogins, host: bool, reports: bool) -> bool {
         match self {
             Self::Audit => match wanted.verdicts {
                 None | Some(Verdicts::Pam) => false,
@@ -113,7 +110,7 @@ impl Subject {
     }
 
     /// Why it is off, where nothing asks for it.
-    pub(super) fn why_off(self, wanted: Wanted) -> &'static str {
+    pub(super) fn why_off(self, wanted: WantedLogins) -> &'static str {
         match self {
             Self::Audit | Self::Pam if wanted.verdicts.is_none() => "no jail has the source `logins`",
             Self::Audit => "`verdicts = \"pam\"` is set",
@@ -174,9 +171,9 @@ mod tests {
         #[case] audit: bool,
         #[case] pam: bool,
     ) {
-        let wanted = Wanted { verdicts: Some(verdicts), ..Wanted::default() };
+        let wanted = WantedLogins { verdicts: Some(verdicts), ..WantedLogins::default() };
         assert_eq!(Subject::Audit.wanted(wanted, true, reports), audit);
         assert_eq!(Subject::Pam.wanted(wanted, true, reports), pam);
-        assert!(Subject::ALL.iter().all(|subject| !subject.wanted(Wanted::default(), true, reports)));
+        assert!(Subject::ALL.iter().all(|subject| !subject.wanted(WantedLogins::default(), true, reports)));
     }
 }

@@ -24,7 +24,7 @@ pub(super) const FOLDERS: [&str; 10] = [
 ];
 /// The largest library, in bytes; libc has 2 MB.
 const LARGEST: u64 = 64 << 20;
-/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+/// A mount's type in `statfs(2)`: `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
 const OVERLAY: u32 = 0x794c_7630;
 
 /// What tells a file from all others, also from one that gets its inode's number after it. On an overlay the device
@@ -44,11 +44,11 @@ pub(super) struct FileKey {
 
 /// A library that was found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundLibrary {
     pub library: Library,
     pub key: FileKey,
     pub file: File,
-    /// Below the root.
+    /// As processes in the root have it.
     pub path: String,
 }
 
@@ -85,12 +85,12 @@ impl FileKey {
 
 /// All libraries below a root, each file once. With `within` nothing on another mount than the root's own is looked
 /// at: a container may have mounted there whatever never answers.
-pub(super) fn find(root: impl AsFd, within: bool) -> Vec<Found> {
-    let mut found: Vec<Found> = Vec::new();
+pub(super) fn find(root: impl AsFd, within: bool) -> Vec<FoundLibrary> {
+    let mut found: Vec<FoundLibrary> = Vec::new();
     for (library, path) in paths() {
         match open(root.as_fd(), &path, within) {
             Ok((file, key)) if !found.iter().any(|other| other.key == key) => {
-                found.push(Found { library, key, file, path });
+                found.push(FoundLibrary { library, key, file, path });
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

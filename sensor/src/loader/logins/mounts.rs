@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use rustix::fs::{Statx, StatxFlags};
 
-/// Those, of /proc/filesystems.
+/// Types of file systems, as /proc/filesystems has them, that answer without a network or another process.
 const LOCAL: [&str; 14] = [
     "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "squashfs",
     "tmpfs", "xfs", "zfs",

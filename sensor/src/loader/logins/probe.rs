@@ -11,7 +11,7 @@ use atalaya_sensor_ebpf::losses::LOSSES_MAP;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::BtfTracePoint;
 
-use super::Wanted;
+use super::WantedLogins;
 use super::files::Files;
 use super::folders::Folders;
 use super::hook::Subject;
@@ -23,8 +23,9 @@ use crate::channel::messages::Vouch;
 use crate::channel::{Program, ProgramState};
 use crate::loader::layout::{Layout, LayoutError};
 use crate::loader::object::{Kit, Object, Refusal};
-use crate::loader::part::{Handed, Part};
+use crate::loader::part::{MapDescriptors, Part};
 use crate::loader::tracefs;
+use atalaya_program::count::{agreeing, counted};
 
 /// How the program that watches for new containers is shown.
 const ARRIVALS: &str = "logins: arrivals";
@@ -35,18 +36,18 @@ const MOST_CHANGES: u32 = 4;
 /// How many looks at processes may hang; from then on there are none.
 const MOST_HANGING: usize = 8;
 
-/// The part.
+/// The uprobes in the libraries that logins pass through; see [the module](super).
 #[derive(Default)]
-pub struct Logins {
-    wanted: Wanted,
-    loaded: Option<Loaded>,
+pub struct LoginsPart {
+    wanted: WantedLogins,
+    loaded: Option<LoadedLogins>,
     /// Why the object is not loaded.
     refusal: Option<Refusal>,
 }
 
-struct Loaded {
+struct LoadedLogins {
     object: Object,
-    wanted: Wanted,
+    wanted: WantedLogins,
     roots: Roots,
     files: Files,
     /// The folders of this host's libraries, and those of containers; neither where the kernel lets none be watched.
@@ -64,13 +65,13 @@ struct Loaded {
     arrivals: Result<RingBuf<MapData>, Refusal>,
 }
 
-// === impl Logins ===
+// === impl LoginsPart ===
 
-impl Logins {
+impl LoginsPart {
     /// Brings what is loaded to what is wanted.
-    pub fn want(&mut self, wanted: Option<&Wanted>, kit: &Kit) -> Option<Handed> {
+    pub fn want(&mut self, wanted: Option<&WantedLogins>, kit: &Kit) -> Option<MapDescriptors> {
         self.wanted = wanted.copied().unwrap_or_default();
-        if self.wanted == Wanted::default() {
+        if self.wanted == WantedLogins::default() {
             (self.loaded, self.refusal) = (None, None);
             return None;
         }
@@ -79,7 +80,7 @@ impl Logins {
             return None;
         }
         tracefs::mount_for_probes();
-        match Loaded::new(kit) {
+        match LoadedLogins::new(kit) {
             Ok((mut loaded, handed)) => {
                 loaded.want(self.wanted);
                 self.loaded = Some(loaded);
@@ -99,7 +100,7 @@ impl Logins {
     }
 }
 
-impl Part for Logins {
+impl Part for LoginsPart {
     fn look(&mut self) {
         if let Some(loaded) = &mut self.loaded {
             loaded.look();
@@ -116,7 +117,7 @@ impl Part for Logins {
     }
 
     fn wake(&mut self) -> bool {
-        self.loaded.as_mut().is_some_and(Loaded::wake)
+        self.loaded.as_mut().is_some_and(LoadedLogins::wake)
     }
 
     fn programs(&self) -> Vec<Program> {
@@ -139,10 +140,10 @@ impl Part for Logins {
     }
 }
 
-// === impl Loaded ===
+// === impl LoadedLogins ===
 
-impl Loaded {
-    fn new(kit: &Kit) -> Result<(Self, Handed), Refusal> {
+impl LoadedLogins {
+    fn new(kit: &Kit) -> Result<(Self, MapDescriptors), Refusal> {
         let roots = Roots::new().map_err(|error| Refusal::of(&error))?;
         let globals = globals().unwrap_or_else(|error| {
             tracing::warn!("{error}: every login is checked with the loader, and keyboard-interactive is not seen through PAM");
@@ -167,7 +168,7 @@ impl Loaded {
         let handed = object.maps(&[LOGINS_MAP, DOUBTED_MAP, SYSLOG_MAP, LOSSES_MAP])?;
         let loaded = Self {
             object,
-            wanted: Wanted::default(),
+            wanted: WantedLogins::default(),
             roots,
             files: Files::default(),
             folders: folders.ok(),
@@ -182,7 +183,7 @@ impl Loaded {
         Ok((loaded, handed))
     }
 
-    fn want(&mut self, wanted: Wanted) {
+    fn want(&mut self, wanted: WantedLogins) {
         self.wanted = wanted;
         self.look_everywhere();
         // Programs may run on what was replaced before. Not looked at here, where this process may not be confined yet:
@@ -387,9 +388,11 @@ impl Loaded {
                 let roots = self.roots.count();
                 let left_out = match self.roots.left_out {
                     0 => String::new(),
-                    count => format!("; {count} times one too many, which was left out"),
+                    count => format!("; {} one too many, which was left out", counted(count, "time")),
                 };
-                let reason = format!("every exec; {roots} roots of containers are known{left_out}");
+                let are = agreeing(roots, "is", "are");
+                let roots = counted(roots, "root");
+                let reason = format!("every exec; {roots} of containers {are} known{left_out}");
                 self.object.on(ARRIVALS, ARRIVALS_PROGRAM, reason)
             }
             Err(refusal) => Program::not_on(

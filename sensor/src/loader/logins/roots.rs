@@ -43,7 +43,7 @@ pub(super) struct Home {
     pub mount: Mount,
 }
 
-/// The roots.
+/// The root folders in which processes live: this host's, and, within a bound, others.
 #[derive(Debug)]
 pub(super) struct Roots {
     host: RootKey,
@@ -61,14 +61,14 @@ struct Living {
     processes: BTreeSet<u32>,
     /// One of them, held on to.
     witness: OwnedFd,
-    /// Which.
+    /// The process that `witness` holds on to.
     of: u32,
 }
 
-/// What changed.
+/// What changed between two looks at processes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Roots that came.
+    /// Roots in which there was no process at the last look.
     pub came: Vec<RootKey>,
     /// Roots whose last process ended.
     pub went: Vec<RootKey>,
@@ -134,7 +134,6 @@ impl Roots {
         self.living.get(key).into_iter().flat_map(|living| living.processes.iter().copied())
     }
 
-    /// All of them.
     pub(super) fn keys(&self) -> impl Iterator<Item = RootKey> {
         self.living.keys().copied()
     }
@@ -158,7 +157,6 @@ impl Roots {
         home(&self.host, process)
     }
 
-    /// This host's root.
     pub(super) fn host(&self) -> RootKey {
         self.host
     }
@@ -247,7 +245,7 @@ pub(super) fn home(host: &RootKey, process: u32) -> std::io::Result<Home> {
     Ok(Home { foreign: Some(key), root, mount })
 }
 
-/// All processes.
+/// The numbers in /proc; none where it cannot be read.
 pub(super) fn running() -> BTreeSet<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()

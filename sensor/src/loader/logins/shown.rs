@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::Wanted;
+use super::WantedLogins;
 use super::files::{Attached, Files};
 use super::holder;
 use super::hook::{HOOKS, Hook, Subject};
 use super::roots::RootKey;
 use crate::channel::{Outdated, Program, ProgramState};
 use crate::loader::object::Object;
+use atalaya_program::count::counted;
 
 /// The most files of before their upgrade that are told of for one program.
 const MOST_TOLD: usize = 8;
 
 impl Files {
     /// What is shown of a subject.
-    pub(super) fn program(&self, subject: Subject, wanted: Wanted, object: &Object) -> Program {
+    pub(super) fn program(&self, subject: Subject, wanted: WantedLogins, object: &Object) -> Program {
         let counts = |hook: &Hook| match subject {
             // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
             Subject::Peers => hook.program == subject.program(),
@@ -77,13 +78,12 @@ impl Files {
         }
         match containers.len() {
             0 => {}
-            1 => places.push("1 container".to_owned()),
-            count => places.push(format!("{count} containers")),
+            count => places.push(counted(count, "container")),
         }
         let without = self.by_key.values().filter(|attached| attached.via.is_some() && !has(attached));
         let without: Vec<String> = without.filter_map(trouble).collect();
         if let Some(first) = without.iter().min() {
-            places.push(format!("not to {} of containers ({first})", count(without.len(), "file")));
+            places.push(format!("not to {} of containers ({first})", counted(without.len(), "file")));
         }
         places.extend(troubles.iter().map(|trouble| format!("not {trouble}")));
         let mut program = object.on(shown, self.chosen(subject.program()), places.join(", "));
@@ -119,8 +119,4 @@ impl Files {
         outdated.truncate(MOST_TOLD);
         (outdated.into_iter().map(|(_, outdated)| outdated).collect(), more)
     }
-}
-
-fn count(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

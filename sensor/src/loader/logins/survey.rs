@@ -74,7 +74,7 @@ pub(super) struct Question {
     pub asked: u64,
 }
 
-/// What was found.
+/// The answer to a [`Question`], as far as it was looked at within its bounds.
 #[derive(Debug, Default)]
 pub(super) struct Surveyed {
     pub of: HashSet<Option<RootKey>>,
@@ -83,7 +83,7 @@ pub(super) struct Surveyed {
     pub ended: HashSet<Held>,
     pub found: Vec<Mapping>,
     /// Libraries that are not attached to, opened through a process that runs on them, by the mappings' keys.
-    pub opened: HashMap<(Option<RootKey>, FileKey), Opened>,
+    pub opened: HashMap<(Option<RootKey>, FileKey), OpenedLibrary>,
     /// Whose processes could not all be read to the end.
     pub unsure: HashSet<Option<RootKey>>,
 }
@@ -91,14 +91,14 @@ pub(super) struct Surveyed {
 /// What is told of a look.
 enum News {
     /// A library was opened. Told at once, so that a look that hangs holds nothing.
-    Opened(Option<RootKey>, FileKey, Opened),
+    Opened(Option<RootKey>, FileKey, OpenedLibrary),
     /// All was looked at.
     End(Surveyed),
 }
 
 /// A library that was found in a process.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedLibrary {
     pub library: Library,
     /// The path under which the process has it.
     pub path: String,
@@ -114,7 +114,6 @@ pub(super) enum OpenError {
     /// An overlay leads to a copy that was made of it since.
     #[error("its file lies below a copy that was made of it since")]
     BelowCopy,
-    /// The kernel refused.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -123,8 +122,8 @@ pub(super) enum OpenError {
 #[derive(Debug)]
 pub(super) struct Survey {
     news: Receiver<News>,
-    opened: HashMap<(Option<RootKey>, FileKey), Opened>,
-    /// Ends with it.
+    opened: HashMap<(Option<RootKey>, FileKey), OpenedLibrary>,
+    /// Readable when the look has ended: its other end is closed then.
     end: PipeReader,
     progress: Arc<Progress>,
     /// How far it was when that was asked last.
@@ -139,7 +138,7 @@ struct Progress {
     process: AtomicU32,
 }
 
-/// Who looks.
+/// The thread's half of a [`Survey`].
 struct Surveyor {
     question: Question,
     surveyed: Surveyed,
@@ -152,7 +151,7 @@ struct Surveyor {
 }
 
 /// A process whose mappings are being read.
-struct Reading {
+struct SurveyedProcess {
     of: Option<RootKey>,
     /// The mount that its root is on.
     mount: Mount,
@@ -164,7 +163,7 @@ struct Reading {
 
 /// A line of /proc/PID/maps, of a mapping that is run.
 #[derive(Debug, PartialEq, Eq)]
-struct Line<'a> {
+struct MapsLine<'a> {
     range: Range,
     inode: u64,
     path: &'a [u8],
@@ -173,7 +172,7 @@ struct Line<'a> {
 // === impl Survey ===
 
 impl Survey {
-    /// Starts to look.
+    /// Starts a thread that looks; its answer is there when [`Self::answer`] gives one.
     pub(super) fn start(question: Question) -> io::Result<Self> {
         let (sender, news) = mpsc::channel();
         let (end, open) = io::pipe()?;
@@ -258,7 +257,7 @@ impl Surveyor {
         let root = std::fs::read_link(format!("/proc/{process}/root")).ok()?;
         let root = root.as_os_str().as_bytes();
         let root = root.strip_suffix(b"/").unwrap_or(root).to_owned();
-        let mut reading = Reading { of, mount, process, root, candidates: 0 };
+        let mut reading = SurveyedProcess { of, mount, process, root, candidates: 0 };
         let mut left = match of {
             None => MOST_OF_PROCESS,
             Some(root) => self.left.remove(&root).unwrap_or(MOST_OF_ROOT),
@@ -270,7 +269,7 @@ impl Surveyor {
             self.progress.steps.fetch_add(1, Ordering::Relaxed);
             lines.extend_from_slice(&piece[..read]);
             let end = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            for line in lines[..end].split(|byte| *byte == b'\n').filter_map(Line::read) {
+            for line in lines[..end].split(|byte| *byte == b'\n').filter_map(MapsLine::read) {
                 self.look_into(&mut reading, &line);
             }
             lines.drain(..end);
@@ -284,7 +283,7 @@ impl Surveyor {
         Some(())
     }
 
-    fn look_into(&mut self, reading: &mut Reading, line: &Line<'_>) {
+    fn look_into(&mut self, reading: &mut SurveyedProcess, line: &MapsLine<'_>) {
         let library = line.library(&reading.root);
         if library.is_none() && !self.question.inodes.contains(&line.inode) {
             return;
@@ -313,13 +312,13 @@ impl Surveyor {
         let path = path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned();
         let file = open(of, reading.mount, process, range);
         *tried = file.is_err().then_some(tries + 1);
-        let _ = self.news.send(News::Opened(of, key, Opened { library, path, file }));
+        let _ = self.news.send(News::Opened(of, key, OpenedLibrary { library, path, file }));
     }
 }
 
-// === impl Line ===
+// === impl MapsLine ===
 
-impl<'a> Line<'a> {
+impl<'a> MapsLine<'a> {
     /// Reads one as `proc_pid_maps(5)` has it; `None` for all but the mapping of a file that may be run.
     fn read(line: &'a [u8]) -> Option<Self> {
         let mut fields = line.splitn(6, |byte| *byte == b' ');
@@ -407,7 +406,7 @@ mod tests {
         #[case] library: Option<Library>,
     ) {
         let line = format!("7f6be934f000-7f6be9356000 r-xp 00003000 fe:00 10510381                   {path}");
-        assert_eq!(Line::read(line.as_bytes()).unwrap().library(root.as_bytes()), library);
+        assert_eq!(MapsLine::read(line.as_bytes()).unwrap().library(root.as_bytes()), library);
     }
 
     #[test]
@@ -449,9 +448,9 @@ mod tests {
             7ffd1b5f0000-7ffd1b5f2000 r-xp 00000000 00:00 0      [vdso]\n\
             400000-401000 r-xs 00000000 00:27 2\n\
             7f00-\nr-xp\n\xff-\xff r-xp 0 0 1 x\n";
-        let lines: Vec<Line<'_>> = text.split(|byte| *byte == b'\n').filter_map(Line::read).collect();
+        let lines: Vec<MapsLine<'_>> = text.split(|byte| *byte == b'\n').filter_map(MapsLine::read).collect();
         let first =
-            Line { range: (0x55d0_c0a2_c000, 0x55d0_c0b0_0000), inode: 123, path: b"/usr/bin/a b\\012c" };
-        assert_eq!(lines, [first, Line { range: (0x40_0000, 0x40_1000), inode: 2, path: b"" }]);
+            MapsLine { range: (0x55d0_c0a2_c000, 0x55d0_c0b0_0000), inode: 123, path: b"/usr/bin/a b\\012c" };
+        assert_eq!(lines, [first, MapsLine { range: (0x40_0000, 0x40_1000), inode: 2, path: b"" }]);
     }
 }

@@ -19,7 +19,8 @@ const MOST_DESCRIPTORS: usize = 20_000;
 /// first to leave.
 const LIVE: [&str; 2] = ["01", "08"];
 
-/// Looks.
+/// Whether a process's word on an address counts: it is this host's, or has a live TCP connection with the
+/// address.
 pub(super) fn vouch(roots: &Roots, process: u32, address: IpAddr) -> Vouch {
     let Ok(home) = roots.home(process) else { return Vouch::Gone };
     if roots::real_user(process) != Some(0) {

@@ -27,7 +27,7 @@ pub(in crate::service) struct LetPass {
 // === impl LocalDrop ===
 
 impl LocalDrop {
-    /// Drops an offender from now on, unless a good login came from there lately. Returns whether it passes until
+    /// Drops an offender from now on, unless a successful login came from there lately. Returns whether it passes until
     /// the enforcer says that it is banned.
     pub(in crate::service) fn offence(&self, offence: &Offence) -> bool {
         let mut state = self.lock();
@@ -38,7 +38,7 @@ impl LocalDrop {
         let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
         if !by_hand && trusted.spares(network, of_logins, now.wall) {
             if state.running.is_some() {
-                tracing::info!(address = %offence.address, jail = %offence.jail, "not dropped on this host: a good login came from there lately; the enforcer decides");
+                tracing::info!(address = %offence.address, jail = %offence.jail, "not dropped on this host: a successful login came from there lately; the enforcer decides");
             }
             return true;
         }

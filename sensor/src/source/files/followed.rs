@@ -42,7 +42,7 @@ pub(super) struct Followed {
 }
 
 /// How a turn of reading ended.
-pub(super) enum Progress {
+pub(super) enum TurnEnd {
     /// Everything that is there was handed over.
     AtEnd,
     /// The turn is over, and there is more.
@@ -139,38 +139,38 @@ impl Followed {
         most: usize,
         sink: &mut impl Sink,
         status: &FilesStatus,
-    ) -> std::io::Result<Progress> {
+    ) -> std::io::Result<TurnEnd> {
         let mut handed = 0;
         while handed < most {
             let before = self.offset;
             let filled = self.fill(BLOCK)?;
             if !self.is_same()? {
                 self.block.clear();
-                return Ok(Progress::Truncated);
+                return Ok(TurnEnd::Truncated);
             }
             self.hand_over(filled, sink, status);
             let advanced = (self.offset - before) as usize;
             if advanced == 0 {
                 if filled < BLOCK {
-                    return Ok(Progress::AtEnd);
+                    return Ok(TurnEnd::AtEnd);
                 }
                 // A line longer than the block.
                 let filled = self.fill(LONGEST_LINE)?;
                 if !self.is_same()? {
                     self.block.clear();
-                    return Ok(Progress::Truncated);
+                    return Ok(TurnEnd::Truncated);
                 }
                 self.hand_over(filled, sink, status);
                 if self.offset == before {
                     if filled < LONGEST_LINE {
-                        return Ok(Progress::AtEnd);
+                        return Ok(TurnEnd::AtEnd);
                     }
                     self.cut(sink, status);
                 }
             }
             handed += (self.offset - before) as usize;
         }
-        Ok(Progress::More)
+        Ok(TurnEnd::More)
     }
 
     /// After a truncation: reads what the copy has beyond what was handed over, then starts anew.
@@ -267,7 +267,7 @@ impl Followed {
         tracing::debug!(path = %self.file.path.display(), copy = %at.display(), "reading the rest in the copy");
         let original = std::mem::replace(&mut self.open, opened.file);
         // The copy has its own tail's end, and nobody truncates it.
-        while let Ok(Progress::More) = self.read(usize::MAX, sink, status) {}
+        while let Ok(TurnEnd::More) = self.read(usize::MAX, sink, status) {}
         self.hand_over_tail(sink, status);
         self.open = original;
     }

@@ -15,11 +15,11 @@ const COMPRESSED: [&str; 5] = ["gz", "xz", "bz2", "zst", "lz4"];
 /// A pattern, taken apart.
 #[derive(Debug)]
 pub(super) struct PathPattern {
-    parts: Vec<Part>,
+    parts: Vec<PathPart>,
 }
 
 #[derive(Debug)]
-enum Part {
+enum PathPart {
     Plain(PathBuf),
     Wild { matcher: GlobMatcher, hidden: bool },
 }
@@ -43,11 +43,11 @@ impl PathPattern {
             let name = name.to_string_lossy();
             if name.contains(['*', '?', '[']) {
                 let matcher = Glob::new(&name).map_err(|error| wrong(error.to_string()))?.compile_matcher();
-                parts.push(Part::Wild { matcher, hidden: name.starts_with('.') });
-            } else if let Some(Part::Plain(plain)) = parts.last_mut() {
+                parts.push(PathPart::Wild { matcher, hidden: name.starts_with('.') });
+            } else if let Some(PathPart::Plain(plain)) = parts.last_mut() {
                 plain.push(&*name);
             } else {
-                parts.push(Part::Plain(PathBuf::from(&*name)));
+                parts.push(PathPart::Plain(PathBuf::from(&*name)));
             }
         }
         Ok(Self { parts })
@@ -60,7 +60,7 @@ impl PathPattern {
         for (index, part) in self.parts.iter().enumerate() {
             let last = index + 1 == self.parts.len();
             paths = match part {
-                Part::Plain(plain) => paths
+                PathPart::Plain(plain) => paths
                     .into_iter()
                     .map(|base| base.join(plain))
                     .inspect(|path| {
@@ -69,7 +69,7 @@ impl PathPattern {
                         }
                     })
                     .collect(),
-                Part::Wild { .. } => paths
+                PathPart::Wild { .. } => paths
                     .into_iter()
                     .inspect(|base| {
                         folders.insert(base.clone());
@@ -87,10 +87,12 @@ impl PathPattern {
         let mut names = path.components().filter(|component| matches!(component, Component::Normal(_)));
         for part in &self.parts {
             let good = match part {
-                Part::Plain(plain) => {
+                PathPart::Plain(plain) => {
                     plain.components().all(|component| names.next().is_some_and(|name| name == component))
                 }
-                Part::Wild { .. } => names.next().is_some_and(|name| part.takes(Path::new(name.as_os_str()))),
+                PathPart::Wild { .. } => {
+                    names.next().is_some_and(|name| part.takes(Path::new(name.as_os_str())))
+                }
             };
             if !good {
                 return false;
@@ -100,9 +102,9 @@ impl PathPattern {
     }
 }
 
-// === impl Part ===
+// === impl PathPart ===
 
-impl Part {
+impl PathPart {
     fn takes(&self, name: &Path) -> bool {
         match self {
             Self::Plain(plain) => plain == name,

@@ -48,9 +48,9 @@ pub struct Position {
 /// A position and the path under which its file was followed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedPosition {
-    /// The path.
+    /// The path at that time; after a rotation the file has another.
     pub path: PathBuf,
-    /// The position.
+    /// How far it was read, and by what it is known again.
     pub position: Position,
 }
 

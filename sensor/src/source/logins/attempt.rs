@@ -30,15 +30,15 @@ const LATEST: usize = 64;
 /// An attempt, by the records' own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How it ended.
+    /// As the last record of the attempt tells it.
     pub outcome: LoginOutcome,
     /// The remote address, where it is a literal one of another host.
     pub address: Option<IpAddr>,
     /// The account that was tried.
     pub account: String,
-    /// The program.
+    /// The service, by PAM's name or the program's.
     pub service: String,
-    /// The process.
+    /// That of the record, as this host numbers it.
     pub pid: u32,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
@@ -49,7 +49,7 @@ pub struct Verdict {
 /// The sessions that are going on.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    sessions: HashMap<Key, Session>,
+    sessions: HashMap<Key, ProcessSession>,
     /// The latest sessions of each peer.
     by_peer: HashMap<IpAddr, VecDeque<u32>>,
     /// By when there was news last.
@@ -64,9 +64,9 @@ pub struct Attempts {
 type Key = (u32, IpAddr);
 
 #[derive(Debug)]
-struct Session {
+struct ProcessSession {
     last_ns: u64,
-    /// Passwords that failed.
+    /// How many passwords failed; later records of the same ones are not counted again.
     passwords: u32,
     /// A failure that waits for what explains it, and until when.
     waiting: Option<(u64, Verdict)>,
@@ -196,7 +196,7 @@ impl Attempts {
     fn end(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         let by_other = self.explained_by_other(record, key);
         match self.remove(key) {
-            Some(Session { waiting: Some((_, waiting)), .. }) => Some(waiting),
+            Some(ProcessSession { waiting: Some((_, waiting)), .. }) => Some(waiting),
             Some(session) if session.passwords > 0 || session.prepaid || session.explained => None,
             _ if by_other => None,
             _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
@@ -229,14 +229,14 @@ impl Attempts {
     }
 
     /// The session of a record, from now on.
-    fn session(&mut self, record: &Record, key: Key) -> &mut Session {
+    fn session(&mut self, record: &Record, key: Key) -> &mut ProcessSession {
         let session = self.sessions.entry(key).or_insert_with(|| {
             let latest = self.by_peer.entry(key.1).or_default();
             if latest.len() >= LATEST {
                 latest.pop_front();
             }
             latest.push_back(key.0);
-            Session { last_ns: 0, passwords: 0, waiting: None, prepaid: false, explained: false }
+            ProcessSession { last_ns: 0, passwords: 0, waiting: None, prepaid: false, explained: false }
         });
         self.by_age.remove(&(session.last_ns, key));
         session.last_ns = record.time_ns;
@@ -258,7 +258,7 @@ impl Attempts {
         Some(verdict)
     }
 
-    fn remove(&mut self, key: Key) -> Option<Session> {
+    fn remove(&mut self, key: Key) -> Option<ProcessSession> {
         let session = self.sessions.remove(&key)?;
         self.by_age.remove(&(session.last_ns, key));
         if let Some((until, _)) = &session.waiting {

@@ -13,7 +13,7 @@ pub struct Record {
     pub kind: u32,
     /// Whether the verdict was a success.
     pub success: bool,
-    /// The calling process.
+    /// The calling process, as this host numbers it (the kernel's `tgid`).
     pub tgid: u32,
     /// The caller's real user id.
     pub uid: u32,
@@ -21,9 +21,9 @@ pub struct Record {
     pub set_user_id: bool,
     /// The remote host as the program knows it.
     pub host: Option<String>,
-    /// The remote address.
+    /// The remote address as the program wrote it; a literal or not.
     pub addr: Option<String>,
-    /// The account.
+    /// The account as it was typed: an attacker's text.
     pub account: Option<String>,
     /// PAM's name of the service, where the verdict is PAM's own.
     pub service: Option<String>,

@@ -73,7 +73,7 @@ impl Scene {
         Ok((done.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
-    /// Another sensor tells the enforcer that somebody logged in well from there.
+    /// Another sensor tells the enforcer that somebody logged in successfully from there.
     fn report_login(&self, runtime: &Runtime, address: &str) -> Result<()> {
         let token: JoinToken = self.stage.enrol("web-2")?.parse()?;
         let client = reqwest::Client::builder()
@@ -152,7 +152,7 @@ fn who_logged_in_well_passes_after_restarts_with_and_without_an_enforcer_and_att
     );
     let refused: Vec<&Value> = jail["refused"].as_array().context("none refused")?.iter().collect();
     ensure!(refused.len() == 2 && refused.iter().all(|one| one["grounds"] == "protected"), "{jail:#}");
-    ensure!(scene.command(&["status", "web"])?.contains("someone logged in well from there lately"));
+    ensure!(scene.command(&["status", "web"])?.contains("someone logged in successfully from there lately"));
     ensure!(streams[2].drain()? == 0, "a packet of the attacker passed");
     ensure!(!streams[2].comes_within(SILENCE)?, "the attacker passes");
 
@@ -163,7 +163,7 @@ fn who_logged_in_well_passes_after_restarts_with_and_without_an_enforcer_and_att
         !done && said.contains("is not banned by any jail here, and it is not dropped on this host"),
         "{said}"
     );
-    ensure!(said.contains("for jail web: someone logged in well from there lately"), "{said}");
+    ensure!(said.contains("for jail web: someone logged in successfully from there lately"), "{said}");
     ensure!(!streams[2].comes_within(SILENCE)?, "the attacker passes");
     let (done, said) = scene.unban(attacker)?;
     ensure!(done && said.contains(&format!("{attacker} is unbanned (jail web)")), "{said}");

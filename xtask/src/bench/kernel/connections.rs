@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Kernel, PORT, end, median};
+use super::{KernelBench, PORT, end, median};
 
 /// Rounds with the sensor, and as many without.
 const ROUNDS: usize = 9;
-/// Connections a round.
+/// How many connections are made in a round, one after another.
 const CONNECTIONS: u32 = 20_000;
 
 /// A server that accepts and closes.
@@ -30,7 +30,7 @@ pub struct Round {
 }
 
 /// Alternates rounds with and without the sensor.
-pub fn rate(bench: &Kernel) -> Result<()> {
+pub fn rate(bench: &KernelBench) -> Result<()> {
     println!(
         "  connections through a server on the loopback, {ROUNDS} rounds of {CONNECTIONS} each, alternating"
     );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Kernel, end};
+use super::{KernelBench, end};
 use crate::bench::{pause, resident};
 
 /// What start-up leaves behind is over.
@@ -14,7 +14,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// Measures and prints it.
-pub fn measure(bench: &Kernel) -> Result<()> {
+pub fn measure(bench: &KernelBench) -> Result<()> {
     println!("  an idle sensor, over {} s", WINDOW.as_secs());
     let sensor = bench.sensor()?;
     pause(SETTLE);

@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use atalaya_end_to_end::process::{Process, output};
 use serde_json::Value;
 
-use super::{Kernel, end, median};
+use super::{KernelBench, end, median};
 
-/// Calls a round.
+/// How many calls of the probed function a round makes.
 pub const CALLS: u32 = 20_000;
 const ROUNDS: usize = 7;
 /// Records a second that the ring is offered, each for so many seconds.
@@ -58,7 +58,7 @@ fn paced(count: u32, pace: u32) -> Result<f64> {
 }
 
 /// The whole price of a record, the trap into the kernel included.
-pub fn cost_of_a_call(bench: &Kernel) -> Result<()> {
+pub fn cost_of_a_call(bench: &KernelBench) -> Result<()> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let sensor = bench.sensor()?;
@@ -106,7 +106,7 @@ pub fn cost_of_a_system_call() -> Result<()> {
 }
 
 /// What the ring carries without loss, and what is lost beyond.
-pub fn ring(bench: &Kernel) -> Result<()> {
+pub fn ring(bench: &KernelBench) -> Result<()> {
     println!(
         "  the ring of logins: records offered for {SECONDS} s, each read, judged and counted by a jail"
     );

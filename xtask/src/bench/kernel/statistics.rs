@@ -17,9 +17,9 @@ pub struct Statistics {
 /// What the kernel counted of a program.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Runs {
-    /// Time in it.
+    /// Time spent in all runs together.
     pub nanoseconds: u64,
-    /// Runs.
+    /// How many runs, over all processors.
     pub count: u64,
 }
 

@@ -76,7 +76,7 @@ pub(super) enum Why<'a> {
 /// A rule that takes packets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken<'a> {
-    /// The rule.
+    /// The rule whose action decided on them.
     pub(super) by: &'a Rule,
     /// The rule of the chain where packets begin: itself, or the jump that leads to it.
     pub(super) at: &'a Rule,

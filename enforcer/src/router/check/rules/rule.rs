@@ -22,18 +22,18 @@ const MOST_CONDITIONS: usize = 32;
 pub enum Chains {
     /// `/ip/firewall/raw`: before connections are tracked.
     Raw,
-    /// `/ip/firewall/filter`.
+    /// `/ip/firewall/filter`: after connections are tracked.
     Filter,
 }
 
-/// A firewall rule.
+/// A rule, as far as it tells what becomes of packets from a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// What a command names it by.
     pub id: Option<EntryId>,
     /// The chain that it is in.
     pub chain: String,
-    /// What it does.
+    /// RouterOS's word: `drop`, `accept`, `jump`…
     pub action: String,
     /// Where it jumps to.
     pub jump_target: String,
@@ -141,7 +141,7 @@ impl Chains {
 // === impl Rule ===
 
 impl Rule {
-    /// Reads a row.
+    /// Takes what is known from a row of `print`, and counts as a condition what is not.
     pub fn read(row: &Row) -> Self {
         let mut rule = Self::default();
         for (name, value) in row.attributes() {
@@ -203,7 +203,7 @@ impl Condition {
 // === impl Reading ===
 
 impl Reading {
-    /// Takes a row.
+    /// Takes the next row; beyond a bound nothing is kept, and the page cannot be judged.
     pub fn take(&mut self, row: &Row) {
         if self.over {
             return;
