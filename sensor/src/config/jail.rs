@@ -1,6 +1,6 @@
 //! One jail of `sensor.toml`, as it is written, and what is wrong with it. What goes with a source, what holds for it where
-//! nothing is said and what is wrong with its settings is its [`Kind`]: a new source is a new variant of [`RawSource`] with a
-//! kind of its own, and what it has to be told is a new key of [`RawJail`].
+//! nothing is said and what is wrong with its settings are its [`SourceRules`]: a new source is a new variant of
+//! [`RawSource`] with rules of its own, and what it has to be told is a new key of [`RawJail`].
 
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -79,7 +79,7 @@ enum RawSource {
 }
 
 /// What is particular to jails of one source.
-struct Kind {
+struct SourceRules {
     /// The keys that go with it, in groups, of those that go with some sources and not with others.
     keys: &'static [&'static [&'static str]],
     /// What holds where nothing is said, made of what holds for all jails.
@@ -124,7 +124,7 @@ enum OneOrMany {
 // === impl RawSource ===
 
 impl RawSource {
-    fn kind(self) -> &'static Kind {
+    fn rules(self) -> &'static SourceRules {
         match self {
             Self::Logins => &LOGINS,
             Self::Connections => &CONNECTIONS,
@@ -138,7 +138,7 @@ impl RawSource {
     }
 }
 
-static LOGINS: Kind = Kind {
+static LOGINS: SourceRules = SourceRules {
     keys: &[&["services", "ports", "decay"]],
     standard: of_failures,
     maxretry: FAILURES,
@@ -150,7 +150,7 @@ static LOGINS: Kind = Kind {
     read: |jail, _| Ok(JailSource::Logins { services: many(jail.services.as_ref()) }),
 };
 
-static CONNECTIONS: Kind = Kind {
+static CONNECTIONS: SourceRules = SourceRules {
     keys: &[&["ports", "short"]],
     standard: |jail, _, standard| {
         let (maxretry, findtime) = if jail.short.is_some() { (10, 600) } else { (30, 60) };
@@ -168,7 +168,7 @@ static CONNECTIONS: Kind = Kind {
     },
 };
 
-static SCAN: Kind = Kind {
+static SCAN: SourceRules = SourceRules {
     keys: &[&["unverified", "interfaces"]],
     // Short, for whoever touches closed ports may do it in another's name.
     standard: |_, _, standard| {
@@ -192,9 +192,9 @@ static SCAN: Kind = Kind {
     },
 };
 
-static FILES: Kind = Kind { keys: &[FILTER, &["paths"]], ..OF_LINES };
+static FILES: SourceRules = SourceRules { keys: &[FILTER, &["paths"]], ..OF_LINES };
 
-static JOURNAL: Kind = Kind {
+static JOURNAL: SourceRules = SourceRules {
     keys: &[FILTER, &["journalmatch"]],
     read: |jail, whose| {
         let (filter, definition) = jail.filter(whose)?;
@@ -203,13 +203,13 @@ static JOURNAL: Kind = Kind {
     ..OF_LINES
 };
 
-static SYSLOG: Kind = Kind {
+static SYSLOG: SourceRules = SourceRules {
     keys: &[FILTER],
     read: |jail, whose| Ok(JailSource::Syslog { filter: jail.filter(whose)?.0 }),
     ..OF_LINES
 };
 
-static SYSLOG_CALLS: Kind = Kind {
+static SYSLOG_CALLS: SourceRules = SourceRules {
     keys: &[FILTER, &["services"]],
     read: |jail, whose| {
         let (filter, _) = jail.filter(whose)?;
@@ -218,7 +218,7 @@ static SYSLOG_CALLS: Kind = Kind {
     ..OF_LINES
 };
 
-static LINES: Kind = Kind {
+static LINES: SourceRules = SourceRules {
     keys: &[FILTER, &["paths", "journalmatch"]],
     read: |jail, whose| {
         let (filter, definition) = jail.filter(whose)?;
@@ -234,7 +234,7 @@ static LINES: Kind = Kind {
 };
 
 /// What all jails have in common that read lines.
-const OF_LINES: Kind = Kind {
+const OF_LINES: SourceRules = SourceRules {
     keys: &[],
     standard: of_failures,
     maxretry: FAILURES,
@@ -305,16 +305,16 @@ impl RawJail {
         at: &impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailConfig, ConfigError> {
-        let kind = self.source.as_ref().map_or(RawSource::default(), |source| *source.get_ref()).kind();
-        if let Some((key, span)) = self.given().find(|(key, _)| !kind.takes(key)) {
+        let rules = self.source.as_ref().map_or(RawSource::default(), |source| *source.get_ref()).rules();
+        if let Some((key, span)) = self.given().find(|(key, _)| !rules.takes(key)) {
             let message =
                 format!("`{key}` does not go with this jail's source; remove it, or choose another source");
             return Err(at(span, message));
         }
-        let policy = self.policy(name, kind, defaults).map_err(wrong)?;
+        let policy = self.policy(name, rules, defaults).map_err(wrong)?;
         let ports = match &self.ports {
             Some(ports) => ports.get_ref().read().map_err(|message| at(ports.span(), message))?,
-            None => (kind.ports)(&self, name),
+            None => (rules.ports)(&self, name),
         };
         let zone = self.logtimezone.as_deref().map(date::zone).transpose().map_err(wrong)?;
         let mut ignore = self.ignore.clone();
@@ -322,7 +322,7 @@ impl RawJail {
         ignore.files.extend(defaults.ignore.files.iter().cloned());
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
-        let source = (kind.read)(&self, &Whose { name, own, at, wrong })?;
+        let source = (rules.read)(&self, &Whose { name, own, at, wrong })?;
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
@@ -349,10 +349,10 @@ impl RawJail {
         keys.into_iter().filter_map(|(key, span)| Some((key, span?)))
     }
 
-    fn policy(&self, name: &Name, kind: &Kind, defaults: &RawDefaults) -> Result<Policy, String> {
+    fn policy(&self, name: &Name, rules: &SourceRules, defaults: &RawDefaults) -> Result<Policy, String> {
         let standard = Policy::new(name.clone());
         let bantime = defaults.bantime.unwrap_or(standard.bantime);
-        let standard = (kind.standard)(self, defaults, Policy { bantime, ..standard });
+        let standard = (rules.standard)(self, defaults, Policy { bantime, ..standard });
         let mut ignore = defaults.ignore.networks.clone();
         ignore.extend(self.ignore.networks.iter());
         let policy = Policy {
@@ -373,15 +373,15 @@ impl RawJail {
             ..standard
         };
         check_ipv6_prefix(policy.ipv6_prefix)?;
-        if !kind.maxretry.contains(&policy.maxretry) {
-            let (least, most) = (kind.maxretry.start(), kind.maxretry.end());
+        if !rules.maxretry.contains(&policy.maxretry) {
+            let (least, most) = (rules.maxretry.start(), rules.maxretry.end());
             return Err(format!("maxretry is {}; expected {least} to {most}", policy.maxretry));
         }
-        if policy.findtime.0 > kind.longest {
+        if policy.findtime.0 > rules.longest {
             return Err(format!(
                 "findtime is {}; the kernel counts over at most {}",
                 policy.findtime,
-                Seconds(kind.longest)
+                Seconds(rules.longest)
             ));
         }
         if policy.findtime.0 == 0 {
@@ -396,9 +396,9 @@ impl RawJail {
     }
 }
 
-// === impl Kind ===
+// === impl SourceRules ===
 
-impl Kind {
+impl SourceRules {
     fn takes(&self, key: &str) -> bool {
         self.keys.iter().any(|keys| keys.contains(&key))
     }
@@ -444,8 +444,8 @@ mod tests {
         )
         .unwrap();
         let given: Vec<&str> = jail.given().map(|(key, _)| key).collect();
-        for kind in [&LOGINS, &CONNECTIONS, &SCAN, &FILES, &JOURNAL, &SYSLOG, &SYSLOG_CALLS, &LINES] {
-            for key in kind.keys.iter().copied().flatten() {
+        for rules in [&LOGINS, &CONNECTIONS, &SCAN, &FILES, &JOURNAL, &SYSLOG, &SYSLOG_CALLS, &LINES] {
+            for key in rules.keys.iter().copied().flatten() {
                 assert!(given.contains(key), "{key}");
             }
         }
