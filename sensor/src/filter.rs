@@ -8,6 +8,7 @@
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
 mod address;
+mod attempt;
 pub mod catalogue;
 mod dateless;
 mod definition;
@@ -26,8 +27,9 @@ use std::time::Instant;
 
 use crate::date::Dates;
 use address::{Place, host, leftmost, named};
+use attempt::Attempts;
 use dateless::Dateless;
-pub use definition::FilterDefinition;
+pub use definition::{FilterDefinition, Mode, Newlines};
 pub use explain::NearMiss;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
@@ -57,6 +59,7 @@ pub struct Filter {
     /// The last line with a date, where some lines have theirs in one before.
     dated: Option<Vec<u8>>,
     sessions: Sessions,
+    attempts: Attempts,
     /// Whether a machine works on UTF-8 alone.
     needs_utf8: bool,
     /// How often a search was given up.
@@ -88,7 +91,7 @@ struct Buffer {
 pub enum Verdict {
     /// No failregex matches.
     Missed,
-    /// A failregex and an ignoreregex match.
+    /// A failregex matches, and an ignoreregex too, or an earlier line told this failure.
     Ignored,
     /// A failure.
     Matched(Found),
@@ -110,7 +113,7 @@ pub struct Found {
 }
 
 /// Who failed, as the line says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// A literal address, in its canonical form.
     Address(IpAddr),
@@ -239,6 +242,11 @@ impl Filter {
                 host = None;
             }
             let Some(host) = host else { return Ok(Some(Verdict::Missed)) };
+            if let Some(attempt) = marks.attempt.as_ref().filter(|_| marks.first || marks.again)
+                && self.attempts.has_told(&host, attempt, marks.first, Instant::now())
+            {
+                return Ok(Some(Verdict::Ignored));
+            }
             let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
             // The host of a session may stand in an earlier line, that of several lines anywhere.
             let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {

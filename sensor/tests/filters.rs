@@ -9,7 +9,7 @@ use std::fs::{read_dir, read_to_string};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use atalaya_sensor::filter::{Filter, FilterDefinition, Found, Host, Verdict};
+use atalaya_sensor::filter::{Filter, FilterDefinition, Found, Host, Newlines, Verdict};
 use atalaya_sensor::source::journal::JournalMatch;
 
 /// The fewest lines of each kind for a filter.
@@ -20,6 +20,13 @@ const VICTIM: &str = "203.0.113.66";
 const AROUND: usize = 70;
 /// How many pieces are tried in place of a name.
 const TRIED: usize = 300;
+
+/// A filter, or a mode of it, and the log beside it: `NAME.log`, or `NAME.MODE.log`.
+struct Written {
+    name: String,
+    definition: FilterDefinition,
+    log: PathBuf,
+}
 
 /// A line of a filter's log.
 struct Sample<'a> {
@@ -32,11 +39,10 @@ struct Sample<'a> {
 #[test]
 fn every_filter_finds_the_true_address_or_none() {
     let (mut differences, mut filters) = (Vec::new(), 0);
-    for path in written() {
+    for Written { name, definition, log } in written() {
         filters += 1;
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let mut filter = filter(&path);
-        let log = read_to_string(path.with_extension("log")).unwrap();
+        let mut filter = compiled(&name, &definition);
+        let log = read_to_string(log).unwrap();
         for sample in samples(&name, &log) {
             let found = filter.find(sample.line.as_bytes());
             let address = match &found {
@@ -62,10 +68,9 @@ fn every_filter_finds_the_true_address_or_none() {
 #[test]
 fn no_name_made_of_pieces_of_the_lines_themselves_brings_its_address_in() {
     let mut bent = Vec::new();
-    for path in written() {
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let mut filter = filter(&path);
-        let log = read_to_string(path.with_extension("log")).unwrap();
+    for Written { name, definition, log } in written() {
+        let mut filter = compiled(&name, &definition);
+        let log = read_to_string(log).unwrap();
         let samples = samples(&name, &log);
         let mut attacks: Vec<String> = samples.iter().flat_map(pieces).collect();
         if name == "nginx" {
@@ -91,17 +96,15 @@ fn no_name_made_of_pieces_of_the_lines_themselves_brings_its_address_in() {
 
 #[test]
 fn no_filter_has_a_regex_that_an_attacker_can_bend() {
-    for path in written() {
-        let filter = filter(&path);
-        assert!(filter.warnings().is_empty(), "{}: {:#?}", path.display(), filter.warnings());
+    for Written { name, definition, .. } in written() {
+        let filter = compiled(&name, &definition);
+        assert!(filter.warnings().is_empty(), "{name}: {:#?}", filter.warnings());
     }
 }
 
 #[test]
 fn every_filter_says_what_it_counts_and_where_its_lines_are() {
-    for path in written() {
-        let written = definition(&path);
-        let place = path.display();
+    for Written { name: place, definition: written, .. } in written() {
         assert!(!written.description.is_empty() && !written.description.contains('\n'), "{place}");
         assert!(!written.paths.is_empty(), "{place}: no paths");
         assert!(written.paths.iter().all(|path| path.starts_with('/')), "{place}: {:?}", written.paths);
@@ -110,19 +113,30 @@ fn every_filter_says_what_it_counts_and_where_its_lines_are() {
 }
 
 #[test]
+fn every_filter_says_what_its_daemon_does_with_a_newline_and_warns_where_it_writes_one() {
+    for Written { name, definition, .. } in written() {
+        assert_ne!(definition.newlines, Newlines::Unknown, "{name}: run the daemon and look");
+        let caution = compiled(&name, &definition).caution().to_owned();
+        if definition.newlines == Newlines::Written {
+            assert!(caution.contains("forge"), "{name}: {caution:?}");
+        }
+    }
+}
+
+#[test]
 fn every_filter_has_enough_lines_and_every_log_its_filter() {
-    let folder = folder();
-    for path in written() {
-        let log = read_to_string(path.with_extension("log")).unwrap();
-        let samples = samples(&path.display().to_string(), &log);
+    let mut files = BTreeSet::new();
+    for Written { name, log, definition } in written() {
+        let text = read_to_string(&log).unwrap();
+        let samples = samples(&name, &text);
         let matching = samples.iter().filter(|sample| sample.expected.is_some()).count();
         let missing = samples.len() - matching;
-        assert!(matching >= FEWEST && missing >= FEWEST, "{}: {matching} and {missing}", path.display());
+        assert!(matching >= FEWEST && missing >= FEWEST, "{name}: {matching} and {missing}");
+        files.extend([log, folder().join(format!("{}.toml", definition.name))]);
     }
-    for entry in read_dir(&folder).unwrap() {
+    for entry in read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
-        let other = path.with_extension(if path.extension().unwrap() == "toml" { "log" } else { "toml" });
-        assert!(other.is_file(), "{} has no {}", path.display(), other.display());
+        assert!(files.contains(&path), "{} belongs to no filter, or to no mode of one", path.display());
     }
 }
 
@@ -164,21 +178,34 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("filters")
 }
 
-/// The filters' files, in order.
-fn written() -> Vec<PathBuf> {
+/// The filters and those of their modes that have a log, in order.
+fn written() -> Vec<Written> {
     let mut paths: Vec<_> = read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
-    paths
+    let modes = |path: PathBuf| {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let definition: FilterDefinition = toml::from_str(&read_to_string(&path).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let definition = FilterDefinition { name: name.clone(), ..definition };
+        let mut written: Vec<Written> = definition
+            .modes
+            .keys()
+            .map(|mode| Written {
+                name: format!("{name}[mode={mode}]"),
+                definition: definition.clone().in_mode(mode).unwrap(),
+                log: folder().join(format!("{name}.{mode}.log")),
+            })
+            .filter(|written| written.log.is_file())
+            .collect();
+        written.insert(0, Written { log: folder().join(format!("{name}.log")), name, definition });
+        written
+    };
+    paths.into_iter().flat_map(modes).collect()
 }
 
-fn definition(path: &Path) -> FilterDefinition {
-    toml::from_str(&read_to_string(path).unwrap())
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn filter(path: &Path) -> Filter {
-    definition(path).compile().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn compiled(name: &str, definition: &FilterDefinition) -> Filter {
+    definition.compile().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The lines of a log: `! ADDRESS | USER | LINE` must match, `- LINE` must not, `#` begins a comment.

@@ -1,16 +1,15 @@
 //! One jail of `sensor.toml`, as it is written, and what is wrong with it.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::filters::Filters;
 use super::{ConfigError, RawDefaults, yes};
 use crate::date;
-use crate::fail2ban::Fail2ban;
 use crate::filter::catalogue;
 use crate::filter::{FilterDefinition, FilterError};
 use crate::jail::Policy;
@@ -37,7 +36,8 @@ pub(super) struct RawJail {
     short: Option<Spanned<Seconds>>,
     unverified: Option<Spanned<bool>>,
     interfaces: Option<Spanned<OneOrMany>>,
-    filter: Option<Spanned<String>>,
+    pub(super) filter: Option<Spanned<String>>,
+    mode: Option<Spanned<String>>,
     paths: Option<Spanned<OneOrMany>>,
     prefregex: Option<Spanned<String>>,
     failregex: Option<Spanned<OneOrMany>>,
@@ -90,14 +90,14 @@ enum OneOrMany {
 // === impl RawJail ===
 
 impl RawJail {
-    /// Checks it. `own` is fail2ban's folder, where its filters may be named too; `at` makes an error
+    /// Checks it. `filters` are those that it may name; `at` makes an error
     /// at a place of the file, `wrong` one of this jail.
     pub(super) fn check(
         self,
         name: &Name,
         defaults: &RawDefaults,
         ignore_self: bool,
-        own: Option<&Path>,
+        filters: &Filters,
         at: impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailConfig, ConfigError> {
@@ -109,7 +109,7 @@ impl RawJail {
         ignore.files.extend(defaults.ignore.files.iter().cloned());
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
-        let source = self.source(name, own, at, wrong)?;
+        let source = self.source(name, filters, at, wrong)?;
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
@@ -226,7 +226,7 @@ impl RawJail {
     fn source(
         self,
         name: &Name,
-        own: Option<&Path>,
+        filters: &Filters,
         at: impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailSource, ConfigError> {
@@ -248,6 +248,7 @@ impl RawJail {
         }
         if matches!(source, Some(RawSource::Logins | RawSource::Connections | RawSource::Scan)) {
             misplaced("filter", self.filter.as_ref().map(Spanned::span))?;
+            misplaced("mode", self.mode.as_ref().map(Spanned::span))?;
             misplaced("paths", span(&self.paths))?;
             misplaced("prefregex", self.prefregex.as_ref().map(Spanned::span))?;
             misplaced("failregex", span(&self.failregex))?;
@@ -287,7 +288,7 @@ impl RawJail {
         if matches!(source, Some(RawSource::Journal | RawSource::Syslog | RawSource::SyslogCalls)) {
             misplaced("paths", span(&self.paths))?;
         }
-        let definition = self.definition(name, own, &at, wrong)?;
+        let definition = self.definition(name, filters, &at, wrong)?;
         let place = span(&self.failregex).or_else(|| self.prefregex.as_ref().map(Spanned::span));
         let filter = definition.compile().map_err(|error| match (&error, place) {
             (FilterError::Date(_), _) | (_, None) => wrong(error.to_string()),
@@ -327,18 +328,31 @@ impl RawJail {
     fn definition(
         &self,
         name: &Name,
-        own: Option<&Path>,
+        filters: &Filters,
         at: &impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<FilterDefinition, ConfigError> {
+        let mode = self.mode.as_ref().map(|mode| mode.get_ref().as_str());
+        let at_mode = |message: String| match &self.mode {
+            Some(mode) => at(mode.span(), message),
+            None => wrong(message),
+        };
         let mut definition = match &self.filter {
-            Some(named) => find_filter(named.get_ref(), own).map_err(|message| at(named.span(), message))?,
-            None if self.failregex.is_none() => catalogue::filter(name.as_str()).ok_or_else(|| {
-                wrong(format!(
-                    "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed', or a `filter`: {}",
-                    catalogue::names().collect::<Vec<_>>().join(", ")
-                ))
-            })?,
+            Some(named) => {
+                filters.find(named.get_ref(), mode).map_err(|message| at(named.span(), message))?
+            }
+            None if self.failregex.is_none() => {
+                let filter = filters.known(name.as_str()).map_err(wrong)?.ok_or_else(|| {
+                    wrong(format!(
+                        "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed', or a `filter`: {}",
+                        catalogue::names().collect::<Vec<_>>().join(", ")
+                    ))
+                })?;
+                filter.in_mode(mode.unwrap_or_default()).map_err(at_mode)?
+            }
+            None if mode.is_some() => {
+                return Err(at_mode("a `mode` is a filter's; name the `filter`".to_owned()));
+            }
             None => FilterDefinition::default(),
         };
         let list = |value: &Option<Spanned<OneOrMany>>, of: &mut Vec<String>| {
@@ -384,31 +398,6 @@ pub(super) fn check_ipv6_prefix(bits: u8) -> Result<(), String> {
     Err(format!(
         "ipv6_prefix is {bits}; expected 64 (all that one host has) to 128 (every address by itself)"
     ))
-}
-
-/// A filter by its name: ours, or one in fail2ban's folder, with options as in `sshd[mode=aggressive]`.
-pub fn find_filter(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    catalogue::filter(name).map_or_else(|| find_theirs(name, fail2ban), Ok)
-}
-
-/// A filter in fail2ban's folder by its name.
-pub fn find_theirs(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    let ours = catalogue::names().collect::<Vec<_>>().join(", ");
-    let Some(folder) = fail2ban else {
-        return Err(format!(
-            "there is no filter `{name}`; there are {ours}, and with `fail2ban = \"/etc/fail2ban\"` those of its filter.d"
-        ));
-    };
-    let file = name.split('[').next().unwrap_or_default().trim();
-    if !folder.join("filter.d").join(format!("{file}.conf")).exists()
-        && !folder.join("filter.d").join(format!("{file}.local")).exists()
-    {
-        return Err(format!(
-            "there is no filter `{file}`: neither one of ours ({ours}) nor one in {}",
-            folder.join("filter.d").display()
-        ));
-    }
-    Fail2ban::read(folder).and_then(|read| read.filter(name)).map_err(|error| error.to_string())
 }
 
 fn many(value: Option<Spanned<OneOrMany>>) -> Vec<String> {
