@@ -19,7 +19,7 @@ mod pattern;
 mod session;
 mod sieve;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub struct Filter {
     dated: Option<Vec<u8>>,
     sessions: Sessions,
     attempts: Attempts,
+    /// Other names of users.
+    users: BTreeMap<String, String>,
     /// Whether a machine works on UTF-8 alone.
     needs_utf8: bool,
     /// How often a search was given up.
@@ -248,6 +250,9 @@ impl Filter {
                 return Ok(Some(Verdict::Ignored));
             }
             let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
+            let user = user
+                .map(|user| self.users.get(&user).cloned().unwrap_or(user))
+                .filter(|user| !user.is_empty());
             // The host of a session may stand in an earlier line, that of several lines anywhere.
             let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {
                 let place = |at: usize| dateless.place(at).min(line.len());

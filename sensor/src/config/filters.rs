@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_file_is_found_from_the_folder_of_the_configuration() {
-        let folder = folder(&[("my.toml", "failregex = ['^bad <ADDR>$']"), ("sub/x.toml", "failregex = '<HOST>'")]);
+        let folder =
+            folder(&[("my.toml", "failregex = ['^bad <ADDR>$']"), ("sub/x.toml", "failregex = '<HOST>'")]);
         assert_eq!(filters(&folder).find("./my.toml", None).unwrap().failregex, ["^bad <ADDR>$"]);
         let wrong = filters(&folder).find("sub/x.toml", None).unwrap_err();
         assert!(wrong.contains("sub/x.toml:1:13: "), "{wrong}");

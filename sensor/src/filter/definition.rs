@@ -37,6 +37,8 @@ pub struct FilterDefinition {
     pub paths: Vec<String>,
     /// What to read of the journal: a match each.
     pub journalmatch: Vec<String>,
+    /// Other names of users, by what the daemon writes for them; empty where it stands for none.
+    pub users: BTreeMap<String, String>,
     /// What to count besides, by the name of a mode.
     pub modes: BTreeMap<String, Mode>,
     /// What to do with host names: `yes`, `warn`, `no` or `raw`.
@@ -153,6 +155,7 @@ impl FilterDefinition {
             dated: None,
             sessions: Sessions::default(),
             attempts: Attempts::default(),
+            users: self.users.clone(),
             needs_utf8,
             exhausted: 0,
             caution: match self.newlines {
