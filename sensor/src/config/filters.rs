@@ -139,6 +139,7 @@ pub fn read_file(path: &Path) -> Result<FilterDefinition, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     /// A configuration's folder with these files.
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -185,5 +186,47 @@ mod tests {
         assert_eq!(filters.find("sshd[mode=normal]", None).unwrap(), normal);
         let wrong = filters.find("sshd", Some("agressive")).unwrap_err();
         assert!(wrong.contains("aggressive"), "{wrong}");
+    }
+
+    #[test]
+    fn a_filter_may_be_a_file_and_have_a_mode_and_a_mistake_in_either_has_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sensor.toml");
+        std::fs::write(
+            folder.path().join("my.toml"),
+            "failregex = ['^bad <ADDR>$']\nnewlines = \"written\"\n",
+        )
+        .unwrap();
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Config::read(&path, None).map_err(|error| error.to_string())
+        };
+        let jail = "[jail.x]\npaths = [\"/var/log/x\"]\n";
+        let config = read(&format!("{jail}filter = \"./my.toml\"\n")).unwrap();
+        let filter = config.jails[0].source.filter().unwrap();
+        assert_eq!(filter.regexes().collect::<Vec<_>>(), ["^bad <ADDR>$"]);
+        assert!(config.to_string().contains("caution: its daemon writes a newline"), "{config}");
+        let wrong = read(&format!("{jail}filter = \"./none.toml\"\n")).unwrap_err();
+        assert!(wrong.contains("sensor.toml:3:10") && wrong.contains("none.toml"), "{wrong}");
+
+        let regexes =
+            |text: &str| read(text).map(|config| config.jails[0].source.filter().unwrap().regexes().count());
+        let normal = regexes(&format!("{jail}filter = \"sshd\"\n")).unwrap();
+        let aggressive = regexes(&format!("{jail}filter = \"sshd\"\nmode = \"aggressive\"\n"));
+        assert!(aggressive.clone().unwrap() > normal);
+        assert_eq!(regexes("[jail.sshd]\npaths = [\"/x\"]\nmode = \"aggressive\"\n"), aggressive);
+        let wrong = regexes("[jail.sshd]\npaths = [\"/x\"]\nmode = \"agressive\"\n").unwrap_err();
+        assert!(wrong.contains("sensor.toml:3:8") && wrong.contains("aggressive"), "{wrong}");
+        let wrong = regexes(&format!("{jail}failregex = '<HOST>'\nmode = \"aggressive\"\n")).unwrap_err();
+        assert!(wrong.contains("`filter`"), "{wrong}");
+    }
+
+    #[test]
+    fn check_says_whose_lines_can_be_forged() {
+        for name in ["mysql", "asterisk", "nginx", "postgresql", "slapd", "gitea"] {
+            let said = Config::parse(&format!("[jail.{name}]\n"), Path::new("x")).unwrap().to_string();
+            assert!(said.contains("caution: ") && said.contains("forge"), "{said}");
+        }
+        assert!(!Config::parse("[jail.sshd]\n", Path::new("x")).unwrap().to_string().contains("caution"));
     }
 }
