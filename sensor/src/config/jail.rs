@@ -3,7 +3,6 @@
 //! [`RawSource`] with rules of its own, and what it has to be told is a new key of [`RawJail`].
 
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
 use std::sync::Arc;
 
 use atalaya_program::config_file::ConfigError;
@@ -11,6 +10,7 @@ use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::filters::Filters;
 use super::{RawDefaults, yes};
 use crate::date;
 use crate::filter::{Filter, FilterDefinition};
@@ -23,8 +23,6 @@ use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
 mod filter;
-
-pub use filter::{find_filter, find_theirs};
 
 /// The longest time over which the kernel counts, in seconds: a week.
 const LONGEST_WINDOW: u64 = 7 * 86_400;
@@ -40,7 +38,8 @@ pub(super) struct RawJail {
     short: Option<Spanned<Seconds>>,
     unverified: Option<Spanned<bool>>,
     interfaces: Option<Spanned<OneOrMany>>,
-    filter: Option<Spanned<String>>,
+    pub(super) filter: Option<Spanned<String>>,
+    mode: Option<Spanned<String>>,
     paths: Option<Spanned<OneOrMany>>,
     prefregex: Option<Spanned<String>>,
     failregex: Option<Spanned<OneOrMany>>,
@@ -97,8 +96,8 @@ struct SourceRules {
 /// Whose settings are read, and how a mistake in them is told.
 struct Whose<'a> {
     name: &'a Name,
-    /// fail2ban's folder, where its filters may be named too.
-    own: Option<&'a Path>,
+    /// Where a filter may be found by its name.
+    filters: &'a Filters,
     /// A mistake at a place of the file.
     at: &'a dyn Fn(Range<usize>, String) -> ConfigError,
     /// A mistake of the jail as a whole.
@@ -250,7 +249,8 @@ const OF_LINES: SourceRules = SourceRules {
 };
 
 /// The keys of a jail that reads lines.
-const FILTER: &[&str] = &["filter", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
+const FILTER: &[&str] =
+    &["filter", "mode", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
 
 /// How many failures an offence may take.
 const FAILURES: RangeInclusive<u32> = 1..=1000;
@@ -294,14 +294,14 @@ fn files(
 // === impl RawJail ===
 
 impl RawJail {
-    /// Checks it. `own` is fail2ban's folder, where its filters may be named too; `at` makes an error
+    /// Checks it. `filters` is where its filter may be found by name; `at` makes an error
     /// at a place of the file, `wrong` one of this jail.
     pub(super) fn check(
         self,
         name: &Name,
         defaults: &RawDefaults,
         ignore_self: bool,
-        own: Option<&Path>,
+        filters: &Filters,
         at: &impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailConfig, ConfigError> {
@@ -322,7 +322,7 @@ impl RawJail {
         ignore.files.extend(defaults.ignore.files.iter().cloned());
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
-        let source = (rules.read)(&self, &Whose { name, own, at, wrong })?;
+        let source = (rules.read)(&self, &Whose { name, filters, at, wrong })?;
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
@@ -338,6 +338,7 @@ impl RawJail {
             ("unverified", span(self.unverified.as_ref())),
             ("interfaces", span(self.interfaces.as_ref())),
             ("filter", span(self.filter.as_ref())),
+            ("mode", span(self.mode.as_ref())),
             ("paths", span(self.paths.as_ref())),
             ("prefregex", span(self.prefregex.as_ref())),
             ("failregex", span(self.failregex.as_ref())),
@@ -439,7 +440,7 @@ mod tests {
     #[test]
     fn each_key_that_goes_with_a_source_is_one_whose_place_is_known() {
         let jail: RawJail = toml::from_str(
-            "services = 'x'\nports = 22\nshort = 1\nunverified = true\ninterfaces = 'x'\nfilter = 'x'\npaths = 'x'\n\
+            "services = 'x'\nports = 22\nshort = 1\nunverified = true\ninterfaces = 'x'\nfilter = 'x'\nmode = 'x'\npaths = 'x'\n\
              prefregex = 'x'\nfailregex = 'x'\nignoreregex = 'x'\ndatepattern = 'x'\njournalmatch = 'x'\ndecay = true\n",
         )
         .unwrap();

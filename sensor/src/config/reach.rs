@@ -11,6 +11,9 @@ impl Config {
     pub fn reach(&self, file: &Path) -> Result<Reach, String> {
         let mut reach = Reach::of_state(&self.state);
         reach.read_beside(file);
+        for filters in &self.filter_files {
+            if filters.is_dir() { reach.read_folder(filters) } else { reach.read_beside(filters) }
+        }
         if let Some(fail2ban) = &self.fail2ban {
             reach.read_folder(&fail2ban.folder);
         }

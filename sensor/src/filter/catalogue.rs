@@ -8,8 +8,15 @@ use crate::filter::FilterDefinition;
 const FILTERS: &[(&str, &str)] = &[
     ("apache", include_str!("../../filters/apache.toml")),
     ("asterisk", include_str!("../../filters/asterisk.toml")),
+    ("cockpit", include_str!("../../filters/cockpit.toml")),
     ("dovecot", include_str!("../../filters/dovecot.toml")),
     ("dropbear", include_str!("../../filters/dropbear.toml")),
+    ("exim", include_str!("../../filters/exim.toml")),
+    ("forgejo", include_str!("../../filters/forgejo.toml")),
+    ("gitea", include_str!("../../filters/gitea.toml")),
+    ("grafana", include_str!("../../filters/grafana.toml")),
+    ("haproxy", include_str!("../../filters/haproxy.toml")),
+    ("mosquitto", include_str!("../../filters/mosquitto.toml")),
     ("mysql", include_str!("../../filters/mysql.toml")),
     ("nginx", include_str!("../../filters/nginx.toml")),
     ("openvpn", include_str!("../../filters/openvpn.toml")),
@@ -17,9 +24,15 @@ const FILTERS: &[(&str, &str)] = &[
     ("postgresql", include_str!("../../filters/postgresql.toml")),
     ("postgresql-host-last", include_str!("../../filters/postgresql-host-last.toml")),
     ("proftpd", include_str!("../../filters/proftpd.toml")),
+    ("proxmox", include_str!("../../filters/proxmox.toml")),
+    ("pure-ftpd", include_str!("../../filters/pure-ftpd.toml")),
     ("routeros", include_str!("../../filters/routeros.toml")),
+    ("samba", include_str!("../../filters/samba.toml")),
+    ("slapd", include_str!("../../filters/slapd.toml")),
     ("sshd", include_str!("../../filters/sshd.toml")),
+    ("vaultwarden", include_str!("../../filters/vaultwarden.toml")),
     ("vsftpd", include_str!("../../filters/vsftpd.toml")),
+    ("xrdp", include_str!("../../filters/xrdp.toml")),
 ];
 
 /// The names of our filters, in order.
