@@ -1,0 +1,154 @@
+//! Values of a jail in the forms in which people write them, beside what fail2ban's own code makes of each: what runs
+//! is Debian's package, unpacked by `cargo xtask setup`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
+
+mod package;
+
+use std::process::Command;
+
+use atalaya_sensor::fail2ban::{Imported, import};
+use atalaya_sensor::jail::settings::JailConfig;
+use atalaya_wire::{BanTime, Seconds};
+use package::package;
+
+/// What a piece of fail2ban's code says for each of the words, as JSON; null where it refuses one.
+fn theirs(code: &str, words: &[&str]) -> Vec<serde_json::Value> {
+    let program = format!(
+        "import json, sys, warnings\nwarnings.simplefilter('ignore')\n{code}\n\
+         def said(word):\n  try: return json.dumps(ask(word))\n  except Exception: return 'null'\n\
+         for word in json.loads(sys.argv[1]): print(said(word))\n"
+    );
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", package("bookworm").join("usr/lib/python3/dist-packages"));
+    let output = python.args(["-c", &program]).arg(serde_json::to_string(words).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answers.len(), words.len());
+    answers
+}
+
+/// A configuration of one jail for each value, `j0`, `j1`…, in which the option has that value.
+fn imported(option: &str, values: &[&str]) -> Imported {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::new();
+    for (index, value) in values.iter().enumerate() {
+        let value = value.replace('%', "%%").replace('\n', "\n  ");
+        text.push_str(&format!(
+            "[j{index}]\nenabled = true\nfilter = plain\nlogpath = /dev/null\n{option} = {value}\n"
+        ));
+    }
+    std::fs::write(folder.path().join("jail.conf"), text).unwrap();
+    std::fs::create_dir(folder.path().join("filter.d")).unwrap();
+    let filter = "[Definition]\nfailregex = ^bad from <ADDR>$\n";
+    std::fs::write(folder.path().join("filter.d/plain.conf"), filter).unwrap();
+    import(folder.path()).unwrap()
+}
+
+fn jail(imported: &Imported, index: usize) -> Option<&JailConfig> {
+    let name = format!("j{index}");
+    let found = imported.jails.iter().find(|jail| jail.policy.name.as_str() == name);
+    assert_eq!(found.is_none(), imported.left_out.iter().any(|(jail, _)| *jail == name), "{name}");
+    found
+}
+
+/// Each is either the same or, where fail2ban refuses it or bans for no time at all, left out.
+#[test]
+fn times_in_all_forms_are_the_seconds_that_fail2ban_reads() {
+    const FORMS: [&str; 72] = [
+        "600",
+        "10m",
+        "1d12h",
+        "1h 30m",
+        "10*60",
+        "2*1h+30",
+        "1.5h",
+        ".5h",
+        "1mo",
+        "1 month",
+        "6 months",
+        "1y",
+        "1 year",
+        "2 weeks",
+        "2 week",
+        "1 w",
+        "1ww",
+        "1we",
+        "1 wee",
+        "1 day 2 hours",
+        "1day2hours",
+        "0d 1h 30m",
+        "+1h",
+        "+ 600",
+        "1hour+30min",
+        "1year-6mo",
+        "1d - 1h",
+        "600 # ten minutes",
+        "600# ten minutes",
+        "10m # 10 minutes",
+        "# nothing",
+        "-1",
+        "- 1",
+        "-1 # for ever",
+        "-1s",
+        "-1d",
+        "0",
+        "0s",
+        "00",
+        "0600",
+        "1 2",
+        "1 2 3",
+        "1d 2 3m",
+        "3 600",
+        "1H 30M",
+        "1 DAY",
+        "1Mo",
+        "1yr",
+        "5mins",
+        "30 secs",
+        "1h,30m",
+        "1h, 30m",
+        "(1h+30m)*2",
+        "1h/2",
+        "7//2",
+        "1h%7m",
+        "2**3",
+        "2**3h",
+        "2 * 3 h",
+        "-(-600)",
+        "5.",
+        "5. m",
+        "1..2",
+        "soon",
+        "1e3",
+        "10x",
+        "1h\n30m",
+        "1h\n+1h",
+        "1 hou",
+        "90 sec",
+        "1 mon 1 mo",
+        "1d 1w 1mo 1y",
+    ];
+    let code =
+        "from fail2ban.server.mytime import MyTime\nask = lambda word: float(MyTime.str2seconds(word))";
+    let theirs = theirs(code, &FORMS);
+    let ours = imported("bantime", &FORMS);
+    let mut wrong = Vec::new();
+    for (index, (form, theirs)) in FORMS.iter().zip(&theirs).enumerate() {
+        let expected = match theirs.as_f64() {
+            Some(-1.0) => Some(BanTime::Permanent),
+            Some(seconds) if seconds >= 1.0 => Some(BanTime::For(Seconds(seconds as u64))),
+            _ => None,
+        };
+        let found = jail(&ours, index).map(|jail| jail.policy.bantime);
+        if found != expected {
+            wrong.push(format!("{form:?}: {found:?}, and fail2ban reads {theirs}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(theirs.iter().filter(|answer| answer.is_null()).count() > 10, "{theirs:?}");
+}
