@@ -152,3 +152,120 @@ fn times_in_all_forms_are_the_seconds_that_fail2ban_reads() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(theirs.iter().filter(|answer| answer.is_null()).count() > 10, "{theirs:?}");
 }
+
+/// fail2ban's server takes Python's whole numbers, and bans at the first failure where none are to be enough.
+#[test]
+fn maxretry_is_any_whole_number_that_fail2ban_reads() {
+    const FORMS: [&str; 16] = [
+        "1",
+        "5",
+        " 7 ",
+        "1000",
+        "1001",
+        "50000",
+        "2147483648",
+        "99999999999",
+        "0",
+        "-1",
+        "+5",
+        "05",
+        "5.0",
+        "five",
+        "5 # five",
+        "5m",
+    ];
+    let theirs = theirs("ask = int", &FORMS);
+    let ours = imported("maxretry", &FORMS);
+    for (index, (form, theirs)) in FORMS.iter().zip(&theirs).enumerate() {
+        let expected = theirs.as_i64().map(|number| number.clamp(1, u32::MAX.into()) as u32);
+        assert_eq!(jail(&ours, index).map(|jail| jail.policy.maxretry), expected, "{form:?}");
+    }
+}
+
+/// Whoever is spared there is spared here, and no one else.
+#[test]
+fn ignoreip_spares_whom_fail2ban_spares() {
+    const LISTS: [&str; 23] = [
+        "10.0.0.0/255.0.0.0",
+        "10.1.2.3/255.255.0.0",
+        "10.0.0.0/255.255.255.255",
+        "2001:db8::/ffff:ffff::",
+        "[2001:db8::1]",
+        "127.0.0.1/8 ::1",
+        "10.0.0.5/24",
+        "10.0.0.1, 192.0.2.0/24,203.0.113.7",
+        "10.0.0.1,203.0.113.7",
+        "10.0.0.1\n203.0.113.7",
+        "10.0.0.1 # the office",
+        "10.0.0.1 # 203.0.113.7 too",
+        "10.0.0.1 #203.0.113.7",
+        "# 10.0.0.0/8",
+        "10.0.0.1 # 203.0.113.7/255.255.255.0",
+        "::ffff:10.1.2.3",
+        "2001:db8::/32",
+        "0.0.0.0/0",
+        "::/0",
+        "10.0.0.0/0.0.0.0",
+        "192.0.2.0/255.255.255.128",
+        "10.0.0.1/32",
+        "2001:db8::1/128 10.9.9.9",
+    ];
+    const ADDRESSES: [&str; 10] = [
+        "10.0.0.1",
+        "10.0.0.5",
+        "10.1.2.3",
+        "10.200.0.1",
+        "127.0.0.9",
+        "192.0.2.7",
+        "192.0.2.200",
+        "203.0.113.7",
+        "2001:db8::1",
+        "2001:db8:1::9",
+    ];
+    let code = format!(
+        "from fail2ban.helpers import splitwords\nfrom fail2ban.server.ipdns import IPAddr\naddresses = {}\n\
+         def ask(list):\n  networks = [n for n in map(IPAddr, splitwords(list)) if n.isValid]\n  \
+         return [any(IPAddr(a).isInNet(n) for n in networks) for a in addresses]",
+        serde_json::to_string(&ADDRESSES).unwrap()
+    );
+    let theirs = theirs(&code, &LISTS);
+    let ours = imported("ignoreip", &LISTS);
+    for (index, (list, theirs)) in LISTS.iter().zip(&theirs).enumerate() {
+        let jail = jail(&ours, index).unwrap_or_else(|| panic!("{list:?}: {:?}", ours.left_out));
+        let spared: Vec<bool> =
+            ADDRESSES.iter().map(|address| jail.policy.ignore.contains(address.parse().unwrap())).collect();
+        assert_eq!(serde_json::json!(spared), *theirs, "{list:?}");
+        assert_eq!(jail.ignore.names, Vec::<String>::new(), "{list:?}");
+    }
+}
+
+/// What cannot be understood could be whom its administrator spared.
+#[test]
+fn a_network_that_is_none_leaves_the_jail_out() {
+    let lists = ["10.0.0.0/255.0.255.0", "10.0.0.1-9", "10.0.0.0/", "10.0.0.0/33", "192.0.2.*"];
+    let ours = imported("ignoreip", &lists);
+    for (index, list) in lists.iter().enumerate() {
+        assert!(jail(&ours, index).is_none(), "{list}");
+        assert!(ours.left_out[index].1.contains(list), "{:?}", ours.left_out[index]);
+    }
+}
+
+/// What `import` writes is read back the same, also where a sliding window would be too large.
+#[test]
+fn large_numbers_and_masks_are_written_as_our_own_configuration_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let jail = "[big]\nenabled = true\nfilter = plain\nlogpath = /dev/null\nmaxretry = 5000\n\
+                findtime = 2 weeks\nbantime = 1h # an hour\nignoreip = 10.0.0.0/255.0.0.0 # office\n";
+    std::fs::write(folder.path().join("jail.conf"), jail).unwrap();
+    std::fs::create_dir(folder.path().join("filter.d")).unwrap();
+    let filter = "[Definition]\nfailregex = ^bad from <ADDR>$\n";
+    std::fs::write(folder.path().join("filter.d/plain.conf"), filter).unwrap();
+    let text = atalaya_sensor::fail2ban::as_toml(folder.path()).unwrap();
+    let read = atalaya_sensor::config::Config::parse(&text, folder.path()).unwrap();
+    let policy = &read.jails[0].policy;
+    assert_eq!((policy.maxretry, policy.findtime), (5000, Seconds(1_209_600)));
+    assert_eq!(Vec::<String>::from(policy.ignore.clone()), ["10.0.0.0/8"]);
+    let sliding = text.replace("decay = true", "decay = false");
+    let error = atalaya_sensor::config::Config::parse(&sliding, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("maxretry is 5000; expected 1 to 1000, or more with `decay = true`"), "{error}");
+}

@@ -10,7 +10,7 @@ use atalaya_wire::{Escalation, EscalationTable, Name};
 use serde::Serialize;
 
 use super::definition::JailDefinition;
-use super::{Fail2ban, Fail2banError, time};
+use super::{Fail2ban, Fail2banError, spared, time};
 use crate::date;
 use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
@@ -88,9 +88,9 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let name: Name = definition.name.parse().map_err(|error| format!("its name cannot be used: {error}"))?;
     let mut policy = Policy { decay: true, ..Policy::new(name) };
     if let Some(text) = option("maxretry") {
-        let number = text.parse().ok().filter(|number| (1..=1000).contains(number));
-        policy.maxretry =
-            number.ok_or_else(|| format!("maxretry: `{text}` is not a number from 1 to 1000"))?;
+        // To fail2ban none and less are one, and nobody reaches what is beyond our largest.
+        let number = text.parse::<i128>().map_err(|_| format!("maxretry: `{text}` is not a whole number"))?;
+        policy.maxretry = number.clamp(1, u32::MAX.into()) as u32;
     }
     if let Some(text) = option("findtime") {
         policy.findtime = time::seconds(text).map_err(|problem| format!("findtime: {problem}"))?;
@@ -103,8 +103,8 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
         .transpose()
         .map_err(|error| format!("escalate: {error}"))?;
     let mut ignore = IgnoreList::default();
-    for word in spared(definition) {
-        ignore.add(word).map_err(|problem| {
+    for word in spared::words(definition.option("ignoreip").unwrap_or_default()) {
+        ignore.add(&word).map_err(|problem| {
             format!("ignoreip: {problem}; without it this jail could ban whom you protect")
         })?;
     }
@@ -136,12 +136,6 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
 }
 
-/// The words of `ignoreip`.
-fn spared(definition: &JailDefinition) -> impl Iterator<Item = &str> {
-    let list = definition.option("ignoreip").unwrap_or_default();
-    list.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty())
-}
-
 /// A jail as `sensor.toml` has it.
 #[derive(Serialize)]
 struct TomlJail<'a> {
@@ -157,7 +151,7 @@ struct TomlJail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     escalate: Option<EscalationTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ignore: Vec<&'a str>,
+    ignore: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignorecommand: Option<&'a str>,
     #[serde(skip_serializing_if = "std::clone::Clone::clone")]
@@ -219,7 +213,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
         bantime: jail.policy.bantime.to_string(),
         decay: jail.policy.decay,
         escalate: escalation(definition)?,
-        ignore: spared(definition).collect(),
+        ignore: spared::words(definition.option("ignoreip").unwrap_or_default()),
         ignorecommand: option("ignorecommand"),
         ignoreself: jail.ignore_self,
         logtimezone: option("logtimezone"),
