@@ -219,6 +219,54 @@ fn a_jails_mistake_is_its_own() {
     assert!(found["good"].parse::<usize>().unwrap() > 10, "{}", found["good"]);
 }
 
+/// What would count nothing, or does not reach what it is meant for, is said where it is; what does is no news.
+#[test]
+fn what_of_a_jail_does_nothing_is_said_of_that_jail() {
+    let folder = folder(
+        "[DEFAULT]\nlogpath = /dev/null\n\
+         [unknown-logtype]\nenabled = true\nfilter = sshd[logtype=jurnal]\n\
+         [unknown-mode]\nenabled = true\nfilter = sshd[mode=agressive]\n\
+         [postfix]\nenabled = true\nmode = auth\n\
+         [idle]\nenabled = true\nfilter = sshd\nmode = aggressive\nport = 22\n\
+         [recidive]\nenabled = true\n\
+         [mails]\nenabled = true\nfilter = sshd\naction = %(action_mwl)s\n  my-script[x=\"a b\"]\n",
+    );
+    std::fs::remove_file(folder.path().join("jail.d/defaults-debian.conf")).unwrap();
+    let imported = atalaya_sensor::fail2ban::import(folder.path()).unwrap();
+    let names: Vec<&str> = imported.jails.iter().map(|jail| jail.policy.name.as_str()).collect();
+    assert_eq!(names, ["postfix", "recidive", "idle", "mails"], "{:?}", imported.left_out);
+    let left_out: BTreeMap<&str, &str> =
+        imported.left_out.iter().map(|(name, reason)| (name.as_str(), reason.as_str())).collect();
+    let logtype = left_out["unknown-logtype"];
+    assert!(
+        logtype.contains("needs <lt_jurnal/__prefix_line>, which is not set")
+            && logtype.ends_with("the filter does not know the logtype `jurnal`"),
+        "{logtype}"
+    );
+    let mode = left_out["unknown-mode"];
+    assert!(mode.ends_with("the filter does not know the mode `agressive`"), "{mode}");
+    let notes = imported.notes.join("\n");
+    for (jail, says) in [
+        ("recidive", "will find nothing while fail2ban is stopped"),
+        ("mails", "does not run sendmail-whois-lines, my-script: "),
+        (
+            "idle",
+            "sets `mode`, which does not reach its filter, here as in fail2ban: write it as in filter = sshd[mode=…]",
+        ),
+    ] {
+        let said = imported
+            .notes
+            .iter()
+            .any(|note| note.starts_with(&format!("jail {jail} ")) && note.contains(says));
+        assert!(said, "{jail} {says}:\n{notes}");
+    }
+    assert!(!notes.contains("jail postfix sets"), "{notes}");
+    let unused = imported.notes.iter().find(|note| note.starts_with("not used here")).unwrap();
+    assert!(!unused.contains("mode") && unused.contains("port"), "{unused}");
+    let toml = atalaya_sensor::fail2ban::as_toml(folder.path()).unwrap();
+    assert!(toml.contains("# jail recidive reads the log in which fail2ban writes its bans"), "{toml}");
+}
+
 /// Each mistake is its jail's alone, and says where it is and what would be right.
 #[test]
 fn broken_filters_are_told_and_the_other_jails_run() {

@@ -59,6 +59,8 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
                         "jail {name} reads the journal, because none of its log files is there"
                     ));
                 }
+                let notes = notes(&definition);
+                imported.notes.extend(notes.into_iter().map(|note| format!("jail {name} {note}")));
                 imported.jails.push(jail);
                 others.extend(NOT_USED.iter().filter(|(option, usual, _)| {
                     let set = definition.options.get(*option).or(if *option == "usedns" {
@@ -136,6 +138,60 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
 }
 
+/// What of a jail that runs here does not do what it seems to, said of the jail.
+fn notes(definition: &JailDefinition) -> Vec<String> {
+    let mut notes = Vec::new();
+    if definition.filter.name == "recidive" {
+        notes.push(
+            "reads the log in which fail2ban writes its bans, and will find nothing while fail2ban is stopped: let \
+             the bans of those who come back grow instead, with bantime.increment = true or the enforcer's [escalation]"
+                .to_owned(),
+        );
+    }
+    let reports: Vec<&str> =
+        definition.actions.iter().map(String::as_str).filter(|action| !is_firewall(action)).collect();
+    if !reports.is_empty() {
+        notes.push(format!(
+            "does not run {}: bans are the enforcer's, on the routers, and nothing is mailed or reported elsewhere",
+            reports.join(", ")
+        ));
+    }
+    for option in &definition.idle {
+        notes.push(format!(
+            "sets `{option}`, which does not reach its filter, here as in fail2ban: write it as in filter = {}[{option}=…]",
+            definition.filter.name
+        ));
+    }
+    notes
+}
+
+/// Whether an action of fail2ban's own is one that bans on the host, in whose place the routers do.
+fn is_firewall(action: &str) -> bool {
+    const FIREWALLS: [&str; 20] = [
+        "apf",
+        "bsd-ipfw",
+        "csf",
+        "dummy",
+        "firewallcmd",
+        "hostsdeny",
+        "ipfilter",
+        "ipfw",
+        "iptables",
+        "mikrotik",
+        "netscaler",
+        "nftables",
+        "nginx-block-map",
+        "npf",
+        "osx-",
+        "pf",
+        "route",
+        "shorewall",
+        "symbiosis",
+        "ufw",
+    ];
+    FIREWALLS.iter().any(|firewall| action.starts_with(firewall))
+}
+
 /// A jail as `sensor.toml` has it.
 #[derive(Serialize)]
 struct TomlJail<'a> {
@@ -180,16 +236,19 @@ pub fn as_toml(folder: &Path) -> Result<String, Fail2banError> {
     for (name, definition) in read.enabled() {
         let converted = definition.map_err(|error| error.to_string()).and_then(|definition| {
             let jail = convert(&definition)?;
-            written(&definition, &jail).map(|text| (definition.unused.clone(), text))
+            written(&definition, &jail).map(|text| (definition, text))
         });
         match converted {
-            Ok((unused, text)) => {
-                if !unused.is_empty() {
+            Ok((definition, text)) => {
+                if !definition.unused.is_empty() {
                     let _ = write!(
                         out,
                         "\n# not used here, because the enforcer bans, on the routers: {}",
-                        unused.join(", ")
+                        definition.unused.join(", ")
                     );
+                }
+                for note in notes(&definition) {
+                    let _ = write!(out, "\n# jail {name} {note}");
                 }
                 let _ = write!(out, "\n{text}");
             }
