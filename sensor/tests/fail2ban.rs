@@ -83,6 +83,12 @@ fn ours(jail: &JailDefinition) -> BTreeMap<&'static str, Vec<String>> {
         ("findtime", one(&jail.options.get("findtime").cloned())),
         ("bantime", one(&jail.options.get("bantime").cloned())),
         ("maxretry", one(&jail.options.get("maxretry").cloned())),
+        ("bantime.factor", one(&jail.options.get("bantime.factor").cloned())),
+        ("bantime.rndtime", one(&jail.options.get("bantime.rndtime").cloned())),
+        (
+            "addignoreip",
+            jail.option("ignoreip").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+        ),
     ])
 }
 
@@ -217,6 +223,96 @@ fn a_jails_mistake_is_its_own() {
     assert!(found["e"].contains("circle.conf:3: `failregex` refers to itself"), "{}", found["e"]);
     assert_eq!(found["f"], "1");
     assert!(found["good"].parse::<usize>().unwrap() > 10, "{}", found["good"]);
+}
+
+/// Forms of `jail.local` as people publish them.
+#[test]
+fn published_forms_of_jails_are_read_as_fail2ban_reads_them() {
+    const FORMS: &str = r#"
+; a comment of the other kind
+[INCLUDES]
+before = paths-debian.conf
+after  = paths-overrides.local
+
+[Default]
+bantime = 1m
+
+[DEFAULT]
+action =
+logpath = /dev/null
+ignoreip = 127.0.0.1/8
+	::1
+	10.1.1.0/24
+bantime.increment = true
+bantime.rndtime = 8m ; so that nobody knows
+bantime  = 8640000
+findtime: 10m
+maxmatches = %(maxretry)s
+fail2ban_agent = Fail2Ban/%(fail2ban_version)s
+banaction = nftables[type=multiport]
+action_x = %(banaction)s[port="%(port)s", protocol="%(protocol)s"]
+
+[sshd]
+Enabled = TRUE
+mode    = aggressive
+port    = 2222,ssh
+logpath = %(sshd_log)s
+backend = %(sshd_backend)s
+maxretry = 3
+bantime = -1
+
+[sshd-long]
+enabled = yes
+filter  = sshd[mode="extra", publickey=invalid]
+           [logtype=short]
+bantime.factor = 24
+findtime = %(sshd/findtime)s
+maxretry = %(sshd/maxretry)s
+
+[nginx-http-auth]
+enabled = on
+filter = nginx-http-auth
+port = http,https
+logpath = /dev/null
+          /dev/zero
+
+[web]
+enabled = 1
+filter =
+failregex = ^<HOST> -.*"(GET|POST).*/wp-login\.php
+            ^<HOST> -.*"GET /\.env HTTP/1\.[01]" 404
+ignoreregex = \.(jpg|png|css) ; pictures
+datepattern = %%d/%%b/%%Y:%%H:%%M:%%S %%z
+
+[traefik]
+enabled = true
+filter = apache-auth
+failregex = %(known/failregex)s
+            ^<HOST> - \S+ \[\] \"[A-Z]+ .+\" 401 .+$
+usedns = no
+maxretry = 10
+    
+[mail]
+enabled = true
+filter = postfix[mode=auth]
+journalmatch = _SYSTEMD_UNIT=postfix@-.service + _COMM=smtpd
+backend = systemd[journalflags=1]
+
+[named]
+enabled = true
+filter = named-refused
+findtime = 1d
+[recidive]
+enabled  = true
+filter   = recidive
+logpath  = /dev/null
+findtime = 1d
+maxretry = 5
+bantime  = 1w
+"#;
+    let folder = folder(FORMS);
+    std::fs::remove_file(folder.path().join("jail.d/defaults-debian.conf")).unwrap();
+    assert_eq!(compare(folder.path()), 8);
 }
 
 /// What would count nothing, or does not reach what it is meant for, is said where it is; what does is no news.

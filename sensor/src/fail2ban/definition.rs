@@ -244,19 +244,22 @@ fn resolve(
     Ok((filter, combined))
 }
 
-/// Gives a filter those of the options that a filter has.
+/// Gives a filter those of the options that a filter has. Lists grow: a jail's takes the place of what the filter's
+/// [Definition] has, which is not asked for then, and is added to what its [Init] has, as in fail2ban.
 fn take(
     filter: &mut FilterDefinition,
     options: &BTreeMap<String, String>,
     place: &dyn Fn(&str) -> OptionPlace,
 ) -> Result<(), Fail2banError> {
-    let lines = |text: &String| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    };
     let unless_blank = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());
     for (option, value) in options {
         match option.as_str() {
-            "failregex" => filter.failregex = lines(value),
-            "ignoreregex" => filter.ignoreregex = lines(value),
-            "journalmatch" => filter.journalmatch = lines(value),
+            "failregex" => filter.failregex.extend(lines(value)),
+            "ignoreregex" => filter.ignoreregex.extend(lines(value)),
+            "journalmatch" => filter.journalmatch.extend(lines(value)),
             "prefregex" => filter.prefregex = unless_blank(value),
             "datepattern" => filter.datepattern = unless_blank(value),
             "usedns" => filter.usedns = Some(value.clone()),
