@@ -32,12 +32,13 @@ fn theirs(code: &str, words: &[&str]) -> Vec<serde_json::Value> {
     answers
 }
 
-/// A configuration of one jail for each value, `j0`, `j1`…, in which the option has that value.
+/// A configuration of one jail for each value, `j0`, `j1`…, in which the option has that value; behind a tab stands
+/// another option.
 fn imported(option: &str, values: &[&str]) -> Imported {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::new();
     for (index, value) in values.iter().enumerate() {
-        let value = value.replace('%', "%%").replace('\n', "\n  ");
+        let value = value.replace('%', "%%").replace('\n', "\n  ").replace('\t', "\n");
         text.push_str(&format!(
             "[j{index}]\nenabled = true\nfilter = plain\nlogpath = /dev/null\n{option} = {value}\n"
         ));
@@ -179,6 +180,21 @@ fn maxretry_is_any_whole_number_that_fail2ban_reads() {
     for (index, (form, theirs)) in FORMS.iter().zip(&theirs).enumerate() {
         let expected = theirs.as_i64().map(|number| number.clamp(1, u32::MAX.into()) as u32);
         assert_eq!(jail(&ours, index).map(|jail| jail.policy.maxretry), expected, "{form:?}");
+    }
+}
+
+/// There it is an expression of Python too; the first ban is longer by it.
+#[test]
+fn bantime_factor_is_the_number_that_fail2ban_computes() {
+    const FORMS: [&str; 12] =
+        ["1", "24", "0.5", "1/2", "2 * 3", "(1+2)*2", "2**3", "24 # a day", "five", "1h", "1 2", "1/0"];
+    let theirs = theirs("ask = lambda word: float(eval(word))", &FORMS);
+    let lines = FORMS.map(|form| format!("{form}\tbantime.increment = true"));
+    let ours = imported("bantime.factor", &lines.each_ref().map(String::as_str));
+    for (index, (form, theirs)) in FORMS.iter().zip(&theirs).enumerate() {
+        let first = jail(&ours, index).map(|jail| jail.policy.escalation.as_ref().unwrap().thousandths[0]);
+        let theirs = theirs.as_f64().map(|factor| (factor * 1000.0) as u64);
+        assert_eq!(first, theirs, "{form:?}");
     }
 }
 

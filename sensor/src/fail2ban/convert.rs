@@ -299,7 +299,8 @@ fn escalation(definition: &JailDefinition) -> Result<Option<EscalationTable>, St
         let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
         number.ok_or_else(|| format!("{name}: `{text}` is not a number above 0"))
     };
-    let factor = option("bantime.factor").map_or(Ok(1.0), |text| number("bantime.factor", text))?;
+    let factor = option("bantime.factor").map_or(Ok(1.0), time::factor);
+    let factor = factor.map_err(|problem| format!("bantime.factor: {problem}"))?;
     let seconds = |name: &str| {
         option(name).map(time::seconds).transpose().map_err(|problem| format!("{name}: {problem}"))
     };

@@ -43,10 +43,20 @@ fn value(text: &str) -> Result<f64, String> {
     if text.len() > LONGEST {
         return Err(wrong());
     }
-    let replaced = replace_units(text);
-    let mut reader = Reader { rest: line(&replaced).ok_or_else(wrong)?, depth: 0 };
+    computed(&replace_units(text)).ok_or_else(wrong)
+}
+
+/// A number above zero, which may be computed too, without units: `24`, `1/2`.
+pub(super) fn factor(text: &str) -> Result<f64, String> {
+    let value = Some(text).filter(|text| text.len() <= LONGEST).and_then(computed);
+    value.filter(|value| *value > 0.0).ok_or_else(|| format!("`{text}` is not a number above 0"))
+}
+
+/// What arithmetic comes to.
+fn computed(text: &str) -> Option<f64> {
+    let mut reader = Reader { rest: line(text)?, depth: 0 };
     let value = reader.sum().filter(|_| reader.rest.is_empty());
-    value.filter(|value| value.is_finite()).ok_or_else(wrong)
+    value.filter(|value| value.is_finite())
 }
 
 /// `1d 12h` as `1*86400+12*3600`.
