@@ -28,9 +28,9 @@ use std::time::Instant;
 use crate::date::Dates;
 use address::{HostPlace, host, leftmost, named};
 use atalaya_program::count::{agreeing, counted};
-use attempt::Attempts;
+use attempt::AttemptMemory;
 use dateless::Dateless;
-pub use definition::{FilterDefinition, Mode, Newlines};
+pub use definition::{FilterDefinition, FilterMode, Newlines};
 pub use explain::NearMiss;
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
@@ -61,7 +61,7 @@ pub struct Filter {
     /// The last line with a date, where some lines have theirs in one before.
     dated: Option<Vec<u8>>,
     sessions: Sessions,
-    attempts: Attempts,
+    attempts: AttemptMemory,
     /// Other names of users.
     users: BTreeMap<String, String>,
     /// Whether a machine works on UTF-8 alone.

@@ -14,11 +14,11 @@ use super::filters::Filters;
 use super::{RawDefaults, yes};
 use crate::date;
 use crate::filter::{Filter, FilterDefinition};
-use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports::{self, Ports};
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
+use crate::jail::{KEPT, Policy};
 use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
@@ -253,7 +253,7 @@ const FILTER: &[&str] =
     &["filter", "mode", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
 
 /// How many failures an offence may take.
-const FAILURES: RangeInclusive<u32> = 1..=1000;
+const FAILURES: RangeInclusive<u32> = 1..=KEPT;
 
 /// Those of `[defaults]` speak of failures: how many connections, or ports, are too many is another matter.
 fn of_failures(_: &RawJail, defaults: &RawDefaults, standard: Policy) -> Policy {
@@ -374,9 +374,10 @@ impl RawJail {
             ..standard
         };
         check_ipv6_prefix(policy.ipv6_prefix)?;
-        if !rules.maxretry.contains(&policy.maxretry) {
-            let (least, most) = (rules.maxretry.start(), rules.maxretry.end());
-            return Err(format!("maxretry is {}; expected {least} to {most}", policy.maxretry));
+        let (least, most) = (*rules.maxretry.start(), *rules.maxretry.end());
+        if policy.maxretry < least || (policy.maxretry > most && !policy.decay) {
+            let decay = if most == KEPT { ", or more with `decay = true`" } else { "" };
+            return Err(format!("maxretry is {}; expected {least} to {most}{decay}", policy.maxretry));
         }
         if policy.findtime.0 > rules.longest {
             return Err(format!(

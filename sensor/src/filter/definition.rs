@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::attempt::Attempts;
+use super::attempt::AttemptMemory;
 use super::pattern::{self, FilterError, Pattern, Prefix};
 use super::session::Sessions;
 use super::{Buffer, Filter};
@@ -40,7 +40,7 @@ pub struct FilterDefinition {
     /// Other names of users, by what the daemon writes for them; empty where it stands for none.
     pub users: BTreeMap<String, String>,
     /// What to count besides, by the name of a mode.
-    pub modes: BTreeMap<String, Mode>,
+    pub modes: BTreeMap<String, FilterMode>,
     /// What to do with host names: `yes`, `warn`, `no` or `raw`.
     #[serde(skip)]
     pub usedns: Option<String>,
@@ -62,7 +62,7 @@ pub enum Newlines {
 /// What a mode counts beyond what the filter does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Mode {
+pub struct FilterMode {
     /// Other modes that it includes.
     pub includes: Vec<String>,
     /// Further failures.
@@ -155,7 +155,7 @@ impl FilterDefinition {
             buffer: multiline.then(|| Buffer::new(self.maxlines as usize)),
             dated: None,
             sessions: Sessions::default(),
-            attempts: Attempts::default(),
+            attempts: AttemptMemory::default(),
             users: self.users.clone(),
             needs_utf8,
             exhausted: 0,
