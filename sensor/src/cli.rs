@@ -13,6 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::control::{Answer, Request};
 use crate::local_drop::session;
+use crate::source::files::{Access, troubles_of};
 use crate::{fail2ban, service};
 
 pub mod argument;
@@ -209,6 +210,10 @@ pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyh
         Command::Check => {
             let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
             print!("{config}");
+            let logs = config.logs();
+            for (path, what) in troubles_of(&logs.patterns, &Access::new(logs.follow, None)) {
+                println!("warning: not read: {}: {what}", path.display());
+            }
             config.check_session(session::client()).map_err(anyhow::Error::msg)?;
             if cli.config.exists() {
                 println!("{}: no mistakes", cli.config.display());

@@ -5,8 +5,15 @@ use std::path::Path;
 
 use super::Config;
 use crate::confine::files::Reach;
+use crate::confine::logs::WantedLogs;
 
 impl Config {
+    /// The logs that its jails read.
+    pub fn logs(&self) -> WantedLogs {
+        let patterns = self.jails.iter().filter_map(|jail| jail.source.paths()).flatten().cloned();
+        WantedLogs { patterns: patterns.collect(), follow: self.follow.clone() }
+    }
+
     /// What it needs, where it was read from this file; an error in words where nothing less than everything would do.
     pub fn reach(&self, file: &Path) -> Result<Reach, String> {
         let mut reach = Reach::of_state(&self.state);

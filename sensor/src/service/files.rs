@@ -5,11 +5,14 @@ use anyhow::Context;
 use jiff::Timestamp;
 
 use super::{Shared, lock};
-use crate::source::files::{FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start};
+use crate::source::files::{
+    Access, FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
+};
 
 /// Follows the log files of all jails on a thread of its own, from where reading stands.
 pub(super) fn follow(
     watch: &Shared,
+    access: Access,
 ) -> anyhow::Result<Option<(FollowerHandle, std::thread::JoinHandle<()>)>> {
     let mut patterns = Vec::new();
     let mut jail_of_pattern = Vec::new();
@@ -23,7 +26,7 @@ pub(super) fn follow(
         return Ok(None);
     }
     let saved = lock(watch).positions.values().cloned().collect();
-    let mut follower = Follower::new(&patterns, saved, Start::End)?;
+    let mut follower = Follower::new(&patterns, saved, Start::End)?.with_access(access);
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern };
     follower.begin(&mut sink);

@@ -26,7 +26,7 @@ pub(super) struct Bounds {
 /// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
 /// `file` is where the configuration was read from.
 pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
-    let kernel = Kernel::start(loader);
+    let kernel = Kernel::start(loader, config.logs());
     // What is not there cannot be reached later.
     if let Err(error) = std::fs::create_dir_all(&config.state) {
         tracing::debug!(%error, "the state folder cannot be made");

@@ -15,27 +15,30 @@
 //!   between it and the present one.
 //! - *Missed events*: inotify's are a hint. A full scan every [`RESCAN`] finds what they did not tell.
 
+mod access;
 mod followed;
 mod opened;
-mod pattern;
 mod position;
+mod status;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::confine::logs::PathPattern;
+
+pub use access::Access;
 use followed::{Followed, TurnEnd};
 pub(crate) use opened::Opened;
 use opened::settled_archives;
-use pattern::PathPattern;
-pub use pattern::exists;
 pub use position::{Fingerprint, Position, SavedPosition};
+pub use status::{FilesStatus, MOST_TROUBLES, Troubles};
 
 /// How long a file that lost its name must be quiet before it is let go.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -76,17 +79,6 @@ pub trait Sink {
     fn forget(&mut self, position: &SavedPosition);
 }
 
-/// Counters that can be read while the follower runs.
-#[derive(Debug, Default)]
-pub struct FilesStatus {
-    bytes: AtomicU64,
-    followed: AtomicU64,
-    backlog: AtomicU64,
-    truncations: AtomicU64,
-    rotations: AtomicU64,
-    cut_lines: AtomicU64,
-}
-
 /// Why files cannot be followed at all. A single file's trouble is logged, and the others go on.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -115,6 +107,9 @@ pub struct FollowerHandle {
 #[derive(Debug)]
 pub struct Follower {
     patterns: Vec<PathPattern>,
+    /// As they were given, for those who read of them.
+    texts: Vec<String>,
+    access: Access,
     start: Start,
     /// In the order in which they are read: an old file stands before the one that replaced it.
     files: Vec<Followed>,
@@ -126,44 +121,11 @@ pub struct Follower {
     inotify: Inotify,
     folders: HashMap<PathBuf, WatchDescriptor>,
     file_watches: HashMap<WatchDescriptor, (u64, u64)>,
-    complained: HashSet<PathBuf>,
+    /// What could not be read at the last try, by path.
+    unreadable: Troubles,
     handle: FollowerHandle,
     /// Whether the first scan is over: files that appear later are read from their start.
     running: bool,
-}
-
-// === impl FilesStatus ===
-
-impl FilesStatus {
-    /// Bytes handed over since the start.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Files that are open now.
-    pub fn followed(&self) -> u64 {
-        self.followed.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that are written and not yet handed over, as of the last look.
-    pub fn backlog(&self) -> u64 {
-        self.backlog.load(Ordering::Relaxed)
-    }
-
-    /// How often a file was found shorter, or with another beginning, than what was read of it.
-    pub fn truncations(&self) -> u64 {
-        self.truncations.load(Ordering::Relaxed)
-    }
-
-    /// Files seen to lose their name to another.
-    pub fn rotations(&self) -> u64 {
-        self.rotations.load(Ordering::Relaxed)
-    }
-
-    /// Lines cut at [`LONGEST_LINE`].
-    pub fn cut_lines(&self) -> u64 {
-        self.cut_lines.load(Ordering::Relaxed)
-    }
 }
 
 // === impl FollowerHandle ===
@@ -190,12 +152,18 @@ impl FollowerHandle {
 impl Follower {
     /// Prepares to follow the files that match the patterns, from the saved positions on.
     pub fn new(patterns: &[String], saved: Vec<SavedPosition>, start: Start) -> Result<Self, FilesError> {
-        let patterns = patterns.iter().map(|path| PathPattern::new(path)).collect::<Result<_, _>>()?;
+        let texts = patterns.to_vec();
+        let taken_apart = patterns.iter().map(|path| {
+            PathPattern::new(path).map_err(|reason| FilesError::Pattern { path: path.clone(), reason })
+        });
+        let patterns = taken_apart.collect::<Result<_, _>>()?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| FilesError::Kernel(error.into()))?;
         let handle = FollowerHandle { stop: Arc::default(), wake: Arc::new(wake), status: Arc::default() };
         Ok(Self {
             patterns,
+            texts,
+            access: Access::default(),
             start,
             files: Vec::new(),
             known: saved.iter().map(|saved| saved.path.clone()).collect(),
@@ -204,10 +172,18 @@ impl Follower {
             inotify: Inotify::init().map_err(FilesError::Kernel)?,
             folders: HashMap::new(),
             file_watches: HashMap::new(),
-            complained: HashSet::new(),
+            unreadable: Troubles::new(),
             handle,
             running: false,
         })
+    }
+
+    /// Opens files in this way; without it, links lead nowhere that is not root's, and nobody else opens what this
+    /// process may not.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// What stops this follower and reads its counters.
@@ -258,7 +234,7 @@ impl Follower {
                 // No jail reads it any more; its position stays in case one will again.
                 continue;
             }
-            let Some((at, opened)) = position::find(&saved) else {
+            let Some((at, opened)) = position::find(&self.access, &saved) else {
                 tracing::warn!(path = %saved.path.display(), "the file that was followed is gone; what was written to it since is lost");
                 sink.forget(&saved);
                 continue;
@@ -287,7 +263,7 @@ impl Follower {
         let known = |opened: &Opened| {
             self.finished_in(opened).is_some() || self.files.iter().any(|file| file.id() == opened.id())
         };
-        let mut between: Vec<_> = settled_archives(path)
+        let mut between: Vec<_> = settled_archives(&self.access, path)
             .into_iter()
             .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
             .filter(|(_, file)| !known(file))
@@ -304,26 +280,43 @@ impl Follower {
     fn scan(&mut self, sink: &mut impl Sink) {
         let mut named: Vec<(PathBuf, Vec<usize>)> = Vec::new();
         let mut folders = HashSet::new();
+        let mut troubles = Troubles::new();
         for (index, pattern) in self.patterns.iter().enumerate() {
-            for path in pattern.paths(&mut folders) {
+            let mut names = |folder: &Path| {
+                self.access.names(folder).unwrap_or_else(|error| {
+                    note(&mut troubles, folder, &error.to_string());
+                    Vec::new()
+                })
+            };
+            for path in pattern.paths(&mut folders, &mut names) {
                 match named.iter_mut().find(|(known, _)| *known == path) {
                     Some((_, patterns)) => patterns.push(index),
                     None => named.push((path, vec![index])),
                 }
             }
         }
-        self.watch_folders(folders);
 
         let mut live = HashSet::new();
+        let mut found = vec![false; self.patterns.len()];
         for (path, patterns) in named {
-            let opened = match position::open(&path) {
+            let opened = match self.access.file(&path) {
                 Ok(opened) => opened,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
+                        patterns.iter().for_each(|pattern| found[*pattern] = true);
+                        note(&mut troubles, &path, "the link leads to nothing");
+                    }
+                    continue;
+                }
                 Err(error) => {
-                    self.complain(&path, &error);
+                    patterns.iter().for_each(|pattern| found[*pattern] = true);
+                    note(&mut troubles, &path, &error.to_string());
                     continue;
                 }
             };
-            self.complained.remove(&path);
+            patterns.iter().for_each(|pattern| found[*pattern] = true);
+            // A name that comes where a link leads matters too.
+            folders.extend(opened.folder.clone());
             let id = opened.id();
             if let Some(file) = self.files.iter_mut().find(|file| file.id() == id) {
                 // Two names of one file, or a rename within a pattern, are one file still.
@@ -367,6 +360,15 @@ impl Follower {
             live.insert(id);
             self.add(file);
         }
+        self.watch_folders(folders);
+        for (index, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
+            note(
+                &mut troubles,
+                Path::new(&self.texts[index]),
+                "there is no such file; it is read once it is there",
+            );
+        }
+        self.tell(troubles);
         let now = Instant::now();
         for file in &mut self.files {
             if !live.contains(&file.id()) && file.quiet_since.is_none() {
@@ -403,12 +405,12 @@ impl Follower {
                 Ok(TurnEnd::More) => more = true,
                 Ok(TurnEnd::Truncated) => {
                     status.truncations.fetch_add(1, Ordering::Relaxed);
-                    file.restart(sink, &status);
+                    file.restart(&self.access, sink, &status);
                     more = true;
                 }
                 Err(error) => {
                     file.dirty = false;
-                    self.complain(&path, &error);
+                    note(&mut self.unreadable, &path, &error.to_string());
                     continue;
                 }
             }
@@ -551,10 +553,54 @@ impl Follower {
         self.patterns.iter().enumerate().filter(matches).map(|(index, _)| index).collect()
     }
 
-    /// Says once what is wrong with a path; a path that is not there is not wrong.
-    fn complain(&mut self, path: &Path, error: &std::io::Error) {
-        if error.kind() != std::io::ErrorKind::NotFound && self.complained.insert(path.to_owned()) {
-            tracing::warn!(path = %path.display(), %error, "cannot be followed; it is tried again every two seconds");
+    /// Says once what is not read, and keeps it for those who ask.
+    fn tell(&mut self, mut troubles: Troubles) {
+        troubles.append(&mut std::mem::take(&mut self.unreadable));
+        for (path, what) in self.handle.status.set_troubles(troubles) {
+            tracing::warn!(path = %path.display(), "not read: {what}; it is tried again every two seconds");
         }
     }
+}
+
+/// Adds why a path is not read, where there is room.
+fn note(troubles: &mut Troubles, path: &Path, what: &str) {
+    if troubles.len() < MOST_TROUBLES {
+        troubles.insert(path.to_owned(), what.to_owned());
+    }
+}
+
+/// Which of these patterns are not read as they should be, and why, as this process meets it.
+pub fn troubles_of(patterns: &[String], access: &Access) -> Troubles {
+    let mut troubles = Troubles::new();
+    for text in patterns {
+        let pattern = match PathPattern::new(text) {
+            Ok(pattern) => pattern,
+            Err(reason) => {
+                note(&mut troubles, Path::new(text), &reason);
+                continue;
+            }
+        };
+        let mut names = |folder: &Path| {
+            access.names(folder).unwrap_or_else(|error| {
+                note(&mut troubles, folder, &error.to_string());
+                Vec::new()
+            })
+        };
+        let paths = pattern.paths(&mut HashSet::new(), &mut names);
+        let mut found = false;
+        for path in paths {
+            match access.file(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    found = true;
+                    note(&mut troubles, &path, &error.to_string());
+                }
+                Ok(_) => found = true,
+            }
+        }
+        if !found {
+            note(&mut troubles, Path::new(text), "there is no such file; it is read once it is there");
+        }
+    }
+    troubles
 }

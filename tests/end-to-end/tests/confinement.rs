@@ -1,6 +1,9 @@
 //! What is left to a sensor's process that was taken over: a debugger makes the running processes call what
 //! an intruder would. Needs root, and fails where it is missing.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::{chown, lchown, symlink};
 use std::process::Command;
 use std::time::Duration;
 
@@ -144,4 +147,114 @@ fn a_reload_that_asks_for_more_than_was_kept_is_refused_with_what_it_is() -> Res
     sensor.wait_for("become ready", PATIENCE, is_ready)?;
     ensure!(output(stage.sensor().arg("status"))?.contains("other"));
     Ok(())
+}
+
+/// A sensor with a jail over this pattern in the stage's folder, which bans at the first failure.
+fn sensor_on(stage: &Stage, pattern: &str, more: &str) -> Result<Process> {
+    stage.write_sensor_config(&format!(
+        "{more}\n[jail.app]\nsource = \"files\"\npaths = [\"{}\"]\nfailregex = 'refused login from <ADDR>$'\nmaxretry = 1\n",
+        stage.folder().join(pattern).display()
+    ))?;
+    stage.start_sensor()
+}
+
+/// Writes a line to a log of the stage, with the address of this last number.
+fn fail(stage: &Stage, log: &str, number: u8) -> Result<()> {
+    let mut log = File::options().create(true).append(true).open(stage.folder().join(log))?;
+    let now = jiff::Timestamp::now();
+    Ok(writeln!(log, "{now} app refused login from 203.0.113.{number}")?)
+}
+
+fn wait_for_failure(sensor: &mut Process, number: u8) -> Result<()> {
+    let address = format!("failure jail=app address=203.0.113.{number} ");
+    sensor.wait_for(PATIENCE, |line| line.contains(&address)).map(drop)
+}
+
+#[test]
+fn a_folder_of_logs_that_is_made_after_the_start_and_made_again_is_read_by_a_confined_sensor() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let folder = |name: &str| stage.folder().join(name);
+    let mut sensor = sensor_on(&stage, "var/later/*.log", "")?;
+    ensure!(sensor.said().contains("confined: "), "{}", sensor.said());
+    let status = output(stage.sensor().arg("status"))?;
+    ensure!(status.contains("var/later/*.log: there is no such file"), "{status}");
+    let check = output(stage.sensor().arg("check"))?;
+    ensure!(check.contains("var/later/*.log: there is no such file"), "{check}");
+
+    std::fs::create_dir_all(folder("var/later"))?;
+    fail(&stage, "var/later/a.log", 1)?;
+    wait_for_failure(&mut sensor, 1)?;
+    std::fs::remove_dir_all(folder("var/later"))?;
+    std::fs::create_dir_all(folder("var/later"))?;
+    fail(&stage, "var/later/a.log", 2)?;
+    wait_for_failure(&mut sensor, 2)?;
+    std::fs::remove_dir_all(folder("var"))?;
+    std::fs::create_dir_all(folder("var/later"))?;
+    fail(&stage, "var/later/b.log", 3)?;
+    wait_for_failure(&mut sensor, 3)?;
+    let status = output(stage.sensor().arg("status"))?;
+    ensure!(!status.contains("not read"), "{status}");
+    // What is beside the logs is opened by neither.
+    let shadow = folder("var/shadow");
+    std::fs::write(&shadow, "")?;
+    let arguments = format!("-100, \"{}\", 0", shadow.display());
+    calls(sensor.id(), &[((libc::SYS_openat, arguments.leak()), EACCES)])
+}
+
+#[test]
+fn links_are_followed_as_kubernetes_lays_them_through_rotation_and_a_restart() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let folder = |name: &str| stage.folder().join(name);
+    std::fs::create_dir_all(folder("containers"))?;
+    std::fs::create_dir_all(folder("pods/a"))?;
+    std::fs::write(folder("pods/a/0.log"), "")?;
+    symlink(folder("pods/a/0.log"), folder("containers/a.log"))?;
+    let mut sensor = sensor_on(&stage, "containers/*.log", "")?;
+    fail(&stage, "pods/a/0.log", 1)?;
+    wait_for_failure(&mut sensor, 1)?;
+    std::fs::rename(folder("pods/a/0.log"), folder("pods/a/0.log.20261130"))?;
+    fail(&stage, "pods/a/0.log", 2)?;
+    wait_for_failure(&mut sensor, 2)?;
+    std::fs::create_dir_all(folder("pods/b"))?;
+    fail(&stage, "pods/b/0.log", 3)?;
+    symlink(folder("pods/b/0.log"), folder("containers/b.log"))?;
+    wait_for_failure(&mut sensor, 3)?;
+    sensor.terminate(PATIENCE)?;
+
+    // Rotated while nobody looked: the rest is beside the file to which the link leads.
+    fail(&stage, "pods/b/0.log", 4)?;
+    std::fs::rename(folder("pods/b/0.log"), folder("pods/b/0.log.20261130"))?;
+    fail(&stage, "pods/b/0.log", 5)?;
+    let mut sensor = stage.start_sensor()?;
+    wait_for_failure(&mut sensor, 4)?;
+    wait_for_failure(&mut sensor, 5)
+}
+
+#[test]
+fn a_users_link_to_a_file_that_root_alone_may_read_reads_nothing_and_is_named() -> Result<()> {
+    const ALICE: u32 = 4711;
+    let stage = Stage::of_this_test()?;
+    let folder = |name: &str| stage.folder().join(name);
+    std::fs::create_dir_all(folder("logs/alice"))?;
+    std::fs::create_dir_all(folder("logs/root"))?;
+    fail(&stage, "logs/root/secret", 66)?;
+    chown(folder("logs/alice"), Some(ALICE), Some(ALICE))?;
+    symlink(folder("logs/root/secret"), folder("logs/alice/x.log"))?;
+    lchown(folder("logs/alice/x.log"), Some(ALICE), Some(ALICE))?;
+    // Both lie below a folder that the worker itself may read.
+    let mut sensor = sensor_on(&stage, "logs/*/*.log", "")?;
+    let status = output(stage.sensor().arg("status"))?;
+    ensure!(status.contains("logs/alice/x.log: the link"), "{status}");
+    let check = output(stage.sensor().arg("check"))?;
+    ensure!(check.contains("logs/alice/x.log: the link"), "{check}");
+    fail(&stage, "logs/root/secret", 66)?;
+    fail(&stage, "logs/root/app.log", 1)?;
+    wait_for_failure(&mut sensor, 1)?;
+    ensure!(!sensor.said().contains("203.0.113.66"), "{}", sensor.said());
+    sensor.terminate(PATIENCE)?;
+
+    let follow = format!("follow = [\"{}\"]", folder("logs/root").canonicalize()?.display());
+    let mut sensor = sensor_on(&stage, "logs/*/*.log", &follow)?;
+    fail(&stage, "logs/root/secret", 67)?;
+    wait_for_failure(&mut sensor, 67)
 }

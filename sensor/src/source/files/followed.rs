@@ -10,8 +10,8 @@ use std::time::{Instant, SystemTime};
 
 use memchr::{memchr, memrchr};
 
-use super::position::{self, Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
-use super::{FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
+use super::position::{Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
+use super::{Access, FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
 
 /// How much is read at once, unless a line is longer.
 const BLOCK: usize = 256 * 1024;
@@ -174,8 +174,8 @@ impl Followed {
     }
 
     /// After a truncation: reads what the copy has beyond what was handed over, then starts anew.
-    pub(super) fn restart(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
-        self.read_copy(sink, status);
+    pub(super) fn restart(&mut self, access: &Access, sink: &mut impl Sink, status: &FilesStatus) {
+        self.read_copy(access, sink, status);
         tracing::info!(path = %self.file.path.display(), "truncated; reading from its start");
         self.offset = 0;
         self.skipping = false;
@@ -256,8 +256,8 @@ impl Followed {
     }
 
     /// Reads the copy that copytruncate made, from the offset on.
-    fn read_copy(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
-        let copies = position::archives(&self.file.path);
+    fn read_copy(&mut self, access: &Access, sink: &mut impl Sink, status: &FilesStatus) {
+        let copies = access.archives(&self.file.path);
         let copy =
             copies.into_iter().find(|(_, opened)| opened.id() != self.id && self.is_copied_by(&opened.file));
         let Some((at, opened)) = copy else {
