@@ -53,6 +53,11 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         ]);
     }
     writeln!(out, "{jails}")?;
+    for jail in &status.jails {
+        for trouble in &jail.troubles {
+            writeln!(out, "jail {}: {}", jail.name, printable(trouble.as_bytes()))?;
+        }
+    }
     for jail in status.jails.iter().filter(|jail| jail.exhausted > 0) {
         writeln!(out, "jail {}: {}", jail.name, given_up(jail.exhausted))?;
     }

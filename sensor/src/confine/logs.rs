@@ -78,11 +78,11 @@ struct Place {
     /// Where that is.
     path: PathBuf,
     /// Links on the way that are not followed everywhere.
-    doubts: Vec<Doubt>,
+    loose: Vec<LooseLink>,
 }
 
 /// A link that may only lead to some places.
-struct Doubt {
+struct LooseLink {
     path: PathBuf,
     /// Who owns it, and the folder in which it lies.
     owner: u32,
@@ -169,8 +169,8 @@ impl WantedLogs {
         let name = if place.name.is_empty() { OsStr::new(".") } else { &place.name };
         let file = open_in(place.folder.as_fd(), name, kind)?;
         let owner = fstat(&file)?.st_uid;
-        for doubt in &place.doubts {
-            doubt.judge(&place.path, owner, &self.follow)?;
+        for link in &place.loose {
+            link.judge(&place.path, owner, &self.follow)?;
         }
         Ok(OpenedLog { file: file.into(), at: Some(place.path) })
     }
@@ -179,7 +179,7 @@ impl WantedLogs {
     fn walk(&self, path: &Path) -> io::Result<Place> {
         let mut steps = vec![Step::root()?];
         let mut names: VecDeque<OsString> = normal(path);
-        let mut doubts: Vec<Doubt> = Vec::new();
+        let mut loose: Vec<LooseLink> = Vec::new();
         let (mut links, mut walked) = (0, 0);
         while let Some(name) = names.pop_front() {
             walked += 1;
@@ -198,11 +198,11 @@ impl WantedLogs {
                 // A log that was rotated away, and whose archives are beside where it was.
                 Err(Errno::NOENT) if names.is_empty() => {
                     let (path, owner) = (path_of(&steps).join(&name), above.owner);
-                    for doubt in &doubts {
-                        doubt.judge(&path, owner, &self.follow)?;
+                    for link in &loose {
+                        link.judge(&path, owner, &self.follow)?;
                     }
                     let Some(Step { folder, .. }) = steps.pop() else { break };
-                    return Ok(Place { folder, name, path, doubts });
+                    return Ok(Place { folder, name, path, loose });
                 }
                 found => found?,
             };
@@ -215,7 +215,7 @@ impl WantedLogs {
                     }
                     if !(above.is_roots && is_root(stat.st_uid)) {
                         let path = path_of(&steps).join(&name);
-                        doubts.push(Doubt { path, owner: stat.st_uid, folder_owner: above.owner });
+                        loose.push(LooseLink { path, owner: stat.st_uid, folder_owner: above.owner });
                     }
                     let target = readlinkat(&found, "", Vec::new())?;
                     let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
@@ -235,11 +235,11 @@ impl WantedLogs {
                         return Err(io::Error::other("it is not a regular file"));
                     }
                     let path = path_of(&steps).join(&name);
-                    for doubt in &doubts {
-                        doubt.judge(&path, stat.st_uid, &self.follow)?;
+                    for link in &loose {
+                        link.judge(&path, stat.st_uid, &self.follow)?;
                     }
                     let Some(Step { folder, .. }) = steps.pop() else { break };
-                    return Ok(Place { folder, name, path, doubts });
+                    return Ok(Place { folder, name, path, loose });
                 }
             }
         }
@@ -247,12 +247,12 @@ impl WantedLogs {
         let Some(Step { name, owner, folder, .. }) = steps.pop() else {
             return Err(Errno::NOENT.into());
         };
-        for doubt in &doubts {
-            doubt.judge(&path, owner, &self.follow)?;
+        for link in &loose {
+            link.judge(&path, owner, &self.follow)?;
         }
         match steps.pop() {
-            Some(above) => Ok(Place { folder: above.folder, name, path, doubts }),
-            None => Ok(Place { folder, name, path, doubts }),
+            Some(above) => Ok(Place { folder: above.folder, name, path, loose }),
+            None => Ok(Place { folder, name, path, loose }),
         }
     }
 }
@@ -274,9 +274,9 @@ impl Step {
     }
 }
 
-// === impl Doubt ===
+// === impl LooseLink ===
 
-impl Doubt {
+impl LooseLink {
     /// Whether it may lead to what lies there and belongs to that user.
     fn judge(&self, leads: &Path, owner: u32, follow: &[PathBuf]) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));

@@ -20,6 +20,7 @@ mod followed;
 mod opened;
 mod position;
 mod status;
+mod survey;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +40,8 @@ pub(crate) use opened::Opened;
 use opened::settled_archives;
 pub use position::{Fingerprint, Position, SavedPosition};
 pub use status::{FilesStatus, MOST_TROUBLES, Troubles};
+pub use survey::troubles_of;
+use survey::{LogSurvey, note};
 
 /// How long a file that lost its name must be quiet before it is let go.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -278,45 +281,10 @@ impl Follower {
 
     /// Looks at all names: which files they stand for now, and which files have lost theirs.
     fn scan(&mut self, sink: &mut impl Sink) {
-        let mut named: Vec<(PathBuf, Vec<usize>)> = Vec::new();
-        let mut folders = HashSet::new();
-        let mut troubles = Troubles::new();
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            let mut names = |folder: &Path| {
-                self.access.names(folder).unwrap_or_else(|error| {
-                    note(&mut troubles, folder, &error.to_string());
-                    Vec::new()
-                })
-            };
-            for path in pattern.paths(&mut folders, &mut names) {
-                match named.iter_mut().find(|(known, _)| *known == path) {
-                    Some((_, patterns)) => patterns.push(index),
-                    None => named.push((path, vec![index])),
-                }
-            }
-        }
-
+        let mut survey = LogSurvey::new(&self.patterns, &self.access);
         let mut live = HashSet::new();
-        let mut found = vec![false; self.patterns.len()];
-        for (path, patterns) in named {
-            let opened = match self.access.file(&path) {
-                Ok(opened) => opened,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
-                        patterns.iter().for_each(|pattern| found[*pattern] = true);
-                        note(&mut troubles, &path, "the link leads to nothing");
-                    }
-                    continue;
-                }
-                Err(error) => {
-                    patterns.iter().for_each(|pattern| found[*pattern] = true);
-                    note(&mut troubles, &path, &error.to_string());
-                    continue;
-                }
-            };
-            patterns.iter().for_each(|pattern| found[*pattern] = true);
-            // A name that comes where a link leads matters too.
-            folders.extend(opened.folder.clone());
+        for (path, patterns) in std::mem::take(&mut survey.named) {
+            let Some(opened) = survey.open(&self.access, &path, &patterns) else { continue };
             let id = opened.id();
             if let Some(file) = self.files.iter_mut().find(|file| file.id() == id) {
                 // Two names of one file, or a rename within a pattern, are one file still.
@@ -360,15 +328,8 @@ impl Follower {
             live.insert(id);
             self.add(file);
         }
-        self.watch_folders(folders);
-        for (index, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
-            note(
-                &mut troubles,
-                Path::new(&self.texts[index]),
-                "there is no such file; it is read once it is there",
-            );
-        }
-        self.tell(troubles);
+        self.watch_folders(std::mem::take(&mut survey.folders));
+        self.tell(survey.into_troubles(&self.texts));
         let now = Instant::now();
         for file in &mut self.files {
             if !live.contains(&file.id()) && file.quiet_since.is_none() {
@@ -560,47 +521,4 @@ impl Follower {
             tracing::warn!(path = %path.display(), "not read: {what}; it is tried again every two seconds");
         }
     }
-}
-
-/// Adds why a path is not read, where there is room.
-fn note(troubles: &mut Troubles, path: &Path, what: &str) {
-    if troubles.len() < MOST_TROUBLES {
-        troubles.insert(path.to_owned(), what.to_owned());
-    }
-}
-
-/// Which of these patterns are not read as they should be, and why, as this process meets it.
-pub fn troubles_of(patterns: &[String], access: &Access) -> Troubles {
-    let mut troubles = Troubles::new();
-    for text in patterns {
-        let pattern = match PathPattern::new(text) {
-            Ok(pattern) => pattern,
-            Err(reason) => {
-                note(&mut troubles, Path::new(text), &reason);
-                continue;
-            }
-        };
-        let mut names = |folder: &Path| {
-            access.names(folder).unwrap_or_else(|error| {
-                note(&mut troubles, folder, &error.to_string());
-                Vec::new()
-            })
-        };
-        let paths = pattern.paths(&mut HashSet::new(), &mut names);
-        let mut found = false;
-        for path in paths {
-            match access.file(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    found = true;
-                    note(&mut troubles, &path, &error.to_string());
-                }
-                Ok(_) => found = true,
-            }
-        }
-        if !found {
-            note(&mut troubles, Path::new(text), "there is no such file; it is read once it is there");
-        }
-    }
-    troubles
 }
