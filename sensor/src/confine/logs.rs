@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 mod pattern;
 
-pub use pattern::{PathPattern, exists, is_compressed};
+pub use pattern::{MOST as MOST_PATHS, PathPattern, exists, is_compressed};
 
 /// The most links on the way to one file, as in the kernel.
 const LINKS: usize = 40;

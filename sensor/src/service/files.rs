@@ -55,19 +55,16 @@ impl Sink for FileSink {
         watch.lines += memchr::memchr_iter(b'\n', lines).count() as u64;
         let position = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
         let key = position.key();
-        watch.unsaved.forgotten.retain(|gone| *gone != key);
+        watch.unsaved.forgotten.remove(&key);
         watch.positions.insert(key.clone(), position.clone());
-        match watch.unsaved.positions.iter_mut().find(|old| old.key() == key) {
-            Some(old) => *old = position,
-            None => watch.unsaved.positions.push(position),
-        }
+        watch.unsaved.positions.insert(key, position);
     }
 
     fn forget(&mut self, position: &SavedPosition) {
         let key = position.key();
         let mut watch = lock(&self.watch);
-        watch.unsaved.positions.retain(|old| old.key() != key);
+        watch.unsaved.positions.remove(&key);
         watch.positions.remove(&key);
-        watch.unsaved.forgotten.push(key);
+        watch.unsaved.forgotten.insert(key);
     }
 }

@@ -17,6 +17,7 @@
 
 mod access;
 mod followed;
+mod index;
 mod opened;
 mod position;
 mod status;
@@ -24,6 +25,7 @@ mod survey;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,7 @@ use crate::confine::logs::PathPattern;
 
 pub use access::Access;
 use followed::{Followed, TurnEnd};
+use index::Index;
 pub(crate) use opened::Opened;
 use opened::settled_archives;
 pub use position::{Fingerprint, Position, SavedPosition};
@@ -121,6 +124,12 @@ pub struct Follower {
     known: HashSet<PathBuf>,
     /// Where reading of files ended that were let go of, the oldest first.
     finished: VecDeque<Position>,
+    /// What the files read into, one after another.
+    buffer: Vec<u8>,
+    /// Where each file stands in `files`.
+    places: HashMap<(u64, u64), usize>,
+    /// How many files are followed under each path.
+    names: HashMap<Arc<Path>, usize>,
     inotify: Inotify,
     folders: HashMap<PathBuf, WatchDescriptor>,
     file_watches: HashMap<WatchDescriptor, (u64, u64)>,
@@ -172,6 +181,9 @@ impl Follower {
             known: saved.iter().map(|saved| saved.path.clone()).collect(),
             saved,
             finished: VecDeque::new(),
+            buffer: Vec::new(),
+            places: HashMap::new(),
+            names: HashMap::new(),
             inotify: Inotify::init().map_err(FilesError::Kernel)?,
             folders: HashMap::new(),
             file_watches: HashMap::new(),
@@ -219,9 +231,8 @@ impl Follower {
             if names_changed || Instant::now() >= next_scan {
                 self.scan(sink);
                 self.let_go(sink);
-                if !names_changed {
-                    self.files.iter_mut().for_each(|file| file.dirty = true);
-                }
+                // What inotify does not tell of.
+                self.files.iter_mut().for_each(|file| file.dirty |= !file.watched);
                 next_scan = Instant::now() + RESCAN;
             }
         }
@@ -257,6 +268,7 @@ impl Follower {
             self.add_between(&path, &patterns, modified);
         }
         self.files.sort_by_key(Followed::modified);
+        self.place();
     }
 
     /// Adds the archives of a path that were last written after the given moment and were never
@@ -283,38 +295,52 @@ impl Follower {
     fn scan(&mut self, sink: &mut impl Sink) {
         let mut survey = LogSurvey::new(&self.patterns, &self.access);
         let mut live = HashSet::new();
+        // Made where something is new, which is seldom.
+        let mut index = None;
         for (path, patterns) in std::mem::take(&mut survey.named) {
-            let Some(opened) = survey.open(&self.access, &path, &patterns) else { continue };
-            let id = opened.id();
-            if let Some(file) = self.files.iter_mut().find(|file| file.id() == id) {
+            // A name that still stands for a file that is followed need not be opened again.
+            let known = std::fs::metadata(&path)
+                .ok()
+                .filter(|metadata| self.places.contains_key(&(metadata.dev(), metadata.ino())));
+            let opened = if known.is_some() { None } else { survey.open(&self.access, &path, &patterns) };
+            let Some(metadata) = known.as_ref().or(opened.as_ref().map(|opened| &opened.metadata)) else {
+                continue;
+            };
+            survey.find(&patterns);
+            let id = (metadata.dev(), metadata.ino());
+            if let Some(file) = self.places.get(&id).and_then(|place| self.files.get_mut(*place)) {
                 // Two names of one file, or a rename within a pattern, are one file still.
-                file.dirty |= opened.metadata.len() != file.seen;
+                file.dirty |= metadata.len() != file.seen;
+                survey.folders.extend(file.folder.clone());
                 file.quiet_since = None;
                 live.insert(id);
                 continue;
             }
+            let Some(opened) = opened else { continue };
             let finished = self.finished_in(&opened).map(|position| position.offset);
             let path: Arc<Path> = path.into();
-            let replaced = self.files.iter().rposition(|file| file.file.path == path);
+            let index = index.get_or_insert_with(|| Index::of(&self.files));
+            let replaced = index.paths.get(&path).copied();
             if let Some(old) = replaced {
                 self.handle.status.rotations.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(path = %path.display(), "rotated; the old file is read to its end first");
                 let modified = self.files[old].modified();
                 self.add_between(&path, &patterns, modified);
                 // Rotated once more since it was opened, it was found among the archives.
-                if self.files.iter().any(|file| file.id() == id) {
+                if self.places.contains_key(&id) {
                     live.insert(id);
                     continue;
                 }
             }
+            let is_at_end = !self.running && !self.known.contains(&*path) && self.start == Start::End;
             let offset = if let Some(offset) = finished {
                 tracing::info!(path = %path.display(), "it is back; reading on where it was let go of");
                 offset
-            } else if self.files.iter().any(|file| file.is_copied_by(&opened.file)) {
+            } else if is_at_end {
+                opened.metadata.len()
+            } else if index.has_copied(&self.files, &opened) {
                 // copytruncate's copy, under a name that a pattern matches: its lines were read.
                 tracing::debug!(path = %path.display(), "a copy of a followed file; passed over");
-                opened.metadata.len()
-            } else if !self.running && !self.known.contains(&*path) && self.start == Start::End {
                 opened.metadata.len()
             } else {
                 0
@@ -350,14 +376,15 @@ impl Follower {
             }
             // An old file is drained before the one that took its name.
             let path = self.files[index].file.path.clone();
-            if self.files[..index].iter().any(|older| older.dirty && older.file.path == path) {
+            let is_alone = self.names.get(&path).is_none_or(|files| *files < 2);
+            if !is_alone && self.files[..index].iter().any(|older| older.dirty && older.file.path == path) {
                 more = true;
                 continue;
             }
             let status = self.handle.status.clone();
             let file = &mut self.files[index];
             let before = file.seen;
-            let progress = file.read(TURN, sink, &status);
+            let progress = file.read(TURN, &mut self.buffer, sink, &status);
             if file.seen != before {
                 file.quiet_since = file.quiet_since.map(|_| Instant::now());
             }
@@ -366,7 +393,7 @@ impl Follower {
                 Ok(TurnEnd::More) => more = true,
                 Ok(TurnEnd::Truncated) => {
                     status.truncations.fetch_add(1, Ordering::Relaxed);
-                    file.restart(&self.access, sink, &status);
+                    file.restart(&self.access);
                     more = true;
                 }
                 Err(error) => {
@@ -387,7 +414,7 @@ impl Follower {
     /// Lets go of files that have no name and were quiet for long enough.
     fn let_go(&mut self, sink: &mut impl Sink) {
         let status = self.handle.status.clone();
-        let mut index = 0;
+        let (mut index, mut went) = (0, false);
         while index < self.files.len() {
             let file = &mut self.files[index];
             let gone = !file.dirty && file.quiet_since.is_some_and(|since| since.elapsed() > QUIET);
@@ -395,15 +422,25 @@ impl Follower {
                 index += 1;
                 continue;
             }
-            file.hand_over_tail(sink, &status);
+            file.hand_over_tail(&mut self.buffer, sink, &status);
             let file = self.files.remove(index);
             tracing::debug!(path = %file.file.path.display(), "the old file is quiet; let go");
             self.unwatch(file.id());
+            went = true;
+            if let Some(files) = self.names.get_mut(&file.file.path) {
+                *files -= 1;
+                if *files == 0 {
+                    self.names.remove(&file.file.path);
+                }
+            }
             sink.forget(&file.saved_position());
             if self.finished.len() == REMEMBERED {
                 self.finished.pop_front();
             }
             self.finished.push_back(file.position());
+        }
+        if went {
+            self.place();
         }
     }
 
@@ -433,7 +470,7 @@ impl Follower {
                 if event.mask.contains(EventMask::MODIFY)
                     && let Some(id) = self.file_watches.get(&event.wd)
                 {
-                    if let Some(file) = self.files.iter_mut().find(|file| file.id() == *id) {
+                    if let Some(file) = self.places.get(id).and_then(|place| self.files.get_mut(*place)) {
                         file.dirty = true;
                         if let Some(since) = &mut file.quiet_since {
                             *since = Instant::now();
@@ -468,12 +505,16 @@ impl Follower {
         match self.inotify.watches().add(file.open_path(), mask) {
             Ok(watch) => {
                 self.file_watches.insert(watch, file.id());
+                file.watched = true;
             }
             Err(error) => {
                 tracing::debug!(path = %file.file.path.display(), %error, "not watched; looked at every two seconds");
+                self.handle.status.unwatched.fetch_add(1, Ordering::Relaxed);
             }
         }
         file.dirty = true;
+        self.places.insert(file.id(), self.files.len());
+        *self.names.entry(file.file.path.clone()).or_default() += 1;
         self.files.push(file);
     }
 
@@ -485,6 +526,11 @@ impl Follower {
             // A deleted file's ended with it.
             let _ = self.inotify.watches().remove(watch);
         }
+    }
+
+    /// Finds the places of files anew, after some were let go of or sorted.
+    fn place(&mut self) {
+        self.places = self.files.iter().enumerate().map(|(place, file)| (file.id(), place)).collect();
     }
 
     /// Where reading of this file ended, if it is one that was let go of.

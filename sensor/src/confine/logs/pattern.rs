@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use globset::{Glob, GlobMatcher};
 
 /// The most paths that one pattern may match.
-const MOST: usize = 10_000;
+pub const MOST: usize = 100_000;
 const COMPRESSED: [&str; 5] = ["gz", "xz", "bz2", "zst", "lz4"];
 
 /// A pattern, taken apart.

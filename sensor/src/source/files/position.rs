@@ -119,8 +119,14 @@ pub(super) fn bytes_at(file: &File, offset: u64, length: usize) -> std::io::Resu
 /// Finds the file of a saved position, under its own path or among its archives: by its inode, else
 /// (a copy) by its first bytes.
 pub(super) fn find(access: &Access, saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
+    let named = access.file(&saved.path);
+    if let Ok(opened) = &named
+        && saved.position.is_in(opened)
+    {
+        return Some((saved.path.clone(), named.ok()?));
+    }
     let mut candidates = access.archives(&saved.path);
-    if let Ok(opened) = access.file(&saved.path) {
+    if let Ok(opened) = named {
         candidates.insert(0, (saved.path.clone(), opened));
     }
     let position = &saved.position;

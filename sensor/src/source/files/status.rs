@@ -20,6 +20,7 @@ pub struct FilesStatus {
     pub(super) truncations: AtomicU64,
     pub(super) rotations: AtomicU64,
     pub(super) cut_lines: AtomicU64,
+    pub(super) unwatched: AtomicU64,
     troubles: Mutex<Troubles>,
 }
 
@@ -62,6 +63,11 @@ impl FilesStatus {
     /// Files seen to lose their name to another.
     pub fn rotations(&self) -> u64 {
         self.rotations.load(Ordering::Relaxed)
+    }
+
+    /// Files of which inotify could not tell, since the start: these are looked at every two seconds.
+    pub fn unwatched(&self) -> u64 {
+        self.unwatched.load(Ordering::Relaxed)
     }
 
     /// Lines cut at [`LONGEST_LINE`].

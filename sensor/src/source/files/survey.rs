@@ -5,9 +5,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{Access, MOST_TROUBLES, Opened, Troubles};
-use crate::confine::logs::PathPattern;
+use crate::confine::logs::{MOST_PATHS, PathPattern};
 
 const ABSENT: &str = "there is no such file; it is read once it is there";
+const FULL: &str = "it stands for more than 100,000 files, of which the rest is not read";
 
 /// What is there now.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(super) struct LogSurvey {
     pub(super) folders: HashSet<PathBuf>,
     /// Paths and patterns that are not read.
     pub(super) troubles: Troubles,
+    /// Patterns of which not all paths are read.
+    full: Vec<usize>,
     /// Whether anything is there of each pattern.
     found: Vec<bool>,
 }
@@ -28,7 +31,7 @@ impl LogSurvey {
     /// Looks for the names.
     pub(super) fn new(patterns: &[PathPattern], access: &Access) -> Self {
         let mut survey = Self { found: vec![false; patterns.len()], ..Self::default() };
-        let Self { named, folders, troubles, .. } = &mut survey;
+        let Self { named, folders, troubles, full, .. } = &mut survey;
         let mut places: HashMap<PathBuf, usize> = HashMap::new();
         for (index, pattern) in patterns.iter().enumerate() {
             let mut names = |folder: &Path| {
@@ -37,7 +40,11 @@ impl LogSurvey {
                     Vec::new()
                 })
             };
-            for path in pattern.paths(folders, &mut names) {
+            let paths = pattern.paths(folders, &mut names);
+            if paths.len() == MOST_PATHS {
+                full.push(index);
+            }
+            for path in paths {
                 let place = *places.entry(path).or_insert_with_key(|path| {
                     named.push((path.clone(), Vec::new()));
                     named.len() - 1
@@ -81,6 +88,9 @@ impl LogSurvey {
     pub(super) fn into_troubles(mut self, texts: &[String]) -> Troubles {
         let absent = texts.iter().zip(&self.found).filter(|(_, found)| !**found);
         absent.for_each(|(text, _)| note(&mut self.troubles, Path::new(text), ABSENT));
+        for text in self.full.iter().filter_map(|pattern| texts.get(*pattern)) {
+            note(&mut self.troubles, Path::new(text), FULL);
+        }
         self.troubles
     }
 }
