@@ -518,6 +518,24 @@ fn the_hole_that_a_daemon_leaves_which_does_not_append_is_no_part_of_its_next_li
 }
 
 #[test]
+fn more_logs_than_may_be_open_leave_the_rest_of_the_process_its_files_and_are_named() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..300 {
+        std::fs::write(folder.path().join(format!("{number}.log")), format!("line {number}\n")).unwrap();
+    }
+    let limit = Rlimit { current: Some(200), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let watch = Watch::start(&folder.path().join("*.log"));
+    watch.wait(150);
+    let spare: Vec<File> = (0..30).map(|_| File::open(folder.path()).unwrap()).collect();
+    assert_eq!((watch.status().followed(), spare.len()), (150, 30));
+    let troubles = watch.status().troubles();
+    assert_eq!(troubles.len(), 150);
+    assert!(troubles.values().all(|what| what.contains("LimitNOFILE")), "{troubles:?}");
+}
+
+#[test]
 fn a_line_without_end_is_cut_and_what_follows_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.log");

@@ -49,8 +49,13 @@ pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
 /// Lets as many files be open as the service may: every log that is followed is.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// As many as systemd allows a service.
+    const MOST: u64 = 524_288;
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    let raised = Some(maximum.map_or(MOST, |maximum| maximum.max(MOST)));
+    // Root may raise the limit itself.
+    let set = |most| setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    if let Err(error) = set(raised).or_else(|_| set(maximum)) {
         tracing::debug!(%error, "no more files can be open than before");
     }
 }

@@ -54,6 +54,12 @@ pub const RESCAN: Duration = Duration::from_secs(2);
 pub const LONGEST_LINE: usize = 1 << 20;
 /// How much one file may hand over before the next has its turn.
 const TURN: usize = 1 << 20;
+/// How many open files are left to the rest of the sensor, unless a quarter of all is less.
+const SPARE_FILES: usize = 1000;
+const TOO_MANY: &str =
+    "as many files are followed as this process may open; raise LimitNOFILE= of its service";
+/// How many paths that are not read are told of at once.
+const TOLD: usize = 20;
 /// The most finished files that are remembered, so that none is read again under its archive's name.
 const REMEMBERED: usize = 1000;
 
@@ -126,6 +132,8 @@ pub struct Follower {
     finished: VecDeque<Position>,
     /// What the files read into, one after another.
     buffer: Vec<u8>,
+    /// The most files that may be open: the rest of the sensor needs some too.
+    most: usize,
     /// Where each file stands in `files`.
     places: HashMap<(u64, u64), usize>,
     /// How many files are followed under each path.
@@ -182,6 +190,7 @@ impl Follower {
             saved,
             finished: VecDeque::new(),
             buffer: Vec::new(),
+            most: most_files(),
             places: HashMap::new(),
             names: HashMap::new(),
             inotify: Inotify::init().map_err(FilesError::Kernel)?,
@@ -302,6 +311,11 @@ impl Follower {
             let known = std::fs::metadata(&path)
                 .ok()
                 .filter(|metadata| self.places.contains_key(&(metadata.dev(), metadata.ino())));
+            if known.is_none() && self.files.len() >= self.most {
+                survey.find(&patterns);
+                note(&mut survey.troubles, &path, TOO_MANY);
+                continue;
+            }
             let opened = if known.is_some() { None } else { survey.open(&self.access, &path, &patterns) };
             let Some(metadata) = known.as_ref().or(opened.as_ref().map(|opened| &opened.metadata)) else {
                 continue;
@@ -563,8 +577,19 @@ impl Follower {
     /// Says once what is not read, and keeps it for those who ask.
     fn tell(&mut self, mut troubles: Troubles) {
         troubles.append(&mut std::mem::take(&mut self.unreadable));
-        for (path, what) in self.handle.status.set_troubles(troubles) {
+        let new = self.handle.status.set_troubles(troubles);
+        for (path, what) in new.iter().take(TOLD) {
             tracing::warn!(path = %path.display(), "not read: {what}; it is tried again every two seconds");
         }
+        if let Some(more) = new.len().checked_sub(TOLD + 1) {
+            tracing::warn!("and {} more; `atalaya-sensor status` names them", more + 1);
+        }
     }
+}
+
+/// How many files may be followed with as many as this process may open.
+fn most_files() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let open = getrlimit(Resource::Nofile).current.and_then(|open| usize::try_from(open).ok());
+    open.map_or(usize::MAX, |open| open - (open / 4).min(SPARE_FILES))
 }
