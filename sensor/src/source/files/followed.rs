@@ -198,7 +198,10 @@ impl Followed {
             }
             if self.block.first() == Some(&0) {
                 handed += filled;
-                if self.pass_over_nuls()? { continue } else { return Ok(TurnEnd::AtEnd) }
+                if self.pass_over_nuls()? {
+                    continue;
+                }
+                return Ok(TurnEnd::AtEnd);
             }
             self.hand_over(filled, sink, status);
             let advanced = (self.offset - before) as usize;
