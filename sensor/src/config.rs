@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
 use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
@@ -46,6 +46,8 @@ pub struct Config {
     pub ignore_self: bool,
     /// A folder of systemd's journal files to read, instead of the system's own journal.
     pub journal: Option<PathBuf>,
+    /// Folders below which a symbolic link to a log may lead that root alone does not decide on.
+    pub follow: Vec<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
     /// What the kernel's side looks at for logins.
@@ -191,11 +193,18 @@ impl Config {
                 ),
             ));
         }
+        let mut follow = Vec::new();
+        for folder in raw.follow {
+            let span = folder.span();
+            check_followed(folder.get_ref()).map_err(|message| at(span, message))?;
+            follow.push(folder.into_inner());
+        }
         let mut config = Self {
             state: raw.state,
             allow: raw.allow,
             ignore_self: raw.ignoreself,
             journal: raw.journal,
+            follow,
             syslog: raw.syslog,
             logins: raw.logins,
             report: raw.report,
@@ -369,6 +378,8 @@ struct RawConfig {
     #[serde(default = "yes")]
     confine: bool,
     journal: Option<PathBuf>,
+    #[serde(default)]
+    follow: Vec<Spanned<PathBuf>>,
     fail2ban: Option<PathBuf>,
     filters: Option<PathBuf>,
     #[serde(default)]
@@ -402,6 +413,26 @@ pub fn filters_of(path: &Path, fail2ban: Option<&Path>, stock: Option<&Path>) ->
 
 fn table(path: &Path) -> Option<toml::Table> {
     std::fs::read_to_string(path).ok()?.parse().ok()
+}
+
+/// What is wrong with a folder of `follow`.
+fn check_followed(folder: &Path) -> Result<(), String> {
+    let plain = folder.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !folder.is_absolute() || !plain || folder == Path::new("/") {
+        return Err(format!(
+            "`follow` holds {}; expected absolute folders below `/`, without `..`",
+            folder.display()
+        ));
+    }
+    // Whoever can change a link in its path would decide where all others may lead.
+    match folder.canonicalize() {
+        Ok(real) if real != *folder => Err(format!(
+            "`follow` holds {}, which leads to {}; expected a path without links",
+            folder.display(),
+            real.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn default_state() -> PathBuf {

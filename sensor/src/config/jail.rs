@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::filters::Filters;
 use super::{RawDefaults, yes};
+use crate::confine::logs::exists;
 use crate::date;
 use crate::filter::{Filter, FilterDefinition};
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
@@ -19,7 +20,6 @@ use crate::jail::ports::{self, Ports};
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
 use crate::jail::{KEPT, Policy};
-use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
 mod filter;

@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, spared, time};
+use crate::confine::logs::exists;
 use crate::date;
 use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
-use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
 /// Options that mean nothing here, with the values that mean nothing there either, and why.

@@ -1,4 +1,4 @@
-//! AttemptMemory: one refused guess that a daemon writes several lines of. The first line (`<F-FIRST>`) is the
+//! Attempts: one refused guess that a daemon writes several lines of. The first line (`<F-FIRST>`) is the
 //! failure; one more of its kind and one that may repeat it (`<F-AGAIN>`) are the same failure, where they
 //! have the same id (`<F-ATTEMPT>`) and address. What comes after those is a failure of its own, so that
 //! nobody guesses on for free with an id that he keeps.

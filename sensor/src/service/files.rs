@@ -5,11 +5,14 @@ use anyhow::Context;
 use jiff::Timestamp;
 
 use super::{Shared, lock};
-use crate::source::files::{FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start};
+use crate::source::files::{
+    Access, FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
+};
 
 /// Follows the log files of all jails on a thread of its own, from where reading stands.
 pub(super) fn follow(
     watch: &Shared,
+    access: Access,
 ) -> anyhow::Result<Option<(FollowerHandle, std::thread::JoinHandle<()>)>> {
     let mut patterns = Vec::new();
     let mut jail_of_pattern = Vec::new();
@@ -23,7 +26,7 @@ pub(super) fn follow(
         return Ok(None);
     }
     let saved = lock(watch).positions.values().cloned().collect();
-    let mut follower = Follower::new(&patterns, saved, Start::End)?;
+    let mut follower = Follower::new(&patterns, saved, Start::End)?.with_access(access);
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern };
     follower.begin(&mut sink);
@@ -52,19 +55,16 @@ impl Sink for FileSink {
         watch.lines += memchr::memchr_iter(b'\n', lines).count() as u64;
         let position = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
         let key = position.key();
-        watch.unsaved.forgotten.retain(|gone| *gone != key);
+        watch.unsaved.forgotten.remove(&key);
         watch.positions.insert(key.clone(), position.clone());
-        match watch.unsaved.positions.iter_mut().find(|old| old.key() == key) {
-            Some(old) => *old = position,
-            None => watch.unsaved.positions.push(position),
-        }
+        watch.unsaved.positions.insert(key, position);
     }
 
     fn forget(&mut self, position: &SavedPosition) {
         let key = position.key();
         let mut watch = lock(&self.watch);
-        watch.unsaved.positions.retain(|old| old.key() != key);
+        watch.unsaved.positions.remove(&key);
         watch.positions.remove(&key);
-        watch.unsaved.forgotten.push(key);
+        watch.unsaved.forgotten.insert(key);
     }
 }
