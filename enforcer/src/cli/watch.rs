@@ -1,6 +1,7 @@
 //! `watch`: the enforcer live, on the whole screen of a terminal, or as a JSON object a second.
 
 use std::io::{self, IsTerminal, Write};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -38,8 +39,9 @@ pub struct Arguments {
     json: bool,
 }
 
-/// The terminal's whole screen, given back when this is dropped.
-struct Screen(DefaultTerminal);
+/// The terminal's whole screen, given back when this is dropped. Where the terminal is gone, `DefaultTerminal`'s own end
+/// would complain to it, which is a panic, whose hook complains once more, which aborts: so that never runs.
+struct Screen(ManuallyDrop<DefaultTerminal>);
 
 // === impl Arguments ===
 
@@ -66,7 +68,14 @@ impl Arguments {
             .context("cannot start a thread")?;
         // Whether it is or has ended, its reports tell.
         let _ = is_ready.recv();
-        if self.json { lines(&reports) } else { screen(&reports) }
+        if self.json {
+            return lines(&reports);
+        }
+        match screen(&reports) {
+            // Nobody is left to be told that nothing can be drawn any more.
+            Err(_) if feed::is_hung_up() => Ok(()),
+            ended => ended,
+        }
     }
 }
 
@@ -75,14 +84,15 @@ impl Arguments {
 impl Screen {
     fn take() -> anyhow::Result<Self> {
         // Gives the screen back in a panic too.
-        let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore());
-        Ok(Self(terminal.context("the terminal cannot be used")?))
+        let terminal = ratatui::try_init().inspect_err(|_| drop(ratatui::try_restore()));
+        Ok(Self(ManuallyDrop::new(terminal.context("the terminal cannot be used")?)))
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that is gone takes nothing back, and no complaint.
+        let _ = self.0.show_cursor();
         let _ = ratatui::try_restore();
     }
 }

@@ -80,6 +80,7 @@ impl Terminal {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                eprintln!("the program ended: {status}");
                 return status.code();
             }
             assert!(Instant::now() < end, "the program does not end");

@@ -2,7 +2,7 @@
 //! bans, and, when the enforcer has lost its ledger, its bans once more.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use atalaya_end_to_end::process::output;
@@ -94,7 +94,13 @@ async fn what_the_enforcer_and_the_router_both_lost_comes_back_from_the_sensor()
     let entry = scene.wait_for("198.51.100.7").await?;
     let left = entry.timeout_left.context("the entry has no timeout")?;
     ensure!((1700..=1801).contains(&left.as_secs()), "timeout {left:?}");
-    let said = output(scene.stage.enforcer().args(["show", "198.51.100.7", "--json"]))?;
-    ensure!(said.contains("the enforcer's ledger was lost; this ban stood at the sensor"), "{said}");
-    Ok(())
+    // A ban is on its way to the routers while the ledger, which `show` reads, commits it.
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let said = output(scene.stage.enforcer().args(["show", "198.51.100.7", "--json"]))?;
+        if said.contains("the enforcer's ledger was lost; this ban stood at the sensor") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "{said}");
+    }
 }

@@ -105,10 +105,15 @@ async fn hung_up() {
     let mut interval = interval(INTERVAL);
     loop {
         interval.tick().await;
-        let mut input = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::empty())];
-        let looked = poll(&mut input, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-        if looked.is_ok() && input[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        if is_hung_up() {
             return;
         }
     }
+}
+
+/// Whether nobody is at the other end of the terminal any more.
+pub fn is_hung_up() -> bool {
+    let mut input = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::empty())];
+    let looked = poll(&mut input, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    looked.is_ok() && input[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
