@@ -85,6 +85,13 @@ struct Buffer {
     most: usize,
 }
 
+/// Whether a line must have what a prefregex looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Header {
+    Needed,
+    MayLack,
+}
+
 /// What a filter makes of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineOutcome {
@@ -167,23 +174,31 @@ impl Filter {
         if !dateless.cut.is_empty() && self.dates.span_lines() {
             self.dated = Some(line.to_vec());
         }
-        let mut verdict = self.judge(line, dateless);
+        let mut verdict = self.judge(line, dateless, Header::Needed);
         if verdict.is_none() && self.buffer.is_none() {
             let written = Dateless::as_written(line, &self.dates);
-            verdict = written.and_then(|written| self.judge(line, written));
+            verdict = written.and_then(|written| self.judge(line, written, Header::Needed));
         }
         verdict.unwrap_or(LineOutcome::Missed)
+    }
+
+    /// As [`Filter::find`], for a line that a program in a container wrote: where the prefregex looks for the header
+    /// that a syslog daemon would have put before it, the line may lack that.
+    pub fn find_carried(&mut self, text: &[u8]) -> LineOutcome {
+        let line = trim_end(text);
+        let dateless = Dateless::new(line, &self.dates);
+        self.judge(line, dateless, Header::MayLack).unwrap_or(LineOutcome::Missed)
     }
 
     /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
     pub fn find_message(&mut self, message: &[u8]) -> LineOutcome {
         let line = trim_end(message);
-        self.judge(line, Dateless::whole(line)).unwrap_or(LineOutcome::Missed)
+        self.judge(line, Dateless::whole(line), Header::Needed).unwrap_or(LineOutcome::Missed)
     }
 
     /// `None` where no regex matches.
-    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Option<LineOutcome> {
-        match self.search(line, dateless) {
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>, header: Header) -> Option<LineOutcome> {
+        match self.search(line, dateless, header) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
                 self.exhausted += 1;
@@ -201,7 +216,12 @@ impl Filter {
         }
     }
 
-    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Option<LineOutcome>, Exhausted> {
+    fn search(
+        &mut self,
+        line: &[u8],
+        mut dateless: Dateless<'_>,
+        header: Header,
+    ) -> Result<Option<LineOutcome>, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
         }
@@ -210,8 +230,11 @@ impl Filter {
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
             let read = |groups: Groups<'_>| (host(groups, text), pattern::marks(text, groups));
-            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(None) };
-            (content, host_before, marks_before) = (found, host, marks);
+            match prefix.search(text, read)? {
+                Some((found, (host, marks))) => (content, host_before, marks_before) = (found, host, marks),
+                None if header == Header::MayLack => {}
+                None => return Ok(None),
+            }
         }
         let inner = &text[content.clone()];
         let candidates = self.gate.as_ref().and_then(|gate| Some(gate.patterns.as_ref()?.of(inner)));

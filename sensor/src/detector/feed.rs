@@ -13,6 +13,7 @@ use super::bans;
 use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
+use crate::carrier::Carried;
 use crate::date::Dates;
 use crate::filter::{Host, LineOutcome, Match, Scanner};
 use crate::jail::{Failure, Jail, Outcome};
@@ -58,9 +59,18 @@ impl Detector {
         }
         for Watched { jail, source, spared, .. } in &mut self.jails {
             let Some(filter) = source.take_entry(entry) else { continue };
-            let verdict = filter.find_message(&entry.text);
+            let verdict = match entry.carried() {
+                Some(carried) => match filter.find_carried(carried.text) {
+                    LineOutcome::Missed => filter.find_message(&entry.text),
+                    verdict => verdict,
+                },
+                None => filter.find_message(&entry.text),
+            };
             if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
-                let failure = failure(address, entry.time, "journal", &entry.text);
+                let container =
+                    entry.carried().map(|carried| format!("journal (container {})", carried.container));
+                let source = container.as_deref().unwrap_or("journal");
+                let failure = failure(address, entry.time, source, &entry.text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -117,6 +127,46 @@ impl Detector {
                 take(jail, zone, spared, line, verdict, &filter.dates());
             }
         });
+    }
+
+    /// What programs in a container wrote to a log file, for the jails that read it. `container` is asked for its
+    /// name where one of the lines is a failure.
+    pub fn carried_lines(
+        &mut self,
+        jails: &[usize],
+        source: &str,
+        container: impl Fn() -> Option<String>,
+        lines: &[Carried<'_>],
+        now: Timestamp,
+    ) {
+        let mut shown = None;
+        for index in jails {
+            for Carried { time, text } in lines {
+                // A line that the engine did not write.
+                let Some(time) = *time else {
+                    self.lines(&[*index], source, text, now);
+                    continue;
+                };
+                let Some(Watched { jail, source: from, spared, .. }) = self.jails.get_mut(*index) else {
+                    break;
+                };
+                let Some(filter) = from.take_line() else { break };
+                let verdict = filter.find_carried(text);
+                let Some(address) = bannable(jail, source, text, &verdict) else { continue };
+                let shown = shown.get_or_insert_with(|| match container() {
+                    Some(container) => format!("{source} (container {container})"),
+                    None => source.to_owned(),
+                });
+                count(
+                    jail,
+                    &self.ignored,
+                    spared,
+                    failure(address, time, shown, text),
+                    now,
+                    &mut self.outlet,
+                );
+            }
+        }
     }
 
     /// One syslog message, for all jails that read them.
