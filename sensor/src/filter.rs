@@ -12,6 +12,7 @@ pub mod catalogue;
 mod dateless;
 mod definition;
 mod explain;
+mod json;
 mod literal;
 mod machine;
 mod pattern;
@@ -30,6 +31,8 @@ use atalaya_program::count::{agreeing, counted};
 use dateless::Dateless;
 pub use definition::FilterDefinition;
 pub use explain::NearMiss;
+pub use json::JsonFields;
+use json::{JsonMachine, Named};
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
@@ -52,6 +55,8 @@ pub struct Filter {
     /// What a line must match before all; its content is what the others see.
     prefix: Option<Prefix>,
     patterns: Vec<Pattern>,
+    /// In place of patterns: which fields of a JSON object tell a failure.
+    json: Option<JsonMachine>,
     ignore: Vec<Machine>,
     dates: Dates,
     /// The last lines, where a regex sees several at once.
@@ -110,7 +115,7 @@ pub struct Match {
     pub host: Host,
     /// Which failregex, counted from zero.
     pub regex: usize,
-    /// Where in the line the host stands; empty where an earlier line named it.
+    /// Where in the line the host stands; empty where an earlier line named it, or a field of JSON.
     pub span: Range<usize>,
     /// Whom they tried to be, where the line or its session says so.
     pub user: Option<String>,
@@ -151,6 +156,10 @@ impl Filter {
     fn choose_gate(&self) -> Option<Arc<Gate>> {
         if self.buffer.is_some() || !self.dates.are_words() {
             return None;
+        }
+        if let Some(json) = &self.json {
+            let texts = json.required()?;
+            return Some(Arc::new(Gate { sieve: Sieve::new(&texts)?, patterns: None, cheapest: texts }));
         }
         let of_prefix = self.prefix.as_ref().and_then(|prefix| literal::required(prefix.whole.source()));
         let of_each: Vec<Option<Vec<Text>>> =
@@ -237,6 +246,15 @@ impl Filter {
             }
         }
         let inner = &text[content.clone()];
+        if let Some(json) = &self.json {
+            let Some(Named { host, user }) = json.read(inner) else { return Ok(None) };
+            for ignore in &self.ignore {
+                if ignore.is_match(inner)? {
+                    return Ok(Some(LineOutcome::Ignored));
+                }
+            }
+            return Ok(Some(LineOutcome::Matched(Match { host, regex: 0, span: 0..0, user, dated: None })));
+        }
         let candidates = self.gate.as_ref().and_then(|gate| Some(gate.patterns.as_ref()?.of(inner)));
         for (index, pattern) in self.patterns.iter().enumerate() {
             if candidates.as_ref().is_some_and(|candidates| !candidates.contains(index)) {
@@ -358,9 +376,10 @@ impl Filter {
         said
     }
 
-    /// The failregexes as they were written.
+    /// The failregexes as they were written; what stands for them in a filter of JSON lines.
     pub fn regexes(&self) -> impl Iterator<Item = &str> {
-        self.patterns.iter().map(|pattern| pattern.written.as_str())
+        let written = self.patterns.iter().map(|pattern| pattern.written.as_str());
+        written.chain(self.json.iter().map(|json| json.written.as_str()))
     }
 }
 

@@ -64,6 +64,7 @@ pub mod detector;
 pub mod fail2ban;
 pub mod filter;
 pub mod jail;
+pub mod json;
 pub mod kernel;
 #[cfg(feature = "kernel")]
 pub mod loader;

@@ -72,6 +72,14 @@ fn no_name_made_of_pieces_of_the_lines_themselves_brings_its_address_in() {
             // Its names end at the first colon.
             attacks.iter_mut().for_each(|attack| *attack = attack.replace(':', ""));
         }
+        if definition(&path).json.is_some() {
+            // A value in JSON.
+            let escaped = |attack: &String| {
+                let quoted = serde_json::to_string(attack).unwrap();
+                quoted[1..quoted.len() - 1].to_owned()
+            };
+            attacks = attacks.iter().map(escaped).collect();
+        }
         for (line, chosen) in samples.iter().flat_map(chosen) {
             // Another part of the pieces for every line, the same in every run.
             let stride = attacks.len() / TRIED + 1;

@@ -8,9 +8,11 @@ use crate::filter::FilterDefinition;
 const FILTERS: &[(&str, &str)] = &[
     ("apache", include_str!("../../filters/apache.toml")),
     ("asterisk", include_str!("../../filters/asterisk.toml")),
+    ("caddy", include_str!("../../filters/caddy.toml")),
     ("dovecot", include_str!("../../filters/dovecot.toml")),
     ("dropbear", include_str!("../../filters/dropbear.toml")),
     ("mysql", include_str!("../../filters/mysql.toml")),
+    ("nextcloud", include_str!("../../filters/nextcloud.toml")),
     ("nginx", include_str!("../../filters/nginx.toml")),
     ("openvpn", include_str!("../../filters/openvpn.toml")),
     ("postfix", include_str!("../../filters/postfix.toml")),
@@ -19,6 +21,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("proftpd", include_str!("../../filters/proftpd.toml")),
     ("routeros", include_str!("../../filters/routeros.toml")),
     ("sshd", include_str!("../../filters/sshd.toml")),
+    ("traefik", include_str!("../../filters/traefik.toml")),
     ("vsftpd", include_str!("../../filters/vsftpd.toml")),
 ];
 
