@@ -12,6 +12,7 @@ pub mod catalogue;
 mod dateless;
 mod definition;
 mod explain;
+mod header;
 mod json;
 mod literal;
 mod machine;
@@ -119,6 +120,8 @@ pub struct Match {
     pub span: Range<usize>,
     /// Whom they tried to be, where the line or its session says so.
     pub user: Option<String>,
+    /// How many failures the line stands for: more than one where a syslog daemon says that it was repeated.
+    pub times: u32,
     /// The line that has the date, where that is one before.
     pub dated: Option<Vec<u8>>,
 }
@@ -187,6 +190,10 @@ impl Filter {
         if verdict.is_none() && self.buffer.is_none() {
             let written = Dateless::as_written(line, &self.dates);
             verdict = written.and_then(|written| self.judge(line, written, Header::Needed));
+            if verdict.is_none() {
+                let reformed = Dateless::new(line, &self.dates).reformed();
+                verdict = reformed.and_then(|reformed| self.judge(line, reformed, Header::Needed));
+            }
         }
         verdict.unwrap_or(LineOutcome::Missed)
     }
@@ -253,7 +260,14 @@ impl Filter {
                     return Ok(Some(LineOutcome::Ignored));
                 }
             }
-            return Ok(Some(LineOutcome::Matched(Match { host, regex: 0, span: 0..0, user, dated: None })));
+            return Ok(Some(LineOutcome::Matched(Match {
+                host,
+                regex: 0,
+                span: 0..0,
+                user,
+                times: 1,
+                dated: None,
+            })));
         }
         let candidates = self.gate.as_ref().and_then(|gate| Some(gate.patterns.as_ref()?.of(inner)));
         for (index, pattern) in self.patterns.iter().enumerate() {
@@ -288,8 +302,9 @@ impl Filter {
                 let place = |at: usize| dateless.place(at).min(line.len());
                 place(span.start)..place(span.end)
             });
+            let times = if several.is_none() { dateless.times() } else { 1 };
             let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
-            return Ok(Some(LineOutcome::Matched(Match { host, regex: index, span, user, dated })));
+            return Ok(Some(LineOutcome::Matched(Match { host, regex: index, span, user, times, dated })));
         }
         Ok(None)
     }

@@ -51,6 +51,13 @@ pub struct LimitReached<'a> {
     pub text: &'a str,
 }
 
+/// Whom a line accuses, and how often.
+#[derive(Clone, Copy, Debug)]
+struct Accused {
+    address: IpAddr,
+    times: u32,
+}
+
 impl Detector {
     /// One entry of the journal, for all jails that want it; a successful login in it, for the next report.
     pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
@@ -66,11 +73,11 @@ impl Detector {
                 },
                 None => filter.find_message(&entry.text),
             };
-            if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
+            if let Some(found) = bannable(jail, "journal", &entry.text, &verdict) {
                 let container =
                     entry.carried().map(|carried| format!("journal (container {})", carried.container));
                 let source = container.as_deref().unwrap_or("journal");
-                let failure = failure(address, entry.time, source, &entry.text);
+                let failure = failure(found, entry.time, source, &entry.text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -86,7 +93,7 @@ impl Detector {
                         line: &[u8],
                         verdict: LineOutcome,
                         dates: &Dates| {
-            let Some(address) = bannable(jail, source, line, &verdict) else { return };
+            let Some(found) = bannable(jail, source, line, &verdict) else { return };
             let dated = match &verdict {
                 LineOutcome::Matched(Match { dated: Some(earlier), .. }) => earlier,
                 _ => line,
@@ -98,7 +105,7 @@ impl Detector {
                     now
                 }
             };
-            count(jail, ignored, spared, failure(address, time, source, line), now, outlet);
+            count(jail, ignored, spared, failure(found, time, source, line), now, outlet);
         };
         if let [only] = jails {
             let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(*only) else { return };
@@ -152,19 +159,12 @@ impl Detector {
                 };
                 let Some(filter) = from.take_line() else { break };
                 let verdict = filter.find_carried(text);
-                let Some(address) = bannable(jail, source, text, &verdict) else { continue };
+                let Some(found) = bannable(jail, source, text, &verdict) else { continue };
                 let shown = shown.get_or_insert_with(|| match container() {
                     Some(container) => format!("{source} (container {container})"),
                     None => source.to_owned(),
                 });
-                count(
-                    jail,
-                    &self.ignored,
-                    spared,
-                    failure(address, time, shown, text),
-                    now,
-                    &mut self.outlet,
-                );
+                count(jail, &self.ignored, spared, failure(found, time, shown, text), now, &mut self.outlet);
             }
         }
     }
@@ -175,8 +175,8 @@ impl Detector {
             let Some(filter) = source.take_syslog() else { continue };
             let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
-            if let Some(address) = bannable(jail, &source, text, &verdict) {
-                let failure = failure(address, time.unwrap_or(now), &source, text);
+            if let Some(found) = bannable(jail, &source, text, &verdict) {
+                let failure = failure(found, time.unwrap_or(now), &source, text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -187,8 +187,8 @@ impl Detector {
         for Watched { jail, source, spared, .. } in &mut self.jails {
             let Some(filter) = source.take_syslog_call(program) else { continue };
             let verdict = filter.find_message(text);
-            if let Some(address) = bannable(jail, "syslog-calls", text, &verdict) {
-                let failure = failure(address, time, "syslog-calls", text);
+            if let Some(found) = bannable(jail, "syslog-calls", text, &verdict) {
+                let failure = failure(found, time, "syslog-calls", text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -266,18 +266,23 @@ impl Detector {
     }
 }
 
-fn failure(address: IpAddr, time: Timestamp, source: &str, line: &[u8]) -> Failure {
+fn failure(found: Accused, time: Timestamp, source: &str, line: &[u8]) -> Failure {
     // Structured data would leave no room for the text.
     let read = Rfc5424Message::read(line).map(|message| message.line().bytes);
     let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
-    Failure { address, time, weight: 1, evidence: Evidence::new(time, source, text.trim_end()) }
+    Failure {
+        address: found.address,
+        time,
+        weight: found.times,
+        evidence: Evidence::new(time, source, text.trim_end()),
+    }
 }
 
 /// The address of a line that matched, where it is one that a router can hold.
-fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<IpAddr> {
+fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<Accused> {
     let LineOutcome::Matched(found) = verdict else { return None };
     match &found.host {
-        Host::Address(address) => Some(*address),
+        Host::Address(address) => Some(Accused { address: *address, times: found.times }),
         Host::Name(name) => {
             let line = String::from_utf8_lossy(line);
             tracing::debug!(jail = %jail.policy().name, source, ?name, ?line, "a host name is not banned");

@@ -323,3 +323,17 @@ fn an_entry_of_a_container_engine_is_read_as_what_the_container_wrote() {
     assert_eq!(offence.address, "192.0.2.7".parse::<IpAddr>().unwrap());
     assert_eq!(offence.evidence[0].source, "journal (container box)");
 }
+
+#[test]
+fn a_line_that_was_repeated_counts_as_often() {
+    let (mut detector, offences) =
+        detector("[jail.sshd]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 4\n");
+    let now: Timestamp = "2026-11-30T08:20:30Z".parse().unwrap();
+    let text = "Failed password for root from 192.0.2.7 port 1 ssh2";
+    let line = format!("Nov 30 08:20:00 h sshd[1]: {text}\n");
+    let repeated = format!("Nov 30 08:20:10 h sshd[1]: message repeated 3 times: [ {text}]\n");
+    detector.lines(&[0], "x", line.as_bytes(), now);
+    assert!(offences.try_recv().is_err());
+    detector.lines(&[0], "x", repeated.as_bytes(), now);
+    assert_eq!(offences.try_recv().unwrap().failures, 4);
+}
