@@ -392,6 +392,18 @@ mod tests {
         assert_eq!(found, time.map(|time| (time.to_owned(), rest.to_owned())), "{pattern}: {line}");
     }
 
+    #[test]
+    fn a_29th_of_february_is_last_years_or_in_a_year_far_from_one_now() {
+        let dates = Dates::new("^%b %d %H:%M:%S").unwrap();
+        let at = |now: &str, line: &[u8]| {
+            dates.find(line, now.parse().unwrap(), &TimeZone::UTC).map(|date| date.time.to_string())
+        };
+        let (last_year, none) = ("2025-01-05T00:00:00Z", "2026-03-01T00:00:00Z");
+        assert_eq!(at(last_year, b"Feb 29 11:17:32 x").as_deref(), Some("2024-02-29T11:17:32Z"));
+        assert_eq!(at(none, b"Feb 29 11:17:32 x").as_deref(), Some(none));
+        assert_eq!(at(none, b"Feb 30 11:17:32 x"), None);
+    }
+
     #[rstest]
     #[case("(%Y", "unclosed group")]
     #[case("%Y %U", "%U")]

@@ -83,7 +83,8 @@ impl Default for SyslogOptions {
         Self {
             udp: Vec::new(),
             tcp: Vec::new(),
-            longest: 8192,
+            // What a datagram can hold; a web server's line may be nearly as long, with the address at its end.
+            longest: 64 * 1024,
             connections: 1024,
             idle: Duration::from_secs(600),
         }
@@ -326,6 +327,29 @@ mod tests {
         socket.send_to(&[0xff, 0x00, b'z'], addresses[0]).await.unwrap();
         assert!(lines.recv().await.unwrap().ends_with('z'));
         assert_eq!((status.messages(), status.cut()), (9, 1));
+    }
+
+    #[tokio::test]
+    async fn what_stands_at_the_end_of_the_longest_message_arrives() {
+        let options = SyslogOptions { udp: loopback(), tcp: loopback(), ..SyslogOptions::default() };
+        let (addresses, mut lines, status) = start(options).await;
+        // The largest datagram of IPv4.
+        let message = format!("<38>Nov 29 10:00:00 h sshd[1]: {} from 192.0.2.7", "x".repeat(65_507 - 46));
+        assert_eq!(message.len(), 65_507);
+        UdpSocket::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .send_to(message.as_bytes(), addresses[0])
+            .await
+            .unwrap();
+        assert!(lines.recv().await.unwrap().ends_with(" from 192.0.2.7"));
+        let mut stream = TcpStream::connect(addresses[1]).await.unwrap();
+        stream.write_all(format!("{message}\n{} {message}", message.len()).as_bytes()).await.unwrap();
+        drop(stream);
+        for _ in 0..2 {
+            assert!(lines.recv().await.unwrap().ends_with(" from 192.0.2.7"));
+        }
+        assert_eq!(status.cut(), 0);
     }
 
     #[tokio::test]
