@@ -71,7 +71,7 @@ enum Stream {
 }
 
 /// One line of a file, taken apart.
-struct Record<'a> {
+struct CarrierRecord<'a> {
     time: Timestamp,
     stream: Stream,
     text: Cow<'a, [u8]>,
@@ -103,7 +103,7 @@ impl Carrier {
         cri(first).map(|_| Self::Cri)
     }
 
-    fn read(self, line: &[u8]) -> Option<Record<'_>> {
+    fn read(self, line: &[u8]) -> Option<CarrierRecord<'_>> {
         match self {
             Self::Docker => docker(line),
             Self::Cri => cri(line),
@@ -139,7 +139,7 @@ impl Unpacker {
     /// The program's line that a line of the file completes; `None` where it is a piece only.
     pub fn take<'a>(&mut self, line: &'a [u8]) -> Option<Carried<'a>> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let Some(Record { time, stream, text, ends }) = self.carrier.read(line) else {
+        let Some(CarrierRecord { time, stream, text, ends }) = self.carrier.read(line) else {
             return Some(Carried { time: None, text: line.into() });
         };
         let open = &mut self.open[stream as usize];
@@ -198,18 +198,18 @@ impl Unpacker {
 }
 
 /// Reads a line of Docker's. A piece is one without a line end.
-fn docker(line: &[u8]) -> Option<Record<'_>> {
+fn docker(line: &[u8]) -> Option<CarrierRecord<'_>> {
     let DockerRecord { log, stream, time, .. } = serde_json::from_slice(line).ok()?;
     let text = match log {
         Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
         Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     };
     let ends = text.ends_with(b"\n");
-    Some(Record { time, stream, text, ends })
+    Some(CarrierRecord { time, stream, text, ends })
 }
 
 /// Reads a line of CRI's: `TIME STREAM TAGS TEXT`, where the first tag is `P` for a piece and `F` for the last.
-fn cri(line: &[u8]) -> Option<Record<'_>> {
+fn cri(line: &[u8]) -> Option<CarrierRecord<'_>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let (time, stream, tags) = (fields.next()?, fields.next()?, fields.next()?);
     let stream = match stream {
@@ -224,7 +224,12 @@ fn cri(line: &[u8]) -> Option<Record<'_>> {
     };
     let time = std::str::from_utf8(time).ok()?;
     let time = Some(time).filter(|time| (20..=35).contains(&time.len()) && time.as_bytes()[10] == b'T')?;
-    Some(Record { time: time.parse().ok()?, stream, text: fields.next().unwrap_or_default().into(), ends })
+    Some(CarrierRecord {
+        time: time.parse().ok()?,
+        stream,
+        text: fields.next().unwrap_or_default().into(),
+        ends,
+    })
 }
 
 /// A line of a log has no line ends in it; those behind it are left out.

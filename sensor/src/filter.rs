@@ -33,7 +33,7 @@ use dateless::Dateless;
 pub use definition::FilterDefinition;
 pub use explain::NearMiss;
 pub use json::JsonFields;
-use json::{JsonMachine, Named};
+use json::{JsonFailure, JsonMachine};
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
@@ -93,7 +93,7 @@ struct Buffer {
 
 /// Whether a line must have what a prefregex looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Header {
+enum HeaderNeed {
     Needed,
     MayLack,
 }
@@ -186,13 +186,13 @@ impl Filter {
         if !dateless.cut.is_empty() && self.dates.span_lines() {
             self.dated = Some(line.to_vec());
         }
-        let mut verdict = self.judge(line, dateless, Header::Needed);
+        let mut verdict = self.judge(line, dateless, HeaderNeed::Needed);
         if verdict.is_none() && self.buffer.is_none() {
             let written = Dateless::as_written(line, &self.dates);
-            verdict = written.and_then(|written| self.judge(line, written, Header::Needed));
+            verdict = written.and_then(|written| self.judge(line, written, HeaderNeed::Needed));
             if verdict.is_none() {
                 let reformed = Dateless::new(line, &self.dates).reformed();
-                verdict = reformed.and_then(|reformed| self.judge(line, reformed, Header::Needed));
+                verdict = reformed.and_then(|reformed| self.judge(line, reformed, HeaderNeed::Needed));
             }
         }
         verdict.unwrap_or(LineOutcome::Missed)
@@ -203,17 +203,17 @@ impl Filter {
     pub fn find_carried(&mut self, text: &[u8]) -> LineOutcome {
         let line = trim_end(text);
         let dateless = Dateless::new(line, &self.dates);
-        self.judge(line, dateless, Header::MayLack).unwrap_or(LineOutcome::Missed)
+        self.judge(line, dateless, HeaderNeed::MayLack).unwrap_or(LineOutcome::Missed)
     }
 
     /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
     pub fn find_message(&mut self, message: &[u8]) -> LineOutcome {
         let line = trim_end(message);
-        self.judge(line, Dateless::whole(line), Header::Needed).unwrap_or(LineOutcome::Missed)
+        self.judge(line, Dateless::whole(line), HeaderNeed::Needed).unwrap_or(LineOutcome::Missed)
     }
 
     /// `None` where no regex matches.
-    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>, header: Header) -> Option<LineOutcome> {
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>, header: HeaderNeed) -> Option<LineOutcome> {
         match self.search(line, dateless, header) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
@@ -236,7 +236,7 @@ impl Filter {
         &mut self,
         line: &[u8],
         mut dateless: Dateless<'_>,
-        header: Header,
+        header: HeaderNeed,
     ) -> Result<Option<LineOutcome>, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
@@ -248,13 +248,13 @@ impl Filter {
             let read = |groups: Groups<'_>| (host(groups, text), pattern::marks(text, groups));
             match prefix.search(text, read)? {
                 Some((found, (host, marks))) => (content, host_before, marks_before) = (found, host, marks),
-                None if header == Header::MayLack => {}
+                None if header == HeaderNeed::MayLack => {}
                 None => return Ok(None),
             }
         }
         let inner = &text[content.clone()];
         if let Some(json) = &self.json {
-            let Some(Named { host, user }) = json.read(inner) else { return Ok(None) };
+            let Some(JsonFailure { host, user }) = json.read(inner) else { return Ok(None) };
             for ignore in &self.ignore {
                 if ignore.is_match(inner)? {
                     return Ok(Some(LineOutcome::Ignored));

@@ -63,7 +63,7 @@ pub(super) struct JsonMachine {
 }
 
 /// Who failed, by a line's fields.
-pub(super) struct Named {
+pub(super) struct JsonFailure {
     pub(super) host: Host,
     pub(super) user: Option<String>,
 }
@@ -82,7 +82,7 @@ impl JsonMachine {
     }
 
     /// Who failed, where all holds that must.
-    pub(super) fn read(&self, text: &[u8]) -> Option<Named> {
+    pub(super) fn read(&self, text: &[u8]) -> Option<JsonFailure> {
         // What stands before it is the prefregex's to take off: anybody's text may end in an object.
         let object = Some(text.trim_ascii()).filter(|text| text.starts_with(b"{")).and_then(object)?;
         if !self.fields.hold(&object) {
@@ -90,7 +90,7 @@ impl JsonMachine {
         }
         let text = |name: &String| field(&object, name)?.as_str().filter(|text| !text.is_empty());
         let host = host(self.fields.ip.iter().find_map(text)?);
-        Some(Named { host, user: self.fields.user.as_ref().and_then(text).map(ToOwned::to_owned) })
+        Some(JsonFailure { host, user: self.fields.user.as_ref().and_then(text).map(ToOwned::to_owned) })
     }
 
     /// Texts of which each line that matches holds one: a name or a value that no program escapes.
