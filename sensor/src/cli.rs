@@ -13,6 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::control::{Answer, Request};
 use crate::local_drop::session;
+use crate::source::files::{Access, troubles_of};
 use crate::{fail2ban, service};
 
 pub mod argument;
@@ -197,6 +198,7 @@ pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyh
                     None => tracing::info!("{line}"),
                 }
             }
+            config.troubles().iter().for_each(|trouble| tracing::warn!("{trouble}"));
             let reread = || Config::read(&cli.config, cli.fail2ban.as_deref());
             let prepared = service::prepare(&config, &cli.config, &cli.log.arguments()?);
             runtime()?.block_on(service::run(config, prepared, reread))?;
@@ -209,6 +211,13 @@ pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyh
         Command::Check => {
             let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
             print!("{config}");
+            for trouble in config.troubles() {
+                println!("warning: {trouble}");
+            }
+            let logs = config.logs();
+            for (path, what) in troubles_of(&logs.patterns, &Access::new(logs.follow, None)) {
+                println!("warning: not read: {}: {what}", path.display());
+            }
             config.check_session(session::client()).map_err(anyhow::Error::msg)?;
             if cli.config.exists() {
                 println!("{}: no mistakes", cli.config.display());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
 use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
@@ -22,12 +22,13 @@ use crate::jail::settings::JailConfig;
 use crate::jail::source::spoken_of;
 use atalaya_program::count::{agreeing, counted};
 
+mod filters;
 mod jail;
 mod local_drop;
 mod reach;
 
+pub use filters::{Filters, read_file as read_filter_file};
 use jail::RawJail;
-pub use jail::{find_filter, find_theirs};
 pub use local_drop::LocalDropConfig;
 use local_drop::RawLocalDrop;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub ignore_self: bool,
     /// A folder of systemd's journal files to read, instead of the system's own journal.
     pub journal: Option<PathBuf>,
+    /// Folders below which a symbolic link to a log may lead that root alone does not decide on.
+    pub follow: Vec<PathBuf>,
     /// Where to listen for syslog messages; empty lists where no listener is wanted.
     pub syslog: SyslogConfig,
     /// What the kernel's side looks at for logins.
@@ -57,6 +60,8 @@ pub struct Config {
     pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
+    /// Where filters of one's own are: their folder, and the files that jails name.
+    filter_files: Vec<PathBuf>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
     pub jails: Vec<JailConfig>,
     /// fail2ban's folder, where its jails are to run here, and what came of it.
@@ -162,6 +167,8 @@ impl Config {
         if let Some(bits) = &raw.defaults.ipv6_prefix {
             jail::check_ipv6_prefix(*bits.get_ref()).map_err(|message| at(bits.span(), message))?;
         }
+        let filters = Filters::new(path, raw.filters.as_deref(), raw.fail2ban.as_deref());
+        let mut filter_files = vec![filters.folder().to_owned()];
         let mut jails = Vec::new();
         for (name, spanned) in raw.jail {
             let span = spanned.span();
@@ -173,8 +180,8 @@ impl Config {
             if let Some(meaning) = reserved::meaning(&name) {
                 return Err(wrong(format!("the name is reserved, {meaning}; choose another")));
             }
-            let own = raw.fail2ban.as_deref();
-            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, own, &at, &wrong)?);
+            filter_files.extend(jail.filter.as_ref().and_then(|filter| filters.file(filter.get_ref())));
+            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, &filters, &at, &wrong)?);
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
         if let Some(deaf) = jails.iter().find(|jail| jail.source.wants_syslog_listener())
@@ -188,17 +195,25 @@ impl Config {
                 ),
             ));
         }
+        let mut follow = Vec::new();
+        for folder in raw.follow {
+            let span = folder.span();
+            check_followed(folder.get_ref()).map_err(|message| at(span, message))?;
+            follow.push(folder.into_inner());
+        }
         let mut config = Self {
             state: raw.state,
             allow: raw.allow,
             ignore_self: raw.ignoreself,
             journal: raw.journal,
+            follow,
             syslog: raw.syslog,
             logins: raw.logins,
             report: raw.report,
             local_drop: raw.local_drop.0,
             confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
+            filter_files,
             jails,
             fail2ban: None,
         };
@@ -374,7 +389,10 @@ struct RawConfig {
     #[serde(default = "yes")]
     confine: bool,
     journal: Option<PathBuf>,
+    #[serde(default)]
+    follow: Vec<Spanned<PathBuf>>,
     fail2ban: Option<PathBuf>,
+    filters: Option<PathBuf>,
     #[serde(default)]
     jail: BTreeMap<Name, Spanned<RawJail>>,
 }
@@ -396,13 +414,36 @@ pub fn state_of(path: &Path) -> Option<PathBuf> {
     Some(table.get("state").and_then(|state| state.as_str()).map_or_else(default_state, PathBuf::from))
 }
 
-/// fail2ban's folder, where a configuration names it, whatever else is wrong in it.
-pub fn fail2ban_of(path: &Path) -> Option<PathBuf> {
-    Some(PathBuf::from(table(path)?.get("fail2ban")?.as_str()?))
+/// Where a configuration finds filters, whatever else is wrong in it: fail2ban's in the given folder, else in the
+/// one that it names, else in `stock`.
+pub fn filters_of(path: &Path, fail2ban: Option<&Path>, stock: Option<&Path>) -> Filters {
+    let table = table(path).unwrap_or_default();
+    let named = |key: &str| table.get(key).and_then(|folder| folder.as_str()).map(Path::new);
+    Filters::new(path, named("filters"), fail2ban.or(named("fail2ban")).or(stock))
 }
 
 fn table(path: &Path) -> Option<toml::Table> {
     std::fs::read_to_string(path).ok()?.parse().ok()
+}
+
+/// What is wrong with a folder of `follow`.
+fn check_followed(folder: &Path) -> Result<(), String> {
+    let plain = folder.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !folder.is_absolute() || !plain || folder == Path::new("/") {
+        return Err(format!(
+            "`follow` holds {}; expected absolute folders below `/`, without `..`",
+            folder.display()
+        ));
+    }
+    // Whoever can change a link in its path would decide where all others may lead.
+    match folder.canonicalize() {
+        Ok(real) if real != *folder => Err(format!(
+            "`follow` holds {}, which leads to {}; expected a path without links",
+            folder.display(),
+            real.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn default_state() -> PathBuf {

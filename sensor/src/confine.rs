@@ -1,6 +1,6 @@
 //! Least privilege: what each of the sensor's two processes gives up for good before it looks at anything that
 //! an attacker can touch, and what it keeps. A process that is taken over all the same can then neither open
-//! what is not the sensor's nor start a program.
+//! what is not the sensor's nor start a program. And by which rule either of them opens a log ([`logs`]).
 //!
 //! Three means of the kernel on top of one another, each of which may be missing on an older one: capabilities
 //! ([`capabilities`]), Landlock for files ([`files`]), and seccomp for system calls ([`syscalls`]). They hold for
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod capabilities;
 pub mod files;
+pub mod logs;
 pub mod syscalls;
 
 use capabilities::Kept;

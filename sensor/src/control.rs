@@ -115,6 +115,9 @@ pub struct Status {
     pub lines_per_second: f64,
     /// Bytes written to log files and not yet read.
     pub backlog: u64,
+    /// Logs, and patterns of logs, that are not read, with the reason.
+    #[serde(default)]
+    pub unread: Vec<(PathBuf, String)>,
     /// The log files that are read.
     pub files: Vec<FileStatus>,
     /// In the order of the settings; only the one that was asked for, where one was.

@@ -22,6 +22,7 @@ mod feed;
 mod ignored;
 mod outlet;
 pub mod pending;
+mod silence;
 mod status;
 mod wants;
 mod watched;
@@ -191,7 +192,15 @@ impl Detector {
     /// Forgets addresses whose failures are all older than their jail's `findtime`, and what waited too
     /// long for its report.
     pub fn sweep(&mut self, now: Timestamp) {
-        self.jails.iter_mut().for_each(|watched| watched.jail.sweep(now));
+        for Watched { jail, source, silence, .. } in &mut self.jails {
+            jail.sweep(now);
+            if silence.look(now)
+                && !source.is_counted_by_kernel()
+                && let Some(what) = silence.told_at(now)
+            {
+                tracing::warn!(jail = %jail.policy().name, source = source.summary(&[]), "{what}");
+            }
+        }
         let short = self.jails.iter().filter(|watched| watched.source.is_short());
         let longest = short.map(|watched| watched.jail.policy().findtime.signed()).max().unwrap_or_default();
         self.logins.retain(|_, at| now.duration_since(*at) <= longest);

@@ -7,6 +7,7 @@ mod convert;
 mod definition;
 mod ini;
 mod layers;
+mod spared;
 mod tags;
 mod time;
 

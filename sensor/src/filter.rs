@@ -8,6 +8,7 @@
 //! what it says, as in fail2ban; where that leaves an attacker a say, [`Filter::warnings`] tells.
 
 mod address;
+mod attempt;
 pub mod catalogue;
 mod dateless;
 mod definition;
@@ -20,7 +21,7 @@ mod pattern;
 mod session;
 mod sieve;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,8 +30,9 @@ use std::time::Instant;
 use crate::date::Dates;
 use address::{HostPlace, host, leftmost, named};
 use atalaya_program::count::{agreeing, counted};
+use attempt::AttemptMemory;
 use dateless::Dateless;
-pub use definition::FilterDefinition;
+pub use definition::{FilterDefinition, FilterMode, Newlines};
 pub use explain::NearMiss;
 pub use json::JsonFields;
 use json::{JsonFailure, JsonMachine};
@@ -65,6 +67,9 @@ pub struct Filter {
     /// The last line with a date, where some lines have theirs in one before.
     dated: Option<Vec<u8>>,
     sessions: Sessions,
+    attempts: AttemptMemory,
+    /// Other names of users.
+    users: BTreeMap<String, String>,
     /// Whether a machine works on UTF-8 alone.
     needs_utf8: bool,
     /// How often a search was given up.
@@ -103,7 +108,7 @@ enum HeaderNeed {
 pub enum LineOutcome {
     /// No failregex matches, or no host that failed can be told from this line and those before.
     Missed,
-    /// A failregex and an ignoreregex match.
+    /// A failregex matches, and an ignoreregex too, or an earlier line told this failure.
     Ignored,
     /// A failregex matches and no ignoreregex does: one failure.
     Matched(Match),
@@ -127,7 +132,7 @@ pub struct Match {
 }
 
 /// Who failed, as the line says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     /// A literal address, in its canonical form.
     Address(IpAddr),
@@ -296,7 +301,15 @@ impl Filter {
                 host = None;
             }
             let Some(host) = host else { return Ok(Some(LineOutcome::Missed)) };
+            if let Some(attempt) = marks.attempt.as_ref().filter(|_| marks.first || marks.again)
+                && self.attempts.has_told(&host, attempt, marks.first, Instant::now())
+            {
+                return Ok(Some(LineOutcome::Ignored));
+            }
             let user = user.map(|user| String::from_utf8_lossy(&user).into_owned());
+            let user = user
+                .map(|user| self.users.get(&user).cloned().unwrap_or(user))
+                .filter(|user| !user.is_empty());
             // The host of a session may stand in an earlier line, that of several lines anywhere.
             let span = span.filter(|_| several.is_none()).map_or(0..0, |span| {
                 let place = |at: usize| dateless.place(at).min(line.len());

@@ -21,12 +21,16 @@ pub use own_bans::{BanEnd, Fate, OwnBan, OwnBans, RefusedBan};
 /// A failure dated later than this after now is dated now: its clock is wrong.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 
+/// Of how many failures the times are kept for each address, at most. A jail whose `maxretry` is larger decays, and counts
+/// in that way alone.
+pub const KEPT: u32 = 1000;
+
 /// What a jail counts and when it decides.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Unique in the sensor; it stands on every offence and ban.
     pub name: Name,
-    /// How many failures make an offence.
+    /// How many failures make an offence; over [`KEPT`] only where the jail decays.
     pub maxretry: u32,
     /// In seconds, back from the latest failure; what is older is not counted.
     pub findtime: Seconds,
@@ -75,7 +79,7 @@ pub enum Outcome {
 /// The failures of one address or IPv6 network within the window. Serialized as it is saved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
-    /// When they happened, oldest first; at most `maxretry`.
+    /// When they happened, oldest first; at most `maxretry`, and at most [`KEPT`].
     times: Vec<Timestamp>,
     /// The last pieces of evidence, oldest first.
     evidence: Vec<Evidence>,
@@ -163,11 +167,11 @@ impl Policy {
 // === impl Counter ===
 
 impl Counter {
-    /// Adds what another address of the same network had counted; at most `maxretry` failures are kept.
+    /// Adds what another address of the same network had counted.
     fn add(&mut self, other: Self, maxretry: u32) {
         self.times.extend(other.times);
         self.times.sort_unstable();
-        self.times.drain(..self.times.len().saturating_sub(maxretry as usize));
+        self.times.drain(..self.times.len().saturating_sub(maxretry.min(KEPT) as usize));
         self.evidence.extend(other.evidence);
         self.evidence.sort_by_key(|evidence| evidence.time);
         let most = Evidence::MOST.min(maxretry as usize);
@@ -244,9 +248,11 @@ impl Jail {
             return Outcome::Old;
         }
         let place = counter.times.partition_point(|then| *then <= time);
-        let room = (self.policy.maxretry as usize).saturating_sub(counter.times.len());
-        let count = (failure.weight as usize).min(room);
+        let most = self.policy.maxretry.min(KEPT) as usize;
+        let count = (failure.weight as usize).min(most);
         counter.times.splice(place..place, std::iter::repeat_n(time, count));
+        // The latest say until when the address is counted.
+        counter.times.drain(..counter.times.len().saturating_sub(most));
         if counter.evidence.len() >= Evidence::MOST.min(self.policy.maxretry as usize) {
             counter.evidence.remove(0);
         }
@@ -451,6 +457,24 @@ mod tests {
 
     fn offends(outcome: &Outcome) -> bool {
         matches!(outcome, Outcome::Offence(_))
+    }
+
+    #[test]
+    fn a_large_maxretry_is_reached_and_its_memory_stays_small() {
+        let mut jail = jail();
+        jail.policy = Policy { maxretry: 5000, decay: true, ..jail.policy };
+        for count in 1..5000 {
+            let outcome = jail.failure(failure("192.0.2.1", count / 10), at(600));
+            assert_eq!(outcome, Outcome::Counted(count as u32));
+        }
+        // The latest are kept, so that nobody is forgotten who goes on.
+        assert_eq!(jail.counters.values().next().unwrap().times.len(), KEPT as usize);
+        jail.sweep(at(499 + 600));
+        assert_eq!(jail.counted(), 1);
+        assert!(offends(&jail.failure(failure("192.0.2.1", 500), at(600))));
+        let mut heavy = failure("192.0.2.1", 600);
+        heavy.weight = u32::MAX;
+        assert!(offends(&jail.failure(heavy, at(600))));
     }
 
     #[test]

@@ -3,5 +3,6 @@
 
 pub mod clock;
 mod local_drop;
+pub mod logs;
 pub mod maps;
 pub mod process;

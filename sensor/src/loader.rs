@@ -11,6 +11,7 @@ use crate::channel::messages::{CONNECTIONS, LOCAL_DROP, LOGINS, LoaderRequest, S
 use crate::channel::socket::Channel;
 use crate::channel::{Program, Wanted};
 use crate::confine;
+use crate::confine::logs::OpenedLog;
 
 mod connections;
 mod container;
@@ -19,6 +20,7 @@ mod layout;
 mod listener;
 pub mod local_drop;
 mod logins;
+mod logs;
 pub mod object;
 mod offsets;
 mod part;
@@ -29,6 +31,7 @@ mod tracepoint;
 use connections::ConnectionsPart;
 use local_drop::LocalDropPart;
 use logins::LoginsPart;
+use logs::Logs;
 use object::{Kit, Object};
 use part::Part;
 
@@ -46,6 +49,7 @@ struct Parts {
 /// Runs until the worker has ended.
 pub fn run(channel: &Channel) -> anyhow::Result<()> {
     let mut parts = Parts::default();
+    let mut logs = Logs::default();
     let mut said = Vec::new();
     let mut confinement = None;
     let mut next_look = Instant::now() + LOOK;
@@ -68,6 +72,16 @@ pub fn run(channel: &Channel) -> anyhow::Result<()> {
                         Said::Loaded { programs: said.clone(), confinement: confinement.clone(), maps };
                     channel.send(&loaded, &descriptors)?;
                 }
+                LoaderRequest::Logs(wanted) => logs.set(wanted),
+                LoaderRequest::Open { question, path, part } => match logs.open(&path, &part) {
+                    Ok(OpenedLog { file, at }) => {
+                        channel.send(&Said::Opened { question, at, trouble: None }, &[file.as_fd()])?;
+                    }
+                    Err(error) => {
+                        let trouble = Some((error.raw_os_error(), error.to_string()));
+                        channel.send(&Said::Opened { question, at: None, trouble }, &[])?;
+                    }
+                },
                 LoaderRequest::Vouch { process, address } => {
                     channel.send(&Said::Vouched(parts.logins.vouch(process, address)), &[])?;
                 }

@@ -26,7 +26,7 @@ use crate::detector::{Detector, Ignored};
 #[cfg(test)]
 use crate::detector::{Handed, Sent};
 use crate::jail::{Counter, Fate};
-use crate::source::files::{FilesStatus, FollowerHandle, SavedPosition};
+use crate::source::files::{Access, FilesStatus, FollowerHandle, SavedPosition};
 use crate::source::journal::{self, Cursor, Entry, JournalOptions};
 use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store, Writer};
@@ -323,7 +323,7 @@ impl Service {
         local_drop.look_around(&config.state).await;
         local_drop.refresh(&lock(watch));
         let mut sources = Sources::none();
-        sources.files = files::follow(watch)?;
+        sources.files = files::follow(watch, Access::new(config.follow.clone(), self.kernel.log_opener()))?;
         lock(watch).files = sources.files.as_ref().map(|(handle, _)| handle.status());
         if sources.files.is_some() {
             sources.names.push("files");

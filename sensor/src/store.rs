@@ -2,6 +2,7 @@
 //! files, the jails' counters, and the last allow list. A thread of its own does the writing, in
 //! the order in which it was told and many changes to a transaction, so that nobody waits for a disk.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,10 +76,10 @@ pub struct Saved {
 /// is either read and counted, or neither.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Of files that were read further since.
-    pub positions: Vec<SavedPosition>,
+    /// Of files that were read further since, by [`SavedPosition::key`].
+    pub positions: HashMap<String, SavedPosition>,
     /// Files that are gone and drained, by [`SavedPosition::key`].
-    pub forgotten: Vec<String>,
+    pub forgotten: HashSet<String>,
     /// Counters that changed; `None` where an address is no longer counted.
     pub counters: Vec<(Name, IpAddr, Option<Counter>)>,
     /// Bans of which something changed, and what became of them.
@@ -529,11 +530,11 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
     for key in &snapshot.forgotten {
         connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
     }
-    for position in &snapshot.positions {
+    for (key, position) in &snapshot.positions {
         let json = serde_json::to_string(position).unwrap_or_default();
         connection
             .prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2)")?
-            .execute(params![position.key(), json])?;
+            .execute(params![key, json])?;
     }
     for (jail, address, counter) in &snapshot.counters {
         let address = address.to_string();

@@ -182,7 +182,7 @@ fn address(regex: &str, line: &str) -> Option<String> {
 fn theirs(cases: &[(&String, &String)]) -> Vec<Option<String>> {
     let mut python = Command::new("python3")
         .args(["-c", THEIRS])
-        .arg(package::package())
+        .arg(package::package("bookworm"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

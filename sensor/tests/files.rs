@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -475,6 +475,76 @@ fn a_partial_line_waits_for_its_end() {
     assert_eq!(watch.arrived.lock().unwrap().lines, ["line 0", "line 1"]);
     file.write_all(b"ne 2\n").unwrap();
     watch.assert_each_once(3);
+}
+
+#[test]
+fn a_sparse_copy_of_eight_tebibytes_holds_up_no_other_file_and_is_read_to_its_end() {
+    const HUGE: u64 = 8 << 40;
+    let folder = folder_on_disk();
+    let path = folder.path().join("x.log");
+    let mut log = Log::create(&path);
+    log.write(10);
+    let watch = Watch::start(&folder.path().join("*.log"));
+    watch.wait(10);
+    let copy = archive(&path, 1);
+    std::fs::copy(&path, &copy).unwrap();
+    File::options().write(true).open(&copy).unwrap().write_all_at(b"line 10\n", HUGE).unwrap();
+    log.file.set_len(0).unwrap();
+    append_to(&folder.path().join("other.log")).write_all(b"line 11\n").unwrap();
+    log.file.write_all(b"line 12\n").unwrap();
+    watch.assert_each_once(13);
+    let arrived = watch.arrived.lock().unwrap();
+    let place = |line: &str| arrived.lines.iter().position(|arrived| arrived == line);
+    assert!(place("line 10") < place("line 12"), "the copy is read before what came after it");
+}
+
+#[test]
+fn a_line_without_end_that_is_a_hole_is_passed_over_and_others_are_read_meanwhile() {
+    let folder = folder_on_disk();
+    let path = folder.path().join("x.log");
+    let watch = Watch::start(&folder.path().join("*.log"));
+    let file = File::create(&path).unwrap();
+    file.write_all_at(b"no end", 0).unwrap();
+    file.write_all_at(b"\nline 0\n", 8 << 40).unwrap();
+    append_to(&folder.path().join("other.log")).write_all(b"line 1\n").unwrap();
+    let until = Instant::now() + PATIENCE;
+    let both = |lines: &[String]| ["line 0", "line 1"].iter().all(|line| lines.iter().any(|one| one == line));
+    while !both(&watch.arrived.lock().unwrap().lines) {
+        watch.news.recv_timeout(until.saturating_duration_since(Instant::now())).expect("both lines");
+    }
+}
+
+#[test]
+fn the_hole_that_a_daemon_leaves_which_does_not_append_is_no_part_of_its_next_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.log");
+    let mut file = File::create(&path).unwrap();
+    let watch = Watch::start(&path);
+    let lines: String = (0..1000).map(|number| format!("line {number}\n")).collect();
+    file.write_all(lines.as_bytes()).unwrap();
+    watch.wait(1000);
+    // Its offset stays where it was.
+    file.set_len(0).unwrap();
+    file.write_all(b"line 1000\n").unwrap();
+    watch.assert_each_once(1001);
+}
+
+#[test]
+fn more_logs_than_may_be_open_leave_the_rest_of_the_process_its_files_and_are_named() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..300 {
+        std::fs::write(folder.path().join(format!("{number}.log")), format!("line {number}\n")).unwrap();
+    }
+    let limit = Rlimit { current: Some(200), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let watch = Watch::start(&folder.path().join("*.log"));
+    watch.wait(150);
+    let spare: Vec<File> = (0..30).map(|_| File::open(folder.path()).unwrap()).collect();
+    assert_eq!((watch.status().followed(), spare.len()), (150, 30));
+    let troubles = watch.status().troubles();
+    assert_eq!(troubles.len(), 150);
+    assert!(troubles.values().all(|what| what.contains("LimitNOFILE")), "{troubles:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::fs::{read_dir, read_to_string};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use atalaya_sensor::filter::{Filter, FilterDefinition, Host, LineOutcome, Match, catalogue};
+use atalaya_sensor::filter::{Filter, FilterDefinition, Host, LineOutcome, Match, Newlines, catalogue};
 use atalaya_sensor::source::journal::JournalMatch;
 
 /// The fewest lines of each kind for a filter.
@@ -20,6 +20,13 @@ const VICTIM: &str = "203.0.113.66";
 const AROUND: usize = 70;
 /// How many pieces are tried in place of a name.
 const TRIED: usize = 300;
+
+/// A filter, or a mode of it, and the log beside it: `NAME.log`, or `NAME.MODE.log`.
+struct Written {
+    name: String,
+    definition: FilterDefinition,
+    log: PathBuf,
+}
 
 /// A line of a filter's log.
 struct Sample<'a> {
@@ -32,11 +39,10 @@ struct Sample<'a> {
 #[test]
 fn every_filter_finds_the_true_address_or_none() {
     let (mut differences, mut filters) = (Vec::new(), 0);
-    for path in written() {
+    for Written { name, definition, log } in written() {
         filters += 1;
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let mut filter = filter(&path);
-        let log = read_to_string(path.with_extension("log")).unwrap();
+        let mut filter = compiled(&name, &definition);
+        let log = read_to_string(log).unwrap();
         for sample in samples(&name, &log) {
             let found = filter.find(sample.line.as_bytes());
             let address = match &found {
@@ -61,55 +67,27 @@ fn every_filter_finds_the_true_address_or_none() {
 
 #[test]
 fn no_name_made_of_pieces_of_the_lines_themselves_brings_its_address_in() {
-    let mut bent = Vec::new();
-    for path in written() {
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let mut filter = filter(&path);
-        let log = read_to_string(path.with_extension("log")).unwrap();
-        let samples = samples(&name, &log);
-        let mut attacks: Vec<String> = samples.iter().flat_map(pieces).collect();
-        if name == "nginx" {
-            // Its names end at the first colon.
-            attacks.iter_mut().for_each(|attack| *attack = attack.replace(':', ""));
-        }
-        if definition(&path).json.is_some() {
-            // A value in JSON.
-            let escaped = |attack: &String| {
-                let quoted = serde_json::to_string(attack).unwrap();
-                quoted[1..quoted.len() - 1].to_owned()
-            };
-            attacks = attacks.iter().map(escaped).collect();
-        }
-        for (line, chosen) in samples.iter().flat_map(chosen) {
-            // Another part of the pieces for every line, the same in every run.
-            let stride = attacks.len() / TRIED + 1;
-            for attack in attacks.iter().skip(line.len() % stride).step_by(stride) {
-                let line = chosen.replace('\0', attack);
-                let found = filter.find(line.as_bytes());
-                if matches!(&found, LineOutcome::Matched(Match { host: Host::Address(address), .. }) if address.to_string() == VICTIM)
-                {
-                    bent.push(format!("{name}: {line}"));
-                }
-            }
-        }
-    }
+    // Many searches: a thread for each filter.
+    let mut bent: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            written().into_iter().map(|written| scope.spawn(move || bent(&written))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
     bent.truncate(20);
     assert!(bent.is_empty(), "{}", bent.join("\n"));
 }
 
 #[test]
 fn no_filter_has_a_regex_that_an_attacker_can_bend() {
-    for path in written() {
-        let filter = filter(&path);
-        assert!(filter.warnings().is_empty(), "{}: {:#?}", path.display(), filter.warnings());
+    for Written { name, definition, .. } in written() {
+        let filter = compiled(&name, &definition);
+        assert!(filter.warnings().is_empty(), "{name}: {:#?}", filter.warnings());
     }
 }
 
 #[test]
 fn every_filter_says_what_it_counts_and_where_its_lines_are() {
-    for path in written() {
-        let written = definition(&path);
-        let place = path.display();
+    for Written { name: place, definition: written, .. } in written() {
         assert!(!written.description.is_empty() && !written.description.contains('\n'), "{place}");
         assert!(!written.paths.is_empty(), "{place}: no paths");
         assert!(written.paths.iter().all(|path| path.starts_with('/')), "{place}: {:?}", written.paths);
@@ -119,8 +97,7 @@ fn every_filter_says_what_it_counts_and_where_its_lines_are() {
 
 #[test]
 fn every_filter_is_part_of_the_program_and_named_where_users_look() {
-    let mut names: Vec<_> =
-        written().iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> = written().into_iter().map(|written| written.name).collect();
     names.sort();
     let known: Vec<_> = catalogue::names().collect();
     assert_eq!(known, names, "sensor/src/filter/catalogue.rs beside sensor/filters/");
@@ -136,20 +113,64 @@ fn every_filter_is_part_of_the_program_and_named_where_users_look() {
 }
 
 #[test]
+fn every_filter_whose_daemon_may_write_a_newline_warns_of_forged_lines() {
+    for Written { name, definition, .. } in written() {
+        let caution = compiled(&name, &definition).caution().to_owned();
+        if definition.newlines != Newlines::Escaped {
+            assert!(caution.contains("forge"), "{name}: {caution:?}");
+        }
+    }
+}
+
+#[test]
 fn every_filter_has_enough_lines_and_every_log_its_filter() {
-    let folder = folder();
-    for path in written() {
-        let log = read_to_string(path.with_extension("log")).unwrap();
-        let samples = samples(&path.display().to_string(), &log);
+    let mut files = BTreeSet::new();
+    for Written { name, log, definition } in written() {
+        let text = read_to_string(&log).unwrap();
+        let samples = samples(&name, &text);
         let matching = samples.iter().filter(|sample| sample.expected.is_some()).count();
         let missing = samples.len() - matching;
-        assert!(matching >= FEWEST && missing >= FEWEST, "{}: {matching} and {missing}", path.display());
+        assert!(matching >= FEWEST && missing >= FEWEST, "{name}: {matching} and {missing}");
+        files.extend([log, folder().join(format!("{}.toml", definition.name))]);
     }
-    for entry in read_dir(&folder).unwrap() {
+    for entry in read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
-        let other = path.with_extension(if path.extension().unwrap() == "toml" { "log" } else { "toml" });
-        assert!(other.is_file(), "{} has no {}", path.display(), other.display());
+        assert!(files.contains(&path), "{} belongs to no filter, or to no mode of one", path.display());
     }
+}
+
+/// The lines with a name made of pieces that bring the pieces' address in.
+fn bent(Written { name, definition, log }: &Written) -> Vec<String> {
+    let mut filter = compiled(name, definition);
+    let log = read_to_string(log).unwrap();
+    let samples = samples(name, &log);
+    let mut attacks: Vec<String> = samples.iter().flat_map(pieces).collect();
+    if name == "nginx" {
+        // Its names end at the first colon.
+        attacks.iter_mut().for_each(|attack| *attack = attack.replace(':', ""));
+    }
+    if definition.json.is_some() {
+        // A value in JSON.
+        let escaped = |attack: &String| {
+            let quoted = serde_json::to_string(attack).unwrap();
+            quoted[1..quoted.len() - 1].to_owned()
+        };
+        attacks = attacks.iter().map(escaped).collect();
+    }
+    let mut bent = Vec::new();
+    for (line, chosen) in samples.iter().flat_map(chosen) {
+        // Another part of the pieces for every line, the same in every run.
+        let stride = attacks.len() / TRIED + 1;
+        for attack in attacks.iter().skip(line.len() % stride).step_by(stride) {
+            let line = chosen.replace('\0', attack);
+            let found = filter.find(line.as_bytes());
+            if matches!(&found, LineOutcome::Matched(Match { host: Host::Address(address), .. }) if address.to_string() == VICTIM)
+            {
+                bent.push(format!("{name}: {line}"));
+            }
+        }
+    }
+    bent
 }
 
 /// What an attacker would write: a sample's line around its address, cut at every place that ends or begins
@@ -190,21 +211,34 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("filters")
 }
 
-/// The filters' files, in order.
-fn written() -> Vec<PathBuf> {
+/// The filters and those of their modes that have a log, in order.
+fn written() -> Vec<Written> {
     let mut paths: Vec<_> = read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
-    paths
+    let modes = |path: PathBuf| {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let definition: FilterDefinition = toml::from_str(&read_to_string(&path).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let definition = FilterDefinition { name: name.clone(), ..definition };
+        let mut written: Vec<Written> = definition
+            .modes
+            .keys()
+            .map(|mode| Written {
+                name: format!("{name}[mode={mode}]"),
+                definition: definition.clone().in_mode(mode).unwrap(),
+                log: folder().join(format!("{name}.{mode}.log")),
+            })
+            .filter(|written| written.log.is_file())
+            .collect();
+        written.insert(0, Written { log: folder().join(format!("{name}.log")), name, definition });
+        written
+    };
+    paths.into_iter().flat_map(modes).collect()
 }
 
-fn definition(path: &Path) -> FilterDefinition {
-    toml::from_str(&read_to_string(path).unwrap())
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn filter(path: &Path) -> Filter {
-    definition(path).compile().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn compiled(name: &str, definition: &FilterDefinition) -> Filter {
+    definition.compile().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The lines of a log: `! ADDRESS | USER | LINE` must match, `- LINE` must not, `#` begins a comment.

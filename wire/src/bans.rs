@@ -178,7 +178,7 @@ fn ours() -> u32 {
 pub(crate) mod network {
     use super::{Deserializer, IpNet, Serializer, canonical_network, fmt, parse_network};
 
-    struct Visitor;
+    struct NetworkVisitor;
 
     pub(crate) fn serialize<S: Serializer>(network: &IpNet, serializer: S) -> Result<S::Ok, S::Error> {
         if network.prefix_len() == network.max_prefix_len() {
@@ -189,10 +189,10 @@ pub(crate) mod network {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
-        deserializer.deserialize_str(Visitor)
+        deserializer.deserialize_str(NetworkVisitor)
     }
 
-    impl serde::de::Visitor<'_> for Visitor {
+    impl serde::de::Visitor<'_> for NetworkVisitor {
         type Value = IpNet;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

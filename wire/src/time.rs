@@ -129,12 +129,12 @@ impl<'de> Deserialize<'de> for BanTime {
 }
 
 /// Reads what is written as a number or as a text.
-struct Visitor<T> {
+struct LengthVisitor<T> {
     expected: &'static str,
     read: PhantomData<T>,
 }
 
-impl<T: FromStr<Err = TimeError>> serde::de::Visitor<'_> for Visitor<T> {
+impl<T: FromStr<Err = TimeError>> serde::de::Visitor<'_> for LengthVisitor<T> {
     type Value = Result<T, TimeError>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,7 +159,7 @@ where
     T: FromStr<Err = TimeError>,
     D: serde::Deserializer<'de>,
 {
-    let visitor = Visitor { expected, read: PhantomData };
+    let visitor = LengthVisitor { expected, read: PhantomData };
     deserializer.deserialize_any(visitor)?.map_err(serde::de::Error::custom)
 }
 

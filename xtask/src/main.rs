@@ -11,6 +11,7 @@ mod demo;
 mod dist;
 mod run;
 mod setup;
+mod suite;
 mod test;
 #[path = "../../sensor-ebpf/toolchain.rs"]
 mod toolchain;
@@ -42,13 +43,11 @@ enum Command {
     #[command(after_help = "Example:\n  cargo xtask ci")]
     Ci,
     /// Prove the kernel programs on Debian's kernels, in virtual machines
-    #[command(
-        after_help = "Examples:\n  cargo xtask vm                  # the kernel that this Debian runs with\n  \
-        cargo xtask vm --all            # and the newest, each with every lockdown\n  \
+    #[command(after_help = "Examples:\n  cargo xtask vm                  # the kernel of Debian 12\n  \
+        cargo xtask vm --all            # and those of Debian 13 and sid, each with every lockdown\n  \
         cargo xtask vm --kernel 6.12 --lockdown integrity\n  \
         cargo xtask vm --all --bless    # keep the verifier's instruction counts as they are now\n\n\
-        Needs no root where qemu-system-x86 is installed, and is faster where /dev/kvm can be used."
-    )]
+        Needs no root where qemu-system-x86 is installed, and is faster where /dev/kvm can be used.")]
     Vm(vm::Arguments),
     /// Build the two programs as they are handed out: optimized and stripped
     #[command(after_help = "Example:\n  cargo xtask dist")]

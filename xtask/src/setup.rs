@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{announce, cargo, programs};
+use crate::suite::Suite;
 use crate::toolchain;
 
 /// Debian's packages with a Rust compiler that has a core library for BPF, and LLVM to link with.
@@ -93,7 +94,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         Purpose::Test => {
             let packages = [missing(DEMO_PACKAGES), missing(TEST_PACKAGES)].concat();
             install("the tests run real daemons, clients and kernels", &packages, Care::Upgrade)?;
-            unpack_fail2ban()
+            ensure_fail2ban(&[Suite::Bookworm])
         }
     }
 }
@@ -193,15 +194,19 @@ fn missing_library(line: &str) -> Option<String> {
     Some(format!("{name}{dash}{version}").replace('_', "-"))
 }
 
-/// Unpacks Debian's fail2ban, for the tests that read its files where they lie.
-fn unpack_fail2ban() -> Result<()> {
-    if programs("fail2ban").join("etc/fail2ban/jail.conf").exists() {
-        return Ok(());
+/// Unpacks the fail2ban of Debian's suites that is not there yet, for the tests that read its files where they lie.
+pub fn ensure_fail2ban(suites: &[Suite]) -> Result<()> {
+    for suite in suites {
+        let folder = match suite {
+            Suite::Bookworm => programs("fail2ban"),
+            newer => programs(&format!("fail2ban-{}", newer.name())),
+        };
+        if !folder.join("etc/fail2ban/jail.conf").exists() {
+            let why = "the tests read fail2ban's own configuration";
+            suite.lists()?.unpack(&["fail2ban"], &folder, why)?;
+        }
     }
-    unpack(
-        "fail2ban",
-        "the tests read fail2ban's own configuration; it is unpacked, not installed: it would start to ban",
-    )
+    Ok(())
 }
 
 /// Unpacks a package of Debian's below a folder of its name, beside what is built.

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::run::{announce, cargo};
+use crate::suite::Suite;
 use crate::{setup, vm};
 
 /// Options of `cargo xtask test`.
@@ -12,7 +13,7 @@ use crate::{setup, vm};
 pub struct Arguments {
     /// Run only the tests whose name holds this
     filter: Option<String>,
-    /// The kernel programs in all virtual machines, not in one alone
+    /// Also what takes long: the fail2ban of newer Debians, and the kernel programs in all virtual machines
     #[arg(long, conflicts_with = "filter")]
     all: bool,
 }
@@ -20,6 +21,9 @@ pub struct Arguments {
 /// Sets up, builds everything, and runs every test. With a name, what is no test of that name is left out.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Purpose::Test)?;
+    if arguments.all {
+        setup::ensure_fail2ban(&Suite::ALL)?;
+    }
     let all = arguments.filter.is_none();
     // The end-to-end tests start the programs as processes.
     announce(
@@ -36,11 +40,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut tests = cargo();
     if nextest {
         tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        tests.args(arguments.all.then_some(["--run-ignored", "all"]).into_iter().flatten());
     } else {
         tests.args(["test", "--workspace", "--no-fail-fast"]);
     }
     let what = arguments.filter.as_ref().map(|name| format!("the tests whose name holds `{name}`"));
-    announce(what.as_deref().unwrap_or("every test"), tests.args(&arguments.filter))?;
+    tests.args(&arguments.filter);
+    if arguments.all && !nextest {
+        tests.args(["--", "--include-ignored"]);
+    }
+    announce(what.as_deref().unwrap_or("every test"), &mut tests)?;
     if !all {
         return Ok(());
     }

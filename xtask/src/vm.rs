@@ -27,7 +27,7 @@ mod verifier;
 /// Options of `cargo xtask vm`.
 #[derive(Default, clap::Args)]
 pub struct Arguments {
-    /// All: the kernel that this Debian runs with and the newest one that its package sources offer, with each lockdown
+    /// All: the kernels of Debian 12, Debian 13 and sid, with each lockdown
     #[arg(long)]
     all: bool,
     /// Only this kernel: the newest of a series (6.12), or a release (6.1.0-56); may be given more than once
@@ -76,14 +76,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (mut runs, mut troubles) = (Vec::new(), Vec::new());
     for kernel in &kernels {
         initramfs.write(kernel, &image)?;
+        let vmlinuz = kernel.image()?;
         let series = kernel.kernel.series();
         for lockdown in arguments.lockdowns() {
-            let boot = Boot {
-                accelerator,
-                image: &kernel.image(),
-                initramfs: &image,
-                lockdown: lockdown.argument(),
-            };
+            let boot =
+                Boot { accelerator, image: &vmlinuz, initramfs: &image, lockdown: lockdown.argument() };
             let mut run = Run::new(kernel, lockdown);
             let ended = run.play(&boot, &interrupted);
             if interrupted.load(Ordering::SeqCst) {
@@ -102,7 +99,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         counts.write()?;
     }
     println!("\n{}", table::tables(&runs));
-    if let Some(note) = counts.unknown() {
+    let booted: Vec<_> = runs.iter().map(|run| (run.kernel.series(), run.lockdown)).collect();
+    if let Some(note) = counts.unknown(&booted) {
         println!("note: {note}\n");
     }
     if !troubles.is_empty() {

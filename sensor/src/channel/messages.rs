@@ -1,11 +1,13 @@
 //! What worker and loader say to each other.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Program, Wanted};
 use crate::confine::Confinement;
+use crate::confine::logs::{LogPart, WantedLogs};
 
 /// The object of that name, under which the worker gets its maps.
 pub const LOGINS: &str = "logins";
@@ -17,6 +19,18 @@ pub const LOCAL_DROP: &str = "local_drop";
 /// What the worker asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum LoaderRequest {
+    /// Names the logs that may be opened. Only the first one counts: it is said before the worker has read anything
+    /// that somebody else wrote, and not answered.
+    Logs(WantedLogs),
+    /// Opens a part of one of these logs; answered with [`Said::Opened`].
+    Open {
+        /// The worker's number of the question.
+        question: u64,
+        /// A path that one of the patterns matches; for [`LogPart::Names`], a folder on the way to such paths.
+        path: PathBuf,
+        /// What of it.
+        part: LogPart,
+    },
     /// Brings what is loaded to this; answered with [`Said::Loaded`].
     Want(Wanted),
     /// Finds who listens on a port; answered with [`Said::Listener`].
@@ -56,6 +70,15 @@ pub enum Said {
         question: u64,
         /// `None` where nobody listens there, or who does cannot be told.
         listener: Option<Listener>,
+    },
+    /// What was to be opened, with its descriptor.
+    Opened {
+        /// The worker's number of the question.
+        question: u64,
+        /// As in [`OpenedLog`](crate::confine::logs::OpenedLog).
+        at: Option<PathBuf>,
+        /// Why there is no descriptor: the kernel's number of the error, where it has one, and in words.
+        trouble: Option<(Option<i32>, String)>,
     },
     /// The answer to the oldest [`LoaderRequest::Vouch`] that has none.
     Vouched(Vouch),

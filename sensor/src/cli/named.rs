@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Filters, read_filter_file};
 use crate::fail2ban::{DEFAULT_FOLDER, Fail2ban};
 use crate::filter::{Filter, FilterDefinition};
 
@@ -12,7 +12,7 @@ use crate::filter::{Filter, FilterDefinition};
 #[derive(Clone, Debug)]
 pub struct Named {
     config: PathBuf,
-    fail2ban: Option<PathBuf>,
+    filters: Filters,
     /// Whether fail2ban's filters win over ours.
     theirs_first: bool,
 }
@@ -35,9 +35,9 @@ impl Named {
     /// filters then win over ours, else that of the configuration, else the stock one where it is there.
     pub fn new(config: &Path, fail2ban: Option<&Path>) -> Self {
         let theirs_first = fail2ban.is_some();
-        let stock = || Some(PathBuf::from(DEFAULT_FOLDER)).filter(|folder| folder.is_dir());
-        let fail2ban = fail2ban.map(Path::to_owned).or_else(|| config::fail2ban_of(config)).or_else(stock);
-        Self { config: config.to_owned(), fail2ban, theirs_first }
+        let stock = Some(Path::new(DEFAULT_FOLDER)).filter(|folder| folder.is_dir());
+        let filters = config::filters_of(config, fail2ban, stock);
+        Self { config: config.to_owned(), filters, theirs_first }
     }
 
     /// Finds what is meant; a jail wins over a filter of its name.
@@ -61,15 +61,14 @@ impl Named {
         }
         let path = Path::new(word);
         if word.contains('/') && path.is_file() {
-            return of(word.to_owned(), &read_file(path)?);
+            return of(word.to_owned(), &read_filter_file(path)?);
         }
         let name = word.split('[').next().unwrap_or_default();
         let is_name =
             !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        let jail = self.fail2ban.as_deref().and_then(|folder| Fail2ban::read(folder).ok()?.jail(word).ok());
-        let fail2ban = self.fail2ban.as_deref();
-        let theirs = if self.theirs_first { config::find_theirs(word, fail2ban).ok() } else { None };
-        match theirs.map_or_else(|| config::find_filter(word, fail2ban), Ok) {
+        let jail = self.filters.fail2ban().and_then(|folder| Fail2ban::read(folder).ok()?.jail(word).ok());
+        let theirs = if self.theirs_first { self.filters.find_theirs(word).ok() } else { None };
+        match theirs.map_or_else(|| self.filters.find(word, None), Ok) {
             Ok(definition) => of(format!("filter {word}"), &definition),
             Err(_) if jail.is_some() => {
                 let definition = jail.map(|jail| jail.filter).unwrap_or_default();
@@ -95,14 +94,4 @@ impl Named {
         let names = config.jails.iter().map(|jail| jail.policy.name.to_string());
         Ok(names.filter(|name| config.filter_of(name).is_some()).collect())
     }
-}
-
-/// A filter in a file: our TOML, or fail2ban's form, with what it includes.
-fn read_file(path: &Path) -> Result<FilterDefinition, String> {
-    if path.extension().is_some_and(|extension| extension == "toml") {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        return toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()));
-    }
-    Fail2ban::filter_in_file(path).map_err(|error| error.to_string())
 }

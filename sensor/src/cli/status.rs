@@ -53,9 +53,19 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         ]);
     }
     writeln!(out, "{jails}")?;
+    for jail in &status.jails {
+        for trouble in &jail.troubles {
+            writeln!(out, "jail {}: {}", jail.name, printable(trouble.as_bytes()))?;
+        }
+    }
     for jail in status.jails.iter().filter(|jail| jail.exhausted > 0) {
         writeln!(out, "jail {}: {}", jail.name, given_up(jail.exhausted))?;
     }
+    for (path, what) in status.unread.iter().take(LISTED) {
+        let path = path.to_string_lossy();
+        writeln!(out, "not read: {}: {}", printable(path.as_bytes()), printable(what.as_bytes()))?;
+    }
+    more(status.unread.len(), out)?;
     if !status.files.is_empty() {
         let mut files = new_table(["file", "read", "of"]);
         for file in &status.files {

@@ -1,9 +1,8 @@
 //! One jail of `sensor.toml`, as it is written, and what is wrong with it. What goes with a source, what holds for it where
-//! nothing is said and what is wrong with its settings is its [`Kind`]: a new source is a new variant of [`RawSource`] with a
-//! kind of its own, and what it has to be told is a new key of [`RawJail`].
+//! nothing is said and what is wrong with its settings are its [`SourceRules`]: a new source is a new variant of
+//! [`RawSource`] with rules of its own, and what it has to be told is a new key of [`RawJail`].
 
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
 use std::sync::Arc;
 
 use atalaya_program::config_file::ConfigError;
@@ -11,20 +10,19 @@ use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Seconds};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::filters::Filters;
 use super::{RawDefaults, yes};
+use crate::confine::logs::exists;
 use crate::date;
 use crate::filter::{Filter, FilterDefinition};
-use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports::{self, Ports};
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
-use crate::source::files::exists;
+use crate::jail::{KEPT, Policy};
 use crate::source::journal::JournalMatch;
 
 mod filter;
-
-pub use filter::{find_filter, find_theirs};
 
 /// The longest time over which the kernel counts, in seconds: a week.
 const LONGEST_WINDOW: u64 = 7 * 86_400;
@@ -40,7 +38,8 @@ pub(super) struct RawJail {
     short: Option<Spanned<Seconds>>,
     unverified: Option<Spanned<bool>>,
     interfaces: Option<Spanned<OneOrMany>>,
-    filter: Option<Spanned<String>>,
+    pub(super) filter: Option<Spanned<String>>,
+    mode: Option<Spanned<String>>,
     paths: Option<Spanned<OneOrMany>>,
     prefregex: Option<Spanned<String>>,
     failregex: Option<Spanned<OneOrMany>>,
@@ -79,7 +78,7 @@ enum RawSource {
 }
 
 /// What is particular to jails of one source.
-struct Kind {
+struct SourceRules {
     /// The keys that go with it, in groups, of those that go with some sources and not with others.
     keys: &'static [&'static [&'static str]],
     /// What holds where nothing is said, made of what holds for all jails.
@@ -97,8 +96,8 @@ struct Kind {
 /// Whose settings are read, and how a mistake in them is told.
 struct Whose<'a> {
     name: &'a Name,
-    /// fail2ban's folder, where its filters may be named too.
-    own: Option<&'a Path>,
+    /// Where a filter may be found by its name.
+    filters: &'a Filters,
     /// A mistake at a place of the file.
     at: &'a dyn Fn(Range<usize>, String) -> ConfigError,
     /// A mistake of the jail as a whole.
@@ -124,7 +123,7 @@ enum OneOrMany {
 // === impl RawSource ===
 
 impl RawSource {
-    fn kind(self) -> &'static Kind {
+    fn rules(self) -> &'static SourceRules {
         match self {
             Self::Logins => &LOGINS,
             Self::Connections => &CONNECTIONS,
@@ -138,7 +137,7 @@ impl RawSource {
     }
 }
 
-static LOGINS: Kind = Kind {
+static LOGINS: SourceRules = SourceRules {
     keys: &[&["services", "ports", "decay"]],
     standard: of_failures,
     maxretry: FAILURES,
@@ -150,7 +149,7 @@ static LOGINS: Kind = Kind {
     read: |jail, _| Ok(JailSource::Logins { services: many(jail.services.as_ref()) }),
 };
 
-static CONNECTIONS: Kind = Kind {
+static CONNECTIONS: SourceRules = SourceRules {
     keys: &[&["ports", "short"]],
     standard: |jail, _, standard| {
         let (maxretry, findtime) = if jail.short.is_some() { (10, 600) } else { (30, 60) };
@@ -168,7 +167,7 @@ static CONNECTIONS: Kind = Kind {
     },
 };
 
-static SCAN: Kind = Kind {
+static SCAN: SourceRules = SourceRules {
     keys: &[&["unverified", "interfaces"]],
     // Short, for whoever touches closed ports may do it in another's name.
     standard: |_, _, standard| {
@@ -192,9 +191,9 @@ static SCAN: Kind = Kind {
     },
 };
 
-static FILES: Kind = Kind { keys: &[FILTER, &["paths"]], ..OF_LINES };
+static FILES: SourceRules = SourceRules { keys: &[FILTER, &["paths"]], ..OF_LINES };
 
-static JOURNAL: Kind = Kind {
+static JOURNAL: SourceRules = SourceRules {
     keys: &[FILTER, &["journalmatch"]],
     read: |jail, whose| {
         let (filter, definition) = jail.filter(whose)?;
@@ -203,13 +202,13 @@ static JOURNAL: Kind = Kind {
     ..OF_LINES
 };
 
-static SYSLOG: Kind = Kind {
+static SYSLOG: SourceRules = SourceRules {
     keys: &[FILTER],
     read: |jail, whose| Ok(JailSource::Syslog { filter: jail.filter(whose)?.0 }),
     ..OF_LINES
 };
 
-static SYSLOG_CALLS: Kind = Kind {
+static SYSLOG_CALLS: SourceRules = SourceRules {
     keys: &[FILTER, &["services"]],
     read: |jail, whose| {
         let (filter, _) = jail.filter(whose)?;
@@ -218,7 +217,7 @@ static SYSLOG_CALLS: Kind = Kind {
     ..OF_LINES
 };
 
-static LINES: Kind = Kind {
+static LINES: SourceRules = SourceRules {
     keys: &[FILTER, &["paths", "journalmatch"]],
     read: |jail, whose| {
         let (filter, definition) = jail.filter(whose)?;
@@ -234,7 +233,7 @@ static LINES: Kind = Kind {
 };
 
 /// What all jails have in common that read lines.
-const OF_LINES: Kind = Kind {
+const OF_LINES: SourceRules = SourceRules {
     keys: &[],
     standard: of_failures,
     maxretry: FAILURES,
@@ -250,10 +249,11 @@ const OF_LINES: Kind = Kind {
 };
 
 /// The keys of a jail that reads lines.
-const FILTER: &[&str] = &["filter", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
+const FILTER: &[&str] =
+    &["filter", "mode", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
 
 /// How many failures an offence may take.
-const FAILURES: RangeInclusive<u32> = 1..=1000;
+const FAILURES: RangeInclusive<u32> = 1..=KEPT;
 
 /// Those of `[defaults]` speak of failures: how many connections, or ports, are too many is another matter.
 fn of_failures(_: &RawJail, defaults: &RawDefaults, standard: Policy) -> Policy {
@@ -294,27 +294,27 @@ fn files(
 // === impl RawJail ===
 
 impl RawJail {
-    /// Checks it. `own` is fail2ban's folder, where its filters may be named too; `at` makes an error
+    /// Checks it. `filters` is where its filter may be found by name; `at` makes an error
     /// at a place of the file, `wrong` one of this jail.
     pub(super) fn check(
         self,
         name: &Name,
         defaults: &RawDefaults,
         ignore_self: bool,
-        own: Option<&Path>,
+        filters: &Filters,
         at: &impl Fn(Range<usize>, String) -> ConfigError,
         wrong: &impl Fn(String) -> ConfigError,
     ) -> Result<JailConfig, ConfigError> {
-        let kind = self.source.as_ref().map_or(RawSource::default(), |source| *source.get_ref()).kind();
-        if let Some((key, span)) = self.given().find(|(key, _)| !kind.takes(key)) {
+        let rules = self.source.as_ref().map_or(RawSource::default(), |source| *source.get_ref()).rules();
+        if let Some((key, span)) = self.given().find(|(key, _)| !rules.takes(key)) {
             let message =
                 format!("`{key}` does not go with this jail's source; remove it, or choose another source");
             return Err(at(span, message));
         }
-        let policy = self.policy(name, kind, defaults).map_err(wrong)?;
+        let policy = self.policy(name, rules, defaults).map_err(wrong)?;
         let ports = match &self.ports {
             Some(ports) => ports.get_ref().read().map_err(|message| at(ports.span(), message))?,
-            None => (kind.ports)(&self, name),
+            None => (rules.ports)(&self, name),
         };
         let zone = self.logtimezone.as_deref().map(date::zone).transpose().map_err(wrong)?;
         let mut ignore = self.ignore.clone();
@@ -322,7 +322,7 @@ impl RawJail {
         ignore.files.extend(defaults.ignore.files.iter().cloned());
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
-        let source = (kind.read)(&self, &Whose { name, own, at, wrong })?;
+        let source = (rules.read)(&self, &Whose { name, filters, at, wrong })?;
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
@@ -338,6 +338,7 @@ impl RawJail {
             ("unverified", span(self.unverified.as_ref())),
             ("interfaces", span(self.interfaces.as_ref())),
             ("filter", span(self.filter.as_ref())),
+            ("mode", span(self.mode.as_ref())),
             ("paths", span(self.paths.as_ref())),
             ("prefregex", span(self.prefregex.as_ref())),
             ("failregex", span(self.failregex.as_ref())),
@@ -349,10 +350,10 @@ impl RawJail {
         keys.into_iter().filter_map(|(key, span)| Some((key, span?)))
     }
 
-    fn policy(&self, name: &Name, kind: &Kind, defaults: &RawDefaults) -> Result<Policy, String> {
+    fn policy(&self, name: &Name, rules: &SourceRules, defaults: &RawDefaults) -> Result<Policy, String> {
         let standard = Policy::new(name.clone());
         let bantime = defaults.bantime.unwrap_or(standard.bantime);
-        let standard = (kind.standard)(self, defaults, Policy { bantime, ..standard });
+        let standard = (rules.standard)(self, defaults, Policy { bantime, ..standard });
         let mut ignore = defaults.ignore.networks.clone();
         ignore.extend(self.ignore.networks.iter());
         let policy = Policy {
@@ -373,15 +374,16 @@ impl RawJail {
             ..standard
         };
         check_ipv6_prefix(policy.ipv6_prefix)?;
-        if !kind.maxretry.contains(&policy.maxretry) {
-            let (least, most) = (kind.maxretry.start(), kind.maxretry.end());
-            return Err(format!("maxretry is {}; expected {least} to {most}", policy.maxretry));
+        let (least, most) = (*rules.maxretry.start(), *rules.maxretry.end());
+        if policy.maxretry < least || (policy.maxretry > most && !policy.decay) {
+            let decay = if most == KEPT { ", or more with `decay = true`" } else { "" };
+            return Err(format!("maxretry is {}; expected {least} to {most}{decay}", policy.maxretry));
         }
-        if policy.findtime.0 > kind.longest {
+        if policy.findtime.0 > rules.longest {
             return Err(format!(
                 "findtime is {}; the kernel counts over at most {}",
                 policy.findtime,
-                Seconds(kind.longest)
+                Seconds(rules.longest)
             ));
         }
         if policy.findtime.0 == 0 {
@@ -396,9 +398,9 @@ impl RawJail {
     }
 }
 
-// === impl Kind ===
+// === impl SourceRules ===
 
-impl Kind {
+impl SourceRules {
     fn takes(&self, key: &str) -> bool {
         self.keys.iter().any(|keys| keys.contains(&key))
     }
@@ -439,13 +441,13 @@ mod tests {
     #[test]
     fn each_key_that_goes_with_a_source_is_one_whose_place_is_known() {
         let jail: RawJail = toml::from_str(
-            "services = 'x'\nports = 22\nshort = 1\nunverified = true\ninterfaces = 'x'\nfilter = 'x'\npaths = 'x'\n\
+            "services = 'x'\nports = 22\nshort = 1\nunverified = true\ninterfaces = 'x'\nfilter = 'x'\nmode = 'x'\npaths = 'x'\n\
              prefregex = 'x'\nfailregex = 'x'\nignoreregex = 'x'\ndatepattern = 'x'\njournalmatch = 'x'\ndecay = true\n",
         )
         .unwrap();
         let given: Vec<&str> = jail.given().map(|(key, _)| key).collect();
-        for kind in [&LOGINS, &CONNECTIONS, &SCAN, &FILES, &JOURNAL, &SYSLOG, &SYSLOG_CALLS, &LINES] {
-            for key in kind.keys.iter().copied().flatten() {
+        for rules in [&LOGINS, &CONNECTIONS, &SCAN, &FILES, &JOURNAL, &SYSLOG, &SYSLOG_CALLS, &LINES] {
+            for key in rules.keys.iter().copied().flatten() {
                 assert!(given.contains(key), "{key}");
             }
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 
 use atalaya_sensor_ebpf::local_drop::BANS;
 use atalaya_wire::Networks;
@@ -52,6 +53,17 @@ impl Default for LocalDropConfig {
     fn default() -> Self {
         let settings = Settings { interfaces: None, max_entries: BANS, mode: Mode::Auto };
         Self { settings, fleet: true, even_my_session: false }
+    }
+}
+
+impl LocalDropConfig {
+    /// The interfaces that it names and this host does not have now, in a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let named = self.settings.interfaces.iter().flatten();
+        let absent = named.filter(|name| !Path::new("/sys/class/net").join(name).exists());
+        absent
+            .map(|name| format!("local_drop: there is no interface {name}; nothing is dropped there"))
+            .collect()
     }
 }
 

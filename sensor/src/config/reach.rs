@@ -5,12 +5,36 @@ use std::path::Path;
 
 use super::Config;
 use crate::confine::files::Reach;
+use crate::confine::logs::WantedLogs;
+use crate::jail::settings::JailConfig;
 
 impl Config {
+    /// The logs that its jails read.
+    pub fn logs(&self) -> WantedLogs {
+        let patterns = self.jails.iter().filter_map(|jail| jail.source.paths()).flatten().cloned();
+        WantedLogs { patterns: patterns.collect(), follow: self.follow.clone() }
+    }
+
+    /// What it names that this host does not have now, in a sentence each; logs apart.
+    pub fn troubles(&self) -> Vec<String> {
+        let of_jail = |jail: &JailConfig| {
+            let troubles = jail.source.troubles().into_iter().chain(jail.ignore.troubles());
+            troubles.map(|trouble| format!("jail {}: {trouble}", jail.policy.name)).collect::<Vec<_>>()
+        };
+        let mut troubles: Vec<String> = self.jails.iter().flat_map(of_jail).collect();
+        if let Some(drop) = &self.local_drop {
+            troubles.extend(drop.troubles());
+        }
+        troubles
+    }
+
     /// What it needs, where it was read from this file; an error in words where nothing less than everything would do.
     pub fn reach(&self, file: &Path) -> Result<Reach, String> {
         let mut reach = Reach::of_state(&self.state);
         reach.read_beside(file);
+        for filters in &self.filter_files {
+            if filters.is_dir() { reach.read_folder(filters) } else { reach.read_beside(filters) }
+        }
         if let Some(fail2ban) = &self.fail2ban {
             reach.read_folder(&fail2ban.folder);
         }
@@ -70,6 +94,18 @@ mod tests {
                 && reads(&reach, "/etc/atalaya/more")
                 && !reads(&reach, "/etc/shadow")
         );
+    }
+
+    #[test]
+    fn interfaces_and_lists_that_are_not_there_are_named_with_what_it_means() {
+        let config = "local_drop = { interfaces = [\"lo\", \"eth77\"] }\n\
+                      [jail.scan]\nsource = \"scan\"\ninterfaces = [\"lo\", \"eth78\"]\n\
+                      [jail.ssh]\nsource = \"logins\"\nignore = [\"file:/nowhere/friends\", \"file:/etc/hosts\"]\n";
+        let config = Config::parse(config, Path::new("sensor.toml")).unwrap();
+        let [scan, ssh, drop] = <[String; 3]>::try_from(config.troubles()).unwrap();
+        assert!(scan.starts_with("jail scan: there is no interface eth78;"), "{scan}");
+        assert!(ssh.starts_with("jail ssh: /nowhere/friends cannot be read: No such file"), "{ssh}");
+        assert!(drop.starts_with("local_drop: there is no interface eth77;"), "{drop}");
     }
 
     #[test]

@@ -88,8 +88,8 @@ impl Reach {
         self.read.insert(folder.map_or_else(|| file.clone(), Path::to_owned));
     }
 
-    /// A log, or a pattern of logs, with what they are rotated to: the folder before the first wildcard; where
-    /// a file is a link, also where it leads.
+    /// A log, or a pattern of logs, with what they are rotated to: the folder before the first wildcard. What is made
+    /// later, and where links lead, the loader opens.
     pub fn read_log(&mut self, pattern: &str) {
         let mut folder = PathBuf::new();
         let pattern = absolute(Path::new(pattern));
@@ -98,11 +98,6 @@ impl Reach {
                 break;
             }
             folder.push(part);
-        }
-        if let Ok(real) = pattern.canonicalize()
-            && !real.starts_with(&folder)
-        {
-            self.read_beside(&real);
         }
         self.read.insert(folder);
     }

@@ -64,8 +64,9 @@ impl Detector {
         if let Some((address, account)) = entry.good_login() {
             self.good_login(address, "sshd", account, entry.time);
         }
-        for Watched { jail, source, spared, .. } in &mut self.jails {
+        for Watched { jail, source, spared, silence, .. } in &mut self.jails {
             let Some(filter) = source.take_entry(entry) else { continue };
+            silence.end(now);
             let verdict = match entry.carried() {
                 Some(carried) => match filter.find_carried(carried.text) {
                     LineOutcome::Missed => filter.find_message(&entry.text),
@@ -87,6 +88,13 @@ impl Detector {
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
         let Self { jails: watched, ignored, zone, dateless, scanners, outlet, .. } = self;
+        if !block.is_empty() {
+            for jail in jails {
+                if let Some(watched) = watched.get_mut(*jail) {
+                    watched.silence.end(now);
+                }
+            }
+        }
         let mut take = |jail: &mut Jail,
                         own: &Option<TimeZone>,
                         spared: &Spared,
@@ -171,8 +179,9 @@ impl Detector {
 
     /// One syslog message, for all jails that read them.
     pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
-        for Watched { jail, source, spared, .. } in &mut self.jails {
+        for Watched { jail, source, spared, silence, .. } in &mut self.jails {
             let Some(filter) = source.take_syslog() else { continue };
+            silence.end(now);
             let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
             if let Some(found) = bannable(jail, &source, text, &verdict) {
@@ -184,8 +193,9 @@ impl Detector {
 
     /// What a program of root said to syslog, as `host program[123]: message`, for all jails that want the program's.
     pub fn syslog_call(&mut self, program: &str, time: Timestamp, text: &[u8], now: Timestamp) {
-        for Watched { jail, source, spared, .. } in &mut self.jails {
+        for Watched { jail, source, spared, silence, .. } in &mut self.jails {
             let Some(filter) = source.take_syslog_call(program) else { continue };
+            silence.end(now);
             let verdict = filter.find_message(text);
             if let Some(found) = bannable(jail, "syslog-calls", text, &verdict) {
                 let failure = failure(found, time, "syslog-calls", text);
@@ -196,10 +206,11 @@ impl Detector {
 
     /// One failed login, for all jails that want its service.
     pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
-        for Watched { jail, source, spared, .. } in &mut self.jails {
+        for Watched { jail, source, spared, silence, .. } in &mut self.jails {
             if !source.takes_login(login.service) {
                 continue;
             }
+            silence.end(now);
             let failure = Failure {
                 address: login.address,
                 time: login.time,
@@ -238,6 +249,11 @@ impl Detector {
 
     /// One login that succeeded, for the next report. Those of this host itself are nobody's business.
     pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
+        for Watched { source, silence, .. } in &mut self.jails {
+            if source.takes_login(service) {
+                silence.end(time);
+            }
+        }
         let address = atalaya_wire::canonical(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
         if is_remote {

@@ -35,6 +35,9 @@ pub struct JailStatus {
     pub ignored: u64,
     /// Lines that were given up because a regex took too many steps, since the start.
     pub exhausted: u64,
+    /// What keeps it from seeing, or from ignoring, what it is set to; a sentence each.
+    #[serde(default)]
+    pub troubles: Vec<String>,
     /// The bans that it asked for and that are not over.
     pub banned: Vec<BannedAddress>,
     /// Those that the enforcer refused lately.
@@ -84,6 +87,7 @@ impl Watched {
             offences: totals.offences,
             ignored: totals.ignored + totals.old,
             exhausted: self.source.filter().map_or(0, Filter::exhausted),
+            troubles: self.troubles(now),
             banned: self.jail.bans().standing(now).map(BannedAddress::from).collect(),
             refused: self.jail.bans().refused(now).map(RefusedAddress::from).collect(),
         }

@@ -23,6 +23,33 @@ const JAIL: &str =
     "[jail.a]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 2\nfailregex = '^ bad .*from <ADDR>$'\n";
 
 #[test]
+fn a_jail_whose_source_says_nothing_for_a_day_says_so_until_something_comes() {
+    let config = "[jail.mail]\nsource = \"syslog\"\nfailregex = 'x from <HOST>'\n\
+                  [jail.ssh]\nsource = \"logins\"\nservices = [\"sshd\"]\n\
+                  [jail.web]\nsource = \"connections\"\nports = [443]\n\
+                  [syslog]\nudp = [\"127.0.0.1:0\"]\n";
+    let (mut detector, _offences) = detector(config);
+    let start: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    let at = |hours: i64| start + jiff::SignedDuration::from_hours(hours);
+    let told = |detector: &Detector, hours: i64| -> Vec<String> {
+        let silent = |jail: JailStatus| {
+            jail.troubles.into_iter().map(move |trouble| format!("{}: {trouble}", jail.name))
+        };
+        detector.status(None, at(hours)).into_iter().flat_map(silent).collect()
+    };
+    let never = "nothing has come of its source since the sensor was started, 2026-11-30T10:00:00Z";
+    detector.sweep(start);
+    assert!(told(&detector, 23).is_empty());
+    assert_eq!(told(&detector, 24), [format!("mail: {never}"), format!("ssh: {never}")]);
+    // Also what is no failure is heard.
+    detector.syslog("192.0.2.9".parse().unwrap(), None, b"all is well", at(25));
+    detector.good_login("192.0.2.9".parse().unwrap(), "sshd", "anna", at(26));
+    assert!(told(&detector, 48).is_empty());
+    let since = |time: &str| format!("nothing came of its source since 2026-12-01T{time}:00:00Z");
+    assert_eq!(told(&detector, 50), [format!("mail: {}", since("11")), format!("ssh: {}", since("12"))]);
+}
+
+#[test]
 fn bad_lines_are_passed_over_and_the_good_ones_among_them_counted() {
     let (mut detector, offences) = detector(JAIL);
     let now: Timestamp = "2025-09-05T11:20:00Z".parse().unwrap();

@@ -10,14 +10,14 @@ use atalaya_wire::{Escalation, EscalationTable, Name};
 use serde::Serialize;
 
 use super::definition::JailDefinition;
-use super::{Fail2ban, Fail2banError, time};
+use super::{Fail2ban, Fail2banError, spared, time};
+use crate::confine::logs::exists;
 use crate::date;
 use crate::jail::Policy;
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
-use crate::source::files::exists;
 use crate::source::journal::JournalMatch;
 
 /// Options that mean nothing here, with the values that mean nothing there either, and why.
@@ -59,6 +59,8 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
                         "jail {name} reads the journal, because none of its log files is there"
                     ));
                 }
+                let notes = notes(&definition);
+                imported.notes.extend(notes.into_iter().map(|note| format!("jail {name} {note}")));
                 imported.jails.push(jail);
                 others.extend(NOT_USED.iter().filter(|(option, usual, _)| {
                     let set = definition.options.get(*option).or(if *option == "usedns" {
@@ -88,9 +90,9 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let name: Name = definition.name.parse().map_err(|error| format!("its name cannot be used: {error}"))?;
     let mut policy = Policy { decay: true, ..Policy::new(name) };
     if let Some(text) = option("maxretry") {
-        let number = text.parse().ok().filter(|number| (1..=1000).contains(number));
-        policy.maxretry =
-            number.ok_or_else(|| format!("maxretry: `{text}` is not a number from 1 to 1000"))?;
+        // To fail2ban none and less are one, and nobody reaches what is beyond our largest.
+        let number = text.parse::<i128>().map_err(|_| format!("maxretry: `{text}` is not a whole number"))?;
+        policy.maxretry = number.clamp(1, u32::MAX.into()) as u32;
     }
     if let Some(text) = option("findtime") {
         policy.findtime = time::seconds(text).map_err(|problem| format!("findtime: {problem}"))?;
@@ -103,8 +105,8 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
         .transpose()
         .map_err(|error| format!("escalate: {error}"))?;
     let mut ignore = IgnoreList::default();
-    for word in spared(definition) {
-        ignore.add(word).map_err(|problem| {
+    for word in spared::words(definition.option("ignoreip").unwrap_or_default()) {
+        ignore.add(&word).map_err(|problem| {
             format!("ignoreip: {problem}; without it this jail could ban whom you protect")
         })?;
     }
@@ -136,10 +138,58 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
 }
 
-/// The words of `ignoreip`.
-fn spared(definition: &JailDefinition) -> impl Iterator<Item = &str> {
-    let list = definition.option("ignoreip").unwrap_or_default();
-    list.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty())
+/// What of a jail that runs here does not do what it seems to, said of the jail.
+fn notes(definition: &JailDefinition) -> Vec<String> {
+    let mut notes = Vec::new();
+    if definition.filter.name == "recidive" {
+        notes.push(
+            "reads the log in which fail2ban writes its bans, and will find nothing while fail2ban is stopped: let \
+             the bans of those who come back grow instead, with bantime.increment = true or the enforcer's [escalation]"
+                .to_owned(),
+        );
+    }
+    let reports: Vec<&str> =
+        definition.actions.iter().map(String::as_str).filter(|action| !is_firewall(action)).collect();
+    if !reports.is_empty() {
+        notes.push(format!(
+            "does not run {}: bans are the enforcer's, on the routers, and nothing is mailed or reported elsewhere",
+            reports.join(", ")
+        ));
+    }
+    for option in &definition.idle {
+        notes.push(format!(
+            "sets `{option}`, which does not reach its filter, here as in fail2ban: write it as in filter = {}[{option}=…]",
+            definition.filter.name
+        ));
+    }
+    notes
+}
+
+/// Whether an action of fail2ban's own is one that bans on the host, in whose place the routers do.
+fn is_firewall(action: &str) -> bool {
+    const FIREWALLS: [&str; 20] = [
+        "apf",
+        "bsd-ipfw",
+        "csf",
+        "dummy",
+        "firewallcmd",
+        "hostsdeny",
+        "ipfilter",
+        "ipfw",
+        "iptables",
+        "mikrotik",
+        "netscaler",
+        "nftables",
+        "nginx-block-map",
+        "npf",
+        "osx-",
+        "pf",
+        "route",
+        "shorewall",
+        "symbiosis",
+        "ufw",
+    ];
+    FIREWALLS.iter().any(|firewall| action.starts_with(firewall))
 }
 
 /// A jail as `sensor.toml` has it.
@@ -157,7 +207,7 @@ struct TomlJail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     escalate: Option<EscalationTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ignore: Vec<&'a str>,
+    ignore: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignorecommand: Option<&'a str>,
     #[serde(skip_serializing_if = "std::clone::Clone::clone")]
@@ -186,16 +236,19 @@ pub fn as_toml(folder: &Path) -> Result<String, Fail2banError> {
     for (name, definition) in read.enabled() {
         let converted = definition.map_err(|error| error.to_string()).and_then(|definition| {
             let jail = convert(&definition)?;
-            written(&definition, &jail).map(|text| (definition.unused.clone(), text))
+            written(&definition, &jail).map(|text| (definition, text))
         });
         match converted {
-            Ok((unused, text)) => {
-                if !unused.is_empty() {
+            Ok((definition, text)) => {
+                if !definition.unused.is_empty() {
                     let _ = write!(
                         out,
                         "\n# not used here, because the enforcer bans, on the routers: {}",
-                        unused.join(", ")
+                        definition.unused.join(", ")
                     );
+                }
+                for note in notes(&definition) {
+                    let _ = write!(out, "\n# jail {name} {note}");
                 }
                 let _ = write!(out, "\n{text}");
             }
@@ -219,7 +272,7 @@ fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, Str
         bantime: jail.policy.bantime.to_string(),
         decay: jail.policy.decay,
         escalate: escalation(definition)?,
-        ignore: spared(definition).collect(),
+        ignore: spared::words(definition.option("ignoreip").unwrap_or_default()),
         ignorecommand: option("ignorecommand"),
         ignoreself: jail.ignore_self,
         logtimezone: option("logtimezone"),
@@ -246,7 +299,8 @@ fn escalation(definition: &JailDefinition) -> Result<Option<EscalationTable>, St
         let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
         number.ok_or_else(|| format!("{name}: `{text}` is not a number above 0"))
     };
-    let factor = option("bantime.factor").map_or(Ok(1.0), |text| number("bantime.factor", text))?;
+    let factor = option("bantime.factor").map_or(Ok(1.0), time::factor);
+    let factor = factor.map_err(|problem| format!("bantime.factor: {problem}"))?;
     let seconds = |name: &str| {
         option(name).map(time::seconds).transpose().map_err(|problem| format!("{name}: {problem}"))
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Fail2banError;
 use super::ini::OptionPlace;
 use super::layers::{Layers, Overrides};
-use super::tags::substitute;
+use super::tags::{self, substitute};
 use crate::filter::FilterDefinition;
 
 /// The section of a filter that defines it, and the one with what jails may give it.
@@ -53,6 +53,10 @@ pub struct JailDefinition {
     pub options: BTreeMap<String, String>,
     /// The options of this jail that are for other programs: actions and their parameters.
     pub unused: Vec<String>,
+    /// Those that its filter has too, and that do not reach it: the jail's `filter` does not refer to them.
+    pub idle: Vec<String>,
+    /// The names of what fail2ban runs when it bans: `iptables-multiport`, `sendmail-whois-lines`.
+    pub actions: Vec<String>,
 }
 
 /// One log file, or a pattern of them.
@@ -117,10 +121,10 @@ pub(super) fn jail(folder: &Path, jails: &Layers, name: &str) -> Result<JailDefi
             options.insert((*option).to_owned(), value);
         }
     }
-    let mut filter = if spec.is_empty() {
-        FilterDefinition { maxlines: 1, ..FilterDefinition::default() }
+    let (mut filter, of_filter) = if spec.is_empty() {
+        (FilterDefinition { maxlines: 1, ..FilterDefinition::default() }, BTreeMap::new())
     } else {
-        filter(folder, &spec, backend, &options, &place)?.0
+        filter(folder, &spec, backend, &options, &place)?
     };
     let of_jail: BTreeMap<String, String> =
         FILTER_OPTIONS.iter().filter_map(|option| options.remove_entry(*option)).collect();
@@ -130,8 +134,35 @@ pub(super) fn jail(folder: &Path, jails: &Layers, name: &str) -> Result<JailDefi
     let is_used = |option: &str| {
         FILTER_OPTIONS.contains(&option) || JAIL_OPTIONS.contains(&option) || option == "logpath"
     };
-    let unused = own.keys().filter(|option| !is_used(option)).cloned().collect();
-    Ok(JailDefinition { name: name.to_owned(), filter, logpath, options, unused })
+    let used = FILTER_OPTIONS.iter().chain(&JAIL_OPTIONS).chain(&["logpath"]).copied();
+    let referred = jails.referred(name, used);
+    let others = own.keys().filter(|option| !is_used(option) && !referred.contains(*option)).cloned();
+    let (idle, unused) = others.partition(|option| of_filter.contains_key(option));
+    // What is wrong in it matters to fail2ban alone.
+    let actions = get("action", &known).ok().flatten().map(|text| action_names(&text)).unwrap_or_default();
+    Ok(JailDefinition { name: name.to_owned(), filter, logpath, options, unused, idle, actions })
+}
+
+/// The names in `name[option=value, other="a b"]`, parted by blanks or lines.
+fn action_names(text: &str) -> Vec<String> {
+    let (mut names, mut name, mut inside, mut quote) = (Vec::new(), String::new(), false, None);
+    for character in text.chars() {
+        match (character, quote) {
+            (character, Some(open)) => quote = (character != open).then_some(open),
+            ('"' | '\'', None) if inside => quote = Some(character),
+            ('[' | ']', None) => inside = character == '[',
+            (character, None) if !inside && !character.is_whitespace() => {
+                name.push(character);
+                continue;
+            }
+            _ => {}
+        }
+        if !name.is_empty() {
+            names.push(std::mem::take(&mut name));
+        }
+    }
+    names.extend(Some(name).filter(|name| !name.is_empty()));
+    names
 }
 
 /// Resolves a filter for a jail with the given options. Also returns all of the filter's options.
@@ -194,27 +225,41 @@ fn resolve(
     let conditional: BTreeSet<String> =
         combined.keys().filter_map(|option| Some(option.split_once('?')?.0.to_owned())).collect();
     let also = |option: &str| layers.get(DEFINITION, option, &overrides);
+    let built = tags::built(&combined);
     let combined = substitute(&combined, &conditional, also)
         .map_err(|(option, problem)| layers.place(DEFINITION, &option).error(problem))?;
+    for option in ["prefregex", "failregex", "ignoreregex", "datepattern"] {
+        let value = combined.get(option).map(String::as_str).unwrap_or_default();
+        if let Some((tag, from)) = built.iter().find(|(tag, _)| value.contains(tag.as_str())) {
+            let given = combined.get(from).map(String::as_str).unwrap_or_default();
+            let problem = format!(
+                "`{option}` needs {tag}, which is not set: the filter does not know the {from} `{given}`"
+            );
+            return Err(layers.place(DEFINITION, option).error(problem));
+        }
+    }
 
     let mut filter = FilterDefinition { name, maxlines: 1, ..FilterDefinition::default() };
     take(&mut filter, &combined, &|option| layers.place(DEFINITION, option))?;
     Ok((filter, combined))
 }
 
-/// Gives a filter those of the options that a filter has.
+/// Gives a filter those of the options that a filter has. Lists grow: a jail's takes the place of what the filter's
+/// [Definition] has, which is not asked for then, and is added to what its [Init] has, as in fail2ban.
 fn take(
     filter: &mut FilterDefinition,
     options: &BTreeMap<String, String>,
     place: &dyn Fn(&str) -> OptionPlace,
 ) -> Result<(), Fail2banError> {
-    let lines = |text: &String| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    };
     let unless_blank = |text: &String| Some(text.clone()).filter(|text| !text.trim().is_empty());
     for (option, value) in options {
         match option.as_str() {
-            "failregex" => filter.failregex = lines(value),
-            "ignoreregex" => filter.ignoreregex = lines(value),
-            "journalmatch" => filter.journalmatch = lines(value),
+            "failregex" => filter.failregex.extend(lines(value)),
+            "ignoreregex" => filter.ignoreregex.extend(lines(value)),
+            "journalmatch" => filter.journalmatch.extend(lines(value)),
             "prefregex" => filter.prefregex = unless_blank(value),
             "datepattern" => filter.datepattern = unless_blank(value),
             "usedns" => filter.usedns = Some(value.clone()),
@@ -310,6 +355,14 @@ mod tests {
         assert_eq!(found, name);
         let options: Vec<(&str, &str)> = options.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         assert_eq!(options, expected);
+    }
+
+    #[rstest]
+    #[case("", &[])]
+    #[case("iptables-multiport[port=\"ssh,2222\", name=x] sendmail", &["iptables-multiport", "sendmail"])]
+    #[case("a[x=\"]b \", y='c d'][z=1]\n b\nsmtp.py[host=h]", &["a", "b", "smtp.py"])]
+    fn the_names_of_actions_are_found(#[case] text: &str, #[case] expected: &[&str]) {
+        assert_eq!(action_names(text), expected);
     }
 
     #[rstest]

@@ -1,7 +1,7 @@
 //! Several files as one configuration: the layers of a name (`x.conf`, `x.d/*.conf`, `x.local`,
 //! `x.d/*.local`), what each includes, and `%(option)s` resolved against all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::Fail2banError;
@@ -122,12 +122,41 @@ impl Layers {
         {
             return Ok(Some(value));
         }
+        // Of a section that is not there, nothing is set: `<lt_<logtype>/datepattern>` with a logtype that is none.
+        if let Some((other, _)) = option.split_once('/')
+            && !["known", "default"].contains(&other)
+            && !overrides.contains_key(option)
+            && !self.names().any(|name| name.eq_ignore_ascii_case(other))
+        {
+            return Ok(None);
+        }
         let Some(raw) = self.raw(section, option, overrides) else { return Ok(None) };
         let place = self.place(section, option);
         let mut resolved = String::new();
         let scope = Scope { section, option, overrides, place: &place };
         self.resolve(raw, &scope, 1, &mut resolved)?;
         Ok(Some(resolved))
+    }
+
+    /// The options of a section to which others of it refer, themselves or through further ones.
+    pub(super) fn referred<'a>(
+        &self,
+        section: &str,
+        from: impl Iterator<Item = &'a str>,
+    ) -> BTreeSet<String> {
+        let nothing = Overrides::new();
+        let mut found = BTreeSet::new();
+        let mut next: Vec<String> = from.map(str::to_owned).collect();
+        while let Some(option) = next.pop() {
+            let raw = self.raw(section, &option, &nothing).unwrap_or_default();
+            for after in raw.split("%(").skip(1) {
+                let name = after.split(')').next().unwrap_or_default().to_lowercase();
+                if found.insert(name.clone()) {
+                    next.push(name);
+                }
+            }
+        }
+        found
     }
 
     /// The value of what stands in `%(…)s`: an option, or one of another section or layer.

@@ -66,6 +66,27 @@ pub(super) fn substitute(
     }
 }
 
+/// The tags that are put together from an option, as `<mdre-<mode>>` is, with that option.
+pub(super) fn built(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for value in options.values() {
+        let mut from = 0;
+        while let Some((start, end)) = next(value, from) {
+            from = end + 1;
+            let inner = &value[start + 1..end];
+            let Some(given) = options.get(inner) else { continue };
+            let is_apart = |c: char| matches!(c, '<' | '>' | ' ');
+            let before = value[..start].rfind(is_apart).filter(|place| value[*place..].starts_with('<'));
+            let after = value[from..].find(is_apart).filter(|place| value[from + place..].starts_with('>'));
+            if let (Some(before), Some(after)) = (before, after) {
+                let tag = format!("{}{given}{}", &value[before..start], &value[from..=from + after]);
+                found.insert(tag, inner.to_owned());
+            }
+        }
+    }
+    found
+}
+
 /// The next innermost tag at or after a place: where its `<` and its `>` are.
 fn next(text: &str, from: usize) -> Option<(usize, usize)> {
     let mut start = None;
@@ -113,6 +134,17 @@ mod tests {
     #[case(&[("x", "a<y>"), ("y", "<z>b"), ("z", "<y>")])]
     fn a_circle_is_an_error(#[case] options: &[(&str, &str)]) {
         assert!(substitute_in(options).unwrap_err().contains("circle"));
+    }
+
+    #[test]
+    fn what_is_put_together_is_known_with_the_option_that_it_is_put_together_from() {
+        let options = [
+            ("mode", "typo"),
+            ("x", "a\n<mdre-<mode>> user=<<F-USER>a</F-USER>> <mode> <<mode>-of> <a <mode>> <lt_<mode>/p>"),
+        ];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let built: Vec<String> = built(&options).into_keys().collect();
+        assert_eq!(built, ["<lt_typo/p>", "<mdre-typo>", "<typo-of>"]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! A filter as it is written, whoever wrote it: fail2ban's files, our own, or a jail's lines.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use super::attempt::AttemptMemory;
 use super::json::{JsonFields, JsonMachine};
 use super::pattern::{self, FilterError, Pattern, Prefix};
 use super::session::Sessions;
@@ -19,6 +22,8 @@ pub struct FilterDefinition {
     pub description: String,
     /// What no filter can mend and its user has to know.
     pub caution: String,
+    /// What becomes of a line's end in what a client sends.
+    pub newlines: Newlines,
     /// What a line must match before all, and which part of it the others see.
     pub prefregex: Option<String>,
     /// A line that matches one of these is a failure.
@@ -35,14 +40,74 @@ pub struct FilterDefinition {
     pub paths: Vec<String>,
     /// What to read of the journal: a match each.
     pub journalmatch: Vec<String>,
+    /// Other names of users, by what the daemon writes for them; empty where it stands for none.
+    pub users: BTreeMap<String, String>,
+    /// What to count besides, by the name of a mode.
+    pub modes: BTreeMap<String, FilterMode>,
     /// What to do with host names: `yes`, `warn`, `no` or `raw`.
     #[serde(skip)]
     pub usedns: Option<String>,
 }
 
+/// What a daemon does with a line's end in what a client sends, in its own log file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Newlines {
+    /// Nobody has looked.
+    #[default]
+    Unknown,
+    /// It is written as other characters, or the text is cut, or refused, before it.
+    Escaped,
+    /// It is written as it is: a client can write whole lines.
+    Written,
+}
+
+/// What a mode counts beyond what the filter does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilterMode {
+    /// Other modes that it includes.
+    pub includes: Vec<String>,
+    /// Further failures.
+    pub failregex: Vec<String>,
+    /// Further exceptions.
+    pub ignoreregex: Vec<String>,
+}
+
+/// The mode that every filter has: itself.
+const NORMAL: &str = "normal";
+/// Said of every filter whose daemon writes lines' ends, unless it says more.
+const FORGED: &str = "its daemon writes a newline that a client sends as it is: whoever may connect can forge a line, for any address; keep your own people on the allow list";
+
 // === impl FilterDefinition ===
 
 impl FilterDefinition {
+    /// With what a mode counts besides; `normal`, or none, is the filter itself.
+    pub fn in_mode(mut self, mode: &str) -> Result<Self, String> {
+        if matches!(mode, "" | NORMAL) {
+            return Ok(self);
+        }
+        let mut wanted = vec![mode.to_owned()];
+        let mut taken = 0;
+        while let Some(name) = wanted.get(taken) {
+            let Some(mode) = self.modes.get(name) else {
+                let mut names: Vec<_> = self.modes.keys().map(String::as_str).collect();
+                names.insert(0, NORMAL);
+                return Err(format!(
+                    "the filter {} has no mode `{name}`; expected {}",
+                    self.name,
+                    names.join(" or ")
+                ));
+            };
+            self.failregex.extend(mode.failregex.iter().cloned());
+            self.ignoreregex.extend(mode.ignoreregex.iter().cloned());
+            let more: Vec<_> = mode.includes.iter().filter(|name| !wanted.contains(name)).cloned().collect();
+            wanted.extend(more);
+            taken += 1;
+        }
+        Ok(self)
+    }
+
     /// Compiles every regex and date pattern. An error names the first that cannot be used; one without a
     /// failregex is an error too.
     pub fn compile(&self) -> Result<Filter, FilterError> {
@@ -100,9 +165,14 @@ impl FilterDefinition {
             buffer: multiline.then(|| Buffer::new(self.maxlines as usize)),
             dated: None,
             sessions: Sessions::default(),
+            attempts: AttemptMemory::default(),
+            users: self.users.clone(),
             needs_utf8,
             exhausted: 0,
-            caution: self.caution.clone(),
+            caution: match self.newlines {
+                Newlines::Written if self.caution.is_empty() => FORGED.to_owned(),
+                _ => self.caution.clone(),
+            },
             warnings,
         };
         filter.gate = filter.choose_gate();

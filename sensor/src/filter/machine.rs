@@ -27,6 +27,9 @@ pub(super) enum Group {
     Id,
     User,
     OtherUser,
+    Attempt,
+    First,
+    Again,
     Skipped(usize),
     All,
 }
@@ -162,6 +165,9 @@ pub(super) fn group(name: &str) -> Option<Group> {
         "mlfforget" => Group::Forget,
         "fid" => Group::Id,
         "user" => Group::User,
+        "attempt" => Group::Attempt,
+        "first" => Group::First,
+        "again" => Group::Again,
         _ if name.starts_with("alt_user") => Group::OtherUser,
         _ => Group::Skipped(name.strip_prefix("skiplines")?.parse().ok()?),
     })

@@ -236,6 +236,9 @@ pub(super) fn marks(text: &[u8], groups: Groups<'_>) -> Marks {
         no_failure: groups(Group::NoFailure).is_some(),
         gained: groups(Group::Gained).is_some(),
         forget: groups(Group::Forget).is_some(),
+        attempt: groups(Group::Attempt).map(take),
+        first: groups(Group::First).is_some(),
+        again: groups(Group::Again).is_some(),
     }
 }
 

@@ -28,6 +28,12 @@ pub(super) struct Marks {
     pub(super) gained: bool,
     /// `<F-MLFFORGET>` took part: the session ends.
     pub(super) forget: bool,
+    /// Which attempt, or connection with attempts, the line is of.
+    pub(super) attempt: Option<Vec<u8>>,
+    /// It is the first line of its attempt, before others of the same failure.
+    pub(super) first: bool,
+    /// It may be of a failure that an earlier line of its attempt told.
+    pub(super) again: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -63,6 +69,9 @@ impl Marks {
             no_failure: self.no_failure || before.no_failure,
             gained: self.gained || before.gained,
             forget: self.forget || before.forget,
+            attempt: self.attempt.or(before.attempt),
+            first: self.first || before.first,
+            again: self.again || before.again,
         }
     }
 }

@@ -63,6 +63,15 @@ impl IgnoreList {
         Ok(())
     }
 
+    /// The files that cannot be read now, in a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let trouble = |path: &PathBuf| {
+            let error = std::fs::File::open(path).err()?;
+            Some(format!("{} cannot be read: {error}; what it lists is not ignored", path.display()))
+        };
+        self.files.iter().filter_map(trouble).collect()
+    }
+
     /// Whether all of it is known without looking anything up.
     pub fn is_fixed(&self) -> bool {
         self.names.is_empty() && self.files.is_empty()
@@ -194,6 +203,16 @@ fn is_host_name(word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_list_that_is_not_there_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().join("there");
+        std::fs::write(&there, "").unwrap();
+        let words = vec![format!("file:{}", there.display()), format!("file:{}.not", there.display())];
+        let [trouble] = <[String; 1]>::try_from(IgnoreList::try_from(words).unwrap().troubles()).unwrap();
+        assert!(trouble.contains("there.not cannot be read: No such file"), "{trouble}");
+    }
+
     use super::*;
 
     #[test]

@@ -48,6 +48,20 @@ const KNOWN: &[(&str, &[u16])] = &[
     ("sips", &[5061]),
     ("asterisk", &[5060, 5061]),
     ("openvpn", &[1194]),
+    ("cockpit", &[9090]),
+    ("xrdp", &[3389]),
+    ("rdp", &[3389]),
+    ("samba", &[139, 445]),
+    ("haproxy", &[80, 443]),
+    ("slapd", &[389, 636]),
+    ("ldap", &[389]),
+    ("ldaps", &[636]),
+    ("mosquitto", &[1883, 8883]),
+    ("proxmox", &[8006]),
+    ("gitea", &[3000]),
+    ("forgejo", &[3000]),
+    ("grafana", &[3000]),
+    ("vaultwarden", &[80, 443]),
 ];
 
 /// The services that check passwords of the host's own accounts.

@@ -227,6 +227,15 @@ impl JailSource {
 
 // What it asks of the kernel and of the system.
 impl JailSource {
+    /// What of it this host does not have now, in a sentence each; files apart, whose follower tells of them.
+    pub fn troubles(&self) -> Vec<String> {
+        let Self::Scan { interfaces, .. } = self else { return Vec::new() };
+        let absent = interfaces.iter().filter(|name| !Path::new("/sys/class/net").join(name).exists());
+        absent
+            .map(|name| format!("there is no interface {name}; closed ports are seen there once it is there"))
+            .collect()
+    }
+
     /// Whether the kernel counts for it, and tells only who reached the limit.
     pub fn is_counted_by_kernel(&self) -> bool {
         self.is_connections() || self.is_scan()

@@ -12,11 +12,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::logs::{self, LogOpener, Waiting};
 use super::maps::Maps;
 use crate::channel::messages::{Listener, LoaderRequest, Said, Vouch};
 use crate::channel::socket::Channel;
 use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
+use crate::confine::logs::WantedLogs;
 
 /// How long loading may take. Verifying takes milliseconds, under emulation a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,12 +42,14 @@ pub struct Loader {
 
 /// What the loader said last.
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     programs: Vec<Program>,
     confinement: Option<Confinement>,
     answer: Option<oneshot::Sender<NewMaps>>,
     questions: HashMap<u64, oneshot::Sender<Option<Listener>>>,
-    asked: u64,
+    pub(super) asked: u64,
+    /// Who waits for a log.
+    pub(super) logs: HashMap<u64, Waiting>,
     /// Who waits for a word on an address, in the order of the questions.
     doubts: VecDeque<oneshot::Sender<Vouch>>,
 }
@@ -98,6 +102,7 @@ impl Loader {
                 heard.answer = None;
                 heard.questions.clear();
                 heard.doubts.clear();
+                heard.logs.clear();
                 drop(heard);
                 ended.cancel();
             }
@@ -119,6 +124,15 @@ impl Loader {
             Ok(Err(_)) => Err(LoaderError::Silent("has ended")),
             Err(_) => Err(LoaderError::Silent("does not answer")),
         }
+    }
+
+    /// Names the logs that it may open for the worker, once and for all, and returns who asks for them.
+    ///
+    /// # Errors
+    /// Where it cannot be told: it has ended, or the list is longer than a message.
+    pub fn name_logs(&self, wanted: WantedLogs) -> Result<LogOpener, LoaderError> {
+        self.channel.send(&LoaderRequest::Logs(wanted), &[]).map_err(LoaderError::Ask)?;
+        Ok(LogOpener { channel: self.channel.clone(), heard: self.heard.clone() })
     }
 
     /// Asks it, also from elsewhere.
@@ -219,6 +233,11 @@ fn listen(channel: &Channel, heard: &Mutex<Heard>) {
                     let _ = waiting.send(listener);
                 }
             }
+            Ok(Some((Said::Opened { question, at, trouble }, descriptors))) => {
+                if let Some(waiting) = lock(heard).logs.remove(&question) {
+                    let _ = waiting.send(logs::answer(at, trouble, descriptors));
+                }
+            }
             Ok(Some((Said::Vouched(vouch), _))) => {
                 if let Some(asker) = lock(heard).doubts.pop_front() {
                     let _ = asker.send(vouch);
@@ -264,6 +283,6 @@ fn by_object(maps: Vec<(String, String)>, descriptors: Vec<OwnedFd>) -> NewMaps 
     objects.into_iter().map(|(object, maps)| (object, Maps::new(maps))).collect()
 }
 
-fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+pub(super) fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -168,8 +168,10 @@ impl Refusal {
 
 /// What the verifier disliked, of its own words, which may be pages: the last line before its figures.
 fn complaint(reason: &str) -> Option<&str> {
+    // The last of them since 7.x.
+    const FIGURES: [&str; 3] = ["verification time ", "stack depth ", "insns processed "];
     let (log, _) = reason.rsplit_once("\nprocessed ")?;
-    let is_figure = |line: &&str| line.starts_with("verification time ") || line.starts_with("stack depth ");
+    let is_figure = |line: &&str| FIGURES.iter().any(|figure| line.starts_with(figure));
     let line = log.lines().rev().find(|line| !is_figure(line))?.trim();
     Some(&line[..line.floor_char_boundary(LONGEST)])
 }
@@ -195,15 +197,19 @@ fn is_confidential() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
-    #[test]
-    fn of_the_verifiers_pages_the_complaint_alone_is_told() {
-        let log = "the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: \
+    #[rstest]
+    #[case::of_6_12("")]
+    #[case::of_7_2("insns processed 21\n")]
+    fn of_the_verifiers_pages_the_complaint_alone_is_told(#[case] further: &str) {
+        let head = "the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: \
                    17: (b7) r2 = 8   ; R2_w=8\n18: (85) call bpf_probe_read#4\nunknown func bpf_probe_read#4\n\
-                   verification time 1531 usec\nstack depth 0+0\n\
-                   processed 21 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 0\n";
-        let error = std::io::Error::other(format!("{log}: Invalid argument (os error 22)"));
+                   verification time 1531 usec\nstack depth 0+0\n";
+        let end = "processed 21 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 0\n";
+        let error = std::io::Error::other(format!("{head}{further}{end}: Invalid argument (os error 22)"));
         let told = Refusal::of(&error).to_string();
         assert!(
             told.starts_with(

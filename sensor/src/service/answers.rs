@@ -97,6 +97,7 @@ impl Service {
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
+            unread: watch.files.iter().flat_map(|files| files.troubles()).collect(),
             files,
             jails: watch.detector.status(jail, now),
             local_drop: None,

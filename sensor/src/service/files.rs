@@ -9,7 +9,9 @@ use jiff::Timestamp;
 
 use super::{Shared, lock};
 use crate::carrier::{Carried, Unpacker, container_of};
-use crate::source::files::{FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start};
+use crate::source::files::{
+    Access, FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
+};
 
 /// How much is kept of lines of containers that are not complete, of all files together, in bytes.
 const MOST_PIECES: usize = 16 << 20;
@@ -17,6 +19,7 @@ const MOST_PIECES: usize = 16 << 20;
 /// Follows the log files of all jails on a thread of its own, from where reading stands.
 pub(super) fn follow(
     watch: &Shared,
+    access: Access,
 ) -> anyhow::Result<Option<(FollowerHandle, std::thread::JoinHandle<()>)>> {
     let mut patterns = Vec::new();
     let mut jail_of_pattern = Vec::new();
@@ -30,7 +33,7 @@ pub(super) fn follow(
         return Ok(None);
     }
     let saved = lock(watch).positions.values().cloned().collect();
-    let mut follower = Follower::new(&patterns, saved, Start::End)?;
+    let mut follower = Follower::new(&patterns, saved, Start::End)?.with_access(access);
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern, pieces: Pieces::default() };
     follower.begin(&mut sink);
@@ -85,21 +88,18 @@ impl Sink for FileSink {
         watch.lines += memchr::memchr_iter(b'\n', lines).count() as u64;
         let position = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
         let key = position.key();
-        watch.unsaved.forgotten.retain(|gone| *gone != key);
+        watch.unsaved.forgotten.remove(&key);
         watch.positions.insert(key.clone(), position.clone());
-        match watch.unsaved.positions.iter_mut().find(|old| old.key() == key) {
-            Some(old) => *old = position,
-            None => watch.unsaved.positions.push(position),
-        }
+        watch.unsaved.positions.insert(key, position);
     }
 
     fn forget(&mut self, position: &SavedPosition) {
         self.pieces.take(&position.position);
         let key = position.key();
         let mut watch = lock(&self.watch);
-        watch.unsaved.positions.retain(|old| old.key() != key);
+        watch.unsaved.positions.remove(&key);
         watch.positions.remove(&key);
-        watch.unsaved.forgotten.push(key);
+        watch.unsaved.forgotten.insert(key);
     }
 }
 

@@ -9,6 +9,8 @@ use super::Shared;
 use super::local_drop::LocalDrop;
 use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
+use crate::confine::logs::WantedLogs;
+use crate::kernel::logs::LogOpener;
 
 /// Whether this sensor was built with the kernel programs.
 const BUILT_IN: bool = cfg!(feature = "kernel");
@@ -21,6 +23,8 @@ pub(super) struct Kernel {
     feeds: std::collections::HashMap<&'static str, CancellationToken>,
     /// Told when the jails of connections are others.
     guards: super::connections::Changed,
+    /// Opens logs that the worker cannot reach.
+    log_opener: Option<LogOpener>,
     /// Why nothing can be loaded.
     trouble: Option<String>,
 }
@@ -38,15 +42,21 @@ pub(super) struct Feeding<'a> {
 // === impl Kernel ===
 
 impl Kernel {
-    /// Starts the loader with these arguments of the command line.
-    pub(super) fn start(arguments: &[OsString]) -> Self {
+    /// Starts the loader with these arguments of the command line, and names the logs that it may open.
+    pub(super) fn start(arguments: &[OsString], logs: WantedLogs) -> Self {
         let mut kernel = Self::default();
         if !BUILT_IN {
             kernel.trouble = Some(NOT_BUILT_IN.to_owned());
             return kernel;
         }
         match crate::kernel::process::Loader::start(arguments) {
-            Ok(loader) => kernel.loader = Some(loader),
+            Ok(loader) => {
+                match loader.name_logs(logs) {
+                    Ok(opener) => kernel.log_opener = Some(opener),
+                    Err(error) => tracing::warn!("logs that are made later may not be read: {error}"),
+                }
+                kernel.loader = Some(loader);
+            }
             Err(error) => kernel.note(&error),
         }
         kernel
@@ -111,6 +121,11 @@ impl Kernel {
     /// What the loader kept.
     pub(super) fn confinement(&self) -> Option<Confinement> {
         self.loader.as_ref().and_then(crate::kernel::process::Loader::confinement)
+    }
+
+    /// Who opens logs that the worker cannot reach.
+    pub(super) fn log_opener(&self) -> Option<LogOpener> {
+        self.log_opener.clone()
     }
 
     /// All programs as they stand.

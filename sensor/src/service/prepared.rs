@@ -26,7 +26,8 @@ pub(super) struct Bounds {
 /// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
 /// `file` is where the configuration was read from.
 pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
-    let kernel = Kernel::start(loader);
+    raise_open_files();
+    let kernel = Kernel::start(loader, config.logs());
     // What is not there cannot be reached later.
     if let Err(error) = std::fs::create_dir_all(&config.state) {
         tracing::debug!(%error, "the state folder cannot be made");
@@ -43,6 +44,20 @@ pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
         Err(why) => tracing::warn!("the sensor is not confined: {why}"),
     }
     Prepared { kernel, bounds: Bounds { reach: reach.ok(), file: file.to_owned() }, confinement }
+}
+
+/// Lets as many files be open as the service may: every log that is followed is.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// As many as systemd allows a service.
+    const MOST: u64 = 524_288;
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Some(maximum.map_or(MOST, |maximum| maximum.max(MOST)));
+    // Root may raise the limit itself.
+    let set = |most| setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    if let Err(error) = set(raised).or_else(|_| set(maximum)) {
+        tracing::debug!(%error, "no more files can be open than before");
+    }
 }
 
 // === impl Bounds ===

@@ -15,28 +15,37 @@
 //!   between it and the present one.
 //! - *Missed events*: inotify's are a hint. A full scan every [`RESCAN`] finds what they did not tell.
 
+mod access;
 mod followed;
+mod index;
 mod opened;
-mod pattern;
 mod position;
+mod status;
+mod survey;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::carrier::Carrier;
+use crate::confine::logs::PathPattern;
+
+pub use access::Access;
 use followed::{Followed, TurnEnd};
+use index::Index;
 pub(crate) use opened::Opened;
 use opened::settled_archives;
-use pattern::PathPattern;
-pub use pattern::exists;
 pub use position::{Fingerprint, Position, SavedPosition};
+pub use status::{FilesStatus, MOST_TROUBLES, Troubles};
+pub use survey::troubles_of;
+use survey::{LogSurvey, note};
 
 /// How long a file that lost its name must be quiet before it is let go.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -46,6 +55,12 @@ pub const RESCAN: Duration = Duration::from_secs(2);
 pub const LONGEST_LINE: usize = 1 << 20;
 /// How much one file may hand over before the next has its turn.
 const TURN: usize = 1 << 20;
+/// How many open files are left to the rest of the sensor, unless a quarter of all is less.
+const SPARE_FILES: usize = 1000;
+const TOO_MANY: &str =
+    "as many files are followed as this process may open; raise LimitNOFILE= of its service";
+/// How many paths that are not read are told of at once.
+const TOLD: usize = 20;
 /// The most finished files that are remembered, so that none is read again under its archive's name.
 const REMEMBERED: usize = 1000;
 
@@ -83,17 +98,6 @@ pub trait Sink {
     fn forget(&mut self, position: &SavedPosition);
 }
 
-/// Counters that can be read while the follower runs.
-#[derive(Debug, Default)]
-pub struct FilesStatus {
-    bytes: AtomicU64,
-    followed: AtomicU64,
-    backlog: AtomicU64,
-    truncations: AtomicU64,
-    rotations: AtomicU64,
-    cut_lines: AtomicU64,
-}
-
 /// Why files cannot be followed at all. A single file's trouble is logged, and the others go on.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -122,6 +126,9 @@ pub struct FollowerHandle {
 #[derive(Debug)]
 pub struct Follower {
     patterns: Vec<PathPattern>,
+    /// As they were given, for those who read of them.
+    texts: Vec<String>,
+    access: Access,
     start: Start,
     /// In the order in which they are read: an old file stands before the one that replaced it.
     files: Vec<Followed>,
@@ -130,47 +137,22 @@ pub struct Follower {
     known: HashSet<PathBuf>,
     /// Where reading of files ended that were let go of, the oldest first.
     finished: VecDeque<Position>,
+    /// What the files read into, one after another.
+    buffer: Vec<u8>,
+    /// The most files that may be open: the rest of the sensor needs some too.
+    most: usize,
+    /// Where each file stands in `files`.
+    places: HashMap<(u64, u64), usize>,
+    /// How many files are followed under each path.
+    names: HashMap<Arc<Path>, usize>,
     inotify: Inotify,
     folders: HashMap<PathBuf, WatchDescriptor>,
     file_watches: HashMap<WatchDescriptor, (u64, u64)>,
-    complained: HashSet<PathBuf>,
+    /// What could not be read at the last try, by path.
+    unreadable: Troubles,
     handle: FollowerHandle,
     /// Whether the first scan is over: files that appear later are read from their start.
     running: bool,
-}
-
-// === impl FilesStatus ===
-
-impl FilesStatus {
-    /// Bytes handed over since the start.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Files that are open now.
-    pub fn followed(&self) -> u64 {
-        self.followed.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that are written and not yet handed over, as of the last look.
-    pub fn backlog(&self) -> u64 {
-        self.backlog.load(Ordering::Relaxed)
-    }
-
-    /// How often a file was found shorter, or with another beginning, than what was read of it.
-    pub fn truncations(&self) -> u64 {
-        self.truncations.load(Ordering::Relaxed)
-    }
-
-    /// Files seen to lose their name to another.
-    pub fn rotations(&self) -> u64 {
-        self.rotations.load(Ordering::Relaxed)
-    }
-
-    /// Lines cut at [`LONGEST_LINE`].
-    pub fn cut_lines(&self) -> u64 {
-        self.cut_lines.load(Ordering::Relaxed)
-    }
 }
 
 // === impl FollowerHandle ===
@@ -197,24 +179,42 @@ impl FollowerHandle {
 impl Follower {
     /// Prepares to follow the files that match the patterns, from the saved positions on.
     pub fn new(patterns: &[String], saved: Vec<SavedPosition>, start: Start) -> Result<Self, FilesError> {
-        let patterns = patterns.iter().map(|path| PathPattern::new(path)).collect::<Result<_, _>>()?;
+        let texts = patterns.to_vec();
+        let taken_apart = patterns.iter().map(|path| {
+            PathPattern::new(path).map_err(|reason| FilesError::Pattern { path: path.clone(), reason })
+        });
+        let patterns = taken_apart.collect::<Result<_, _>>()?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| FilesError::Kernel(error.into()))?;
         let handle = FollowerHandle { stop: Arc::default(), wake: Arc::new(wake), status: Arc::default() };
         Ok(Self {
             patterns,
+            texts,
+            access: Access::default(),
             start,
             files: Vec::new(),
             known: saved.iter().map(|saved| saved.path.clone()).collect(),
             saved,
             finished: VecDeque::new(),
+            buffer: Vec::new(),
+            most: most_files(),
+            places: HashMap::new(),
+            names: HashMap::new(),
             inotify: Inotify::init().map_err(FilesError::Kernel)?,
             folders: HashMap::new(),
             file_watches: HashMap::new(),
-            complained: HashSet::new(),
+            unreadable: Troubles::new(),
             handle,
             running: false,
         })
+    }
+
+    /// Opens files in this way; without it, links lead nowhere that is not root's, and nobody else opens what this
+    /// process may not.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// What stops this follower and reads its counters.
@@ -247,9 +247,8 @@ impl Follower {
             if names_changed || Instant::now() >= next_scan {
                 self.scan(sink);
                 self.let_go(sink);
-                if !names_changed {
-                    self.files.iter_mut().for_each(|file| file.dirty = true);
-                }
+                // What inotify does not tell of.
+                self.files.iter_mut().for_each(|file| file.dirty |= !file.watched);
                 next_scan = Instant::now() + RESCAN;
             }
         }
@@ -265,7 +264,7 @@ impl Follower {
                 // No jail reads it any more; its position stays in case one will again.
                 continue;
             }
-            let Some((at, opened)) = position::find(&saved) else {
+            let Some((at, opened)) = position::find(&self.access, &saved) else {
                 tracing::warn!(path = %saved.path.display(), "the file that was followed is gone; what was written to it since is lost");
                 sink.forget(&saved);
                 continue;
@@ -285,6 +284,7 @@ impl Follower {
             self.add_between(&path, &patterns, modified);
         }
         self.files.sort_by_key(Followed::modified);
+        self.place();
     }
 
     /// Adds the archives of a path that were last written after the given moment and were never
@@ -294,7 +294,7 @@ impl Follower {
         let known = |opened: &Opened| {
             self.finished_in(opened).is_some() || self.files.iter().any(|file| file.id() == opened.id())
         };
-        let mut between: Vec<_> = settled_archives(path)
+        let mut between: Vec<_> = settled_archives(&self.access, path)
             .into_iter()
             .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
             .filter(|(_, file)| !known(file))
@@ -309,58 +309,59 @@ impl Follower {
 
     /// Looks at all names: which files they stand for now, and which files have lost theirs.
     fn scan(&mut self, sink: &mut impl Sink) {
-        let mut named: Vec<(PathBuf, Vec<usize>)> = Vec::new();
-        let mut folders = HashSet::new();
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            for path in pattern.paths(&mut folders) {
-                match named.iter_mut().find(|(known, _)| *known == path) {
-                    Some((_, patterns)) => patterns.push(index),
-                    None => named.push((path, vec![index])),
-                }
-            }
-        }
-        self.watch_folders(folders);
-
+        let mut survey = LogSurvey::new(&self.patterns, &self.access);
         let mut live = HashSet::new();
-        for (path, patterns) in named {
-            let opened = match position::open(&path) {
-                Ok(opened) => opened,
-                Err(error) => {
-                    self.complain(&path, &error);
-                    continue;
-                }
+        // Made where something is new, which is seldom.
+        let mut index = None;
+        for (path, patterns) in std::mem::take(&mut survey.named) {
+            // A name that still stands for a file that is followed need not be opened again.
+            let known = std::fs::metadata(&path)
+                .ok()
+                .filter(|metadata| self.places.contains_key(&(metadata.dev(), metadata.ino())));
+            if known.is_none() && self.files.len() >= self.most {
+                survey.find(&patterns);
+                note(&mut survey.troubles, &path, TOO_MANY);
+                continue;
+            }
+            let opened = if known.is_some() { None } else { survey.open(&self.access, &path, &patterns) };
+            let Some(metadata) = known.as_ref().or(opened.as_ref().map(|opened| &opened.metadata)) else {
+                continue;
             };
-            self.complained.remove(&path);
-            let id = opened.id();
-            if let Some(file) = self.files.iter_mut().find(|file| file.id() == id) {
+            survey.find(&patterns);
+            let id = (metadata.dev(), metadata.ino());
+            if let Some(file) = self.places.get(&id).and_then(|place| self.files.get_mut(*place)) {
                 // Two names of one file, or a rename within a pattern, are one file still.
-                file.dirty |= opened.metadata.len() != file.seen;
+                file.dirty |= metadata.len() != file.seen;
+                survey.folders.extend(file.folder.clone());
                 file.quiet_since = None;
                 live.insert(id);
                 continue;
             }
+            let Some(opened) = opened else { continue };
             let finished = self.finished_in(&opened).map(|position| position.offset);
             let path: Arc<Path> = path.into();
-            let replaced = self.files.iter().rposition(|file| file.file.path == path);
+            let index = index.get_or_insert_with(|| Index::of(&self.files));
+            let replaced = index.paths.get(&path).copied();
             if let Some(old) = replaced {
                 self.handle.status.rotations.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(path = %path.display(), "rotated; the old file is read to its end first");
                 let modified = self.files[old].modified();
                 self.add_between(&path, &patterns, modified);
                 // Rotated once more since it was opened, it was found among the archives.
-                if self.files.iter().any(|file| file.id() == id) {
+                if self.places.contains_key(&id) {
                     live.insert(id);
                     continue;
                 }
             }
+            let is_at_end = !self.running && !self.known.contains(&*path) && self.start == Start::End;
             let offset = if let Some(offset) = finished {
                 tracing::info!(path = %path.display(), "it is back; reading on where it was let go of");
                 offset
-            } else if self.files.iter().any(|file| file.is_copied_by(&opened.file)) {
+            } else if is_at_end {
+                opened.metadata.len()
+            } else if index.has_copied(&self.files, &opened) {
                 // copytruncate's copy, under a name that a pattern matches: its lines were read.
                 tracing::debug!(path = %path.display(), "a copy of a followed file; passed over");
-                opened.metadata.len()
-            } else if !self.running && !self.known.contains(&*path) && self.start == Start::End {
                 opened.metadata.len()
             } else {
                 0
@@ -374,6 +375,8 @@ impl Follower {
             live.insert(id);
             self.add(file);
         }
+        self.watch_folders(std::mem::take(&mut survey.folders));
+        self.tell(survey.into_troubles(&self.texts));
         let now = Instant::now();
         for file in &mut self.files {
             if !live.contains(&file.id()) && file.quiet_since.is_none() {
@@ -394,14 +397,15 @@ impl Follower {
             }
             // An old file is drained before the one that took its name.
             let path = self.files[index].file.path.clone();
-            if self.files[..index].iter().any(|older| older.dirty && older.file.path == path) {
+            let is_alone = self.names.get(&path).is_none_or(|files| *files < 2);
+            if !is_alone && self.files[..index].iter().any(|older| older.dirty && older.file.path == path) {
                 more = true;
                 continue;
             }
             let status = self.handle.status.clone();
             let file = &mut self.files[index];
             let before = file.seen;
-            let progress = file.read(TURN, sink, &status);
+            let progress = file.read(TURN, &mut self.buffer, sink, &status);
             if file.seen != before {
                 file.quiet_since = file.quiet_since.map(|_| Instant::now());
             }
@@ -410,12 +414,12 @@ impl Follower {
                 Ok(TurnEnd::More) => more = true,
                 Ok(TurnEnd::Truncated) => {
                     status.truncations.fetch_add(1, Ordering::Relaxed);
-                    file.restart(sink, &status);
+                    file.restart(&self.access);
                     more = true;
                 }
                 Err(error) => {
                     file.dirty = false;
-                    self.complain(&path, &error);
+                    note(&mut self.unreadable, &path, &error.to_string());
                     continue;
                 }
             }
@@ -431,7 +435,7 @@ impl Follower {
     /// Lets go of files that have no name and were quiet for long enough.
     fn let_go(&mut self, sink: &mut impl Sink) {
         let status = self.handle.status.clone();
-        let mut index = 0;
+        let (mut index, mut went) = (0, false);
         while index < self.files.len() {
             let file = &mut self.files[index];
             let gone = !file.dirty && file.quiet_since.is_some_and(|since| since.elapsed() > QUIET);
@@ -439,15 +443,25 @@ impl Follower {
                 index += 1;
                 continue;
             }
-            file.hand_over_tail(sink, &status);
+            file.hand_over_tail(&mut self.buffer, sink, &status);
             let file = self.files.remove(index);
             tracing::debug!(path = %file.file.path.display(), "the old file is quiet; let go");
             self.unwatch(file.id());
+            went = true;
+            if let Some(files) = self.names.get_mut(&file.file.path) {
+                *files -= 1;
+                if *files == 0 {
+                    self.names.remove(&file.file.path);
+                }
+            }
             sink.forget(&file.saved_position());
             if self.finished.len() == REMEMBERED {
                 self.finished.pop_front();
             }
             self.finished.push_back(file.position());
+        }
+        if went {
+            self.place();
         }
     }
 
@@ -477,7 +491,7 @@ impl Follower {
                 if event.mask.contains(EventMask::MODIFY)
                     && let Some(id) = self.file_watches.get(&event.wd)
                 {
-                    if let Some(file) = self.files.iter_mut().find(|file| file.id() == *id) {
+                    if let Some(file) = self.places.get(id).and_then(|place| self.files.get_mut(*place)) {
                         file.dirty = true;
                         if let Some(since) = &mut file.quiet_since {
                             *since = Instant::now();
@@ -512,12 +526,16 @@ impl Follower {
         match self.inotify.watches().add(file.open_path(), mask) {
             Ok(watch) => {
                 self.file_watches.insert(watch, file.id());
+                file.watched = true;
             }
             Err(error) => {
                 tracing::debug!(path = %file.file.path.display(), %error, "not watched; looked at every two seconds");
+                self.handle.status.unwatched.fetch_add(1, Ordering::Relaxed);
             }
         }
         file.dirty = true;
+        self.places.insert(file.id(), self.files.len());
+        *self.names.entry(file.file.path.clone()).or_default() += 1;
         self.files.push(file);
     }
 
@@ -529,6 +547,11 @@ impl Follower {
             // A deleted file's ended with it.
             let _ = self.inotify.watches().remove(watch);
         }
+    }
+
+    /// Finds the places of files anew, after some were let go of or sorted.
+    fn place(&mut self) {
+        self.places = self.files.iter().enumerate().map(|(place, file)| (file.id(), place)).collect();
     }
 
     /// Where reading of this file ended, if it is one that was let go of.
@@ -558,10 +581,22 @@ impl Follower {
         self.patterns.iter().enumerate().filter(matches).map(|(index, _)| index).collect()
     }
 
-    /// Says once what is wrong with a path; a path that is not there is not wrong.
-    fn complain(&mut self, path: &Path, error: &std::io::Error) {
-        if error.kind() != std::io::ErrorKind::NotFound && self.complained.insert(path.to_owned()) {
-            tracing::warn!(path = %path.display(), %error, "cannot be followed; it is tried again every two seconds");
+    /// Says once what is not read, and keeps it for those who ask.
+    fn tell(&mut self, mut troubles: Troubles) {
+        troubles.append(&mut std::mem::take(&mut self.unreadable));
+        let new = self.handle.status.set_troubles(troubles);
+        for (path, what) in new.iter().take(TOLD) {
+            tracing::warn!(path = %path.display(), "not read: {what}; it is tried again every two seconds");
+        }
+        if let Some(more) = new.len().checked_sub(TOLD + 1) {
+            tracing::warn!("and {} more; `atalaya-sensor status` names them", more + 1);
         }
     }
+}
+
+/// How many files may be followed with as many as this process may open.
+fn most_files() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let open = getrlimit(Resource::Nofile).current.and_then(|open| usize::try_from(open).ok());
+    open.map_or(usize::MAX, |open| open - (open / 4).min(SPARE_FILES))
 }

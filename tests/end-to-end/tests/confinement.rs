@@ -1,6 +1,10 @@
 //! What is left to a sensor's process that was taken over: a debugger makes the running processes call what
 //! an intruder would. Needs root, and fails where it is missing.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::{chown, lchown, symlink};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -144,4 +148,131 @@ fn a_reload_that_asks_for_more_than_was_kept_is_refused_with_what_it_is() -> Res
     sensor.wait_for("become ready", PATIENCE, is_ready)?;
     ensure!(output(stage.sensor().arg("status"))?.contains("other"));
     Ok(())
+}
+
+/// A sensor with a jail over a pattern, which bans at the first failure.
+fn sensor_on(stage: &Stage, pattern: &Path, more: &str) -> Result<Process> {
+    stage.write_sensor_config(&format!(
+        "{more}\n[jail.app]\nsource = \"files\"\npaths = [\"{}\"]\nfailregex = 'refused login from <ADDR>$'\nmaxretry = 1\n",
+        pattern.display()
+    ))?;
+    stage.start_sensor()
+}
+
+/// Writes a line to a log, with the address of this last number.
+fn fail(log: &Path, number: u8) -> Result<()> {
+    let mut log = File::options().create(true).append(true).open(log)?;
+    let now = jiff::Timestamp::now();
+    Ok(writeln!(log, "{now} app refused login from 203.0.113.{number}")?)
+}
+
+fn wait_for_failure(sensor: &mut Process, number: u8) -> Result<()> {
+    let address = format!("\"failure\",\"jail\":\"app\",\"address\":\"203.0.113.{number}\"");
+    // It may have come before the sensor was ready.
+    if sensor.said().contains(&address) {
+        return Ok(());
+    }
+    sensor.wait_for("count the failure", PATIENCE, |line| line.contains(&address)).map(drop)
+}
+
+#[test]
+fn a_folder_of_logs_that_is_made_after_the_start_and_made_again_is_read_by_a_confined_sensor() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    // Not the stage's, which the worker reaches for its configuration.
+    let logs = tempfile::tempdir()?;
+    let folder = |name: &str| logs.path().join(name);
+    let list = "[defaults]\nignore = [\"file:/nowhere/friends\"]\n";
+    let mut sensor = sensor_on(&stage, &folder("var/later/*.log"), list)?;
+    ensure!(sensor.said().contains("confined: "), "{}", sensor.said());
+    let status = output(stage.sensor().arg("status"))?;
+    let check = output(stage.sensor().arg("check"))?;
+    for said in [&status, &check, &sensor.said()] {
+        ensure!(said.contains("there is no such file"), "{said}");
+        ensure!(said.contains("/friends cannot be read: No such file"), "{said}");
+    }
+    ensure!(
+        status.contains("var/later/*.log: there") && check.contains("var/later/*.log: there"),
+        "{status}{check}"
+    );
+
+    std::fs::create_dir_all(folder("var/later"))?;
+    fail(&folder("var/later/a.log"), 1)?;
+    wait_for_failure(&mut sensor, 1)?;
+    std::fs::remove_dir_all(folder("var/later"))?;
+    std::fs::create_dir_all(folder("var/later"))?;
+    fail(&folder("var/later/a.log"), 2)?;
+    wait_for_failure(&mut sensor, 2)?;
+    std::fs::remove_dir_all(folder("var"))?;
+    std::fs::create_dir_all(folder("var/later"))?;
+    fail(&folder("var/later/b.log"), 3)?;
+    wait_for_failure(&mut sensor, 3)?;
+    let status = output(stage.sensor().arg("status"))?;
+    ensure!(!status.contains("not read"), "{status}");
+    // What is beside the logs is opened by neither.
+    let shadow = folder("var/shadow");
+    std::fs::write(&shadow, "")?;
+    let arguments = format!("-100, \"{}\", 0", shadow.display());
+    calls(sensor.id(), &[((libc::SYS_openat, arguments.leak()), EACCES)])
+}
+
+#[test]
+fn links_are_followed_as_kubernetes_lays_them_through_rotation_and_a_restart() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    // Not the stage's, which the worker reaches for its configuration.
+    let logs = tempfile::tempdir()?;
+    let folder = |name: &str| logs.path().join(name);
+    std::fs::create_dir_all(folder("containers"))?;
+    std::fs::create_dir_all(folder("pods/a"))?;
+    std::fs::write(folder("pods/a/0.log"), "")?;
+    symlink(folder("pods/a/0.log"), folder("containers/a.log"))?;
+    let mut sensor = sensor_on(&stage, &folder("containers/*.log"), "")?;
+    fail(&folder("pods/a/0.log"), 1)?;
+    wait_for_failure(&mut sensor, 1)?;
+    std::fs::rename(folder("pods/a/0.log"), folder("pods/a/0.log.20261130"))?;
+    fail(&folder("pods/a/0.log"), 2)?;
+    wait_for_failure(&mut sensor, 2)?;
+    std::fs::create_dir_all(folder("pods/b"))?;
+    fail(&folder("pods/b/0.log"), 3)?;
+    symlink(folder("pods/b/0.log"), folder("containers/b.log"))?;
+    wait_for_failure(&mut sensor, 3)?;
+    sensor.terminate(PATIENCE)?;
+
+    // Rotated while nobody looked: the rest is beside the file to which the link leads.
+    fail(&folder("pods/b/0.log"), 4)?;
+    std::fs::rename(folder("pods/b/0.log"), folder("pods/b/0.log.20261130"))?;
+    fail(&folder("pods/b/0.log"), 5)?;
+    let mut sensor = stage.start_sensor()?;
+    wait_for_failure(&mut sensor, 4)?;
+    wait_for_failure(&mut sensor, 5)
+}
+
+#[test]
+fn a_users_link_to_a_file_that_root_alone_may_read_reads_nothing_and_is_named() -> Result<()> {
+    const ALICE: u32 = 4711;
+    let stage = Stage::of_this_test()?;
+    // Not the stage's, which the worker reaches for its configuration.
+    let logs = tempfile::tempdir()?;
+    let folder = |name: &str| logs.path().join(name);
+    std::fs::create_dir_all(folder("logs/alice"))?;
+    std::fs::create_dir_all(folder("logs/root"))?;
+    fail(&folder("logs/root/secret"), 66)?;
+    chown(folder("logs/alice"), Some(ALICE), Some(ALICE))?;
+    symlink(folder("logs/root/secret"), folder("logs/alice/x.log"))?;
+    lchown(folder("logs/alice/x.log"), Some(ALICE), Some(ALICE))?;
+    // Both lie below a folder that the worker itself may read.
+    let mut sensor = sensor_on(&stage, &folder("logs/*/*.log"), "")?;
+    let status = output(stage.sensor().arg("status"))?;
+    ensure!(status.contains("logs/alice/x.log: the link"), "{status}");
+    let check = output(stage.sensor().arg("check"))?;
+    ensure!(check.contains("logs/alice/x.log: the link"), "{check}");
+    fail(&folder("logs/root/secret"), 66)?;
+    fail(&folder("logs/root/app.log"), 1)?;
+    wait_for_failure(&mut sensor, 1)?;
+    ensure!(!sensor.said().contains("203.0.113.66"), "{}", sensor.said());
+    sensor.terminate(PATIENCE)?;
+
+    let follow = format!("follow = [\"{}\"]", folder("logs/root").canonicalize()?.display());
+    let mut sensor = sensor_on(&stage, &folder("logs/*/*.log"), &follow)?;
+    fail(&folder("logs/root/secret"), 67)?;
+    wait_for_failure(&mut sensor, 67)
 }

@@ -1,12 +1,9 @@
 //! The filter of a jail that reads lines: by its name, or as the jail says.
 
-use std::path::Path;
-
 use atalaya_program::config_file::ConfigError;
 use toml::Spanned;
 
 use super::{OneOrMany, RawJail, Whose, many};
-use crate::fail2ban::Fail2ban;
 use crate::filter::catalogue;
 use crate::filter::{Filter, FilterDefinition, FilterError};
 
@@ -31,15 +28,28 @@ impl RawJail {
     /// The filter as the jail has it: a named one, or ours of the jail's own name, with what the jail
     /// says in its place.
     fn definition(&self, whose: &Whose<'_>) -> Result<FilterDefinition, ConfigError> {
-        let Whose { name, own, at, wrong } = *whose;
+        let Whose { name, filters, at, wrong } = *whose;
+        let mode = self.mode.as_ref().map(|mode| mode.get_ref().as_str());
+        let at_mode = |message: String| match &self.mode {
+            Some(mode) => at(mode.span(), message),
+            None => wrong(message),
+        };
         let mut definition = match &self.filter {
-            Some(named) => find_filter(named.get_ref(), own).map_err(|message| at(named.span(), message))?,
-            None if self.failregex.is_none() => catalogue::filter(name.as_str()).ok_or_else(|| {
-                wrong(format!(
-                    "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed', or a `filter`: {}",
-                    catalogue::names().collect::<Vec<_>>().join(", ")
-                ))
-            })?,
+            Some(named) => {
+                filters.find(named.get_ref(), mode).map_err(|message| at(named.span(), message))?
+            }
+            None if self.failregex.is_none() => {
+                let filter = filters.known(name.as_str()).map_err(wrong)?.ok_or_else(|| {
+                    wrong(format!(
+                        "it reads lines and needs a `failregex`, such as '^.*\\[<HOST>\\].*authentication failed', or a `filter`: {}",
+                        catalogue::names().collect::<Vec<_>>().join(", ")
+                    ))
+                })?;
+                filter.in_mode(mode.unwrap_or_default()).map_err(at_mode)?
+            }
+            None if mode.is_some() => {
+                return Err(at_mode("a `mode` is a filter's; name the `filter`".to_owned()));
+            }
             None => FilterDefinition::default(),
         };
         let list = |value: &Option<Spanned<OneOrMany>>, of: &mut Vec<String>| {
@@ -65,29 +75,4 @@ impl RawJail {
         }
         Ok(definition)
     }
-}
-
-/// A filter by its name: ours, or one in fail2ban's folder, with options as in `sshd[mode=aggressive]`.
-pub fn find_filter(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    catalogue::filter(name).map_or_else(|| find_theirs(name, fail2ban), Ok)
-}
-
-/// A filter in fail2ban's folder by its name.
-pub fn find_theirs(name: &str, fail2ban: Option<&Path>) -> Result<FilterDefinition, String> {
-    let ours = catalogue::names().collect::<Vec<_>>().join(", ");
-    let Some(folder) = fail2ban else {
-        return Err(format!(
-            "there is no filter `{name}`; there are {ours}, and with `fail2ban = \"/etc/fail2ban\"` those of its filter.d"
-        ));
-    };
-    let file = name.split('[').next().unwrap_or_default().trim();
-    if !folder.join("filter.d").join(format!("{file}.conf")).exists()
-        && !folder.join("filter.d").join(format!("{file}.local")).exists()
-    {
-        return Err(format!(
-            "there is no filter `{file}`: neither one of ours ({ours}) nor one in {}",
-            folder.join("filter.d").display()
-        ));
-    }
-    Fail2ban::read(folder).and_then(|read| read.filter(name)).map_err(|error| error.to_string())
 }

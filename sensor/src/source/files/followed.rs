@@ -9,11 +9,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use memchr::{memchr, memrchr};
+use rustix::fs::SeekFrom;
 
-use super::position::{self, Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
+use super::index::TELLING;
+use super::position::{Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
+use super::{Access, FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
 use crate::carrier::{self, Carrier};
-
-use super::{FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
 
 /// How much is read at once, unless a line is longer.
 const BLOCK: usize = 256 * 1024;
@@ -40,9 +41,18 @@ pub(super) struct Followed {
     begun: bool,
     /// Whether there may be something to read.
     pub(super) dirty: bool,
+    /// Whether inotify tells of it.
+    pub(super) watched: bool,
+    /// The folder in which it lies, where a link led there.
+    pub(super) folder: Option<PathBuf>,
     /// Since when a file without a name was not written to; `None` while it has one.
     pub(super) quiet_since: Option<Instant>,
+    /// What is read now; empty between turns, since all files share one buffer.
     block: Vec<u8>,
+    /// Bytes after the last line's end, as of the last read.
+    tail: u64,
+    /// The file itself, while `open` is the copy that was made of it before it was truncated.
+    original: Option<File>,
 }
 
 /// How a turn of reading ended.
@@ -74,11 +84,20 @@ impl Followed {
             skipping: false,
             begun: false,
             dirty: true,
+            watched: false,
+            folder: opened.folder,
             quiet_since: None,
             block: Vec::new(),
+            tail: 0,
+            original: None,
         };
         followed.learn();
         followed
+    }
+
+    /// The first bytes, as far as they were read.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.head
     }
 
     pub(super) fn id(&self) -> (u64, u64) {
@@ -111,7 +130,7 @@ impl Followed {
 
     /// Bytes after the last line's end, as of the last read.
     pub(super) fn tail(&self) -> u64 {
-        self.block.len() as u64
+        self.tail
     }
 
     /// Whether it was written to since the last look; where its events cannot be had, nothing else tells.
@@ -121,7 +140,7 @@ impl Followed {
 
     /// Whether another file holds what was read of this one, and enough of it to tell.
     pub(super) fn is_copied_by(&self, other: &File) -> bool {
-        self.head.len() >= 16 && self.has_same_bytes(other).unwrap_or(false)
+        self.head.len() >= TELLING && self.has_same_bytes(other).unwrap_or(false)
     }
 
     /// Where reading starts at the end of a file whose last line is not complete, at that line.
@@ -138,8 +157,37 @@ impl Followed {
         self.learn();
     }
 
-    /// Hands over at most about `most` bytes of whole lines.
+    /// Hands over at most about `most` bytes of whole lines, of the copy first where there is one to read. `buffer` is
+    /// all files'.
     pub(super) fn read(
+        &mut self,
+        most: usize,
+        buffer: &mut Vec<u8>,
+        sink: &mut impl Sink,
+        status: &FilesStatus,
+    ) -> std::io::Result<TurnEnd> {
+        self.block = std::mem::take(buffer);
+        let ended = self.read_blocks(most, sink, status);
+        self.tail = match ended {
+            Ok(TurnEnd::AtEnd) => self.seen.saturating_sub(self.offset),
+            _ => 0,
+        };
+        *buffer = std::mem::take(&mut self.block);
+        if self.original.is_none() || matches!(ended, Ok(TurnEnd::More)) {
+            return ended;
+        }
+        match ended {
+            // Nobody writes to the copy any more: what stands after its last line's end is all there will be.
+            Ok(_) => self.hand_over_tail(buffer, sink, status),
+            Err(error) => {
+                tracing::warn!(path = %self.file.path.display(), %error, "the copy cannot be read to its end");
+            }
+        }
+        self.begin_anew();
+        Ok(TurnEnd::More)
+    }
+
+    fn read_blocks(
         &mut self,
         most: usize,
         sink: &mut impl Sink,
@@ -150,8 +198,14 @@ impl Followed {
             let before = self.offset;
             let filled = self.fill(BLOCK)?;
             if !self.is_same()? {
-                self.block.clear();
                 return Ok(TurnEnd::Truncated);
+            }
+            if self.block.first() == Some(&0) {
+                handed += filled;
+                if self.pass_over_nuls()? {
+                    continue;
+                }
+                return Ok(TurnEnd::AtEnd);
             }
             self.hand_over(filled, sink, status);
             let advanced = (self.offset - before) as usize;
@@ -162,7 +216,6 @@ impl Followed {
                 // A line longer than the block.
                 let filled = self.fill(LONGEST_LINE)?;
                 if !self.is_same()? {
-                    self.block.clear();
                     return Ok(TurnEnd::Truncated);
                 }
                 self.hand_over(filled, sink, status);
@@ -178,11 +231,29 @@ impl Followed {
         Ok(TurnEnd::More)
     }
 
-    /// After a truncation: reads what the copy has beyond what was handed over, then starts anew.
-    pub(super) fn restart(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
-        self.read_copy(sink, status);
+    /// After a truncation: what the copy has beyond what was handed over comes next, in turns like all else, then the
+    /// file from its start. Positions name what was read of the copy, by which it is found after a restart too.
+    pub(super) fn restart(&mut self, access: &Access) {
+        let copies = access.archives(&self.file.path);
+        let copy =
+            copies.into_iter().find(|(_, opened)| opened.id() != self.id && self.is_copied_by(&opened.file));
+        if let Some((at, opened)) = copy {
+            tracing::debug!(path = %self.file.path.display(), copy = %at.display(), "reading the rest in the copy");
+            self.original = Some(std::mem::replace(&mut self.open, opened.file));
+        } else {
+            tracing::debug!(path = %self.file.path.display(), "truncated, and no copy is beside it");
+            self.begin_anew();
+        }
+    }
+
+    /// Reads the file itself, from its start.
+    fn begin_anew(&mut self) {
+        if let Some(original) = self.original.take() {
+            self.open = original;
+        }
         tracing::info!(path = %self.file.path.display(), "truncated; reading from its start");
         self.offset = 0;
+        self.tail = 0;
         self.skipping = false;
         self.begun = false;
         self.head.clear();
@@ -191,18 +262,62 @@ impl Followed {
     }
 
     /// Hands over what stands after the last line's end in a file that ended for good.
-    pub(super) fn hand_over_tail(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
+    pub(super) fn hand_over_tail(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        sink: &mut impl Sink,
+        status: &FilesStatus,
+    ) {
+        let length = usize::try_from(self.tail).unwrap_or(LONGEST_LINE).min(LONGEST_LINE);
+        self.tail = 0;
+        self.block = std::mem::take(buffer);
+        let is_read = length > 0 && !self.skipping && self.fill(length).is_ok();
         let tail = std::mem::take(&mut self.block);
-        if !tail.is_empty() && !self.skipping {
+        if is_read && tail.iter().any(|byte| *byte != 0) {
             self.begin(sink);
             self.advance(&tail);
             status.bytes.fetch_add(tail.len() as u64, Ordering::Relaxed);
             sink.lines(&self.file, &tail, &self.position());
         }
+        *buffer = tail;
+    }
+
+    /// Passes over the NULs with which the block begins, and the hole that they may be of: a file that was truncated
+    /// under a daemon that does not append begins with one. Whether there may be more to read: NULs up to the end of a
+    /// file may be written over, and are left.
+    fn pass_over_nuls(&mut self) -> std::io::Result<bool> {
+        let nuls = self.block.iter().take_while(|byte| **byte == 0).count();
+        if nuls < self.block.len() {
+            let block = std::mem::take(&mut self.block);
+            self.advance(&block[..nuls]);
+            self.block = block;
+            return Ok(true);
+        }
+        let data = match rustix::fs::seek(&self.open, SeekFrom::Data(self.offset)) {
+            Ok(data) => data.max(self.offset + nuls as u64),
+            Err(rustix::io::Errno::NXIO) => return Ok(false),
+            // A file system that knows no holes.
+            Err(_) => self.offset + nuls as u64,
+        };
+        if data >= self.seen {
+            return Ok(false);
+        }
+        self.offset = data;
+        let before = LAST as u64;
+        self.last = bytes_at(&self.open, data.saturating_sub(before), LAST.min(data as usize))?;
+        if self.head.len() < HEAD {
+            self.head = bytes_at(&self.open, 0, HEAD)?;
+            self.first = Fingerprint::of(&self.head);
+        }
+        Ok(true)
     }
 
     /// Reads what is there after the offset, at most so much, into the block.
     fn fill(&mut self, most: usize) -> std::io::Result<usize> {
+        // No more than is there: clearing a whole block takes longer than reading a line.
+        let there = self.open.metadata()?.len().saturating_sub(self.offset);
+        let most = most.min(usize::try_from(there).unwrap_or(most).saturating_add(1));
+        self.block.clear();
         self.block.resize(most, 0);
         let mut filled = 0;
         while filled < most {
@@ -233,9 +348,9 @@ impl Followed {
             && bytes_at(other, before, self.last.len())? == self.last)
     }
 
-    /// Hands over the whole lines of the block; what is left in it is the tail.
+    /// Hands over the whole lines of the block.
     fn hand_over(&mut self, filled: usize, sink: &mut impl Sink, status: &FilesStatus) {
-        let mut block = std::mem::take(&mut self.block);
+        let block = std::mem::take(&mut self.block);
         let mut start = 0;
         if self.skipping {
             start = memchr(b'\n', &block[..filled]).map_or(filled, |newline| newline + 1);
@@ -249,7 +364,6 @@ impl Followed {
             status.bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
             sink.lines(&self.file, &block[start..end], &self.position());
         }
-        block.drain(..end);
         self.block = block;
     }
 
@@ -262,6 +376,7 @@ impl Followed {
         status.cut_lines.fetch_add(1, Ordering::Relaxed);
         line.push(b'\n');
         sink.lines(&self.file, &line, &self.position());
+        self.block = line;
     }
 
     /// Before the first lines are handed over of a file that container engines write, where they are not the file's
@@ -277,23 +392,6 @@ impl Followed {
         }
         let whole = if from == 0 { 0 } else { memchr(b'\n', &before).map_or(before.len(), |end| end + 1) };
         sink.begin_within(&self.file, &before[whole..], from == 0, &self.position());
-    }
-
-    /// Reads the copy that copytruncate made, from the offset on.
-    fn read_copy(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
-        let copies = position::archives(&self.file.path);
-        let copy =
-            copies.into_iter().find(|(_, opened)| opened.id() != self.id && self.is_copied_by(&opened.file));
-        let Some((at, opened)) = copy else {
-            tracing::debug!(path = %self.file.path.display(), "truncated, and no copy is beside it");
-            return;
-        };
-        tracing::debug!(path = %self.file.path.display(), copy = %at.display(), "reading the rest in the copy");
-        let original = std::mem::replace(&mut self.open, opened.file);
-        // The copy has its own tail's end, and nobody truncates it.
-        while let Ok(TurnEnd::More) = self.read(usize::MAX, sink, status) {}
-        self.hand_over_tail(sink, status);
-        self.open = original;
     }
 
     /// Moves the offset over bytes that were read, and keeps what tells the file from others.

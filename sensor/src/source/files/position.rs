@@ -3,14 +3,13 @@
 //! give an inode to the next file as soon as it is free.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Opened;
-use super::pattern::is_compressed;
+use super::{Access, Opened};
 
 /// The most first bytes, and the most bytes before the offset, that tell a file from another. The
 /// first ones alone would not do: some daemons begin every file with the same words.
@@ -103,17 +102,6 @@ impl SavedPosition {
     }
 }
 
-/// Opens a regular file for reading, without waiting on a pipe.
-pub(super) fn open(path: &Path) -> std::io::Result<Opened> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.is_file() {
-        Ok(Opened { file, metadata })
-    } else {
-        Err(std::io::Error::other("it is not a regular file"))
-    }
-}
-
 /// A file's bytes from an offset on, at most so many.
 pub(super) fn bytes_at(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; length.min(HEAD)];
@@ -130,9 +118,15 @@ pub(super) fn bytes_at(file: &File, offset: u64, length: usize) -> std::io::Resu
 
 /// Finds the file of a saved position, under its own path or among its archives: by its inode, else
 /// (a copy) by its first bytes.
-pub(super) fn find(saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
-    let mut candidates = archives(&saved.path);
-    if let Ok(opened) = open(&saved.path) {
+pub(super) fn find(access: &Access, saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
+    let named = access.file(&saved.path);
+    if let Ok(opened) = &named
+        && saved.position.is_in(opened)
+    {
+        return Some((saved.path.clone(), named.ok()?));
+    }
+    let mut candidates = access.archives(&saved.path);
+    if let Ok(opened) = named {
         candidates.insert(0, (saved.path.clone(), opened));
     }
     let position = &saved.position;
@@ -144,37 +138,4 @@ pub(super) fn find(saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
         .position(same)
         .or_else(|| (position.first.length >= 16 && !candidates.is_empty()).then_some(0))?;
     Some(candidates.swap_remove(place))
-}
-
-/// The files beside a path whose names continue its name: `mail.log.1`, `mail.log-20260101`. For a
-/// symlink, those beside its target too.
-pub(super) fn archives(path: &Path) -> Vec<(PathBuf, Opened)> {
-    let mut found = beside(path);
-    if let Ok(target) = std::fs::canonicalize(path)
-        && target != path
-    {
-        found.extend(beside(&target));
-    }
-    found
-}
-
-fn beside(path: &Path) -> Vec<(PathBuf, Opened)> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let name = name.to_string_lossy();
-    // `mail.log` is also archived as `mail-20260101.log`.
-    let (stem, _) = name.split_once('.').unwrap_or((&name, ""));
-    entries
-        .filter_map(Result::ok)
-        .filter(|entry| {
-            let other = entry.file_name().to_string_lossy().into_owned();
-            let continues = |base: &str, with: &[char]| {
-                other.strip_prefix(base).is_some_and(|rest| rest.starts_with(with))
-            };
-            other != name && (continues(&name, &['.', '-', '_', '~']) || continues(stem, &['-', '_']))
-        })
-        .map(|entry| entry.path())
-        .filter(|path| !is_compressed(path))
-        .filter_map(|path| Some((path.clone(), open(&path).ok()?)))
-        .collect()
 }

@@ -2,19 +2,18 @@
 //! component, as in a shell; archives that are compressed are passed over unless named in full.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use globset::{Glob, GlobMatcher};
 
-use super::FilesError;
-
 /// The most paths that one pattern may match.
-const MOST: usize = 10_000;
+pub const MOST: usize = 100_000;
 const COMPRESSED: [&str; 5] = ["gz", "xz", "bz2", "zst", "lz4"];
 
 /// A pattern, taken apart.
 #[derive(Debug)]
-pub(super) struct PathPattern {
+pub struct PathPattern {
     parts: Vec<PathPart>,
 }
 
@@ -27,22 +26,25 @@ enum PathPart {
 // === impl PathPattern ===
 
 impl PathPattern {
-    pub(super) fn new(text: &str) -> Result<Self, FilesError> {
-        let wrong = |reason: String| FilesError::Pattern { path: text.to_owned(), reason };
+    /// Takes a path apart.
+    ///
+    /// # Errors
+    /// What is wrong in it, in words.
+    pub fn new(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
-            return Err(wrong("it is not absolute".to_owned()));
+            return Err("it is not absolute".to_owned());
         }
         let mut parts = Vec::new();
         for component in Path::new(text).components() {
             let Component::Normal(name) = component else {
                 if component == Component::ParentDir {
-                    return Err(wrong("it holds `..`".to_owned()));
+                    return Err("it holds `..`".to_owned());
                 }
                 continue;
             };
             let name = name.to_string_lossy();
             if name.contains(['*', '?', '[']) {
-                let matcher = Glob::new(&name).map_err(|error| wrong(error.to_string()))?.compile_matcher();
+                let matcher = Glob::new(&name).map_err(|error| error.to_string())?.compile_matcher();
                 parts.push(PathPart::Wild { matcher, hidden: name.starts_with('.') });
             } else if let Some(PathPart::Plain(plain)) = parts.last_mut() {
                 plain.push(&*name);
@@ -54,8 +56,12 @@ impl PathPattern {
     }
 
     /// The paths that match now, sorted within each folder; the folders in which a name that appears
-    /// would matter are added to `folders`.
-    pub(super) fn paths(&self, folders: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
+    /// would matter are added to `folders`. `names` lists a folder.
+    pub fn paths(
+        &self,
+        folders: &mut HashSet<PathBuf>,
+        names: &mut impl FnMut(&Path) -> Vec<OsString>,
+    ) -> Vec<PathBuf> {
         let mut paths = vec![PathBuf::from("/")];
         for (index, part) in self.parts.iter().enumerate() {
             let last = index + 1 == self.parts.len();
@@ -74,7 +80,7 @@ impl PathPattern {
                     .inspect(|base| {
                         folders.insert(base.clone());
                     })
-                    .flat_map(|base| part.children(&base, last))
+                    .flat_map(|base| part.children(&base, last, names(&base)))
                     .take(MOST)
                     .collect(),
             };
@@ -82,29 +88,65 @@ impl PathPattern {
         paths
     }
 
-    /// Whether a path could be one of [`Self::paths`].
-    pub(super) fn matches(&self, path: &Path) -> bool {
-        let mut names = path.components().filter(|component| matches!(component, Component::Normal(_)));
+    /// Whether names in this folder could make a path of [`Self::paths`].
+    pub fn looks_into(&self, folder: &Path) -> bool {
+        let depth = names_of(folder).count();
+        let mut before = 0;
+        let mut wild = false;
         for part in &self.parts {
-            let good = match part {
-                PathPart::Plain(plain) => {
-                    plain.components().all(|component| names.next().is_some_and(|name| name == component))
-                }
-                PathPart::Wild { .. } => {
-                    names.next().is_some_and(|name| part.takes(Path::new(name.as_os_str())))
-                }
-            };
-            if !good {
+            wild = matches!(part, PathPart::Wild { .. });
+            if wild && before == depth {
+                break;
+            }
+            before += part.names();
+        }
+        wild && before == depth && self.begins(folder)
+    }
+
+    /// Whether a path's names are those with which the pattern begins.
+    fn begins(&self, path: &Path) -> bool {
+        let mut left = names_of(path).count();
+        let mut names = names_of(path);
+        for part in &self.parts {
+            if left == 0 {
+                break;
+            }
+            if left < part.names() || !part.take(&mut names) {
                 return false;
             }
+            left -= part.names();
         }
-        names.next().is_none()
+        true
+    }
+
+    /// Whether a path could be one of [`Self::paths`].
+    pub fn matches(&self, path: &Path) -> bool {
+        let mut names = names_of(path);
+        self.parts.iter().all(|part| part.take(&mut names)) && names.next().is_none()
     }
 }
 
 // === impl PathPart ===
 
 impl PathPart {
+    /// How many names it stands for.
+    fn names(&self) -> usize {
+        match self {
+            Self::Plain(plain) => plain.components().count(),
+            Self::Wild { .. } => 1,
+        }
+    }
+
+    /// Takes the names that it stands for; whether they fit.
+    fn take<'a>(&self, names: &mut impl Iterator<Item = &'a OsStr>) -> bool {
+        match self {
+            Self::Plain(plain) => {
+                plain.iter().all(|expected| names.next().is_some_and(|name| name == expected))
+            }
+            Self::Wild { .. } => names.next().is_some_and(|name| self.takes(Path::new(name))),
+        }
+    }
+
     fn takes(&self, name: &Path) -> bool {
         match self {
             Self::Plain(plain) => plain == name,
@@ -114,12 +156,11 @@ impl PathPart {
         }
     }
 
-    fn children(&self, folder: &Path, last: bool) -> Vec<PathBuf> {
-        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-        let mut children: Vec<PathBuf> = entries
-            .filter_map(Result::ok)
-            .filter(|entry| self.takes(Path::new(&entry.file_name())))
-            .map(|entry| entry.path())
+    fn children(&self, folder: &Path, last: bool, names: Vec<OsString>) -> Vec<PathBuf> {
+        let mut children: Vec<PathBuf> = names
+            .into_iter()
+            .filter(|name| self.takes(Path::new(name)))
+            .map(|name| folder.join(name))
             .filter(|path| !last || !is_compressed(path))
             .collect();
         children.sort_unstable();
@@ -127,8 +168,15 @@ impl PathPart {
     }
 }
 
+fn names_of(path: &Path) -> impl Iterator<Item = &OsStr> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    })
+}
+
 /// Whether a file's name says that it is compressed.
-pub(super) fn is_compressed(path: &Path) -> bool {
+pub fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| COMPRESSED.iter().any(|known| extension == *known))
 }
 
@@ -160,7 +208,9 @@ mod tests {
         let pattern = PathPattern::new(&format!("{}/*/?.log*", folder.path().display())).unwrap();
         let mut folders = HashSet::new();
         let names: Vec<String> = pattern
-            .paths(&mut folders)
+            .paths(&mut folders, &mut |folder| {
+                std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+            })
             .iter()
             .map(|path| path.strip_prefix(folder.path()).unwrap().display().to_string())
             .collect();
@@ -168,6 +218,8 @@ mod tests {
         assert!(folders.contains(folder.path()) && folders.contains(&folder.path().join("b")));
         assert!(pattern.matches(&folder.path().join("c/w.log")));
         assert!(!pattern.matches(&folder.path().join("c/d/w.log")));
+        assert!(pattern.looks_into(folder.path()) && pattern.looks_into(&folder.path().join("c")));
+        assert!(!pattern.looks_into(&folder.path().join("c/d")) && !pattern.looks_into(Path::new("/")));
     }
 
     #[test]
