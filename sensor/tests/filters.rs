@@ -98,6 +98,8 @@ fn every_filter_says_what_it_counts_and_where_its_lines_are() {
 #[test]
 fn every_filter_is_part_of_the_program_and_named_where_users_look() {
     let mut names: Vec<_> = written().into_iter().map(|written| written.name).collect();
+    // The modes of a filter are no names of their own.
+    names.retain(|name| !name.contains('['));
     names.sort();
     let known: Vec<_> = catalogue::names().collect();
     assert_eq!(known, names, "sensor/src/filter/catalogue.rs beside sensor/filters/");
