@@ -89,6 +89,8 @@ pub struct SyslogConfig {
     pub udp: Vec<SocketAddr>,
     /// TCP addresses to listen on.
     pub tcp: Vec<SocketAddr>,
+    /// From where messages are taken, such as `["192.0.2.1", "10.0.0.0/8"]`; from everywhere where it is left out.
+    pub from: Option<Networks>,
 }
 
 /// The `[logins]` table: which of the kernel's reports of logins are taken.
@@ -276,6 +278,15 @@ impl fmt::Display for Config {
         for address in &self.syslog.tcp {
             writeln!(f, "syslog: TCP {address}")?;
         }
+        let mut addresses = self.syslog.udp.iter().chain(&self.syslog.tcp);
+        match &self.syslog.from {
+            Some(from) => writeln!(f, "  from {}", Vec::from(from.clone()).join(", "))?,
+            None if addresses.any(|address| !address.ip().is_loopback()) => writeln!(
+                f,
+                "  warning: it takes messages from everywhere: whoever reaches the port can have any address banned by a few datagrams. Name the senders, such as `from = [\"192.0.2.1\"]` in [syslog]"
+            )?,
+            None => {}
+        }
         if self.logins.verdicts != Verdicts::Auto {
             writeln!(
                 f,
@@ -450,6 +461,19 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("sensor.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_listener_that_anybody_can_reach_is_warned_of_and_one_with_named_senders_says_from_where() {
+        let shown = |table: &str| parse(&format!("[syslog]\n{table}\n")).unwrap().to_string();
+        let warning = "can have any address banned by a few datagrams";
+        assert!(shown("udp = [\"0.0.0.0:514\"]").contains(warning));
+        assert!(shown("tcp = [\"127.0.0.1:514\", \"[::]:514\"]").contains(warning));
+        assert!(!shown("tcp = [\"127.0.0.1:514\"]").contains(warning));
+        let named = shown("udp = [\"0.0.0.0:514\"]\nfrom = [\"192.0.2.1\", \"10.0.0.0/8\"]");
+        assert!(named.contains("from 192.0.2.1, 10.0.0.0/8") && !named.contains(warning), "{named}");
+        let wrong = parse("[syslog]\nudp = [\"0.0.0.0:514\"]\nfrom = [\"192.0.2.1-9\"]\n").unwrap_err();
+        assert!(wrong.contains("192.0.2.1-9"), "{wrong}");
     }
 
     #[test]

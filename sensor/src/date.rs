@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::json;
 use crate::rfc5424::{Line, Rfc5424Message};
 pub use fields::zone;
 pub use plain::{Form, find, find_form};
@@ -67,17 +68,19 @@ static USUAL_TEMPLATES: LazyLock<Arc<[Template]>> = LazyLock::new(|| {
 /// The forms in which a log writes its dates.
 #[derive(Clone, Debug)]
 pub struct Dates {
-    kind: Kind,
+    kind: DateKind,
     /// Whether a syslog priority stays where the date behind it is cut out.
     keep_priority: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum DateKind {
     /// The forms that are found without a `datepattern`.
     Usual(Where),
     /// Those of a datepattern; the usual ones after them, where it asks for them.
     Written(Arc<[Template]>, Option<Where>),
+    /// In a field of a JSON object, else at the start of what stands before that.
+    Field(Arc<str>),
     /// The lines have no date: they are of now.
     None,
 }
@@ -112,7 +115,7 @@ impl Dates {
             match pattern.to_ascii_uppercase().as_str() {
                 "{^LN-BEG}" => usual = Some(Where::AtStart),
                 "{DEFAULT}" => usual = Some(Where::Anywhere),
-                "{NONE}" => return Ok(Self::of(Kind::None)),
+                "{NONE}" => return Ok(Self::of(DateKind::None)),
                 upper if upper.contains("{DATE}") => {
                     for form in USUAL {
                         templates.push(Template::around(pattern, form)?);
@@ -122,14 +125,19 @@ impl Dates {
             }
         }
         let kind = if templates.is_empty() {
-            Kind::Usual(usual.unwrap_or(Where::Anywhere))
+            DateKind::Usual(usual.unwrap_or(Where::Anywhere))
         } else {
-            Kind::Written(templates.into(), usual)
+            DateKind::Written(templates.into(), usual)
         };
         Ok(Self::of(kind))
     }
 
-    fn of(kind: Kind) -> Self {
+    /// Those in a field of a line that is a JSON object.
+    pub(crate) fn in_field(name: &str) -> Self {
+        Self::of(DateKind::Field(name.into()))
+    }
+
+    fn of(kind: DateKind) -> Self {
         Self { kind, keep_priority: false }
     }
 
@@ -180,7 +188,7 @@ impl Dates {
 
     /// The date of a line. `now` resolves a missing year or day, `zone` a missing zone.
     pub fn find(&self, line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Date> {
-        if matches!(self.kind, Kind::None) {
+        if matches!(self.kind, DateKind::None) {
             return Some(Date { time: now, place: 0..0, form: "{NONE}".into() });
         }
         if let Some(message) = Rfc5424Message::read(line) {
@@ -192,6 +200,14 @@ impl Dates {
     }
 
     fn find_in(&self, line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Date> {
+        if let DateKind::Field(name) = &self.kind
+            && let Some(object) = json::object(line)
+            && let Some(value) = json::field(&object, name)
+        {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let date = Self::default().find_in(text.as_bytes(), now, zone)?;
+            return Some(Date { place: 0..0, form: format!("{} in `{name}`", date.form).into(), ..date });
+        }
         if self.is_usual()
             && let Some((time, place, form)) = find_form(line, now, zone)
         {
@@ -205,7 +221,7 @@ impl Dates {
     /// Whether what is cut out always begins and ends as a word does.
     pub fn are_words(&self) -> bool {
         match &self.kind {
-            Kind::Written(templates, _) => templates.iter().all(|template| template.is_word),
+            DateKind::Written(templates, _) => templates.iter().all(|template| template.is_word),
             _ => true,
         }
     }
@@ -213,21 +229,21 @@ impl Dates {
     /// Whether some lines have their date in one before.
     pub(crate) fn span_lines(&self) -> bool {
         match &self.kind {
-            Kind::Written(templates, _) => templates.iter().any(|template| template.is_empty),
+            DateKind::Written(templates, _) => templates.iter().any(|template| template.is_empty),
             _ => false,
         }
     }
 
     fn is_usual(&self) -> bool {
-        matches!(self.kind, Kind::Usual(_))
+        matches!(self.kind, DateKind::Usual(_) | DateKind::Field(_))
     }
 
     /// The template that a line fits, and where.
     fn search(&self, line: &[u8]) -> Option<(&Template, Range<usize>)> {
         match &self.kind {
-            Kind::None => None,
-            Kind::Usual(place) => usual(line, *place),
-            Kind::Written(templates, place) => {
+            DateKind::None | DateKind::Field(_) => None,
+            DateKind::Usual(place) => usual(line, *place),
+            DateKind::Written(templates, place) => {
                 first(templates, line, Where::Anywhere).or_else(|| usual(line, (*place)?))
             }
         }
@@ -236,7 +252,7 @@ impl Dates {
 
 impl Default for Dates {
     fn default() -> Self {
-        Self::of(Kind::Usual(Where::Anywhere))
+        Self::of(DateKind::Usual(Where::Anywhere))
     }
 }
 
@@ -374,6 +390,18 @@ mod tests {
     ) {
         let found = date(pattern, line);
         assert_eq!(found, time.map(|time| (time.to_owned(), rest.to_owned())), "{pattern}: {line}");
+    }
+
+    #[test]
+    fn a_29th_of_february_is_last_years_or_in_a_year_far_from_one_now() {
+        let dates = Dates::new("^%b %d %H:%M:%S").unwrap();
+        let at = |now: &str, line: &[u8]| {
+            dates.find(line, now.parse().unwrap(), &TimeZone::UTC).map(|date| date.time.to_string())
+        };
+        let (last_year, none) = ("2025-01-05T00:00:00Z", "2026-03-01T00:00:00Z");
+        assert_eq!(at(last_year, b"Feb 29 11:17:32 x").as_deref(), Some("2024-02-29T11:17:32Z"));
+        assert_eq!(at(none, b"Feb 29 11:17:32 x").as_deref(), Some(none));
+        assert_eq!(at(none, b"Feb 30 11:17:32 x"), None);
     }
 
     #[rstest]

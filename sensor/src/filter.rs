@@ -13,6 +13,8 @@ pub mod catalogue;
 mod dateless;
 mod definition;
 mod explain;
+mod header;
+mod json;
 mod literal;
 mod machine;
 mod pattern;
@@ -32,6 +34,8 @@ use attempt::AttemptMemory;
 use dateless::Dateless;
 pub use definition::{FilterDefinition, FilterMode, Newlines};
 pub use explain::NearMiss;
+pub use json::JsonFields;
+use json::{JsonFailure, JsonMachine};
 use literal::Text;
 use machine::{Exhausted, Group, Groups, Machine};
 pub use pattern::FilterError;
@@ -54,6 +58,8 @@ pub struct Filter {
     /// What a line must match before all; its content is what the others see.
     prefix: Option<Prefix>,
     patterns: Vec<Pattern>,
+    /// In place of patterns: which fields of a JSON object tell a failure.
+    json: Option<JsonMachine>,
     ignore: Vec<Machine>,
     dates: Dates,
     /// The last lines, where a regex sees several at once.
@@ -90,6 +96,13 @@ struct Buffer {
     most: usize,
 }
 
+/// Whether a line must have what a prefregex looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeaderNeed {
+    Needed,
+    MayLack,
+}
+
 /// What a filter makes of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineOutcome {
@@ -108,10 +121,12 @@ pub struct Match {
     pub host: Host,
     /// Which failregex, counted from zero.
     pub regex: usize,
-    /// Where in the line the host stands; empty where an earlier line named it.
+    /// Where in the line the host stands; empty where an earlier line named it, or a field of JSON.
     pub span: Range<usize>,
     /// Whom they tried to be, where the line or its session says so.
     pub user: Option<String>,
+    /// How many failures the line stands for: more than one where a syslog daemon says that it was repeated.
+    pub times: u32,
     /// The line that has the date, where that is one before.
     pub dated: Option<Vec<u8>>,
 }
@@ -150,6 +165,10 @@ impl Filter {
         if self.buffer.is_some() || !self.dates.are_words() {
             return None;
         }
+        if let Some(json) = &self.json {
+            let texts = json.required()?;
+            return Some(Arc::new(Gate { sieve: Sieve::new(&texts)?, patterns: None, cheapest: texts }));
+        }
         let of_prefix = self.prefix.as_ref().and_then(|prefix| literal::required(prefix.whole.source()));
         let of_each: Vec<Option<Vec<Text>>> =
             self.patterns.iter().map(|pattern| literal::required(pattern.any.source())).collect();
@@ -172,23 +191,35 @@ impl Filter {
         if !dateless.cut.is_empty() && self.dates.span_lines() {
             self.dated = Some(line.to_vec());
         }
-        let mut verdict = self.judge(line, dateless);
+        let mut verdict = self.judge(line, dateless, HeaderNeed::Needed);
         if verdict.is_none() && self.buffer.is_none() {
             let written = Dateless::as_written(line, &self.dates);
-            verdict = written.and_then(|written| self.judge(line, written));
+            verdict = written.and_then(|written| self.judge(line, written, HeaderNeed::Needed));
+            if verdict.is_none() {
+                let reformed = Dateless::new(line, &self.dates).reformed();
+                verdict = reformed.and_then(|reformed| self.judge(line, reformed, HeaderNeed::Needed));
+            }
         }
         verdict.unwrap_or(LineOutcome::Missed)
+    }
+
+    /// As [`Filter::find`], for a line that a program in a container wrote: where the prefregex looks for the header
+    /// that a syslog daemon would have put before it, the line may lack that.
+    pub fn find_carried(&mut self, text: &[u8]) -> LineOutcome {
+        let line = trim_end(text);
+        let dateless = Dateless::new(line, &self.dates);
+        self.judge(line, dateless, HeaderNeed::MayLack).unwrap_or(LineOutcome::Missed)
     }
 
     /// As [`Filter::find`], for a message whose date is known by other means: none is looked for.
     pub fn find_message(&mut self, message: &[u8]) -> LineOutcome {
         let line = trim_end(message);
-        self.judge(line, Dateless::whole(line)).unwrap_or(LineOutcome::Missed)
+        self.judge(line, Dateless::whole(line), HeaderNeed::Needed).unwrap_or(LineOutcome::Missed)
     }
 
     /// `None` where no regex matches.
-    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>) -> Option<LineOutcome> {
-        match self.search(line, dateless) {
+    fn judge(&mut self, line: &[u8], dateless: Dateless<'_>, header: HeaderNeed) -> Option<LineOutcome> {
+        match self.search(line, dateless, header) {
             Ok(verdict) => verdict,
             Err(Exhausted) => {
                 self.exhausted += 1;
@@ -206,7 +237,12 @@ impl Filter {
         }
     }
 
-    fn search(&mut self, line: &[u8], mut dateless: Dateless<'_>) -> Result<Option<LineOutcome>, Exhausted> {
+    fn search(
+        &mut self,
+        line: &[u8],
+        mut dateless: Dateless<'_>,
+        header: HeaderNeed,
+    ) -> Result<Option<LineOutcome>, Exhausted> {
         if self.needs_utf8 && std::str::from_utf8(&dateless.text).is_err() {
             dateless.text = String::from_utf8_lossy(&dateless.text).into_owned().into_bytes().into();
         }
@@ -215,10 +251,29 @@ impl Filter {
         let (mut content, mut host_before, mut marks_before) = (0..text.len(), None, Marks::default());
         if let Some(prefix) = &self.prefix {
             let read = |groups: Groups<'_>| (host(groups, text), pattern::marks(text, groups));
-            let Some((found, (host, marks))) = prefix.search(text, read)? else { return Ok(None) };
-            (content, host_before, marks_before) = (found, host, marks);
+            match prefix.search(text, read)? {
+                Some((found, (host, marks))) => (content, host_before, marks_before) = (found, host, marks),
+                None if header == HeaderNeed::MayLack => {}
+                None => return Ok(None),
+            }
         }
         let inner = &text[content.clone()];
+        if let Some(json) = &self.json {
+            let Some(JsonFailure { host, user }) = json.read(inner) else { return Ok(None) };
+            for ignore in &self.ignore {
+                if ignore.is_match(inner)? {
+                    return Ok(Some(LineOutcome::Ignored));
+                }
+            }
+            return Ok(Some(LineOutcome::Matched(Match {
+                host,
+                regex: 0,
+                span: 0..0,
+                user,
+                times: 1,
+                dated: None,
+            })));
+        }
         let candidates = self.gate.as_ref().and_then(|gate| Some(gate.patterns.as_ref()?.of(inner)));
         for (index, pattern) in self.patterns.iter().enumerate() {
             if candidates.as_ref().is_some_and(|candidates| !candidates.contains(index)) {
@@ -260,8 +315,9 @@ impl Filter {
                 let place = |at: usize| dateless.place(at).min(line.len());
                 place(span.start)..place(span.end)
             });
+            let times = if several.is_none() { dateless.times() } else { 1 };
             let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
-            return Ok(Some(LineOutcome::Matched(Match { host, regex: index, span, user, dated })));
+            return Ok(Some(LineOutcome::Matched(Match { host, regex: index, span, user, times, dated })));
         }
         Ok(None)
     }
@@ -348,9 +404,10 @@ impl Filter {
         said
     }
 
-    /// The failregexes as they were written.
+    /// The failregexes as they were written; what stands for them in a filter of JSON lines.
     pub fn regexes(&self) -> impl Iterator<Item = &str> {
-        self.patterns.iter().map(|pattern| pattern.written.as_str())
+        let written = self.patterns.iter().map(|pattern| pattern.written.as_str());
+        written.chain(self.json.iter().map(|json| json.written.as_str()))
     }
 }
 

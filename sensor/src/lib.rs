@@ -53,6 +53,7 @@
 //! | the loader's `Heard` | who waits for an answer of the loader | the thread `loader`, whoever asks; the question is sent under it where answers come in the order of the questions |
 //! | `Link`, the rate of lines, an ignorecommand's answers | themselves alone | commands, `keep`, `ask_commands` |
 
+pub mod carrier;
 pub mod channel;
 pub mod cli;
 pub mod config;
@@ -63,6 +64,7 @@ pub mod detector;
 pub mod fail2ban;
 pub mod filter;
 pub mod jail;
+pub mod json;
 pub mod kernel;
 #[cfg(feature = "kernel")]
 pub mod loader;

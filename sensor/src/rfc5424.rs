@@ -93,16 +93,19 @@ impl<'a> Rfc5424Message<'a> {
     }
 
     fn after(&self, head: &[&[u8]]) -> Line {
-        let mut bytes = head.concat();
-        let text = bytes.len();
-        bytes.extend_from_slice(self.text);
-        Line { bytes, text, at: self.at }
+        Line::new(&head.concat(), self.text, self.at)
     }
 }
 
 // === impl Line ===
 
 impl Line {
+    /// A head, and the text that stands at a place of what was read.
+    pub(crate) fn new(head: &[u8], text: &[u8], at: usize) -> Self {
+        let start = head.len();
+        Self { bytes: [head, text].concat(), text: start, at }
+    }
+
     /// Where a place of the line is in the message: exact in the text; in what stands before it, somewhere
     /// before the text.
     pub fn place(&self, place: usize) -> usize {

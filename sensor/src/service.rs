@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channel::{Wanted, local_drop as kernel_local_drop, logins as kernel_logins};
-use crate::config::{Config, LoginsConfig};
+use crate::config::{Config, LoginsConfig, SyslogConfig};
 use crate::confine::Confinement;
 use crate::control::{self, Answer, Request};
 use crate::detector::{Detector, Ignored};
@@ -359,8 +359,8 @@ impl Service {
             sources.names.push("journal");
         }
         if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
-            let options =
-                SyslogOptions { udp: config.syslog.udp, tcp: config.syslog.tcp, ..SyslogOptions::default() };
+            let SyslogConfig { udp, tcp, from } = config.syslog;
+            let options = SyslogOptions { udp, tcp, from, ..SyslogOptions::default() };
             if let Err(error) = syslog::listen(&sources.tasks, &sources.token, watch, options).await {
                 sources.stop().await;
                 return Err(error);

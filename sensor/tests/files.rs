@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use atalaya_sensor::carrier::{Carrier, LONGEST};
 use atalaya_sensor::source::files::{
     FollowedFile, Follower, FollowerHandle, Position, SavedPosition, Sink, Start,
 };
@@ -23,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Arrived {
     lines: Vec<String>,
     saved: Vec<SavedPosition>,
+    /// What stood before the first lines, where the sink was told.
+    before: Vec<(String, bool)>,
+    carriers: Vec<Option<Carrier>>,
 }
 
 struct Collector {
@@ -31,8 +35,16 @@ struct Collector {
 }
 
 impl Sink for Collector {
+    fn begin_within(&mut self, _: &FollowedFile, before: &[u8], is_all: bool, _: &Position) {
+        let before = String::from_utf8_lossy(before).into_owned();
+        self.arrived.lock().unwrap().before.push((before, is_all));
+    }
+
     fn lines(&mut self, file: &FollowedFile, lines: &[u8], after: &Position) {
         let mut arrived = self.arrived.lock().unwrap();
+        if !lines.is_empty() {
+            arrived.carriers.push(file.carrier);
+        }
         arrived.lines.extend(String::from_utf8_lossy(lines).lines().map(ToOwned::to_owned));
         let saved = SavedPosition { path: file.path.to_path_buf(), position: after.clone() };
         arrived.saved.retain(|old| old.key() != saved.key());
@@ -649,4 +661,54 @@ fn a_file_seen_for_the_first_time_is_read_from_its_end_where_that_is_asked_for()
     handle.stop();
     thread.join().unwrap();
     assert_eq!(arrived.lock().unwrap().lines, ["line 0", "line 1"]);
+}
+
+#[test]
+fn a_containers_file_is_known_by_its_first_line_and_what_stands_before_the_next_ones_is_told_at_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, plain) = (folder.path().join("0.log"), folder.path().join("plain"));
+    let line =
+        |number: usize, tag: &str| format!("2026-11-30T08:20:00.{number:09}Z stdout {tag} line {number}\n");
+    std::fs::write(&log, line(1, "P")).unwrap();
+    let mut watch = Watch::start(&log);
+    watch.wait(1);
+    append(&log, &line(2, "F"));
+    watch.wait(2);
+    watch.stop();
+    append(&log, &line(3, "F"));
+    watch.go();
+    watch.wait(3);
+    // Once more, with more than is looked at.
+    append(&log, &(4..8000).map(|number| line(number, "P")).collect::<String>());
+    watch.wait(7999);
+    watch.stop();
+    append(&log, &line(8000, "F"));
+    watch.go();
+    watch.wait(8000);
+    watch.stop();
+    let arrived = watch.arrived.lock().unwrap();
+    assert!(arrived.carriers.iter().all(|carrier| *carrier == Some(Carrier::Cri)), "{:?}", arrived.carriers);
+    let [(first, true), (second, false)] = arrived.before.as_slice() else {
+        panic!("{:?}", arrived.before.len())
+    };
+    assert_eq!(*first, line(1, "P") + &line(2, "F"));
+    assert!(second.starts_with("2026-11-30T") && second.ends_with(&line(7999, "P")), "{}", second.len());
+    assert!((LONGEST - 100..=LONGEST).contains(&second.len()), "{}", second.len());
+    drop(arrived);
+
+    // A line that somebody smuggles into another file.
+    std::fs::write(&plain, format!("a\n{}", line(1, "F"))).unwrap();
+    let mut watch = Watch::start(&plain);
+    watch.wait(2);
+    watch.stop();
+    append(&plain, &line(2, "F"));
+    watch.go();
+    watch.wait(3);
+    watch.stop();
+    let arrived = watch.arrived.lock().unwrap();
+    assert!(arrived.carriers.iter().all(Option::is_none) && arrived.before.is_empty());
+}
+
+fn append(path: &Path, text: &str) {
+    File::options().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 
+use crate::carrier::Carrier;
 use crate::cli::named::{Named, NamedFilter};
 use crate::cli::trial::printable;
 use atalaya_program::count::{agreeing, counted};
@@ -75,6 +76,10 @@ fn dates(log: &PathBuf, found: &NamedFilter) -> anyhow::Result<Option<String>> {
         bail!("{} is a folder; name a file in it", log.display());
     }
     let mut reader = BufReader::with_capacity(1 << 18, file);
+    if Carrier::of(reader.fill_buf().context("reading the log")?).is_some() {
+        // The container engine dates each line.
+        return Ok(None);
+    }
     let dates = found.filter.dates();
     let now = Timestamp::now();
     let (mut lines, mut dateless, mut ahead, mut example) = (0usize, 0usize, 0usize, String::new());

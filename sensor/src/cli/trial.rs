@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
+use crate::carrier::{Carried, Carrier, Unpacker};
 use crate::cli::named::{self, Named};
 use crate::date::Dates;
 use crate::filter::{Filter, Host, LineOutcome, Match, lines};
@@ -89,6 +90,8 @@ struct Trial<'a, W> {
     what: String,
     dates: Dates,
     zone: TimeZone,
+    /// For a log of a container engine.
+    unpacker: Option<Unpacker>,
     /// For showing what matched; the one that judges keeps sessions.
     shown: Filter,
     out: W,
@@ -122,8 +125,17 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     let colour = colour::is_wanted(&io::stdout());
     let tally = Sums { hits: vec![0; filter.regexes().count()], ..Sums::default() };
     let out = io::BufWriter::new(io::stdout().lock());
-    let mut trial =
-        Trial { arguments, what, dates: filter.dates(), zone, shown: filter.clone(), out, colour, tally };
+    let mut trial = Trial {
+        arguments,
+        what,
+        dates: filter.dates(),
+        zone,
+        unpacker: None,
+        shown: filter.clone(),
+        out,
+        colour,
+        tally,
+    };
     match trial.run(&mut filter, &mut *reader, size) {
         Ok(()) if trial.tally.matched > 0 => Ok(ExitCode::SUCCESS),
         Ok(()) => Ok(ExitCode::FAILURE),
@@ -202,6 +214,9 @@ impl<W: Write> Trial<'_, W> {
                 }
                 None => start,
             };
+            if self.tally.lines == 0 && self.unpacker.is_none() {
+                self.unpacker = Carrier::of(&buffer[start..end]).map(Unpacker::new);
+            }
             self.block(filter, &buffer[start..end])?;
             buffer.copy_within(end..filled, 0);
             filled -= end;
@@ -215,6 +230,9 @@ impl<W: Write> Trial<'_, W> {
 
     /// Looks at whole lines.
     fn block(&mut self, filter: &mut Filter, block: &[u8]) -> io::Result<()> {
+        if self.unpacker.is_some() {
+            return self.carried(filter, block);
+        }
         if self.arguments.missed {
             // Every line is wanted, also those that the filter need not look at.
             for line in lines(block) {
@@ -224,7 +242,7 @@ impl<W: Write> Trial<'_, W> {
                 if verdict == LineOutcome::Missed {
                     self.missed(filter, line, number)?;
                 } else {
-                    self.line(line, number, verdict)?;
+                    self.line(line, number, verdict, None)?;
                 }
             }
             return Ok(());
@@ -236,7 +254,7 @@ impl<W: Write> Trial<'_, W> {
                 let at = line.as_ptr() as usize - block.as_ptr() as usize;
                 number += memchr::memchr_iter(b'\n', &block[counted..at]).count() as u64;
                 counted = at;
-                result = self.line(line, number, verdict);
+                result = self.line(line, number, verdict, None);
             }
         });
         let unfinished = block.last().is_some_and(|last| *last != b'\n');
@@ -244,8 +262,32 @@ impl<W: Write> Trial<'_, W> {
         result
     }
 
-    /// A line that a failregex matches.
-    fn line(&mut self, line: &[u8], number: u64, verdict: LineOutcome) -> io::Result<()> {
+    /// Looks at whole lines of a container engine's log. A line counts where its last piece stands.
+    fn carried(&mut self, filter: &mut Filter, block: &[u8]) -> io::Result<()> {
+        let Some(mut unpacker) = self.unpacker.take() else { return Ok(()) };
+        for line in lines(block) {
+            self.tally.lines += 1;
+            let number = self.tally.lines;
+            let Some(Carried { time, text }) = unpacker.take(line) else { continue };
+            let verdict = if time.is_some() { filter.find_carried(&text) } else { filter.find(&text) };
+            if verdict == LineOutcome::Missed && self.arguments.missed {
+                self.missed(filter, &text, number)?;
+            } else {
+                self.line(&text, number, verdict, time)?;
+            }
+        }
+        self.unpacker = Some(unpacker);
+        Ok(())
+    }
+
+    /// A line that a failregex matches. `carried` is when a container engine took it.
+    fn line(
+        &mut self,
+        line: &[u8],
+        number: u64,
+        verdict: LineOutcome,
+        carried: Option<Timestamp>,
+    ) -> io::Result<()> {
         let found = match verdict {
             LineOutcome::Matched(found) => found,
             LineOutcome::Ignored => {
@@ -259,8 +301,13 @@ impl<W: Write> Trial<'_, W> {
         self.tally.hits[found.regex] += 1;
         self.tally.names += u64::from(matches!(found.host, Host::Name(_)));
         let dated = found.dated.as_deref().unwrap_or(line);
-        let date = self.dates.find(dated, Timestamp::now(), &self.zone);
-        let (time, form) = date.map(|date| (date.time, date.form)).unzip();
+        let (time, form) = match carried {
+            Some(time) => (Some(time), Some("the container engine's".into())),
+            None => {
+                let date = self.dates.find(dated, Timestamp::now(), &self.zone);
+                date.map(|date| (date.time, date.form)).unzip()
+            }
+        };
         *self.tally.forms.entry(form).or_default() += 1;
         if let Some(FieldList(fields)) = &self.arguments.output {
             let words: Vec<String> = fields

@@ -122,7 +122,7 @@ impl DateFields {
     }
 
     /// The moment. A missing year is the nearest that is not more than a day ahead, a missing day the
-    /// last on which the time is not ahead.
+    /// last on which the time is not ahead; a day that neither this year nor those beside it have is now.
     pub(super) fn moment(&self, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         if self.moment.is_some() {
             return self.moment;
@@ -139,10 +139,13 @@ impl DateFields {
             return if moment > now { at(today.yesterday().ok()?) } else { Some(moment) };
         }
         let ahead = SignedDuration::from_hours(24);
-        [1, 0, -1, -2, -3, -4]
+        let in_year = |years: i16| at(self.date(today.year() + years)?);
+        [1, 0, -1]
             .into_iter()
-            .filter_map(|years| at(self.date(today.year() + years)?))
+            .filter_map(in_year)
             .find(|moment| moment.duration_since(now) <= ahead)
+            // A 29th of February in a year without one: as good as no date.
+            .or_else(|| (-8..=-2).find_map(in_year).map(|_| now))
     }
 
     fn date(&self, year: i16) -> Option<Date> {

@@ -146,8 +146,9 @@ fn rfc3164(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Tim
         .into_iter()
         .filter_map(moment)
         .find(|time| time.duration_since(now) <= ahead)
-        // The 29th of February exists in one of four years.
-        .or_else(|| (2..=4).find_map(|years| moment(this_year - years)))
+        // A 29th of February that is years ago, by a clock that is wrong: as good as no date, for nobody reads lines
+        // of then. It exists in one of four years, or of eight around 1900 and 2100.
+        .or_else(|| (2..=8).find_map(|years| moment(this_year - years)).map(|_| now))
 }
 
 fn web(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
@@ -408,7 +409,14 @@ mod tests {
         assert_eq!(year("Dec 31 23:59:59 x", "2026-01-01T00:00:05Z"), 2025);
         assert_eq!(year("Jan  1 00:00:05 x", "2025-12-31T23:59:59Z"), 2026);
         assert_eq!(year("Jan  3 00:00:05 x", "2025-12-31T23:59:59Z"), 2025);
-        assert_eq!(year("Feb 29 12:00:00 x", "2026-03-01T00:00:00Z"), 2024);
+        assert_eq!(year("Feb 29 12:00:00 x", "2028-03-01T00:00:00Z"), 2028);
+        assert_eq!(year("Feb 29 12:00:00 x", "2029-01-01T00:00:00Z"), 2028);
+        // In a year that has none it is of now.
+        let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        for line in ["Feb 29 12:00:00 x", "Feb 29 12:00:00.5 x", "<38>Feb 29 12:00:00 x"] {
+            assert_eq!(find(line.as_bytes(), now, &utc).unwrap().0, now, "{line}");
+        }
+        assert_eq!(find(b"Feb 30 12:00:00 x", now, &utc), None);
     }
 
     #[test]

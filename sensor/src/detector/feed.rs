@@ -13,6 +13,7 @@ use super::bans;
 use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
+use crate::carrier::Carried;
 use crate::date::Dates;
 use crate::filter::{Host, LineOutcome, Match, Scanner};
 use crate::jail::{Failure, Jail, Outcome};
@@ -50,6 +51,13 @@ pub struct LimitReached<'a> {
     pub text: &'a str,
 }
 
+/// Whom a line accuses, and how often.
+#[derive(Clone, Copy, Debug)]
+struct Accused {
+    address: IpAddr,
+    times: u32,
+}
+
 impl Detector {
     /// One entry of the journal, for all jails that want it; a successful login in it, for the next report.
     pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
@@ -59,9 +67,18 @@ impl Detector {
         for Watched { jail, source, spared, silence, .. } in &mut self.jails {
             let Some(filter) = source.take_entry(entry) else { continue };
             silence.end(now);
-            let verdict = filter.find_message(&entry.text);
-            if let Some(address) = bannable(jail, "journal", &entry.text, &verdict) {
-                let failure = failure(address, entry.time, "journal", &entry.text);
+            let verdict = match entry.carried() {
+                Some(carried) => match filter.find_carried(carried.text) {
+                    LineOutcome::Missed => filter.find_message(&entry.text),
+                    verdict => verdict,
+                },
+                None => filter.find_message(&entry.text),
+            };
+            if let Some(found) = bannable(jail, "journal", &entry.text, &verdict) {
+                let container =
+                    entry.carried().map(|carried| format!("journal (container {})", carried.container));
+                let source = container.as_deref().unwrap_or("journal");
+                let failure = failure(found, entry.time, source, &entry.text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -84,7 +101,7 @@ impl Detector {
                         line: &[u8],
                         verdict: LineOutcome,
                         dates: &Dates| {
-            let Some(address) = bannable(jail, source, line, &verdict) else { return };
+            let Some(found) = bannable(jail, source, line, &verdict) else { return };
             let dated = match &verdict {
                 LineOutcome::Matched(Match { dated: Some(earlier), .. }) => earlier,
                 _ => line,
@@ -96,7 +113,7 @@ impl Detector {
                     now
                 }
             };
-            count(jail, ignored, spared, failure(address, time, source, line), now, outlet);
+            count(jail, ignored, spared, failure(found, time, source, line), now, outlet);
         };
         if let [only] = jails {
             let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(*only) else { return };
@@ -127,6 +144,39 @@ impl Detector {
         });
     }
 
+    /// What programs in a container wrote to a log file, for the jails that read it. `container` is asked for its
+    /// name where one of the lines is a failure.
+    pub fn carried_lines(
+        &mut self,
+        jails: &[usize],
+        source: &str,
+        container: impl Fn() -> Option<String>,
+        lines: &[Carried<'_>],
+        now: Timestamp,
+    ) {
+        let mut shown = None;
+        for index in jails {
+            for Carried { time, text } in lines {
+                // A line that the engine did not write.
+                let Some(time) = *time else {
+                    self.lines(&[*index], source, text, now);
+                    continue;
+                };
+                let Some(Watched { jail, source: from, spared, .. }) = self.jails.get_mut(*index) else {
+                    break;
+                };
+                let Some(filter) = from.take_line() else { break };
+                let verdict = filter.find_carried(text);
+                let Some(found) = bannable(jail, source, text, &verdict) else { continue };
+                let shown = shown.get_or_insert_with(|| match container() {
+                    Some(container) => format!("{source} (container {container})"),
+                    None => source.to_owned(),
+                });
+                count(jail, &self.ignored, spared, failure(found, time, shown, text), now, &mut self.outlet);
+            }
+        }
+    }
+
     /// One syslog message, for all jails that read them.
     pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
         for Watched { jail, source, spared, silence, .. } in &mut self.jails {
@@ -134,8 +184,8 @@ impl Detector {
             silence.end(now);
             let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
-            if let Some(address) = bannable(jail, &source, text, &verdict) {
-                let failure = failure(address, time.unwrap_or(now), &source, text);
+            if let Some(found) = bannable(jail, &source, text, &verdict) {
+                let failure = failure(found, time.unwrap_or(now), &source, text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -147,8 +197,8 @@ impl Detector {
             let Some(filter) = source.take_syslog_call(program) else { continue };
             silence.end(now);
             let verdict = filter.find_message(text);
-            if let Some(address) = bannable(jail, "syslog-calls", text, &verdict) {
-                let failure = failure(address, time, "syslog-calls", text);
+            if let Some(found) = bannable(jail, "syslog-calls", text, &verdict) {
+                let failure = failure(found, time, "syslog-calls", text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -232,18 +282,23 @@ impl Detector {
     }
 }
 
-fn failure(address: IpAddr, time: Timestamp, source: &str, line: &[u8]) -> Failure {
+fn failure(found: Accused, time: Timestamp, source: &str, line: &[u8]) -> Failure {
     // Structured data would leave no room for the text.
     let read = Rfc5424Message::read(line).map(|message| message.line().bytes);
     let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
-    Failure { address, time, weight: 1, evidence: Evidence::new(time, source, text.trim_end()) }
+    Failure {
+        address: found.address,
+        time,
+        weight: found.times,
+        evidence: Evidence::new(time, source, text.trim_end()),
+    }
 }
 
 /// The address of a line that matched, where it is one that a router can hold.
-fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<IpAddr> {
+fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<Accused> {
     let LineOutcome::Matched(found) = verdict else { return None };
     match &found.host {
-        Host::Address(address) => Some(*address),
+        Host::Address(address) => Some(Accused { address: *address, times: found.times }),
         Host::Name(name) => {
             let line = String::from_utf8_lossy(line);
             tracing::debug!(jail = %jail.policy().name, source, ?name, ?line, "a host name is not banned");

@@ -3,8 +3,10 @@ use std::sync::mpsc;
 use atalaya_wire::{BanTime, Evidence, Seconds};
 
 use super::*;
+use crate::carrier::Carried;
 use crate::config::Config;
 use crate::source::connections::Guarded;
+use crate::source::journal::Entry;
 
 /// Jails of a configuration, and the offences that they find.
 fn detector(config: &str) -> (Detector, mpsc::Receiver<Offence>) {
@@ -298,4 +300,67 @@ fn the_kernel_counts_what_the_jails_say_and_no_short_connections_where_no_login_
     assert!(!detector.guards(false).iter().any(|guard| guard.jail.as_str() == "c"));
     let wanted = detector.wants_connections().unwrap();
     assert_eq!(wanted.scans.unwrap().interfaces, ["eth0", "eth1"]);
+}
+
+#[test]
+fn what_a_container_wrote_is_a_failure_at_the_engines_time_with_the_containers_name() {
+    let sshd = "[jail.sshd]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 2\n[jail.nginx]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 1\n";
+    let (mut detector, offences) = detector(sshd);
+    let now: Timestamp = "2026-11-30T08:20:30Z".parse().unwrap();
+    let time = "2026-11-30T08:20:00.5Z".parse().unwrap();
+    let line = |text: &'static str| Carried { time: Some(time), text: text.as_bytes().into() };
+    let lines = [
+        // OpenSSH as it writes with `-e`, and a daemon with a date of its own.
+        line("Failed password for root from 192.0.2.7 port 4022 ssh2"),
+        line("Server listening on 0.0.0.0 port 22."),
+        line(
+            "2026/11/30 09:20:00 [error] 7#7: *1 user \"bob\": password mismatch, client: 192.0.2.8, server: _, request: \"GET / HTTP/1.1\", host: \"x\"",
+        ),
+        // One that the engine did not write.
+        Carried {
+            time: None,
+            text: b"Nov 30 08:20:20 h sshd[1]: Failed password for root from 192.0.2.7 port 1 ssh2"[..]
+                .into(),
+        },
+    ];
+    detector.carried_lines(&[0, 1], "/x", || Some("web".to_owned()), &lines, now);
+    let mut offences: Vec<Offence> = offences.try_iter().collect();
+    offences.sort_by_key(|offence| offence.address);
+    let [ssh, http] = offences.as_slice() else { panic!("{offences:#?}") };
+    assert_eq!((ssh.address, http.address), ("192.0.2.7".parse().unwrap(), "192.0.2.8".parse().unwrap()));
+    assert_eq!(http.evidence[0].source, "/x (container web)");
+    assert_eq!(http.evidence[0].time, time);
+    let sources: Vec<&str> = ssh.evidence.iter().map(|evidence| evidence.source.as_str()).collect();
+    assert_eq!(sources, ["/x (container web)", "/x"]);
+}
+
+#[test]
+fn an_entry_of_a_container_engine_is_read_as_what_the_container_wrote() {
+    let (mut detector, offences) =
+        detector("[jail.sshd]\nsource = \"journal\"\njournalmatch = \"\"\nmaxretry = 1\n");
+    let entry = r#"{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"1796026800000000","_HOSTNAME":"h","SYSLOG_IDENTIFIER":"box","_PID":"77","_COMM":"conmon","_UID":"0","CONTAINER_NAME":"box","MESSAGE":"Failed password for root from 192.0.2.7 port 4022 ssh2\n"}"#;
+    let now: Timestamp = "2026-11-30T08:20:30Z".parse().unwrap();
+    // A user's process can say that it is a container.
+    for forged in [entry.replace("\"_UID\":\"0\"", "\"_UID\":\"1000\""), entry.replace("conmon", "logger")] {
+        detector.journal(&Entry::parse(forged.as_bytes()).unwrap(), now);
+        assert!(offences.try_recv().is_err(), "{forged}");
+    }
+    detector.journal(&Entry::parse(entry.as_bytes()).unwrap(), now);
+    let offence = offences.try_recv().unwrap();
+    assert_eq!(offence.address, "192.0.2.7".parse::<IpAddr>().unwrap());
+    assert_eq!(offence.evidence[0].source, "journal (container box)");
+}
+
+#[test]
+fn a_line_that_was_repeated_counts_as_often() {
+    let (mut detector, offences) =
+        detector("[jail.sshd]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 4\n");
+    let now: Timestamp = "2026-11-30T08:20:30Z".parse().unwrap();
+    let text = "Failed password for root from 192.0.2.7 port 1 ssh2";
+    let line = format!("Nov 30 08:20:00 h sshd[1]: {text}\n");
+    let repeated = format!("Nov 30 08:20:10 h sshd[1]: message repeated 3 times: [ {text}]\n");
+    detector.lines(&[0], "x", line.as_bytes(), now);
+    assert!(offences.try_recv().is_err());
+    detector.lines(&[0], "x", repeated.as_bytes(), now);
+    assert_eq!(offences.try_recv().unwrap().failures, 4);
 }

@@ -8,6 +8,7 @@ use crate::filter::FilterDefinition;
 const FILTERS: &[(&str, &str)] = &[
     ("apache", include_str!("../../filters/apache.toml")),
     ("asterisk", include_str!("../../filters/asterisk.toml")),
+    ("caddy", include_str!("../../filters/caddy.toml")),
     ("cockpit", include_str!("../../filters/cockpit.toml")),
     ("dovecot", include_str!("../../filters/dovecot.toml")),
     ("dropbear", include_str!("../../filters/dropbear.toml")),
@@ -18,6 +19,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("haproxy", include_str!("../../filters/haproxy.toml")),
     ("mosquitto", include_str!("../../filters/mosquitto.toml")),
     ("mysql", include_str!("../../filters/mysql.toml")),
+    ("nextcloud", include_str!("../../filters/nextcloud.toml")),
     ("nginx", include_str!("../../filters/nginx.toml")),
     ("openvpn", include_str!("../../filters/openvpn.toml")),
     ("postfix", include_str!("../../filters/postfix.toml")),
@@ -30,6 +32,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("samba", include_str!("../../filters/samba.toml")),
     ("slapd", include_str!("../../filters/slapd.toml")),
     ("sshd", include_str!("../../filters/sshd.toml")),
+    ("traefik", include_str!("../../filters/traefik.toml")),
     ("vaultwarden", include_str!("../../filters/vaultwarden.toml")),
     ("vsftpd", include_str!("../../filters/vsftpd.toml")),
     ("xrdp", include_str!("../../filters/xrdp.toml")),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::header;
 use crate::date::Dates;
 use crate::rfc5424::{Line, Rfc5424Message};
 
@@ -13,6 +14,8 @@ pub(super) struct Dateless<'a> {
     pub(super) cut: Range<usize>,
     /// The message as it was read.
     message: Option<Line>,
+    /// The text with the usual header, where it had another, and how many failures that stood for.
+    reformed: Option<(Line, u32)>,
 }
 
 // === impl Dateless ===
@@ -24,7 +27,7 @@ impl<'a> Dateless<'a> {
             return Self::of(dates.read(&message));
         }
         let cut = dates.place(line).unwrap_or(0..0);
-        Self { text: without(line, &cut), cut, message: None }
+        Self { text: without(line, &cut), cut, message: None, reformed: None }
     }
 
     /// A message of RFC 5424 as it is written, but for its structured data: some people's regexes are made for
@@ -36,16 +39,29 @@ impl<'a> Dateless<'a> {
     fn of((message, place): (Line, Option<Range<usize>>)) -> Self {
         let cut = place.unwrap_or(0..0);
         let text = without(&message.bytes, &cut).into_owned().into();
-        Self { text, cut, message: Some(message) }
+        Self { text, cut, message: Some(message), reformed: None }
     }
 
     /// A line whose date is known by other means.
     pub(super) fn whole(line: &'a [u8]) -> Self {
-        Self { text: line.into(), cut: 0..0, message: None }
+        Self { text: line.into(), cut: 0..0, message: None, reformed: None }
+    }
+
+    /// The same line with the usual header of syslog in place of another; `None` where it has that, or none.
+    pub(super) fn reformed(self) -> Option<Self> {
+        let line = header::reformed(&self.text)?;
+        let times = header::repetitions(&self.text);
+        Some(Self { text: line.bytes.clone().into(), reformed: Some((line, times)), ..self })
+    }
+
+    /// How many failures the line stands for.
+    pub(super) fn times(&self) -> u32 {
+        self.reformed.as_ref().map_or_else(|| header::repetitions(&self.text), |(_, times)| *times)
     }
 
     /// Where a place of the text is in the line.
     pub(super) fn place(&self, place: usize) -> usize {
+        let place = self.reformed.as_ref().map_or(place, |(line, _)| line.place(place));
         let place = if place < self.cut.start { place } else { place + self.cut.len() };
         self.message.as_ref().map_or(place, |message| message.place(place))
     }

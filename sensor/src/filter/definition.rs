@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::attempt::AttemptMemory;
+use super::json::{JsonFields, JsonMachine};
 use super::pattern::{self, FilterError, Pattern, Prefix};
 use super::session::Sessions;
 use super::{Buffer, Filter};
@@ -29,6 +30,8 @@ pub struct FilterDefinition {
     pub failregex: Vec<String>,
     /// Unless it matches one of these.
     pub ignoreregex: Vec<String>,
+    /// In place of a failregex, for lines that are JSON objects: which fields tell a failure.
+    pub json: Option<JsonFields>,
     /// How dates are written, where it is not one of the usual forms.
     pub datepattern: Option<String>,
     /// How many lines a regex sees at once.
@@ -113,8 +116,11 @@ impl FilterDefinition {
             regexes.iter().filter(|regex| !regex.trim().is_empty()).cloned().collect()
         };
         let failregex = written(&self.failregex);
-        if failregex.is_empty() {
-            return Err(FilterError::Empty);
+        let json = self.json.as_ref().map(JsonMachine::new).transpose()?;
+        match (&json, failregex.is_empty()) {
+            (None, true) => return Err(FilterError::Empty),
+            (Some(_), false) => return Err(FilterError::Json),
+            _ => {}
         }
         let prefix = self.prefregex.as_deref().map(|regex| Prefix::new(regex, multiline)).transpose()?;
         let patterns = failregex
@@ -126,6 +132,9 @@ impl FilterDefinition {
             .map(|regex| pattern::compile_any(regex, multiline))
             .collect::<Result<Vec<_>, _>>()?;
         let mut dates = self.datepattern.as_deref().map(Dates::new).transpose()?.unwrap_or_default();
+        if let Some(time) = self.json.as_ref().and_then(|json| json.time.as_deref()) {
+            dates = Dates::in_field(time);
+        }
         let mut regexes = failregex.iter().chain(&self.prefregex);
         if regexes.any(|regex| regex.contains(r"<\d") || regex.contains("<[")) {
             dates.keep_priority();
@@ -150,6 +159,7 @@ impl FilterDefinition {
             gate: None,
             prefix,
             patterns,
+            json,
             ignore,
             dates,
             buffer: multiline.then(|| Buffer::new(self.maxlines as usize)),

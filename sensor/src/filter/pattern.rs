@@ -58,6 +58,11 @@ pub enum FilterError {
     /// No failregex at all.
     #[error("the failregex is empty; expected such as '^.*\\[<HOST>\\].*authentication failed'")]
     Empty,
+    /// A filter of JSON lines that cannot be meant so.
+    #[error(
+        "a filter with `json` needs `ip`, at least one of `equal`, `differ`, `begin` and `present`, and no failregex: the fields stand for it"
+    )]
+    Json,
     /// No address can be found.
     #[error("`{regex}` has no <HOST>: write it where the address stands")]
     NoHost {

@@ -197,7 +197,14 @@ fn a_group_that_is_named_as_a_host_is_one() {
 
 fn named_host(name: &str, at: usize) -> LineOutcome {
     let host = Host::Name(name.to_owned());
-    LineOutcome::Matched(Match { host, regex: 0, span: at..at + name.len(), user: None, dated: None })
+    LineOutcome::Matched(Match {
+        host,
+        regex: 0,
+        span: at..at + name.len(),
+        user: None,
+        times: 1,
+        dated: None,
+    })
 }
 
 #[test]

@@ -19,16 +19,17 @@ pub(super) async fn listen(
     let syslog = Syslog::bind(options).await?;
     let status = syslog.status();
     tasks.spawn(stop_at(shutdown.clone(), async move {
-        let mut told = (0, 0);
+        let mut told = (0, 0, 0);
         let mut interval = tokio::time::interval(DROPS_INTERVAL);
         loop {
             interval.tick().await;
-            let now = (status.cut(), status.turned_away());
+            let now = (status.cut(), status.turned_away(), status.strangers());
             if now != told {
                 tracing::warn!(
                     cut = now.0,
                     turned_away = now.1,
-                    "syslog messages cut, and connections turned away, in total since the start"
+                    strangers = now.2,
+                    "syslog messages cut, connections turned away, and messages and connections of senders that are not in `from`, in total since the start"
                 );
                 told = now;
             }

@@ -48,8 +48,19 @@ pub struct Entry {
     pub text: Vec<u8>,
     /// Whether journald of this host wrote it, or one whose word is taken like this host's.
     pub is_local: bool,
+    /// Where in the text the message begins.
+    message: usize,
     /// A field that is set twice has several values.
     fields: HashMap<String, Vec<String>>,
+}
+
+/// What a program in a container wrote, in an entry of its engine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedEntry<'a> {
+    /// The container's name; its id where the engine tells no name.
+    pub container: &'a str,
+    /// The program's line, without what syslog would have put before it.
+    pub text: &'a [u8],
 }
 
 /// Which journal to read.
@@ -149,6 +160,7 @@ impl Entry {
         let ended =
             message.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
         let mut text = line.into_bytes();
+        let at = text.len();
         text.extend_from_slice(&message[..ended]);
         // A line of a log has no line ends in it.
         text.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
@@ -156,7 +168,18 @@ impl Entry {
             let texts = values(value).into_iter().filter_map(|value| String::from_utf8(value).ok());
             (name.clone(), texts.collect())
         });
-        Some(Self { cursor, time, text, is_local: false, fields: fields.collect() })
+        Some(Self { cursor, time, text, message: at, is_local: false, fields: fields.collect() })
+    }
+
+    /// What a program in a container wrote, where a container engine put it into the journal. Who did is what journald
+    /// found, and root's.
+    pub fn carried(&self) -> Option<CarriedEntry<'_>> {
+        let engine = self.field("_COMM")?;
+        if self.field("_UID")? != "0" || !matches!(engine, "conmon" | "dockerd") {
+            return None;
+        }
+        let container = self.field("CONTAINER_NAME").or_else(|| self.field("CONTAINER_ID_FULL"))?;
+        Some(CarriedEntry { container, text: self.text.get(self.message..)? })
     }
 
     /// From where sshd let which account in, where this entry says so. Only root's sshd on this host is believed:

@@ -5,11 +5,14 @@
 mod framing;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use atalaya_wire::Networks;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::io::AsyncReadExt;
@@ -28,10 +31,15 @@ pub struct SyslogOptions {
     pub udp: Vec<SocketAddr>,
     /// Where connections are accepted, with either framing of RFC 6587.
     pub tcp: Vec<SocketAddr>,
+    /// From where messages are taken; from everywhere where there is none. A datagram of one of these may hold several
+    /// messages, a line each, as some relays send them; of anybody else what follows the first line is its text.
+    pub from: Option<Networks>,
     /// The longest message in bytes; what goes beyond is cut off and counted.
     pub longest: usize,
     /// The most TCP connections at once; further ones are closed and counted.
     pub connections: usize,
+    /// How many of these one address may have, so that it leaves the others some.
+    pub connections_each: usize,
     /// How long a TCP connection may be silent.
     pub idle: Duration,
 }
@@ -54,6 +62,7 @@ pub struct SyslogStatus {
     messages: AtomicU64,
     cut: AtomicU64,
     turned_away: AtomicU64,
+    strangers: AtomicU64,
 }
 
 /// Sockets that are bound and not read yet.
@@ -83,10 +92,19 @@ impl Default for SyslogOptions {
         Self {
             udp: Vec::new(),
             tcp: Vec::new(),
-            longest: 8192,
+            from: None,
+            // What a datagram can hold; a web server's line may be nearly as long, with the address at its end.
+            longest: 64 * 1024,
             connections: 1024,
+            connections_each: 64,
             idle: Duration::from_secs(600),
         }
+    }
+}
+
+impl SyslogOptions {
+    fn takes(&self, peer: SocketAddr) -> bool {
+        self.from.as_ref().is_none_or(|from| from.contains(atalaya_wire::canonical(peer.ip())))
     }
 }
 
@@ -103,9 +121,14 @@ impl SyslogStatus {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Connections closed because there were too many.
+    /// Connections closed because there were too many, of all or of their address.
     pub fn turned_away(&self) -> u64 {
         self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams and connections of addresses that are not in [`SyslogOptions::from`].
+    pub fn strangers(&self) -> u64 {
+        self.strangers.load(Ordering::Relaxed)
     }
 }
 
@@ -142,7 +165,7 @@ impl Syslog {
         let sink = Arc::new(sink);
         let mut tasks = tokio::task::JoinSet::new();
         for socket in self.udp {
-            tasks.spawn(datagrams(socket, self.options.longest, sink.clone(), self.status.clone()));
+            tasks.spawn(datagrams(socket, self.options.clone(), sink.clone(), self.status.clone()));
         }
         let places = Arc::new(Semaphore::new(self.options.connections));
         for listener in self.tcp {
@@ -161,19 +184,28 @@ impl Syslog {
 
 async fn datagrams(
     socket: UdpSocket,
-    longest: usize,
+    options: SyslogOptions,
     sink: Arc<impl Fn(Message<'_>) + Send + Sync + 'static>,
     status: Arc<SyslogStatus>,
 ) {
+    let longest = options.longest;
     // One byte more shows that there was more.
     let mut buffer = vec![0; longest + 1];
     loop {
         match socket.recv_from(&mut buffer).await {
+            Ok((_, peer)) if !options.takes(peer) => {
+                status.strangers.fetch_add(1, Ordering::Relaxed);
+            }
             Ok((length, peer)) => {
                 if length > longest {
                     status.cut.fetch_add(1, Ordering::Relaxed);
                 }
-                hand_over(&buffer[..length.min(longest)], peer, &*sink, &status);
+                let datagram = &buffer[..length.min(longest)];
+                if options.from.is_some() {
+                    messages_of(datagram).for_each(|message| hand_over(message, peer, &*sink, &status));
+                } else {
+                    hand_over(datagram, peer, &*sink, &status);
+                }
             }
             // An ICMP error of an earlier answer, say; there is none, and the socket goes on.
             Err(error) => tracing::debug!(%error, "a datagram could not be received"),
@@ -189,6 +221,7 @@ async fn connections(
     status: Arc<SyslogStatus>,
 ) {
     let mut streams = tokio::task::JoinSet::new();
+    let of_each = Arc::new(Mutex::new(HashMap::new()));
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -201,17 +234,59 @@ async fn connections(
             },
             Some(_) = streams.join_next() => continue,
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        if !options.takes(peer) {
+            status.strangers.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let own = OwnPlace::take(&of_each, peer.ip(), options.connections_each);
+        let (Some(own), Ok(place)) = (own, places.clone().try_acquire_owned()) else {
             status.turned_away.fetch_add(1, Ordering::Relaxed);
             continue;
         };
         let (options, sink, status) = (options.clone(), sink.clone(), status.clone());
         streams.spawn(async move {
-            let _place = place;
+            let _places = (place, own);
             if let Err(error) = messages(stream, peer, &options, &*sink, &status).await {
                 tracing::debug!(%peer, %error, "a syslog connection ended");
             }
         });
+    }
+}
+
+/// One of the connections that an address may have, for as long as it lasts.
+struct OwnPlace {
+    of_each: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+// === impl OwnPlace ===
+
+impl OwnPlace {
+    /// `None` where the address, or the IPv6 network of its subscriber (/64), has all that it may.
+    fn take(of_each: &Arc<Mutex<HashMap<IpAddr, usize>>>, peer: IpAddr, most: usize) -> Option<Self> {
+        let address = match atalaya_wire::canonical(peer) {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            address @ IpAddr::V4(_) => address,
+        };
+        let mut counts = of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self { of_each: of_each.clone(), address })
+    }
+}
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        let mut counts = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -237,6 +312,20 @@ async fn messages(
     }
     status.cut.fetch_add(framing.take_cut(), Ordering::Relaxed);
     Ok(())
+}
+
+/// The messages of a datagram: each line that begins with `<PRI>` begins one.
+fn messages_of(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(datagram);
+    std::iter::from_fn(move || {
+        let all = rest.take()?;
+        let next = memchr::memchr_iter(b'\n', all)
+            .map(|newline| newline + 1)
+            .find(|at| without_priority(&all[*at..]).len() < all.len() - at);
+        let (message, after) = all.split_at(next.unwrap_or(all.len()));
+        rest = next.map(|_| after);
+        Some(message)
+    })
 }
 
 fn hand_over(message: &[u8], peer: SocketAddr, sink: &impl Fn(Message<'_>), status: &SyslogStatus) {
@@ -329,6 +418,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_stands_at_the_end_of_the_longest_message_arrives() {
+        let options = SyslogOptions { udp: loopback(), tcp: loopback(), ..SyslogOptions::default() };
+        let (addresses, mut lines, status) = start(options).await;
+        // The largest datagram of IPv4.
+        let message = format!("<38>Nov 29 10:00:00 h sshd[1]: {} from 192.0.2.7", "x".repeat(65_507 - 46));
+        assert_eq!(message.len(), 65_507);
+        UdpSocket::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .send_to(message.as_bytes(), addresses[0])
+            .await
+            .unwrap();
+        assert!(lines.recv().await.unwrap().ends_with(" from 192.0.2.7"));
+        let mut stream = TcpStream::connect(addresses[1]).await.unwrap();
+        stream.write_all(format!("{message}\n{} {message}", message.len()).as_bytes()).await.unwrap();
+        drop(stream);
+        for _ in 0..2 {
+            assert!(lines.recv().await.unwrap().ends_with(" from 192.0.2.7"));
+        }
+        assert_eq!(status.cut(), 0);
+    }
+
+    #[tokio::test]
     async fn both_framings_arrive_on_one_connection_and_the_last_needs_no_end() {
         let (addresses, mut lines, _) =
             start(SyslogOptions { tcp: loopback(), ..SyslogOptions::default() }).await;
@@ -353,6 +465,52 @@ mod tests {
         let mut second = TcpStream::connect(addresses[0]).await.unwrap();
         assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
         assert_eq!(status.turned_away(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_address_leaves_the_others_connections_and_gets_its_own_back() {
+        let options = SyslogOptions { tcp: loopback(), connections_each: 1, ..SyslogOptions::default() };
+        let (addresses, mut lines, status) = start(options).await;
+        let mut first = TcpStream::connect(addresses[0]).await.unwrap();
+        first.write_all(b"<1>first\n").await.unwrap();
+        assert_eq!(lines.recv().await.unwrap(), "first");
+        let mut second = TcpStream::connect(addresses[0]).await.unwrap();
+        assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        assert_eq!(status.turned_away(), 1);
+        let other = tokio::net::TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = other.connect(addresses[0]).await.unwrap();
+        other.write_all(b"<1>other\n").await.unwrap();
+        assert_eq!(lines.recv().await.unwrap(), "other");
+        // The listener closes its end once it has seen the end of ours; then the place is free.
+        first.shutdown().await.unwrap();
+        assert_eq!(first.read(&mut [0; 1]).await.unwrap(), 0);
+        loop {
+            let mut again = TcpStream::connect(addresses[0]).await.unwrap();
+            let _ = again.write_all(b"<1>again\n").await;
+            tokio::select! {
+                line = lines.recv() => { assert_eq!(line.unwrap(), "again"); break }
+                _ = async { again.read(&mut [0; 1]).await } => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_of_strangers_are_not_taken_and_a_datagram_of_a_known_sender_may_hold_several() {
+        let from = Networks::try_from(vec!["127.0.0.2".to_owned()]).unwrap();
+        let options =
+            SyslogOptions { udp: loopback(), tcp: loopback(), from: Some(from), ..SyslogOptions::default() };
+        let (addresses, mut lines, status) = start(options).await;
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        stranger.send_to(b"<38>x", addresses[0]).await.unwrap();
+        let mut connection = TcpStream::connect(addresses[1]).await.unwrap();
+        assert_eq!(connection.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        let known = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+        known.send_to(b"<38>a\nb <1>\n<38>c\n<x>d\n<39>\n<40>e\n", addresses[0]).await.unwrap();
+        for line in ["a b <1>", "c <x>d", "e"] {
+            assert_eq!(lines.recv().await.unwrap(), line);
+        }
+        assert_eq!((status.strangers(), status.messages()), (2, 3));
     }
 
     #[tokio::test]

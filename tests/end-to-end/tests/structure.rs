@@ -14,8 +14,9 @@ const ENFORCER: Table = Table {
 };
 
 const SENSOR: Table = Table {
-    // `rfc5424` is a form of line that dates, filters, the detector and the syslog listener all have to take apart.
-    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel > channel > pinned, filter > confine, date > rfc5424",
+    // `rfc5424` is a form of line that dates, filters, the detector and the syslog listener all have to take apart;
+    // `carrier` one of files, which `test`, the follower and the detector have to.
+    tiers: "cli, service > control > uplink > detector, config > fail2ban, store, local_drop > source, jail > kernel > channel > pinned, filter > confine, date > rfc5424, carrier, json",
     sideways: &[
         // A jail is set to a source: what it reads of the journal, and what the kernel is to count, are the source's.
         ("jail", "source"),

@@ -14,6 +14,7 @@ use rustix::fs::SeekFrom;
 use super::index::TELLING;
 use super::position::{Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
 use super::{Access, FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
+use crate::carrier::{self, Carrier};
 
 /// How much is read at once, unless a line is longer.
 const BLOCK: usize = 256 * 1024;
@@ -36,6 +37,8 @@ pub(super) struct Followed {
     last: Vec<u8>,
     /// Whether the rest of a line that was cut is still to be passed over.
     skipping: bool,
+    /// Whether the sink knows what stands before the offset, where that matters.
+    begun: bool,
     /// Whether there may be something to read.
     pub(super) dirty: bool,
     /// Whether inotify tells of it.
@@ -69,7 +72,7 @@ impl Followed {
     pub(super) fn new(path: Arc<Path>, patterns: Vec<usize>, opened: Opened, offset: u64) -> Self {
         let (id, born) = (opened.id(), opened.born());
         let mut followed = Self {
-            file: FollowedFile { path, patterns },
+            file: FollowedFile { path, patterns, carrier: None },
             open: opened.file,
             id,
             born,
@@ -79,6 +82,7 @@ impl Followed {
             first: Fingerprint::of(&[]),
             last: Vec::new(),
             skipping: false,
+            begun: false,
             dirty: true,
             watched: false,
             folder: opened.folder,
@@ -251,6 +255,7 @@ impl Followed {
         self.offset = 0;
         self.tail = 0;
         self.skipping = false;
+        self.begun = false;
         self.head.clear();
         self.first = Fingerprint::of(&[]);
         self.last.clear();
@@ -269,6 +274,7 @@ impl Followed {
         let is_read = length > 0 && !self.skipping && self.fill(length).is_ok();
         let tail = std::mem::take(&mut self.block);
         if is_read && tail.iter().any(|byte| *byte != 0) {
+            self.begin(sink);
             self.advance(&tail);
             status.bytes.fetch_add(tail.len() as u64, Ordering::Relaxed);
             sink.lines(&self.file, &tail, &self.position());
@@ -353,6 +359,7 @@ impl Followed {
         }
         let end = memrchr(b'\n', &block[start..filled]).map_or(start, |newline| start + newline + 1);
         if end > start {
+            self.begin(sink);
             self.advance(&block[start..end]);
             status.bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
             sink.lines(&self.file, &block[start..end], &self.position());
@@ -363,6 +370,7 @@ impl Followed {
     /// Hands over the first part of a line that is too long, and passes over the rest of it.
     fn cut(&mut self, sink: &mut impl Sink, status: &FilesStatus) {
         let mut line = std::mem::take(&mut self.block);
+        self.begin(sink);
         self.advance(&line);
         self.skipping = true;
         status.cut_lines.fetch_add(1, Ordering::Relaxed);
@@ -371,12 +379,28 @@ impl Followed {
         self.block = line;
     }
 
+    /// Before the first lines are handed over of a file that container engines write, where they are not the file's
+    /// first: the sink is told what stands before them.
+    fn begin(&mut self, sink: &mut impl Sink) {
+        if std::mem::replace(&mut self.begun, true) || self.offset == 0 || self.file.carrier.is_none() {
+            return;
+        }
+        let from = self.offset.saturating_sub(carrier::LONGEST as u64);
+        let mut before = vec![0; (self.offset - from) as usize];
+        if self.open.read_exact_at(&mut before, from).is_err() {
+            before.clear();
+        }
+        let whole = if from == 0 { 0 } else { memchr(b'\n', &before).map_or(before.len(), |end| end + 1) };
+        sink.begin_within(&self.file, &before[whole..], from == 0, &self.position());
+    }
+
     /// Moves the offset over bytes that were read, and keeps what tells the file from others.
     fn advance(&mut self, bytes: &[u8]) {
         let room = HEAD - self.head.len();
         if room > 0 && self.head.len() as u64 == self.offset {
             self.head.extend_from_slice(&bytes[..room.min(bytes.len())]);
             self.first = Fingerprint::of(&self.head);
+            self.file.carrier = Carrier::of(&self.head);
         }
         if !bytes.is_empty() {
             self.last.clear();
@@ -390,6 +414,7 @@ impl Followed {
         let length = usize::try_from(self.offset).unwrap_or(usize::MAX);
         self.head = bytes_at(&self.open, 0, length.min(HEAD)).unwrap_or_default();
         self.first = Fingerprint::of(&self.head);
+        self.file.carrier = Carrier::of(&self.head);
         let last = length.min(LAST);
         self.last = bytes_at(&self.open, self.offset - last as u64, last).unwrap_or_default();
     }

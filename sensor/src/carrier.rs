@@ -1,0 +1,252 @@
+//! Log files of container engines: Docker's `json-file` (`{"log":"…\n","stream":"stderr","time":"…"}`) and the form of
+//! Kubernetes' CRI (`2026-11-30T08:20:00.123456789Z stderr F …`), which podman's `k8s-file` and `json-file` are too.
+//! What the program wrote, and when, is taken out of it before any filter sees it.
+//!
+//! A file is of such a form by its first line, for good: a line that somebody smuggles into another file is what it
+//! is. In such a file a line that is not of the form is read as it is.
+//!
+//! Engines part a long line into pieces, and may put lines of the other stream between them: the pieces are joined, so
+//! that no piece can pass for a line of its own.
+
+mod container;
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+pub use container::container_of;
+
+/// The most of a joined line that is kept, in bytes.
+pub const LONGEST: usize = 256 * 1024;
+/// How a record of Docker's begins, in every version: no line of it is empty.
+const DOCKER: &[u8] = br#"{"log":""#;
+
+/// The form of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// Docker's `json-file`.
+    Docker,
+    /// The form of CRI.
+    Cri,
+}
+
+/// A line that a program wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried<'a> {
+    /// When, by the engine's clock; `None` where the line of the file is not of its form.
+    pub time: Option<Timestamp>,
+    /// What, without line ends; the line of the file where it is not of its form.
+    pub text: Cow<'a, [u8]>,
+}
+
+/// Takes the lines out of one file, and keeps the pieces of those that are not complete.
+#[derive(Clone, Debug)]
+pub struct Unpacker {
+    carrier: Carrier,
+    open: [OpenLine; 2],
+    cut: u64,
+}
+
+/// A line of which pieces have come and the end has not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum OpenLine {
+    /// None.
+    #[default]
+    Closed,
+    /// What has come of it.
+    Pieces(Vec<u8>),
+    /// Its beginning is not known: it is passed over.
+    Lost,
+    /// Nothing of this stream was seen yet in a file that was begun in its midst.
+    Unseen,
+}
+
+/// Where a program wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// One line of a file, taken apart.
+struct CarrierRecord<'a> {
+    time: Timestamp,
+    stream: Stream,
+    text: Cow<'a, [u8]>,
+    /// Whether the program's line ends with it.
+    ends: bool,
+}
+
+/// As Docker writes it. A line with anything else in it is none of Docker's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DockerRecord<'a> {
+    #[serde(borrow)]
+    log: Cow<'a, str>,
+    stream: Stream,
+    #[serde(default, rename = "attrs")]
+    _attributes: serde::de::IgnoredAny,
+    time: Timestamp,
+}
+
+// === impl Carrier ===
+
+impl Carrier {
+    /// The form of a file that begins so; its first 64 bytes suffice.
+    pub fn of(beginning: &[u8]) -> Option<Self> {
+        if beginning.starts_with(DOCKER) {
+            return Some(Self::Docker);
+        }
+        let first = beginning.split(|byte| *byte == b'\n').next()?;
+        cri(first).map(|_| Self::Cri)
+    }
+
+    fn read(self, line: &[u8]) -> Option<CarrierRecord<'_>> {
+        match self {
+            Self::Docker => docker(line),
+            Self::Cri => cri(line),
+        }
+    }
+}
+
+// === impl Unpacker ===
+
+impl Unpacker {
+    /// For a file from its first line on.
+    pub fn new(carrier: Carrier) -> Self {
+        Self { carrier, open: Default::default(), cut: 0 }
+    }
+
+    /// For a file from somewhere on: `before` are whole lines that stand before it. Where they are not all that do,
+    /// pieces among them may lack their beginning: the line that these belong to is passed over.
+    pub fn within(carrier: Carrier, before: &[u8], is_all: bool) -> Self {
+        let mut unpacker = Self::new(carrier);
+        if !is_all {
+            unpacker.open = [OpenLine::Unseen, OpenLine::Unseen];
+        }
+        for line in before.split_inclusive(|byte| *byte == b'\n') {
+            unpacker.take(line);
+        }
+        unpacker.cut = 0;
+        for open in unpacker.open.iter_mut().filter(|open| **open == OpenLine::Unseen) {
+            *open = OpenLine::Closed;
+        }
+        unpacker
+    }
+
+    /// The program's line that a line of the file completes; `None` where it is a piece only.
+    pub fn take<'a>(&mut self, line: &'a [u8]) -> Option<Carried<'a>> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let Some(CarrierRecord { time, stream, text, ends }) = self.carrier.read(line) else {
+            return Some(Carried { time: None, text: line.into() });
+        };
+        let open = &mut self.open[stream as usize];
+        let text = match (std::mem::take(open), ends) {
+            (OpenLine::Closed | OpenLine::Unseen, true) => text,
+            (OpenLine::Closed, false) => {
+                *open = OpenLine::Pieces(text.into_owned());
+                return None;
+            }
+            (OpenLine::Pieces(mut pieces), _) => {
+                let room = LONGEST.saturating_sub(pieces.len());
+                self.cut += u64::from(text.len() > room && (ends || room > 0));
+                pieces.extend_from_slice(&text[..text.len().min(room)]);
+                if !ends {
+                    *open = OpenLine::Pieces(pieces);
+                    return None;
+                }
+                pieces.into()
+            }
+            (OpenLine::Lost, true) => {
+                self.cut += 1;
+                return None;
+            }
+            (OpenLine::Lost | OpenLine::Unseen, false) => {
+                *open = OpenLine::Lost;
+                return None;
+            }
+        };
+        Some(Carried { time: Some(time), text: one_line(text) })
+    }
+
+    /// Forgets the pieces that it keeps; the lines that they belong to are passed over.
+    pub fn give_up(&mut self) {
+        for open in &mut self.open {
+            if matches!(open, OpenLine::Pieces(_)) {
+                *open = OpenLine::Lost;
+            }
+        }
+    }
+
+    /// Whether it keeps nothing, so that a new one would do as well.
+    pub fn is_empty(&self) -> bool {
+        self.open.iter().all(|open| *open == OpenLine::Closed)
+    }
+
+    /// How much it keeps, in bytes.
+    pub fn kept(&self) -> usize {
+        let kept = |open: &OpenLine| if let OpenLine::Pieces(pieces) = open { pieces.len() } else { 0 };
+        self.open.iter().map(kept).sum()
+    }
+
+    /// How many lines were cut at [`LONGEST`] or passed over since the last call.
+    pub fn take_cut(&mut self) -> u64 {
+        std::mem::take(&mut self.cut)
+    }
+}
+
+/// Reads a line of Docker's. A piece is one without a line end.
+fn docker(line: &[u8]) -> Option<CarrierRecord<'_>> {
+    let DockerRecord { log, stream, time, .. } = serde_json::from_slice(line).ok()?;
+    let text = match log {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    };
+    let ends = text.ends_with(b"\n");
+    Some(CarrierRecord { time, stream, text, ends })
+}
+
+/// Reads a line of CRI's: `TIME STREAM TAGS TEXT`, where the first tag is `P` for a piece and `F` for the last.
+fn cri(line: &[u8]) -> Option<CarrierRecord<'_>> {
+    let mut fields = line.splitn(4, |byte| *byte == b' ');
+    let (time, stream, tags) = (fields.next()?, fields.next()?, fields.next()?);
+    let stream = match stream {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    let ends = match tags.split(|byte| *byte == b':').next()? {
+        b"F" => true,
+        b"P" => false,
+        _ => return None,
+    };
+    let time = std::str::from_utf8(time).ok()?;
+    let time = Some(time).filter(|time| (20..=35).contains(&time.len()) && time.as_bytes()[10] == b'T')?;
+    Some(CarrierRecord {
+        time: time.parse().ok()?,
+        stream,
+        text: fields.next().unwrap_or_default().into(),
+        ends,
+    })
+}
+
+/// A line of a log has no line ends in it; those behind it are left out.
+fn one_line(text: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    if memchr::memchr2(b'\n', b'\r', &text[..end]).is_some() {
+        let blank = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
+        return text[..end].iter().map(blank).collect();
+    }
+    match text {
+        Cow::Borrowed(text) => text[..end].into(),
+        Cow::Owned(mut text) => {
+            text.truncate(end);
+            text.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
