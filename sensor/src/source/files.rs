@@ -20,6 +20,7 @@ mod followed;
 mod index;
 mod opened;
 mod position;
+mod sink;
 mod status;
 mod survey;
 
@@ -34,7 +35,6 @@ use std::time::{Duration, Instant};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::carrier::Carrier;
 use crate::confine::logs::PathPattern;
 
 pub use access::Access;
@@ -43,6 +43,7 @@ use index::Index;
 pub(crate) use opened::Opened;
 use opened::settled_archives;
 pub use position::{Fingerprint, Position, SavedPosition};
+pub use sink::{FollowedFile, Sink};
 pub use status::{FilesStatus, MOST_TROUBLES, Troubles};
 pub use survey::troubles_of;
 use survey::{LogSurvey, note};
@@ -71,31 +72,6 @@ pub enum Start {
     Beginning,
     /// At its end, for files that are there when following starts; later ones are read whole.
     End,
-}
-
-/// A file as the sink sees it.
-#[derive(Clone, Debug)]
-pub struct FollowedFile {
-    /// The path under which it was found.
-    pub path: Arc<Path>,
-    /// The patterns that it matches, by their place in the list given to [`Follower::new`].
-    pub patterns: Vec<usize>,
-    /// The form of a container engine, where its first line is of one.
-    pub carrier: Option<Carrier>,
-}
-
-/// Takes lines. Calls come one after another, from the follower's thread.
-pub trait Sink {
-    /// Before the first lines of a file with a carrier's form that is read from somewhere on: whole lines that stand
-    /// before them, and whether these are all that do.
-    fn begin_within(&mut self, _file: &FollowedFile, _before: &[u8], _is_all: bool, _at: &Position) {}
-
-    /// Whole lines, each with its end (only the last line of a file that ended for good may lack
-    /// it), and the position after them: save both effects together, and no line is lost or doubled.
-    fn lines(&mut self, file: &FollowedFile, lines: &[u8], after: &Position);
-
-    /// A file that is gone and read to its end; its position is of no more use.
-    fn forget(&mut self, position: &SavedPosition);
 }
 
 /// Why files cannot be followed at all. A single file's trouble is logged, and the others go on.
