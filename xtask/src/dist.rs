@@ -11,6 +11,8 @@ use crate::setup;
 
 /// The programs that are handed out.
 const PROGRAMS: [&str; 2] = ["atalaya-enforcer", "atalaya-sensor"];
+/// Their profile of Cargo.toml, which is Cargo's folder of it too.
+const PROFILE: &str = "distribution";
 /// The largest that a program may be, in bytes.
 const LARGEST: u64 = 10_000_000;
 
@@ -43,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = programs("dist");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for name in PROGRAMS {
-        part(&programs("release").join(name), &folder)?;
+        part(&programs(PROFILE).join(name), &folder)?;
     }
     let mut too_large = Vec::new();
     println!("{}:", folder.display());
@@ -61,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if !too_large.is_empty() {
         bail!(
-            "over {} MB: {}; `cargo bloat --release --crates` shows what takes the room",
+            "over {} MB: {}; `cargo bloat --profile distribution --crates` shows what takes the room",
             mega(LARGEST),
             too_large.join(", ")
         );
