@@ -29,7 +29,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut build = cargo();
     build.args([
         "build",
-        "--release",
+        "--profile",
+        PROFILE,
         "--package",
         "atalaya-enforcer",
         "--package",
