@@ -245,7 +245,7 @@ fn resolve(
 }
 
 /// Gives a filter those of the options that a filter has. Lists grow: a jail's takes the place of what the filter's
-/// [Definition] has, which is not asked for then, and is added to what its [Init] has, as in fail2ban.
+/// `[Definition]` has, which is not asked for then, and is added to what its `[Init]` has, as in fail2ban.
 fn take(
     filter: &mut FilterDefinition,
     options: &BTreeMap<String, String>,

@@ -70,7 +70,7 @@ impl FilesStatus {
         self.unwatched.load(Ordering::Relaxed)
     }
 
-    /// Lines cut at [`LONGEST_LINE`].
+    /// Lines cut at [`LONGEST_LINE`](super::LONGEST_LINE).
     pub fn cut_lines(&self) -> u64 {
         self.cut_lines.load(Ordering::Relaxed)
     }
