@@ -3,7 +3,7 @@
 //! assert the layout, so that a change on one side alone does not compile.
 //!
 //! A module here is an object, which the kernel loads or refuses as one; its programs are in `bin/`, a file
-//! each, and their twin in the sensor's `kernel/` has the same name.
+//! each, and their twin in the sensor's `loader/` has the same name.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]

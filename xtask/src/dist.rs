@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if !too_large.is_empty() {
         bail!(
-            "over {} MB: {}; `cargo bloat --profile distribution --crates` shows what takes the room",
+            "they are built, and over {} MB: {}; `cargo bloat --profile distribution --crates` shows what takes the room",
             mega(LARGEST),
             too_large.join(", ")
         );
