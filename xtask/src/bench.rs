@@ -2,6 +2,7 @@
 //! The router is the simulator; beside it, where there is a peer, the peer runs in the same run.
 
 mod attack;
+mod files;
 mod filters;
 mod kernel;
 mod routers;
@@ -51,6 +52,8 @@ enum Which {
     Attack,
     /// The filter engine, beside ripgrep and fail2ban-regex; a live file, and a backlog
     Filters,
+    /// A host with 25,000 logs, beside Debian's fail2ban
+    Files,
     /// What the kernel programs cost: an event, a connection, a packet, an idle sensor
     Kernel,
 }
@@ -90,6 +93,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Filters) {
         filters::run()?;
+    }
+    if wanted(Which::Files) {
+        files::run()?;
     }
     if wanted(Which::Kernel) {
         kernel::run()?;
@@ -164,16 +170,17 @@ impl Bench {
                 .events
                 .recv_timeout(left)
                 .with_context(|| format!("only {} of {count} bans reached the router", adds.len()))?;
-            let Ok(event) = serde_json::from_str::<Value>(&line.text) else { continue };
-            if event["event"] == "add"
-                && let Some(address) = event["address"].as_str().and_then(|text| text.parse().ok())
-                && let Some(at) = event["at_ns"].as_u64()
-            {
-                adds.insert(address, u128::from(at));
-            }
+            adds.extend(added(&line));
         }
         Ok(adds)
     }
+}
+
+/// Which address a line of a simulated router says was added, and when, in nanoseconds since the epoch.
+fn added(line: &Line) -> Option<(IpAddr, u128)> {
+    let event: Value = serde_json::from_str(&line.text).ok()?;
+    let address = event["address"].as_str()?.parse().ok()?;
+    (event["event"] == "add").then_some((address, u128::from(event["at_ns"].as_u64()?)))
 }
 
 /// Posts so many offences, a thousand at a time over one connection, as a script would.
@@ -413,6 +420,13 @@ fn resident(process: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kilobytes * 1024)
+}
+
+/// The same of a process and those that it started.
+fn resident_of_all(process: u32) -> Result<u64> {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
+    let children = children.split_whitespace().map(|child| resident_of_all(child.parse()?));
+    Ok(resident(process)? + children.sum::<Result<u64>>()?)
 }
 
 fn attacker(number: u32) -> Ipv4Addr {

@@ -1,6 +1,7 @@
 //! `cargo xtask bench attack`: what a real attack looks like from each source, from its first packet to the
 //! entry on a router, beside Debian's fail2ban on the same machine, with the same attack and the same log.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
@@ -106,7 +107,7 @@ fn play(attack: &Attack, number: u8) -> Result<(Duration, Option<Duration>)> {
     stage.join(&stage.enrol("bench")?)?;
     let _sensor = stage.start_sensor()?;
     let theirs = Router::start(&stage, "fail2ban's router")?;
-    let _fail2ban = fail2ban(&stage, &log, theirs.address)?;
+    let _fail2ban = fail2ban(&stage, &log, theirs.address, START)?;
 
     let mut command = (attack.client)(&namespace, &sshd, stage.folder())?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -159,16 +160,16 @@ fn target(namespace: &Namespace, sshd: &Sshd) -> Result<[String; 2]> {
 }
 
 /// A simulated router, and when an address came to it.
-struct Router {
+pub(super) struct Router {
     _process: Process,
     events: Receiver<(Instant, Line)>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 // === impl Router ===
 
 impl Router {
-    fn start(stage: &Stage, name: &str) -> Result<Self> {
+    pub(super) fn start(stage: &Stage, name: &str) -> Result<Self> {
         let (sender, events) = mpsc::channel();
         let mut router = stage.router(&RULES);
         router.args(["--events", "json"]);
@@ -189,6 +190,17 @@ impl Router {
             }
         }
         None
+    }
+
+    /// When each address was added, in nanoseconds since the epoch, once there are so many.
+    pub(super) fn adds(&self, count: usize, within: Duration) -> HashMap<IpAddr, u128> {
+        let (until, mut adds) = (Instant::now() + within, HashMap::new());
+        while adds.len() < count
+            && let Ok((_, line)) = self.events.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            adds.extend(super::added(&line));
+        }
+        adds
     }
 }
 
@@ -226,7 +238,7 @@ fn relay(lines: Receiver<Line>, log: &Path) -> Result<()> {
 }
 
 /// Debian's fail2ban, as users run it: its own sshd jail, and a script that logs in to the router for each ban.
-fn fail2ban(stage: &Stage, log: &Path, router: SocketAddr) -> Result<Process> {
+pub(super) fn fail2ban(stage: &Stage, log: &Path, router: SocketAddr, within: Duration) -> Result<Process> {
     let python = super::venv()?;
     let unpacked = programs("fail2ban");
     let folder = stage.folder().join("fail2ban");
@@ -259,7 +271,7 @@ fn fail2ban(stage: &Stage, log: &Path, router: SocketAddr) -> Result<Process> {
         .arg(&folder);
     server.arg("-s").arg(folder.join("socket")).arg("-p").arg(folder.join("pid")).arg("start");
     let mut process = Process::start("fail2ban", &mut server)?;
-    process.wait_for("start its jail", START, |line| line.contains("Jail 'sshd' started"))?;
+    process.wait_for("start its jail", within, |line| line.contains("Jail 'sshd' started"))?;
     Ok(process)
 }
 
