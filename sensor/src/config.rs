@@ -19,7 +19,7 @@ use crate::fail2ban;
 use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
 use crate::jail::settings::JailConfig;
-use crate::jail::source::spoken_of;
+use crate::jail::source::{guarded_ports, spoken_of};
 use atalaya_program::count::{agreeing, counted};
 
 mod filters;
@@ -231,7 +231,7 @@ impl Config {
 
     /// The ports that a jail of connections guards.
     pub fn guarded(&self, jail: &JailConfig) -> Vec<u16> {
-        if jail.ports.is_empty() { self.spoken_of() } else { jail.ports.clone() }
+        guarded_ports(&jail.ports, &self.spoken_of()).to_vec()
     }
 
     /// Refuses more jails than the kernel programs have room for.

@@ -118,7 +118,10 @@ pub struct Status {
     /// Logs, and patterns of logs, that are not read, with the reason.
     #[serde(default)]
     pub unread: Vec<(PathBuf, String)>,
-    /// The log files that are read.
+    /// How many log files are open that inotify tells nothing of; these are looked at every two seconds.
+    #[serde(default)]
+    pub unwatched: u64,
+    /// The log files that are read, by name.
     pub files: Vec<FileStatus>,
     /// In the order of the settings; only the one that was asked for, where one was.
     pub jails: Vec<JailStatus>,
@@ -139,6 +142,18 @@ pub struct FileStatus {
     pub read: u64,
     /// How large it is, in bytes.
     pub size: u64,
+}
+
+impl FileStatus {
+    /// A file that was read so far; its size is not looked at yet.
+    pub fn new(path: PathBuf, read: u64) -> Self {
+        Self { path, read, size: read }
+    }
+
+    /// Looks how large it is now; one that cannot be looked at stays as it was. A call of the system.
+    pub fn look(&mut self) {
+        self.size = std::fs::metadata(&self.path).map_or(self.size, |file| file.len());
+    }
 }
 
 /// A request, and where its answer goes.

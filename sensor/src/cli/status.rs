@@ -8,7 +8,7 @@ use jiff::{Timestamp, Unit};
 
 use crate::channel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::cli::trial::{given_up, printable};
-use crate::control::Status;
+use crate::control::{FileStatus, Status};
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 use crate::uplink::outbox::OutboxStatus;
@@ -66,18 +66,15 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         writeln!(out, "not read: {}: {}", printable(path.as_bytes()), printable(what.as_bytes()))?;
     }
     more(status.unread.len(), out)?;
-    if !status.files.is_empty() {
-        let mut files = new_table(["file", "read", "of"]);
-        for file in &status.files {
-            let percent = (file.read.min(file.size) * 100).checked_div(file.size).unwrap_or(100);
-            files.add_row([
-                printable(file.path.to_string_lossy().as_bytes()),
-                format!("{percent} %"),
-                indicatif::HumanBytes(file.size).to_string(),
-            ]);
-        }
-        writeln!(out, "{files}")?;
+    if status.unwatched > 0 {
+        writeln!(
+            out,
+            "{} {} looked at every two seconds only: inotify has no room left; raise fs.inotify.max_user_watches",
+            counted(status.unwatched, "file"),
+            agreeing(status.unwatched, "is", "are")
+        )?;
     }
+    files(&status.files, out)?;
     if !addresses {
         return Ok(());
     }
@@ -148,6 +145,28 @@ fn more(all: usize, out: &mut impl Write) -> io::Result<()> {
         Some(more) if more > 0 => writeln!(out, "and {more} more; --json has all"),
         _ => Ok(()),
     }
+}
+
+/// How far files are read: those of which something is left first.
+fn files(files: &[FileStatus], out: &mut impl Write) -> io::Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let mut shown: Vec<&FileStatus> = files.iter().collect();
+    if shown.len() > LISTED {
+        shown.sort_by_key(|file| std::cmp::Reverse(file.size.saturating_sub(file.read)));
+    }
+    let mut rows = new_table(["file", "read", "of"]);
+    for file in shown.into_iter().take(LISTED) {
+        let percent = (file.read.min(file.size) * 100).checked_div(file.size).unwrap_or(100);
+        rows.add_row([
+            printable(file.path.to_string_lossy().as_bytes()),
+            format!("{percent} %"),
+            indicatif::HumanBytes(file.size).to_string(),
+        ]);
+    }
+    writeln!(out, "{rows}")?;
+    more(files.len(), out)
 }
 
 /// What is dropped on this host: two lines, and the bans that dropped most.
@@ -391,13 +410,13 @@ mod tests {
         "; 1 line, 0 a second;", "reported 1 failure and 1 successful login; 1 waits\n",
         "local drop: 1 ban, of 9 at most; 1 packet dropped,", "; 1 time no room\n",
         "  1 address or network is protected,", "; 1 packet passed for that,",
-        "jail a: 1 line was given up,", "a: 1 failure in 10m bans for 30m\n", " 1 packet ",
+        "jail a: 1 line was given up,", "\n1 file is looked at every two seconds only", "a: 1 failure in 10m bans for 30m\n", " 1 packet ",
     ])]
     #[case(2, &[
         "; 2 lines, 0 a second;", "reported 2 failures and 2 successful logins; 2 wait\n",
         "local drop: 2 bans, of 9 at most; 2 packets dropped,", "; 2 times no room\n",
         "  2 addresses and networks are protected,", "; 2 packets passed for that,",
-        "jail a: 2 lines were given up,", "a: 2 failures in 10m ban for 30m\n", " 2 packets ",
+        "jail a: 2 lines were given up,", "\n2 files are looked at every two seconds only", "a: 2 failures in 10m ban for 30m\n", " 2 packets ",
     ])]
     fn numbers_agree_with_their_nouns(#[case] number: u64, #[case] expected: &[&str]) {
         let dropped = serde_json::json!({"packets": number, "bytes": number});
@@ -405,7 +424,7 @@ mod tests {
         let status: Status = serde_json::from_value(serde_json::json!({
             "release": "1", "started": Timestamp::now(), "enforcer": null, "connected": null, "sources": [],
             "programs": [], "confinement": [], "kernel_trouble": null, "lines": number, "lines_per_second": 0.0,
-            "backlog": 0, "files": [],
+            "backlog": 0, "unwatched": number, "files": [],
             "local_drop": {
                 "bans": number, "max_entries": 9, "left_out": number, "dropped": dropped,
                 "allowed_packets": number, "spared": number, "lifelines": "x", "most": [], "fleet": null, "trouble": null,
@@ -427,6 +446,19 @@ mod tests {
         for line in expected {
             assert!(text.contains(line), "no {line:?} in\n{text}");
         }
+    }
+
+    #[test]
+    fn of_very_many_files_those_that_are_behind_are_shown_and_the_rest_is_counted() {
+        let behind = FileStatus { path: "/var/log/sites/7.log".into(), read: 1, size: 4 };
+        let read = (0..70).map(|number| FileStatus::new(format!("/var/log/sites/a{number}.log").into(), 8));
+        let files: Vec<FileStatus> = read.chain([behind]).collect();
+        let mut text = Vec::new();
+        super::files(&files, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let first = text.lines().find(|line| line.contains(".log")).unwrap();
+        assert!(first.contains("7.log") && first.contains("25 %"), "{first}");
+        assert!(text.ends_with("and 21 more; --json has all\n"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Detector;
 use super::watched::Watched;
 use crate::channel;
 use crate::jail::source::JailSource;
-use crate::jail::source::spoken_of;
+use crate::jail::source::{guarded_ports, spoken_of};
 use crate::source::connections::Guard;
 use crate::source::journal::JournalMatch;
 
@@ -46,8 +46,7 @@ impl Detector {
     pub fn guards(&self, logins: bool) -> Vec<Guard> {
         let spoken_of = spoken_of(self.jails.iter().map(|watched| (&watched.source, &*watched.ports)));
         let guard = |watched: &Watched| {
-            let ports = if watched.ports.is_empty() { &spoken_of } else { &watched.ports };
-            let of = watched.source.guarded(ports, logins)?;
+            let of = watched.source.guarded(guarded_ports(&watched.ports, &spoken_of), logins)?;
             let policy = watched.jail.policy();
             Some(Guard {
                 jail: policy.name.clone(),

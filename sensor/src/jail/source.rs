@@ -322,6 +322,11 @@ fn is_among(name: &str, list: &[String]) -> bool {
     list.is_empty() || list.iter().any(|listed| listed == name)
 }
 
+/// The ports that a jail of connections guards: its own, else those that the others speak of.
+pub fn guarded_ports<'a>(own: &'a [u16], spoken_of: &'a [u16]) -> &'a [u16] {
+    if own.is_empty() { spoken_of } else { own }
+}
+
 /// The ports that jails other than those of connections speak of, in order: what a jail of connections guards that names
 /// none.
 pub fn spoken_of<'a>(jails: impl IntoIterator<Item = (&'a JailSource, &'a [u16])>) -> Vec<u16> {

@@ -30,8 +30,10 @@ impl Service {
                 _ => {
                     let mut status = self.status(&watch, jail.as_ref(), sources, now);
                     let local_drop = self.desk.local_drop.clone();
-                    // Asking the kernel of every ban takes its time, in which the jails go on.
+                    // Asking the kernel of every ban and of every file takes its time, in which the jails go on.
                     self.tasks.spawn_blocking(move || {
+                        status.files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+                        status.files.iter_mut().for_each(FileStatus::look);
                         local_drop.complete(&mut status);
                         let _ = reply.send(Answer::Status(Box::new(status)));
                     });
@@ -75,13 +77,8 @@ impl Service {
 
     fn status(&self, watch: &Watch, jail: Option<&Name>, sources: &Sources, now: Timestamp) -> Status {
         let link = self.desk.link.lock();
-        let files = watch.positions.values().map(|saved| FileStatus {
-            path: saved.path.clone(),
-            read: saved.position.offset,
-            size: std::fs::metadata(&saved.path).map_or(saved.position.offset, |file| file.len()),
-        });
-        let mut files: Vec<FileStatus> = files.collect();
-        files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        let files = watch.positions.values();
+        let files = files.map(|saved| FileStatus::new(saved.path.clone(), saved.position.offset)).collect();
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -97,6 +94,7 @@ impl Service {
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
+            unwatched: watch.files.as_ref().map_or(0, |files| files.unwatched()),
             unread: watch.files.iter().flat_map(|files| files.troubles()).collect(),
             files,
             jails: watch.detector.status(jail, now),

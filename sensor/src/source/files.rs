@@ -52,6 +52,12 @@ use survey::{LogSurvey, note};
 pub const QUIET: Duration = Duration::from_secs(10);
 /// How often everything is looked at, whatever inotify said.
 pub const RESCAN: Duration = Duration::from_secs(2);
+/// How long names are looked at before what has news is read: with very many files, a look at all takes longer than a
+/// line may wait.
+const SLICE: Duration = Duration::from_millis(5);
+/// Names that change bring a look at all of them at once, but for so many times as long as the last one took: where they
+/// change all the time, the rest is for reading.
+const REST: u32 = 3;
 /// The longest line; what goes beyond is cut off and counted.
 pub const LONGEST_LINE: usize = 1 << 20;
 /// How much one file may hand over before the next has its turn.
@@ -211,7 +217,7 @@ impl Follower {
     /// Follows until stopped. Blocks: give it a thread of its own.
     pub fn run(mut self, sink: &mut impl Sink) {
         self.begin(sink);
-        let mut next_scan = Instant::now() + RESCAN;
+        let (mut next_scan, mut not_before) = (Instant::now() + RESCAN, Instant::now());
         while !self.handle.stopped() {
             let more = self.read(sink);
             if self.handle.stopped() {
@@ -219,13 +225,17 @@ impl Follower {
             }
             let wait =
                 if more { Duration::ZERO } else { next_scan.saturating_duration_since(Instant::now()) };
-            let names_changed = self.wait(wait);
-            if names_changed || Instant::now() >= next_scan {
-                self.scan(sink);
+            if self.wait(wait) {
+                next_scan = next_scan.min(not_before);
+            }
+            let begin = Instant::now();
+            if begin >= next_scan {
+                let names_changed = self.scan(sink);
                 self.let_go(sink);
                 // What inotify does not tell of.
                 self.files.iter_mut().for_each(|file| file.dirty |= !file.watched);
-                next_scan = Instant::now() + RESCAN;
+                not_before = Instant::now() + begin.elapsed() * REST;
+                next_scan = if names_changed { not_before } else { Instant::now() + RESCAN };
             }
         }
     }
@@ -283,13 +293,20 @@ impl Follower {
         }
     }
 
-    /// Looks at all names: which files they stand for now, and which files have lost theirs.
-    fn scan(&mut self, sink: &mut impl Sink) {
+    /// Looks at all names: which files they stand for now, and which files have lost theirs. Once running, what has news
+    /// is read meanwhile; whether names changed since.
+    fn scan(&mut self, sink: &mut impl Sink) -> bool {
+        let (mut names_changed, mut slice) = (false, Instant::now());
         let mut survey = LogSurvey::new(&self.patterns, &self.access);
         let mut live = HashSet::new();
         // Made where something is new, which is seldom.
         let mut index = None;
         for (path, patterns) in std::mem::take(&mut survey.named) {
+            if self.running && slice.elapsed() > SLICE {
+                names_changed |= self.wait(Duration::ZERO);
+                self.read(sink);
+                slice = Instant::now();
+            }
             // A name that still stands for a file that is followed need not be opened again.
             let known = std::fs::metadata(&path)
                 .ok()
@@ -360,7 +377,10 @@ impl Follower {
                 file.dirty = true;
             }
         }
+        let unwatched = self.files.iter().filter(|file| !file.watched).count();
         self.handle.status.followed.store(self.files.len() as u64, Ordering::Relaxed);
+        self.handle.status.unwatched.store(unwatched as u64, Ordering::Relaxed);
+        names_changed
     }
 
     /// Gives every file with news its turn; whether there is more to read.
@@ -506,7 +526,6 @@ impl Follower {
             }
             Err(error) => {
                 tracing::debug!(path = %file.file.path.display(), %error, "not watched; looked at every two seconds");
-                self.handle.status.unwatched.fetch_add(1, Ordering::Relaxed);
             }
         }
         file.dirty = true;

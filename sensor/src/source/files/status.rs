@@ -65,7 +65,7 @@ impl FilesStatus {
         self.rotations.load(Ordering::Relaxed)
     }
 
-    /// Files of which inotify could not tell, since the start: these are looked at every two seconds.
+    /// Files that are open now and of which inotify does not tell: these are looked at every two seconds.
     pub fn unwatched(&self) -> u64 {
         self.unwatched.load(Ordering::Relaxed)
     }
