@@ -122,7 +122,8 @@ struct Paint(bool);
 impl Demo {
     /// Starts the router, the enforcer and the sensor, joined.
     fn start(stage: &Stage, interrupted: Arc<AtomicBool>) -> Result<Self> {
-        let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|text| !text.is_empty());
+        let paint = Paint(std::io::stdout().is_terminal() && !plain);
         let (sender, lines) = mpsc::channel();
         let mut router = stage.router(&RULES);
         router.args(["--events", "json", "--control"]);
