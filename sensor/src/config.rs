@@ -329,7 +329,7 @@ impl fmt::Display for Config {
                     bits => format!("; IPv6 by /{bits}"),
                 }
             )?;
-            for note in jail.source.notes(&guarded, policy.findtime) {
+            for note in jail.source.notes(&guarded, policy) {
                 writeln!(f, "  {note}")?;
             }
             if self.report && jail.ignorecommand.is_some() {
@@ -558,7 +558,8 @@ mod tests {
             "[defaults]\nmaxretry = 3\nfindtime = \"1h\"\n[jail.a]\nsource = \"connections\"\n\
              [jail.b]\nsource = \"logins\"\nservices = [\"sshd\", \"dovecot\"]\n\
              [jail.c]\nsource = \"connections\"\nshort = \"10s\"\nports = [\"ssh\", 443]\n\
-             [jail.d]\nsource = \"scan\"\n[jail.e]\nsource = \"scan\"\nunverified = true\nbantime = 60\n",
+             [jail.d]\nsource = \"scan\"\n[jail.e]\nsource = \"scan\"\nunverified = true\nbantime = 60\n\
+             [jail.routeros-drop]\nsource = \"syslog\"\n[syslog]\nudp = [\"127.0.0.1:514\"]\n",
         )
         .unwrap()
         .to_string();
@@ -567,6 +568,8 @@ mod tests {
             "jail c: connections to ports 22, 443; 10 that end within 10s, with no login from their address, in 10m ban for 30m\n",
             "jail d: closed ports; 10 different ones touched in 1m ban for 10m\n",
             "jail e: closed ports; 10 different ones touched in 1m ban for 1m\n",
+            "jail routeros-drop: syslog messages; 10 different ports tried in 1m ban for 10m\n",
+            "  note: only addresses that completed a connection to this host within the last hour count, as the kernel",
             "  warning: nobody logs in to port 443",
             "  note: only addresses that completed a connection",
             "  warning: unverified: whoever can forge",
@@ -648,7 +651,9 @@ mod tests {
             ("[jail.a]\nsource = \"scan\"\nports = [22]\n", "sensor.toml:3:9", "ports"),
             ("[jail.a]\nsource = \"scan\"\nmaxretry = 21\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.a]\nsource = \"scan\"\ninterfaces = \"../x\"\n", "sensor.toml:3:14", "eth0"),
-            ("[jail.a]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
+            ("[jail.a]\nsource = \"logins\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
+            ("[jail.sshd]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "count ports"),
+            ("[jail.routeros-drop]\nsource = \"files\"\nmaxretry = 30\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.sshd]\nsource = \"journal\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
             ("[jail.sshd]\nsource = \"files\"\njournalmatch = \"A=b\"\n", "sensor.toml:3:16", "journalmatch"),
             ("[jail.sshd]\nservices = \"sshd\"\n", "sensor.toml:2:12", "services"),

@@ -18,6 +18,7 @@ use crate::jail::settings::JailConfig;
 use crate::local_drop::trusted::Trusted;
 
 mod bans;
+mod connected;
 mod feed;
 mod ignored;
 mod outlet;
@@ -27,6 +28,7 @@ mod status;
 mod wants;
 mod watched;
 
+use connected::Connected;
 pub use feed::{FailedLogin, LimitReached};
 pub use ignored::Ignored;
 use outlet::{Chatter, Outlet};
@@ -47,6 +49,7 @@ pub struct Detector {
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
     /// When somebody last logged in from an address; kept where a jail of short connections asks.
     logins: BTreeMap<IpAddr, Timestamp>,
+    connected: Connected,
     outlet: Outlet,
 }
 
@@ -68,6 +71,7 @@ impl Detector {
             dateless: HashSet::new(),
             scanners: HashMap::new(),
             logins: BTreeMap::new(),
+            connected: Connected::default(),
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),
@@ -113,6 +117,11 @@ impl Detector {
     /// Where successful logins are noted from now on.
     pub fn set_trusted(&mut self, trusted: Arc<Mutex<Trusted>>) {
         self.outlet.trusted = trusted;
+    }
+
+    /// Who is asked from now on whether an address completed a connection to this host lately.
+    pub fn set_connected(&mut self, is_known: impl Fn(IpAddr) -> bool + Send + 'static) {
+        self.connected = Connected::new(is_known);
     }
 
     /// All lists of whom anybody spares: the configuration, the enforcer, this host itself, and each jail.

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::Detector;
 use super::bans;
+use super::connected::Connected;
 use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
@@ -56,6 +57,7 @@ pub struct LimitReached<'a> {
 struct Accused {
     address: IpAddr,
     times: u32,
+    port: Option<u16>,
 }
 
 impl Detector {
@@ -74,11 +76,11 @@ impl Detector {
                 },
                 None => filter.find_message(&entry.text),
             };
-            if let Some(found) = bannable(jail, "journal", &entry.text, &verdict) {
+            if let Some(found) = bannable(jail, &self.connected, "journal", &entry.text, &verdict) {
                 let container =
                     entry.carried().map(|carried| format!("journal (container {})", carried.container));
                 let source = container.as_deref().unwrap_or("journal");
-                let failure = failure(found, entry.time, source, &entry.text);
+                let failure = failure(jail, found, entry.time, source, &entry.text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -87,7 +89,7 @@ impl Detector {
     /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
-        let Self { jails: watched, ignored, zone, dateless, scanners, outlet, .. } = self;
+        let Self { jails: watched, ignored, connected, zone, dateless, scanners, outlet, .. } = self;
         if !block.is_empty() {
             for jail in jails {
                 if let Some(watched) = watched.get_mut(*jail) {
@@ -101,7 +103,7 @@ impl Detector {
                         line: &[u8],
                         verdict: LineOutcome,
                         dates: &Dates| {
-            let Some(found) = bannable(jail, source, line, &verdict) else { return };
+            let Some(found) = bannable(jail, connected, source, line, &verdict) else { return };
             let dated = match &verdict {
                 LineOutcome::Matched(Match { dated: Some(earlier), .. }) => earlier,
                 _ => line,
@@ -113,7 +115,7 @@ impl Detector {
                     now
                 }
             };
-            count(jail, ignored, spared, failure(found, time, source, line), now, outlet);
+            count(jail, ignored, spared, failure(jail, found, time, source, line), now, outlet);
         };
         if let [only] = jails {
             let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(*only) else { return };
@@ -167,12 +169,19 @@ impl Detector {
                 };
                 let Some(filter) = from.take_line() else { break };
                 let verdict = filter.find_carried(text);
-                let Some(found) = bannable(jail, source, text, &verdict) else { continue };
+                let Some(found) = bannable(jail, &self.connected, source, text, &verdict) else { continue };
                 let shown = shown.get_or_insert_with(|| match container() {
                     Some(container) => format!("{source} (container {container})"),
                     None => source.to_owned(),
                 });
-                count(jail, &self.ignored, spared, failure(found, time, shown, text), now, &mut self.outlet);
+                count(
+                    jail,
+                    &self.ignored,
+                    spared,
+                    failure(jail, found, time, shown, text),
+                    now,
+                    &mut self.outlet,
+                );
             }
         }
     }
@@ -184,8 +193,8 @@ impl Detector {
             silence.end(now);
             let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
-            if let Some(found) = bannable(jail, &source, text, &verdict) {
-                let failure = failure(found, time.unwrap_or(now), &source, text);
+            if let Some(found) = bannable(jail, &self.connected, &source, text, &verdict) {
+                let failure = failure(jail, found, time.unwrap_or(now), &source, text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -197,8 +206,8 @@ impl Detector {
             let Some(filter) = source.take_syslog_call(program) else { continue };
             silence.end(now);
             let verdict = filter.find_message(text);
-            if let Some(found) = bannable(jail, "syslog-calls", text, &verdict) {
-                let failure = failure(found, time, "syslog-calls", text);
+            if let Some(found) = bannable(jail, &self.connected, "syslog-calls", text, &verdict) {
+                let failure = failure(jail, found, time, "syslog-calls", text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -215,6 +224,7 @@ impl Detector {
                 address: login.address,
                 time: login.time,
                 weight: 1,
+                port: None,
                 evidence: Evidence::new(login.time, "logins", login.text),
             };
             count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
@@ -243,7 +253,8 @@ impl Detector {
                 return;
             }
         }
-        let failure = Failure { address, time, weight: count, evidence: Evidence::new(time, kind, text) };
+        let failure =
+            Failure { address, time, weight: count, port: None, evidence: Evidence::new(time, kind, text) };
         judge(jail, &self.ignored, spared, failure, now, &mut self.outlet, Jail::crossing);
     }
 
@@ -282,23 +293,37 @@ impl Detector {
     }
 }
 
-fn failure(found: Accused, time: Timestamp, source: &str, line: &[u8]) -> Failure {
+fn failure(jail: &Jail, found: Accused, time: Timestamp, source: &str, line: &[u8]) -> Failure {
     // Structured data would leave no room for the text.
     let read = Rfc5424Message::read(line).map(|message| message.line().bytes);
     let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
-    Failure {
-        address: found.address,
-        time,
-        weight: found.times,
-        evidence: Evidence::new(time, source, text.trim_end()),
-    }
+    let text = text.trim_end();
+    let evidence = match jail.policy().scan {
+        Some(_) => Evidence::new(time, Evidence::SCAN, &format!("{source}: {text}")),
+        None => Evidence::new(time, source, text),
+    };
+    Failure { address: found.address, time, weight: found.times, port: found.port, evidence }
 }
 
-/// The address of a line that matched, where it is one that a router can hold.
-fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<Accused> {
+/// The address of a line that matched, where it is one that a router can hold. Of a scan, whose sender may be forged,
+/// only one that connected to this host lately, unless the jail counts all.
+fn bannable(
+    jail: &Jail,
+    connected: &Connected,
+    source: &str,
+    line: &[u8],
+    verdict: &LineOutcome,
+) -> Option<Accused> {
     let LineOutcome::Matched(found) = verdict else { return None };
     match &found.host {
-        Host::Address(address) => Some(Accused { address: *address, times: found.times }),
+        Host::Address(address) => {
+            let scan = jail.policy().scan;
+            if scan.is_some_and(|scan| !scan.unverified && !connected.knows(*address)) {
+                return None;
+            }
+            let port = found.port.filter(|_| scan.is_some());
+            Some(Accused { address: *address, times: found.times, port })
+        }
         Host::Name(name) => {
             let line = String::from_utf8_lossy(line);
             tracing::debug!(jail = %jail.policy().name, source, ?name, ?line, "a host name is not banned");
@@ -359,6 +384,8 @@ fn judge(
     if let Some(pending) = &mut outlet.pending
         && is_counted
         && spared.command.is_none()
+        // Anyone can forge a scan: no fleet jail is to hear of it.
+        && jail.policy().scan.is_none()
     {
         pending.failures(name, address, weight, time.min(now));
     }

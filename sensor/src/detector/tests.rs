@@ -364,3 +364,45 @@ fn a_line_that_was_repeated_counts_as_often() {
     detector.lines(&[0], "x", repeated.as_bytes(), now);
     assert_eq!(offences.try_recv().unwrap().failures, 4);
 }
+
+#[test]
+fn ports_that_a_router_dropped_count_once_each_and_of_those_alone_who_connected_unless_all_are_to_count() {
+    let config = "[jail.routeros-drop]\nsource = \"syslog\"\nmaxretry = 3\n\
+                  [jail.all]\nsource = \"syslog\"\nfilter = \"routeros-drop\"\nmaxretry = 3\nunverified = true\n\
+                  [syslog]\nudp = [\"127.0.0.1:0\"]\n";
+    let (mut detector, offences) = detector(config);
+    let now: Timestamp = "2026-11-30T08:20:00Z".parse().unwrap();
+    let peer: IpAddr = "198.51.100.1".parse().unwrap();
+    let mut dropped = |detector: &mut Detector, from: &str, ports: &[u16]| -> Vec<(String, u32)> {
+        for port in ports {
+            let line = format!(
+                "firewall,info drop input: in:ether1 out:(unknown 0), proto TCP (SYN), {from}:59388->198.51.100.1:{port}, len 40"
+            );
+            detector.syslog(peer, None, line.as_bytes(), now);
+        }
+        offences
+            .try_iter()
+            .map(|offence| {
+                assert!(offence.is_scan() && offence.bantime == BanTime::For(Seconds(600)), "{offence:?}");
+                assert!(
+                    offence.evidence[0].text.starts_with("syslog from 198.51.100.1: firewall,info drop"),
+                    "{offence:?}"
+                );
+                (offence.jail.to_string(), offence.failures)
+            })
+            .collect()
+    };
+    assert_eq!(dropped(&mut detector, "192.0.2.7", &[23; 20]), []);
+    assert_eq!(dropped(&mut detector, "192.0.2.7", &[23, 22, 80]), [("all".to_owned(), 3)]);
+    let known: IpAddr = "192.0.2.8".parse().unwrap();
+    detector.set_connected(move |address| address == known);
+    let both = [("all".to_owned(), 3), ("routeros-drop".to_owned(), 3)];
+    assert_eq!(dropped(&mut detector, "192.0.2.8", &[1, 2, 3]), both);
+    assert_eq!(dropped(&mut detector, "192.0.2.9", &[1, 2, 3]), [("all".to_owned(), 3)]);
+    // Nothing of it is reported to fleet jails.
+    assert!(detector.pending().unwrap().take().failures.is_empty());
+    // The kernel remembers for the one jail who connected.
+    assert!(detector.wants_connections().is_some_and(|wanted| wanted.scans.is_none()));
+    let guards = detector.guards(true);
+    assert_eq!(guards.iter().map(|guard| &guard.of).collect::<Vec<_>>(), [&Guarded::Handshakes]);
+}
