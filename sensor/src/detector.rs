@@ -18,7 +18,10 @@ use crate::jail::settings::JailConfig;
 use crate::local_drop::trusted::Trusted;
 
 mod bans;
+mod clock;
+mod clocks;
 mod connected;
+mod dated;
 mod feed;
 mod ignored;
 mod outlet;
@@ -45,6 +48,8 @@ pub struct Detector {
     /// Sources with a line that had no usable date: each is told once. Bounded, for names of
     /// sources are few but not ours to choose.
     dateless: HashSet<String>,
+    /// Clocks that are off of which somebody was told; bounded.
+    skewed: HashSet<String>,
     /// What finds the lines for the jails that read a file together, by the jails' numbers.
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
     /// When somebody last logged in from an address; kept where a jail of short connections asks.
@@ -69,6 +74,7 @@ impl Detector {
             ignored,
             zone,
             dateless: HashSet::new(),
+            skewed: HashSet::new(),
             scanners: HashMap::new(),
             logins: BTreeMap::new(),
             connected: Connected::default(),
@@ -201,8 +207,12 @@ impl Detector {
     /// Forgets addresses whose failures are all older than their jail's `findtime`, and what waited too
     /// long for its report.
     pub fn sweep(&mut self, now: Timestamp) {
-        for Watched { jail, source, silence, .. } in &mut self.jails {
+        for Watched { jail, source, silence, clocks, .. } in &mut self.jails {
             jail.sweep(now);
+            for failure in clocks.sweep(now) {
+                // Of its own date it is too old, and is counted as that.
+                jail.failure(failure, now);
+            }
             if silence.look(now)
                 && !source.is_counted_by_kernel()
                 && let Some(what) = silence.told_at(now)

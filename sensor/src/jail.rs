@@ -180,6 +180,16 @@ impl Policy {
     }
 }
 
+// === impl Failure ===
+
+impl Failure {
+    /// The same, at another time.
+    pub(crate) fn at(mut self, time: Timestamp) -> Self {
+        (self.time, self.evidence.time) = (time, time);
+        self
+    }
+}
+
 // === impl Counter ===
 
 impl Counter {

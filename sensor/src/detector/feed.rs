@@ -10,7 +10,10 @@ use jiff::tz::TimeZone;
 
 use super::Detector;
 use super::bans;
+use super::clock::Delivery;
+use super::clocks::Clocks;
 use super::connected::Connected;
+use super::dated::{Common, DatedLine, count_dated, host_of};
 use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
@@ -89,7 +92,9 @@ impl Detector {
     /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
-        let Self { jails: watched, ignored, connected, zone, dateless, scanners, outlet, .. } = self;
+        let Self { jails: watched, ignored, connected, zone, dateless, skewed, scanners, outlet, .. } = self;
+        let mut common = Common { ignored, skewed, outlet };
+        let dated_line = DatedLine { clock: source, delivery: Delivery::Read, now };
         if !block.is_empty() {
             for jail in jails {
                 if let Some(watched) = watched.get_mut(*jail) {
@@ -97,9 +102,11 @@ impl Detector {
                 }
             }
         }
+        let common = &mut common;
         let mut take = |jail: &mut Jail,
                         own: &Option<TimeZone>,
                         spared: &Spared,
+                        clocks: &mut Clocks,
                         line: &[u8],
                         verdict: LineOutcome,
                         dates: &Dates| {
@@ -108,42 +115,66 @@ impl Detector {
                 LineOutcome::Matched(Match { dated: Some(earlier), .. }) => earlier,
                 _ => line,
             };
-            let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
-                Some(date) => date.time,
+            match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
+                Some(date) => {
+                    let failure = failure(jail, found, date.time, source, line);
+                    count_dated(jail, clocks, spared, failure, dated_line, common);
+                }
                 None => {
                     warn_dateless(dateless, source);
-                    now
+                    let failure = failure(jail, found, now, source, line);
+                    count(jail, common.ignored, spared, failure, now, common.outlet);
                 }
-            };
-            count(jail, ignored, spared, failure(jail, found, time, source, line), now, outlet);
+            }
         };
         if let [only] = jails {
-            let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(*only) else { return };
+            let Some(Watched { jail, source, zone, spared, clocks, .. }) = watched.get_mut(*only) else {
+                return;
+            };
             let Some(filter) = source.take_line() else { return };
             let dates = filter.dates();
-            filter.find_in_block(block, |line, verdict| take(jail, zone, spared, line, verdict, &dates));
-            return;
+            filter.find_in_block(block, |line, verdict| {
+                take(jail, zone, spared, clocks, line, verdict, &dates);
+            });
+        } else {
+            let scanner = match scanners.get(jails) {
+                Some(scanner) => scanner.clone(),
+                None => {
+                    let filters = jails.iter().filter_map(|jail| {
+                        let source = &watched.get(*jail)?.source;
+                        source.paths().and(source.filter()).map(|filter| (*jail, filter))
+                    });
+                    let scanner = Arc::new(Scanner::new(filters));
+                    scanners.insert(jails.to_vec(), scanner.clone());
+                    scanner
+                }
+            };
+            scanner.scan(block, |jail, line| {
+                let Some(Watched { jail, source, zone, spared, clocks, .. }) = watched.get_mut(jail) else {
+                    return;
+                };
+                let Some(filter) = source.take_line() else { return };
+                let verdict = filter.find(line);
+                if matches!(verdict, LineOutcome::Matched(_)) {
+                    take(jail, zone, spared, clocks, line, verdict, &filter.dates());
+                }
+            });
         }
-        let scanner = match scanners.get(jails) {
-            Some(scanner) => scanner.clone(),
-            None => {
-                let filters = jails.iter().filter_map(|jail| {
-                    let source = &watched.get(*jail)?.source;
-                    source.paths().and(source.filter()).map(|filter| (*jail, filter))
-                });
-                let scanner = Arc::new(Scanner::new(filters));
-                scanners.insert(jails.to_vec(), scanner.clone());
-                scanner
+        for jail in jails {
+            let Some(watched) =
+                watched.get_mut(*jail).filter(|watched| watched.clocks.suspect(dated_line.clock))
+            else {
+                continue;
+            };
+            // Lines that are no failures show the clock as well.
+            let dates = watched.source.take_line().map(|filter| filter.dates());
+            let date = last_line(block)
+                .zip(dates)
+                .and_then(|(line, dates)| dates.find(line, now, watched.zone.as_ref().unwrap_or(zone)));
+            if let Some(date) = date {
+                watched.look_at_clock(date.time, dated_line, common);
             }
-        };
-        scanner.scan(block, |jail, line| {
-            let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(jail) else { return };
-            let Some(filter) = source.take_line() else { return };
-            let verdict = filter.find(line);
-            if matches!(verdict, LineOutcome::Matched(_)) {
-                take(jail, zone, spared, line, verdict, &filter.dates());
-            }
-        });
+        }
     }
 
     /// What programs in a container wrote to a log file, for the jails that read it. `container` is asked for its
@@ -188,14 +219,30 @@ impl Detector {
 
     /// One syslog message, for all jails that read them.
     pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
-        for Watched { jail, source, spared, silence, .. } in &mut self.jails {
-            let Some(filter) = source.take_syslog() else { continue };
+        let source = format!("syslog from {peer}");
+        let clock = host_of(text).map_or_else(|| source.clone(), |host| format!("{source}, host {host}"));
+        let line = DatedLine { clock: &clock, delivery: Delivery::Sent, now };
+        let Self { jails, ignored, skewed, connected, outlet, .. } = self;
+        let mut common = Common { ignored, skewed, outlet };
+        for watched in jails {
+            let Watched { jail, source: from, spared, silence, clocks, .. } = watched;
+            let Some(filter) = from.take_syslog() else { continue };
             silence.end(now);
-            let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
-            if let Some(found) = bannable(jail, &self.connected, &source, text, &verdict) {
-                let failure = failure(jail, found, time.unwrap_or(now), &source, text);
-                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            let found = bannable(jail, connected, &source, text, &verdict);
+            match (found, time) {
+                (Some(found), Some(time)) => {
+                    let failure = failure(jail, found, time, &source, text);
+                    count_dated(jail, clocks, spared, failure, line, &mut common);
+                }
+                (Some(found), None) => {
+                    let failure = failure(jail, found, now, &source, text);
+                    count(jail, common.ignored, spared, failure, now, common.outlet);
+                }
+                (None, Some(time)) if clocks.suspect(&clock) => {
+                    watched.look_at_clock(time, line, &mut common);
+                }
+                (None, _) => {}
             }
         }
     }
@@ -332,7 +379,7 @@ fn bannable(
     }
 }
 
-fn count(
+pub(super) fn count(
     jail: &mut Jail,
     ignored: &Ignored,
     spared: &Spared,
@@ -389,6 +436,13 @@ fn judge(
     {
         pending.failures(name, address, weight, time.min(now));
     }
+}
+
+/// The last whole line of a block.
+fn last_line(block: &[u8]) -> Option<&[u8]> {
+    let block = block.strip_suffix(b"\n")?;
+    let start = memchr::memrchr(b'\n', block).map_or(0, |end| end + 1);
+    Some(&block[start..])
 }
 
 fn warn_dateless(dateless: &mut HashSet<String>, source: &str) {

@@ -373,7 +373,7 @@ fn ports_that_a_router_dropped_count_once_each_and_of_those_alone_who_connected_
     let (mut detector, offences) = detector(config);
     let now: Timestamp = "2026-11-30T08:20:00Z".parse().unwrap();
     let peer: IpAddr = "198.51.100.1".parse().unwrap();
-    let mut dropped = |detector: &mut Detector, from: &str, ports: &[u16]| -> Vec<(String, u32)> {
+    let dropped = |detector: &mut Detector, from: &str, ports: &[u16]| -> Vec<(String, u32)> {
         for port in ports {
             let line = format!(
                 "firewall,info drop input: in:ether1 out:(unknown 0), proto TCP (SYN), {from}:59388->198.51.100.1:{port}, len 40"
@@ -405,4 +405,78 @@ fn ports_that_a_router_dropped_count_once_each_and_of_those_alone_who_connected_
     assert!(detector.wants_connections().is_some_and(|wanted| wanted.scans.is_none()));
     let guards = detector.guards(true);
     assert_eq!(guards.iter().map(|guard| &guard.of).collect::<Vec<_>>(), [&Guarded::Handshakes]);
+}
+
+/// Lines of a jail's file, each so many milliseconds after the one before, by a clock that is behind by so many seconds.
+fn write_behind(detector: &mut Detector, behind: i64, lines: &[(i64, &str)]) {
+    let mut now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    for (after, text) in lines {
+        now += jiff::SignedDuration::from_millis(*after);
+        let date = now - jiff::SignedDuration::from_secs(behind);
+        let line = format!("{} {text}\n", date.strftime("%Y-%m-%d %H:%M:%S"));
+        detector.lines(&[0], "/x", line.as_bytes(), now);
+    }
+}
+
+#[test]
+fn failures_by_a_clock_that_is_hours_off_count_from_the_first_with_their_spacing() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 3"));
+    let bad = "bad one from 192.0.2.1";
+    write_behind(&mut detector, 7200, &[(0, bad), (2000, bad), (3000, bad)]);
+    let offence = offences.try_recv().unwrap();
+    let times: Vec<String> = offence.evidence.iter().map(|piece| piece.time.to_string()).collect();
+    assert_eq!(times, ["2026-11-30T10:00:00Z", "2026-11-30T10:00:02Z", "2026-11-30T10:00:05Z"]);
+    let troubles = detector.status(None, offence.time).remove(0).troubles;
+    assert_eq!(troubles, ["the clock of /x is 7200 s behind: its lines are corrected by that"]);
+    assert_eq!(detector.skewed.len(), 1);
+}
+
+#[test]
+fn lines_that_are_no_failures_tell_of_a_clock_too_once_it_is_in_doubt() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 1"));
+    write_behind(
+        &mut detector,
+        5000,
+        &[(0, "bad one from 192.0.2.1"), (1500, "all is well"), (1500, "good")],
+    );
+    assert_eq!(offences.try_recv().unwrap().time.to_string(), "2026-11-30T10:00:00Z");
+}
+
+#[test]
+fn a_backlog_is_of_its_own_dates_and_counts_as_old() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 1"));
+    let now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    for minute in 0..50 {
+        let line = format!("2026-11-30 09:{minute:02}:00 bad one from 192.0.2.1\n");
+        // A relay's queue: a line a second.
+        detector.lines(&[0], "/x", line.as_bytes(), now + jiff::SignedDuration::from_secs(minute));
+    }
+    assert!(offences.try_recv().is_err());
+    let later = now + jiff::SignedDuration::from_hours(1);
+    detector.sweep(later);
+    let totals = detector.totals().next().unwrap().2;
+    assert_eq!((totals.failures, totals.old), (0, 50));
+}
+
+#[test]
+fn the_syslog_listener_goes_by_arrival_where_a_senders_clock_is_off_and_leaves_other_senders_alone() {
+    let config = "[jail.a]\nsource = \"syslog\"\nmaxretry = 3\nfailregex = '^ \\S+ bad .*from <ADDR>$'\n\
+                  [syslog]\nudp = [\"127.0.0.1:0\"]\n";
+    let (mut detector, offences) = detector(config);
+    let now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    let peer: IpAddr = "198.51.100.1".parse().unwrap();
+    let mut send = |host: &str, date: &str, from: u8| {
+        let text = format!("{date} {host} bad one from 192.0.2.{from}");
+        let time = crate::date::find(text.as_bytes(), now, &TimeZone::UTC).map(|(time, _)| time);
+        detector.syslog(peer, time, text.as_bytes(), now + jiff::SignedDuration::from_millis(from.into()));
+    };
+    // RouterOS after its start, and one that is an hour off; a relay's queue, all by one peer.
+    for (host, date, from) in [("edge", "Jan  2 00:00:11", 1), ("west", "Nov 30 09:00:00", 2)] {
+        (0..3).for_each(|_| send(host, date, from));
+    }
+    for minute in 10..40 {
+        send("relayed", &format!("Nov 30 09:{minute}:00"), 3);
+    }
+    let found: Vec<String> = offences.try_iter().map(|offence| offence.address.to_string()).collect();
+    assert_eq!(found, ["192.0.2.1", "192.0.2.2"]);
 }
