@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
 use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
-use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
+use atalaya_wire::{BanTime, Name, Nat64, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
@@ -60,6 +60,8 @@ pub struct Config {
     pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
+    /// The prefixes of NAT64 beside the well-known one.
+    pub nat64: Nat64,
     /// Where filters of one's own are: their folder, and the files that jails name.
     filter_files: Vec<PathBuf>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -213,6 +215,7 @@ impl Config {
             local_drop: raw.local_drop.0,
             confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
+            nat64: raw.defaults.nat64,
             filter_files,
             jails,
             fail2ban: None,
@@ -296,6 +299,14 @@ impl fmt::Display for Config {
         }
         if self.logins.peers {
             writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
+        }
+        if !self.nat64.is_empty() {
+            let prefixes: Vec<String> = self.nat64.clone().into();
+            writeln!(
+                f,
+                "nat64: 64:ff9b::/96, {}: hosts behind these are their IPv4 addresses",
+                prefixes.join(", ")
+            )?;
         }
         if let Some(drop) = &self.local_drop {
             writeln!(f, "local drop: {drop}")?;
@@ -406,6 +417,8 @@ struct RawDefaults {
     #[serde(default)]
     ignore: IgnoreList,
     ipv6_prefix: Option<Spanned<u8>>,
+    #[serde(default)]
+    nat64: Nat64,
 }
 
 /// The state folder that a configuration names, whatever else is wrong in it.
@@ -629,6 +642,7 @@ mod tests {
             ("[jail.a]\nsource = \"logins\"\nbantime = \"soon\"\n", "sensor.toml:3:11", "1h30m"),
             ("[jail.a]\nsource = \"logins\"\nmaxretry = 0\n", "sensor.toml:1:1", "1 to 1000"),
             ("[jail.a]\nsource = \"logins\"\nipv6_prefix = 48\n", "sensor.toml:1:1", "64 (all"),
+            ("[defaults]\nnat64 = [\"2001:db8::/33\"]\n", "sensor.toml:2:9", "32, 40, 48, 56, 64 or 96"),
             ("[defaults]\nipv6_prefix = 129\n", "sensor.toml:2:15", "64 (all"),
             ("[jail.\"a b\"]\nsource = \"logins\"\n", "sensor.toml:1:7", "a b"),
             (

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use atalaya_wire::{Name, Networks, Offence};
+use atalaya_wire::{Name, Nat64, Networks, Offence};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -132,7 +132,7 @@ impl Detector {
 
     /// All lists of whom anybody spares: the configuration, the enforcer, this host itself, and each jail.
     pub fn spared(&self) -> Vec<&Networks> {
-        let Ignored { configured, own, enforcer } = &self.ignored;
+        let Ignored { configured, own, enforcer, .. } = &self.ignored;
         let of_jails = self.jails.iter().flat_map(|Watched { jail, spared, .. }| {
             [&jail.policy().ignore, &spared.looked_up, &spared.added]
         });
@@ -197,6 +197,11 @@ impl Detector {
     /// The host's own addresses, as they are now.
     pub fn set_own(&mut self, own: Networks) {
         self.ignored.own = own;
+    }
+
+    /// The prefixes of NAT64 beside the well-known one.
+    pub fn set_nat64(&mut self, nat64: Nat64) {
+        self.ignored.nat64 = nat64;
     }
 
     /// The enforcer's allow list, as it is now.

@@ -289,6 +289,14 @@ impl Detector {
         if !source.is_counted_by_kernel() {
             return;
         }
+        let policy = jail.policy();
+        let client = self.ignored.nat64.client(address);
+        if client != atalaya_wire::canonical(address) && policy.ipv6_prefix < 128 {
+            // The kernel counted all hosts behind the translator as one.
+            tracing::debug!(jail = %policy.name, %address, "not told apart from others behind the NAT64");
+            return;
+        }
+        let address = client;
         let kind = source.kind();
         if source.is_short() {
             let policy = jail.policy();
@@ -312,7 +320,7 @@ impl Detector {
                 silence.end(time);
             }
         }
-        let address = atalaya_wire::canonical(address);
+        let address = self.ignored.nat64.client(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
         if is_remote {
             self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);
@@ -394,14 +402,17 @@ fn judge(
     jail: &mut Jail,
     ignored: &Ignored,
     spared: &Spared,
-    failure: Failure,
+    mut failure: Failure,
     now: Timestamp,
     outlet: &mut Outlet,
     of: impl FnOnce(&mut Jail, Failure) -> Outcome,
 ) {
     let name = jail.policy().name.clone();
+    failure.address = ignored.nat64.client(failure.address);
     let (address, time, weight) = (failure.address, failure.time, failure.weight);
-    if ignored.contains(address, spared) {
+    // Its policy's own list, in the other forms of the address.
+    let mut behind = ignored.nat64.forms(address).skip(1);
+    if ignored.contains(address, spared) || behind.any(|form| jail.policy().ignore.contains(form)) {
         tracing::debug!(jail = %name, %address, "ignored: on an allow list, or this host's own");
         return;
     }

@@ -480,3 +480,48 @@ fn the_syslog_listener_goes_by_arrival_where_a_senders_clock_is_off_and_leaves_o
     let found: Vec<String> = offences.try_iter().map(|offence| offence.address.to_string()).collect();
     assert_eq!(found, ["192.0.2.1", "192.0.2.2"]);
 }
+
+#[test]
+fn a_client_behind_a_nat64_is_the_ipv4_one_wherever_it_comes_from_and_spared_in_either_form() {
+    let (mut detector, offences) = detector(
+        "[defaults]\nnat64 = [\"2001:db8:64::/96\"]\nignore = [\"64:ff9b::192.0.2.50\", \"2001:db8:64::192.0.2.51\"]\n\
+         [jail.a]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 2\nfailregex = '^ bad .*from <ADDR>$'\n\
+         [jail.ssh]\nsource = \"logins\"\nmaxretry = 2\n\
+         [jail.many]\nsource = \"connections\"\nports = [22]\n\
+         [jail.exact]\nsource = \"connections\"\nports = [22]\nipv6_prefix = 128\n",
+    );
+    detector.set_nat64(Nat64::try_from(vec!["2001:db8:64::/96".to_owned()]).unwrap());
+    detector.ignored.configured = ["2001:db8:64::192.0.2.52/128".parse().unwrap()].into_iter().collect();
+    let now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    let found = |detector: &mut Detector, forms: [&str; 2]| {
+        for address in forms {
+            let line = format!("2026-11-30T10:00:00Z bad one from {address}\n");
+            detector.lines(&[0], "/x", line.as_bytes(), now);
+            let address = address.parse().unwrap();
+            detector.failed_login(&FailedLogin { address, service: "sshd", time: now, text: "" }, now);
+        }
+        offences.try_iter().map(|offence| format!("{} {}", offence.jail, offence.address)).collect::<Vec<_>>()
+    };
+    let both = ["a 192.0.2.1", "ssh 192.0.2.1"];
+    assert_eq!(found(&mut detector, ["64:ff9b::c000:201", "192.0.2.1"]), both);
+    assert_eq!(found(&mut detector, ["2001:db8:64::c000:201", "::ffff:192.0.2.1"]), both);
+    // Each host by itself, not all of the /64.
+    assert_eq!(found(&mut detector, ["64:ff9b::c000:202", "64:ff9b::c000:203"]), [""; 0]);
+    for spared in ["192.0.2.50", "192.0.2.51", "192.0.2.52"] {
+        assert_eq!(found(&mut detector, [spared, spared]), [""; 0], "{spared}");
+    }
+    // The kernel counts those behind a prefix of one's own as one, unless it is told to count each address.
+    for (jail, offends) in [("many", false), ("exact", true)] {
+        let jail = jail.parse().unwrap();
+        let address = "2001:db8:64::c000:207".parse().unwrap();
+        detector.limit_reached(&LimitReached { jail: &jail, address, time: now, count: 30, text: "" }, now);
+        assert_eq!(offences.try_iter().map(|offence| offence.address.to_string()).next().is_some(), offends);
+    }
+    detector.good_login("2001:db8:64::c000:209".parse().unwrap(), "sshd", "anna", now);
+    let logins = detector.pending().unwrap().take().logins;
+    assert_eq!(logins.keys().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.9"]);
+    // Bans by hand, and taking them back.
+    let jail = "ssh".parse().unwrap();
+    detector.ban(&jail, "2001:db8:64::c000:20a".parse().unwrap(), None, now).unwrap();
+    assert_eq!(detector.banned(None, "2001:db8:64::c000:20a".parse().unwrap()).len(), 1);
+}
