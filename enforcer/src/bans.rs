@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use atalaya_wire::{Escalation, Evidence, Name, Networks, NumberedOffence, Offence};
+use atalaya_wire::{Escalation, Evidence, Name, Nat64, Networks, NumberedOffence, Offence};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -62,6 +62,8 @@ pub struct Rules {
     pub escalation: Option<Escalation>,
     /// Who is not banned without a word.
     pub protect: ProtectConfig,
+    /// The prefixes of NAT64 beside the well-known one.
+    pub nat64: Nat64,
 }
 
 /// The bans, and what follows from a decision.
@@ -91,14 +93,15 @@ impl Bans {
     ) -> Self {
         let mut ended: Vec<Change> =
             allow.expire(now).into_iter().map(|entry| Change::Disallow { what: entry.what }).collect();
-        let networks = allow.networks();
+        let networks = rules.nat64.networks(&allow.networks());
         let mut protect = Protect::new(rules.protect.clone(), MOST_LOGINS);
         for login in logins {
             protect.note(login, now);
         }
         let widen = Widen::new(rules.widen, rules.by_jail);
         let labels = std::mem::take(&mut rules.labels);
-        let mut book = Book::new(desired, widen, Reachable::new(networks.clone(), protect), allow, labels);
+        let reachable = Reachable::new(networks.clone(), protect, rules.nat64.clone());
+        let mut book = Book::new(desired, widen, reachable, allow, labels);
         book.ends.reserve_exact(saved.len());
         let standing = saved.into_iter().filter(|(prefix, ban)| {
             let mut end = |at, by: &str| {
@@ -292,7 +295,17 @@ impl Bans {
 
     /// What one offender is counted and banned by: an IPv4 address, the unit around an IPv6 one.
     pub fn unit_of(&self, address: IpAddr) -> IpNet {
-        prefixes::unit_of(atalaya_wire::canonical(address), self.rules.widen.ipv6_prefix)
+        prefixes::unit_of(self.client(address), self.rules.widen.ipv6_prefix)
+    }
+
+    /// The form in which an address is counted and banned: that of the IPv4 host behind a NAT64, where it is one's.
+    pub fn client(&self, address: IpAddr) -> IpAddr {
+        self.rules.nat64.client(address)
+    }
+
+    /// The same of a prefix.
+    pub fn clients(&self, prefix: IpNet) -> IpNet {
+        self.rules.nat64.network(prefix)
     }
 
     /// How many networks are widened.
@@ -324,7 +337,7 @@ impl Bans {
     /// widened networks around what is new or gone. Returns how many bans.
     fn apply_allow(&self, book: &mut Book, at: Timestamp) -> usize {
         let before = Arc::clone(&book.reachable.networks);
-        let allow = Arc::new(book.allow.networks());
+        let allow = Arc::new(self.rules.nat64.networks(&book.allow.networks()));
         book.reachable.networks = Arc::clone(&allow);
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
         let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =

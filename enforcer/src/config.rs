@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
-use atalaya_wire::{Escalation, EscalationTable, Name};
+use atalaya_wire::{Escalation, EscalationTable, Name, Nat64};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub protect: ProtectConfig,
     /// How much of what is over is kept.
     pub history: HistoryConfig,
+    /// The prefixes of NAT64 beside the well-known one.
+    pub nat64: Nat64,
     /// The routers, in the order of their names.
     pub routers: Vec<RouterConfig>,
     /// What an administrator should know, a sentence each.
@@ -75,6 +77,8 @@ struct RawConfig {
     socket: PathBuf,
     #[serde(default)]
     allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    nat64: Nat64,
     #[serde(default)]
     list: RawList,
     #[serde(default)]
@@ -147,6 +151,7 @@ impl Config {
                 .collect::<Result<_, _>>()?,
             protect: raw.protect.check(&at)?,
             history: raw.history.check(&at)?,
+            nat64: raw.nat64,
             routers,
             warnings,
         };
@@ -169,6 +174,14 @@ impl fmt::Display for Config {
             "allow: {}",
             if allow.is_empty() { "nothing configured".to_owned() } else { allow.join(", ") }
         )?;
+        if !self.nat64.is_empty() {
+            let prefixes: Vec<String> = self.nat64.clone().into();
+            writeln!(
+                f,
+                "nat64: 64:ff9b::/96, {}: hosts behind these are their IPv4 addresses",
+                prefixes.join(", ")
+            )?;
+        }
         if self.routers.is_empty() {
             writeln!(f, "no router is configured: bans are kept and go nowhere")?;
         }
@@ -235,6 +248,7 @@ mod tests {
         for (text, place, says) in [
             ("listen = \"everywhere\"\n".to_owned(), "enforcer.toml:1:10", "socket address"),
             ("alow = []\n".to_owned(), "enforcer.toml:1:1", "alow"),
+            ("nat64 = [\"2001:db8::/33\"]\n".to_owned(), "enforcer.toml:1:9", "32, 40, 48, 56, 64 or 96"),
             ("allow = [\"10.0.0.1-9\"]\n".to_owned(), "enforcer.toml:1:10", "10.0.0.1-9"),
             (router("window = 0"), "enforcer.toml:5:10", "1 to 1024"),
             (router("tls = true"), "enforcer.toml:5:7", "fingerprint"),

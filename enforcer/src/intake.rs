@@ -9,7 +9,7 @@ use std::time::Duration;
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, Name, NumberedOffence, NumberedRuling,
     OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling, Secret, UNBAN_PATH,
-    Unban, VERSION, canonical, reserved,
+    Unban, VERSION, reserved,
 };
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -135,6 +135,10 @@ impl Intake {
     async fn take(&self, sensor: Name, mut batch: Batch) -> Result<Ack, Problem> {
         let now = self.clock.now();
         let all = batch.offences.len() as u64;
+        // Of sensors that do not know of our prefixes.
+        for NumberedOffence { offence, .. } in &mut batch.offences {
+            offence.address = self.bans.client(offence.address);
+        }
         let offenders: Vec<(u64, IpAddr)> =
             batch.offences.iter().map(|numbered| (numbered.sequence, numbered.offence.address)).collect();
         let through = self.through(&sensor, &batch.outbox)?;
@@ -187,7 +191,7 @@ impl Intake {
 
     /// Lifts a ban that this sensor asked for; one of another sensor's is none of its business.
     async fn unban(&self, sensor: &Name, unban: Unban) -> Result<(), Problem> {
-        let prefix = IpNet::from(canonical(unban.address));
+        let prefix = IpNet::from(self.bans.client(unban.address));
         let now = self.clock.now();
         let selection = Selection {
             jail: unban.jail,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// The set; all prefixes in their canonical form.
@@ -150,16 +150,10 @@ impl fmt::Display for Family {
     }
 }
 
-/// A prefix as it is compared here and on the router: host bits cleared, an IPv4-mapped one as IPv4.
+/// A prefix as it is compared here and on the router: host bits cleared, an IPv4-mapped one, and one behind NAT64's
+/// well-known prefix, as IPv4.
 pub fn canonical(prefix: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = prefix
-        && v6.prefix_len() >= 96
-        && let IpAddr::V4(address) = prefix.addr().to_canonical()
-        && let Ok(v4) = Ipv4Net::new(address, v6.prefix_len() - 96)
-    {
-        return IpNet::V4(v4.trunc());
-    }
-    prefix.trunc()
+    atalaya_wire::canonical_network(prefix)
 }
 
 /// How long the prefix of the network is that a prefix may be widened to.

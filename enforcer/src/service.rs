@@ -183,6 +183,7 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
         by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
         escalation: config.escalation.clone(),
         protect: config.protect.clone(),
+        nat64: config.nat64.clone(),
     };
     let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
     Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })

@@ -3,7 +3,8 @@
 //! What the program wrote, and when, is taken out of it before any filter sees it.
 //!
 //! A file is of such a form by its first line, for good: a line that somebody smuggles into another file is what it
-//! is. In such a file a line that is not of the form is read as it is.
+//! is. Where that line is the rest of one that was cut (by a truncation, say), two lines of one form after it decide. In
+//! such a file a line that is not of the form is read as it is.
 //!
 //! Engines part a long line into pieces, and may put lines of the other stream between them: the pieces are joined, so
 //! that no piece can pass for a line of its own.
@@ -13,8 +14,10 @@ mod container;
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
+use crate::date;
 pub use container::container_of;
 
 /// The most of a joined line that is kept, in bytes.
@@ -29,6 +32,16 @@ pub enum Carrier {
     Docker,
     /// The form of CRI.
     Cri,
+}
+
+/// Finds the form of a file by its first lines, which are shown to it whole and in their order.
+#[derive(Clone, Debug, Default)]
+pub struct FirstLines {
+    seen: u8,
+    /// The form of the second line, where the first one may be the rest of a line.
+    second: Option<Carrier>,
+    found: Option<Carrier>,
+    is_settled: bool,
 }
 
 /// A line that a program wrote.
@@ -46,6 +59,8 @@ pub struct Unpacker {
     carrier: Carrier,
     open: [OpenLine; 2],
     cut: u64,
+    /// Whether the next line is the file's first.
+    is_at_start: bool,
 }
 
 /// A line of which pieces have come and the end has not.
@@ -94,13 +109,16 @@ struct DockerRecord<'a> {
 // === impl Carrier ===
 
 impl Carrier {
-    /// The form of a file that begins so; its first 64 bytes suffice.
+    /// The form of a file that begins so.
     pub fn of(beginning: &[u8]) -> Option<Self> {
-        if beginning.starts_with(DOCKER) {
-            return Some(Self::Docker);
-        }
-        let first = beginning.split(|byte| *byte == b'\n').next()?;
-        cri(first).map(|_| Self::Cri)
+        let mut first_lines = FirstLines::default();
+        first_lines.look(beginning);
+        first_lines.found
+    }
+
+    /// The form of a line; its first 64 bytes suffice.
+    fn of_line(line: &[u8]) -> Option<Self> {
+        if line.starts_with(DOCKER) { Some(Self::Docker) } else { cri(line).map(|_| Self::Cri) }
     }
 
     fn read(self, line: &[u8]) -> Option<CarrierRecord<'_>> {
@@ -111,12 +129,69 @@ impl Carrier {
     }
 }
 
+// === impl FirstLines ===
+
+impl FirstLines {
+    /// Looks at the next lines.
+    pub fn look(&mut self, lines: &[u8]) {
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            if self.is_settled {
+                return;
+            }
+            self.take(line.strip_suffix(b"\n").unwrap_or(line));
+        }
+    }
+
+    /// The form, as far as it is known.
+    pub fn carrier(&self) -> Option<Carrier> {
+        self.found
+    }
+
+    /// Whether further lines change nothing.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        // A truncated file may begin with a hole.
+        let nuls = line.iter().take_while(|byte| **byte == 0).count();
+        let line = &line[nuls..];
+        let form = Carrier::of_line(line);
+        match self.seen {
+            0 => {
+                self.found = form;
+                self.is_settled = form.is_some() || is_whole(line);
+            }
+            1 => {
+                self.second = form;
+                self.is_settled = form.is_none();
+            }
+            _ => {
+                self.found = form.filter(|_| form == self.second);
+                self.is_settled = true;
+            }
+        }
+        self.seen += 1;
+    }
+}
+
+/// Whether a line is one of another log, and not the rest of one: it begins with a date, or as an object of JSON.
+fn is_whole(line: &[u8]) -> bool {
+    line.starts_with(b"{") || date::find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC).is_some()
+}
+
 // === impl Unpacker ===
 
 impl Unpacker {
-    /// For a file from its first line on.
+    /// For a file of which nothing is open.
     pub fn new(carrier: Carrier) -> Self {
-        Self { carrier, open: Default::default(), cut: 0 }
+        Self { carrier, open: Default::default(), cut: 0, is_at_start: false }
+    }
+
+    /// For a file from its first line on. Where that is not of the form, it is the rest of a line that was cut, and is
+    /// passed over: no part of a line is to pass for a line of its own.
+    pub fn at_start(carrier: Carrier) -> Self {
+        Self { is_at_start: true, ..Self::new(carrier) }
     }
 
     /// For a file from somewhere on: `before` are whole lines that stand before it. Where they are not all that do,
@@ -139,7 +214,12 @@ impl Unpacker {
     /// The program's line that a line of the file completes; `None` where it is a piece only.
     pub fn take<'a>(&mut self, line: &'a [u8]) -> Option<Carried<'a>> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let is_first = std::mem::take(&mut self.is_at_start);
         let Some(CarrierRecord { time, stream, text, ends }) = self.carrier.read(line) else {
+            if is_first {
+                self.cut += 1;
+                return None;
+            }
             return Some(Carried { time: None, text: line.into() });
         };
         let open = &mut self.open[stream as usize];

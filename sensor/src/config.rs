@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
 use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
-use atalaya_wire::{BanTime, Name, Networks, Seconds, reserved};
+use atalaya_wire::{BanTime, Name, Nat64, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
@@ -60,6 +60,8 @@ pub struct Config {
     pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
     ipv6_prefix: Option<u8>,
+    /// The prefixes of NAT64 beside the well-known one.
+    pub nat64: Nat64,
     /// Where filters of one's own are: their folder, and the files that jails name.
     filter_files: Vec<PathBuf>,
     /// The enabled jails: those of this file in the order of their names, then fail2ban's.
@@ -213,6 +215,7 @@ impl Config {
             local_drop: raw.local_drop.0,
             confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
+            nat64: raw.defaults.nat64,
             filter_files,
             jails,
             fail2ban: None,
@@ -297,6 +300,14 @@ impl fmt::Display for Config {
         if self.logins.peers {
             writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
         }
+        if !self.nat64.is_empty() {
+            let prefixes: Vec<String> = self.nat64.clone().into();
+            writeln!(
+                f,
+                "nat64: 64:ff9b::/96, {}: hosts behind these are their IPv4 addresses",
+                prefixes.join(", ")
+            )?;
+        }
         if let Some(drop) = &self.local_drop {
             writeln!(f, "local drop: {drop}")?;
         }
@@ -329,7 +340,7 @@ impl fmt::Display for Config {
                     bits => format!("; IPv6 by /{bits}"),
                 }
             )?;
-            for note in jail.source.notes(&guarded, policy.findtime) {
+            for note in jail.source.notes(&guarded, policy) {
                 writeln!(f, "  {note}")?;
             }
             if self.report && jail.ignorecommand.is_some() {
@@ -406,6 +417,8 @@ struct RawDefaults {
     #[serde(default)]
     ignore: IgnoreList,
     ipv6_prefix: Option<Spanned<u8>>,
+    #[serde(default)]
+    nat64: Nat64,
 }
 
 /// The state folder that a configuration names, whatever else is wrong in it.
@@ -558,7 +571,8 @@ mod tests {
             "[defaults]\nmaxretry = 3\nfindtime = \"1h\"\n[jail.a]\nsource = \"connections\"\n\
              [jail.b]\nsource = \"logins\"\nservices = [\"sshd\", \"dovecot\"]\n\
              [jail.c]\nsource = \"connections\"\nshort = \"10s\"\nports = [\"ssh\", 443]\n\
-             [jail.d]\nsource = \"scan\"\n[jail.e]\nsource = \"scan\"\nunverified = true\nbantime = 60\n",
+             [jail.d]\nsource = \"scan\"\n[jail.e]\nsource = \"scan\"\nunverified = true\nbantime = 60\n\
+             [jail.routeros-drop]\nsource = \"syslog\"\n[syslog]\nudp = [\"127.0.0.1:514\"]\n",
         )
         .unwrap()
         .to_string();
@@ -567,6 +581,8 @@ mod tests {
             "jail c: connections to ports 22, 443; 10 that end within 10s, with no login from their address, in 10m ban for 30m\n",
             "jail d: closed ports; 10 different ones touched in 1m ban for 10m\n",
             "jail e: closed ports; 10 different ones touched in 1m ban for 1m\n",
+            "jail routeros-drop: syslog messages; 10 different ports tried in 1m ban for 10m\n",
+            "  note: only addresses that completed a connection to this host within the last hour count, as the kernel",
             "  warning: nobody logs in to port 443",
             "  note: only addresses that completed a connection",
             "  warning: unverified: whoever can forge",
@@ -626,6 +642,7 @@ mod tests {
             ("[jail.a]\nsource = \"logins\"\nbantime = \"soon\"\n", "sensor.toml:3:11", "1h30m"),
             ("[jail.a]\nsource = \"logins\"\nmaxretry = 0\n", "sensor.toml:1:1", "1 to 1000"),
             ("[jail.a]\nsource = \"logins\"\nipv6_prefix = 48\n", "sensor.toml:1:1", "64 (all"),
+            ("[defaults]\nnat64 = [\"2001:db8::/33\"]\n", "sensor.toml:2:9", "32, 40, 48, 56, 64 or 96"),
             ("[defaults]\nipv6_prefix = 129\n", "sensor.toml:2:15", "64 (all"),
             ("[jail.\"a b\"]\nsource = \"logins\"\n", "sensor.toml:1:7", "a b"),
             (
@@ -648,7 +665,9 @@ mod tests {
             ("[jail.a]\nsource = \"scan\"\nports = [22]\n", "sensor.toml:3:9", "ports"),
             ("[jail.a]\nsource = \"scan\"\nmaxretry = 21\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.a]\nsource = \"scan\"\ninterfaces = \"../x\"\n", "sensor.toml:3:14", "eth0"),
-            ("[jail.a]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
+            ("[jail.a]\nsource = \"logins\"\nunverified = true\n", "sensor.toml:3:14", "unverified"),
+            ("[jail.sshd]\nsource = \"files\"\nunverified = true\n", "sensor.toml:3:14", "count ports"),
+            ("[jail.routeros-drop]\nsource = \"files\"\nmaxretry = 30\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.sshd]\nsource = \"journal\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
             ("[jail.sshd]\nsource = \"files\"\njournalmatch = \"A=b\"\n", "sensor.toml:3:16", "journalmatch"),
             ("[jail.sshd]\nservices = \"sshd\"\n", "sensor.toml:2:12", "services"),

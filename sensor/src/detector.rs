@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use atalaya_wire::{Name, Networks, Offence};
+use atalaya_wire::{Name, Nat64, Networks, Offence};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -18,6 +18,10 @@ use crate::jail::settings::JailConfig;
 use crate::local_drop::trusted::Trusted;
 
 mod bans;
+mod clock;
+mod clocks;
+mod connected;
+mod dated;
 mod feed;
 mod ignored;
 mod outlet;
@@ -27,6 +31,7 @@ mod status;
 mod wants;
 mod watched;
 
+use connected::Connected;
 pub use feed::{FailedLogin, LimitReached};
 pub use ignored::Ignored;
 use outlet::{Chatter, Outlet};
@@ -43,10 +48,13 @@ pub struct Detector {
     /// Sources with a line that had no usable date: each is told once. Bounded, for names of
     /// sources are few but not ours to choose.
     dateless: HashSet<String>,
+    /// Clocks that are off of which somebody was told; bounded.
+    skewed: HashSet<String>,
     /// What finds the lines for the jails that read a file together, by the jails' numbers.
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
     /// When somebody last logged in from an address; kept where a jail of short connections asks.
     logins: BTreeMap<IpAddr, Timestamp>,
+    connected: Connected,
     outlet: Outlet,
 }
 
@@ -66,8 +74,10 @@ impl Detector {
             ignored,
             zone,
             dateless: HashSet::new(),
+            skewed: HashSet::new(),
             scanners: HashMap::new(),
             logins: BTreeMap::new(),
+            connected: Connected::default(),
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),
@@ -115,9 +125,14 @@ impl Detector {
         self.outlet.trusted = trusted;
     }
 
+    /// Who is asked from now on whether an address completed a connection to this host lately.
+    pub fn set_connected(&mut self, is_known: impl Fn(IpAddr) -> bool + Send + 'static) {
+        self.connected = Connected::new(is_known);
+    }
+
     /// All lists of whom anybody spares: the configuration, the enforcer, this host itself, and each jail.
     pub fn spared(&self) -> Vec<&Networks> {
-        let Ignored { configured, own, enforcer } = &self.ignored;
+        let Ignored { configured, own, enforcer, .. } = &self.ignored;
         let of_jails = self.jails.iter().flat_map(|Watched { jail, spared, .. }| {
             [&jail.policy().ignore, &spared.looked_up, &spared.added]
         });
@@ -184,6 +199,11 @@ impl Detector {
         self.ignored.own = own;
     }
 
+    /// The prefixes of NAT64 beside the well-known one.
+    pub fn set_nat64(&mut self, nat64: Nat64) {
+        self.ignored.nat64 = nat64;
+    }
+
     /// The enforcer's allow list, as it is now.
     pub fn set_enforcer_allow(&mut self, allow: Networks) {
         self.ignored.enforcer = allow;
@@ -192,8 +212,12 @@ impl Detector {
     /// Forgets addresses whose failures are all older than their jail's `findtime`, and what waited too
     /// long for its report.
     pub fn sweep(&mut self, now: Timestamp) {
-        for Watched { jail, source, silence, .. } in &mut self.jails {
+        for Watched { jail, source, silence, clocks, .. } in &mut self.jails {
             jail.sweep(now);
+            for failure in clocks.sweep(now) {
+                // Of its own date it is too old, and is counted as that.
+                jail.failure(failure, now);
+            }
             if silence.look(now)
                 && !source.is_counted_by_kernel()
                 && let Some(what) = silence.told_at(now)

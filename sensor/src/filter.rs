@@ -32,7 +32,7 @@ use address::{HostPlace, host, leftmost, named};
 use atalaya_program::count::{agreeing, counted};
 use attempt::AttemptMemory;
 use dateless::Dateless;
-pub use definition::{FilterDefinition, FilterMode, Newlines};
+pub use definition::{CountedThing, FilterDefinition, FilterMode, Newlines};
 pub use explain::NearMiss;
 pub use json::JsonFields;
 use json::{JsonFailure, JsonMachine};
@@ -74,6 +74,7 @@ pub struct Filter {
     needs_utf8: bool,
     /// How often a search was given up.
     exhausted: u64,
+    counts_ports: bool,
     caution: String,
     warnings: Vec<String>,
 }
@@ -125,6 +126,8 @@ pub struct Match {
     pub span: Range<usize>,
     /// Whom they tried to be, where the line or its session says so.
     pub user: Option<String>,
+    /// The port that they tried, where the line says so.
+    pub port: Option<u16>,
     /// How many failures the line stands for: more than one where a syslog daemon says that it was repeated.
     pub times: u32,
     /// The line that has the date, where that is one before.
@@ -270,6 +273,7 @@ impl Filter {
                 regex: 0,
                 span: 0..0,
                 user,
+                port: None,
                 times: 1,
                 dated: None,
             })));
@@ -317,7 +321,15 @@ impl Filter {
             });
             let times = if several.is_none() { dateless.times() } else { 1 };
             let dated = self.dated.clone().filter(|_| dateless.cut.is_empty());
-            return Ok(Some(LineOutcome::Matched(Match { host, regex: index, span, user, times, dated })));
+            return Ok(Some(LineOutcome::Matched(Match {
+                host,
+                regex: index,
+                span,
+                user,
+                port: marks.port,
+                times,
+                dated,
+            })));
         }
         Ok(None)
     }
@@ -353,6 +365,11 @@ impl Filter {
     /// Whether it knows texts that a line must hold, so that it need not look at each.
     pub fn is_gated(&self) -> bool {
         self.gate.is_some()
+    }
+
+    /// Whether different ports are to be counted, and not lines.
+    pub fn counts_ports(&self) -> bool {
+        self.counts_ports
     }
 
     /// The fewest texts of which each line that matches holds one.

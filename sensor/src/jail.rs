@@ -48,6 +48,16 @@ pub struct Policy {
     pub ipv6_prefix: u8,
     /// The most addresses (and IPv6 networks) counted at once; past it the least recently active is dropped.
     pub limit: usize,
+    /// Set where it counts ports that were tried, not failures.
+    pub scan: Option<ScanPolicy>,
+}
+
+/// What holds for a jail that counts ports. A packet to a port is sent in another's name easily: what such a jail counts
+/// is not reported to fleet jails, and its bans are no reason to ban a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanPolicy {
+    /// Whether addresses count that completed no connection to this host lately.
+    pub unverified: bool,
 }
 
 /// One observed failure, before it is known whether it counts.
@@ -59,6 +69,8 @@ pub struct Failure {
     pub time: Timestamp,
     /// How many failures this stands for.
     pub weight: u32,
+    /// The port that was tried, where different ports are counted.
+    pub port: Option<u16>,
     /// What people will see of it: the last few of an offence go out with it.
     pub evidence: Evidence,
 }
@@ -83,6 +95,9 @@ pub struct Counter {
     times: Vec<Timestamp>,
     /// The last pieces of evidence, oldest first.
     evidence: Vec<Evidence>,
+    /// When which port was tried last, where ports are counted: `times` are the times of these then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    ports: BTreeMap<u16, Timestamp>,
     /// The count that is scaled down, where the jail decays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     decaying: Option<Decaying>,
@@ -143,6 +158,7 @@ impl Policy {
             ignore: Networks::default(),
             ipv6_prefix: 64,
             limit: 100_000,
+            scan: None,
         }
     }
 
@@ -164,13 +180,27 @@ impl Policy {
     }
 }
 
+// === impl Failure ===
+
+impl Failure {
+    /// The same, at another time.
+    pub(crate) fn at(mut self, time: Timestamp) -> Self {
+        (self.time, self.evidence.time) = (time, time);
+        self
+    }
+}
+
 // === impl Counter ===
 
 impl Counter {
     /// Adds what another address of the same network had counted.
     fn add(&mut self, other: Self, maxretry: u32) {
+        for (port, time) in other.ports {
+            self.try_port(port, time);
+        }
         self.times.extend(other.times);
         self.times.sort_unstable();
+        self.times_of_ports();
         self.times.drain(..self.times.len().saturating_sub(maxretry.min(KEPT) as usize));
         self.evidence.extend(other.evidence);
         self.evidence.sort_by_key(|evidence| evidence.time);
@@ -184,6 +214,19 @@ impl Counter {
             }),
             (one, other) => one.or(other),
         };
+    }
+
+    fn try_port(&mut self, port: u16, time: Timestamp) {
+        let last = self.ports.entry(port).or_insert(time);
+        *last = time.max(*last);
+    }
+
+    /// Where ports are counted, each of them counts once, by when it was tried last.
+    fn times_of_ports(&mut self) {
+        if !self.ports.is_empty() {
+            self.times = self.ports.values().copied().collect();
+            self.times.sort_unstable();
+        }
     }
 }
 
@@ -247,10 +290,16 @@ impl Jail {
             self.totals.old += 1;
             return Outcome::Old;
         }
-        let place = counter.times.partition_point(|then| *then <= time);
         let most = self.policy.maxretry.min(KEPT) as usize;
-        let count = (failure.weight as usize).min(most);
-        counter.times.splice(place..place, std::iter::repeat_n(time, count));
+        if let Some(port) = failure.port {
+            counter.ports.retain(|_, then| latest.duration_since(*then) <= findtime);
+            counter.try_port(port, time);
+            counter.times_of_ports();
+        } else {
+            let place = counter.times.partition_point(|then| *then <= time);
+            let count = (failure.weight as usize).min(most);
+            counter.times.splice(place..place, std::iter::repeat_n(time, count));
+        }
         // The latest say until when the address is counted.
         counter.times.drain(..counter.times.len().saturating_sub(most));
         if counter.evidence.len() >= Evidence::MOST.min(self.policy.maxretry as usize) {
@@ -447,6 +496,7 @@ mod tests {
             address: address.parse().unwrap(),
             time,
             weight: 1,
+            port: None,
             evidence: Evidence::new(time, "test", "x"),
         }
     }
@@ -457,6 +507,36 @@ mod tests {
 
     fn offends(outcome: &Outcome) -> bool {
         matches!(outcome, Outcome::Offence(_))
+    }
+
+    #[test]
+    fn different_ports_within_the_time_are_an_offence_and_one_port_tried_again_is_not() {
+        let mut jail = jail();
+        jail.policy = Policy { findtime: Seconds(60), ..jail.policy };
+        let mut touch = |port: u16, second: i64| {
+            jail.failure(Failure { port: Some(port), ..failure("192.0.2.1", second) }, at(second))
+        };
+        for second in 0..50 {
+            assert_eq!(touch(23, second), Outcome::Counted(1), "at {second}");
+        }
+        assert_eq!(touch(22, 50), Outcome::Counted(2));
+        // The first port was tried last at 49.
+        assert!(matches!(touch(80, 109), Outcome::Offence(Offence { failures: 3, .. })));
+        // Counted from zero again, and what is older than the time is forgotten.
+        assert_eq!(touch(1, 120), Outcome::Counted(1));
+        assert_eq!(touch(2, 150), Outcome::Counted(2));
+        assert_eq!(touch(3, 185), Outcome::Counted(2));
+        let counters =
+            jail.take_changed().into_iter().filter_map(|(address, counter)| Some((address, counter?)));
+        let saved: Vec<(IpAddr, Counter)> = counters
+            .map(|(address, counter)| {
+                (address, serde_json::from_str(&serde_json::to_string(&counter).unwrap()).unwrap())
+            })
+            .collect();
+        let mut later = Jail::new(jail.policy.clone());
+        later.restore(saved);
+        let again = later.failure(Failure { port: Some(3), ..failure("192.0.2.1", 190) }, at(190));
+        assert_eq!(again, Outcome::Counted(2));
     }
 
     #[test]

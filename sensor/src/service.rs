@@ -218,6 +218,7 @@ fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Re
         configured: config.allow.clone(),
         own: own_addresses(),
         enforcer: std::mem::take(&mut saved.allow).networks,
+        nat64: config.nat64.clone(),
     };
     let local_drop = LocalDrop::default();
     let (offended, doubts) = ignorecommands::outlet(outbox.clone(), local_drop.clone(), asked.clone());
@@ -263,6 +264,7 @@ impl Service {
         let local_drop = self.desk.local_drop.configure(config);
         let mut watch = lock(&self.desk.watch);
         watch.detector.replace(std::mem::take(&mut config.jails), std::mem::take(&mut config.allow));
+        watch.detector.set_nat64(config.nat64.clone());
         watch.detector.set_reporting(config.report);
         if let Some((counters, bans)) = counted {
             watch.detector.restore(counters);

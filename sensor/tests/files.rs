@@ -697,7 +697,7 @@ fn a_containers_file_is_known_by_its_first_line_and_what_stands_before_the_next_
     drop(arrived);
 
     // A line that somebody smuggles into another file.
-    std::fs::write(&plain, format!("a\n{}", line(1, "F"))).unwrap();
+    std::fs::write(&plain, format!("Nov 30 08:20:00 host app: a\n{}", line(1, "F"))).unwrap();
     let mut watch = Watch::start(&plain);
     watch.wait(2);
     watch.stop();
@@ -707,6 +707,33 @@ fn a_containers_file_is_known_by_its_first_line_and_what_stands_before_the_next_
     watch.stop();
     let arrived = watch.arrived.lock().unwrap();
     assert!(arrived.carriers.iter().all(Option::is_none) && arrived.before.is_empty());
+}
+
+#[test]
+fn a_containers_file_whose_first_line_was_cut_or_is_being_written_is_one_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |number: usize| format!("2026-11-30T08:20:00.{number:09}Z stdout F line {number}\n");
+    let start = |name: &str, text: &str| {
+        let log = folder.path().join(name);
+        std::fs::write(&log, text).unwrap();
+        (Watch::start(&log), log)
+    };
+    let forms = |watch: &Watch| watch.arrived.lock().unwrap().carriers.clone();
+    // Opened while its first line is written.
+    let (mut watch, log) = start("written.log", &line(1)[..20]);
+    append(&log, &line(1)[20..]);
+    watch.wait(1);
+    watch.stop();
+    assert!(forms(&watch).iter().all(|form| *form == Some(Carrier::Cri)), "{:?}", forms(&watch));
+    // Cut: known in its second line of the form, and after a restart.
+    let (mut watch, log) = start("cut.log", &[&line(1)[40..], &line(2), &line(3)].concat());
+    watch.wait(3);
+    watch.stop();
+    append(&log, &line(4));
+    watch.go();
+    watch.wait(4);
+    watch.stop();
+    assert_eq!(forms(&watch).last(), Some(&Some(Carrier::Cri)));
 }
 
 fn append(path: &Path, text: &str) {

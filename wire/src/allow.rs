@@ -6,12 +6,16 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, nat64};
 
 /// The form in which every address is counted, compared and banned: an IPv4-mapped IPv6 address
-/// (`::ffff:192.0.2.1`) is the IPv4 address that it maps.
+/// (`::ffff:192.0.2.1`) is the IPv4 address that it maps, and one with NAT64's well-known prefix (`64:ff9b::192.0.2.1`)
+/// the one of the host behind the translator. [`Nat64`](crate::Nat64) knows other prefixes too.
 pub fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
+    match address.to_canonical() {
+        IpAddr::V6(v6) => nat64::embedded(nat64::well_known(), v6).map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 /// A set of addresses and networks. Written in JSON and TOML as a list of strings, each an address
@@ -118,14 +122,15 @@ pub(crate) fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
         .map_err(|_| NetworkError(text.to_owned()))
 }
 
-pub(crate) fn canonical_network(network: IpNet) -> IpNet {
-    let mapped = canonical(network.addr());
-    match (network, mapped) {
-        (IpNet::V6(v6), IpAddr::V4(v4)) if v6.prefix_len() >= 96 => {
-            ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(network, IpNet::V4).trunc()
-        }
-        _ => network.trunc(),
+/// The same form of a network: host bits cleared, and an IPv4 one where its addresses are.
+pub fn canonical_network(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network.trunc() };
+    if let IpAddr::V4(v4) = network.addr().to_canonical()
+        && v6.prefix_len() >= 96
+    {
+        return ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(network, IpNet::V4).trunc();
     }
+    nat64::embedded_network(nat64::well_known(), v6).map_or(network.trunc(), IpNet::V4)
 }
 
 #[cfg(test)]

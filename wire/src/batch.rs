@@ -101,11 +101,25 @@ pub struct RefusedOffence {
     pub reason: String,
 }
 
+// === impl Offence ===
+
+impl Offence {
+    /// Whether it is of a scan, by [`Evidence::SCAN`].
+    pub fn is_scan(&self) -> bool {
+        self.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN)
+    }
+}
+
 // === impl Evidence ===
 
 impl Evidence {
     /// The most pieces of evidence with one offence.
     pub const MOST: usize = 5;
+
+    /// The source of evidence of a scan: packets to many ports, which anyone sends in another's name easily. An offence
+    /// with such evidence bans its address, and is no reason to ban the network around it.
+    pub const SCAN: &str = "scan";
+
     /// The longest text, in bytes.
     pub const LONGEST: usize = 512;
 

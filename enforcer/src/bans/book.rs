@@ -71,7 +71,7 @@ impl Book {
     pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) {
         let Self { desired, widen, reachable, ends, .. } = self;
         desired.set_many(bans.map(|(prefix, ban)| {
-            widen.load(prefix);
+            widen.load(prefix, ban.label.is_scan);
             if ban.until != Moment::FOREVER {
                 ends.push(Reverse((ban.until, prefix)));
             }
@@ -151,7 +151,8 @@ impl Book {
     pub fn set(&mut self, ban: NewBan, new: bool, before: Option<Moment>, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::with_capacity(2);
         self.reachable.banned_again(ban.prefix);
-        let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin) };
+        let is_scan = ban.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN);
+        let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin, is_scan) };
         let Self { desired, widen, reachable, .. } = self;
         widen.ban(ban.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
         if new {

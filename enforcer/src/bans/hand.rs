@@ -10,7 +10,6 @@ use super::book::NewBan;
 use super::decision::{self, Decision};
 use crate::desired::{Moment, Origin};
 use crate::ledger::{Allowance, Change, GoodLogin, Receipt};
-use crate::prefixes::canonical;
 
 /// Why something cannot be done by hand.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +30,11 @@ pub enum HandError {
         /// Whom it would lock out.
         login: Box<GoodLogin>,
     },
+    /// Hosts behind a NAT64 are in it, which is everyone with IPv4.
+    #[error(
+        "{0} holds a prefix of a NAT64, behind which is everyone who has IPv4: ban the IPv4 address or network instead"
+    )]
+    Everyone(IpNet),
     /// The ban would end where it begins.
     #[error("a ban needs at least one second, such as --for 30m")]
     NoTime,
@@ -71,7 +75,10 @@ impl Bans {
         force: bool,
         now: Timestamp,
     ) -> Result<ByHand, HandError> {
-        let prefix = canonical(prefix);
+        let prefix = self.clients(prefix);
+        if self.rules.nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
+            return Err(HandError::Everyone(prefix));
+        }
         let mut book = self.lock();
         let before = book.standing(prefix);
         let login = book.reachable.protect.within(prefix, now).filter(|_| !force).cloned();
@@ -121,7 +128,7 @@ impl Bans {
     /// 192.0.2.7, sets the other 39 singly, and removes the /24 last. `unban 192.0.2.200`, which has no ban, does the same
     /// with all 40.
     pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
-        let prefix = canonical(prefix);
+        let prefix = self.clients(prefix);
         let mut book = self.lock();
         let banned = book.banned_as(prefix);
         let network = book.widen.wide_around(prefix);

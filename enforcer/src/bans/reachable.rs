@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atalaya_wire::Networks;
+use atalaya_wire::{Nat64, Networks};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
@@ -23,6 +23,8 @@ pub(super) struct Reachable {
     pub networks: Arc<Networks>,
     /// Who logged in successfully lately.
     pub protect: Protect,
+    /// Behind which prefixes everyone is.
+    nat64: Nat64,
     /// What was unbanned, and until when no network covers it.
     exempt: BTreeMap<IpNet, Timestamp>,
 }
@@ -30,20 +32,21 @@ pub(super) struct Reachable {
 // === impl Reachable ===
 
 impl Reachable {
-    pub fn new(networks: Networks, protect: Protect) -> Self {
-        Self { networks: Arc::new(networks), protect, exempt: BTreeMap::new() }
+    pub fn new(networks: Networks, protect: Protect, nat64: Nat64) -> Self {
+        Self { networks: Arc::new(networks), protect, nat64, exempt: BTreeMap::new() }
     }
 
     /// Whether something in a network is to be kept reachable.
     pub fn touches(&self, network: IpNet, now: Timestamp) -> bool {
         self.networks.overlaps(network)
+            || self.nat64.touches(network)
             || self.protect.within(network, now).is_some()
             || self.exempt.keys().any(|exempt| network.contains(exempt) || exempt.contains(&network))
     }
 
     /// Whether a unit of several addresses is to be spared as a whole for the sake of some of them.
     pub fn splits(&self, unit: IpNet, now: Timestamp) -> bool {
-        self.networks.overlaps(unit) || self.protect.within(unit, now).is_some()
+        self.networks.overlaps(unit) || self.nat64.touches(unit) || self.protect.within(unit, now).is_some()
     }
 
     /// Remembers what was unbanned; returns what is forgotten for it.

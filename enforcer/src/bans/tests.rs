@@ -469,3 +469,32 @@ async fn bans_of_one_network_decided_at_once_each_count_as_one_strike_more() {
         assert_eq!((u64::from(*strikes), *times as u64), (place as u64 + 1, place as u64 + 1), "{bans:?}");
     }
 }
+
+#[tokio::test]
+async fn nothing_that_is_banned_holds_everyone_behind_a_nat64() {
+    let scene = scene_with(&[], "2001:db8:64::198.51.100.9/128", |rules| {
+        rules.widen.ipv6 = Some(2);
+        rules.nat64 = Nat64::try_from(vec!["2001:db8:64::/96".to_owned()]).unwrap();
+    });
+    let by_hand = |prefix: &str| {
+        scene.bans.ban(net(prefix), BanTime::For(Seconds(60)), "", false, at(0)).map(|done| done.changed)
+    };
+    for everyone in ["64:ff9b::/96", "64:ff9b::/32", "2001:db8:64::/96", "2001:db8:64::/64", "2001:db8::/32"]
+    {
+        assert!(matches!(by_hand(everyone), Err(HandError::Everyone(_))), "{everyone}");
+    }
+    by_hand("64:ff9b::203.0.113.0/120").unwrap();
+    by_hand("2001:db8:64::192.0.2.1/128").unwrap();
+    assert!(matches!(by_hand("198.51.100.9/32"), Err(HandError::Allowed(_))));
+    assert_eq!(scene.wanted(), ["192.0.2.1/32", "203.0.113.0/24"]);
+    assert!(scene.bans.unban(net("64:ff9b::192.0.2.1/128"), "by hand", at(1)).is_some());
+    // Neighbours of the prefix: one in its /64 is banned alone, and no /48 around it.
+    for (sequence, address) in [(1, "2001:db8:64::1:0:0:7"), (2, "2001:db8:64:1::7"), (3, "2001:db8:64:2::7")]
+    {
+        drop(scene.take(offence(sequence, address, 2), 2));
+    }
+    let neighbours = ["2001:db8:64:0:1::7/128", "2001:db8:64:1::/64", "2001:db8:64:2::/64", "203.0.113.0/24"];
+    let mut wanted = scene.wanted();
+    wanted.sort();
+    assert_eq!(wanted, neighbours);
+}

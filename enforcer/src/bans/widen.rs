@@ -25,7 +25,7 @@
 //! Entries are changed in an order that leaves no hole: first what covers, then what was covered.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -59,6 +59,8 @@ pub struct Widen {
     standing: Prefixes,
     /// Bans of networks that may be wide too, by hand say.
     given: HashMap<IpNet, Wanted>,
+    /// Bans of scans, which anyone may have sent in the others' names: no network is wide for these.
+    scans: HashSet<IpNet>,
     wide: HashMap<IpNet, Wide>,
     /// When to look at which wide network.
     ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
@@ -88,15 +90,19 @@ impl Widen {
             one_jail,
             standing: Prefixes::new(config.ipv6_prefix),
             given: HashMap::new(),
+            scans: HashSet::new(),
             wide: HashMap::new(),
             ends: BinaryHeap::new(),
             lapsed: BTreeSet::new(),
         }
     }
 
-    /// Takes note of a ban whose entry is set already; [`Self::begin_all`] then widens.
-    pub fn load(&mut self, prefix: IpNet) {
+    /// Takes note of a ban whose entry is set already; [`Self::begin_all`] then widens. Whether it is of a scan.
+    pub fn load(&mut self, prefix: IpNet, is_scan: bool) {
         self.standing.insert(prefix);
+        if is_scan {
+            self.scans.insert(prefix);
+        }
     }
 
     /// Widens all that is to be wide of what was loaded.
@@ -108,9 +114,14 @@ impl Widen {
         }
     }
 
-    /// Bans, or changes the ban.
+    /// Bans, or changes the ban. One of a scan counts for no network, unless it only makes another ban longer; one that
+    /// is for something else from now on does.
     pub fn ban(&mut self, prefix: IpNet, entry: Wanted, entries: &mut dyn Entries, kept: Kept<'_>) {
-        self.standing.insert(prefix);
+        let is_new = self.standing.insert(prefix);
+        let was_scan = !entry.label.is_scan && self.scans.remove(&prefix);
+        if entry.label.is_scan && is_new {
+            self.scans.insert(prefix);
+        }
         if self.is_network(prefix) {
             self.given.insert(prefix, entry);
             return self.set_network(prefix, entries);
@@ -121,6 +132,11 @@ impl Widen {
             None => entries.set(prefix, entry),
         }
         self.weigh(network, Some(prefix), entries, kept);
+        // The entry that it had by itself.
+        let is_covered = |wide: &Wide| wide.end_of(prefix) <= wide.network.until;
+        if was_scan && self.wide.get(&network).is_some_and(is_covered) && entries.get(prefix).is_some() {
+            entries.remove(prefix);
+        }
     }
 
     /// Lifts a ban before its end.
@@ -130,6 +146,9 @@ impl Widen {
         }
         if self.given.remove(&prefix).is_some() {
             return self.set_network(prefix, entries);
+        }
+        if self.scans.remove(&prefix) {
+            return entries.remove(prefix);
         }
         let network = self.network_of(prefix);
         match network.and_then(|network| self.wide.get_mut(&network)) {
@@ -153,6 +172,9 @@ impl Widen {
         }
         if self.given.remove(&prefix).is_some() {
             return self.set_network(prefix, entries);
+        }
+        if self.scans.remove(&prefix) {
+            return entries.remove(prefix);
         }
         let network = self.network_of(prefix);
         let wide = network.and_then(|network| self.wide.get(&network));
@@ -243,7 +265,7 @@ impl Widen {
     fn weigh(&mut self, network: IpNet, changed: Option<IpNet>, entries: &mut dyn Entries, kept: Kept<'_>) {
         let Some(threshold) = self.threshold(network) else { return };
         let Some(mut wide) = self.wide.remove(&network) else {
-            let enough = self.standing.within(network).take(threshold).count() == threshold;
+            let enough = self.members_of(network).take(threshold).count() == threshold;
             if enough && !kept(network) {
                 self.begin(network, threshold, changed, entries);
             }
@@ -295,7 +317,7 @@ impl Widen {
     /// Makes a network wide, unless its bans are of several jails where they may not be.
     fn begin(&mut self, network: IpNet, threshold: usize, changed: Option<IpNet>, entries: &mut dyn Entries) {
         let members: HashMap<IpNet, Wanted> =
-            self.standing.within(network).filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
+            self.members_of(network).filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
         let by_end: BTreeSet<(Moment, IpNet)> =
             members.iter().map(|(prefix, entry)| (entry.until, *prefix)).collect();
         let severity = members.values().map(|entry| entry.label.severity).max().unwrap_or_default();
@@ -338,7 +360,13 @@ impl Widen {
             IpNet::V4(_) => prefix.prefix_len() == 32,
             IpNet::V6(_) => prefix.prefix_len() == self.config.ipv6_prefix,
         };
-        self.network_around(prefix).filter(|network| offender && *network != prefix)
+        let counts = offender && !self.scans.contains(&prefix);
+        self.network_around(prefix).filter(|network| counts && *network != prefix)
+    }
+
+    /// The bans within a network for which it may be wide.
+    fn members_of(&self, network: IpNet) -> impl Iterator<Item = IpNet> + '_ {
+        self.standing.within(network).filter(|prefix| !self.scans.contains(prefix))
     }
 
     /// The network that may become wide around a prefix, or that it is.

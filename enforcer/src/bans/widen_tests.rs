@@ -247,7 +247,7 @@ proptest! {
             loaded.set(*prefix, entry.clone());
             one.ban(*prefix, entry, &mut grown, &is_kept);
         }
-        bans.keys().for_each(|prefix| other.load(*prefix));
+        bans.keys().for_each(|prefix| other.load(*prefix, false));
         other.begin_all(&mut loaded, &is_kept);
         let ends = |table: Recorded| table.entries.into_iter().map(|(prefix, entry)| (prefix, entry.until)).collect::<Vec<_>>();
         prop_assert_eq!(ends(loaded), ends(grown));
@@ -280,4 +280,46 @@ fn forty_bans_of_a_burst_are_one_entry_and_the_late_ones_are_there_when_it_expir
     assert_eq!(table.changes, changes, "an expiry sent something");
     widen.settle(at(1840), &mut table, &|_| false);
     assert_eq!(table.entries.keys().copied().collect::<Vec<_>>(), [prefix(50), prefix(51)]);
+}
+
+#[test]
+fn no_network_is_banned_for_scans_and_one_that_goes_on_to_fail_counts() {
+    let mut widen = Widen::new(CONFIG, false);
+    let mut table = Recorded::default();
+    let prefix = |host: u8| IpNet::from(IpAddr::from([192, 0, 2, host]));
+    let scan = Arc::new(Label { is_scan: true, ..label(1).as_ref().clone() });
+    let mut ban = |host: u8, second: i64, label: &Arc<Label>, table: &mut Recorded| {
+        widen.ban(prefix(host), Wanted { until: at(second), label: Arc::clone(label) }, table, &|_| false);
+        table.entries.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    for host in 1..=9 {
+        ban(host, 600, &scan, &mut table);
+    }
+    assert_eq!(table.entries.len(), 9);
+    let failures = label(1);
+    ban(1, 1800, &failures, &mut table);
+    ban(2, 1800, &failures, &mut table);
+    // A scan that only makes a ban longer takes nothing from it.
+    ban(2, 1860, &scan, &mut table);
+    assert_eq!(table.entries.len(), 9);
+    let seen = ban(3, 1800, &failures, &mut table);
+    assert_eq!(
+        seen,
+        "192.0.2.0/24 192.0.2.4/32 192.0.2.5/32 192.0.2.6/32 192.0.2.7/32 192.0.2.8/32 192.0.2.9/32"
+    );
+    // Into the network that is wide.
+    let seen = ban(4, 1800, &failures, &mut table);
+    assert_eq!(seen, "192.0.2.0/24 192.0.2.5/32 192.0.2.6/32 192.0.2.7/32 192.0.2.8/32 192.0.2.9/32");
+    widen.expire(prefix(5), &mut table);
+    widen.lift(prefix(6), &mut table, &|_| false);
+    for host in 1..=2 {
+        widen.lift(prefix(host), &mut table, &|_| false);
+    }
+    let left: Vec<String> = table.entries.keys().map(ToString::to_string).collect();
+    assert_eq!(left, ["192.0.2.3/32", "192.0.2.4/32", "192.0.2.7/32", "192.0.2.8/32", "192.0.2.9/32"]);
+    // As it is read from the ledger.
+    let mut again = Widen::new(CONFIG, false);
+    table.entries.iter().for_each(|(prefix, entry)| again.load(*prefix, entry.label.is_scan));
+    again.begin_all(&mut table, &|_| false);
+    assert_eq!(table.entries.len(), 5);
 }

@@ -57,7 +57,7 @@ pub(super) async fn address(
     State(control): State<Arc<Control>>,
     Query(AddressRequest { prefix }): Query<AddressRequest>,
 ) -> Answer<AddressAnswer> {
-    let prefix = crate::prefixes::canonical(prefix);
+    let prefix = control.bans.clients(prefix);
     let now = control.clock.now();
     let ledger = control.ledger.clone();
     let read = tokio::task::spawn_blocking(move || Record::read(&ledger, prefix, now)).await;

@@ -21,7 +21,6 @@ use super::said::{by_hand, committed};
 use super::{Answer, Control, Refused};
 use crate::bans::HandError;
 use crate::ledger::{LedgerError, Selection, Sort};
-use crate::prefixes::canonical;
 
 /// How much of a list of bans is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -113,7 +112,7 @@ pub(super) async fn ban(
     let done = control.bans.ban(prefix, bantime, &reason, force, control.clock.now()).map_err(|error| {
         let status = match error {
             HandError::Allowed(_) | HandError::Protected { .. } => StatusCode::CONFLICT,
-            HandError::NoTime => StatusCode::BAD_REQUEST,
+            HandError::Everyone(_) | HandError::NoTime => StatusCode::BAD_REQUEST,
         };
         Refused(status, Problem::new(ProblemCode::Malformed, error.to_string()))
     })?;
@@ -121,7 +120,7 @@ pub(super) async fn ban(
     if done.changed {
         tracing::info!(%prefix, %bantime, reason, "banned by hand");
     }
-    let prefix = canonical(prefix);
+    let prefix = control.bans.clients(prefix);
     let routers = control.ask(prefix, Goal::Held).await;
     Ok(Json(BanAnswer { prefix, until: done.until, changed: done.changed, routers }))
 }
@@ -130,7 +129,7 @@ pub(super) async fn unban(
     State(control): State<Arc<Control>>,
     Query(request): Query<UnbanRequest>,
 ) -> Answer<UnbanAnswer> {
-    let asked = canonical(request.prefix);
+    let asked = control.bans.clients(request.prefix);
     let prefix = control.bans.banned_as(asked).unwrap_or(asked);
     let by = by_hand(&request.by, &request.reason);
     let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {

@@ -17,6 +17,8 @@ pub struct Label {
     pub severity: Severity,
     /// What the entries' comments say after our mark.
     pub comment: String,
+    /// Whether they are of scans, which anyone may have sent in the others' names.
+    pub is_scan: bool,
 }
 
 /// Makes labels: the comment's template, the jails' severities, and the labels that were made, which all bans of
@@ -26,9 +28,12 @@ pub struct Labels {
     list: ListConfig,
     severity: BTreeMap<Name, Severity>,
     /// By jail, and by sensor, as [`Origin`] writes them.
-    made: HashMap<Name, HashMap<Name, Arc<Label>>>,
+    made: HashMap<Name, HashMap<Name, LabelPair>>,
     count: usize,
 }
+
+/// The labels of one origin: of failures, and of scans.
+type LabelPair = [Option<Arc<Label>>; 2];
 
 /// How bad what a jail sees is, as the configuration says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +70,7 @@ impl Label {
             origin: Origin::Sensor { jail: name("ssh"), sensor: name("web-1") },
             severity: Severity::Medium,
             comment: comment.to_owned(),
+            is_scan: false,
         })
     }
 
@@ -85,30 +91,35 @@ impl Labels {
         Self { list, severity, ..Self::default() }
     }
 
-    /// The label of the bans of one origin.
-    pub fn of(&mut self, origin: &Origin) -> Arc<Label> {
+    /// The label of the bans of one origin, of scans or of anything else.
+    pub fn of(&mut self, origin: &Origin, is_scan: bool) -> Arc<Label> {
         let (jail, sensor) = (origin.jail(), origin.sensor());
-        if let Some(label) = self.made.get(jail).and_then(|sensors| sensors.get(sensor)) {
-            return Arc::clone(label);
+        if let Some(label) = self.known(jail.as_str(), sensor.as_str(), is_scan) {
+            return label;
         }
         if self.count >= Self::MOST {
             (self.made, self.count) = (HashMap::new(), 0);
         }
         let severity = self.severity.get(jail).copied().unwrap_or_default();
         let comment = self.list.comment_of(jail.as_str(), sensor.as_str());
-        let label = Arc::new(Label { origin: origin.clone(), severity, comment });
-        self.made.entry(jail.clone()).or_default().insert(sensor.clone(), Arc::clone(&label));
+        let label = Arc::new(Label { origin: origin.clone(), severity, comment, is_scan });
+        let pair = self.made.entry(jail.clone()).or_default().entry(sensor.clone()).or_default();
+        pair[usize::from(is_scan)] = Some(Arc::clone(&label));
         self.count += 1;
         label
     }
 
     /// As [`Self::of`], of names as [`Origin`] writes them; `None` where one is no name. Cheaper: it reads a
     /// million bans.
-    pub fn of_names(&mut self, jail: &str, sensor: &str) -> Option<Arc<Label>> {
-        if let Some(label) = self.made.get(jail).and_then(|sensors| sensors.get(sensor)) {
-            return Some(Arc::clone(label));
+    pub fn of_names(&mut self, jail: &str, sensor: &str, is_scan: bool) -> Option<Arc<Label>> {
+        if let Some(label) = self.known(jail, sensor, is_scan) {
+            return Some(label);
         }
-        Some(self.of(&Origin::from_names(jail.parse().ok()?, sensor.parse().ok()?)))
+        Some(self.of(&Origin::from_names(jail.parse().ok()?, sensor.parse().ok()?), is_scan))
+    }
+
+    fn known(&self, jail: &str, sensor: &str, is_scan: bool) -> Option<Arc<Label>> {
+        self.made.get(jail)?.get(sensor)?[usize::from(is_scan)].clone()
     }
 }
 

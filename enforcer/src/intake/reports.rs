@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use atalaya_wire::{Name, Offence, Report, canonical};
+use atalaya_wire::{Failures, Name, Offence, Report};
 use jiff::Timestamp;
 
 use super::fleet::{Fleet, FleetStatus};
@@ -35,7 +35,8 @@ impl Reports {
         }
         let dating = Dating::new(Some(report.sent), now);
         for login in &report.logins {
-            let login = protect::good_login(login, dating.date(login.time), sensor);
+            let mut login = protect::good_login(login, dating.date(login.time), sensor);
+            login.address = self.bans.client(login.address);
             self.bans.note_login(login, now);
         }
         let offences = self.count(sensor, report, &dating, now);
@@ -54,9 +55,13 @@ impl Reports {
         }
         let allow = self.bans.allow();
         let mut offences = Vec::new();
-        for failures in report.failures.iter().filter(|failures| !allow.contains(failures.address)) {
-            let unit = self.bans.unit_of(canonical(failures.address));
-            offences.extend(fleet.count(sensor, failures, unit, dating.date(failures.last), now));
+        for failures in &report.failures {
+            let failures = Failures { address: self.bans.client(failures.address), ..failures.clone() };
+            if allow.contains(failures.address) {
+                continue;
+            }
+            let unit = self.bans.unit_of(failures.address);
+            offences.extend(fleet.count(sensor, &failures, unit, dating.date(failures.last), now));
         }
         offences
     }

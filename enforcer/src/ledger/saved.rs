@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use atalaya_wire::Name;
+use atalaya_wire::{Evidence, Name};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite::{Connection, Error, Row, params};
@@ -63,7 +63,12 @@ fn standing(connection: &Connection, labels: &mut Labels) -> rusqlite::Result<Ve
     ids.sort_unstable();
     let mut reading = SavedBans { bans: Vec::with_capacity(ids.len()), senseless: 0 };
     let query = |which: &str| {
-        format!("SELECT prefix, until, jail, sensor FROM bans NOT INDEXED WHERE {which} AND ended IS NULL")
+        // What is written of evidence cannot hold this by another's text: quotes are escaped there.
+        format!(
+            "SELECT prefix, until, jail, sensor, instr(evidence, '\"source\":\"{}\"') FROM bans NOT INDEXED
+             WHERE {which} AND ended IS NULL",
+            Evidence::SCAN
+        )
     };
     let mut one = connection.prepare(&query("id = ?1"))?;
     let mut all = connection.prepare(&query("id BETWEEN ?1 AND ?2"))?;
@@ -107,7 +112,8 @@ impl SavedBans {
             self.senseless += 1;
             return Ok(());
         };
-        let Some(label) = labels.of_names(jail, sensor) else {
+        let is_scan = row.get::<_, i64>(4).is_ok_and(|place| place > 0);
+        let Some(label) = labels.of_names(jail, sensor, is_scan) else {
             self.senseless += 1;
             return Ok(());
         };

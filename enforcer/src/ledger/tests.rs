@@ -30,6 +30,22 @@ async fn what_was_committed_stands_after_a_restart() {
 }
 
 #[tokio::test]
+async fn what_is_of_a_scan_is_so_after_a_restart_and_what_only_says_so_in_its_text_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _, writer) = open(folder.path());
+    let evidence = |source: &str, text: &str| vec![Evidence::new(at(0), source, text)];
+    let claims = evidence("auth.log", r#"x","source":"scan","text":""#);
+    let bans = [("192.0.2.1/32", evidence(Evidence::SCAN, "ports")), ("192.0.2.2/32", claims)]
+        .map(|(prefix, evidence)| Change::Ban(Box::new(Ban { evidence, ..ban_of(prefix, None) })));
+    ledger.write(bans.into()).committed().await.unwrap();
+    drop(ledger);
+    writer.join();
+    let (_ledger, saved, _writer) = open(folder.path());
+    let scans: Vec<bool> = saved.bans.iter().map(|(_, ban)| ban.label.is_scan).collect();
+    assert_eq!(scans, [true, false]);
+}
+
+#[tokio::test]
 async fn a_ban_is_there_once_is_extended_and_counts_strikes_when_it_comes_again() {
     let folder = tempfile::tempdir().unwrap();
     let (ledger, _, _writer) = open(folder.path());

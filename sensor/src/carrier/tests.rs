@@ -175,3 +175,37 @@ proptest! {
         }
     }
 }
+
+#[rstest]
+// Cut within the text, and within what the engine wrote before and after it.
+#[case(" for root from 192.0.2.7 port 4022 ssh2\n", cri("a", "stdout", "F"), Some(Carrier::Cri))]
+#[case("20:00.123456789Z stderr F a\n", cri("a", "stdout", "F"), Some(Carrier::Cri))]
+#[case(
+    "tderr\",\"time\":\"2026-11-30T08:20:00.123456789Z\"}\n",
+    docker("a\n", "stdout"),
+    Some(Carrier::Docker)
+)]
+// After a hole.
+#[case("\0\0\0", docker("a\n", "stdout"), Some(Carrier::Docker))]
+#[case("\0\0\0ut F a\n", cri("a", "stdout", "F"), Some(Carrier::Cri))]
+// Other logs, into which somebody writes such lines.
+#[case("Nov 30 08:20:00 host sshd[1]: a\n", cri("a", "stdout", "F"), None)]
+#[case("{\"level\":\"info\"}\n", docker("a\n", "stdout"), None)]
+fn the_rest_of_a_line_at_a_files_start_hides_no_form(
+    #[case] rest: &str,
+    #[case] line: String,
+    #[case] expected: Option<Carrier>,
+) {
+    let file = [rest, &line, &line, "x\n"].concat();
+    assert_eq!(Carrier::of(file.as_bytes()), expected);
+    // Line by line, as they are written.
+    let mut first_lines = FirstLines::default();
+    file.split_inclusive('\n').for_each(|line| first_lines.look(line.as_bytes()));
+    assert_eq!(first_lines.carrier(), expected);
+    // The rest of the line is none of its own.
+    if let Some(carrier) = expected {
+        let mut unpacker = Unpacker::at_start(carrier);
+        let nuls = rest.bytes().take_while(|byte| *byte == 0).count();
+        assert_eq!(texts(&mut unpacker, &file.as_bytes()[nuls..]), ["a", "a", "x"]);
+    }
+}

@@ -215,7 +215,7 @@ impl<W: Write> Trial<'_, W> {
                 None => start,
             };
             if self.tally.lines == 0 && self.unpacker.is_none() {
-                self.unpacker = Carrier::of(&buffer[start..end]).map(Unpacker::new);
+                self.unpacker = Carrier::of(&buffer[start..end]).map(Unpacker::at_start);
             }
             self.block(filter, &buffer[start..end])?;
             buffer.copy_within(end..filled, 0);

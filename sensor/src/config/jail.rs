@@ -19,7 +19,7 @@ use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports::{self, Ports};
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
-use crate::jail::{KEPT, Policy};
+use crate::jail::{KEPT, Policy, ScanPolicy};
 use crate::source::journal::JournalMatch;
 
 mod filter;
@@ -169,12 +169,8 @@ static CONNECTIONS: SourceRules = SourceRules {
 
 static SCAN: SourceRules = SourceRules {
     keys: &[&["unverified", "interfaces"]],
-    // Short, for whoever touches closed ports may do it in another's name.
-    standard: |_, _, standard| {
-        let bantime = BanTime::For(Seconds(600));
-        Policy { maxretry: 10, findtime: Seconds(60), bantime, ..standard }
-    },
-    maxretry: 2..=20,
+    standard: |_, _, standard| of_scans(standard),
+    maxretry: PORTS,
     longest: LONGEST_WINDOW,
     ports: |_, _| Vec::new(),
     read: |jail, whose| {
@@ -250,10 +246,21 @@ const OF_LINES: SourceRules = SourceRules {
 
 /// The keys of a jail that reads lines.
 const FILTER: &[&str] =
-    &["filter", "mode", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay"];
+    &["filter", "mode", "prefregex", "failregex", "ignoreregex", "datepattern", "ports", "decay", UNVERIFIED];
+/// Of those, the one that goes with a filter that counts ports alone.
+const UNVERIFIED: &str = "unverified";
 
 /// How many failures an offence may take.
 const FAILURES: RangeInclusive<u32> = 1..=KEPT;
+
+/// How many different ports an offence may take.
+const PORTS: RangeInclusive<u32> = 2..=20;
+
+/// What holds for those who try ports. The ban is short, for they may do it in another's name.
+fn of_scans(standard: Policy) -> Policy {
+    let bantime = BanTime::For(Seconds(600));
+    Policy { maxretry: 10, findtime: Seconds(60), bantime, ..standard }
+}
 
 /// Those of `[defaults]` speak of failures: how many connections, or ports, are too many is another matter.
 fn of_failures(_: &RawJail, defaults: &RawDefaults, standard: Policy) -> Policy {
@@ -311,7 +318,17 @@ impl RawJail {
                 format!("`{key}` does not go with this jail's source; remove it, or choose another source");
             return Err(at(span, message));
         }
-        let policy = self.policy(name, rules, defaults).map_err(wrong)?;
+        let source = (rules.read)(&self, &Whose { name, filters, at, wrong })?;
+        if let Some(unverified) = &self.unverified
+            && source.filter().is_some()
+            && !source.is_scan_of_lines()
+        {
+            let message = format!(
+                "`{UNVERIFIED}` goes with filters that count ports alone, such as routeros-drop; remove it, or choose another filter"
+            );
+            return Err(at(unverified.span(), message));
+        }
+        let policy = self.policy(name, rules, defaults, &source).map_err(wrong)?;
         let ports = match &self.ports {
             Some(ports) => ports.get_ref().read().map_err(|message| at(ports.span(), message))?,
             None => (rules.ports)(&self, name),
@@ -322,7 +339,6 @@ impl RawJail {
         ignore.files.extend(defaults.ignore.files.iter().cloned());
         let ignorecommand = self.ignorecommand.as_deref().map(|line| Arc::new(IgnoreCommand::new(line)));
         let ignore_self = self.ignoreself.unwrap_or(ignore_self);
-        let source = (rules.read)(&self, &Whose { name, filters, at, wrong })?;
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
@@ -350,17 +366,27 @@ impl RawJail {
         keys.into_iter().filter_map(|(key, span)| Some((key, span?)))
     }
 
-    fn policy(&self, name: &Name, rules: &SourceRules, defaults: &RawDefaults) -> Result<Policy, String> {
+    fn policy(
+        &self,
+        name: &Name,
+        rules: &SourceRules,
+        defaults: &RawDefaults,
+        source: &JailSource,
+    ) -> Result<Policy, String> {
         let standard = Policy::new(name.clone());
         let bantime = defaults.bantime.unwrap_or(standard.bantime);
-        let standard = (rules.standard)(self, defaults, Policy { bantime, ..standard });
+        let standard = Policy { bantime, ..standard };
+        let counts_ports = source.is_scan() || source.is_scan_of_lines();
+        let standard =
+            if counts_ports { of_scans(standard) } else { (rules.standard)(self, defaults, standard) };
+        let unverified = self.unverified.as_ref().is_some_and(|unverified| *unverified.get_ref());
         let mut ignore = defaults.ignore.networks.clone();
         ignore.extend(self.ignore.networks.iter());
         let policy = Policy {
             maxretry: self.maxretry.unwrap_or(standard.maxretry),
             findtime: self.findtime.unwrap_or(standard.findtime),
             bantime: self.bantime.unwrap_or(standard.bantime),
-            decay: self.decay.as_ref().map_or(standard.decay, |decay| *decay.get_ref()),
+            decay: !counts_ports && self.decay.as_ref().map_or(standard.decay, |decay| *decay.get_ref()),
             escalation: match &self.escalate {
                 None | Some(Escalate::Usual(false)) => None,
                 Some(Escalate::Usual(true)) => Some(escalation(EscalationTable::default())?),
@@ -371,10 +397,12 @@ impl RawJail {
                 .ipv6_prefix
                 .or(defaults.ipv6_prefix.as_ref().map(|bits| *bits.get_ref()))
                 .unwrap_or(standard.ipv6_prefix),
+            scan: counts_ports.then_some(ScanPolicy { unverified }),
             ..standard
         };
         check_ipv6_prefix(policy.ipv6_prefix)?;
-        let (least, most) = (*rules.maxretry.start(), *rules.maxretry.end());
+        let retries = if counts_ports { &PORTS } else { &rules.maxretry };
+        let (least, most) = (*retries.start(), *retries.end());
         if policy.maxretry < least || (policy.maxretry > most && !policy.decay) {
             let decay = if most == KEPT { ", or more with `decay = true`" } else { "" };
             return Err(format!("maxretry is {}; expected {least} to {most}{decay}", policy.maxretry));

@@ -23,6 +23,8 @@ pub enum Form {
     Epoch,
     /// `05/Sep/2025:11:17:32 -0300` and `05-Sep-2025 11:17:32 -0300`, also in brackets
     Web,
+    /// `Sep/05/2025 11:17:32`, in older versions `sep/05/2025 11:17:32`
+    RouterOs,
 }
 
 // === impl Form ===
@@ -35,6 +37,7 @@ impl Form {
             Self::Rfc3164 => "RFC 3164, such as Sep  5 11:17:32",
             Self::Epoch => "seconds since 1970",
             Self::Web => "web servers', such as 05/Sep/2025:11:17:32 -0300",
+            Self::RouterOs => "RouterOS's, such as Sep/05/2025 11:17:32",
         }
     }
 }
@@ -53,6 +56,9 @@ pub fn find_form(line: &[u8], now: Timestamp, zone: &TimeZone) -> Option<(Timest
     let rest = line.get(start + bracket..)?;
     let mut cursor = Rest { bytes: rest, at: 0 };
     let (time, form) = match rest.first()? {
+        b'A'..=b'Z' | b'a'..=b'z' if rest.get(3) == Some(&b'/') => {
+            (routeros(&mut cursor, now, zone)?, Form::RouterOs)
+        }
         b'A'..=b'Z' => (rfc3164(&mut cursor, now, zone)?, Form::Rfc3164),
         b'0'..=b'9' => match rest.get(2)? {
             b'/' | b'-' => (web(&mut cursor, now, zone)?, Form::Web),
@@ -164,6 +170,20 @@ fn web(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timesta
     let nanos = cursor.fraction();
     let civil = civil(year, month, day, hour, minute, second, nanos)?;
     resolve(cursor, civil, now, zone)
+}
+
+/// As RouterOS writes into files on its disk.
+fn routeros(cursor: &mut Rest<'_>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    let name: [u8; 3] = cursor.bytes.first_chunk().copied()?;
+    cursor.at += name.len();
+    let month = MONTHS.iter().position(|month| month.eq_ignore_ascii_case(&name))? as i32 + 1;
+    cursor.expect(b'/')?;
+    let day = cursor.number(2)?;
+    cursor.expect(b'/')?;
+    let year = cursor.number(4)?;
+    cursor.expect(b' ')?;
+    let (hour, minute, second) = cursor.clock()?;
+    local(civil(year, month, day, hour, minute, second, 0)?, now, zone)
 }
 
 fn epoch(cursor: &mut Rest<'_>) -> Option<Timestamp> {
@@ -391,6 +411,8 @@ mod tests {
             "Sep 05 11:17:32 x",
             "Sep  5 2025 11:17:32 x",
             "Sep  5 11:17:32 2025 x",
+            "Sep/05/2025 11:17:32 x",
+            "sep/05/2025 11:17:32 x",
         ] {
             assert_date(line, "2025-09-05T14:17:32Z", " x");
         }
@@ -447,6 +469,10 @@ mod tests {
             "2025-09-31 11:17:32",
             "Sep 31 11:17:32",
             "Foo  5 11:17:32",
+            "Foo/05/2025 11:17:32",
+            "Sep/05/25 11:17:32",
+            "Sep/05/2025",
+            "Sep/",
             "25:61:61",
             "12345678901 x",
             "[1757081852",

@@ -27,10 +27,10 @@ impl Detector {
         bantime: Option<BanTime>,
         now: Timestamp,
     ) -> Option<BanTime> {
+        let address = self.ignored.nat64.client(address);
         let watched = self.jails.iter_mut().find(|watched| watched.jail.policy().name == *jail)?;
         let bantime = bantime.unwrap_or(watched.jail.policy().bantime);
         let evidence = vec![Evidence::new(now, "by hand", "atalaya-sensor ban")];
-        let address = canonical(address);
         let offence =
             Offence { escalation: None, ..watched.jail.offence(address, now, 0, bantime, evidence) };
         tracing::info!(jail = %jail, %address, %bantime, "banned by hand");
@@ -107,6 +107,7 @@ impl Detector {
     /// The bans of an address, and of all IPv6 addresses that are counted as one with it, in one jail or
     /// in all.
     pub fn banned(&self, jail: Option<&Name>, address: IpAddr) -> Vec<(Name, IpAddr, OwnBan)> {
+        let address = self.ignored.nat64.client(address);
         let wanted = |watched: &&Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
         let banned = self.jails.iter().filter(wanted).flat_map(|watched| {
             let name = &watched.jail.policy().name;
@@ -118,6 +119,7 @@ impl Detector {
     /// Which jails' bans of an address, or of one that is counted as one with it, the enforcer refused lately, and
     /// why.
     pub fn refused(&self, address: IpAddr, now: Timestamp) -> Vec<(Name, Grounds)> {
+        let address = self.ignored.nat64.client(address);
         let refused = self.jails.iter().filter_map(|watched| {
             let policy = watched.jail.policy();
             let as_one = policy.counted_as_one(address);
@@ -130,6 +132,7 @@ impl Detector {
 
     /// Forgets these bans and what is counted of an address, in one jail or in all.
     pub fn lift(&mut self, jail: Option<&Name>, address: IpAddr) {
+        let address = self.ignored.nat64.client(address);
         let wanted = |watched: &&mut Watched| jail.is_none_or(|name| watched.jail.policy().name == *name);
         self.jails.iter_mut().filter(wanted).for_each(|watched| watched.jail.lift(address));
     }

@@ -10,6 +10,10 @@ use jiff::tz::TimeZone;
 
 use super::Detector;
 use super::bans;
+use super::clock::Delivery;
+use super::clocks::Clocks;
+use super::connected::Connected;
+use super::dated::{Common, DatedLine, count_dated, host_of};
 use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
@@ -56,6 +60,7 @@ pub struct LimitReached<'a> {
 struct Accused {
     address: IpAddr,
     times: u32,
+    port: Option<u16>,
 }
 
 impl Detector {
@@ -74,11 +79,11 @@ impl Detector {
                 },
                 None => filter.find_message(&entry.text),
             };
-            if let Some(found) = bannable(jail, "journal", &entry.text, &verdict) {
+            if let Some(found) = bannable(jail, &self.connected, "journal", &entry.text, &verdict) {
                 let container =
                     entry.carried().map(|carried| format!("journal (container {})", carried.container));
                 let source = container.as_deref().unwrap_or("journal");
-                let failure = failure(found, entry.time, source, &entry.text);
+                let failure = failure(jail, found, entry.time, source, &entry.text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -87,7 +92,9 @@ impl Detector {
     /// Whole lines of a log file, for the jails that read it. One pass finds the lines that any of them
     /// must look at.
     pub fn lines(&mut self, jails: &[usize], source: &str, block: &[u8], now: Timestamp) {
-        let Self { jails: watched, ignored, zone, dateless, scanners, outlet, .. } = self;
+        let Self { jails: watched, ignored, connected, zone, dateless, skewed, scanners, outlet, .. } = self;
+        let mut common = Common { ignored, skewed, outlet };
+        let dated_line = DatedLine { clock: source, delivery: Delivery::Read, now };
         if !block.is_empty() {
             for jail in jails {
                 if let Some(watched) = watched.get_mut(*jail) {
@@ -95,53 +102,79 @@ impl Detector {
                 }
             }
         }
+        let common = &mut common;
         let mut take = |jail: &mut Jail,
                         own: &Option<TimeZone>,
                         spared: &Spared,
+                        clocks: &mut Clocks,
                         line: &[u8],
                         verdict: LineOutcome,
                         dates: &Dates| {
-            let Some(found) = bannable(jail, source, line, &verdict) else { return };
+            let Some(found) = bannable(jail, connected, source, line, &verdict) else { return };
             let dated = match &verdict {
                 LineOutcome::Matched(Match { dated: Some(earlier), .. }) => earlier,
                 _ => line,
             };
-            let time = match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
-                Some(date) => date.time,
+            match dates.find(dated, now, own.as_ref().unwrap_or(zone)) {
+                Some(date) => {
+                    let failure = failure(jail, found, date.time, source, line);
+                    count_dated(jail, clocks, spared, failure, dated_line, common);
+                }
                 None => {
                     warn_dateless(dateless, source);
-                    now
+                    let failure = failure(jail, found, now, source, line);
+                    count(jail, common.ignored, spared, failure, now, common.outlet);
                 }
-            };
-            count(jail, ignored, spared, failure(found, time, source, line), now, outlet);
+            }
         };
         if let [only] = jails {
-            let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(*only) else { return };
+            let Some(Watched { jail, source, zone, spared, clocks, .. }) = watched.get_mut(*only) else {
+                return;
+            };
             let Some(filter) = source.take_line() else { return };
             let dates = filter.dates();
-            filter.find_in_block(block, |line, verdict| take(jail, zone, spared, line, verdict, &dates));
-            return;
+            filter.find_in_block(block, |line, verdict| {
+                take(jail, zone, spared, clocks, line, verdict, &dates);
+            });
+        } else {
+            let scanner = match scanners.get(jails) {
+                Some(scanner) => scanner.clone(),
+                None => {
+                    let filters = jails.iter().filter_map(|jail| {
+                        let source = &watched.get(*jail)?.source;
+                        source.paths().and(source.filter()).map(|filter| (*jail, filter))
+                    });
+                    let scanner = Arc::new(Scanner::new(filters));
+                    scanners.insert(jails.to_vec(), scanner.clone());
+                    scanner
+                }
+            };
+            scanner.scan(block, |jail, line| {
+                let Some(Watched { jail, source, zone, spared, clocks, .. }) = watched.get_mut(jail) else {
+                    return;
+                };
+                let Some(filter) = source.take_line() else { return };
+                let verdict = filter.find(line);
+                if matches!(verdict, LineOutcome::Matched(_)) {
+                    take(jail, zone, spared, clocks, line, verdict, &filter.dates());
+                }
+            });
         }
-        let scanner = match scanners.get(jails) {
-            Some(scanner) => scanner.clone(),
-            None => {
-                let filters = jails.iter().filter_map(|jail| {
-                    let source = &watched.get(*jail)?.source;
-                    source.paths().and(source.filter()).map(|filter| (*jail, filter))
-                });
-                let scanner = Arc::new(Scanner::new(filters));
-                scanners.insert(jails.to_vec(), scanner.clone());
-                scanner
+        for jail in jails {
+            let Some(watched) =
+                watched.get_mut(*jail).filter(|watched| watched.clocks.suspect(dated_line.clock))
+            else {
+                continue;
+            };
+            // Lines that are no failures show the clock as well.
+            let dates = watched.source.take_line().map(|filter| filter.dates());
+            let date = last_line(block)
+                .zip(dates)
+                .and_then(|(line, dates)| dates.find(line, now, watched.zone.as_ref().unwrap_or(zone)));
+            if let Some(date) = date {
+                watched.look_at_clock(date.time, dated_line, common);
             }
-        };
-        scanner.scan(block, |jail, line| {
-            let Some(Watched { jail, source, zone, spared, .. }) = watched.get_mut(jail) else { return };
-            let Some(filter) = source.take_line() else { return };
-            let verdict = filter.find(line);
-            if matches!(verdict, LineOutcome::Matched(_)) {
-                take(jail, zone, spared, line, verdict, &filter.dates());
-            }
-        });
+        }
     }
 
     /// What programs in a container wrote to a log file, for the jails that read it. `container` is asked for its
@@ -167,26 +200,49 @@ impl Detector {
                 };
                 let Some(filter) = from.take_line() else { break };
                 let verdict = filter.find_carried(text);
-                let Some(found) = bannable(jail, source, text, &verdict) else { continue };
+                let Some(found) = bannable(jail, &self.connected, source, text, &verdict) else { continue };
                 let shown = shown.get_or_insert_with(|| match container() {
                     Some(container) => format!("{source} (container {container})"),
                     None => source.to_owned(),
                 });
-                count(jail, &self.ignored, spared, failure(found, time, shown, text), now, &mut self.outlet);
+                count(
+                    jail,
+                    &self.ignored,
+                    spared,
+                    failure(jail, found, time, shown, text),
+                    now,
+                    &mut self.outlet,
+                );
             }
         }
     }
 
     /// One syslog message, for all jails that read them.
     pub fn syslog(&mut self, peer: IpAddr, time: Option<Timestamp>, text: &[u8], now: Timestamp) {
-        for Watched { jail, source, spared, silence, .. } in &mut self.jails {
-            let Some(filter) = source.take_syslog() else { continue };
+        let source = format!("syslog from {peer}");
+        let clock = host_of(text).map_or_else(|| source.clone(), |host| format!("{source}, host {host}"));
+        let line = DatedLine { clock: &clock, delivery: Delivery::Sent, now };
+        let Self { jails, ignored, skewed, connected, outlet, .. } = self;
+        let mut common = Common { ignored, skewed, outlet };
+        for watched in jails {
+            let Watched { jail, source: from, spared, silence, clocks, .. } = watched;
+            let Some(filter) = from.take_syslog() else { continue };
             silence.end(now);
-            let source = format!("syslog from {peer}");
             let verdict = filter.find(text);
-            if let Some(found) = bannable(jail, &source, text, &verdict) {
-                let failure = failure(found, time.unwrap_or(now), &source, text);
-                count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
+            let found = bannable(jail, connected, &source, text, &verdict);
+            match (found, time) {
+                (Some(found), Some(time)) => {
+                    let failure = failure(jail, found, time, &source, text);
+                    count_dated(jail, clocks, spared, failure, line, &mut common);
+                }
+                (Some(found), None) => {
+                    let failure = failure(jail, found, now, &source, text);
+                    count(jail, common.ignored, spared, failure, now, common.outlet);
+                }
+                (None, Some(time)) if clocks.suspect(&clock) => {
+                    watched.look_at_clock(time, line, &mut common);
+                }
+                (None, _) => {}
             }
         }
     }
@@ -197,8 +253,8 @@ impl Detector {
             let Some(filter) = source.take_syslog_call(program) else { continue };
             silence.end(now);
             let verdict = filter.find_message(text);
-            if let Some(found) = bannable(jail, "syslog-calls", text, &verdict) {
-                let failure = failure(found, time, "syslog-calls", text);
+            if let Some(found) = bannable(jail, &self.connected, "syslog-calls", text, &verdict) {
+                let failure = failure(jail, found, time, "syslog-calls", text);
                 count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
             }
         }
@@ -215,6 +271,7 @@ impl Detector {
                 address: login.address,
                 time: login.time,
                 weight: 1,
+                port: None,
                 evidence: Evidence::new(login.time, "logins", login.text),
             };
             count(jail, &self.ignored, spared, failure, now, &mut self.outlet);
@@ -232,6 +289,14 @@ impl Detector {
         if !source.is_counted_by_kernel() {
             return;
         }
+        let policy = jail.policy();
+        let client = self.ignored.nat64.client(address);
+        if client != atalaya_wire::canonical(address) && policy.ipv6_prefix < 128 {
+            // The kernel counted all hosts behind the translator as one.
+            tracing::debug!(jail = %policy.name, %address, "not told apart from others behind the NAT64");
+            return;
+        }
+        let address = client;
         let kind = source.kind();
         if source.is_short() {
             let policy = jail.policy();
@@ -243,7 +308,8 @@ impl Detector {
                 return;
             }
         }
-        let failure = Failure { address, time, weight: count, evidence: Evidence::new(time, kind, text) };
+        let failure =
+            Failure { address, time, weight: count, port: None, evidence: Evidence::new(time, kind, text) };
         judge(jail, &self.ignored, spared, failure, now, &mut self.outlet, Jail::crossing);
     }
 
@@ -254,7 +320,7 @@ impl Detector {
                 silence.end(time);
             }
         }
-        let address = atalaya_wire::canonical(address);
+        let address = self.ignored.nat64.client(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
         if is_remote {
             self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);
@@ -282,23 +348,37 @@ impl Detector {
     }
 }
 
-fn failure(found: Accused, time: Timestamp, source: &str, line: &[u8]) -> Failure {
+fn failure(jail: &Jail, found: Accused, time: Timestamp, source: &str, line: &[u8]) -> Failure {
     // Structured data would leave no room for the text.
     let read = Rfc5424Message::read(line).map(|message| message.line().bytes);
     let text = String::from_utf8_lossy(read.as_deref().unwrap_or(line));
-    Failure {
-        address: found.address,
-        time,
-        weight: found.times,
-        evidence: Evidence::new(time, source, text.trim_end()),
-    }
+    let text = text.trim_end();
+    let evidence = match jail.policy().scan {
+        Some(_) => Evidence::new(time, Evidence::SCAN, &format!("{source}: {text}")),
+        None => Evidence::new(time, source, text),
+    };
+    Failure { address: found.address, time, weight: found.times, port: found.port, evidence }
 }
 
-/// The address of a line that matched, where it is one that a router can hold.
-fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Option<Accused> {
+/// The address of a line that matched, where it is one that a router can hold. Of a scan, whose sender may be forged,
+/// only one that connected to this host lately, unless the jail counts all.
+fn bannable(
+    jail: &Jail,
+    connected: &Connected,
+    source: &str,
+    line: &[u8],
+    verdict: &LineOutcome,
+) -> Option<Accused> {
     let LineOutcome::Matched(found) = verdict else { return None };
     match &found.host {
-        Host::Address(address) => Some(Accused { address: *address, times: found.times }),
+        Host::Address(address) => {
+            let scan = jail.policy().scan;
+            if scan.is_some_and(|scan| !scan.unverified && !connected.knows(*address)) {
+                return None;
+            }
+            let port = found.port.filter(|_| scan.is_some());
+            Some(Accused { address: *address, times: found.times, port })
+        }
         Host::Name(name) => {
             let line = String::from_utf8_lossy(line);
             tracing::debug!(jail = %jail.policy().name, source, ?name, ?line, "a host name is not banned");
@@ -307,7 +387,7 @@ fn bannable(jail: &Jail, source: &str, line: &[u8], verdict: &LineOutcome) -> Op
     }
 }
 
-fn count(
+pub(super) fn count(
     jail: &mut Jail,
     ignored: &Ignored,
     spared: &Spared,
@@ -322,14 +402,17 @@ fn judge(
     jail: &mut Jail,
     ignored: &Ignored,
     spared: &Spared,
-    failure: Failure,
+    mut failure: Failure,
     now: Timestamp,
     outlet: &mut Outlet,
     of: impl FnOnce(&mut Jail, Failure) -> Outcome,
 ) {
     let name = jail.policy().name.clone();
+    failure.address = ignored.nat64.client(failure.address);
     let (address, time, weight) = (failure.address, failure.time, failure.weight);
-    if ignored.contains(address, spared) {
+    // Its policy's own list, in the other forms of the address.
+    let mut behind = ignored.nat64.forms(address).skip(1);
+    if ignored.contains(address, spared) || behind.any(|form| jail.policy().ignore.contains(form)) {
         tracing::debug!(jail = %name, %address, "ignored: on an allow list, or this host's own");
         return;
     }
@@ -359,9 +442,18 @@ fn judge(
     if let Some(pending) = &mut outlet.pending
         && is_counted
         && spared.command.is_none()
+        // Anyone can forge a scan: no fleet jail is to hear of it.
+        && jail.policy().scan.is_none()
     {
         pending.failures(name, address, weight, time.min(now));
     }
+}
+
+/// The last whole line of a block.
+fn last_line(block: &[u8]) -> Option<&[u8]> {
+    let block = block.strip_suffix(b"\n")?;
+    let start = memchr::memrchr(b'\n', block).map_or(0, |end| end + 1);
+    Some(&block[start..])
 }
 
 fn warn_dateless(dateless: &mut HashSet<String>, source: &str) {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use atalaya_wire::Networks;
+use atalaya_wire::{Nat64, Networks};
 
 use crate::jail::ignore::IgnoreCommand;
 
@@ -16,6 +16,8 @@ pub struct Ignored {
     pub own: Networks,
     /// The enforcer's allow list.
     pub enforcer: Networks,
+    /// Behind which prefixes hosts are that are meant by their IPv4 addresses; the lists may have either form.
+    pub nat64: Nat64,
 }
 
 /// Whom one jail spares, besides what all do and its policy says.
@@ -37,14 +39,16 @@ impl Ignored {
     /// Whether a jail may not count this address: configured, the host's own, on the enforcer's list,
     /// spared by the jail, or not an address of another host at all.
     pub(super) fn contains(&self, address: IpAddr, spared: &Spared) -> bool {
-        let address = atalaya_wire::canonical(address);
+        let address = self.nat64.client(address);
         address.is_loopback()
             || address.is_unspecified()
             || address.is_multicast()
-            || self.configured.contains(address)
-            || spared.own && self.own.contains(address)
-            || spared.looked_up.contains(address)
-            || spared.added.contains(address)
-            || self.enforcer.contains(address)
+            || self.nat64.forms(address).any(|form| {
+                self.configured.contains(form)
+                    || spared.own && self.own.contains(form)
+                    || spared.looked_up.contains(form)
+                    || spared.added.contains(form)
+                    || self.enforcer.contains(form)
+            })
     }
 }

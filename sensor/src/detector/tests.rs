@@ -364,3 +364,164 @@ fn a_line_that_was_repeated_counts_as_often() {
     detector.lines(&[0], "x", repeated.as_bytes(), now);
     assert_eq!(offences.try_recv().unwrap().failures, 4);
 }
+
+#[test]
+fn ports_that_a_router_dropped_count_once_each_and_of_those_alone_who_connected_unless_all_are_to_count() {
+    let config = "[jail.routeros-drop]\nsource = \"syslog\"\nmaxretry = 3\n\
+                  [jail.all]\nsource = \"syslog\"\nfilter = \"routeros-drop\"\nmaxretry = 3\nunverified = true\n\
+                  [syslog]\nudp = [\"127.0.0.1:0\"]\n";
+    let (mut detector, offences) = detector(config);
+    let now: Timestamp = "2026-11-30T08:20:00Z".parse().unwrap();
+    let peer: IpAddr = "198.51.100.1".parse().unwrap();
+    let dropped = |detector: &mut Detector, from: &str, ports: &[u16]| -> Vec<(String, u32)> {
+        for port in ports {
+            let line = format!(
+                "firewall,info drop input: in:ether1 out:(unknown 0), proto TCP (SYN), {from}:59388->198.51.100.1:{port}, len 40"
+            );
+            detector.syslog(peer, None, line.as_bytes(), now);
+        }
+        offences
+            .try_iter()
+            .map(|offence| {
+                assert!(offence.is_scan() && offence.bantime == BanTime::For(Seconds(600)), "{offence:?}");
+                assert!(
+                    offence.evidence[0].text.starts_with("syslog from 198.51.100.1: firewall,info drop"),
+                    "{offence:?}"
+                );
+                (offence.jail.to_string(), offence.failures)
+            })
+            .collect()
+    };
+    assert_eq!(dropped(&mut detector, "192.0.2.7", &[23; 20]), []);
+    assert_eq!(dropped(&mut detector, "192.0.2.7", &[23, 22, 80]), [("all".to_owned(), 3)]);
+    let known: IpAddr = "192.0.2.8".parse().unwrap();
+    detector.set_connected(move |address| address == known);
+    let both = [("all".to_owned(), 3), ("routeros-drop".to_owned(), 3)];
+    assert_eq!(dropped(&mut detector, "192.0.2.8", &[1, 2, 3]), both);
+    assert_eq!(dropped(&mut detector, "192.0.2.9", &[1, 2, 3]), [("all".to_owned(), 3)]);
+    // Nothing of it is reported to fleet jails.
+    assert!(detector.pending().unwrap().take().failures.is_empty());
+    // The kernel remembers for the one jail who connected.
+    assert!(detector.wants_connections().is_some_and(|wanted| wanted.scans.is_none()));
+    let guards = detector.guards(true);
+    assert_eq!(guards.iter().map(|guard| &guard.of).collect::<Vec<_>>(), [&Guarded::Handshakes]);
+}
+
+/// Lines of a jail's file, each so many milliseconds after the one before, by a clock that is behind by so many seconds.
+fn write_behind(detector: &mut Detector, behind: i64, lines: &[(i64, &str)]) {
+    let mut now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    for (after, text) in lines {
+        now += jiff::SignedDuration::from_millis(*after);
+        let date = now - jiff::SignedDuration::from_secs(behind);
+        let line = format!("{} {text}\n", date.strftime("%Y-%m-%d %H:%M:%S"));
+        detector.lines(&[0], "/x", line.as_bytes(), now);
+    }
+}
+
+#[test]
+fn failures_by_a_clock_that_is_hours_off_count_from_the_first_with_their_spacing() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 3"));
+    let bad = "bad one from 192.0.2.1";
+    write_behind(&mut detector, 7200, &[(0, bad), (2000, bad), (3000, bad)]);
+    let offence = offences.try_recv().unwrap();
+    let times: Vec<String> = offence.evidence.iter().map(|piece| piece.time.to_string()).collect();
+    assert_eq!(times, ["2026-11-30T10:00:00Z", "2026-11-30T10:00:02Z", "2026-11-30T10:00:05Z"]);
+    let troubles = detector.status(None, offence.time).remove(0).troubles;
+    assert_eq!(troubles, ["the clock of /x is 7200 s behind: its lines are corrected by that"]);
+    assert_eq!(detector.skewed.len(), 1);
+}
+
+#[test]
+fn lines_that_are_no_failures_tell_of_a_clock_too_once_it_is_in_doubt() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 1"));
+    write_behind(
+        &mut detector,
+        5000,
+        &[(0, "bad one from 192.0.2.1"), (1500, "all is well"), (1500, "good")],
+    );
+    assert_eq!(offences.try_recv().unwrap().time.to_string(), "2026-11-30T10:00:00Z");
+}
+
+#[test]
+fn a_backlog_is_of_its_own_dates_and_counts_as_old() {
+    let (mut detector, offences) = detector(&JAIL.replace("maxretry = 2", "maxretry = 1"));
+    let now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    for minute in 0..50 {
+        let line = format!("2026-11-30 09:{minute:02}:00 bad one from 192.0.2.1\n");
+        // A relay's queue: a line a second.
+        detector.lines(&[0], "/x", line.as_bytes(), now + jiff::SignedDuration::from_secs(minute));
+    }
+    assert!(offences.try_recv().is_err());
+    let later = now + jiff::SignedDuration::from_hours(1);
+    detector.sweep(later);
+    let totals = detector.totals().next().unwrap().2;
+    assert_eq!((totals.failures, totals.old), (0, 50));
+}
+
+#[test]
+fn the_syslog_listener_goes_by_arrival_where_a_senders_clock_is_off_and_leaves_other_senders_alone() {
+    let config = "[jail.a]\nsource = \"syslog\"\nmaxretry = 3\nfailregex = '^ \\S+ bad .*from <ADDR>$'\n\
+                  [syslog]\nudp = [\"127.0.0.1:0\"]\n";
+    let (mut detector, offences) = detector(config);
+    let now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    let peer: IpAddr = "198.51.100.1".parse().unwrap();
+    let mut send = |host: &str, date: &str, from: u8| {
+        let text = format!("{date} {host} bad one from 192.0.2.{from}");
+        let time = crate::date::find(text.as_bytes(), now, &TimeZone::UTC).map(|(time, _)| time);
+        detector.syslog(peer, time, text.as_bytes(), now + jiff::SignedDuration::from_millis(from.into()));
+    };
+    // RouterOS after its start, and one that is an hour off; a relay's queue, all by one peer.
+    for (host, date, from) in [("edge", "Jan  2 00:00:11", 1), ("west", "Nov 30 09:00:00", 2)] {
+        (0..3).for_each(|_| send(host, date, from));
+    }
+    for minute in 10..40 {
+        send("relayed", &format!("Nov 30 09:{minute}:00"), 3);
+    }
+    let found: Vec<String> = offences.try_iter().map(|offence| offence.address.to_string()).collect();
+    assert_eq!(found, ["192.0.2.1", "192.0.2.2"]);
+}
+
+#[test]
+fn a_client_behind_a_nat64_is_the_ipv4_one_wherever_it_comes_from_and_spared_in_either_form() {
+    let (mut detector, offences) = detector(
+        "[defaults]\nnat64 = [\"2001:db8:64::/96\"]\nignore = [\"64:ff9b::192.0.2.50\", \"2001:db8:64::192.0.2.51\"]\n\
+         [jail.a]\nsource = \"files\"\npaths = \"/x\"\nmaxretry = 2\nfailregex = '^ bad .*from <ADDR>$'\n\
+         [jail.ssh]\nsource = \"logins\"\nmaxretry = 2\n\
+         [jail.many]\nsource = \"connections\"\nports = [22]\n\
+         [jail.exact]\nsource = \"connections\"\nports = [22]\nipv6_prefix = 128\n",
+    );
+    detector.set_nat64(Nat64::try_from(vec!["2001:db8:64::/96".to_owned()]).unwrap());
+    detector.ignored.configured = ["2001:db8:64::192.0.2.52/128".parse().unwrap()].into_iter().collect();
+    let now: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+    let found = |detector: &mut Detector, forms: [&str; 2]| {
+        for address in forms {
+            let line = format!("2026-11-30T10:00:00Z bad one from {address}\n");
+            detector.lines(&[0], "/x", line.as_bytes(), now);
+            let address = address.parse().unwrap();
+            detector.failed_login(&FailedLogin { address, service: "sshd", time: now, text: "" }, now);
+        }
+        offences.try_iter().map(|offence| format!("{} {}", offence.jail, offence.address)).collect::<Vec<_>>()
+    };
+    let both = ["a 192.0.2.1", "ssh 192.0.2.1"];
+    assert_eq!(found(&mut detector, ["64:ff9b::c000:201", "192.0.2.1"]), both);
+    assert_eq!(found(&mut detector, ["2001:db8:64::c000:201", "::ffff:192.0.2.1"]), both);
+    // Each host by itself, not all of the /64.
+    assert_eq!(found(&mut detector, ["64:ff9b::c000:202", "64:ff9b::c000:203"]), [""; 0]);
+    for spared in ["192.0.2.50", "192.0.2.51", "192.0.2.52"] {
+        assert_eq!(found(&mut detector, [spared, spared]), [""; 0], "{spared}");
+    }
+    // The kernel counts those behind a prefix of one's own as one, unless it is told to count each address.
+    for (jail, offends) in [("many", false), ("exact", true)] {
+        let jail = jail.parse().unwrap();
+        let address = "2001:db8:64::c000:207".parse().unwrap();
+        detector.limit_reached(&LimitReached { jail: &jail, address, time: now, count: 30, text: "" }, now);
+        assert_eq!(offences.try_iter().map(|offence| offence.address.to_string()).next().is_some(), offends);
+    }
+    detector.good_login("2001:db8:64::c000:209".parse().unwrap(), "sshd", "anna", now);
+    let logins = detector.pending().unwrap().take().logins;
+    assert_eq!(logins.keys().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.9"]);
+    // Bans by hand, and taking them back.
+    let jail = "ssh".parse().unwrap();
+    detector.ban(&jail, "2001:db8:64::c000:20a".parse().unwrap(), None, now).unwrap();
+    assert_eq!(detector.banned(None, "2001:db8:64::c000:20a".parse().unwrap()).len(), 1);
+}

@@ -38,7 +38,9 @@ impl Detector {
     /// What the jails want of the kernel besides logins.
     pub fn wants_connections(&self) -> Option<channel::connections::WantedConnections> {
         let mut wanted = None;
-        self.sources().for_each(|source| source.want_connections(&mut wanted));
+        self.jails
+            .iter()
+            .for_each(|watched| watched.source.want_connections(watched.jail.policy(), &mut wanted));
         wanted
     }
 
@@ -46,8 +48,11 @@ impl Detector {
     pub fn guards(&self, logins: bool) -> Vec<Guard> {
         let spoken_of = spoken_of(self.jails.iter().map(|watched| (&watched.source, &*watched.ports)));
         let guard = |watched: &Watched| {
-            let of = watched.source.guarded(guarded_ports(&watched.ports, &spoken_of), logins)?;
             let policy = watched.jail.policy();
+            let ports = guarded_ports(&watched.ports, &spoken_of);
+            let of = watched.source.guarded(policy, ports, logins)?;
+            let policy = watched.jail.policy();
+            let of = watched.source.guarded(policy, ports, logins)?;
             Some(Guard {
                 jail: policy.name.clone(),
                 limit: policy.maxretry,

@@ -29,6 +29,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("proxmox", include_str!("../../filters/proxmox.toml")),
     ("pure-ftpd", include_str!("../../filters/pure-ftpd.toml")),
     ("routeros", include_str!("../../filters/routeros.toml")),
+    ("routeros-drop", include_str!("../../filters/routeros-drop.toml")),
     ("samba", include_str!("../../filters/samba.toml")),
     ("slapd", include_str!("../../filters/slapd.toml")),
     ("sshd", include_str!("../../filters/sshd.toml")),

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::attempt::AttemptMemory;
 use super::json::{JsonFields, JsonMachine};
+use super::machine::Group;
 use super::pattern::{self, FilterError, Pattern, Prefix};
 use super::session::Sessions;
 use super::{Buffer, Filter};
@@ -24,6 +25,8 @@ pub struct FilterDefinition {
     pub caution: String,
     /// What becomes of a line's end in what a client sends.
     pub newlines: Newlines,
+    /// What of its lines is counted.
+    pub counts: CountedThing,
     /// What a line must match before all, and which part of it the others see.
     pub prefregex: Option<String>,
     /// A line that matches one of these is a failure.
@@ -60,6 +63,17 @@ pub enum Newlines {
     Escaped,
     /// It is written as it is: a client can write whole lines.
     Written,
+}
+
+/// What a jail counts of the lines that match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CountedThing {
+    /// Each line: a failure.
+    #[default]
+    Failures,
+    /// Different ports, as `<F-PORT>` finds them: the lines tell of a scan, which anyone can forge.
+    Ports,
 }
 
 /// What a mode counts beyond what the filter does.
@@ -155,6 +169,13 @@ impl FilterDefinition {
             .chain(&ignore)
             .chain(patterns.iter().map(|pattern| &pattern.any));
         let needs_utf8 = machines.into_iter().any(super::Machine::is_backtracking);
+        let counts_ports = self.counts == CountedThing::Ports;
+        if counts_ports
+            && let Some(pattern) =
+                patterns.iter().find(|pattern| !pattern.any.groups().any(|group| group == Group::Port))
+        {
+            return Err(FilterError::NoPort { regex: pattern.written.clone() });
+        }
         let mut filter = Filter {
             gate: None,
             prefix,
@@ -169,6 +190,7 @@ impl FilterDefinition {
             users: self.users.clone(),
             needs_utf8,
             exhausted: 0,
+            counts_ports,
             caution: match self.newlines {
                 Newlines::Written if self.caution.is_empty() => FORGED.to_owned(),
                 _ => self.caution.clone(),

@@ -69,6 +69,14 @@ pub enum FilterError {
         /// As it is written in the filter.
         regex: String,
     },
+    /// No port can be found in a filter that counts ports.
+    #[error(
+        "`{regex}` has no <F-PORT>, which a filter with `counts = \"ports\"` needs: write <F-PORT>\\d+</F-PORT> where the port stands that was tried"
+    )]
+    NoPort {
+        /// As it is written in the filter.
+        regex: String,
+    },
     /// Which address is meant is not clear.
     #[error("`{regex}` has more than one of <HOST>, <ADDR>, <IP4>, <IP6>: leave one")]
     ManyHosts {
@@ -236,6 +244,7 @@ pub(super) fn marks(text: &[u8], groups: Groups<'_>) -> Marks {
         no_failure: groups(Group::NoFailure).is_some(),
         gained: groups(Group::Gained).is_some(),
         forget: groups(Group::Forget).is_some(),
+        port: groups(Group::Port).and_then(|range| std::str::from_utf8(&text[range]).ok()?.parse().ok()),
         attempt: groups(Group::Attempt).map(take),
         first: groups(Group::First).is_some(),
         again: groups(Group::Again).is_some(),

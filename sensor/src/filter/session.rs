@@ -28,6 +28,8 @@ pub(super) struct Marks {
     pub(super) gained: bool,
     /// `<F-MLFFORGET>` took part: the session ends.
     pub(super) forget: bool,
+    /// The port that was tried.
+    pub(super) port: Option<u16>,
     /// Which attempt, or connection with attempts, the line is of.
     pub(super) attempt: Option<Vec<u8>>,
     /// It is the first line of its attempt, before others of the same failure.
@@ -69,6 +71,7 @@ impl Marks {
             no_failure: self.no_failure || before.no_failure,
             gained: self.gained || before.gained,
             forget: self.forget || before.forget,
+            port: self.port.or(before.port),
             attempt: self.attempt.or(before.attempt),
             first: self.first || before.first,
             again: self.again || before.again,

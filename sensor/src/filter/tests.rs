@@ -202,6 +202,7 @@ fn named_host(name: &str, at: usize) -> LineOutcome {
         regex: 0,
         span: at..at + name.len(),
         user: None,
+        port: None,
         times: 1,
         dated: None,
     })
@@ -316,4 +317,23 @@ proptest! {
             filter.find(&line);
         }
     }
+}
+
+#[test]
+fn a_filter_that_counts_ports_finds_the_port_and_needs_one_in_each_regex() {
+    let definition = |regex: &str| FilterDefinition {
+        failregex: vec![regex.to_owned()],
+        counts: CountedThing::Ports,
+        ..FilterDefinition::default()
+    };
+    let mut filter = definition(r"^<ADDR>:\d+->\S+:<F-PORT>\d+</F-PORT>$").compile().unwrap();
+    assert!(filter.counts_ports());
+    let mut port = |line: &[u8]| match filter.find(line) {
+        LineOutcome::Matched(Match { port, .. }) => port,
+        _ => panic!("missed"),
+    };
+    assert_eq!(port(b"192.0.2.7:59388->198.51.100.1:23"), Some(23));
+    assert_eq!(port(b"192.0.2.7:59388->198.51.100.1:65536"), None);
+    let error = definition("^<ADDR> x$").compile().unwrap_err().to_string();
+    assert!(error.contains("<F-PORT>"), "{error}");
 }

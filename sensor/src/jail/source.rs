@@ -9,7 +9,7 @@ use atalaya_wire::Seconds;
 use crate::channel;
 use crate::confine::files::Reach;
 use crate::filter::Filter;
-use crate::jail::ports;
+use crate::jail::{Policy, ports};
 use crate::source::connections::Guarded;
 use crate::source::journal::{Entry, JournalMatch};
 use atalaya_program::count::{agreeing, counted};
@@ -127,6 +127,7 @@ impl JailSource {
                 format!("{number} that {end} within {short}, with no login from {their} address,")
             }
             Self::Scan { .. } => format!("{} touched", counted(number, "different one")),
+            _ if self.is_scan_of_lines() => format!("{} tried", counted(number, "different port")),
             Self::Logins { .. }
             | Self::Files { .. }
             | Self::Journal { .. }
@@ -135,9 +136,10 @@ impl JailSource {
         }
     }
 
-    /// What a jail on it can, and cannot: lines for `check`. `guarded` are the ports that the jail guards, `findtime`
+    /// What a jail on it can, and cannot: lines for `check`. `guarded` are the ports that the jail guards, `policy`
     /// is its own.
-    pub fn notes(&self, guarded: &[u16], findtime: Seconds) -> Vec<String> {
+    pub fn notes(&self, guarded: &[u16], policy: &Policy) -> Vec<String> {
+        let findtime = policy.findtime;
         match self {
             Self::Connections { short } => {
                 let mut notes = Vec::new();
@@ -158,8 +160,12 @@ impl JailSource {
                 "note: only addresses that completed a connection to this host within the last hour count; `unverified = true` counts all".to_owned(),
                 "note: a packet to a closed port can be sent in another's name: keep the bantime short, and allow whom you cannot miss".to_owned(),
             ],
-            Self::Scan { unverified: true, .. } => vec![
-                "warning: unverified: whoever can forge a sender's address can have that address banned: keep the bantime short, and allow whom you cannot miss".to_owned(),
+            Self::Scan { unverified: true, .. } => vec![UNVERIFIED.to_owned()],
+            _ if self.is_scan_of_lines() && policy.scan.is_some_and(|scan| scan.unverified) => {
+                vec![UNVERIFIED.to_owned()]
+            }
+            _ if self.is_scan_of_lines() => vec![
+                "note: only addresses that completed a connection to this host within the last hour count, as the kernel's program `connections: state` sees it; `unverified = true` counts all that the router saw".to_owned(),
             ],
             Self::Logins { .. }
             | Self::Files { .. }
@@ -251,6 +257,11 @@ impl JailSource {
         matches!(self, Self::Scan { .. })
     }
 
+    /// Whether its lines tell of ports that were tried.
+    pub fn is_scan_of_lines(&self) -> bool {
+        self.filter().is_some_and(Filter::counts_ports)
+    }
+
     /// Whether it counts connections that are short, and so must know of successful logins.
     pub fn is_short(&self) -> bool {
         matches!(self, Self::Connections { short: Some(_) })
@@ -272,7 +283,11 @@ impl JailSource {
     }
 
     /// Adds what the kernel has to look at for it besides logins.
-    pub fn want_connections(&self, wanted: &mut Option<channel::connections::WantedConnections>) {
+    pub fn want_connections(
+        &self,
+        policy: &Policy,
+        wanted: &mut Option<channel::connections::WantedConnections>,
+    ) {
         match self {
             Self::Connections { .. } => drop(wanted.get_or_insert_default()),
             Self::Scan { interfaces, .. } => {
@@ -282,6 +297,7 @@ impl JailSource {
                 named.sort_unstable();
                 named.dedup();
             }
+            _ if self.wants_handshakes(policy) => drop(wanted.get_or_insert_default()),
             Self::Logins { .. }
             | Self::Files { .. }
             | Self::Journal { .. }
@@ -290,15 +306,20 @@ impl JailSource {
         }
     }
 
+    /// Whether the kernel has to remember for it who connected.
+    fn wants_handshakes(&self, policy: &Policy) -> bool {
+        self.is_scan_of_lines() && policy.scan.is_some_and(|scan| !scan.unverified)
+    }
+
     /// What the kernel is to count for it. Without `logins` that can be seen, nobody could tell a short connection from
     /// a quick login: they are not counted then.
-    pub fn guarded(&self, ports: &[u16], logins: bool) -> Option<Guarded> {
+    pub fn guarded(&self, policy: &Policy, ports: &[u16], logins: bool) -> Option<Guarded> {
         match self {
             Self::Connections { short } if short.is_none() || logins => {
                 Some(Guarded::Connections { ports: ports.to_vec(), short: *short })
             }
             Self::Scan { unverified, .. } => Some(Guarded::ClosedPorts { unverified: *unverified }),
-            _ => None,
+            _ => self.wants_handshakes(policy).then_some(Guarded::Handshakes),
         }
     }
 
@@ -316,6 +337,9 @@ impl JailSource {
         }
     }
 }
+
+/// Said of each jail of scans that counts everybody.
+const UNVERIFIED: &str = "warning: unverified: whoever can forge a sender's address can have that address banned: keep the bantime short, and allow whom you cannot miss";
 
 /// Whether a list that stands for all where it is empty has a name.
 fn is_among(name: &str, list: &[String]) -> bool {

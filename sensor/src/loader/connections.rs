@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use atalaya_sensor_ebpf::connections::{
-    CONNECTIONS_MAP, DROPS_PROGRAM, PORTS_MAP, RESETS_PROGRAM, RULES_MAP, SCAN_RULES_MAP, SCANS_MAP,
-    SETTINGS_MAP, STATE_PROGRAM, STATE_TRACEPOINT_PROGRAM, SYNS_PROGRAM,
+    CONNECTIONS_MAP, DROPS_PROGRAM, HANDSHAKES_MAP, PORTS_MAP, RESETS_PROGRAM, RULES_MAP, SCAN_RULES_MAP,
+    SCANS_MAP, SETTINGS_MAP, STATE_PROGRAM, STATE_TRACEPOINT_PROGRAM, SYNS_PROGRAM,
 };
 use atalaya_sensor_ebpf::losses::LOSSES_MAP;
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint, Xdp, XdpMode};
@@ -23,8 +23,16 @@ const RESETS: &str = "scans: resets";
 const DROPS: &str = "scans: drops";
 const SYNS: &str = "scans: syns";
 /// What the worker gets.
-const MAPS: [&str; 7] =
-    [SETTINGS_MAP, RULES_MAP, SCAN_RULES_MAP, PORTS_MAP, CONNECTIONS_MAP, SCANS_MAP, LOSSES_MAP];
+const MAPS: [&str; 8] = [
+    SETTINGS_MAP,
+    RULES_MAP,
+    SCAN_RULES_MAP,
+    PORTS_MAP,
+    HANDSHAKES_MAP,
+    CONNECTIONS_MAP,
+    SCANS_MAP,
+    LOSSES_MAP,
+];
 
 /// New connections, and touches of closed ports where these are wanted.
 #[derive(Default)]
@@ -49,7 +57,7 @@ impl ConnectionsPart {
     pub fn want(&mut self, wanted: Option<&WantedConnections>, kit: &Kit) -> Option<MapDescriptors> {
         let Some(wanted) = wanted else {
             self.loaded = None;
-            let reason = "no jail has the source `connections` or `scan`";
+            let reason = "no jail has the source `connections` or `scan`, or counts ports of those alone who connected here";
             self.state = vec![Program::not_on(STATE, ProgramState::Off, reason)];
             self.scans = scans_off("no jail has the source `scan`");
             return None;

@@ -57,6 +57,9 @@ pub(super) fn feed(
     feeding: &Feeding<'_>,
 ) -> Result<(), MapsError> {
     let mut connections = Connections::new(maps)?;
+    if let Some(handshakes) = connections.take_handshakes() {
+        lock(feeding.watch).detector.set_connected(move |address| handshakes.are_known_of(address));
+    }
     let changed = changed.clone();
     let mut feed = Feed {
         watch: feeding.watch.clone(),
@@ -164,7 +167,7 @@ impl Feed {
     async fn judge(&mut self, crossed: &Crossed) {
         let listener = match crossed.guard.of {
             Guarded::Connections { .. } => self.listener(crossed).await,
-            Guarded::ClosedPorts { .. } => None,
+            Guarded::ClosedPorts { .. } | Guarded::Handshakes => None,
         };
         let text = words(crossed, listener.as_ref());
         let now = Timestamp::now();
@@ -217,7 +220,8 @@ fn words(crossed: &Crossed, listener: Option<&Listener>) -> String {
                 format!("{connections} to port {port}{who}{ended} in {findtime} s")
             }
         }
-        Guarded::ClosedPorts { .. } => {
+        // Nothing is counted of handshakes, so that nobody is told of.
+        Guarded::ClosedPorts { .. } | Guarded::Handshakes => {
             let known = if crossed.verified { "" } else { "; the sender's address may be forged" };
             {
                 let ports = counted(*count, "closed port");

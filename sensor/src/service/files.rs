@@ -117,7 +117,11 @@ impl Pieces {
         let before = self.take(after);
         // After a truncation it begins anew.
         let is_start = after.offset <= lines.len() as u64;
-        let mut unpacker = before.filter(|_| !is_start).unwrap_or_else(|| Unpacker::new(carrier));
+        let mut unpacker = match before {
+            _ if is_start => Unpacker::at_start(carrier),
+            Some(before) => before,
+            None => Unpacker::new(carrier),
+        };
         let carried =
             lines.split_inclusive(|byte| *byte == b'\n').filter_map(|line| unpacker.take(line)).collect();
         self.keep(after, unpacker, &file.path);

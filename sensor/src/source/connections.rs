@@ -7,13 +7,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use atalaya_sensor_ebpf::connections::{
-    CONNECTIONS_MAP, Crossing, PORTS_MAP, RULES, RULES_MAP, Rule, SCAN_RULES, SCAN_RULES_MAP, SCANS_MAP,
-    SETTINGS_MAP, Settings, WATCHERS, Watchers,
+    Address, CONNECTIONS_MAP, Crossing, HANDSHAKE_LIFE_NS, HANDSHAKES_MAP, PORTS_MAP, RULES, RULES_MAP, Rule,
+    SCAN_RULES, SCAN_RULES_MAP, SCANS_MAP, SETTINGS_MAP, Settings, WATCHERS, Watchers,
 };
 use atalaya_sensor_ebpf::window::BUCKETS;
 use atalaya_wire::{Name, Seconds};
 use aya::maps::{Array, HashMap, MapData, MapError};
 
+use crate::kernel::clock::monotonic_ns;
 use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
 
 /// Two processors may see an address reach a limit at the same moment; this long it is one crossing.
@@ -51,6 +52,8 @@ pub enum Guarded {
         /// Whether addresses without a handshake count.
         unverified: bool,
     },
+    /// None: the kernel remembers who completed a handshake, for a jail that counts what a router saw.
+    Handshakes,
 }
 
 /// An address that reached a jail's limit.
@@ -81,10 +84,14 @@ pub struct Connections {
     rules: Array<MapData, Plain<Rule>>,
     scan_rules: Array<MapData, Plain<Rule>>,
     ports: HashMap<MapData, u16, Plain<Watchers>>,
+    handshakes: Option<Handshakes>,
     numbered: Numbered,
     ready: std::collections::VecDeque<Crossed>,
     recent: Recent,
 }
+
+/// Who completed a handshake with this host lately, as the kernel remembers it.
+pub struct Handshakes(HashMap<MapData, Address, u64>);
 
 /// When a crossing was last told, by jail and address.
 #[derive(Debug, Default)]
@@ -137,6 +144,7 @@ impl Connections {
             rules: maps.take(RULES_MAP)?,
             scan_rules: maps.take(SCAN_RULES_MAP)?,
             ports: maps.take(PORTS_MAP)?,
+            handshakes: Some(Handshakes(maps.take(HANDSHAKES_MAP)?)),
             numbered: Numbered::default(),
             ready: std::collections::VecDeque::new(),
             recent: Recent::default(),
@@ -185,9 +193,30 @@ impl Connections {
         }
     }
 
+    /// Who completed a handshake, to be asked from elsewhere; handed out once.
+    pub fn take_handshakes(&mut self) -> Option<Handshakes> {
+        self.handshakes.take()
+    }
+
     /// What the kernel programs had to leave out, in all.
     pub fn lost(&self) -> LostRecords {
         self.losses.read()
+    }
+}
+
+// === impl Handshakes ===
+
+impl Handshakes {
+    /// Whether the address completed a handshake within the last hour.
+    pub fn are_known_of(&self, address: IpAddr) -> bool {
+        let bytes = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        }
+        .octets();
+        let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        let last = self.0.get(&[word(0), word(8)], 0);
+        last.is_ok_and(|last| monotonic_ns().saturating_sub(last) < HANDSHAKE_LIFE_NS)
     }
 }
 
@@ -217,6 +246,7 @@ impl Numbered {
                     plan.scan_rules.push(rule);
                     plan.settings.handshakes = 1;
                 }
+                Guarded::Handshakes => plan.settings.handshakes = 1,
                 Guarded::Connections { ports, short } => {
                     let index = plan.rules.len() as u8;
                     plan.rules.push(rule);
@@ -262,6 +292,7 @@ impl Guard {
         let (short, unverified) = match &self.of {
             Guarded::Connections { short, .. } => (*short, false),
             Guarded::ClosedPorts { unverified } => (None, *unverified),
+            Guarded::Handshakes => (None, false),
         };
         let host_bits = 128 - u32::from(self.ipv6_prefix.clamp(64, 128));
         Rule {
@@ -338,6 +369,9 @@ mod tests {
         assert_eq!((plan.settings.handshakes, plan.settings.starts), (1, 1));
         assert_eq!(plan.rules[1].short_ns, 10_000_000_000);
         assert_eq!((plan.scan_rules.len(), plan.scan_rules[0].unverified), (1, 1));
+        numbered.replace(&[guard("a", Guarded::Handshakes)]);
+        let plan = numbered.plan();
+        assert_eq!((plan.settings.handshakes, plan.scan_rules.len(), plan.rules.len()), (1, 0, 1));
     }
 
     #[test]

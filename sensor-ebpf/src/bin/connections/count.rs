@@ -84,15 +84,21 @@ pub fn count(
     counter.quiet_until_ns = event.time_ns + QUIET_NS;
 }
 
-/// The address, or the first one of its network.
+/// The address, or the first one of its network. Behind NAT64's well-known prefix each address is a host of its own.
 #[inline(always)]
 fn counted_as(address: Address, mask: u64) -> Address {
-    if is_ipv4(address) { address } else { [address[0], address[1] & mask] }
+    if is_ipv4(address) || is_nat64(address) { address } else { [address[0], address[1] & mask] }
 }
 
 #[inline(always)]
 fn is_ipv4(address: Address) -> bool {
     address[0] == 0 && address[1] as u32 == MAPPED
+}
+
+/// Whether it is in `64:ff9b::/96`.
+#[inline(always)]
+fn is_nat64(address: Address) -> bool {
+    address[0] == NAT64 && address[1] as u32 == 0
 }
 
 /// An IPv4 address as a mapped one; its bytes in network order.
@@ -104,5 +110,7 @@ pub fn ipv4(address: u32) -> Address {
 #[cfg(target_endian = "big")]
 compile_error!("an address is taken for two words of a little-endian processor");
 
+/// The upper half of NAT64's well-known prefix, as it lies in memory.
+const NAT64: u64 = 0x0064_ff9b_0000_0000_u64.to_be();
 /// What precedes an IPv4 address in the lower half of a mapped one, as it lies in memory.
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();

@@ -14,8 +14,10 @@ use rustix::fs::SeekFrom;
 use super::index::TELLING;
 use super::position::{Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
 use super::{Access, FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
-use crate::carrier::{self, Carrier};
+use crate::carrier::{self, FirstLines};
 
+/// How much of a file its first lines are looked for in, in bytes: engines part lines at 16 KiB.
+const FIRST_LINES: usize = 64 * 1024;
 /// How much is read at once, unless a line is longer.
 const BLOCK: usize = 256 * 1024;
 
@@ -33,6 +35,8 @@ pub(super) struct Followed {
     /// The first bytes as they were read.
     head: Vec<u8>,
     first: Fingerprint,
+    /// What the first lines say of the file's form.
+    first_lines: FirstLines,
     /// The last bytes before the offset.
     last: Vec<u8>,
     /// Whether the rest of a line that was cut is still to be passed over.
@@ -80,6 +84,7 @@ impl Followed {
             seen: opened.metadata.len(),
             head: Vec::new(),
             first: Fingerprint::of(&[]),
+            first_lines: FirstLines::default(),
             last: Vec::new(),
             skipping: false,
             begun: false,
@@ -258,6 +263,8 @@ impl Followed {
         self.begun = false;
         self.head.clear();
         self.first = Fingerprint::of(&[]);
+        self.first_lines = FirstLines::default();
+        self.file.carrier = None;
         self.last.clear();
     }
 
@@ -400,7 +407,10 @@ impl Followed {
         if room > 0 && self.head.len() as u64 == self.offset {
             self.head.extend_from_slice(&bytes[..room.min(bytes.len())]);
             self.first = Fingerprint::of(&self.head);
-            self.file.carrier = Carrier::of(&self.head);
+        }
+        if !self.first_lines.is_settled() && bytes.iter().any(|byte| *byte != 0) {
+            self.first_lines.look(bytes);
+            self.file.carrier = self.first_lines.carrier();
         }
         if !bytes.is_empty() {
             self.last.clear();
@@ -409,12 +419,28 @@ impl Followed {
         self.offset += bytes.len() as u64;
     }
 
+    /// Finds the file's form in as much of it as was read: nearly always by the first bytes, else by what first lines need
+    /// that are long.
+    fn look_at_first_lines(&mut self, read: usize) {
+        let whole = |bytes: &[u8]| memrchr(b'\n', bytes).map_or(0, |end| end + 1);
+        self.first_lines.look(&self.head[..whole(&self.head)]);
+        if !self.first_lines.is_settled() && read > self.head.len() {
+            let mut beginning = vec![0; read.min(FIRST_LINES)];
+            if self.open.read_exact_at(&mut beginning, 0).is_ok() {
+                self.first_lines = FirstLines::default();
+                self.first_lines.look(&beginning[..whole(&beginning)]);
+            }
+        }
+        self.file.carrier = self.first_lines.carrier();
+    }
+
     /// Learns from the file what [`Self::advance`] would have kept up to the offset.
     fn learn(&mut self) {
         let length = usize::try_from(self.offset).unwrap_or(usize::MAX);
         self.head = bytes_at(&self.open, 0, length.min(HEAD)).unwrap_or_default();
         self.first = Fingerprint::of(&self.head);
-        self.file.carrier = Carrier::of(&self.head);
+        self.first_lines = FirstLines::default();
+        self.look_at_first_lines(length);
         let last = length.min(LAST);
         self.last = bytes_at(&self.open, self.offset - last as u64, last).unwrap_or_default();
     }
