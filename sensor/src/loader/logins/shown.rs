@@ -17,11 +17,7 @@ const MOST_TOLD: usize = 8;
 impl Files {
     /// What is shown of a subject.
     pub(super) fn program(&self, subject: Subject, wanted: WantedLogins, object: &Object) -> Program {
-        let counts = |hook: &Hook| match subject {
-            // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
-            Subject::Peers => hook.program == subject.program(),
-            _ => hook.subject == subject,
-        };
+        let counts = |hook: &Hook| hook.subject == subject;
         let has = |attached: &Attached| attached.links.keys().any(|number| counts(&HOOKS[*number]));
         let trouble = |attached: &Attached| {
             let of_subject = attached.troubles.iter().filter(|(number, _)| counts(&HOOKS[**number]));

@@ -6,7 +6,8 @@
 //! which clears it; for the session's end (`USER_ERR`); or for [`SETTLING`]. Many keys of one agent are one.
 //!
 //! Where PAM itself is asked, a module's refusal (`MODULE_AUTH`) comes before PAM's verdict, which may be another:
-//! a directory may know whom this host does not. It waits for [`SETTLING_MODULE`], less than PAM's own delay.
+//! a directory may know whom this host does not. It waits for [`SETTLING_MODULE`], less than PAM's own delay. What its
+//! caller does next (`USER_AUTH`) tells the verdict; the next try or the end may be the first to tell of a refusal.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -63,17 +64,28 @@ pub struct Attempts {
 /// A process and its peer.
 type Key = (u32, IpAddr);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ProcessSession {
     last_ns: u64,
     /// How many passwords failed; later records of the same ones are not counted again.
     passwords: u32,
-    /// A failure that waits for what explains it, and until when.
-    waiting: Option<(u64, Verdict)>,
+    waiting: Option<Waiting>,
     /// Whether one that waited was counted: the next password is the same attempt.
     prepaid: bool,
     /// Whether passwords that another process of the session checked explain its failures.
     explained: bool,
+    /// How far a login came that was told of already: by the type of the record that said so last.
+    let_in: Option<u32>,
+}
+
+/// A failure that waits for what explains it.
+#[derive(Debug)]
+struct Waiting {
+    /// In nanoseconds of `CLOCK_MONOTONIC`.
+    until: u64,
+    verdict: Verdict,
+    /// Whether a module of PAM's refused: then only what the same process does next explains it.
+    of_module: bool,
 }
 
 // === impl Attempts ===
@@ -163,10 +175,11 @@ impl Attempts {
     /// A module of PAM's refused: an attempt, unless another lets in.
     fn module(&mut self, record: &Record, key: Key) {
         self.explain(record, key);
-        let refused = verdict(record, Some(key.1), LoginOutcome::Failed, "password refused");
+        let verdict = verdict(record, Some(key.1), LoginOutcome::Failed, "password refused");
         let session = self.session(record, key);
         if !session.prepaid {
-            self.wait(key, record.time_ns + SETTLING_MODULE, refused);
+            let until = record.time_ns + SETTLING_MODULE;
+            self.wait(key, Waiting { until, verdict, of_module: true });
         }
     }
 
@@ -175,7 +188,7 @@ impl Attempts {
     fn explain(&mut self, record: &Record, key: Key) {
         for other in self.latest(key.1) {
             let waits = self.sessions.get(&other).and_then(|session| session.waiting.as_ref());
-            if waits.is_some_and(|(until, _)| *until > record.time_ns) {
+            if waits.is_some_and(|waits| waits.until > record.time_ns && (other == key || !waits.of_module)) {
                 self.take_waiting(other);
             }
         }
@@ -187,8 +200,8 @@ impl Attempts {
         let session = self.session(record, key);
         session.explained |= by_other;
         if session.passwords == 0 && !by_other && !session.prepaid && session.waiting.is_none() {
-            let refused = verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused");
-            self.wait(key, record.time_ns + SETTLING, refused);
+            let verdict = verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused");
+            self.wait(key, Waiting { until: record.time_ns + SETTLING, verdict, of_module: false });
         }
     }
 
@@ -196,8 +209,15 @@ impl Attempts {
     fn end(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         let by_other = self.explained_by_other(record, key);
         match self.remove(key) {
-            Some(ProcessSession { waiting: Some((_, waiting)), .. }) => Some(waiting),
-            Some(session) if session.passwords > 0 || session.prepaid || session.explained => None,
+            Some(ProcessSession { waiting: Some(waiting), .. }) => Some(waiting.verdict),
+            Some(session)
+                if session.passwords > 0
+                    || session.prepaid
+                    || session.explained
+                    || session.let_in.is_some() =>
+            {
+                None
+            }
             _ if by_other => None,
             _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
         }
@@ -215,17 +235,39 @@ impl Attempts {
             })
     }
 
+    /// Somebody was let in: a login, unless the record is a later word on the same one.
     fn success(&mut self, record: &Record, key: Key) -> Option<Verdict> {
+        let mut by_other = false;
         for other in self.latest(key.1) {
+            let Some(session) = self.sessions.get(&other) else { continue };
             // The process that let the session in may not be the one that refused its keys.
-            if self.sessions.get(&other).is_some_and(|session| session.last_ns + SETTLING > record.time_ns) {
-                self.take_waiting(other);
+            if session.last_ns + SETTLING > record.time_ns {
+                by_other |= other != key && session.let_in.is_some();
+                let of_module = session.waiting.as_ref().is_some_and(|waits| waits.of_module);
+                if other == key || !of_module {
+                    self.take_waiting(other);
+                }
             }
         }
-        self.remove(key);
+        let later = |told: u32| match record.kind {
+            // Of PAM itself there is one word on each login.
+            _ if record.service.is_some() => false,
+            USER_ACCT => told == USER_AUTH,
+            USER_LOGIN => told != USER_LOGIN,
+            _ => false,
+        };
+        // sshd says last of all what a process of its own was told of an answer.
+        let is_later = self.sessions.get(&key).and_then(|session| session.let_in).is_some_and(later)
+            || (record.kind == USER_LOGIN && by_other);
         // A right key leaves no more than the word that its account may log in.
-        matches!(record.kind, USER_AUTH | USER_ACCT | USER_LOGIN)
-            .then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
+        if !matches!(record.kind, USER_AUTH | USER_ACCT | USER_LOGIN) {
+            self.remove(key);
+            return None;
+        }
+        let session = self.session(record, key);
+        (session.passwords, session.prepaid, session.explained) = (0, false, false);
+        session.let_in = Some(record.kind);
+        (!is_later).then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
     }
 
     /// The session of a record, from now on.
@@ -236,7 +278,7 @@ impl Attempts {
                 latest.pop_front();
             }
             latest.push_back(key.0);
-            ProcessSession { last_ns: 0, passwords: 0, waiting: None, prepaid: false, explained: false }
+            ProcessSession::default()
         });
         self.by_age.remove(&(session.last_ns, key));
         session.last_ns = record.time_ns;
@@ -244,16 +286,16 @@ impl Attempts {
         session
     }
 
-    fn wait(&mut self, key: Key, until: u64, verdict: Verdict) {
+    fn wait(&mut self, key: Key, waiting: Waiting) {
         self.take_waiting(key);
         if let Some(session) = self.sessions.get_mut(&key) {
-            session.waiting = Some((until, verdict));
-            self.settling.insert((until, key));
+            self.settling.insert((waiting.until, key));
+            session.waiting = Some(waiting);
         }
     }
 
     fn take_waiting(&mut self, key: Key) -> Option<Verdict> {
-        let (until, verdict) = self.sessions.get_mut(&key)?.waiting.take()?;
+        let Waiting { until, verdict, .. } = self.sessions.get_mut(&key)?.waiting.take()?;
         self.settling.remove(&(until, key));
         Some(verdict)
     }
@@ -261,7 +303,7 @@ impl Attempts {
     fn remove(&mut self, key: Key) -> Option<ProcessSession> {
         let session = self.sessions.remove(&key)?;
         self.by_age.remove(&(session.last_ns, key));
-        if let Some((until, _)) = &session.waiting {
+        if let Some(Waiting { until, .. }) = &session.waiting {
             self.settling.remove(&(*until, key));
         }
         if let Some(latest) = self.by_peer.get_mut(&key.1) {
@@ -379,16 +421,27 @@ mod tests {
     }
 
     #[rstest]
-    #[case::password(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1)], true)]
-    #[case::key(&[(USER_LOGIN, false, 0, 1), (USER_ACCT, true, 20, 1)], true)]
-    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], false)]
-    #[case::right_key_of_an_account_that_may_not(&[(USER_ACCT, false, 0, 1)], false)]
-    #[case::end(&[(USER_ERR, true, 0, 1)], false)]
-    fn who_was_let_in_is_told(#[case] steps: &[Step], #[case] expected: bool) {
+    #[case::password(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1)], 1)]
+    #[case::password_at_a_terminal(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_LOGIN, true, 9, 1)], 1)]
+    #[case::answer_at_a_terminal(&[(USER_AUTH, true, 0, 2), (USER_ACCT, true, 1, 2), (USER_LOGIN, true, 9, 1)], 1)]
+    #[case::key(&[(USER_LOGIN, false, 0, 1), (USER_ACCT, true, 20, 1)], 1)]
+    #[case::key_at_a_terminal(&[(USER_ACCT, true, 20, 1), (USER_LOGIN, true, 30, 1)], 1)]
+    #[case::key_without_pam(&[(USER_LOGIN, true, 20, 1)], 1)]
+    #[case::two_keys_at_once(&[
+        (USER_ACCT, true, 0, 1), (USER_ACCT, true, 1, 2), (USER_LOGIN, true, 9, 1), (USER_LOGIN, true, 9, 2),
+    ], 2)]
+    #[case::two_passwords_that_one_process_looked_at(&[
+        (USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_AUTH, true, 50, 1), (USER_ACCT, true, 51, 1),
+    ], 2)]
+    #[case::two_passwords_of_whose_accounts_nobody_asks(&[(USER_AUTH, true, 0, 1), (USER_AUTH, true, 50, 1)], 2)]
+    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], 0)]
+    #[case::right_key_of_an_account_that_may_not(&[(USER_ACCT, false, 0, 1)], 0)]
+    #[case::end(&[(USER_ERR, true, 0, 1)], 0)]
+    fn one_login_is_told_once(#[case] steps: &[Step], #[case] expected: usize) {
         let mut attempts = Attempts::default();
         let verdicts = steps.iter().filter_map(|step| attempts.record(&record(*step, PEER)));
         let good: Vec<Verdict> = verdicts.filter(|one| one.outcome == LoginOutcome::Succeeded).collect();
-        assert_eq!(!good.is_empty(), expected);
+        assert_eq!(good.len(), expected, "{good:?}");
         assert!(good.iter().all(|one| one.address == Some(PEER.parse().unwrap()) && one.account == "x"));
     }
 
@@ -435,6 +488,20 @@ mod tests {
     #[case::two_sessions_are_two(&[
         (USER_AUTH, false, 0, 1), (USER_AUTH, false, 5, 2), (USER_LOGIN, false, 1900, 1), (USER_LOGIN, false, 1905, 2),
     ], &[0, 5])]
+    #[case::pam_refused_at_once_and_at_the_end(&[(MODULE_AUTH, false, 0, 1), (USER_AUTH, false, 2000, 1)], &[1000])]
+    #[case::pam_refused_and_another_module_let_in(&[(MODULE_AUTH, false, 0, 1), (USER_AUTH, true, 300, 1)], &[])]
+    #[case::pam_let_in_and_another_module_refused(&[(USER_AUTH, false, 2000, 1)], &[2000])]
+    #[case::pam_without_a_delay(&[
+        (MODULE_AUTH, false, 0, 1), (USER_AUTH, false, 40, 1), (MODULE_AUTH, false, 41, 1), (USER_AUTH, false, 80, 1),
+    ], &[40, 80])]
+    #[case::pam_twice_and_then_right(&[
+        (MODULE_AUTH, false, 0, 1), (USER_AUTH, false, 3500, 1), (MODULE_AUTH, false, 3510, 1),
+        (USER_AUTH, false, 7000, 1), (USER_AUTH, true, 7010, 1),
+    ], &[1000, 4510])]
+    #[case::pam_in_a_process_for_each_answer(&[(MODULE_AUTH, false, 0, 2), (MODULE_AUTH, false, 600, 3)], &[1000, 1600])]
+    #[case::pam_refused_beside_a_login_of_another_process(&[
+        (MODULE_AUTH, false, 0, 2), (USER_AUTH, true, 600, 3),
+    ], &[1000])]
     fn one_attempt_is_one_failure(#[case] steps: &[Step], #[case] known: &[u64]) {
         assert_eq!(failures(steps), known);
     }
