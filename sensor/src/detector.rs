@@ -26,6 +26,7 @@ mod silence;
 mod status;
 mod wants;
 mod watched;
+mod witness;
 
 pub use feed::{FailedLogin, LimitReached};
 pub use ignored::Ignored;
@@ -34,6 +35,7 @@ pub use outlet::{Handed, Sent};
 use pending::Pending;
 pub use status::{BannedAddress, JailStatus, RefusedAddress};
 use watched::Watched;
+use witness::Witnessed;
 
 /// The jails, and what is common to them.
 pub struct Detector {
@@ -47,6 +49,7 @@ pub struct Detector {
     scanners: HashMap<Vec<usize>, Arc<Scanner>>,
     /// When somebody last logged in from an address; kept where a jail of short connections asks.
     logins: BTreeMap<IpAddr, Timestamp>,
+    witnessed: Witnessed,
     outlet: Outlet,
 }
 
@@ -68,6 +71,7 @@ impl Detector {
             dateless: HashSet::new(),
             scanners: HashMap::new(),
             logins: BTreeMap::new(),
+            witnessed: Witnessed::default(),
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),

@@ -1,5 +1,7 @@
 //! What the jails need of the sources.
 
+use atalaya_wire::Name;
+
 use super::Detector;
 use super::watched::Watched;
 use crate::channel;
@@ -23,6 +25,13 @@ impl Detector {
     /// Whether any jail wants failed logins, or has to know of good ones.
     pub fn wants_logins(&self) -> bool {
         self.sources().any(JailSource::wants_logins)
+    }
+
+    /// The jails of logins, each with the services that it names.
+    pub fn login_services(&self) -> impl Iterator<Item = (&Name, &[String])> {
+        self.jails
+            .iter()
+            .filter_map(|watched| Some((&watched.jail.policy().name, watched.source.services()?)))
     }
 
     /// Whether a jail counts short connections.

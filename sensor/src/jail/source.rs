@@ -12,6 +12,7 @@ use crate::filter::Filter;
 use crate::jail::ports;
 use crate::source::connections::Guarded;
 use crate::source::journal::{Entry, JournalMatch};
+use crate::source::logins::service;
 use atalaya_program::count::{agreeing, counted};
 
 /// Where a jail looks for failures.
@@ -146,7 +147,7 @@ impl JailSource {
                 }
                 if short.is_some() {
                     notes.push(format!(
-                        "note: an address from which somebody logged in within {findtime} is protected. Logins are seen through libaudit, and in the journal where a jail reads it: guard only services whose logins are seen so. Where there is neither, this jail counts nothing"
+                        "note: an address from which somebody logged in within {findtime} is protected. Logins are seen through libaudit or PAM, and in the journal where a jail reads it: guard only services whose logins are seen so. Where there is neither, this jail counts nothing"
                     ));
                     if let Some(port) = guarded.iter().find(|port| matches!(port, 80 | 443)) {
                         notes.push(format!("warning: nobody logs in to port {port} in a way that is seen here: every short visit would count"));
@@ -161,8 +162,11 @@ impl JailSource {
             Self::Scan { unverified: true, .. } => vec![
                 "warning: unverified: whoever can forge a sender's address can have that address banned: keep the bantime short, and allow whom you cannot miss".to_owned(),
             ],
-            Self::Logins { .. }
-            | Self::Files { .. }
+            Self::Logins { services } => {
+                let notes = services.iter().filter_map(|service| service::note(service));
+                notes.map(|note| format!("note: {note}")).collect()
+            }
+            Self::Files { .. }
             | Self::Journal { .. }
             | Self::SyslogCalls { .. }
             | Self::Syslog { .. } => Vec::new(),
@@ -219,9 +223,15 @@ impl JailSource {
         }
     }
 
-    /// Whether it takes a failed login of this service.
+    /// Whether it takes a failed login of this service, by whichever of its names.
     pub fn takes_login(&self, service: &str) -> bool {
-        matches!(self, Self::Logins { services } if is_among(service, services))
+        self.services()
+            .is_some_and(|list| list.is_empty() || list.iter().any(|name| service::is_same(name, service)))
+    }
+
+    /// The services whose logins it takes, all of them where there is none; `None` where it takes no logins.
+    pub fn services(&self) -> Option<&[String]> {
+        if let Self::Logins { services } = self { Some(services) } else { None }
     }
 }
 

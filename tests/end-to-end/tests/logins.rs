@@ -185,14 +185,15 @@ fn verdicts_of_pams_modules_are_seen_by_what_is_called_after_them() -> Result<()
     let script =
         format!("mount --bind {} /etc/pam.d && exec python3 -c \"$0\" 10.214.95.1", services.display());
     let mut unshare = Command::new("unshare");
-    let mut server =
-        Process::start("the server", unshare.args(["--mount", "sh", "-c", &script, ASKS_PAM]))?;
+    let mut server = Process::start("the server", unshare.args(["--mount", "sh", "-c", &script, ASKS_PAM]))?;
     let port = server.wait_for("listen", PATIENCE, |_| true)?.text;
     let connect = format!("import socket; socket.create_connection(('10.214.95.1', {port})).recv(1)");
     let mut python = network.command("python3");
     let _client = Process::start("the client", python.args(["-c", &connect]))?;
     // What libpam itself said, and how many logins of each kind that is.
-    for said in ["denies 7 7 0", "denies 7 0", "permits 0 0 0 0", "permits 0 0 0 0", "permits 0 0 0", "permits 0 0 0"] {
+    for said in
+        ["denies 7 7 0", "denies 7 0", "permits 0 0 0 0", "permits 0 0 0 0", "permits 0 0 0", "permits 0 0 0"]
+    {
         server.wait_for("ask PAM", PATIENCE, |line| line == said)?;
     }
     let login = |line: &str| line.contains("\"message\":\"login\"") && line.contains("10.214.95.2");
@@ -287,8 +288,11 @@ fn users_who_call_the_probed_functions_accuse_nobody() -> Result<()> {
 #[test]
 fn a_wrong_password_of_imap_is_seen_through_dovecots_auth_process() -> Result<()> {
     let (stage, network) = (Stage::of_this_test()?, Namespace::new(&["10.214.93.2"])?);
-    let mut sensor =
-        sensor(&stage, "[jail.imap]\nsource = \"logins\"\nservices = [\"dovecot\"]\nmaxretry = 100\n")?;
+    let mut sensor = sensor(
+        &stage,
+        "[jail.imap]\nsource = \"logins\"\nservices = [\"auth\"]\nmaxretry = 100\n\
+         [jail.mail]\nsource = \"logins\"\nservices = [\"imapd\"]\n",
+    )?;
     let folder = stage.folder().join("dovecot");
     std::fs::create_dir(&folder)?;
     let config = folder.join("dovecot.conf");
@@ -315,6 +319,14 @@ fn a_wrong_password_of_imap_is_seen_through_dovecots_auth_process() -> Result<()
     ensure!(answer.contains("AUTHENTICATIONFAILED"), "{answer}");
     sensor.wait_for("see the failure", PATIENCE, failure_of("10.214.93.2"))?;
     dovecot.terminate(PATIENCE)?;
+    let status: Value = serde_json::from_str(&output(stage.sensor().args(["status", "--json"]))?)?;
+    let seen = status["logins"].as_array().context("no logins")?;
+    let seen = seen.iter().find(|seen| seen["service"] == "dovecot").context("dovecot was not seen")?;
+    ensure!(seen["program"] == "auth" && seen["failed"].as_u64() >= Some(1), "{seen}");
+    // Its process is called so too; nobody is called imapd.
+    let troubles = |jail: usize| status["jails"][jail]["troubles"].to_string();
+    ensure!(!troubles(0).contains("was seen yet"), "{}", troubles(0));
+    ensure!(troubles(1).contains("no login of imapd was seen yet; those seen are of "), "{}", troubles(1));
     Ok(())
 }
 

@@ -42,12 +42,14 @@ const BEGUN: u64 = 0;
 const ASKED: u64 = 1;
 /// A module refused the password, and that is told; another may let in.
 const REFUSED: u64 = 2;
+/// As [`REFUSED`], and since then a child asks about another one, and tells itself what comes of that.
+const HANDED_ON: u64 = 3;
 /// The account was asked about, without a password: that of a key.
-const KEYED: u64 = 3;
+const KEYED: u64 = 4;
 /// The password was right, and that is told; the account is asked about.
-const PASSED: u64 = 4;
+const PASSED: u64 = 5;
 /// All is told.
-const LET_IN: u64 = 5;
+const LET_IN: u64 = 6;
 
 /// Items, flags and results, of security/_pam_types.h.
 const PAM_USER: i32 = 2;
@@ -110,7 +112,7 @@ pub fn pam_authenticate(_: ProbeContext) -> u32 {
         return 0;
     }
     let Some(items) = inherited() else { return 0 };
-    if matches!(items.stage, ASKED | REFUSED) {
+    if matches!(items.stage, ASKED | REFUSED | HANDED_ON) {
         tell(USER_AUTH, false, Some(items));
     }
     items.stage = ASKED;
@@ -149,9 +151,9 @@ pub fn pam_acct_mgmt(_: ProbeContext) -> u32 {
     if !caller::is_root() {
         return 0;
     }
-    let Some(items) = inherited() else { return 0 };
+    let Some(items) = own().or_else(parents) else { return 0 };
     match items.stage {
-        ASKED | REFUSED => {
+        ASKED | REFUSED | HANDED_ON => {
             tell(USER_AUTH, true, Some(items));
             items.stage = PASSED;
         }
@@ -173,7 +175,7 @@ pub fn pam_setcred(ctx: ProbeContext) -> u32 {
     match items.stage {
         ASKED | REFUSED => tell(USER_AUTH, true, Some(items)),
         KEYED => tell(USER_ACCT, true, Some(items)),
-        PASSED => {}
+        PASSED | HANDED_ON => {}
         _ => return 0,
     }
     items.stage = LET_IN;
@@ -194,7 +196,7 @@ pub fn pam_end(ctx: ProbeContext) -> u32 {
     }
     let Some(items) = own() else { return 0 };
     match items.stage {
-        REFUSED => tell(USER_AUTH, false, Some(items)),
+        REFUSED | HANDED_ON => tell(USER_AUTH, false, Some(items)),
         ASKED if is_refusal => tell(USER_AUTH, false, Some(items)),
         KEYED | PASSED if is_refusal || status == PAM_ACCT_EXPIRED => tell(USER_ACCT, false, Some(items)),
         KEYED if status == PAM_SUCCESS => tell(USER_ACCT, true, Some(items)),
@@ -217,15 +219,25 @@ fn parents() -> Option<&'static mut Items> {
 }
 
 /// What it said itself, else what it has from its parent, its own from now on: sshd's keyboard-interactive asks in a
-/// child of the process that began, and a child for each answer.
+/// child of the process that began, and a child for each answer. What came of the parent's own question is told.
 #[inline(always)]
 fn inherited() -> Option<&'static mut Items> {
     if let Some(items) = own() {
         return Some(items);
     }
-    let items = parents()?;
-    ITEMS.insert(&caller::process(), &*items, 0).ok()?;
-    own()
+    let before = parents()?;
+    match before.stage {
+        ASKED => {
+            tell(USER_AUTH, false, Some(before));
+            before.stage = BEGUN;
+        }
+        REFUSED => before.stage = HANDED_ON,
+        _ => {}
+    }
+    ITEMS.insert(&caller::process(), &*before, 0).ok()?;
+    let items = own()?;
+    items.stage = BEGUN;
+    Some(items)
 }
 
 #[inline(always)]

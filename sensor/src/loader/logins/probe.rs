@@ -147,16 +147,19 @@ impl LoadedLogins {
     fn new(kit: &Kit) -> Result<(Self, MapDescriptors), Refusal> {
         let roots = Roots::new().map_err(|error| Refusal::of(&error))?;
         let layout = Layout::read();
-        let globals = layout.as_ref().map_err(ToString::to_string).and_then(|layout| {
-            globals(layout).map_err(|error| error.to_string())
-        });
+        let globals = layout
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|layout| globals(layout).map_err(|error| error.to_string()));
         let known = globals.is_ok();
         let globals = globals.unwrap_or_else(|error| {
             tracing::warn!("{error}: every login is checked with the loader, and keyboard-interactive is not seen through PAM");
             [0; GLOBALS.len()]
         });
         let sockets = match &layout {
-            Ok(layout) if known => socket_globals(layout).map_err(|error| Refusal::because(error.to_string())),
+            Ok(layout) if known => {
+                socket_globals(layout).map_err(|error| Refusal::because(error.to_string()))
+            }
             Ok(_) => Err(Refusal::because("the layout of this kernel's processes is not known")),
             Err(error) => Err(Refusal::because(error.to_string())),
         };

@@ -82,6 +82,11 @@ impl Files {
             places.push(format!("not to {} of containers ({first})", counted(without.len(), "file")));
         }
         places.extend(troubles.iter().map(|trouble| format!("not {trouble}")));
+        // Of several programs the kernel may refuse some.
+        for hook in HOOKS.iter().filter(|hook| hook.subject == subject) {
+            let refused = self.refused.get(hook.program).filter(|_| subject.wanted(wanted, true, false));
+            places.extend(refused.map(|refusal| format!("without {}: {refusal}", hook.function)));
+        }
         let mut program = object.on(shown, self.chosen(subject.program()), places.join(", "));
         (program.outdated, program.more_outdated) = self.outdated(counts);
         program

@@ -27,6 +27,10 @@ const FORGETTING: u64 = 180_000_000_000;
 const MOST: usize = 20_000;
 /// How many sessions of one peer, the latest, are looked at for another process of the same attempt.
 const LATEST: usize = 64;
+/// The most refusals to a name that wait for their address; beyond, the oldest are told without one.
+const MOST_NAMED: usize = 256;
+/// How sshd calls an account that does not exist, in its own verdict.
+const INVALID: &str = "(invalid user)";
 
 /// An attempt, by the records' own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Verdict {
     pub account: String,
     /// The service, by PAM's name or the program's.
     pub service: String,
+    /// The program, by its process's name.
+    pub program: String,
     /// That of the record, as this host numbers it.
     pub pid: u32,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -57,6 +63,8 @@ pub struct Attempts {
     by_age: BTreeSet<(u64, Key)>,
     /// Those that wait, by when they have waited enough.
     settling: BTreeSet<(u64, Key)>,
+    /// Passwords that sshd refused to a name (`UseDNS`), whose address its own verdict tells two seconds later.
+    named: VecDeque<Verdict>,
     forged: u64,
     forgotten: u64,
 }
@@ -69,7 +77,7 @@ struct ProcessSession {
     last_ns: u64,
     /// How many passwords failed; later records of the same ones are not counted again.
     passwords: u32,
-    waiting: Option<Waiting>,
+    waiting: Option<Unexplained>,
     /// Whether one that waited was counted: the next password is the same attempt.
     prepaid: bool,
     /// Whether passwords that another process of the session checked explain its failures.
@@ -80,7 +88,7 @@ struct ProcessSession {
 
 /// A failure that waits for what explains it.
 #[derive(Debug)]
-struct Waiting {
+struct Unexplained {
     /// In nanoseconds of `CLOCK_MONOTONIC`.
     until: u64,
     verdict: Verdict,
@@ -103,7 +111,7 @@ impl Attempts {
             return None;
         }
         let Some(peer) = record.peer().filter(|peer| !is_local(*peer)) else {
-            return local(record);
+            return self.without_address(record);
         };
         self.forget(record.time_ns);
         let key = (record.tgid, peer);
@@ -116,10 +124,7 @@ impl Attempts {
                 self.module(record, key);
                 None
             }
-            USER_LOGIN => {
-                self.login(record, key);
-                None
-            }
+            USER_LOGIN => self.login(record, key),
             USER_ACCT => {
                 Some(verdict(record, Some(peer), LoginOutcome::Failed, "the account may not log in"))
             }
@@ -130,7 +135,8 @@ impl Attempts {
 
     /// When the next attempt settles, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn next_settling(&self) -> Option<u64> {
-        self.settling.first().map(|(until, _)| *until)
+        let named = self.named.front().map(|named| named.time_ns + SETTLING);
+        self.settling.first().map(|(until, _)| *until).into_iter().chain(named).min()
     }
 
     /// The attempts that nothing explained in time.
@@ -141,6 +147,9 @@ impl Attempts {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.prepaid = true;
             }
+        }
+        while self.named.front().is_some_and(|named| named.time_ns + SETTLING <= now_ns) {
+            settled.extend(self.named.pop_front());
         }
         self.forget(now_ns);
         settled
@@ -161,6 +170,24 @@ impl Attempts {
         self.forgotten
     }
 
+    /// A verdict on somebody who comes from no address that can be banned.
+    fn without_address(&mut self, record: &Record) -> Option<Verdict> {
+        let verdict = local(record)?;
+        if verdict.outcome != LoginOutcome::Failed || !record.program.starts_with("sshd") {
+            return Some(verdict);
+        }
+        self.named.push_back(verdict);
+        if self.named.len() > MOST_NAMED { self.named.pop_front() } else { None }
+    }
+
+    /// Takes out the password that sshd, or its process for an answer, refused to a name before its own verdict.
+    fn take_named(&mut self, record: &Record) -> Option<Verdict> {
+        let account = record.account.as_deref().unwrap_or_default();
+        let by_other = |named: &Verdict| account == INVALID || named.account == account;
+        let own = self.named.iter().position(|named| named.pid == record.tgid);
+        self.named.remove(own.or_else(|| self.named.iter().position(by_other))?)
+    }
+
     /// PAM refused: an attempt, at once.
     fn password(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         self.explain(record, key);
@@ -179,7 +206,7 @@ impl Attempts {
         let session = self.session(record, key);
         if !session.prepaid {
             let until = record.time_ns + SETTLING_MODULE;
-            self.wait(key, Waiting { until, verdict, of_module: true });
+            self.wait(key, Unexplained { until, verdict, of_module: true });
         }
     }
 
@@ -195,14 +222,21 @@ impl Attempts {
     }
 
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
-    fn login(&mut self, record: &Record, key: Key) {
+    fn login(&mut self, record: &Record, key: Key) -> Option<Verdict> {
+        if record.program.starts_with("sshd")
+            && let Some(named) = self.take_named(record)
+        {
+            let verdict = self.password(record, key)?;
+            return Some(Verdict { account: named.account, ..verdict });
+        }
         let by_other = self.explained_by_other(record, key);
         let session = self.session(record, key);
         session.explained |= by_other;
         if session.passwords == 0 && !by_other && !session.prepaid && session.waiting.is_none() {
             let verdict = verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused");
-            self.wait(key, Waiting { until: record.time_ns + SETTLING, verdict, of_module: false });
+            self.wait(key, Unexplained { until: record.time_ns + SETTLING, verdict, of_module: false });
         }
+        None
     }
 
     /// The session ended without success: what waited was an attempt.
@@ -286,7 +320,7 @@ impl Attempts {
         session
     }
 
-    fn wait(&mut self, key: Key, waiting: Waiting) {
+    fn wait(&mut self, key: Key, waiting: Unexplained) {
         self.take_waiting(key);
         if let Some(session) = self.sessions.get_mut(&key) {
             self.settling.insert((waiting.until, key));
@@ -295,7 +329,7 @@ impl Attempts {
     }
 
     fn take_waiting(&mut self, key: Key) -> Option<Verdict> {
-        let Waiting { until, verdict, .. } = self.sessions.get_mut(&key)?.waiting.take()?;
+        let Unexplained { until, verdict, .. } = self.sessions.get_mut(&key)?.waiting.take()?;
         self.settling.remove(&(until, key));
         Some(verdict)
     }
@@ -303,7 +337,7 @@ impl Attempts {
     fn remove(&mut self, key: Key) -> Option<ProcessSession> {
         let session = self.sessions.remove(&key)?;
         self.by_age.remove(&(session.last_ns, key));
-        if let Some(Waiting { until, .. }) = &session.waiting {
+        if let Some(Unexplained { until, .. }) = &session.waiting {
             self.settling.remove(&(*until, key));
         }
         if let Some(latest) = self.by_peer.get_mut(&key.1) {
@@ -349,18 +383,12 @@ fn local(record: &Record) -> Option<Verdict> {
 }
 
 fn verdict(record: &Record, address: Option<IpAddr>, outcome: LoginOutcome, why: &'static str) -> Verdict {
-    // sshd's privileged process is `sshd`, and since 9.8 `sshd-session`.
-    let service = match record.program.as_str() {
-        sshd if sshd.starts_with("sshd") => "sshd",
-        // The process of dovecot's that asks PAM, for IMAP, POP3 and whoever else asks dovecot.
-        "auth" => "dovecot",
-        _ => record.service(),
-    };
     Verdict {
         outcome,
         address,
         account: record.account.clone().unwrap_or_default(),
-        service: service.to_owned(),
+        service: record.service().to_owned(),
+        program: record.program.clone(),
         pid: record.tgid,
         time_ns: record.time_ns,
         why,
@@ -520,11 +548,53 @@ mod tests {
     #[test]
     fn a_peer_known_by_name_alone_is_never_an_address() {
         let mut named = record((USER_AUTH, false, 0, 1), PEER);
+        named.program = "vsftpd".to_owned();
         (named.host, named.addr) = (Some("evil.example".to_owned()), None);
         let verdict = Attempts::default().record(&named).unwrap();
         assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Failed, None));
         named.host = Some("::ffff:192.0.2.7".to_owned());
         assert_eq!(Attempts::default().record(&named).unwrap().address, Some(PEER.parse().unwrap()));
+    }
+
+    #[rstest]
+    #[case::passwords(&[
+        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1600, 1), (USER_AUTH, false, 3000, 1), (USER_LOGIN, false, 6600, 1),
+    ], &[1600, 6600])]
+    #[case::answers(&[
+        (USER_AUTH, false, 0, 2), (USER_LOGIN, false, 2400, 1), (USER_AUTH, false, 2500, 3), (USER_LOGIN, false, 4300, 1),
+        (USER_ERR, false, 4301, 1),
+    ], &[2400, 4300])]
+    #[case::unknown_user(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 20, 1), (USER_LOGIN, false, 2050, 1),
+    ], &[2050])]
+    #[case::of_another_sshd(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 20_000, 2)], &[10_000, 30_000])]
+    fn where_sshd_says_a_name_first_one_password_is_one_failure_of_the_address_that_it_says_last(
+        #[case] steps: &[Step],
+        #[case] known: &[u64],
+    ) {
+        let mut attempts = Attempts::default();
+        let (mut seen, mut addresses) = (Vec::new(), Vec::new());
+        let mut tell = |verdicts: Vec<Verdict>, at: u64| {
+            seen.extend(verdicts.iter().map(|_| at));
+            addresses.extend(verdicts.into_iter().map(|verdict| verdict.address));
+        };
+        for step in steps {
+            while let Some(at) = attempts.next_settling().filter(|at| *at <= step.2 * 1_000_000) {
+                tell(attempts.settle(at), at / 1_000_000);
+            }
+            let mut record = record(*step, PEER);
+            if step.0 != USER_LOGIN {
+                (record.host, record.addr) = (Some("evil.example".to_owned()), None);
+            }
+            tell(attempts.record(&record).into_iter().collect(), step.2);
+        }
+        while let Some(at) = attempts.next_settling() {
+            tell(attempts.settle(at), at / 1_000_000);
+        }
+        assert_eq!(seen, known);
+        // What no verdict of its own followed stays without an address.
+        let first = if known[0] == 10_000 { None } else { Some(PEER.parse().unwrap()) };
+        assert_eq!(addresses[0], first);
     }
 
     #[test]
