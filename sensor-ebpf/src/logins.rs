@@ -10,11 +10,19 @@ use core::mem::{offset_of, size_of};
 pub const AUDIT_PROGRAM: &str = "audit_log_acct_message";
 /// The same for kernels that allow it only to a program that may sleep.
 pub const AUDIT_SLEEPABLE_PROGRAM: &str = "audit_log_acct_message_sleepable";
-/// The programs on libpam's `pam_start` and `pam_set_item`, which say what a later verdict is about, on the return of
-/// its `pam_authenticate`, and on the return of `pam_unix.so:pam_sm_authenticate`.
-pub const PAM_PROGRAMS: [&str; 4] = ["pam_start", "pam_set_item", "pam_authenticate", "pam_sm_authenticate"];
-/// The programs on libc's `getpeername` and on its return.
-pub const PEERS_PROGRAMS: [&str; 2] = ["getpeername", "getpeername_return"];
+/// The programs on libpam's functions of the same names: the first two say what a verdict is about, the others what it
+/// was.
+pub const PAM_PROGRAMS: [&str; 7] = [
+    "pam_start",
+    "pam_set_item",
+    "pam_authenticate",
+    "pam_set_data",
+    "pam_acct_mgmt",
+    "pam_setcred",
+    "pam_end",
+];
+/// The program on libc's `getpeername`.
+pub const PEERS_PROGRAM: &str = "getpeername";
 /// The programs on libc's `syslog` and `__syslog_chk`.
 pub const SYSLOG_PROGRAMS: [&str; 2] = ["syslog", "syslog_chk"];
 /// The program on the tracepoint `sched_process_exec`.
@@ -53,6 +61,22 @@ pub const GLOBALS: [&str; 9] = [
     "MOUNTS_NUMBER",
 ];
 
+/// Globals that the loader sets for [`PEERS_PROGRAM`], all of them `u32`: offsets in the kernel's structures in bytes,
+/// on the way from a task and a descriptor to a socket's remote address.
+pub const SOCKET_GLOBALS: [&str; 11] = [
+    "TASK_FILES",
+    "FILES_TABLE",
+    "TABLE_FILES",
+    "TABLE_SIZE",
+    "FILE_INODE",
+    "INODE_MODE",
+    "FILE_SOCKET",
+    "SOCKET_SOCK",
+    "SOCK_FAMILY",
+    "SOCK_REMOTE4",
+    "SOCK_REMOTE6",
+];
+
 /// `AUDIT_USER_AUTH` of linux/audit.h: PAM's verdict on a password.
 pub const USER_AUTH: u32 = 1100;
 /// `AUDIT_USER_ACCT`: the account may or may not log in.
@@ -61,13 +85,13 @@ pub const USER_ACCT: u32 = 1101;
 pub const USER_ERR: u32 = 1109;
 /// `AUDIT_USER_LOGIN`: the login program's own verdict.
 pub const USER_LOGIN: u32 = 1112;
-/// No message of audit's: one module of PAM refused. Others may still let in; PAM itself says so with
-/// [`USER_AUTH`], some two seconds later where all refuse.
+/// No message of audit's: one module of PAM refused. Others may still let in; what its caller does next says so as
+/// [`USER_AUTH`], some two seconds later where all refuse, or nothing does.
 pub const MODULE_AUTH: u32 = 1;
 
 /// A record of what libaudit was told.
 pub const SOURCE_AUDIT: u32 = 0;
-/// A record of what PAM returned.
+/// A record of what was called of PAM after its verdict.
 pub const SOURCE_PAM: u32 = 1;
 
 /// The longest address, host, account and so on that a record holds, in bytes, with the final NUL.

@@ -101,8 +101,8 @@ pub struct SyslogConfig {
 pub struct LoginsConfig {
     /// Whose verdicts are taken.
     pub verdicts: Verdicts,
-    /// Whether a peer that a program knows by name alone is asked of `getpeername`. It costs every call of it on
-    /// this host one to two microseconds.
+    /// Whether the peer of a program that knows it by name alone is taken from the socket of which it asks
+    /// `getpeername`. It costs every call of it on this host some ten microseconds.
     pub peers: bool,
 }
 
@@ -298,7 +298,7 @@ impl fmt::Display for Config {
             )?;
         }
         if self.logins.peers {
-            writeln!(f, "logins: peers that are known by name are asked of getpeername")?;
+            writeln!(f, "logins: the address of a peer that is told by name alone is taken from its socket")?;
         }
         if !self.nat64.is_empty() {
             let prefixes: Vec<String> = self.nat64.clone().into();

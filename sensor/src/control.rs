@@ -19,6 +19,7 @@ use crate::channel::Program;
 use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::local_drop::status::LocalDropStatus;
+use crate::source::logins::seen::SeenService;
 use crate::uplink::outbox::OutboxStatus;
 use crate::uplink::report::ReportStatus;
 
@@ -100,6 +101,9 @@ pub struct Status {
     /// The kernel programs, each on, off or refused.
     #[serde(default)]
     pub programs: Vec<Program>,
+    /// The services whose logins the kernel's side saw, in the order of their names.
+    #[serde(default)]
+    pub logins: Vec<SeenService>,
     /// What each of the sensor's processes kept.
     #[serde(default)]
     pub confinement: Vec<(String, Confinement)>,

@@ -30,6 +30,7 @@ mod silence;
 mod status;
 mod wants;
 mod watched;
+mod witness;
 
 use connected::Connected;
 pub use feed::{FailedLogin, LimitReached};
@@ -39,6 +40,7 @@ pub use outlet::{Handed, Sent};
 use pending::Pending;
 pub use status::{BannedAddress, JailStatus, RefusedAddress};
 use watched::Watched;
+use witness::Witnessed;
 
 /// The jails, and what is common to them.
 pub struct Detector {
@@ -55,6 +57,7 @@ pub struct Detector {
     /// When somebody last logged in from an address; kept where a jail of short connections asks.
     logins: BTreeMap<IpAddr, Timestamp>,
     connected: Connected,
+    witnessed: Witnessed,
     outlet: Outlet,
 }
 
@@ -78,6 +81,7 @@ impl Detector {
             scanners: HashMap::new(),
             logins: BTreeMap::new(),
             connected: Connected::default(),
+            witnessed: Witnessed::default(),
             outlet: Outlet {
                 chatter: Chatter::default(),
                 pending: Some(Pending::default()),

@@ -11,6 +11,7 @@ use crate::cli::trial::{given_up, printable};
 use crate::control::{FileStatus, Status};
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
+use crate::source::logins::seen::SeenService;
 use crate::uplink::outbox::OutboxStatus;
 use atalaya_program::count::{agreeing, counted};
 
@@ -36,6 +37,7 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
         writeln!(out, "{}", programs(&status.programs))?;
     }
     outdated(&status.programs, out)?;
+    logins(&status.logins, out)?;
     if let Some(drop) = &status.local_drop {
         local_drop(drop, out)?;
     }
@@ -278,6 +280,31 @@ fn programs(programs: &[Program]) -> Table {
         table.add_row([&program.name, state, &printable(program.reason.as_bytes())]);
     }
     table
+}
+
+/// The services whose logins were seen, and what to do about those that lead to nobody.
+fn logins(services: &[SeenService], out: &mut impl Write) -> io::Result<()> {
+    if services.is_empty() {
+        return Ok(());
+    }
+    let mut table = new_table([
+        "logins of",
+        "failed",
+        "good",
+        "failed, a name for address",
+        "failed, local",
+        "not believed",
+    ]);
+    for seen in services {
+        let counts = [seen.failed, seen.succeeded, seen.named, seen.local, seen.disbelieved];
+        let counts = counts.map(|count| count.to_string());
+        table.add_row([printable(seen.shown().as_bytes())].into_iter().chain(counts));
+    }
+    writeln!(out, "{table}")?;
+    for advice in services.iter().filter_map(SeenService::advice) {
+        writeln!(out, "{}", printable(advice.as_bytes()))?;
+    }
+    Ok(())
 }
 
 /// Who runs on a library of before its upgrade: a line for a library and place, of whichever upgrade.

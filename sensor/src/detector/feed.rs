@@ -17,6 +17,7 @@ use super::dated::{Common, DatedLine, count_dated, host_of};
 use super::ignored::{Ignored, Spared};
 use super::outlet::Outlet;
 use super::watched::Watched;
+use super::witness::Witness;
 use crate::carrier::Carried;
 use crate::date::Dates;
 use crate::filter::{Host, LineOutcome, Match, Scanner};
@@ -34,6 +35,8 @@ pub struct FailedLogin<'a> {
     pub address: IpAddr,
     /// The service: `sshd`, `vsftpd`…
     pub service: &'a str,
+    /// Its program, which may have another name.
+    pub program: &'a str,
     /// By this host's clock.
     pub time: Timestamp,
     /// What was seen, in words.
@@ -67,7 +70,7 @@ impl Detector {
     /// One entry of the journal, for all jails that want it; a successful login in it, for the next report.
     pub fn journal(&mut self, entry: &Entry, now: Timestamp) {
         if let Some((address, account)) = entry.good_login() {
-            self.good_login(address, "sshd", account, entry.time);
+            self.witnessed_login(address, "sshd", account, entry.time, Witness::Journal);
         }
         for Watched { jail, source, spared, silence, .. } in &mut self.jails {
             let Some(filter) = source.take_entry(entry) else { continue };
@@ -263,7 +266,7 @@ impl Detector {
     /// One failed login, for all jails that want its service.
     pub fn failed_login(&mut self, login: &FailedLogin<'_>, now: Timestamp) {
         for Watched { jail, source, spared, silence, .. } in &mut self.jails {
-            if !source.takes_login(login.service) {
+            if !source.takes_login(login.service) && !source.takes_login(login.program) {
                 continue;
             }
             silence.end(now);
@@ -313,14 +316,29 @@ impl Detector {
         judge(jail, &self.ignored, spared, failure, now, &mut self.outlet, Jail::crossing);
     }
 
-    /// One login that succeeded, for the next report. Those of this host itself are nobody's business.
+    /// One login that succeeded, as the kernel's side saw it, for the next report. Those of this host itself are
+    /// nobody's business.
     pub fn good_login(&mut self, address: IpAddr, service: &str, account: &str, time: Timestamp) {
+        self.witnessed_login(address, service, account, time, Witness::Kernel);
+    }
+
+    fn witnessed_login(
+        &mut self,
+        address: IpAddr,
+        service: &str,
+        account: &str,
+        time: Timestamp,
+        by: Witness,
+    ) {
+        let address = self.ignored.nat64.client(address);
+        if service == "sshd" && !self.witnessed.is_new(address, time, by) {
+            return;
+        }
         for Watched { source, silence, .. } in &mut self.jails {
             if source.takes_login(service) {
                 silence.end(time);
             }
         }
-        let address = self.ignored.nat64.client(address);
         let is_remote = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
         if is_remote {
             self.outlet.trusted.lock().unwrap_or_else(PoisonError::into_inner).note(address, time);

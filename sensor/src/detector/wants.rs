@@ -1,5 +1,7 @@
 //! What the jails need of the sources.
 
+use atalaya_wire::Name;
+
 use super::Detector;
 use super::watched::Watched;
 use crate::channel;
@@ -23,6 +25,13 @@ impl Detector {
     /// Whether any jail wants failed logins, or has to know of good ones.
     pub fn wants_logins(&self) -> bool {
         self.sources().any(JailSource::wants_logins)
+    }
+
+    /// The jails of logins, each with the services that it names.
+    pub fn login_services(&self) -> impl Iterator<Item = (&Name, &[String])> {
+        self.jails
+            .iter()
+            .filter_map(|watched| Some((&watched.jail.policy().name, watched.source.services()?)))
     }
 
     /// Whether a jail counts short connections.
@@ -50,8 +59,6 @@ impl Detector {
         let guard = |watched: &Watched| {
             let policy = watched.jail.policy();
             let ports = guarded_ports(&watched.ports, &spoken_of);
-            let of = watched.source.guarded(policy, ports, logins)?;
-            let policy = watched.jail.policy();
             let of = watched.source.guarded(policy, ports, logins)?;
             Some(Guard {
                 jail: policy.name.clone(),

@@ -12,6 +12,7 @@ use crate::filter::Filter;
 use crate::jail::{Policy, ports};
 use crate::source::connections::Guarded;
 use crate::source::journal::{Entry, JournalMatch};
+use crate::source::logins::service;
 use atalaya_program::count::{agreeing, counted};
 
 /// Where a jail looks for failures.
@@ -148,7 +149,7 @@ impl JailSource {
                 }
                 if short.is_some() {
                     notes.push(format!(
-                        "note: an address from which somebody logged in within {findtime} is protected. Logins are seen through libaudit, and in the journal where a jail reads it: guard only services whose logins are seen so. Where there is neither, this jail counts nothing"
+                        "note: an address from which somebody logged in within {findtime} is protected. Logins are seen through libaudit or PAM, and in the journal where a jail reads it: guard only services whose logins are seen so. Where there is neither, this jail counts nothing"
                     ));
                     if let Some(port) = guarded.iter().find(|port| matches!(port, 80 | 443)) {
                         notes.push(format!("warning: nobody logs in to port {port} in a way that is seen here: every short visit would count"));
@@ -167,8 +168,11 @@ impl JailSource {
             _ if self.is_scan_of_lines() => vec![
                 "note: only addresses that completed a connection to this host within the last hour count, as the kernel's program `connections: state` sees it; `unverified = true` counts all that the router saw".to_owned(),
             ],
-            Self::Logins { .. }
-            | Self::Files { .. }
+            Self::Logins { services } => {
+                let notes = services.iter().filter_map(|service| service::note(service));
+                notes.map(|note| format!("note: {note}")).collect()
+            }
+            Self::Files { .. }
             | Self::Journal { .. }
             | Self::SyslogCalls { .. }
             | Self::Syslog { .. } => Vec::new(),
@@ -225,9 +229,15 @@ impl JailSource {
         }
     }
 
-    /// Whether it takes a failed login of this service.
+    /// Whether it takes a failed login of this service, by whichever of its names.
     pub fn takes_login(&self, service: &str) -> bool {
-        matches!(self, Self::Logins { services } if is_among(service, services))
+        self.services()
+            .is_some_and(|list| list.is_empty() || list.iter().any(|name| service::is_same(name, service)))
+    }
+
+    /// The services whose logins it takes, all of them where there is none; `None` where it takes no logins.
+    pub fn services(&self) -> Option<&[String]> {
+        if let Self::Logins { services } = self { Some(services) } else { None }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Service, Sources, Watch, lock};
 use crate::control::{Answer, FileStatus, Request, Status};
+use crate::source::logins::seen::unseen;
 use crate::uplink::Uplink;
 use crate::uplink::report::ReportStatus;
 
@@ -79,6 +80,13 @@ impl Service {
         let link = self.desk.link.lock();
         let files = watch.positions.values();
         let files = files.map(|saved| FileStatus::new(saved.path.clone(), saved.position.offset)).collect();
+        let seen = self.kernel.seen();
+        let mut jails = watch.detector.status(jail, now);
+        for (name, services) in watch.detector.login_services() {
+            if let Some(status) = jails.iter_mut().find(|status| status.name == *name) {
+                status.troubles.extend(unseen(services, &seen));
+            }
+        }
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -90,6 +98,7 @@ impl Service {
                 .into_iter()
                 .filter_map(|(process, kept)| Some((process.to_owned(), kept?)))
                 .collect(),
+            logins: seen,
             kernel_trouble: self.kernel.trouble().map(ToOwned::to_owned),
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
@@ -97,7 +106,7 @@ impl Service {
             unwatched: watch.files.as_ref().map_or(0, |files| files.unwatched()),
             unread: watch.files.iter().flat_map(|files| files.troubles()).collect(),
             files,
-            jails: watch.detector.status(jail, now),
+            jails,
             local_drop: None,
             outbox: self.desk.outbox.status(),
             reports: match watch.detector.reporting() {

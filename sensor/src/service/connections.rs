@@ -131,7 +131,7 @@ impl Feed {
         };
         if wants_short && !sees_logins && !self.warned {
             tracing::warn!(
-                "short connections are not counted: no login can be seen here, neither through libaudit nor in the journal, that would tell them from quick logins"
+                "short connections are not counted: no login can be seen here, neither through libaudit or PAM nor in the journal, that would tell them from quick logins"
             );
         }
         self.warned = wants_short && !sees_logins;
@@ -147,10 +147,10 @@ impl Feed {
         }
     }
 
-    /// Whether successful logins are seen, by key too: PAM's own verdicts tell of passwords alone.
+    /// Whether successful logins are seen, by key too.
     fn sees_logins(&self) -> bool {
         let runs = |program: &crate::channel::Program| {
-            program.state == ProgramState::On && program.name == "logins: audit"
+            program.state == ProgramState::On && ["logins: audit", "logins: pam"].contains(&&*program.name)
         };
         self.questions.programs().iter().any(runs) || !lock(&self.watch).detector.journal_matches().is_empty()
     }

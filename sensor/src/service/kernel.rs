@@ -11,6 +11,7 @@ use crate::channel::{Program, Wanted};
 use crate::confine::Confinement;
 use crate::confine::logs::WantedLogs;
 use crate::kernel::logs::LogOpener;
+use crate::source::logins::seen::{SeenService, SeenServices};
 
 /// Whether this sensor was built with the kernel programs.
 const BUILT_IN: bool = cfg!(feature = "kernel");
@@ -25,6 +26,8 @@ pub(super) struct Kernel {
     guards: super::connections::Changed,
     /// Opens logs that the worker cannot reach.
     log_opener: Option<LogOpener>,
+    /// The services whose logins were seen, over all feeds.
+    seen: SeenServices,
     /// Why nothing can be loaded.
     trouble: Option<String>,
 }
@@ -94,7 +97,8 @@ impl Kernel {
                     if let Err(error) = super::syslog_calls::feed(&mut maps, token.clone(), feeding) {
                         self.note(&error);
                     }
-                    if let Err(error) = super::logins::feed(maps, voucher, token, feeding) {
+                    if let Err(error) = super::logins::feed(maps, voucher, self.seen.clone(), token, feeding)
+                    {
                         self.note(&error);
                     }
                 }
@@ -131,6 +135,11 @@ impl Kernel {
     /// All programs as they stand.
     pub(super) fn programs(&self) -> Vec<Program> {
         self.loader.as_ref().map(crate::kernel::process::Loader::programs).unwrap_or_default()
+    }
+
+    /// The services whose logins were seen.
+    pub(super) fn seen(&self) -> Vec<SeenService> {
+        self.seen.list()
     }
 
     /// Why nothing can be loaded, where that is so.

@@ -9,16 +9,18 @@ use super::{DROPS_INTERVAL, Shared, lock, stop_at};
 use crate::detector::FailedLogin;
 use crate::kernel::maps::{LostRecords, Maps, MapsError};
 use crate::kernel::process::Voucher;
+use crate::source::logins::seen::SeenServices;
 use crate::source::logins::{Attempt, LoginOutcome, Logins};
 
-/// Starts to feed, until the token says so.
+/// Starts to feed, until the token says so; what is seen of each service is added to `seen`.
 pub(super) fn feed(
     mut maps: Maps,
     voucher: Voucher,
+    seen: SeenServices,
     token: CancellationToken,
     feeding: &Feeding<'_>,
 ) -> Result<(), MapsError> {
-    let (mut logins, doubts) = Logins::new(&mut maps, voucher)?;
+    let (mut logins, doubts) = Logins::new(&mut maps, voucher, seen)?;
     feeding.tasks.spawn(stop_at(token.clone(), doubts.run()));
     let watch = feeding.watch.clone();
     feeding.tasks.spawn(stop_at(token, async move {
@@ -52,10 +54,10 @@ pub(super) fn feed(
 }
 
 fn take(watch: &Shared, attempt: &Attempt) {
-    let (account, service) = (&attempt.account, &attempt.service);
+    let (account, service, program) = (&attempt.account, &attempt.service, &attempt.program);
     match (attempt.outcome, attempt.address) {
         (LoginOutcome::Failed, Some(address)) => {
-            let login = FailedLogin { address, service, time: attempt.time, text: &attempt.text };
+            let login = FailedLogin { address, service, program, time: attempt.time, text: &attempt.text };
             lock(watch).detector.failed_login(&login, Timestamp::now());
         }
         (LoginOutcome::Failed, None) => {

@@ -4,6 +4,8 @@
 
 pub mod attempt;
 pub mod record;
+pub mod seen;
+pub mod service;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use tokio::sync::mpsc;
 
 use attempt::{Attempts, Verdict};
 use record::Record;
+use seen::SeenServices;
 
 use crate::kernel::clock::{age, monotonic_ns};
 use crate::kernel::maps::{self, Losses, LostRecords, Maps, MapsError, Ring};
@@ -28,8 +31,10 @@ pub struct Attempt {
     pub address: Option<IpAddr>,
     /// The account that was tried; an attacker's text.
     pub account: String,
-    /// The program that decided, such as `sshd`.
+    /// What PAM was told to be asked for, where it is known, else the program that decided: `sshd`.
     pub service: String,
+    /// The program that decided, by its process's name: `sshd-session`.
+    pub program: String,
     /// When, by the wall clock.
     pub time: Timestamp,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -57,6 +62,7 @@ pub struct Logins {
     losses: Losses,
     doubted: mpsc::Receiver<Doubted>,
     attempts: Attempts,
+    seen: SeenServices,
     ready: std::collections::VecDeque<Attempt>,
 }
 
@@ -70,21 +76,22 @@ pub struct Doubts {
 /// A record that was asked about.
 enum Doubted {
     Believed(Box<Record>),
-    Forged,
+    Forged(Box<Record>),
 }
 
 // === impl Logins ===
 
 impl Logins {
-    /// Reads the object's maps; the other half is to be [run](Doubts::run) beside it. To be called within a tokio
-    /// runtime.
-    pub fn new(maps: &mut Maps, voucher: Voucher) -> Result<(Self, Doubts), MapsError> {
+    /// Reads the object's maps; the other half is to be [run](Doubts::run) beside it. What is seen of each service is
+    /// added to `seen`. To be called within a tokio runtime.
+    pub fn new(maps: &mut Maps, voucher: Voucher, seen: SeenServices) -> Result<(Self, Doubts), MapsError> {
         let (decided, doubted) = mpsc::channel(256);
         let logins = Self {
             ring: maps.ring(LOGINS_MAP)?,
             losses: maps.losses()?,
             doubted,
             attempts: Attempts::default(),
+            seen,
             ready: std::collections::VecDeque::new(),
         };
         Ok((logins, Doubts { ring: maps.ring(DOUBTED_MAP)?, voucher, decided }))
@@ -103,9 +110,13 @@ impl Logins {
                 .map_or(Duration::from_secs(3600), |at| Duration::from_nanos(at.saturating_sub(now_ns)));
             let attempts = &mut self.attempts;
             let ready = &mut self.ready;
+            let take = |verdict| {
+                self.seen.note(&verdict);
+                attempt(verdict)
+            };
             let read = maps::read(&mut self.ring, |bytes| {
                 let Some(record) = Record::read(bytes) else { return };
-                ready.extend(attempts.record(&record).map(attempt));
+                ready.extend(attempts.record(&record).map(take));
             });
             tokio::select! {
                 biased;
@@ -114,12 +125,15 @@ impl Logins {
                     return None;
                 },
                 Some(doubted) = self.doubted.recv() => match doubted {
-                    Doubted::Believed(record) => self.ready.extend(self.attempts.record(&record).map(attempt)),
-                    Doubted::Forged => self.attempts.disbelieve(),
+                    Doubted::Believed(record) => self.ready.extend(self.attempts.record(&record).map(take)),
+                    Doubted::Forged(record) => {
+                        self.attempts.disbelieve();
+                        self.seen.disbelieve(&record);
+                    }
                 },
                 () = tokio::time::sleep(wait) => {
                     let settled = self.attempts.settle(monotonic_ns());
-                    self.ready.extend(settled.into_iter().map(attempt));
+                    self.ready.extend(settled.into_iter().map(take));
                 }
             }
         }
@@ -183,7 +197,8 @@ impl Doubts {
             Some(_) if record.uid != 0 => false,
             Some(address) => self.voucher.vouch(record.tgid, address).await.counts(),
         };
-        if counts { Doubted::Believed(Box::new(record)) } else { Doubted::Forged }
+        let record = Box::new(record);
+        if counts { Doubted::Believed(record) } else { Doubted::Forged(record) }
     }
 }
 
@@ -204,6 +219,7 @@ fn attempt(verdict: Verdict) -> Attempt {
         address: verdict.address,
         account: verdict.account,
         service: verdict.service,
+        program: verdict.program,
         time,
         observed_ns: verdict.time_ns,
         pid: verdict.pid,

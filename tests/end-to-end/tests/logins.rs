@@ -138,6 +138,77 @@ fn where_pam_is_asked_itself_one_attempt_is_one_failure() -> Result<()> {
     Ok(())
 }
 
+/// A server that asks libpam about its client, as the first argument names what it does, one line a verdict.
+const ASKS_PAM: &str = r"
+import ctypes, socket, sys
+pam = ctypes.CDLL('libpam.so.0')
+server = socket.create_server((sys.argv[1], 0))
+print(server.getsockname()[1], flush=True)
+connection, (client, _) = server.accept()
+conversation, handle = (ctypes.c_void_p * 2)(), ctypes.c_void_p()
+def login(service, *steps):
+    assert pam.pam_start(service, b'anna', conversation, ctypes.byref(handle)) == 0
+    pam.pam_set_item(handle, 4, client.encode())
+    said = [str(step()) for step in steps]
+    print(service.decode(), *said, flush=True)
+authenticate = lambda: pam.pam_authenticate(handle, 0)
+account = lambda: pam.pam_acct_mgmt(handle, 0)
+credentials = lambda: pam.pam_setcred(handle, 2)
+end = lambda status: lambda: pam.pam_end(handle, status)
+login(b'denies', authenticate, authenticate, end(7))
+login(b'denies', authenticate, end(0))
+login(b'permits', authenticate, account, credentials, end(0))
+login(b'permits', authenticate, credentials, account, end(0))
+login(b'permits', account, credentials, end(0))
+login(b'permits', authenticate, account, end(0))
+connection.recv(1)
+";
+
+#[test]
+fn verdicts_of_pams_modules_are_seen_by_what_is_called_after_them() -> Result<()> {
+    let (stage, network) = (Stage::of_this_test()?, Namespace::new(&["10.214.95.2"])?);
+    stage.write_sensor_config(&format!("{LOGINS}[logins]\nverdicts = \"pam\"\n"))?;
+    let mut command = stage.sensor();
+    command.args(["--log", "debug", "--log-format", "json", "run"]);
+    let mut sensor = Process::start("the sensor", &mut command)?;
+    sensor.wait_for("become ready", PATIENCE, is_ready)?;
+    wait_for_program(&stage, "logins: pam", |state, _| state == "on")?;
+    // Services of its own, and so a mount namespace of its own. Neither module keeps what it said, as pam_unix does.
+    let services = stage.folder().join("pam.d");
+    std::fs::create_dir(&services)?;
+    for (service, module) in [("denies", "pam_deny.so"), ("permits", "pam_permit.so")] {
+        std::fs::write(
+            services.join(service),
+            format!("auth required {module}\naccount required {module}\nsession required {module}\n"),
+        )?;
+    }
+    let script =
+        format!("mount --bind {} /etc/pam.d && exec python3 -c \"$0\" 10.214.95.1", services.display());
+    let mut unshare = Command::new("unshare");
+    let mut server = Process::start("the server", unshare.args(["--mount", "sh", "-c", &script, ASKS_PAM]))?;
+    let port = server.wait_for("listen", PATIENCE, |_| true)?.text;
+    let connect = format!("import socket; socket.create_connection(('10.214.95.1', {port})).recv(1)");
+    let mut python = network.command("python3");
+    let _client = Process::start("the client", python.args(["-c", &connect]))?;
+    // What libpam itself said, and how many logins of each kind that is.
+    for said in
+        ["denies 7 7 0", "denies 7 0", "permits 0 0 0 0", "permits 0 0 0 0", "permits 0 0 0", "permits 0 0 0"]
+    {
+        server.wait_for("ask PAM", PATIENCE, |line| line == said)?;
+    }
+    let login = |line: &str| line.contains("\"message\":\"login\"") && line.contains("10.214.95.2");
+    for number in 1..=4 {
+        sensor.wait_for(&format!("see login {number}"), PATIENCE, login)?;
+    }
+    // A verdict that nobody was told of afterwards: neither a module nor the end of the conversation says it.
+    let failure = failure_of("10.214.95.2");
+    let failures = sensor.said().lines().filter(|line| failure(line)).count();
+    ensure!(failures == 2, "{failures} failures:\n{}", sensor.said());
+    let logins = sensor.said().lines().filter(|line| login(line)).count();
+    ensure!(logins == 4, "{logins} logins:\n{}", sensor.said());
+    Ok(())
+}
+
 #[test]
 fn a_peer_that_is_known_by_name_is_asked_of_getpeername() -> Result<()> {
     let (stage, network) = (Stage::of_this_test()?, Namespace::new(&["10.214.92.2"])?);
@@ -194,7 +265,9 @@ fn users_who_call_the_probed_functions_accuse_nobody() -> Result<()> {
         pam.pam_start(b'su', b'nobody-of-this-name', conversation, ctypes.byref(handle))\n\
         pam.pam_set_item(handle, 4, b'10.79.0.1')\n\
         pam.pam_authenticate(handle, 0)\n\
-        ctypes.CDLL('/lib/x86_64-linux-gnu/security/pam_unix.so').pam_sm_authenticate(handle, 0, 0, None)\n\
+        pam.pam_set_data(handle, b'unix_setcred_return', ctypes.byref(ctypes.c_int(7)), None)\n\
+        pam.pam_setcred(handle, 2)\n\
+        pam.pam_end(handle, 7)\n\
         server = socket.create_server(('127.0.0.1', 0))\n\
         client = socket.create_connection(server.getsockname())\n\
         client.getpeername()\n\
@@ -215,8 +288,11 @@ fn users_who_call_the_probed_functions_accuse_nobody() -> Result<()> {
 #[test]
 fn a_wrong_password_of_imap_is_seen_through_dovecots_auth_process() -> Result<()> {
     let (stage, network) = (Stage::of_this_test()?, Namespace::new(&["10.214.93.2"])?);
-    let mut sensor =
-        sensor(&stage, "[jail.imap]\nsource = \"logins\"\nservices = [\"dovecot\"]\nmaxretry = 100\n")?;
+    let mut sensor = sensor(
+        &stage,
+        "[jail.imap]\nsource = \"logins\"\nservices = [\"auth\"]\nmaxretry = 100\n\
+         [jail.mail]\nsource = \"logins\"\nservices = [\"imapd\"]\n",
+    )?;
     let folder = stage.folder().join("dovecot");
     std::fs::create_dir(&folder)?;
     let config = folder.join("dovecot.conf");
@@ -243,6 +319,14 @@ fn a_wrong_password_of_imap_is_seen_through_dovecots_auth_process() -> Result<()
     ensure!(answer.contains("AUTHENTICATIONFAILED"), "{answer}");
     sensor.wait_for("see the failure", PATIENCE, failure_of("10.214.93.2"))?;
     dovecot.terminate(PATIENCE)?;
+    let status: Value = serde_json::from_str(&output(stage.sensor().args(["status", "--json"]))?)?;
+    let seen = status["logins"].as_array().context("no logins")?;
+    let seen = seen.iter().find(|seen| seen["service"] == "dovecot").context("dovecot was not seen")?;
+    ensure!(seen["program"] == "auth" && seen["failed"].as_u64() >= Some(1), "{seen}");
+    // Its process is called so too; nobody is called imapd.
+    let troubles = |jail: usize| status["jails"][jail]["troubles"].to_string();
+    ensure!(!troubles(0).contains("was seen yet"), "{}", troubles(0));
+    ensure!(troubles(1).contains("no login of imapd was seen yet; those seen are of "), "{}", troubles(1));
     Ok(())
 }
 

@@ -59,6 +59,12 @@ pub fn mounts() -> u32 {
     current().map_or(0, Task::mounts)
 }
 
+/// Where the calling task lies in the kernel's memory; `None` where the kernel's layout is not known.
+#[inline(always)]
+pub fn address() -> Option<u64> {
+    Some(current()?.0 as u64)
+}
+
 /// The calling task, where the kernel's layout is known.
 #[inline(always)]
 fn current() -> Option<Task> {

@@ -1,28 +1,35 @@
-//! `getpeername` of libc: which remote address a process talks to, for verdicts that know only a name. What
-//! libc hands back is in the caller's own memory, so that only root's programs are asked.
+//! `getpeername` of libc: which remote address a process talks to, for verdicts that know only a name. The call says
+//! on which descriptor; whose socket that is, the kernel knows, and so nothing is taken from the caller's memory, and
+//! nothing waits for the call's return.
 //!
 //! A process that asked for more than one address has none that could be meant: a server of many connections, or
 //! one that is a client too (of LDAP, say), whose server must not be banned for a guest's password.
 
 use atalaya_sensor_ebpf::logins::PROCESSES;
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
-    macros::{map, uprobe, uretprobe},
+    helpers::bpf_probe_read_kernel,
+    macros::{map, uprobe},
     maps::{Array, LruHashMap},
-    programs::{ProbeContext, RetProbeContext},
+    programs::ProbeContext,
 };
 
-use crate::caller::{self, Process};
+use crate::caller::{self, Process, global};
 
-/// Where a thread's call wants the address to be written.
-#[map]
-static ASKED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 #[map]
 static PEERS: LruHashMap<Process, Peer> = LruHashMap::with_max_entries(PROCESSES, 0);
 
 /// Whether [`PEERS`] ever had an entry: most hosts ask for no peers, and are spared two searches a record.
 #[map]
 static LEARNT: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What the loader sets, see `SOCKET_GLOBALS` in the ABI.
+macro_rules! globals {
+    ($($name:ident),+) => {
+        $(#[unsafe(no_mangle)] static $name: u32 = 0;)+
+    };
+}
+globals!(TASK_FILES, FILES_TABLE, TABLE_FILES, TABLE_SIZE, FILE_INODE, INODE_MODE, FILE_SOCKET);
+globals!(SOCKET_SOCK, SOCK_FAMILY, SOCK_REMOTE4, SOCK_REMOTE6);
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -37,43 +44,50 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 /// `::ffff:0:0`, the second half of an IPv4 address mapped into IPv6, without the address.
 const MAPPED: u64 = 0xffff << 32;
+/// The type of a file in its mode, and that of a socket: linux/stat.h.
+const TYPE: u16 = 0o170_000;
+const SOCKET: u16 = 0o140_000;
 
+/// `int getpeername(int sockfd, struct sockaddr *addr, socklen_t *addrlen)`
 #[uprobe]
 pub fn getpeername(ctx: ProbeContext) -> u32 {
     if caller::is_root()
-        && let Some(address) = ctx.arg::<u64>(1)
+        && let Some(descriptor) = ctx.arg::<u32>(0)
+        && let Some(address) = remote(descriptor)
+        && address != [0, 0]
+        && address != [0, MAPPED.to_be()]
     {
-        let _ = ASKED.insert(&bpf_get_current_pid_tgid(), &address, 0);
+        learn(address);
     }
     0
 }
 
-#[uretprobe]
-pub fn getpeername_return(ctx: RetProbeContext) -> u32 {
-    if caller::is_root() {
-        let thread = bpf_get_current_pid_tgid();
-        // SAFETY: an entry is a number, written by this thread alone.
-        let address = unsafe { ASKED.get(&thread) }.copied();
-        let _ = ASKED.remove(&thread);
-        if let Some(address) = address
-            && ctx.ret::<i32>() == 0
-        {
-            learn(address);
-        }
-    }
-    0
-}
-
-/// Takes the socket address at a place of the caller's memory for that of its peer.
+/// The remote address of a socket of the caller's, by its descriptor: IPv6, or IPv4 mapped into it.
 #[inline(always)]
-fn learn(from: u64) {
-    let Ok(family) = read::<u16>(from) else { return };
-    let address = match family {
-        AF_INET => read::<u32>(from + 4).map(|v4| [0, (MAPPED | u64::from(u32::from_be(v4))).to_be()]),
-        AF_INET6 => read::<[u64; 2]>(from + 8),
-        _ => return,
-    };
-    let Ok(address) = address else { return };
+fn remote(descriptor: u32) -> Option<[u64; 2]> {
+    let table = pointer(pointer(caller::address()?, &raw const TASK_FILES)?, &raw const FILES_TABLE)?;
+    if descriptor >= field::<u32>(table, &raw const TABLE_SIZE)? {
+        return None;
+    }
+    let file = value::<u64>(pointer(table, &raw const TABLE_FILES)? + 8 * u64::from(descriptor))?;
+    // Whatever is no socket has something else in a socket's place.
+    let mode = field::<u16>(pointer(file, &raw const FILE_INODE)?, &raw const INODE_MODE)?;
+    if mode & TYPE != SOCKET {
+        return None;
+    }
+    let sock = pointer(pointer(file, &raw const FILE_SOCKET)?, &raw const SOCKET_SOCK)?;
+    match field::<u16>(sock, &raw const SOCK_FAMILY)? {
+        AF_INET => {
+            let v4 = field::<u32>(sock, &raw const SOCK_REMOTE4)?;
+            Some([0, (MAPPED | u64::from(u32::from_be(v4))).to_be()])
+        }
+        AF_INET6 => field(sock, &raw const SOCK_REMOTE6),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn learn(address: [u64; 2]) {
     let process = caller::process();
     if let Some(peer) = PEERS.get_ptr_mut(&process) {
         // SAFETY: the map gave the pointer; two threads that write at once both find another's address.
@@ -107,8 +121,19 @@ pub fn fill(into: &mut [u8; 16]) {
     }
 }
 
+/// A pointer in a structure of the kernel's; `None` where it is NULL.
 #[inline(always)]
-fn read<T>(address: u64) -> Result<T, i32> {
+fn pointer(structure: u64, offset: *const u32) -> Option<u64> {
+    field::<u64>(structure, offset).filter(|address| *address != 0)
+}
+
+#[inline(always)]
+fn field<T>(structure: u64, offset: *const u32) -> Option<T> {
+    value(structure + u64::from(global(offset)))
+}
+
+#[inline(always)]
+fn value<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails where nothing is mapped.
-    unsafe { bpf_probe_read_user(address as *const T) }
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }

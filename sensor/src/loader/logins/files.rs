@@ -34,6 +34,8 @@ pub(super) struct Files {
     chosen: HashMap<&'static str, &'static str>,
     /// Those that the kernel refused.
     pub refused: HashMap<&'static str, Refusal>,
+    /// Those that cannot do their work on this kernel.
+    useless: HashMap<&'static str, Refusal>,
     /// Whether PAM reports to libaudit, by root.
     reports: HashMap<Option<RootKey>, bool>,
     /// Counts the times that a name was lost.
@@ -87,6 +89,11 @@ pub(super) type Open<'a> = dyn Fn(Option<RootKey>, &str) -> Option<(File, FileKe
 // === impl Files ===
 
 impl Files {
+    /// With programs that are refused, for they cannot do their work on this kernel.
+    pub(super) fn without(useless: HashMap<&'static str, Refusal>) -> Self {
+        Self { refused: useless.clone(), useless, ..Self::default() }
+    }
+
     /// Says to which files the names of a root lead now, and attaches to them; whether a name was lost.
     pub(super) fn name(
         &mut self,
@@ -290,7 +297,7 @@ impl Files {
 
     /// Lets the kernel be asked once more for what it refused.
     pub(super) fn forget_refused(&mut self) {
-        self.refused.clear();
+        self.refused.clone_from(&self.useless);
     }
 
     /// How many names were lost.

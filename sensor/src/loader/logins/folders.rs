@@ -202,7 +202,7 @@ mod tests {
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
-        fs::create_dir_all(at("usr/lib/x86_64-linux-gnu/security")).unwrap();
+        fs::create_dir_all(at("usr/lib/x86_64-linux-gnu")).unwrap();
         symlink("usr/lib", at("lib")).unwrap();
         fs::write(at("usr/lib/x86_64-linux-gnu/libaudit.so.1.0.0"), "x").unwrap();
         symlink("libaudit.so.1.0.0", at("usr/lib/x86_64-linux-gnu/libaudit.so.1")).unwrap();
@@ -239,7 +239,7 @@ mod tests {
         fs::write(folder.join("libaudit.so.1.0.0"), "z").unwrap();
         assert_eq!(folders.changed(), [None].into());
         // One that was not there.
-        fs::write(folder.join("security/pam_unix.so"), "z").unwrap();
+        fs::write(folder.join("libpam.so.0"), "z").unwrap();
         assert_eq!(folders.changed(), [None].into());
     }
 
@@ -270,23 +270,24 @@ mod tests {
     #[test]
     fn a_folder_that_is_replaced_is_noticed_and_the_new_one_is_watched() {
         let root = root();
-        let folder = root.path().join("usr/lib/x86_64-linux-gnu");
+        let above = root.path().join("usr/lib");
+        let folder = above.join("x86_64-linux-gnu");
         let mut folders = watched(root.path());
-        fs::rename(folder.join("security"), folder.join("old")).unwrap();
-        fs::create_dir(folder.join("security")).unwrap();
+        fs::rename(&folder, above.join("old")).unwrap();
+        fs::create_dir(&folder).unwrap();
         assert_eq!(folders.changed(), [None].into());
         follow(&mut folders, root.path());
         folders.changed();
-        fs::write(folder.join("security/pam_unix.so"), "z").unwrap();
+        fs::write(folder.join("libpam.so.0"), "z").unwrap();
         assert_eq!(folders.changed(), [None].into());
-        fs::write(folder.join("old/pam_unix.so"), "z").unwrap();
+        fs::write(above.join("old/libpam.so.0"), "z").unwrap();
         assert!(folders.changed().is_empty());
         // One that is gone for a while.
-        fs::remove_dir_all(folder.join("security")).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
         assert_eq!(folders.changed(), [None].into());
         follow(&mut folders, root.path());
         folders.changed();
-        fs::create_dir(folder.join("security")).unwrap();
+        fs::create_dir(&folder).unwrap();
         assert_eq!(folders.changed(), [None].into());
     }
 

@@ -1,7 +1,7 @@
 //! Which program goes where: the functions of libraries that are probed, and what they are probed for.
 
 use atalaya_sensor_ebpf::logins::{
-    AUDIT_PROGRAM, AUDIT_SLEEPABLE_PROGRAM, PAM_PROGRAMS, PEERS_PROGRAMS, SYSLOG_PROGRAMS,
+    AUDIT_PROGRAM, AUDIT_SLEEPABLE_PROGRAM, PAM_PROGRAMS, PEERS_PROGRAM, SYSLOG_PROGRAMS,
 };
 
 use super::{Verdicts, WantedLogins};
@@ -24,8 +24,6 @@ pub(super) enum Subject {
 pub(super) enum Library {
     Audit,
     Pam,
-    /// PAM's module for passwords of this host.
-    PamUnix,
     C,
 }
 
@@ -40,18 +38,21 @@ pub(super) struct Hook {
     pub function: &'static str,
 }
 
-/// All of them. Those that remember come before those that use what is remembered.
-pub(super) static HOOKS: [Hook; 9] = [
-    Hook::new(Subject::Peers, PEERS_PROGRAMS[0], Library::C, "getpeername"),
-    Hook::new(Subject::Peers, PEERS_PROGRAMS[1], Library::C, "getpeername"),
+/// All of them. Those that remember come before those that use what is remembered. None is on a function's return: a
+/// kernel was seen to stop while returns were probed, as docs/kernel.md says.
+pub(super) static HOOKS: [Hook; 11] = [
+    Hook::new(Subject::Peers, PEERS_PROGRAM, Library::C, PEERS_PROGRAM),
     Hook {
         instead: Some(AUDIT_SLEEPABLE_PROGRAM),
         ..Hook::new(Subject::Audit, AUDIT_PROGRAM, Library::Audit, "audit_log_acct_message")
     },
-    Hook::new(Subject::Pam, PAM_PROGRAMS[0], Library::Pam, "pam_start"),
-    Hook::new(Subject::Pam, PAM_PROGRAMS[1], Library::Pam, "pam_set_item"),
-    Hook::new(Subject::Pam, PAM_PROGRAMS[2], Library::Pam, "pam_authenticate"),
-    Hook::new(Subject::Pam, PAM_PROGRAMS[3], Library::PamUnix, "pam_sm_authenticate"),
+    Hook::pam(0),
+    Hook::pam(1),
+    Hook::pam(2),
+    Hook::pam(3),
+    Hook::pam(4),
+    Hook::pam(5),
+    Hook::pam(6),
     Hook::new(Subject::Syslog, SYSLOG_PROGRAMS[0], Library::C, "syslog"),
     Hook::new(Subject::Syslog, SYSLOG_PROGRAMS[1], Library::C, "__syslog_chk"),
 ];
@@ -61,6 +62,11 @@ pub(super) static HOOKS: [Hook; 9] = [
 impl Hook {
     const fn new(subject: Subject, program: &'static str, library: Library, function: &'static str) -> Self {
         Self { subject, program, instead: None, library, function }
+    }
+
+    /// A program on the function of libpam's that has its name.
+    const fn pam(number: usize) -> Self {
+        Self::new(Subject::Pam, PAM_PROGRAMS[number], Library::Pam, PAM_PROGRAMS[number])
     }
 }
 
@@ -83,8 +89,8 @@ impl Subject {
     pub(super) const fn program(self) -> &'static str {
         match self {
             Self::Audit => AUDIT_PROGRAM,
-            Self::Pam => PAM_PROGRAMS[3],
-            Self::Peers => PEERS_PROGRAMS[1],
+            Self::Pam => PAM_PROGRAMS[2],
+            Self::Peers => PEERS_PROGRAM,
             Self::Syslog => SYSLOG_PROGRAMS[1],
         }
     }
@@ -125,14 +131,13 @@ impl Subject {
 // === impl Library ===
 
 impl Library {
-    pub(super) const ALL: [Self; 4] = [Self::Audit, Self::Pam, Self::PamUnix, Self::C];
+    pub(super) const ALL: [Self; 3] = [Self::Audit, Self::Pam, Self::C];
 
     /// Its file's names below a folder of libraries.
     pub(super) const fn names(self) -> &'static [&'static str] {
         match self {
             Self::Audit => &["libaudit.so.1"],
             Self::Pam => &["libpam.so.0"],
-            Self::PamUnix => &["security/pam_unix.so"],
             // Alpine's libc has its processor in the name.
             Self::C => &["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"],
         }
@@ -141,7 +146,7 @@ impl Library {
     /// How the names of the files begin that these names lead to, below a folder of libraries: `libaudit.so.1.0.0`.
     const fn beginnings(self) -> &'static [&'static str] {
         match self {
-            Self::Audit | Self::Pam | Self::PamUnix => self.names(),
+            Self::Audit | Self::Pam => self.names(),
             // libc had its release in the name before 2.34; musl's is its loader too.
             Self::C => &["libc.so.6", "libc-2.", "libc.musl-", "ld-musl-"],
         }

@@ -167,14 +167,15 @@ mod tests {
     fn nothing_outside_of_the_root_and_no_special_file_is_opened() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("usr/lib64");
-        std::fs::create_dir_all(folder.join("security")).unwrap();
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(root.path().join("lib")).unwrap();
         // A link that means this host's file means the root's own, which is not there.
         symlink("/etc/passwd", folder.join("libaudit.so.1")).unwrap();
         symlink("../../../../../../../../../etc/passwd", folder.join("libpam.so.0")).unwrap();
         // Opening it for reading would wait for ever.
         rustix::fs::mknodat(
             rustix::fs::CWD,
-            folder.join("security/pam_unix.so"),
+            root.path().join("lib/libpam.so.0"),
             FileType::Fifo,
             Mode::RWXU,
             0,

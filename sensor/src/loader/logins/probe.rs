@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use atalaya_sensor_ebpf::logins::{
-    ARRIVALS_MAP, ARRIVALS_PROGRAM, Arrival, DOUBTED_MAP, GLOBALS, LOGINS_MAP, SYSLOG_MAP,
+    ARRIVALS_MAP, ARRIVALS_PROGRAM, Arrival, DOUBTED_MAP, GLOBALS, LOGINS_MAP, PEERS_PROGRAM, SOCKET_GLOBALS,
+    SYSLOG_MAP,
 };
 use atalaya_sensor_ebpf::losses::LOSSES_MAP;
 use aya::maps::{MapData, RingBuf};
@@ -145,14 +146,33 @@ impl Part for LoginsPart {
 impl LoadedLogins {
     fn new(kit: &Kit) -> Result<(Self, MapDescriptors), Refusal> {
         let roots = Roots::new().map_err(|error| Refusal::of(&error))?;
-        let globals = globals().unwrap_or_else(|error| {
+        let layout = Layout::read();
+        let globals = layout
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|layout| globals(layout).map_err(|error| error.to_string()));
+        let known = globals.is_ok();
+        let globals = globals.unwrap_or_else(|error| {
             tracing::warn!("{error}: every login is checked with the loader, and keyboard-interactive is not seen through PAM");
             [0; GLOBALS.len()]
         });
-        let known = globals[0] != 0;
+        let sockets = match &layout {
+            Ok(layout) if known => {
+                socket_globals(layout).map_err(|error| Refusal::because(error.to_string()))
+            }
+            Ok(_) => Err(Refusal::because("the layout of this kernel's processes is not known")),
+            Err(error) => Err(Refusal::because(error.to_string())),
+        };
+        let (sockets, useless) = match sockets {
+            Ok(sockets) => (sockets, HashMap::new()),
+            Err(refusal) => ([0; SOCKET_GLOBALS.len()], HashMap::from([(PEERS_PROGRAM, refusal)])),
+        };
+        // Megabytes, which loading needs no more.
+        drop(layout);
         let mut object =
             kit.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/logins")), |loader| {
-                for (name, value) in GLOBALS.iter().zip(&globals) {
+                let all = GLOBALS.iter().zip(&globals).chain(SOCKET_GLOBALS.iter().zip(&sockets));
+                for (name, value) in all {
                     loader.override_global(name, value, true);
                 }
             })?;
@@ -170,7 +190,7 @@ impl LoadedLogins {
             object,
             wanted: WantedLogins::default(),
             roots,
-            files: Files::default(),
+            files: Files::without(useless),
             folders: folders.ok(),
             unwatched: false,
             changed: HashMap::new(),
@@ -433,8 +453,7 @@ fn watch_arrivals(object: &mut Object, kit: &Kit) -> Result<RingBuf<MapData>, Re
 }
 
 /// The values of the programs' globals, in the order of [`GLOBALS`].
-fn globals() -> Result<[u32; GLOBALS.len()], LayoutError> {
-    let layout = Layout::read()?;
+fn globals(layout: &Layout) -> Result<[u32; GLOBALS.len()], LayoutError> {
     let host = roots::host_mounts()?;
     Ok([
         1,
@@ -446,5 +465,22 @@ fn globals() -> Result<[u32; GLOBALS.len()], LayoutError> {
         layout.offset("task_struct", "start_time")?,
         layout.offset("nsproxy", "mnt_ns")?,
         layout.offset("mnt_namespace", "ns.inum")?,
+    ])
+}
+
+/// The same, in the order of [`SOCKET_GLOBALS`].
+fn socket_globals(layout: &Layout) -> Result<[u32; SOCKET_GLOBALS.len()], LayoutError> {
+    Ok([
+        layout.offset("task_struct", "files")?,
+        layout.offset("files_struct", "fdt")?,
+        layout.offset("fdtable", "fd")?,
+        layout.offset("fdtable", "max_fds")?,
+        layout.offset("file", "f_inode")?,
+        layout.offset("inode", "i_mode")?,
+        layout.offset("file", "private_data")?,
+        layout.offset("socket", "sk")?,
+        layout.offset("sock", "__sk_common.skc_family")?,
+        layout.offset("sock", "__sk_common.skc_daddr")?,
+        layout.offset("sock", "__sk_common.skc_v6_daddr")?,
     ])
 }

@@ -17,11 +17,7 @@ const MOST_TOLD: usize = 8;
 impl Files {
     /// What is shown of a subject.
     pub(super) fn program(&self, subject: Subject, wanted: WantedLogins, object: &Object) -> Program {
-        let counts = |hook: &Hook| match subject {
-            // What remembers the call is of no use without what reads the answer, which a kernel may refuse alone.
-            Subject::Peers => hook.program == subject.program(),
-            _ => hook.subject == subject,
-        };
+        let counts = |hook: &Hook| hook.subject == subject;
         let has = |attached: &Attached| attached.links.keys().any(|number| counts(&HOOKS[*number]));
         let trouble = |attached: &Attached| {
             let of_subject = attached.troubles.iter().filter(|(number, _)| counts(&HOOKS[**number]));
@@ -86,6 +82,11 @@ impl Files {
             places.push(format!("not to {} of containers ({first})", counted(without.len(), "file")));
         }
         places.extend(troubles.iter().map(|trouble| format!("not {trouble}")));
+        // Of several programs the kernel may refuse some.
+        for hook in HOOKS.iter().filter(|hook| hook.subject == subject) {
+            let refused = self.refused.get(hook.program).filter(|_| subject.wanted(wanted, true, false));
+            places.extend(refused.map(|refusal| format!("without {}: {refusal}", hook.function)));
+        }
         let mut program = object.on(shown, self.chosen(subject.program()), places.join(", "));
         (program.outdated, program.more_outdated) = self.outdated(counts);
         program

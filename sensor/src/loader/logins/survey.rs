@@ -391,7 +391,6 @@ mod tests {
     #[rstest]
     #[case("", "/usr/lib/x86_64-linux-gnu/libaudit.so.1.0.0 (deleted)", Some(Library::Audit))]
     #[case("", "/usr/lib/x86_64-linux-gnu/libaudit.so.1.0.0.dpkg-tmp (deleted)", Some(Library::Audit))]
-    #[case("", "/lib/x86_64-linux-gnu/security/pam_unix.so", Some(Library::PamUnix))]
     #[case("", "/lib/x86_64-linux-gnu/libc-2.31.so", Some(Library::C))]
     #[case("", "/lib/ld-musl-x86_64.so.1", Some(Library::C))]
     #[case("/srv/root", "/srv/root/usr/lib64/libpam.so.0.85.1", Some(Library::Pam))]
@@ -399,7 +398,7 @@ mod tests {
     #[case("", "/opt/usr/lib64/libpam.so.0.85.1", None)]
     #[case("", "/usr/lib64/libpamc.so.0", None)]
     #[case("", "/usr/lib64/libcap.so.2", None)]
-    #[case("", "/usr/lib64/pam_unix.so", None)]
+    #[case("", "/lib/x86_64-linux-gnu/security/pam_unix.so", None)]
     fn a_library_is_known_by_its_name_below_the_root_whatever_its_release(
         #[case] root: &str,
         #[case] path: &str,

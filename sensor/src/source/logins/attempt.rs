@@ -6,7 +6,8 @@
 //! which clears it; for the session's end (`USER_ERR`); or for [`SETTLING`]. Many keys of one agent are one.
 //!
 //! Where PAM itself is asked, a module's refusal (`MODULE_AUTH`) comes before PAM's verdict, which may be another:
-//! a directory may know whom this host does not. It waits for [`SETTLING_MODULE`], less than PAM's own delay.
+//! a directory may know whom this host does not. It waits for [`SETTLING_MODULE`], less than PAM's own delay. What its
+//! caller does next (`USER_AUTH`) tells the verdict; the next try or the end may be the first to tell of a refusal.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -26,6 +27,10 @@ const FORGETTING: u64 = 180_000_000_000;
 const MOST: usize = 20_000;
 /// How many sessions of one peer, the latest, are looked at for another process of the same attempt.
 const LATEST: usize = 64;
+/// The most refusals to a name that wait for their address; beyond, the oldest are told without one.
+const MOST_NAMED: usize = 256;
+/// How sshd calls an account that does not exist, in its own verdict.
+const INVALID: &str = "(invalid user)";
 
 /// An attempt, by the records' own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub struct Verdict {
     pub account: String,
     /// The service, by PAM's name or the program's.
     pub service: String,
+    /// The program, by its process's name.
+    pub program: String,
     /// That of the record, as this host numbers it.
     pub pid: u32,
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -56,6 +63,8 @@ pub struct Attempts {
     by_age: BTreeSet<(u64, Key)>,
     /// Those that wait, by when they have waited enough.
     settling: BTreeSet<(u64, Key)>,
+    /// Passwords that sshd refused to a name (`UseDNS`), whose address its own verdict tells two seconds later.
+    named: VecDeque<Verdict>,
     forged: u64,
     forgotten: u64,
 }
@@ -63,17 +72,28 @@ pub struct Attempts {
 /// A process and its peer.
 type Key = (u32, IpAddr);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ProcessSession {
     last_ns: u64,
     /// How many passwords failed; later records of the same ones are not counted again.
     passwords: u32,
-    /// A failure that waits for what explains it, and until when.
-    waiting: Option<(u64, Verdict)>,
+    waiting: Option<Unexplained>,
     /// Whether one that waited was counted: the next password is the same attempt.
     prepaid: bool,
     /// Whether passwords that another process of the session checked explain its failures.
     explained: bool,
+    /// How far a login came that was told of already: by the type of the record that said so last.
+    let_in: Option<u32>,
+}
+
+/// A failure that waits for what explains it.
+#[derive(Debug)]
+struct Unexplained {
+    /// In nanoseconds of `CLOCK_MONOTONIC`.
+    until: u64,
+    verdict: Verdict,
+    /// Whether a module of PAM's refused: then only what the same process does next explains it.
+    of_module: bool,
 }
 
 // === impl Attempts ===
@@ -91,7 +111,7 @@ impl Attempts {
             return None;
         }
         let Some(peer) = record.peer().filter(|peer| !is_local(*peer)) else {
-            return local(record);
+            return self.without_address(record);
         };
         self.forget(record.time_ns);
         let key = (record.tgid, peer);
@@ -104,10 +124,7 @@ impl Attempts {
                 self.module(record, key);
                 None
             }
-            USER_LOGIN => {
-                self.login(record, key);
-                None
-            }
+            USER_LOGIN => self.login(record, key),
             USER_ACCT => {
                 Some(verdict(record, Some(peer), LoginOutcome::Failed, "the account may not log in"))
             }
@@ -118,7 +135,8 @@ impl Attempts {
 
     /// When the next attempt settles, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn next_settling(&self) -> Option<u64> {
-        self.settling.first().map(|(until, _)| *until)
+        let named = self.named.front().map(|named| named.time_ns + SETTLING);
+        self.settling.first().map(|(until, _)| *until).into_iter().chain(named).min()
     }
 
     /// The attempts that nothing explained in time.
@@ -129,6 +147,9 @@ impl Attempts {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.prepaid = true;
             }
+        }
+        while self.named.front().is_some_and(|named| named.time_ns + SETTLING <= now_ns) {
+            settled.extend(self.named.pop_front());
         }
         self.forget(now_ns);
         settled
@@ -149,6 +170,24 @@ impl Attempts {
         self.forgotten
     }
 
+    /// A verdict on somebody who comes from no address that can be banned.
+    fn without_address(&mut self, record: &Record) -> Option<Verdict> {
+        let verdict = local(record)?;
+        if verdict.outcome != LoginOutcome::Failed || !record.program.starts_with("sshd") {
+            return Some(verdict);
+        }
+        self.named.push_back(verdict);
+        if self.named.len() > MOST_NAMED { self.named.pop_front() } else { None }
+    }
+
+    /// Takes out the password that sshd, or its process for an answer, refused to a name before its own verdict.
+    fn take_named(&mut self, record: &Record) -> Option<Verdict> {
+        let account = record.account.as_deref().unwrap_or_default();
+        let by_other = |named: &Verdict| account == INVALID || named.account == account;
+        let own = self.named.iter().position(|named| named.pid == record.tgid);
+        self.named.remove(own.or_else(|| self.named.iter().position(by_other))?)
+    }
+
     /// PAM refused: an attempt, at once.
     fn password(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         self.explain(record, key);
@@ -163,10 +202,11 @@ impl Attempts {
     /// A module of PAM's refused: an attempt, unless another lets in.
     fn module(&mut self, record: &Record, key: Key) {
         self.explain(record, key);
-        let refused = verdict(record, Some(key.1), LoginOutcome::Failed, "password refused");
+        let verdict = verdict(record, Some(key.1), LoginOutcome::Failed, "password refused");
         let session = self.session(record, key);
         if !session.prepaid {
-            self.wait(key, record.time_ns + SETTLING_MODULE, refused);
+            let until = record.time_ns + SETTLING_MODULE;
+            self.wait(key, Unexplained { until, verdict, of_module: true });
         }
     }
 
@@ -175,29 +215,43 @@ impl Attempts {
     fn explain(&mut self, record: &Record, key: Key) {
         for other in self.latest(key.1) {
             let waits = self.sessions.get(&other).and_then(|session| session.waiting.as_ref());
-            if waits.is_some_and(|(until, _)| *until > record.time_ns) {
+            if waits.is_some_and(|waits| waits.until > record.time_ns && (other == key || !waits.of_module)) {
                 self.take_waiting(other);
             }
         }
     }
 
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
-    fn login(&mut self, record: &Record, key: Key) {
+    fn login(&mut self, record: &Record, key: Key) -> Option<Verdict> {
+        if record.program.starts_with("sshd")
+            && let Some(named) = self.take_named(record)
+        {
+            let verdict = self.password(record, key)?;
+            return Some(Verdict { account: named.account, ..verdict });
+        }
         let by_other = self.explained_by_other(record, key);
         let session = self.session(record, key);
         session.explained |= by_other;
         if session.passwords == 0 && !by_other && !session.prepaid && session.waiting.is_none() {
-            let refused = verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused");
-            self.wait(key, record.time_ns + SETTLING, refused);
+            let verdict = verdict(record, Some(key.1), LoginOutcome::Failed, "key or account refused");
+            self.wait(key, Unexplained { until: record.time_ns + SETTLING, verdict, of_module: false });
         }
+        None
     }
 
     /// The session ended without success: what waited was an attempt.
     fn end(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         let by_other = self.explained_by_other(record, key);
         match self.remove(key) {
-            Some(ProcessSession { waiting: Some((_, waiting)), .. }) => Some(waiting),
-            Some(session) if session.passwords > 0 || session.prepaid || session.explained => None,
+            Some(ProcessSession { waiting: Some(waiting), .. }) => Some(waiting.verdict),
+            Some(session)
+                if session.passwords > 0
+                    || session.prepaid
+                    || session.explained
+                    || session.let_in.is_some() =>
+            {
+                None
+            }
             _ if by_other => None,
             _ => Some(verdict(record, Some(key.1), LoginOutcome::Failed, "ended without a login")),
         }
@@ -215,17 +269,39 @@ impl Attempts {
             })
     }
 
+    /// Somebody was let in: a login, unless the record is a later word on the same one.
     fn success(&mut self, record: &Record, key: Key) -> Option<Verdict> {
+        let mut by_other = false;
         for other in self.latest(key.1) {
+            let Some(session) = self.sessions.get(&other) else { continue };
             // The process that let the session in may not be the one that refused its keys.
-            if self.sessions.get(&other).is_some_and(|session| session.last_ns + SETTLING > record.time_ns) {
-                self.take_waiting(other);
+            if session.last_ns + SETTLING > record.time_ns {
+                by_other |= other != key && session.let_in.is_some();
+                let of_module = session.waiting.as_ref().is_some_and(|waits| waits.of_module);
+                if other == key || !of_module {
+                    self.take_waiting(other);
+                }
             }
         }
-        self.remove(key);
+        let later = |told: u32| match record.kind {
+            // Of PAM itself there is one word on each login.
+            _ if record.service.is_some() => false,
+            USER_ACCT => told == USER_AUTH,
+            USER_LOGIN => told != USER_LOGIN,
+            _ => false,
+        };
+        // sshd says last of all what a process of its own was told of an answer.
+        let is_later = self.sessions.get(&key).and_then(|session| session.let_in).is_some_and(later)
+            || (record.kind == USER_LOGIN && by_other);
         // A right key leaves no more than the word that its account may log in.
-        matches!(record.kind, USER_AUTH | USER_ACCT | USER_LOGIN)
-            .then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
+        if !matches!(record.kind, USER_AUTH | USER_ACCT | USER_LOGIN) {
+            self.remove(key);
+            return None;
+        }
+        let session = self.session(record, key);
+        (session.passwords, session.prepaid, session.explained) = (0, false, false);
+        session.let_in = Some(record.kind);
+        (!is_later).then(|| verdict(record, Some(key.1), LoginOutcome::Succeeded, "let in"))
     }
 
     /// The session of a record, from now on.
@@ -236,7 +312,7 @@ impl Attempts {
                 latest.pop_front();
             }
             latest.push_back(key.0);
-            ProcessSession { last_ns: 0, passwords: 0, waiting: None, prepaid: false, explained: false }
+            ProcessSession::default()
         });
         self.by_age.remove(&(session.last_ns, key));
         session.last_ns = record.time_ns;
@@ -244,16 +320,16 @@ impl Attempts {
         session
     }
 
-    fn wait(&mut self, key: Key, until: u64, verdict: Verdict) {
+    fn wait(&mut self, key: Key, waiting: Unexplained) {
         self.take_waiting(key);
         if let Some(session) = self.sessions.get_mut(&key) {
-            session.waiting = Some((until, verdict));
-            self.settling.insert((until, key));
+            self.settling.insert((waiting.until, key));
+            session.waiting = Some(waiting);
         }
     }
 
     fn take_waiting(&mut self, key: Key) -> Option<Verdict> {
-        let (until, verdict) = self.sessions.get_mut(&key)?.waiting.take()?;
+        let Unexplained { until, verdict, .. } = self.sessions.get_mut(&key)?.waiting.take()?;
         self.settling.remove(&(until, key));
         Some(verdict)
     }
@@ -261,7 +337,7 @@ impl Attempts {
     fn remove(&mut self, key: Key) -> Option<ProcessSession> {
         let session = self.sessions.remove(&key)?;
         self.by_age.remove(&(session.last_ns, key));
-        if let Some((until, _)) = &session.waiting {
+        if let Some(Unexplained { until, .. }) = &session.waiting {
             self.settling.remove(&(*until, key));
         }
         if let Some(latest) = self.by_peer.get_mut(&key.1) {
@@ -307,18 +383,12 @@ fn local(record: &Record) -> Option<Verdict> {
 }
 
 fn verdict(record: &Record, address: Option<IpAddr>, outcome: LoginOutcome, why: &'static str) -> Verdict {
-    // sshd's privileged process is `sshd`, and since 9.8 `sshd-session`.
-    let service = match record.program.as_str() {
-        sshd if sshd.starts_with("sshd") => "sshd",
-        // The process of dovecot's that asks PAM, for IMAP, POP3 and whoever else asks dovecot.
-        "auth" => "dovecot",
-        _ => record.service(),
-    };
     Verdict {
         outcome,
         address,
         account: record.account.clone().unwrap_or_default(),
-        service: service.to_owned(),
+        service: record.service().to_owned(),
+        program: record.program.clone(),
         pid: record.tgid,
         time_ns: record.time_ns,
         why,
@@ -379,16 +449,27 @@ mod tests {
     }
 
     #[rstest]
-    #[case::password(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1)], true)]
-    #[case::key(&[(USER_LOGIN, false, 0, 1), (USER_ACCT, true, 20, 1)], true)]
-    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], false)]
-    #[case::right_key_of_an_account_that_may_not(&[(USER_ACCT, false, 0, 1)], false)]
-    #[case::end(&[(USER_ERR, true, 0, 1)], false)]
-    fn who_was_let_in_is_told(#[case] steps: &[Step], #[case] expected: bool) {
+    #[case::password(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1)], 1)]
+    #[case::password_at_a_terminal(&[(USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_LOGIN, true, 9, 1)], 1)]
+    #[case::answer_at_a_terminal(&[(USER_AUTH, true, 0, 2), (USER_ACCT, true, 1, 2), (USER_LOGIN, true, 9, 1)], 1)]
+    #[case::key(&[(USER_LOGIN, false, 0, 1), (USER_ACCT, true, 20, 1)], 1)]
+    #[case::key_at_a_terminal(&[(USER_ACCT, true, 20, 1), (USER_LOGIN, true, 30, 1)], 1)]
+    #[case::key_without_pam(&[(USER_LOGIN, true, 20, 1)], 1)]
+    #[case::two_keys_at_once(&[
+        (USER_ACCT, true, 0, 1), (USER_ACCT, true, 1, 2), (USER_LOGIN, true, 9, 1), (USER_LOGIN, true, 9, 2),
+    ], 2)]
+    #[case::two_passwords_that_one_process_looked_at(&[
+        (USER_AUTH, true, 0, 1), (USER_ACCT, true, 1, 1), (USER_AUTH, true, 50, 1), (USER_ACCT, true, 51, 1),
+    ], 2)]
+    #[case::two_passwords_of_whose_accounts_nobody_asks(&[(USER_AUTH, true, 0, 1), (USER_AUTH, true, 50, 1)], 2)]
+    #[case::wrong_password(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1900, 1)], 0)]
+    #[case::right_key_of_an_account_that_may_not(&[(USER_ACCT, false, 0, 1)], 0)]
+    #[case::end(&[(USER_ERR, true, 0, 1)], 0)]
+    fn one_login_is_told_once(#[case] steps: &[Step], #[case] expected: usize) {
         let mut attempts = Attempts::default();
         let verdicts = steps.iter().filter_map(|step| attempts.record(&record(*step, PEER)));
         let good: Vec<Verdict> = verdicts.filter(|one| one.outcome == LoginOutcome::Succeeded).collect();
-        assert_eq!(!good.is_empty(), expected);
+        assert_eq!(good.len(), expected, "{good:?}");
         assert!(good.iter().all(|one| one.address == Some(PEER.parse().unwrap()) && one.account == "x"));
     }
 
@@ -435,6 +516,20 @@ mod tests {
     #[case::two_sessions_are_two(&[
         (USER_AUTH, false, 0, 1), (USER_AUTH, false, 5, 2), (USER_LOGIN, false, 1900, 1), (USER_LOGIN, false, 1905, 2),
     ], &[0, 5])]
+    #[case::pam_refused_at_once_and_at_the_end(&[(MODULE_AUTH, false, 0, 1), (USER_AUTH, false, 2000, 1)], &[1000])]
+    #[case::pam_refused_and_another_module_let_in(&[(MODULE_AUTH, false, 0, 1), (USER_AUTH, true, 300, 1)], &[])]
+    #[case::pam_let_in_and_another_module_refused(&[(USER_AUTH, false, 2000, 1)], &[2000])]
+    #[case::pam_without_a_delay(&[
+        (MODULE_AUTH, false, 0, 1), (USER_AUTH, false, 40, 1), (MODULE_AUTH, false, 41, 1), (USER_AUTH, false, 80, 1),
+    ], &[40, 80])]
+    #[case::pam_twice_and_then_right(&[
+        (MODULE_AUTH, false, 0, 1), (USER_AUTH, false, 3500, 1), (MODULE_AUTH, false, 3510, 1),
+        (USER_AUTH, false, 7000, 1), (USER_AUTH, true, 7010, 1),
+    ], &[1000, 4510])]
+    #[case::pam_in_a_process_for_each_answer(&[(MODULE_AUTH, false, 0, 2), (MODULE_AUTH, false, 600, 3)], &[1000, 1600])]
+    #[case::pam_refused_beside_a_login_of_another_process(&[
+        (MODULE_AUTH, false, 0, 2), (USER_AUTH, true, 600, 3),
+    ], &[1000])]
     fn one_attempt_is_one_failure(#[case] steps: &[Step], #[case] known: &[u64]) {
         assert_eq!(failures(steps), known);
     }
@@ -453,11 +548,53 @@ mod tests {
     #[test]
     fn a_peer_known_by_name_alone_is_never_an_address() {
         let mut named = record((USER_AUTH, false, 0, 1), PEER);
+        named.program = "vsftpd".to_owned();
         (named.host, named.addr) = (Some("evil.example".to_owned()), None);
         let verdict = Attempts::default().record(&named).unwrap();
         assert_eq!((verdict.outcome, verdict.address), (LoginOutcome::Failed, None));
         named.host = Some("::ffff:192.0.2.7".to_owned());
         assert_eq!(Attempts::default().record(&named).unwrap().address, Some(PEER.parse().unwrap()));
+    }
+
+    #[rstest]
+    #[case::passwords(&[
+        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1600, 1), (USER_AUTH, false, 3000, 1), (USER_LOGIN, false, 6600, 1),
+    ], &[1600, 6600])]
+    #[case::answers(&[
+        (USER_AUTH, false, 0, 2), (USER_LOGIN, false, 2400, 1), (USER_AUTH, false, 2500, 3), (USER_LOGIN, false, 4300, 1),
+        (USER_ERR, false, 4301, 1),
+    ], &[2400, 4300])]
+    #[case::unknown_user(&[
+        (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 20, 1), (USER_LOGIN, false, 2050, 1),
+    ], &[2050])]
+    #[case::of_another_sshd(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 20_000, 2)], &[10_000, 30_000])]
+    fn where_sshd_says_a_name_first_one_password_is_one_failure_of_the_address_that_it_says_last(
+        #[case] steps: &[Step],
+        #[case] known: &[u64],
+    ) {
+        let mut attempts = Attempts::default();
+        let (mut seen, mut addresses) = (Vec::new(), Vec::new());
+        let mut tell = |verdicts: Vec<Verdict>, at: u64| {
+            seen.extend(verdicts.iter().map(|_| at));
+            addresses.extend(verdicts.into_iter().map(|verdict| verdict.address));
+        };
+        for step in steps {
+            while let Some(at) = attempts.next_settling().filter(|at| *at <= step.2 * 1_000_000) {
+                tell(attempts.settle(at), at / 1_000_000);
+            }
+            let mut record = record(*step, PEER);
+            if step.0 != USER_LOGIN {
+                (record.host, record.addr) = (Some("evil.example".to_owned()), None);
+            }
+            tell(attempts.record(&record).into_iter().collect(), step.2);
+        }
+        while let Some(at) = attempts.next_settling() {
+            tell(attempts.settle(at), at / 1_000_000);
+        }
+        assert_eq!(seen, known);
+        // What no verdict of its own followed stays without an address.
+        let first = if known[0] == 10_000 { None } else { Some(PEER.parse().unwrap()) };
+        assert_eq!(addresses[0], first);
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Record {
     /// The peer: a literal address in `addr`, else one in `host`; where only a name is said, the one that the
     /// process asked the kernel for.
     pub fn peer(&self) -> Option<IpAddr> {
-        let literal = [&self.addr, &self.host].into_iter().flatten().find_map(|text| text.parse().ok());
+        let literal = [&self.addr, &self.host].into_iter().flatten().find_map(|text| literal(text));
         literal.or_else(|| self.asked.filter(|_| self.names_remote())).map(atalaya_wire::canonical)
     }
 
@@ -88,8 +88,25 @@ impl Record {
 
     /// The service: PAM's name of it, else the program's.
     pub fn service(&self) -> &str {
-        self.service.as_deref().filter(|service| !service.is_empty()).unwrap_or(&self.program)
+        match self.program.as_str() {
+            // Its privileged process is `sshd`, and since 9.8 `sshd-session`.
+            sshd if sshd.starts_with("sshd") => "sshd",
+            // The process of dovecot's that asks PAM, for IMAP, POP3 and whoever else asks dovecot.
+            "auth" => "dovecot",
+            program => self.service.as_deref().filter(|service| !service.is_empty()).unwrap_or(program),
+        }
     }
+}
+
+/// The address that a text is: also `[v1.2001:db8::7]`, as CUPS writes IPv6 (RFC 3986's `IPvFuture`), with `+eth0` after
+/// an address of one link.
+fn literal(text: &str) -> Option<IpAddr> {
+    if let Some(inside) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        let inside = inside.strip_prefix("v1.").unwrap_or(inside);
+        let address = inside.split(['+', '%']).next()?;
+        return address.parse().ok().map(IpAddr::V6);
+    }
+    text.parse().ok()
 }
 
 /// The effective user id of a process, where it still runs.
@@ -118,8 +135,27 @@ fn until_nul(field: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("192.0.2.7", Some("192.0.2.7"))]
+    #[case("::ffff:192.0.2.7", Some("::ffff:192.0.2.7"))]
+    #[case::cups("[v1.2001:db8::7]", Some("2001:db8::7"))]
+    #[case::cups_on_a_link("[v1.fe80::1+eth0]", Some("fe80::1"))]
+    #[case("[2001:db8::7]", Some("2001:db8::7"))]
+    #[case("[v1.192.0.2.7]", None)]
+    #[case("[v2.2001:db8::7]", None)]
+    #[case("[v1.2001:db8::7", None)]
+    #[case("evil.example", None)]
+    #[case("[", None)]
+    fn an_address_is_read_in_the_forms_that_daemons_give_it(
+        #[case] text: &str,
+        #[case] address: Option<&str>,
+    ) {
+        assert_eq!(literal(text), address.map(|address| address.parse().unwrap()));
+    }
 
     proptest! {
         #[test]
