@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::jail::{Counter, Fate};
 use crate::source::files::SavedPosition;
-use crate::source::journal::Cursor;
+use crate::source::journal::{Cursor, JournalPosition};
 
 mod bans;
 
@@ -43,6 +43,7 @@ const ADDITIONS: &str = "
                                      PRIMARY KEY (jail, address)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS fates (jail TEXT NOT NULL, address TEXT NOT NULL, fate TEXT NOT NULL,
                                       PRIMARY KEY (jail, address)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS journal (file TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// What the state holds when a sensor starts.
@@ -62,8 +63,10 @@ pub struct Saved {
     pub counters: Vec<(Name, IpAddr, Counter)>,
     /// The bans that the jails asked for, and what became of them.
     pub bans: Vec<(Name, IpAddr, Fate)>,
-    /// Where reading of the journal stood.
-    pub journal: Option<Cursor>,
+    /// Where reading of the journal's files stood.
+    pub journal: Vec<JournalPosition>,
+    /// Where reading of the journal stood in an earlier release, if it was not followed since.
+    pub cursor: Option<Cursor>,
     /// The allow list as last heard from the enforcer.
     pub allow: AllowList,
     /// The enforcer's ledger that has the bans of before.
@@ -84,8 +87,9 @@ pub struct Snapshot {
     pub counters: Vec<(Name, IpAddr, Option<Counter>)>,
     /// Bans of which something changed, and what became of them.
     pub bans: Vec<(Name, IpAddr, Fate)>,
-    /// Where reading of the journal stands, where it moved.
-    pub journal: Option<Cursor>,
+    /// How many entries of each file of the journal were read, where it moved, by
+    /// [`JournalPosition::file`](crate::source::journal::JournalPosition); `None` where it is forgotten.
+    pub journal: HashMap<String, Option<u64>>,
 }
 
 /// The handle to the writing thread. Dropping the last one ends it after its last write.
@@ -176,7 +180,7 @@ impl Snapshot {
             && self.forgotten.is_empty()
             && self.counters.is_empty()
             && self.bans.is_empty()
-            && self.journal.is_none()
+            && self.journal.is_empty()
     }
 }
 
@@ -385,10 +389,19 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         })
         .collect::<Result<_, StoreError>>()?;
     let bans = bans::read(connection).map_err(database)?.ok_or_else(|| row("a ban"))?;
-    let journal = match meta(connection, "journal").map_err(database)? {
+    let cursor = match meta(connection, "journal").map_err(database)? {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
         None => None,
     };
+    let journal = connection
+        .prepare("SELECT file, entries FROM journal")
+        .and_then(|mut rows| {
+            let position = |row: &rusqlite::Row<'_>| {
+                Ok(JournalPosition { file: row.get(0)?, entries: row.get::<_, i64>(1)?.cast_unsigned() })
+            };
+            rows.query_map([], position)?.collect()
+        })
+        .map_err(database)?;
     Ok(Saved {
         outbox,
         next_sequence,
@@ -398,6 +411,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         counters,
         bans,
         journal,
+        cursor,
         allow,
         ledger,
         reports,
@@ -524,9 +538,7 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
 }
 
 fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
-    if let Some(cursor) = &snapshot.journal {
-        set_meta(connection, "journal", &serde_json::to_string(cursor).unwrap_or_default())?;
-    }
+    write_journal(connection, &snapshot.journal)?;
     for key in &snapshot.forgotten {
         connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
     }
@@ -553,6 +565,23 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
         }
     }
     bans::write(connection, &snapshot.bans)
+}
+
+fn write_journal(connection: &Connection, moved: &HashMap<String, Option<u64>>) -> rusqlite::Result<()> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    // An earlier release's cursor: each file has its own position from now on.
+    connection.prepare_cached("DELETE FROM meta WHERE key = 'journal'")?.execute([])?;
+    for (file, entries) in moved {
+        match entries {
+            Some(entries) => connection
+                .prepare_cached("INSERT OR REPLACE INTO journal VALUES (?1, ?2)")?
+                .execute(params![file, entries.cast_signed()])?,
+            None => connection.prepare_cached("DELETE FROM journal WHERE file = ?1")?.execute([file])?,
+        };
+    }
+    Ok(())
 }
 
 fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {

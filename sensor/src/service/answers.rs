@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{Service, Sources, Watch, lock};
-use crate::control::{Answer, FileStatus, Request, Status};
+use crate::control::{Answer, FileStatus, JournalCounters, Request, Status};
 use crate::uplink::Uplink;
 use crate::uplink::report::ReportStatus;
 
@@ -97,7 +97,18 @@ impl Service {
             lines: watch.lines,
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
-            unread: watch.files.iter().flat_map(|files| files.troubles()).collect(),
+            unread: {
+                let of_files = watch.files.iter().flat_map(|files| files.troubles());
+                of_files.chain(watch.journal_status.iter().flat_map(|journal| journal.troubles())).collect()
+            },
+            journal: watch.journal_status.as_ref().map(|journal| JournalCounters {
+                files: journal.files(),
+                entries: journal.entries(),
+                backlog: journal.backlog(),
+                damaged: journal.damaged(),
+                cut: journal.cut(),
+                lost: journal.lost(),
+            }),
             files,
             jails: watch.detector.status(jail, now),
             local_drop: None,
