@@ -19,6 +19,10 @@ use crate::source::files::SavedPosition;
 use crate::source::journal::{Cursor, JournalPosition};
 
 mod bans;
+mod folder;
+mod journal;
+
+pub use folder::make_private;
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
 pub const OUTBOX_LIMIT: u64 = 1_000_000;
@@ -298,9 +302,8 @@ pub fn is_locked(folder: &Path) -> bool {
 }
 
 fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
-    use std::os::unix::fs::DirBuilderExt;
     let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    make_private(folder).map_err(failed)?;
     let file = std::fs::File::options()
         .create(true)
         .truncate(false)
@@ -393,15 +396,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
         None => None,
     };
-    let journal = connection
-        .prepare("SELECT file, entries FROM journal")
-        .and_then(|mut rows| {
-            let position = |row: &rusqlite::Row<'_>| {
-                Ok(JournalPosition { file: row.get(0)?, entries: row.get::<_, i64>(1)?.cast_unsigned() })
-            };
-            rows.query_map([], position)?.collect()
-        })
-        .map_err(database)?;
+    let journal = journal::read(connection).map_err(database)?;
     Ok(Saved {
         outbox,
         next_sequence,
@@ -538,7 +533,7 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
 }
 
 fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
-    write_journal(connection, &snapshot.journal)?;
+    journal::write(connection, &snapshot.journal)?;
     for key in &snapshot.forgotten {
         connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
     }
@@ -565,23 +560,6 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
         }
     }
     bans::write(connection, &snapshot.bans)
-}
-
-fn write_journal(connection: &Connection, moved: &HashMap<String, Option<u64>>) -> rusqlite::Result<()> {
-    if moved.is_empty() {
-        return Ok(());
-    }
-    // An earlier release's cursor: each file has its own position from now on.
-    connection.prepare_cached("DELETE FROM meta WHERE key = 'journal'")?.execute([])?;
-    for (file, entries) in moved {
-        match entries {
-            Some(entries) => connection
-                .prepare_cached("INSERT OR REPLACE INTO journal VALUES (?1, ?2)")?
-                .execute(params![file, entries.cast_signed()])?,
-            None => connection.prepare_cached("DELETE FROM journal WHERE file = ?1")?.execute([file])?,
-        };
-    }
-    Ok(())
 }
 
 fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {

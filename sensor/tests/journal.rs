@@ -392,8 +392,7 @@ fn what_is_damaged_or_deleted_is_counted_and_the_rest_is_read() {
     // An object of the type that entries have, which is not one any more.
     let message = b"MESSAGE=entry 10";
     let at = bytes.windows(message.len()).position(|window| window == message).unwrap();
-    let entry =
-        (0..at + 512).step_by(8).filter(|at| bytes[*at] == 3 && bytes[at + 8..at + 16] != [0; 8]).next_back();
+    let entry = (0..at + 512).step_by(8).rfind(|at| bytes[*at] == 3 && bytes[at + 8..at + 16] != [0; 8]);
     bytes[entry.unwrap()] = 77;
     std::fs::write(&path, &bytes).unwrap();
     let mut reader = journal.read_on(kept);
@@ -415,9 +414,8 @@ fn what_is_damaged_or_deleted_is_counted_and_the_rest_is_read() {
 /// Reads a whole file, as fast as it goes: how many entries it gave.
 fn read_whole(path: &Path) -> usize {
     let place = JournalPlace { files: vec![path.display().to_string()], ..JournalPlace::default() };
-    let known = place.files.iter().map(|file| JournalPosition { file: file.clone(), entries: 0 }).collect();
     let wanted = vec![WantedJournal { place, entries: JournalMatch::default() }];
-    let mut follower = JournalFollower::new(wanted, known, None).unwrap();
+    let follower = JournalFollower::new(wanted, Vec::new(), None).unwrap();
     let (sender, entries) = mpsc::channel();
     let (positions, _rest) = mpsc::channel();
     follower.read_all(&mut Channel { entries: sender, positions });

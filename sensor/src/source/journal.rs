@@ -10,6 +10,7 @@ mod entry;
 mod file;
 mod follower;
 mod matching;
+mod pieces;
 mod place;
 mod status;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use entry::{CarriedEntry, ContainerPiece, Entry};
 pub use follower::{JournalError, JournalFollower, JournalHandle, JournalPosition};
 pub use matching::JournalMatch;
+pub use pieces::JournalPieces;
 pub use place::{JournalPlace, Namespace, Owners};
 pub use status::JournalStatus;
 
@@ -32,7 +34,7 @@ pub struct Cursor {
 }
 
 /// What a jail reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WantedJournal {
     /// Which journal.
     pub place: JournalPlace,

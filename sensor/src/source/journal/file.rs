@@ -30,8 +30,8 @@ const WINDOW: usize = 8 * 1024;
 const SHORT_FIELD: usize = 512;
 const KEPT_FIELDS: usize = 2048;
 
-/// What of a header is read: all up to the time of the last entry.
-const HEADER: usize = 208;
+/// What of a header is read: all up to the time of the first entry.
+const HEADER: usize = 192;
 /// Bits of `incompatible_flags`: keyed hashes and compression, each known by the object, and the compact form.
 const KNOWN: u32 = 0b1_1111;
 const COMPACT: u32 = 1 << 4;
@@ -72,8 +72,8 @@ pub struct JournalHeader {
     pub seqnum_id: u128,
     /// How many entries it holds.
     pub entries: u64,
-    /// When the last of them was written, in microseconds since 1970.
-    pub last_written: u64,
+    /// When the first of them was written, in microseconds since 1970.
+    pub first_written: u64,
     is_compact: bool,
     size: u64,
     entry_array: u64,
@@ -150,7 +150,7 @@ impl JournalHeader {
             is_archived: bytes[16] == 2,
             seqnum_id: id(72),
             entries: at(152),
-            last_written: at(192),
+            first_written: at(184),
             is_compact: flags & COMPACT != 0,
             size: at(88),
             entry_array: at(176),

@@ -93,6 +93,8 @@ struct FollowedJournal {
     read: u64,
     /// As of the last look.
     entries: u64,
+    /// When its first entry was written, in microseconds since 1970.
+    first_written: u64,
     dirty: bool,
     /// Of an archive that is read: as long as it stays so, it need not be looked at.
     settled: Option<Stamp>,
@@ -190,10 +192,24 @@ impl JournalFollower {
         }
     }
 
-    /// Reads once all that is there, the oldest entries first within each file.
-    pub fn read_all(&mut self, sink: &mut impl JournalSink) {
+    /// Reads all that is there now, from the first entry on, and returns; the file with the oldest entries first.
+    pub fn read_all(mut self, sink: &mut impl JournalSink) -> Troubles {
+        self.known.extend(self.wanted.iter().flat_map(|wanted| wanted.place.names()));
         self.begin(sink);
-        while self.read(sink).0 {}
+        let mut files: Vec<(u64, u128)> =
+            self.files.iter().map(|(id, file)| (file.first_written, *id)).collect();
+        files.sort_unstable();
+        for (_, id) in files {
+            while self.files.get(&id).is_some_and(|file| file.dirty) {
+                if let Err(error) = self.read_file(id, sink)
+                    && let Some(file) = self.files.remove(&id)
+                {
+                    note(&mut self.troubles, &file.path, &told(&error));
+                }
+            }
+        }
+        self.troubles.append(&mut self.handle.status.troubles());
+        self.troubles
     }
 
     /// Looks at all names: which files there are, and which of them have news.
@@ -290,6 +306,7 @@ impl JournalFollower {
                 places,
                 read,
                 entries: header.entries,
+                first_written: header.first_written,
                 dirty: true,
                 settled: None,
             };
@@ -389,8 +406,11 @@ impl JournalFollower {
     /// Gives every file with news its turn; whether there is more to read, and whether a name stands for another file.
     fn read(&mut self, sink: &mut impl JournalSink) -> (bool, bool) {
         let (mut more, mut moved, mut backlog) = (false, false, 0);
-        let dirty: Vec<u128> = self.files.iter().filter(|(_, file)| file.dirty).map(|(id, _)| *id).collect();
-        for id in dirty {
+        let dirty = self.files.iter().filter(|(_, file)| file.dirty);
+        let mut dirty: Vec<(u64, u128)> = dirty.map(|(id, file)| (file.first_written, *id)).collect();
+        // What rotated, before what took its name.
+        dirty.sort_unstable();
+        for (_, id) in dirty {
             if self.handle.stopped() {
                 break;
             }
