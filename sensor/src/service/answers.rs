@@ -6,6 +6,7 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::ban::never_banned;
 use super::{Service, Sources, Watch, lock};
 use crate::control::{Answer, FileStatus, JournalCounters, Request, Status};
 use crate::uplink::Uplink;
@@ -38,13 +39,19 @@ impl Service {
                     return;
                 }
             },
-            Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
-            {
-                Some(bantime) => done(format!(
-                    "{address} is banned for {bantime} in the name of jail {jail}; the enforcer's allow list is above it"
-                )),
-                None => unknown(&watch, &jail),
-            },
+            Request::Ban { jail, address, bantime } => {
+                if let Some(why) = never_banned(address) {
+                    failed(format!("{address} is never banned: {why}"))
+                } else if let Some(bantime) = watch.detector.ban(&jail, address, bantime, now) {
+                    let desk = self.desk.clone();
+                    self.tasks.spawn(async move {
+                        let _ = reply.send(desk.banned_by_hand(jail, address, bantime).await);
+                    });
+                    return;
+                } else {
+                    unknown(&watch, &jail)
+                }
+            }
             Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
                 Some(()) => {
                     self.desk.local_drop.refresh(&watch);
