@@ -35,6 +35,7 @@ use crate::uplink::report::{ReportStatus, Reporter};
 use atalaya_program::count::counted;
 
 mod answers;
+mod ban;
 mod connections;
 mod enforcer;
 mod files;

@@ -19,7 +19,7 @@ pub(super) fn is_systemd(backend: &str) -> bool {
 ///
 /// # Errors
 /// What of it is not understood, in words.
-pub(super) fn journal_place(backend: &str) -> Result<JournalPlace, String> {
+pub fn journal_place(backend: &str) -> Result<JournalPlace, String> {
     let wrong = |problem: String| format!("backend: {problem}");
     let mut place = JournalPlace::default();
     let mut flags = None;
