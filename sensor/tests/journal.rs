@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atalaya_sensor::source::journal::{
     Cursor, Entry, JournalFollower, JournalHandle, JournalMatch, JournalPlace, JournalPosition, JournalSink,
@@ -235,8 +235,9 @@ fn a_host_that_sends_late_or_whose_clock_is_behind_is_read_whole() {
         for (host, time, text) in
             [(A, now, "now"), (B, now + late, "late"), (B, now + ahead, "ahead"), (A, now + late, "set back")]
         {
+            let text = format!("{text}, in {file}");
             journal.write_at(file, host, time, &[text.as_bytes()]);
-            assert_eq!(reader.next(), format!("{} sshd[7]: {text}", host.name), "{file}");
+            assert_eq!(reader.next(), format!("{} sshd[7]: {text}", host.name));
         }
     }
 }
@@ -297,6 +298,28 @@ fn a_file_with_another_name_goes_on_where_it_was_read() {
         assert_eq!(reader.next(), "b sshd[7]: five");
         reader.stop()
     };
+    assert!(more.is_empty(), "{more:?}");
+}
+
+#[test]
+fn an_entry_that_is_copied_into_another_file_is_read_once_and_one_that_is_said_twice_is_read_twice() {
+    let mut journal = Journal::new();
+    let mut reader = journal.read();
+    let (first, second) = (journal.time, journal.time + SignedDuration::from_millis(1));
+    journal.write_at("runtime.journal", A, first, &[b"said"]);
+    journal.write_at("runtime.journal", A, second, &[b"said"]);
+    assert_eq!([reader.next(), reader.next()], ["a sshd[7]: said"; 2]);
+    // As journald does with what it has in /run, once /var is there.
+    journal.write_at("system.journal", A, first, &[b"said"]);
+    journal.write_at("system.journal", A, second, &[b"said"]);
+    journal.say(A, "goes on");
+    assert_eq!(reader.next(), "a sshd[7]: goes on");
+    let until = Instant::now() + PATIENCE;
+    while reader.status.entries() < 5 {
+        assert!(Instant::now() < until, "the copies are not looked at");
+        std::thread::yield_now();
+    }
+    let (_, more) = reader.stop();
     assert!(more.is_empty(), "{more:?}");
 }
 

@@ -6,6 +6,7 @@
 //! `findings/` shows it). The same holds between the files of one host where a namespace's journald is slower than
 //! another, and over a reboot of a host whose clock is set late. A file by itself has an order that no clock changes.
 
+mod copies;
 mod entry;
 mod file;
 mod follower;
@@ -13,6 +14,7 @@ mod matching;
 mod pieces;
 mod place;
 mod status;
+mod watches;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -86,8 +86,19 @@ pub struct RawEntry {
     pub seqnum: u64,
     /// When it was written, by the clock of who wrote it.
     pub written: Timestamp,
+    /// What it is in any file into which it is copied: journald copies what it wrote before `/var` was there.
+    pub identity: EntryIdentity,
     /// Where its fields stand.
     fields: Vec<u64>,
+}
+
+/// An entry's boot, its times in microseconds since that boot and since 1970, and what its fields add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryIdentity {
+    boot: u128,
+    monotonic: u64,
+    realtime: u64,
+    fields: u64,
 }
 
 /// The fields of an entry, `NAME=value` each.
@@ -190,8 +201,14 @@ impl JournalFile {
             Some(wide) => u64::from_le_bytes(*wide),
             None => u64::from(u32::from_le_bytes(array_at(at, 0))),
         };
+        let identity = EntryIdentity {
+            boot: u128::from_be_bytes(array_at(bytes, 40)),
+            monotonic: u64_at(bytes, 32),
+            realtime: micros,
+            fields: u64_at(bytes, 56),
+        };
         let fields = bytes[64..].chunks_exact(width as usize).map(field).collect();
-        Ok(RawEntry { seqnum: u64_at(bytes, 16), written, fields })
+        Ok(RawEntry { seqnum: u64_at(bytes, 16), written, identity, fields })
     }
 
     /// The fields of an entry, as far as the bounds go.

@@ -7,22 +7,23 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
+use super::copies::Copies;
 use super::entry::Entry;
 use super::file::{JournalFile, JournalFileError, JournalHeader};
 use super::matching::JournalMatch;
 use super::place::JournalPlace;
 use super::status::JournalStatus;
+use super::watches::{JournalWatches, News};
 use super::{Cursor, JournalSink, WantedJournal};
 use crate::confine::logs::is_denied;
 use crate::source::files::{MOST_TROUBLES, Troubles};
@@ -77,9 +78,9 @@ pub struct JournalFollower {
     machine: Option<String>,
     files: HashMap<u128, FollowedJournal>,
     names: HashMap<PathBuf, u128>,
-    inotify: Inotify,
-    folders: HashMap<WatchDescriptor, PathBuf>,
+    watches: JournalWatches,
     troubles: Troubles,
+    copies: Copies,
     handle: JournalHandle,
     running: bool,
 }
@@ -145,9 +146,9 @@ impl JournalFollower {
             machine: machine.map(|machine| machine.trim().to_owned()),
             files: HashMap::new(),
             names: HashMap::new(),
-            inotify: Inotify::init().map_err(JournalError)?,
-            folders: HashMap::new(),
+            watches: JournalWatches::new().map_err(JournalError)?,
             troubles: Troubles::new(),
+            copies: Copies::default(),
             handle: JournalHandle { stop: Arc::default(), wake: Arc::new(wake), status: Arc::default() },
             running: false,
         })
@@ -221,7 +222,12 @@ impl JournalFollower {
         for (index, wanted) in self.wanted.iter().enumerate() {
             let is_system = wanted.place.is_system();
             let mut list = |folder: &Path| match names(folder) {
-                Ok(names) => names,
+                Ok(names) => {
+                    if names.len() == MOST_NAMES {
+                        note(troubles, folder, "it holds more names than are looked at");
+                    }
+                    names
+                }
                 // A host may have either of the system's two.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_system => Vec::new(),
                 Err(error) => {
@@ -240,7 +246,7 @@ impl JournalFollower {
             }
         }
         // Before the files are looked at, so that what is written from then on is told.
-        self.watch(folders);
+        self.watches.add(folders);
         let mut seen = HashSet::new();
         let before = std::mem::take(&mut self.names);
         for (path, wanted) in found {
@@ -473,6 +479,9 @@ impl JournalFollower {
             if !matches.iter().any(|wanted| wanted.wants(&fields.fields)) {
                 continue;
             }
+            if self.copies.is_one(&raw.identity, id) {
+                continue;
+            }
             let Some(mut entry) = Entry::new(raw.written, fields.fields) else { continue };
             entry.is_local = followed.places.iter().any(|place| !place.is_system())
                 || self.machine.is_some() && entry.field("_MACHINE_ID") == self.machine.as_deref();
@@ -490,62 +499,14 @@ impl JournalFollower {
 
     /// Waits for news, at most so long; whether names may have changed.
     fn wait(&mut self, at_most: Duration) -> bool {
-        {
-            let mut fds = [
-                PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN),
-                PollFd::new(&*self.handle.wake, PollFlags::IN),
-            ];
-            let timeout =
-                Timespec { tv_sec: at_most.as_secs().cast_signed(), tv_nsec: at_most.subsec_nanos().into() };
-            // An interrupted wait is a short one.
-            let _ = poll(&mut fds, Some(&timeout));
-        }
-        let mut buffer = [0; 16 * 1024];
-        let mut names_changed = false;
-        loop {
-            let events = match self.inotify.read_events(&mut buffer) {
-                Ok(events) => events,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return names_changed,
-                Err(_) => return true,
-            };
-            let mut any = false;
-            for event in events {
-                any = true;
-                // journald tells of each entry by giving the file the length that it has.
-                let file = event.mask.contains(EventMask::MODIFY).then_some(event.name).flatten();
-                let path = file.and_then(|name| Some(self.folders.get(&event.wd)?.join(name)));
-                match path.and_then(|path| self.files.get_mut(self.names.get(&path)?)) {
-                    Some(file) => file.dirty = true,
-                    None => names_changed = true,
-                }
-                if event.mask.intersects(EventMask::IGNORED | EventMask::MOVE_SELF) {
-                    self.folders.remove(&event.wd);
-                    let _ = self.inotify.watches().remove(event.wd);
-                }
-            }
-            if !any {
-                return names_changed;
+        let News { written, mut names_changed } = self.watches.wait(&self.handle.wake, at_most);
+        for path in written {
+            match self.names.get(&path).and_then(|id| self.files.get_mut(id)) {
+                Some(file) => file.dirty = true,
+                None => names_changed = true,
             }
         }
-    }
-
-    fn watch(&mut self, folders: BTreeSet<PathBuf>) {
-        let mask = WatchMask::MODIFY
-            | WatchMask::CREATE
-            | WatchMask::MOVED_TO
-            | WatchMask::MOVED_FROM
-            | WatchMask::DELETE
-            | WatchMask::MOVE_SELF
-            | WatchMask::DELETE_SELF
-            | WatchMask::ONLYDIR;
-        let watched: HashSet<&PathBuf> = self.folders.values().collect();
-        let new: Vec<PathBuf> = folders.into_iter().filter(|folder| !watched.contains(folder)).collect();
-        for folder in new {
-            // What inotify does not tell of is seen at the next look.
-            if let Ok(watch) = self.inotify.watches().add(&folder, mask) {
-                self.folders.insert(watch, folder);
-            }
-        }
+        names_changed
     }
 }
 
