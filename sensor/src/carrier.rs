@@ -10,6 +10,7 @@
 //! that no piece can pass for a line of its own.
 
 mod container;
+mod pieces;
 
 use std::borrow::Cow;
 
@@ -19,9 +20,8 @@ use serde::Deserialize;
 
 use crate::date;
 pub use container::container_of;
+pub use pieces::{LONGEST, OpenLine};
 
-/// The most of a joined line that is kept, in bytes.
-pub const LONGEST: usize = 256 * 1024;
 /// How a record of Docker's begins, in every version: no line of it is empty.
 const DOCKER: &[u8] = br#"{"log":""#;
 
@@ -61,20 +61,6 @@ pub struct Unpacker {
     cut: u64,
     /// Whether the next line is the file's first.
     is_at_start: bool,
-}
-
-/// A line of which pieces have come and the end has not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum OpenLine {
-    /// None.
-    #[default]
-    Closed,
-    /// What has come of it.
-    Pieces(Vec<u8>),
-    /// Its beginning is not known: it is passed over.
-    Lost,
-    /// Nothing of this stream was seen yet in a file that was begun in its midst.
-    Unseen,
 }
 
 /// Where a program wrote.
@@ -222,42 +208,13 @@ impl Unpacker {
             }
             return Some(Carried { time: None, text: line.into() });
         };
-        let open = &mut self.open[stream as usize];
-        let text = match (std::mem::take(open), ends) {
-            (OpenLine::Closed | OpenLine::Unseen, true) => text,
-            (OpenLine::Closed, false) => {
-                *open = OpenLine::Pieces(text.into_owned());
-                return None;
-            }
-            (OpenLine::Pieces(mut pieces), _) => {
-                let room = LONGEST.saturating_sub(pieces.len());
-                self.cut += u64::from(text.len() > room && (ends || room > 0));
-                pieces.extend_from_slice(&text[..text.len().min(room)]);
-                if !ends {
-                    *open = OpenLine::Pieces(pieces);
-                    return None;
-                }
-                pieces.into()
-            }
-            (OpenLine::Lost, true) => {
-                self.cut += 1;
-                return None;
-            }
-            (OpenLine::Lost | OpenLine::Unseen, false) => {
-                *open = OpenLine::Lost;
-                return None;
-            }
-        };
+        let text = self.open[stream as usize].take(text, ends, &mut self.cut)?;
         Some(Carried { time: Some(time), text: one_line(text) })
     }
 
     /// Forgets the pieces that it keeps; the lines that they belong to are passed over.
     pub fn give_up(&mut self) {
-        for open in &mut self.open {
-            if matches!(open, OpenLine::Pieces(_)) {
-                *open = OpenLine::Lost;
-            }
-        }
+        self.open.iter_mut().for_each(OpenLine::give_up);
     }
 
     /// Whether it keeps nothing, so that a new one would do as well.
@@ -267,8 +224,7 @@ impl Unpacker {
 
     /// How much it keeps, in bytes.
     pub fn kept(&self) -> usize {
-        let kept = |open: &OpenLine| if let OpenLine::Pieces(pieces) = open { pieces.len() } else { 0 };
-        self.open.iter().map(kept).sum()
+        self.open.iter().map(OpenLine::kept).sum()
     }
 
     /// How many lines were cut at [`LONGEST`] or passed over since the last call.

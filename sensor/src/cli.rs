@@ -13,10 +13,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::control::{Answer, Request};
 use crate::local_drop::session;
-use crate::source::files::{Access, troubles_of};
 use crate::{fail2ban, service};
 
 pub mod argument;
+mod check;
 mod join;
 pub mod lint;
 pub mod named;
@@ -55,8 +55,13 @@ enum Command {
     Run,
     /// Check the configuration and print what it means
     #[command(after_help = "Examples:\n  atalaya-sensor check --config ./sensor.toml\n  \
-        atalaya-sensor check --fail2ban /etc/fail2ban   # which of its jails run here, and why others do not")]
-    Check,
+        atalaya-sensor check --fail2ban /etc/fail2ban   # which of its jails run here, and why others do not\n  \
+        atalaya-sensor check --json | jq '.jails[] | {name, reads, warnings}'\n\n\
+        --json prints file, exists, state, jails (each with name, source, reads, maxretry, findtime, bantime,\n\
+        escalates, ipv6_prefix, warnings, caution, notes), fail2ban (null, or folder, jails, left_out, notes), troubles\n\
+        (what this host does not have), unread (logs that are not read: path and reason) and mistake (null). With a\n\
+        mistake it prints file and mistake alone (file, line, column, message) and exits with 1.")]
+    Check(check::Arguments),
     /// Show how the running sensor stands: sources, files, jails, and whom they banned
     #[command(after_help = "Examples:\n  atalaya-sensor status\n  atalaya-sensor status sshd\n  \
         atalaya-sensor status --json | jq '.jails[] | {name, banned: (.banned | length)}'")]
@@ -120,14 +125,16 @@ enum Command {
     /// Warn of filters that an attacker's text can bend, of regexes that never get their turn, of dates that never parse
     #[command(after_help = "Examples:\n  atalaya-sensor lint\n  atalaya-sensor lint sshd nginx\n  \
         atalaya-sensor lint ./my-filter.conf --dates /var/log/my.log\n\n\
-        Exits with 1 where there is something to warn of.")]
+        Exits with 1 where there is something to warn of. --json prints checked (a number) and warnings, each with\n\
+        what (the jail or filter) and text.")]
     Lint(lint::Arguments),
     /// Join an enforcer, with the token that `atalaya-enforcer enrol NAME` printed
     #[command(after_help = "Examples:\n  \
         atalaya-sensor join https://enforcer.example:8443 atalaya1:web-1:…:…\n  \
         ssh enforcer.example atalaya-enforcer enrol web-1 | atalaya-sensor join https://enforcer.example:8443 -\n\n\
         The token holds a secret. Given as an argument it is wiped from the process list at once;\n\
-        given on standard input (`-`) it was never there.")]
+        given on standard input (`-`) it was never there.\n\n\
+        Where the configuration is not there yet, one is written with a jail for ssh.")]
     Join {
         /// Where the enforcer listens, such as `https://enforcer.example:8443`
         url: String,
@@ -153,7 +160,8 @@ enum Command {
         atalaya-sensor test /var/log/auth.log sshd --missed   # and why they missed\n  \
         atalaya-sensor test --fail2ban /etc/fail2ban /var/log/auth.log 'sshd[mode=aggressive]'\n  \
         atalaya-sensor test /var/log/my.log ./my-filter.conf\n  \
-        journalctl -o short-iso | atalaya-sensor test - 'Failed password for .* from <HOST> port \\d+ ssh2$'")]
+        atalaya-sensor test systemd-journal sshd --matched\n  \
+        atalaya-sensor test 'systemd-journal[journalpath=/srv/journals]' 'bad login from <HOST>' --journalmatch _COMM=myd")]
     Test(trial::Arguments),
     /// Load and attach the kernel programs for the sensor that started this; not to be run by hand
     #[command(hide = true)]
@@ -208,26 +216,9 @@ pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyh
             let socket = std::io::stdin().as_fd().try_clone_to_owned().context("no socket of a sensor")?;
             loader(socket)?;
         }
-        Command::Check => {
-            let config = Config::read(&cli.config, cli.fail2ban.as_deref())?;
-            print!("{config}");
-            for trouble in config.troubles() {
-                println!("warning: {trouble}");
-            }
-            let logs = config.logs();
-            for (path, what) in troubles_of(&logs.patterns, &Access::new(logs.follow, None)) {
-                println!("warning: not read: {}: {what}", path.display());
-            }
-            config.check_session(session::client()).map_err(anyhow::Error::msg)?;
-            if cli.config.exists() {
-                println!("{}: no mistakes", cli.config.display());
-            } else {
-                println!("{} is not there: the defaults hold", cli.config.display());
-            }
-        }
+        Command::Check(arguments) => return check::run(&arguments, &cli.config, cli.fail2ban.as_deref()),
         Command::Join { url, token, offline } => {
-            let state = Config::read(&cli.config, cli.fail2ban.as_deref())?.state;
-            join::run(&url, &token, &state, offline)?;
+            join::run(&url, &token, &cli.config, cli.fail2ban.as_deref(), offline)?;
         }
         Command::Test(arguments) => {
             let named = Named::new(&cli.config, cli.fail2ban.as_deref());

@@ -20,6 +20,7 @@ use crate::filter::Filter;
 use crate::jail::ignore::IgnoreList;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::{guarded_ports, spoken_of};
+use crate::source::journal::JournalPlace;
 use atalaya_program::count::{agreeing, counted};
 
 mod filters;
@@ -44,7 +45,7 @@ pub struct Config {
     pub allow: Networks,
     /// Whether the host's own addresses are ignored too.
     pub ignore_self: bool,
-    /// A folder of systemd's journal files to read, instead of the system's own journal.
+    /// A folder of systemd's journal files, which jails read that name no other, instead of the system's own journal.
     pub journal: Option<PathBuf>,
     /// Folders below which a symbolic link to a log may lead that root alone does not decide on.
     pub follow: Vec<PathBuf>,
@@ -134,6 +135,13 @@ impl Config {
         }
         let mut imported = fail2ban::import(folder)
             .map_err(|error| ConfigError::Other { program: "fail2ban", source: Box::new(error) })?;
+        if let Some(journal) = &self.journal {
+            let places = imported.jails.iter_mut().filter_map(|jail| jail.source.journal_mut());
+            for place in places.filter(|place| place.is_system()) {
+                // As in fail2ban, where a folder is named: its default is for the system's own journal.
+                *place = JournalPlace { folder: Some(journal.clone()), owners: None, ..place.clone() };
+            }
+        }
         if let Some(bits) = self.ipv6_prefix {
             imported.jails.iter_mut().for_each(|jail| jail.policy.ipv6_prefix = bits);
         }
@@ -183,7 +191,11 @@ impl Config {
                 return Err(wrong(format!("the name is reserved, {meaning}; choose another")));
             }
             filter_files.extend(jail.filter.as_ref().and_then(|filter| filters.file(filter.get_ref())));
-            jails.push(jail.check(&name, &raw.defaults, raw.ignoreself, &filters, &at, &wrong)?);
+            let mut jail = jail.check(&name, &raw.defaults, raw.ignoreself, &filters, &at, &wrong)?;
+            if let Some(place) = jail.source.journal_mut().filter(|place| place.is_system()) {
+                place.folder.clone_from(&raw.journal);
+            }
+            jails.push(jail);
         }
         let listens = !raw.syslog.udp.is_empty() || !raw.syslog.tcp.is_empty();
         if let Some(deaf) = jails.iter().find(|jail| jail.source.wants_syslog_listener())
@@ -538,6 +550,24 @@ mod tests {
     }
 
     #[test]
+    fn a_jail_reads_the_journal_that_it_names_and_others_the_one_of_all() {
+        let config = parse(
+            "journal = \"/srv/j\"\n[jail.a]\nfilter = \"sshd\"\njournalflags = 4\n[jail.b]\nfilter = \"sshd\"\njournalpath = \"/srv/b\"\n\
+             [jail.c]\nfilter = \"sshd\"\nsource = \"journal\"\n[jail.d]\nfilter = \"sshd\"\njournalfiles = [\"/a/*.journal\"]\nnamespace = \"*\"\n",
+        )
+        .unwrap()
+        .to_string();
+        for line in [
+            "jail a: systemd's journal in /srv/j, of the system's services; ",
+            "jail b: systemd's journal in /srv/b; ",
+            "jail c: systemd's journal in /srv/j; ",
+            "jail d: systemd's journal in /a/*.journal, of all namespaces; ",
+        ] {
+            assert!(config.contains(line), "no {line:?} in {config}");
+        }
+    }
+
+    #[test]
     fn check_says_whether_failures_are_reported_and_how_ipv6_is_counted() {
         let jail = "[jail.a]\nsource = \"logins\"\n";
         let said = parse(&format!("[defaults]\nipv6_prefix = 96\n{jail}ignorecommand = \"x\"\n"))
@@ -670,6 +700,13 @@ mod tests {
             ("[jail.routeros-drop]\nsource = \"files\"\nmaxretry = 30\n", "sensor.toml:1:1", "2 to 20"),
             ("[jail.sshd]\nsource = \"journal\"\npaths = \"/x\"\n", "sensor.toml:3:9", "paths"),
             ("[jail.sshd]\nsource = \"files\"\njournalmatch = \"A=b\"\n", "sensor.toml:3:16", "journalmatch"),
+            ("[jail.sshd]\nsource = \"files\"\nnamespace = \"x\"\n", "sensor.toml:3:13", "namespace"),
+            ("[jail.sshd]\njournalpath = \"x\"\n", "sensor.toml:2:15", "absolute"),
+            ("[jail.sshd]\njournalpath = \"/x\"\njournalfiles = \"/y\"\n", "sensor.toml:2:15", "cannot both"),
+            ("[jail.sshd]\njournalfiles = []\n", "sensor.toml:2:16", "empty"),
+            ("[jail.sshd]\njournalfiles = \"y\"\n", "sensor.toml:2:16", "absolute"),
+            ("[jail.sshd]\nnamespace = \"a/b\"\n", "sensor.toml:2:13", "`+NAME`"),
+            ("[jail.sshd]\njournalflags = 16\n", "sensor.toml:2:16", "a sum of"),
             ("[jail.sshd]\nservices = \"sshd\"\n", "sensor.toml:2:12", "services"),
             ("allow = [\"10.0.0.1-9\"]\n", "sensor.toml:1:9", "10.0.0.1-9"),
             ("state = [\n", "sensor.toml:", ""),

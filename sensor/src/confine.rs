@@ -41,8 +41,7 @@ pub fn worker(reach: &Reach, privileged_port: bool) -> Confinement {
     }
     let capabilities = capabilities::keep(&kept);
     let files = files::restrict(reach);
-    let calls = if reach.execute.is_empty() { Calls::Worker } else { Calls::WorkerWithPrograms };
-    Confinement { capabilities, files, syscalls: syscalls::restrict(calls) }
+    Confinement { capabilities, files, syscalls: syscalls::restrict(Calls::Worker) }
 }
 
 /// Confines the loader: it loads, traces and looks at processes, so that files are not what it is kept from.

@@ -127,6 +127,9 @@ pub struct Status {
     pub unwatched: u64,
     /// The log files that are read, by name.
     pub files: Vec<FileStatus>,
+    /// What was read of systemd's journal; `None` where no jail reads it.
+    #[serde(default)]
+    pub journal: Option<JournalCounters>,
     /// In the order of the settings; only the one that was asked for, where one was.
     pub jails: Vec<JailStatus>,
     /// The offences on their way to the enforcer.
@@ -158,6 +161,23 @@ impl FileStatus {
     pub fn look(&mut self) {
         self.size = std::fs::metadata(&self.path).map_or(self.size, |file| file.len());
     }
+}
+
+/// What was read of systemd's journal since the start, or the last reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalCounters {
+    /// Files of the journals that are read now.
+    pub files: u64,
+    /// Entries that were looked at.
+    pub entries: u64,
+    /// Entries that are there and not yet looked at.
+    pub backlog: u64,
+    /// Entries that could not be read, because their file is damaged.
+    pub damaged: u64,
+    /// Entries of which something was cut or left out.
+    pub cut: u64,
+    /// Entries of files that were deleted before they were read.
+    pub lost: u64,
 }
 
 /// A request, and where its answer goes.

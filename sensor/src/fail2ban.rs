@@ -3,6 +3,7 @@
 //!
 //! One jail's mistake is that jail's alone: the others are read on.
 
+pub mod backend;
 mod convert;
 mod definition;
 mod ini;

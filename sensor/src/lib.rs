@@ -29,7 +29,7 @@
 //! | the thread `store` ([`store`]) | writes offences, positions, counters and bans to SQLite, in the order in which they were told | an unbounded queue of orders; of offences that wait, 1,000,000 at most |
 //! | the thread `files` ([`source::files`]) | follows log files and hands whole lines to the detector | inotify, and a look every two seconds |
 //! | the thread `loader` (`kernel/process.rs`) | hears what the loader says, and wakes who asked | the socket pair |
-//! | `journal::follow` | hands journalctl's entries to the detector; starts it again when it ends | a pipe |
+//! | the thread `journal` ([`source::journal`]) | follows the files of systemd's journals and hands their entries to the detector | inotify, and a look every two seconds |
 //! | `syslog`: a task for each socket and each connection | hands messages to the detector | the sockets |
 //! | `logins`, `connections`, `syslog_calls` of the service | hand what the kernel programs tell to the detector | their rings; `Notify` where the jails changed |
 //! | `Doubts::run` | asks the loader whether a container's record is believed | its ring; 256 answers go back to `logins` |

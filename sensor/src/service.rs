@@ -27,7 +27,7 @@ use crate::detector::{Detector, Ignored};
 use crate::detector::{Handed, Sent};
 use crate::jail::{Counter, Fate};
 use crate::source::files::{Access, FilesStatus, FollowerHandle, SavedPosition};
-use crate::source::journal::{self, Cursor, Entry, JournalOptions};
+use crate::source::journal::{Cursor, JournalHandle, JournalStatus};
 use crate::source::syslog::SyslogOptions;
 use crate::store::{Snapshot, Store, Writer};
 use crate::uplink::outbox::Outbox;
@@ -35,10 +35,12 @@ use crate::uplink::report::{ReportStatus, Reporter};
 use atalaya_program::count::counted;
 
 mod answers;
+mod ban;
 mod connections;
 mod enforcer;
 mod files;
 mod ignorecommands;
+mod journal;
 mod kernel;
 mod local_drop;
 mod logins;
@@ -70,11 +72,16 @@ struct Watch {
     unsaved: Snapshot,
     /// Where reading of each file stands, by the positions' keys.
     positions: HashMap<String, SavedPosition>,
-    journal: Option<Cursor>,
+    /// How many entries of each file of the journal are read, by the number of the file.
+    journal: HashMap<String, u64>,
+    /// Where an earlier release's reading of the journal stood, until it is followed.
+    cursor: Option<Cursor>,
     /// Offences whose ignorecommand runs: until it ends, nothing that led to them is saved.
     asked: Arc<AtomicUsize>,
     /// Counters of the files that are followed.
     files: Option<Arc<FilesStatus>>,
+    /// Counters of the journals that are read.
+    journal_status: Option<Arc<JournalStatus>>,
     /// Lines looked at since the start.
     lines: u64,
     /// What the enforcer was told beside offences, without what is pending.
@@ -88,6 +95,7 @@ struct Sources {
     token: CancellationToken,
     tasks: TaskTracker,
     files: Option<(FollowerHandle, std::thread::JoinHandle<()>)>,
+    journal: Option<(JournalHandle, std::thread::JoinHandle<()>)>,
     names: Vec<&'static str>,
 }
 
@@ -229,9 +237,11 @@ fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Re
         detector,
         unsaved: Snapshot::default(),
         positions,
-        journal: saved.journal,
+        journal: saved.journal.into_iter().map(|one| (one.file, one.entries)).collect(),
+        cursor: saved.cursor,
         asked,
         files: None,
+        journal_status: None,
         lines: 0,
         reports: ReportStatus::default(),
     };
@@ -343,21 +353,9 @@ impl Service {
         let feeding = Feeding { tasks: &self.tasks, shutdown: &self.shutdown, watch, local_drop };
         sources.names.extend(self.kernel.want(wanted, &feeding).await);
         local_drop.settle();
-        let wanted = lock(watch).detector.journal_matches();
-        if !wanted.is_empty() {
-            let cursor = lock(watch).journal.clone();
-            let options = JournalOptions { folder: config.journal };
-            let take = {
-                let watch = watch.clone();
-                move |entry: Entry| {
-                    let mut watch = lock(&watch);
-                    watch.detector.journal(&entry, Timestamp::now());
-                    watch.lines += 1;
-                    watch.journal = Some(entry.cursor.clone());
-                    watch.unsaved.journal = Some(entry.cursor);
-                }
-            };
-            sources.tasks.spawn(journal::follow(options, wanted, cursor, take, sources.token.clone()));
+        sources.journal = journal::follow(watch)?;
+        lock(watch).journal_status = sources.journal.as_ref().map(|(handle, _)| handle.status());
+        if sources.journal.is_some() {
             sources.names.push("journal");
         }
         if !config.syslog.udp.is_empty() || !config.syslog.tcp.is_empty() {
@@ -377,12 +375,22 @@ impl Service {
 
 impl Sources {
     fn none() -> Self {
-        Self { token: CancellationToken::new(), tasks: TaskTracker::new(), files: None, names: Vec::new() }
+        Self {
+            token: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            files: None,
+            journal: None,
+            names: Vec::new(),
+        }
     }
 
     /// Ends them, each after what it is at.
     async fn stop(&mut self) {
         if let Some((handle, thread)) = self.files.take() {
+            handle.stop();
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+        if let Some((handle, thread)) = self.journal.take() {
             handle.stop();
             let _ = tokio::task::spawn_blocking(|| thread.join()).await;
         }
@@ -435,9 +443,11 @@ impl Watch {
             }),
             unsaved: Snapshot::default(),
             positions: HashMap::new(),
-            journal: None,
+            journal: HashMap::new(),
+            cursor: None,
             asked: Arc::default(),
             files: None,
+            journal_status: None,
             lines: 0,
             reports: ReportStatus::default(),
         }

@@ -16,9 +16,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::jail::{Counter, Fate};
 use crate::source::files::SavedPosition;
-use crate::source::journal::Cursor;
+use crate::source::journal::{Cursor, JournalPosition};
 
 mod bans;
+mod folder;
+mod journal;
+
+pub use folder::make_private;
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
 pub const OUTBOX_LIMIT: u64 = 1_000_000;
@@ -43,6 +47,7 @@ const ADDITIONS: &str = "
                                      PRIMARY KEY (jail, address)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS fates (jail TEXT NOT NULL, address TEXT NOT NULL, fate TEXT NOT NULL,
                                       PRIMARY KEY (jail, address)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS journal (file TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// What the state holds when a sensor starts.
@@ -62,8 +67,10 @@ pub struct Saved {
     pub counters: Vec<(Name, IpAddr, Counter)>,
     /// The bans that the jails asked for, and what became of them.
     pub bans: Vec<(Name, IpAddr, Fate)>,
-    /// Where reading of the journal stood.
-    pub journal: Option<Cursor>,
+    /// Where reading of the journal's files stood.
+    pub journal: Vec<JournalPosition>,
+    /// Where reading of the journal stood in an earlier release, if it was not followed since.
+    pub cursor: Option<Cursor>,
     /// The allow list as last heard from the enforcer.
     pub allow: AllowList,
     /// The enforcer's ledger that has the bans of before.
@@ -84,8 +91,9 @@ pub struct Snapshot {
     pub counters: Vec<(Name, IpAddr, Option<Counter>)>,
     /// Bans of which something changed, and what became of them.
     pub bans: Vec<(Name, IpAddr, Fate)>,
-    /// Where reading of the journal stands, where it moved.
-    pub journal: Option<Cursor>,
+    /// How many entries of each file of the journal were read, where it moved, by
+    /// [`JournalPosition::file`](crate::source::journal::JournalPosition); `None` where it is forgotten.
+    pub journal: HashMap<String, Option<u64>>,
 }
 
 /// The handle to the writing thread. Dropping the last one ends it after its last write.
@@ -176,7 +184,7 @@ impl Snapshot {
             && self.forgotten.is_empty()
             && self.counters.is_empty()
             && self.bans.is_empty()
-            && self.journal.is_none()
+            && self.journal.is_empty()
     }
 }
 
@@ -294,9 +302,8 @@ pub fn is_locked(folder: &Path) -> bool {
 }
 
 fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
-    use std::os::unix::fs::DirBuilderExt;
     let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    make_private(folder).map_err(failed)?;
     let file = std::fs::File::options()
         .create(true)
         .truncate(false)
@@ -385,10 +392,11 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         })
         .collect::<Result<_, StoreError>>()?;
     let bans = bans::read(connection).map_err(database)?.ok_or_else(|| row("a ban"))?;
-    let journal = match meta(connection, "journal").map_err(database)? {
+    let cursor = match meta(connection, "journal").map_err(database)? {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
         None => None,
     };
+    let journal = journal::read(connection).map_err(database)?;
     Ok(Saved {
         outbox,
         next_sequence,
@@ -398,6 +406,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         counters,
         bans,
         journal,
+        cursor,
         allow,
         ledger,
         reports,
@@ -524,9 +533,7 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
 }
 
 fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
-    if let Some(cursor) = &snapshot.journal {
-        set_meta(connection, "journal", &serde_json::to_string(cursor).unwrap_or_default())?;
-    }
+    journal::write(connection, &snapshot.journal)?;
     for key in &snapshot.forgotten {
         connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
     }

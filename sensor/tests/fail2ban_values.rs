@@ -285,3 +285,43 @@ fn large_numbers_and_masks_are_written_as_our_own_configuration_takes_them() {
     let error = atalaya_sensor::config::Config::parse(&sliding, folder.path()).unwrap_err().to_string();
     assert!(error.contains("maxretry is 5000; expected 1 to 1000, or more with `decay = true`"), "{error}");
 }
+
+#[test]
+fn the_backend_names_the_journal_that_fail2ban_would_open() {
+    let backends = [
+        "systemd",
+        "SystemD",
+        "systemd[journalflags=1]",
+        "systemd[journalflags=\"0\"]",
+        "systemd[journalpath=/var/log/journal/remote]",
+        "systemd[journalpath='/srv/j', journalflags=7]",
+        "systemd[journalfiles=\"/dev/null, /dev/zero\"]",
+        "systemd[journalfiles=\"/dev/null\", journalflags=4]",
+        "systemd[namespace=web]",
+        "systemd[namespace=web][journalflags=0]",
+        "systemd[journalflags=all]",
+    ];
+    // The module that reads journals need not be there: what it would be given is asked.
+    let code = "import types\n\
+        module = types.ModuleType('systemd')\n\
+        module.journal = types.ModuleType('systemd.journal')\n\
+        module.journal.__version__ = '235'\n\
+        sys.modules.update({'systemd': module, 'systemd.journal': module.journal})\n\
+        from fail2ban.helpers import extractOptions\n\
+        from fail2ban.server.filtersystemd import FilterSystemd\n\
+        def ask(word):\n  \
+          name, options = extractOptions(word)\n  \
+          assert name.lower() == 'systemd'\n  \
+          args = FilterSystemd._getJournalArgs(options)\n  \
+          return {'path': args.get('path'), 'files': sorted(args.get('files', [])), 'flags': args.get('flags', 0), 'namespace': args.get('namespace')}\n";
+    let imported = imported("backend", &backends);
+    for ((index, backend), theirs) in backends.iter().enumerate().zip(theirs(code, &backends)) {
+        let ours = jail(&imported, index).map(|jail| {
+            let place = &jail.source.journal().unwrap().place;
+            serde_json::json!({
+                "path": place.folder, "files": place.files, "flags": place.flags(), "namespace": place.namespace.text(),
+            })
+        });
+        assert_eq!(ours.unwrap_or_default(), theirs, "{backend}");
+    }
+}

@@ -1,24 +1,51 @@
 //! `join`: makes this sensor one of an enforcer's.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::JoinToken;
 
 use super::runtime;
+use crate::config::Config;
 use crate::uplink::Uplink;
 use crate::uplink::membership::Membership;
 
-/// Tries a token, read from standard input where it is `-`, and stores the membership. With `offline` nothing is tried.
-pub fn run(url: &str, token: &str, state: &Path, offline: bool) -> anyhow::Result<()> {
+/// What a sensor begins with that has no configuration yet: the first jail of README's.
+const FIRST: &str = if cfg!(feature = "kernel") {
+    "# Written by `atalaya-sensor join`. `atalaya-sensor check` says what it means; README.md has more to choose from.\n\n\
+     [jail.ssh]                          # 3 failures in 10 minutes ban for 30 minutes\n\
+     source = \"logins\"                   # what the kernel sees: sshd and everything else that uses PAM\n\
+     services = [\"sshd\"]\n"
+} else {
+    "# Written by `atalaya-sensor join`. `atalaya-sensor check` says what it means; README.md has more to choose from.\n\n\
+     [jail.sshd]                         # 3 failures in 10 minutes ban for 30 minutes\n"
+};
+
+/// Tries a token, read from standard input where it is `-`, and stores the membership in the state folder of the
+/// configuration; one that is not there is written. With `offline` nothing is tried.
+pub fn run(
+    url: &str,
+    token: &str,
+    file: &Path,
+    fail2ban: Option<&Path>,
+    offline: bool,
+) -> anyhow::Result<()> {
+    let (state, is_first) = match Config::read(file, fail2ban) {
+        Ok(config) => (config.state, false),
+        Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            (Config::parse(FIRST, file)?.state, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut text = token.to_owned();
     if token == "-" {
-        if std::io::stdin().is_terminal() {
+        if io::stdin().is_terminal() {
             eprintln!("Paste the token and press Enter and Ctrl-D:");
         }
         text.clear();
-        std::io::stdin().take(4096).read_to_string(&mut text).context("cannot read the token")?;
+        io::stdin().take(4096).read_to_string(&mut text).context("cannot read the token")?;
     }
     let token: JoinToken = text.parse()?;
     let membership = Membership::new(url, token)?;
@@ -30,7 +57,36 @@ pub fn run(url: &str, token: &str, state: &Path, offline: bool) -> anyhow::Resul
             );
         }
     }
-    let path = membership.store(state)?;
+    if is_first {
+        write_first(file).with_context(|| format!("cannot write {}; nothing was stored", file.display()))?;
+        println!("{} was not there: wrote one with a jail for ssh", file.display());
+    }
+    let path = membership.store(&state)?;
     println!("joined {} as {}; stored in {}", membership.url, membership.sensor, path.display());
     Ok(())
+}
+
+/// Writes the first configuration, never over another.
+fn write_first(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = std::fs::File::options().write(true).create_new(true).open(path)?;
+    file.write_all(FIRST.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_configuration_has_a_jail_and_is_never_written_over_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("atalaya/sensor.toml");
+        write_first(&path).unwrap();
+        let config = Config::read(&path, None).unwrap();
+        assert_eq!(config.jails.len(), 1, "{config}");
+        assert_eq!(write_first(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::carrier::Carrier;
 use crate::cli::named::{Named, NamedFilter};
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// Also tell whether dates can be read in this log
     #[arg(long, value_name = "FILE")]
     dates: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// Prints warnings. Status 1 where there is one.
@@ -34,10 +38,12 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     } else {
         arguments.filters.clone()
     };
-    let mut warnings = 0;
-    let mut tell = |what: &str, warning: &str| {
-        warnings += 1;
-        println!("{what}: {warning}");
+    let mut warnings = Vec::new();
+    let mut tell = |what: &str, text: &str| {
+        if !arguments.json {
+            println!("{what}: {text}");
+        }
+        warnings.push(json!({"what": what, "text": text}));
     };
     for word in &words {
         let found = match named.find(word) {
@@ -58,8 +64,13 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
             tell(&found.what, &warning);
         }
     }
-    println!("{}", sum(words.len(), warnings));
-    Ok(if warnings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let status = if warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if arguments.json {
+        println!("{:#}", json!({"checked": words.len(), "warnings": warnings}));
+    } else {
+        println!("{}", sum(words.len(), warnings.len()));
+    }
+    Ok(status)
 }
 
 fn sum(checked: usize, warnings: usize) -> String {
@@ -162,7 +173,7 @@ mod tests {
         log.write_all(lines.as_bytes()).unwrap();
         let failregex = vec!["from <HOST>$".to_owned()];
         let filter = FilterDefinition { failregex, ..FilterDefinition::default() }.compile().unwrap();
-        let found = NamedFilter { filter, what: "x".to_owned(), zone: TimeZone::UTC };
+        let found = NamedFilter { filter, what: "x".to_owned(), zone: TimeZone::UTC, journal: None };
         let path = log.path().to_owned();
         let said = dates(&path, &found).unwrap().unwrap().replace(&path.display().to_string(), "LOG");
         assert!(said.contains(expected), "{said}");

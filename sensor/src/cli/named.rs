@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use crate::config::{self, Config, Filters, read_filter_file};
 use crate::fail2ban::{DEFAULT_FOLDER, Fail2ban};
 use crate::filter::{Filter, FilterDefinition};
+use crate::source::journal::{JournalMatch, JournalPlace, WantedJournal};
 
 /// Where to look for what is named.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct NamedFilter {
     pub what: String,
     /// The zone of dates that state none.
     pub zone: TimeZone,
+    /// Which journal it would read, and which entries; `None` where it names none.
+    pub journal: Option<WantedJournal>,
 }
 
 // === impl Named ===
@@ -45,7 +48,10 @@ impl Named {
         let zone = TimeZone::system();
         let of = |what: String, definition: &FilterDefinition| {
             let filter = definition.compile().map_err(|error| format!("{what}: {error}"))?;
-            Ok(NamedFilter { filter, what, zone: zone.clone() })
+            let entries = JournalMatch::parse(definition.journalmatch.iter().map(String::as_str));
+            let journal = entries.ok().filter(|_| !definition.journalmatch.is_empty());
+            let journal = journal.map(|entries| WantedJournal { place: JournalPlace::default(), entries });
+            Ok(NamedFilter { filter, what, zone: zone.clone(), journal })
         };
         let configured = if self.config.exists() { Some(Config::read(&self.config, None)) } else { None };
         let mut trouble = None;
@@ -53,7 +59,14 @@ impl Named {
             Some(Ok(config)) => {
                 if let Some((filter, zone)) = config.filter_of(word) {
                     let zone = zone.cloned().unwrap_or_else(TimeZone::system);
-                    return Ok(NamedFilter { filter: filter.clone(), what: format!("jail {word}"), zone });
+                    let jail = config.jails.iter().find(|jail| jail.policy.name.as_str() == word);
+                    let journal = jail.and_then(|jail| jail.source.journal()).cloned();
+                    return Ok(NamedFilter {
+                        filter: filter.clone(),
+                        what: format!("jail {word}"),
+                        zone,
+                        journal,
+                    });
                 }
             }
             Some(Err(error)) => trouble = Some(error.to_string()),

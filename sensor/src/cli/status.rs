@@ -8,7 +8,7 @@ use jiff::{Timestamp, Unit};
 
 use crate::channel::{Outdated, OutdatedProgram, Program, ProgramState};
 use crate::cli::trial::{given_up, printable};
-use crate::control::{FileStatus, Status};
+use crate::control::{FileStatus, JournalCounters, Status};
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 use crate::source::logins::seen::SeenService;
@@ -132,6 +132,9 @@ fn head(status: &Status, out: &mut impl Write) -> io::Result<()> {
         status.lines_per_second,
         indicatif::HumanBytes(status.backlog)
     )?;
+    if let Some(read) = &status.journal {
+        writeln!(out, "{}", journal(read))?;
+    }
     if status.enforcer.is_some() || status.outbox != OutboxStatus::default() {
         writeln!(out, "{}", outbox(status.outbox))?;
     }
@@ -240,6 +243,22 @@ fn outbox(OutboxStatus { waiting, dropped }: OutboxStatus) -> String {
     };
     if dropped > 0 {
         line.push_str(&format!(", {dropped} dropped because too many waited"));
+    }
+    line
+}
+
+/// What was read of the journal, and what was not, in a line.
+fn journal(read: &JournalCounters) -> String {
+    let mut line = format!("journal: {} in {}", counted(read.entries, "entry"), counted(read.files, "file"));
+    for (count, what) in [
+        (read.backlog, "to catch up"),
+        (read.cut, "cut, because they are too long or in an unknown form"),
+        (read.damaged, "not read, because their file is damaged"),
+        (read.lost, "deleted before they were read"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!("; {count} {what}"));
+        }
     }
     line
 }

@@ -20,7 +20,10 @@ use crate::carrier::{Carried, Carrier, Unpacker};
 use crate::cli::named::{self, Named};
 use crate::date::Dates;
 use crate::filter::{Filter, Host, LineOutcome, Match, lines};
+use crate::source::journal::WantedJournal;
 use atalaya_program::count::{agreeing, counted};
+
+mod journal;
 
 /// How much is read at once; also the longest line that is looked at whole, in bytes.
 const BLOCK: usize = 1 << 20;
@@ -28,13 +31,17 @@ const BLOCK: usize = 1 << 20;
 /// The arguments of `atalaya-sensor test`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A log file, `-` for standard input, or a line itself
+    /// A log file, `-` for standard input, a line itself, or `systemd-journal`, for that of a jail which reads one or of
+    /// the system, also with fail2ban's options, such as `systemd-journal[namespace=web]`
     log: String,
     /// The name of a jail or filter, a filter's file, or a regex with `<HOST>`
     filter: String,
     /// A regex for lines to leave out
     #[arg(long, value_name = "REGEX")]
     ignoreregex: Vec<String>,
+    /// Of the journal only these entries, such as `_SYSTEMD_UNIT=ssh.service`; those of the jail or filter unless given
+    #[arg(long, value_name = "MATCH")]
+    journalmatch: Vec<String>,
     /// Print the lines that match, with their addresses
     #[arg(long)]
     matched: bool,
@@ -99,6 +106,14 @@ struct Trial<'a, W> {
     tally: Sums,
 }
 
+/// What is tried.
+enum Input<'a> {
+    /// A log, and its size where it is known, in bytes.
+    Bytes(&'a mut dyn Read, Option<u64>),
+    /// A journal.
+    Journal(WantedJournal),
+}
+
 /// Runs the trial and prints what it found. Status 0 where something matched, else 1.
 pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
     let mut found = named.find(&arguments.filter).map_err(anyhow::Error::msg)?;
@@ -106,7 +121,10 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
         found.filter.ignore_too(&arguments.ignoreregex)?;
     }
     let path = Path::new(&arguments.log);
-    let (mut reader, size): (Box<dyn Read>, Option<u64>) = if arguments.log == "-" {
+    let wanted = journal::wanted(arguments, &found).map_err(anyhow::Error::msg)?;
+    let (mut reader, size): (Box<dyn Read>, Option<u64>) = if wanted.is_some() {
+        (Box::new(io::empty()), None)
+    } else if arguments.log == "-" {
         (Box::new(io::stdin()), None)
     } else if path.exists() {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -121,7 +139,7 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
         (Box::new(io::Cursor::new(arguments.log.clone().into_bytes())), None)
     };
 
-    let named::NamedFilter { mut filter, what, zone } = found;
+    let named::NamedFilter { mut filter, what, zone, .. } = found;
     let colour = colour::is_wanted(&io::stdout());
     let tally = Sums { hits: vec![0; filter.regexes().count()], ..Sums::default() };
     let out = io::BufWriter::new(io::stdout().lock());
@@ -136,7 +154,11 @@ pub fn run(arguments: &Arguments, named: &Named) -> anyhow::Result<ExitCode> {
         colour,
         tally,
     };
-    match trial.run(&mut filter, &mut *reader, size) {
+    let input = match wanted {
+        Some(wanted) => Input::Journal(wanted),
+        None => Input::Bytes(&mut *reader, size),
+    };
+    match trial.run(&mut filter, input) {
         Ok(()) if trial.tally.matched > 0 => Ok(ExitCode::SUCCESS),
         Ok(()) => Ok(ExitCode::FAILURE),
         Err(error) => match error.downcast::<io::Error>() {
@@ -171,14 +193,17 @@ fn fields(text: &str) -> Result<FieldList, String> {
 // === impl Trial ===
 
 impl<W: Write> Trial<'_, W> {
-    fn run(&mut self, filter: &mut Filter, reader: &mut dyn Read, size: Option<u64>) -> anyhow::Result<()> {
+    fn run(&mut self, filter: &mut Filter, input: Input<'_>) -> anyhow::Result<()> {
         let only_fields = self.arguments.output.is_some();
         if !self.arguments.json && !only_fields {
             for warning in filter.warnings() {
                 writeln!(self.out, "warning: {warning}")?;
             }
         }
-        self.read(filter, reader, size)?;
+        match input {
+            Input::Bytes(reader, size) => self.read(filter, reader, size)?,
+            Input::Journal(wanted) => self.journal(filter, wanted)?,
+        }
         if self.arguments.json {
             self.print_json(filter)?;
         } else if !only_fields {
@@ -270,6 +295,7 @@ impl<W: Write> Trial<'_, W> {
             let number = self.tally.lines;
             let Some(Carried { time, text }) = unpacker.take(line) else { continue };
             let verdict = if time.is_some() { filter.find_carried(&text) } else { filter.find(&text) };
+            let time = time.map(|time| (time, "the container engine's"));
             if verdict == LineOutcome::Missed && self.arguments.missed {
                 self.missed(filter, &text, number)?;
             } else {
@@ -280,13 +306,13 @@ impl<W: Write> Trial<'_, W> {
         Ok(())
     }
 
-    /// A line that a failregex matches. `carried` is when a container engine took it.
+    /// A line that a failregex matches. `carried` is when it was taken by who carried it, and who that was.
     fn line(
         &mut self,
         line: &[u8],
         number: u64,
         verdict: LineOutcome,
-        carried: Option<Timestamp>,
+        carried: Option<(Timestamp, &'static str)>,
     ) -> io::Result<()> {
         let found = match verdict {
             LineOutcome::Matched(found) => found,
@@ -302,7 +328,7 @@ impl<W: Write> Trial<'_, W> {
         self.tally.names += u64::from(matches!(found.host, Host::Name(_)));
         let dated = found.dated.as_deref().unwrap_or(line);
         let (time, form) = match carried {
-            Some(time) => (Some(time), Some("the container engine's".into())),
+            Some((time, whose)) => (Some(time), Some(whose.into())),
             None => {
                 let date = self.dates.find(dated, Timestamp::now(), &self.zone);
                 date.map(|date| (date.time, date.form)).unzip()

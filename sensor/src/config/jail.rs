@@ -3,6 +3,7 @@
 //! [`RawSource`] with rules of its own, and what it has to be told is a new key of [`RawJail`].
 
 use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use atalaya_program::config_file::ConfigError;
@@ -12,7 +13,7 @@ use toml::Spanned;
 
 use super::filters::Filters;
 use super::{RawDefaults, yes};
-use crate::confine::logs::exists;
+use crate::confine::logs::{PathPattern, exists};
 use crate::date;
 use crate::filter::{Filter, FilterDefinition};
 use crate::jail::ignore::{IgnoreCommand, IgnoreList};
@@ -20,7 +21,7 @@ use crate::jail::ports::{self, Ports};
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
 use crate::jail::{KEPT, Policy, ScanPolicy};
-use crate::source::journal::JournalMatch;
+use crate::source::journal::{JournalMatch, JournalPlace, Namespace, WantedJournal};
 
 mod filter;
 
@@ -47,6 +48,10 @@ pub(super) struct RawJail {
     datepattern: Option<Spanned<OneOrMany>>,
     maxlines: Option<u32>,
     journalmatch: Option<Spanned<OneOrMany>>,
+    journalpath: Option<Spanned<PathBuf>>,
+    journalfiles: Option<Spanned<OneOrMany>>,
+    namespace: Option<Spanned<String>>,
+    journalflags: Option<Spanned<u32>>,
     logtimezone: Option<String>,
     maxretry: Option<u32>,
     findtime: Option<Seconds>,
@@ -190,10 +195,10 @@ static SCAN: SourceRules = SourceRules {
 static FILES: SourceRules = SourceRules { keys: &[FILTER, &["paths"]], ..OF_LINES };
 
 static JOURNAL: SourceRules = SourceRules {
-    keys: &[FILTER, &["journalmatch"]],
+    keys: &[FILTER, JOURNALS],
     read: |jail, whose| {
         let (filter, definition) = jail.filter(whose)?;
-        Ok(JailSource::Journal { wanted: entries(&definition, whose)?, filter })
+        Ok(JailSource::Journal { wanted: journal(jail, &definition, whose)?, filter })
     },
     ..OF_LINES
 };
@@ -214,13 +219,13 @@ static SYSLOG_CALLS: SourceRules = SourceRules {
 };
 
 static LINES: SourceRules = SourceRules {
-    keys: &[FILTER, &["paths", "journalmatch"]],
+    keys: &[FILTER, JOURNALS, &["paths"]],
     read: |jail, whose| {
         let (filter, definition) = jail.filter(whose)?;
-        let wanted = entries(&definition, whose)?;
+        let wanted = journal(jail, &definition, whose)?;
         // Files that are there are read; a host without them has the journal.
         let has_files = jail.paths.is_some() || definition.paths.iter().any(|path| exists(path));
-        if !has_files && !definition.journalmatch.is_empty() {
+        if jail.names_journal() || !has_files && !definition.journalmatch.is_empty() {
             return Ok(JailSource::Journal { wanted, filter });
         }
         files(jail, whose, filter, definition)
@@ -250,6 +255,9 @@ const FILTER: &[&str] =
 /// Of those, the one that goes with a filter that counts ports alone.
 const UNVERIFIED: &str = "unverified";
 
+/// The keys of a jail that reads a journal.
+const JOURNALS: &[&str] = &["journalmatch", "journalpath", "journalfiles", "namespace", "journalflags"];
+
 /// How many failures an offence may take.
 const FAILURES: RangeInclusive<u32> = 1..=KEPT;
 
@@ -271,8 +279,48 @@ fn of_failures(_: &RawJail, defaults: &RawDefaults, standard: Policy) -> Policy 
     }
 }
 
-fn entries(definition: &FilterDefinition, whose: &Whose<'_>) -> Result<JournalMatch, ConfigError> {
-    JournalMatch::parse(definition.journalmatch.iter().map(String::as_str)).map_err(whose.wrong)
+/// Which journal a jail reads, and what of it.
+fn journal(
+    jail: &RawJail,
+    definition: &FilterDefinition,
+    whose: &Whose<'_>,
+) -> Result<WantedJournal, ConfigError> {
+    let entries = JournalMatch::parse(definition.journalmatch.iter().map(String::as_str));
+    let entries = entries.map_err(whose.wrong)?;
+    let mut place = JournalPlace::default();
+    if let Some(folder) = &jail.journalpath {
+        let path = folder.get_ref();
+        let problem = if jail.journalfiles.is_some() {
+            Some(
+                "`journalpath` and `journalfiles` cannot both be: name the files, or their folder".to_owned(),
+            )
+        } else if path.is_absolute() {
+            None
+        } else {
+            Some(format!("the path `{}` is not absolute: begin it with `/`", path.display()))
+        };
+        if let Some(problem) = problem {
+            return Err((whose.at)(folder.span(), problem));
+        }
+        place.folder = Some(path.clone());
+    }
+    if let Some(files) = &jail.journalfiles {
+        place.files = many(Some(files));
+        let problem = place.files.iter().find_map(|path| Some((path, PathPattern::new(path).err()?)));
+        let problem = problem.map(|(path, problem)| format!("the path `{path}` cannot be used: {problem}"));
+        let empty = || place.files.is_empty().then(|| "`journalfiles` is empty".to_owned());
+        if let Some(problem) = problem.or_else(empty) {
+            return Err((whose.at)(files.span(), problem));
+        }
+    }
+    if let Some(namespace) = &jail.namespace {
+        let read = Namespace::parse(namespace.get_ref());
+        place.namespace = read.map_err(|problem| (whose.at)(namespace.span(), problem))?;
+    }
+    if let Some(flags) = &jail.journalflags {
+        place.set_flags(*flags.get_ref()).map_err(|problem| (whose.at)(flags.span(), problem))?;
+    }
+    Ok(WantedJournal { place, entries })
 }
 
 fn files(
@@ -342,6 +390,14 @@ impl RawJail {
         Ok(JailConfig { policy, source, ports, zone, ignore, ignorecommand, ignore_self })
     }
 
+    /// Whether it says which journal is read.
+    fn names_journal(&self) -> bool {
+        self.journalpath.is_some()
+            || self.journalfiles.is_some()
+            || self.namespace.is_some()
+            || self.journalflags.is_some()
+    }
+
     /// The keys that it has, each with its place, of those that do not go with all sources.
     fn given(&self) -> impl Iterator<Item = (&'static str, Range<usize>)> {
         fn span<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
@@ -361,6 +417,10 @@ impl RawJail {
             ("ignoreregex", span(self.ignoreregex.as_ref())),
             ("datepattern", span(self.datepattern.as_ref())),
             ("journalmatch", span(self.journalmatch.as_ref())),
+            ("journalpath", span(self.journalpath.as_ref())),
+            ("journalfiles", span(self.journalfiles.as_ref())),
+            ("namespace", span(self.namespace.as_ref())),
+            ("journalflags", span(self.journalflags.as_ref())),
             ("decay", span(self.decay.as_ref())),
         ];
         keys.into_iter().filter_map(|(key, span)| Some((key, span?)))
@@ -470,7 +530,7 @@ mod tests {
     fn each_key_that_goes_with_a_source_is_one_whose_place_is_known() {
         let jail: RawJail = toml::from_str(
             "services = 'x'\nports = 22\nshort = 1\nunverified = true\ninterfaces = 'x'\nfilter = 'x'\nmode = 'x'\npaths = 'x'\n\
-             prefregex = 'x'\nfailregex = 'x'\nignoreregex = 'x'\ndatepattern = 'x'\njournalmatch = 'x'\ndecay = true\n",
+             prefregex = 'x'\nfailregex = 'x'\nignoreregex = 'x'\ndatepattern = 'x'\njournalmatch = 'x'\njournalpath = 'x'\njournalfiles = 'x'\nnamespace = 'x'\njournalflags = 4\ndecay = true\n",
         )
         .unwrap();
         let given: Vec<&str> = jail.given().map(|(key, _)| key).collect();

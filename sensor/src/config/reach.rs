@@ -46,7 +46,7 @@ impl Config {
                 ));
             }
             jail.ignore.files.iter().for_each(|file| reach.read_beside(file));
-            jail.source.reach(&mut reach, self.journal.as_deref());
+            jail.source.reach(&mut reach);
         }
         Ok(reach)
     }
@@ -81,7 +81,6 @@ mod tests {
             assert!(!reads(&reach, path), "{path}");
         }
         assert_eq!(reach.write, [PathBuf::from("/var/lib/atalaya-sensor")].into());
-        assert!(reach.execute.is_empty());
     }
 
     #[test]
@@ -109,11 +108,18 @@ mod tests {
     }
 
     #[test]
-    fn only_a_jail_on_the_journal_lets_programs_be_started() {
-        let reach = reach("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n");
-        assert!(reach.execute.contains(Path::new("/usr/bin/journalctl")));
-        assert!(!reach.execute.contains(Path::new("/bin/sh")));
-        assert!(reads(&reach, "/var/log/journal/x/system.journal"));
+    fn a_jail_on_a_journal_reaches_that_journal_and_no_other() {
+        let of = |more: &str| reach(&format!("[jail.sshd]\nsource = \"journal\"\nfilter = \"sshd\"\n{more}"));
+        let system = "/var/log/journal/x/system.journal";
+        assert!(reads(&of(""), system) && reads(&of(""), "/run/log/journal/x/system.journal"));
+        let folder = of("journalpath = \"/srv/journals/web\"\n");
+        assert!(reads(&folder, "/srv/journals/web/remote-a.journal") && !reads(&folder, system));
+        let files = of("journalfiles = \"/srv/journals/*/a*.journal\"\n");
+        assert!(
+            reads(&files, "/srv/journals/web/a.journal")
+                && !reads(&files, "/srv/x")
+                && !reads(&files, system)
+        );
     }
 
     #[test]

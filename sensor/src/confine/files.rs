@@ -1,4 +1,4 @@
-//! Landlock (landlock(7)): below which folders a process reads, writes and starts programs. What it may reach
+//! Landlock (landlock(7)): below which folders a process reads and writes; it starts no program. What it may reach
 //! follows from the configuration alone, so that [`Reach`] can be compared when the configuration is read again.
 
 use std::collections::BTreeSet;
@@ -29,8 +29,8 @@ const SYSTEM: [&str; 17] = [
     "/run/systemd/resolve",
     "/run/resolvconf",
 ];
-/// What journalctl reads: the journals, this host's number (which names their folder), and its settings.
-const JOURNAL: [&str; 4] = ["/var/log/journal", "/run/log/journal", "/etc/machine-id", "/etc/systemd"];
+/// This host's number, which names the folder of its journal.
+const MACHINE: &str = "/etc/machine-id";
 /// Folders too wide to be opened for the sake of one file in them.
 const WIDE: [&str; 7] = ["/", "/etc", "/home", "/root", "/run", "/srv", "/var"];
 
@@ -41,8 +41,6 @@ pub struct Reach {
     pub read: BTreeSet<PathBuf>,
     /// Folders to write below.
     pub write: BTreeSet<PathBuf>,
-    /// Programs to start, by path; a worker that starts none may not call execve(2) at all.
-    pub execute: BTreeSet<PathBuf>,
 }
 
 // === impl Reach ===
@@ -62,12 +60,10 @@ impl Reach {
         self.read.insert(absolute(folder));
     }
 
-    /// systemd's journal, which journalctl is started to read; `folder` is that of another one than the system's.
-    pub fn read_journal(&mut self, folder: Option<&Path>) {
-        self.read.extend(JOURNAL.map(PathBuf::from));
-        self.read.extend(folder.map(absolute));
-        self.execute.extend(["/usr/bin/journalctl", "/bin/journalctl"].map(PathBuf::from));
-        self.execute.extend(interpreters());
+    /// systemd's journal in these folders.
+    pub fn read_journal(&mut self, folders: &[PathBuf]) {
+        self.read.insert(MACHINE.into());
+        self.read.extend(folders.iter().map(|folder| absolute(folder)));
     }
 
     /// What is wanted and not within reach, the first of it.
@@ -76,9 +72,7 @@ impl Reach {
             want.iter().find(|path| !have.iter().any(|have| path.starts_with(have))).cloned()
         };
         let reads: BTreeSet<PathBuf> = self.read.union(&self.write).cloned().collect();
-        missing(&reads, &wanted.read)
-            .or_else(|| missing(&self.write, &wanted.write))
-            .or_else(|| missing(&self.execute, &wanted.execute))
+        missing(&reads, &wanted.read).or_else(|| missing(&self.write, &wanted.write))
     }
 
     /// A file that may be replaced by another of its name: its folder, unless that is too wide.
@@ -120,9 +114,6 @@ pub fn restrict(reach: &Reach) -> String {
                 list(&reach.read),
                 list(&reach.write)
             );
-            if !reach.execute.is_empty() {
-                said.push_str("; starts journalctl");
-            }
             if status == RulesetStatus::PartiallyEnforced {
                 said.push_str(" (as far as this kernel's Landlock goes)");
             }
@@ -148,21 +139,8 @@ fn apply(reach: &Reach) -> Result<RulesetStatus, landlock::RulesetError> {
         .add_rules(path_beneath_rules(&reach.read, read))?
         .add_rules(path_beneath_rules(&reach.write, write))?
         .add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))?
-        .add_rules(path_beneath_rules(&reach.execute, AccessFs::ReadFile | AccessFs::Execute))?
         .restrict_self()?;
     Ok(status.ruleset)
-}
-
-/// The programs that the kernel starts to load a dynamically linked one.
-fn interpreters() -> Vec<PathBuf> {
-    let folders = ["/lib64", "/lib", "/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu"];
-    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let named = entries.filter(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with("ld-linux") || name.starts_with("ld-musl")
-    });
-    named.map(|entry| entry.path()).collect()
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -12,10 +12,8 @@ use seccompiler::{
 /// Whose list of permitted system calls is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
-    /// The worker's, where it starts no other program.
+    /// The worker's.
     Worker,
-    /// The worker's, where it starts journalctl. Which programs these may be is Landlock's to say.
-    WorkerWithPrograms,
     /// The loader's: also what loads and attaches programs.
     Loader,
 }
@@ -36,7 +34,6 @@ pub fn restrict(calls: Calls) -> String {
     match apply(calls) {
         Ok(()) => match calls {
             Calls::Worker => "those of a service that starts nothing",
-            Calls::WorkerWithPrograms => "those of a service, and starting a program",
             Calls::Loader => "those of a service that starts nothing, bpf and perf_event_open",
         }
         .to_owned(),
@@ -67,9 +64,6 @@ fn apply(calls: Calls) -> Result<(), SyscallsError> {
 fn rules(calls: Calls) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALWAYS.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
-    if calls == Calls::WorkerWithPrograms {
-        rules.extend([(libc::SYS_execve, Vec::new()), (libc::SYS_execveat, Vec::new())]);
-    }
     let mut families = vec![libc::AF_UNIX];
     if calls == Calls::Loader {
         // Interfaces are asked for and given their programs over netlink.

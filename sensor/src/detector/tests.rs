@@ -6,7 +6,7 @@ use super::*;
 use crate::carrier::Carried;
 use crate::config::Config;
 use crate::source::connections::Guarded;
-use crate::source::journal::Entry;
+use crate::source::journal::{Entry, JournalPlace};
 
 /// Jails of a configuration, and the offences that they find.
 fn detector(config: &str) -> (Detector, mpsc::Receiver<Offence>) {
@@ -338,14 +338,28 @@ fn what_a_container_wrote_is_a_failure_at_the_engines_time_with_the_containers_n
 fn an_entry_of_a_container_engine_is_read_as_what_the_container_wrote() {
     let (mut detector, offences) =
         detector("[jail.sshd]\nsource = \"journal\"\njournalmatch = \"\"\nmaxretry = 1\n");
-    let entry = r#"{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"1796026800000000","_HOSTNAME":"h","SYSLOG_IDENTIFIER":"box","_PID":"77","_COMM":"conmon","_UID":"0","CONTAINER_NAME":"box","MESSAGE":"Failed password for root from 192.0.2.7 port 4022 ssh2\n"}"#;
+    let entry = |engine: &str, user: u32| {
+        let fields = format!(
+            "_HOSTNAME=h|SYSLOG_IDENTIFIER=box|_PID=77|_COMM={engine}|_UID={user}|CONTAINER_NAME=box|\
+             MESSAGE=Failed password for root from 192.0.2.7 port 4022 ssh2\n"
+        );
+        let fields = fields.split('|').map(|field| field.as_bytes().into()).collect();
+        let mut entry = Entry::new("2026-11-30T08:20:00Z".parse().unwrap(), fields).unwrap();
+        entry.places = [JournalPlace::default()].into();
+        entry
+    };
     let now: Timestamp = "2026-11-30T08:20:30Z".parse().unwrap();
     // A user's process can say that it is a container.
-    for forged in [entry.replace("\"_UID\":\"0\"", "\"_UID\":\"1000\""), entry.replace("conmon", "logger")] {
-        detector.journal(&Entry::parse(forged.as_bytes()).unwrap(), now);
-        assert!(offences.try_recv().is_err(), "{forged}");
+    for forged in [entry("conmon", 1000), entry("logger", 0)] {
+        detector.journal(&forged, now);
+        assert!(offences.try_recv().is_err(), "{forged:?}");
     }
-    detector.journal(&Entry::parse(entry.as_bytes()).unwrap(), now);
+    let elsewhere = JournalPlace { folder: Some("/srv".into()), ..JournalPlace::default() };
+    let mut other = entry("conmon", 0);
+    other.places = [elsewhere].into();
+    detector.journal(&other, now);
+    assert!(offences.try_recv().is_err(), "an entry of a journal that the jail does not read");
+    detector.journal(&entry("conmon", 0), now);
     let offence = offences.try_recv().unwrap();
     assert_eq!(offence.address, "192.0.2.7".parse::<IpAddr>().unwrap());
     assert_eq!(offence.evidence[0].source, "journal (container box)");
@@ -498,7 +512,10 @@ fn a_client_behind_a_nat64_is_the_ipv4_one_wherever_it_comes_from_and_spared_in_
             let line = format!("2026-11-30T10:00:00Z bad one from {address}\n");
             detector.lines(&[0], "/x", line.as_bytes(), now);
             let address = address.parse().unwrap();
-            detector.failed_login(&FailedLogin { address, service: "sshd", time: now, text: "" }, now);
+            detector.failed_login(
+                &FailedLogin { address, service: "sshd", program: "sshd", time: now, text: "" },
+                now,
+            );
         }
         offences.try_iter().map(|offence| format!("{} {}", offence.jail, offence.address)).collect::<Vec<_>>()
     };

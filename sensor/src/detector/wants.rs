@@ -8,11 +8,11 @@ use crate::channel;
 use crate::jail::source::JailSource;
 use crate::jail::source::{guarded_ports, spoken_of};
 use crate::source::connections::Guard;
-use crate::source::journal::JournalMatch;
+use crate::source::journal::WantedJournal;
 
 impl Detector {
-    /// What the jails want of the journal.
-    pub fn journal_matches(&self) -> Vec<JournalMatch> {
+    /// The journals that the jails read, and what they want of each.
+    pub fn journals(&self) -> Vec<WantedJournal> {
         self.sources().filter_map(JailSource::journal).cloned().collect()
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use atalaya_wire::{Escalation, EscalationTable, Name};
 use serde::Serialize;
 
+use super::backend::{is_systemd, journal_place};
 use super::definition::JailDefinition;
 use super::{Fail2ban, Fail2banError, spared, time};
 use crate::confine::logs::exists;
@@ -18,7 +19,7 @@ use crate::jail::ignore::{IgnoreCommand, IgnoreList};
 use crate::jail::ports;
 use crate::jail::settings::JailConfig;
 use crate::jail::source::JailSource;
-use crate::source::journal::JournalMatch;
+use crate::source::journal::{JournalMatch, JournalPlace, WantedJournal};
 
 /// Options that mean nothing here, with the values that mean nothing there either, and why.
 const NOT_USED: [(&str, &[&str], &str); 4] = [
@@ -52,8 +53,7 @@ pub fn import(folder: &Path) -> Result<Imported, Fail2banError> {
         });
         match converted {
             Ok((jail, definition)) => {
-                let systemd =
-                    definition.options.get("backend").is_some_and(|backend| backend.starts_with("systemd"));
+                let systemd = definition.options.get("backend").is_some_and(|backend| is_systemd(backend));
                 if jail.source.journal().is_some() && !systemd {
                     imported.notes.push(format!(
                         "jail {name} reads the journal, because none of its log files is there"
@@ -121,10 +121,11 @@ fn convert(definition: &JailDefinition) -> Result<JailConfig, String> {
     let is_auto = option("backend").is_none_or(|backend| backend == "auto");
     let no_file =
         is_auto && !definition.filter.journalmatch.is_empty() && !paths.iter().any(|path| exists(path));
-    let systemd = option("backend").is_some_and(|backend| backend.starts_with("systemd"));
-    let source = if systemd || no_file {
-        let wanted = JournalMatch::parse(definition.filter.journalmatch.iter().map(String::as_str));
-        JailSource::Journal { wanted: wanted.map_err(|problem| format!("journalmatch: {problem}"))?, filter }
+    let backend = option("backend").unwrap_or_default();
+    let source = if is_systemd(backend) || no_file {
+        let entries = JournalMatch::parse(definition.filter.journalmatch.iter().map(String::as_str));
+        let entries = entries.map_err(|problem| format!("journalmatch: {problem}"))?;
+        JailSource::Journal { wanted: WantedJournal { place: journal_place(backend)?, entries }, filter }
     } else {
         if paths.is_empty() {
             return Err("it has no logpath: nothing to read".to_owned());
@@ -200,6 +201,14 @@ struct TomlJail<'a> {
     paths: Vec<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     journalmatch: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journalpath: Option<&'a Path>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    journalfiles: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journalflags: Option<u32>,
     maxretry: u32,
     findtime: String,
     bantime: String,
@@ -263,10 +272,15 @@ pub fn as_toml(folder: &Path) -> Result<String, Fail2banError> {
 fn written(definition: &JailDefinition, jail: &JailConfig) -> Result<String, String> {
     let option = |name: &str| definition.option(name);
     let filter = &definition.filter;
+    let place = jail.source.journal().map(|wanted| &wanted.place);
     let toml = TomlJail {
         source: jail.source.kind(),
         paths: jail.source.paths().unwrap_or_default().iter().map(String::as_str).collect(),
-        journalmatch: if jail.source.journal().is_some() { &filter.journalmatch } else { &[] },
+        journalmatch: if place.is_some() { &filter.journalmatch } else { &[] },
+        journalpath: place.and_then(|place| place.folder.as_deref()),
+        journalfiles: place.map_or(&[], |place| &place.files),
+        namespace: place.and_then(|place| place.namespace.text()),
+        journalflags: place.map(JournalPlace::flags).filter(|flags| *flags != 0),
         maxretry: jail.policy.maxretry,
         findtime: jail.policy.findtime.to_string(),
         bantime: jail.policy.bantime.to_string(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Fail2banError;
+use super::backend::is_systemd;
 use super::ini::OptionPlace;
 use super::layers::{Layers, Overrides};
 use super::tags::{self, substitute};
@@ -201,7 +202,7 @@ fn resolve(
     }
     if !given.contains_key("logtype") && layers.own(DEFINITION).is_none_or(|own| !own.contains_key("logtype"))
     {
-        let logtype = if backend.starts_with("systemd") { "journal" } else { "file" };
+        let logtype = if is_systemd(backend) { "journal" } else { "file" };
         given.insert("logtype".to_owned(), logtype.to_owned());
     }
     let mut overrides = of_jail.clone();
@@ -276,7 +277,7 @@ fn take(
 }
 
 /// `name[option=value, other="a, b"][third='c']` taken apart.
-fn split(spec: &str) -> Result<(String, Overrides), String> {
+pub(super) fn split(spec: &str) -> Result<(String, Overrides), String> {
     let spec = spec.trim();
     let Some(open) = spec.find('[') else { return Ok((spec.to_owned(), Overrides::new())) };
     let Some(inner) = spec[open + 1..].strip_suffix(']') else {

@@ -11,7 +11,7 @@ use crate::confine::files::Reach;
 use crate::filter::Filter;
 use crate::jail::{Policy, ports};
 use crate::source::connections::Guarded;
-use crate::source::journal::{Entry, JournalMatch};
+use crate::source::journal::{Entry, JournalPlace, WantedJournal};
 use crate::source::logins::service;
 use atalaya_program::count::{agreeing, counted};
 
@@ -45,8 +45,8 @@ pub enum JailSource {
     },
     /// Entries of systemd's journal.
     Journal {
-        /// journalctl shows only these: most entries are never sent to us.
-        wanted: JournalMatch,
+        /// Which journal, and which of its entries.
+        wanted: WantedJournal,
         /// Which of them are failures.
         filter: Filter,
     },
@@ -110,7 +110,7 @@ impl JailSource {
             Self::Scan { interfaces, .. } if interfaces.is_empty() => "closed ports".to_owned(),
             Self::Scan { interfaces, .. } => format!("closed ports, at {}", interfaces.join(", ")),
             Self::Files { paths, .. } => format!("files {}", paths.join(", ")),
-            Self::Journal { .. } => "systemd's journal".to_owned(),
+            Self::Journal { wanted, .. } => wanted.place.to_string(),
             Self::SyslogCalls { programs, .. } if programs.is_empty() => {
                 "what every program of root says to syslog".to_owned()
             }
@@ -198,9 +198,14 @@ impl JailSource {
         if let Self::Files { paths, .. } = self { Some(paths) } else { None }
     }
 
-    /// Which entries of the journal it reads; `None` where it reads none.
-    pub fn journal(&self) -> Option<&JournalMatch> {
+    /// Which entries of which journal it reads; `None` where it reads none.
+    pub fn journal(&self) -> Option<&WantedJournal> {
         if let Self::Journal { wanted, .. } = self { Some(wanted) } else { None }
+    }
+
+    /// The journal that it reads, to be changed.
+    pub fn journal_mut(&mut self) -> Option<&mut JournalPlace> {
+        if let Self::Journal { wanted, .. } = self { Some(&mut wanted.place) } else { None }
     }
 
     /// The filter for lines of its files.
@@ -211,7 +216,7 @@ impl JailSource {
     /// The filter for an entry of the journal that it wants.
     pub fn take_entry(&mut self, entry: &Entry) -> Option<&mut Filter> {
         match self {
-            Self::Journal { wanted, filter } if wanted.wants(entry) => Some(filter),
+            Self::Journal { wanted, filter } if entry.is_wanted(wanted) => Some(filter),
             _ => None,
         }
     }
@@ -245,6 +250,9 @@ impl JailSource {
 impl JailSource {
     /// What of it this host does not have now, in a sentence each; files apart, whose follower tells of them.
     pub fn troubles(&self) -> Vec<String> {
+        if let Self::Journal { wanted, .. } = self {
+            return wanted.place.trouble().into_iter().collect();
+        }
         let Self::Scan { interfaces, .. } = self else { return Vec::new() };
         let absent = interfaces.iter().filter(|name| !Path::new("/sys/class/net").join(name).exists());
         absent
@@ -333,12 +341,14 @@ impl JailSource {
         }
     }
 
-    /// Adds what its process must be able to read and to start; `journal` is the folder of another journal than the
-    /// system's.
-    pub fn reach(&self, reach: &mut Reach, journal: Option<&Path>) {
+    /// Adds what its process must be able to read.
+    pub fn reach(&self, reach: &mut Reach) {
         match self {
             Self::Files { paths, .. } => paths.iter().for_each(|path| reach.read_log(path)),
-            Self::Journal { .. } => reach.read_journal(journal),
+            Self::Journal { wanted, .. } => {
+                reach.read_journal(&wanted.place.folders());
+                wanted.place.files.iter().for_each(|path| reach.read_log(path));
+            }
             Self::Logins { .. }
             | Self::Connections { .. }
             | Self::Scan { .. }

@@ -6,8 +6,9 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::ban::never_banned;
 use super::{Service, Sources, Watch, lock};
-use crate::control::{Answer, FileStatus, Request, Status};
+use crate::control::{Answer, FileStatus, JournalCounters, Request, Status};
 use crate::source::logins::seen::unseen;
 use crate::uplink::Uplink;
 use crate::uplink::report::ReportStatus;
@@ -41,13 +42,19 @@ impl Service {
                     return;
                 }
             },
-            Request::Ban { jail, address, bantime } => match watch.detector.ban(&jail, address, bantime, now)
-            {
-                Some(bantime) => done(format!(
-                    "{address} is banned for {bantime} in the name of jail {jail}; the enforcer's allow list is above it"
-                )),
-                None => unknown(&watch, &jail),
-            },
+            Request::Ban { jail, address, bantime } => {
+                if let Some(why) = never_banned(address) {
+                    failed(format!("{address} is never banned: {why}"))
+                } else if let Some(bantime) = watch.detector.ban(&jail, address, bantime, now) {
+                    let desk = self.desk.clone();
+                    self.tasks.spawn(async move {
+                        let _ = reply.send(desk.banned_by_hand(jail, address, bantime).await);
+                    });
+                    return;
+                } else {
+                    unknown(&watch, &jail)
+                }
+            }
             Request::Ignore { jail, network } => match watch.detector.spare(&jail, network) {
                 Some(()) => {
                     self.desk.local_drop.refresh(&watch);
@@ -104,7 +111,18 @@ impl Service {
             lines_per_second: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(),
             backlog: sources.files.as_ref().map_or(0, |(handle, _)| handle.status().backlog()),
             unwatched: watch.files.as_ref().map_or(0, |files| files.unwatched()),
-            unread: watch.files.iter().flat_map(|files| files.troubles()).collect(),
+            unread: {
+                let of_files = watch.files.iter().flat_map(|files| files.troubles());
+                of_files.chain(watch.journal_status.iter().flat_map(|journal| journal.troubles())).collect()
+            },
+            journal: watch.journal_status.as_ref().map(|journal| JournalCounters {
+                files: journal.files(),
+                entries: journal.entries(),
+                backlog: journal.backlog(),
+                damaged: journal.damaged(),
+                cut: journal.cut(),
+                lost: journal.lost(),
+            }),
             files,
             jails,
             local_drop: None,

@@ -152,7 +152,7 @@ impl Feed {
         let runs = |program: &crate::channel::Program| {
             program.state == ProgramState::On && ["logins: audit", "logins: pam"].contains(&&*program.name)
         };
-        self.questions.programs().iter().any(runs) || !lock(&self.watch).detector.journal_matches().is_empty()
+        self.questions.programs().iter().any(runs) || !lock(&self.watch).detector.journals().is_empty()
     }
 
     async fn take(&mut self, crossed: Crossed) {

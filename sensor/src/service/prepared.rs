@@ -7,6 +7,7 @@ use super::kernel::Kernel;
 use crate::config::Config;
 use crate::confine::files::Reach;
 use crate::confine::{self, Confinement};
+use crate::store::make_private;
 
 /// What comes before the runtime and its threads.
 pub struct Prepared {
@@ -29,7 +30,7 @@ pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
     raise_open_files();
     let kernel = Kernel::start(loader, config.logs());
     // What is not there cannot be reached later.
-    if let Err(error) = std::fs::create_dir_all(&config.state) {
+    if let Err(error) = make_private(&config.state) {
         tracing::debug!(%error, "the state folder cannot be made");
     }
     let reach = if config.confine { config.reach(file) } else { Err("`confine = false`".to_owned()) };

@@ -76,7 +76,12 @@ pub(super) async fn tell_drops(watch: Shared, store: Store) {
     loop {
         interval.tick().await;
         let counters: u64 = lock(&watch).detector.totals().map(|(_, _, totals)| totals.dropped).sum();
-        let lines = lock(&watch).files.as_ref().map_or(0, |status| status.cut_lines());
+        let lines = {
+            let watch = lock(&watch);
+            let journal = watch.journal_status.as_ref();
+            watch.files.as_ref().map_or(0, |status| status.cut_lines())
+                + journal.map_or(0, |status| status.cut() + status.damaged() + status.lost())
+        };
         let reports = {
             let watch = lock(&watch);
             watch.reports.dropped + watch.detector.reporting().map_or(0, |pending| pending.lost().dropped)

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::store::make_private;
+
 /// What a sensor needs to talk to its enforcer. Stored in `membership.json`, mode 0600.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +79,7 @@ impl Membership {
         let path = path(state);
         let draft = path.with_extension("new");
         let failed = |source| MembershipError::File { path: path.clone(), source };
-        std::fs::create_dir_all(state).map_err(failed)?;
+        make_private(state).map_err(failed)?;
         let _ = std::fs::remove_file(&draft);
         let mut file =
             std::fs::File::options().create_new(true).write(true).mode(0o600).open(&draft).map_err(failed)?;
@@ -115,6 +117,27 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Membership::load(state.path()).unwrap(), Some(membership.clone()));
         membership.store(state.path()).unwrap();
+    }
+
+    #[test]
+    fn the_folder_of_a_membership_is_closed_to_others_also_where_it_was_open() {
+        let above = tempfile::tempdir().unwrap();
+        let membership = Membership::new("https://192.0.2.1:8443/", token()).unwrap();
+        let (state, shared) = (above.path().join("made/state"), above.path().join("shared"));
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        membership.store(&state).unwrap();
+        assert_eq!(mode(&state), 0o700);
+        let open =
+            |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        open(&state);
+        membership.store(&state).unwrap();
+        assert_eq!(mode(&state), 0o700, "one of an earlier release");
+        // Whoever names /var/lib as the state folder must not lose the host by it.
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::write(shared.join("anothers"), "").unwrap();
+        open(&shared);
+        membership.store(&shared).unwrap();
+        assert_eq!(mode(&shared), 0o755);
     }
 
     #[test]

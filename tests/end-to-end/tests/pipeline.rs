@@ -503,14 +503,27 @@ async fn an_ignorecommand_and_a_name_spare_whom_they_say() -> Result<()> {
 
 /// Adds entries to a journal, as journald would write them.
 fn write_journal(folder: &std::path::Path, addresses: &[&str]) -> Result<()> {
+    let entries: Vec<String> = addresses
+        .iter()
+        .map(|address| {
+            format!(
+                "SYSLOG_IDENTIFIER=sshd\n_COMM=sshd\n_SYSTEMD_UNIT=ssh.service\n\
+                 MESSAGE=Failed password for root from {address} port 22 ssh2\n"
+            )
+        })
+        .collect();
+    write_entries(folder, &entries)
+}
+
+/// Adds entries with these fields to a journal.
+fn write_entries(folder: &std::path::Path, entries: &[String]) -> Result<()> {
     let now = jiff::Timestamp::now().as_microsecond();
     let mut export = String::new();
-    for (index, address) in addresses.iter().enumerate() {
+    for (index, fields) in entries.iter().enumerate() {
         let time = now + index as i64;
         export.push_str(&format!(
             "__REALTIME_TIMESTAMP={time}\n__MONOTONIC_TIMESTAMP={time}\n_BOOT_ID=00000000000000000000000000000001\n\
-             _HOSTNAME=web\nSYSLOG_IDENTIFIER=sshd\n_COMM=sshd\n_PID={}\n_SYSTEMD_UNIT=ssh.service\n\
-             MESSAGE=Failed password for root from {address} port 22 ssh2\n\n",
+             _HOSTNAME=web\n_PID={}\n{fields}\n",
             1000 + index
         ));
     }
@@ -544,5 +557,46 @@ async fn the_journal_is_read_on_where_it_stood() -> Result<()> {
     let _sensor = scene.stage.start_sensor()?;
     scene.wait_for("198.51.100.62").await?;
     assert!(scene.entry("198.51.100.63").is_none() && scene.entry("198.51.100.60").is_none());
+    Ok(())
+}
+
+/// What a container's engine puts into the journal for a program's line, or for a piece of one.
+fn of_container(text: &str, is_piece: bool) -> String {
+    let partial = if is_piece { "CONTAINER_PARTIAL_MESSAGE=true\n" } else { "" };
+    format!(
+        "_COMM=conmon\n_UID=0\nPRIORITY=6\nCONTAINER_NAME=web\nCONTAINER_ID_FULL=0123456789abcdef\n{partial}MESSAGE={text}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_a_containers_engine_parts_is_one_line_also_over_a_restart() -> Result<()> {
+    let scene = Scene::new("").await?;
+    let _enforcer = scene.stage.start_enforcer()?;
+    scene.join()?;
+    let journal = scene.stage.folder().join("journal");
+    std::fs::create_dir(&journal)?;
+    scene.stage.write_sensor_config(&format!(
+        "[jail.web]\nsource = \"journal\"\njournalpath = \"{}\"\njournalmatch = \"CONTAINER_NAME=web\"\n\
+         failregex = '^refused <HOST> .* end$'\nmaxretry = 1\n",
+        journal.display()
+    ))?;
+    let sensor = scene.stage.start_sensor()?;
+    let long = "x".repeat(16 * 1024);
+    write_entries(
+        &journal,
+        &[
+            // Whoever asks for a long name decides where the next piece begins.
+            of_container(&format!("asked for {long}"), true),
+            of_container("refused 198.51.100.71 forged end", false),
+            of_container("refused 198.51.100.72 in one end", false),
+            of_container(&format!("refused 198.51.100.73 {long}"), true),
+        ],
+    )?;
+    scene.wait_for("198.51.100.72").await?;
+    sensor.terminate(Duration::from_secs(5))?;
+    let _sensor = scene.stage.start_sensor()?;
+    write_entries(&journal, &[of_container(" end", false)])?;
+    scene.wait_for("198.51.100.73").await?;
+    assert!(scene.entry("198.51.100.71").is_none(), "a piece of a line is no line");
     Ok(())
 }
