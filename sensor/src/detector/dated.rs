@@ -62,7 +62,6 @@ pub(super) fn count_dated(
     let now = line.now;
     let reading = clocks.read(line.clock, failure.time, now, line.delivery);
     let failure = match reading {
-        Reading::Right => failure,
         Reading::Corrected(time) => failure.at(time),
         Reading::Learnt(time, offset) => {
             release(jail, clocks, spared, offset, line, common);
@@ -80,7 +79,7 @@ pub(super) fn count_dated(
                 None => return,
             }
         }
-        Reading::Undecided => failure,
+        Reading::Right | Reading::Undecided => failure,
     };
     count(jail, common.ignored, spared, failure, now, common.outlet);
 }

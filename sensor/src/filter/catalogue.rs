@@ -17,6 +17,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("gitea", include_str!("../../filters/gitea.toml")),
     ("grafana", include_str!("../../filters/grafana.toml")),
     ("haproxy", include_str!("../../filters/haproxy.toml")),
+    ("home-assistant", include_str!("../../filters/home-assistant.toml")),
     ("mosquitto", include_str!("../../filters/mosquitto.toml")),
     ("mysql", include_str!("../../filters/mysql.toml")),
     ("nextcloud", include_str!("../../filters/nextcloud.toml")),

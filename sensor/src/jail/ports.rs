@@ -61,6 +61,7 @@ const KNOWN: &[(&str, &[u16])] = &[
     ("gitea", &[3000]),
     ("forgejo", &[3000]),
     ("grafana", &[3000]),
+    ("home-assistant", &[8123]),
     ("vaultwarden", &[80, 443]),
 ];
 
