@@ -23,7 +23,7 @@ use super::file::{JournalFile, JournalFileError, JournalHeader};
 use super::matching::JournalMatch;
 use super::place::JournalPlace;
 use super::status::JournalStatus;
-use super::watches::{JournalWatches, News};
+use super::watches::{FolderNews, JournalWatches};
 use super::{Cursor, JournalSink, WantedJournal};
 use crate::confine::logs::is_denied;
 use crate::source::files::{MOST_TROUBLES, Troubles};
@@ -512,7 +512,7 @@ impl JournalFollower {
 
     /// Waits for news, at most so long; whether names may have changed.
     fn wait(&mut self, at_most: Duration) -> bool {
-        let News { written, mut names_changed } = self.watches.wait(&self.handle.wake, at_most);
+        let FolderNews { written, mut names_changed } = self.watches.wait(&self.handle.wake, at_most);
         for path in written {
             match self.names.get(&path).and_then(|id| self.files.get_mut(id)) {
                 Some(file) => file.dirty = true,
