@@ -325,3 +325,31 @@ fn the_backend_names_the_journal_that_fail2ban_would_open() {
         assert_eq!(ours.unwrap_or_default(), theirs, "{backend}");
     }
 }
+
+#[test]
+fn a_journal_that_is_taken_over_as_toml_is_the_same_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::new();
+    for (index, options) in [
+        "",
+        "[journalflags=0]",
+        "[journalpath=/srv/j, namespace=\"*\", journalflags=4]",
+        "[journalfiles=\"/a/*.journal /b\", namespace=+web]",
+    ]
+    .iter()
+    .enumerate()
+    {
+        text.push_str(&format!("[j{index}]\nenabled = true\nfilter = plain\nbackend = systemd{options}\n"));
+    }
+    std::fs::write(folder.path().join("jail.conf"), text).unwrap();
+    std::fs::create_dir(folder.path().join("filter.d")).unwrap();
+    let filter = "[Definition]\nfailregex = ^bad from <ADDR>$\njournalmatch = _COMM=plain\n";
+    std::fs::write(folder.path().join("filter.d/plain.conf"), filter).unwrap();
+    let imported = import(folder.path()).unwrap();
+    let toml = atalaya_sensor::fail2ban::as_toml(folder.path()).unwrap();
+    let config = atalaya_sensor::config::Config::parse(&toml, folder.path()).unwrap();
+    assert_eq!((imported.jails.len(), config.jails.len()), (4, 4), "{:?}", imported.left_out);
+    for (theirs, ours) in imported.jails.iter().zip(&config.jails) {
+        assert_eq!(theirs.source.journal(), ours.source.journal(), "{toml}");
+    }
+}

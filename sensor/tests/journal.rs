@@ -453,6 +453,11 @@ fn a_file_in_which_anything_may_stand_is_read_to_an_end() {
     }
     let whole = std::fs::read(journal.path("remote-a1.journal")).unwrap();
     assert_eq!(read_whole(&journal.path("remote-a1.journal")), 40);
+    // A header that counts what no file holds.
+    let mut bytes = whole.clone();
+    bytes[152..160].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
+    std::fs::write(journal.path("counts"), &bytes).unwrap();
+    assert_eq!(read_whole(&journal.path("counts")), 40);
     let used = whole.iter().rposition(|byte| *byte != 0).unwrap();
     let path = journal.path("changed");
     let changes = prop::collection::vec((0..used, any::<u8>(), 1..9usize), 1..40);

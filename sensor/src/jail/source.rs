@@ -93,6 +93,9 @@ impl JailSource {
             Self::Connections { .. } if !ports.is_empty() => format!("{kind} to {}", ports::shown(ports)),
             Self::Scan { .. } => "closed ports".to_owned(),
             Self::Files { paths, .. } => paths.join(", "),
+            Self::Journal { wanted, .. } if wanted.place != JournalPlace::default() => {
+                wanted.place.to_string()
+            }
             Self::Logins { .. }
             | Self::Connections { .. }
             | Self::Journal { .. }

@@ -59,6 +59,9 @@ pub enum JournalFileError {
     /// Something in it is not as it must be.
     #[error("{0}")]
     Damaged(&'static str),
+    /// Where an entry and those behind it stand cannot be found.
+    #[error("it is damaged, and the rest of it cannot be found: {0}")]
+    Ended(&'static str),
 }
 
 /// The beginning of a file.
@@ -186,7 +189,10 @@ impl JournalFile {
     /// The entry of this number, from 0 on, of those that the header counts. Quick where entries are asked for in
     /// their order.
     pub fn entry(&mut self, number: u64) -> Result<RawEntry, JournalFileError> {
-        let offset = self.entry_offset(number)?;
+        let offset = self.entry_offset(number).map_err(|error| match error {
+            JournalFileError::Damaged(what) => JournalFileError::Ended(what),
+            error => error,
+        })?;
         let ObjectHeader { size, .. } = self.object(offset, ENTRY)?;
         let width = if self.header.is_compact { 4 } else { 16 };
         let count = size.saturating_sub(64) / width;
@@ -216,6 +222,10 @@ impl JournalFile {
         let mut read = RawFields::default();
         let mut room = LARGEST_ENTRY;
         for offset in &entry.fields {
+            if room == 0 {
+                read.is_cut = true;
+                break;
+            }
             let field = match self.shared.get(offset) {
                 Some(field) => Ok((field.clone(), false)),
                 None => self.field(*offset, room.min(LONGEST_FIELD)),

@@ -23,7 +23,7 @@ use super::file::{JournalFile, JournalFileError, JournalHeader};
 use super::matching::JournalMatch;
 use super::place::JournalPlace;
 use super::status::JournalStatus;
-use super::watches::{JournalWatches, News};
+use super::watches::{FolderNews, JournalWatches};
 use super::{Cursor, JournalSink, WantedJournal};
 use crate::confine::logs::is_denied;
 use crate::source::files::{MOST_TROUBLES, Troubles};
@@ -34,6 +34,8 @@ const RESCAN: Duration = Duration::from_secs(2);
 const TURN: u64 = 2000;
 /// How many entries before the first that is read are looked through for the pieces that belong to it.
 const BEFORE: u64 = 500;
+/// After how many entries in a row that cannot be read a file is given up.
+const MOST_DAMAGED: u64 = 10_000;
 /// The most files that are followed.
 const MOST_FILES: usize = 20_000;
 /// The most names of a folder that are looked at.
@@ -97,6 +99,8 @@ struct FollowedJournal {
     /// When its first entry was written, in microseconds since 1970.
     first_written: u64,
     dirty: bool,
+    /// How many of the last entries could not be read.
+    damaged: u64,
     /// Of an archive that is read: as long as it stays so, it need not be looked at.
     settled: Option<Stamp>,
 }
@@ -314,6 +318,7 @@ impl JournalFollower {
                 entries: header.entries,
                 first_written: header.first_written,
                 dirty: true,
+                damaged: 0,
                 settled: None,
             };
             self.files.insert(id, followed);
@@ -431,7 +436,7 @@ impl JournalFollower {
             }
             let Some(file) = self.files.get(&id) else { continue };
             more |= file.dirty;
-            backlog += file.entries.saturating_sub(file.read);
+            backlog = file.entries.saturating_sub(file.read).saturating_add(backlog);
         }
         self.handle.status.backlog.store(backlog, Ordering::Relaxed);
         (more, moved)
@@ -453,10 +458,11 @@ impl JournalFollower {
             followed.wanted.iter().map(|index| &self.wanted[*index].entries).collect();
         let status = &self.handle.status;
         let (start, end) = (followed.read, followed.entries.min(followed.read.saturating_add(TURN)));
-        let mut told = start;
+        let (mut handed, mut looked_at) = (start, 0);
         while followed.read < end && !self.handle.stop.load(Ordering::SeqCst) {
             let number = followed.read;
             followed.read += 1;
+            looked_at += 1;
             let raw = match file.entry(number) {
                 Ok(raw) => raw,
                 Err(JournalFileError::Read(error)) => {
@@ -465,6 +471,12 @@ impl JournalFollower {
                 }
                 Err(error) => {
                     let before = status.damaged.fetch_add(1, Ordering::Relaxed);
+                    followed.damaged += 1;
+                    if matches!(error, JournalFileError::Ended(_)) || followed.damaged >= MOST_DAMAGED {
+                        // Its header can say anything: nobody goes on looking for so many.
+                        followed.read = followed.entries;
+                        note(&mut self.troubles, &followed.path, &told(&error));
+                    }
                     // A damaged file must not become a flood of messages.
                     if before.leading_zeros() != (before + 1).leading_zeros() {
                         tracing::warn!(path = %followed.path.display(), entries = before + 1, "entries of the journal cannot be read ({error}), in total since the start");
@@ -472,6 +484,7 @@ impl JournalFollower {
                     continue;
                 }
             };
+            followed.damaged = 0;
             let fields = file.fields(&raw);
             if fields.is_cut {
                 status.cut.fetch_add(1, Ordering::Relaxed);
@@ -487,10 +500,10 @@ impl JournalFollower {
                 || self.machine.is_some() && entry.field("_MACHINE_ID") == self.machine.as_deref();
             entry.places = followed.places.clone();
             sink.entry(entry, position(id, followed.read));
-            told = followed.read;
+            handed = followed.read;
         }
-        status.entries.fetch_add(followed.read - start, Ordering::Relaxed);
-        if told < followed.read {
+        status.entries.fetch_add(looked_at, Ordering::Relaxed);
+        if handed < followed.read {
             sink.passed(position(id, followed.read));
         }
         followed.dirty = followed.read < followed.entries;
@@ -499,7 +512,7 @@ impl JournalFollower {
 
     /// Waits for news, at most so long; whether names may have changed.
     fn wait(&mut self, at_most: Duration) -> bool {
-        let News { written, mut names_changed } = self.watches.wait(&self.handle.wake, at_most);
+        let FolderNews { written, mut names_changed } = self.watches.wait(&self.handle.wake, at_most);
         for path in written {
             match self.names.get(&path).and_then(|id| self.files.get_mut(id)) {
                 Some(file) => file.dirty = true,

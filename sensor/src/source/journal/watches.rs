@@ -18,7 +18,7 @@ pub(super) struct JournalWatches {
 
 /// What was told.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct FolderNews {
     /// Files to which something was written.
     pub(super) written: HashSet<PathBuf>,
     /// Whether names came, went, or stand for something else.
@@ -52,7 +52,7 @@ impl JournalWatches {
     }
 
     /// Waits for news, at most so long, or until `wake` is written to.
-    pub(super) fn wait(&mut self, wake: &OwnedFd, at_most: Duration) -> News {
+    pub(super) fn wait(&mut self, wake: &OwnedFd, at_most: Duration) -> FolderNews {
         {
             let mut fds = [
                 PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN),
@@ -64,12 +64,12 @@ impl JournalWatches {
             let _ = poll(&mut fds, Some(&timeout));
         }
         let mut buffer = [0; 16 * 1024];
-        let mut news = News::default();
+        let mut news = FolderNews::default();
         loop {
             let events = match self.inotify.read_events(&mut buffer) {
                 Ok(events) => events,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return news,
-                Err(_) => return News { names_changed: true, ..news },
+                Err(_) => return FolderNews { names_changed: true, ..news },
             };
             let mut any = false;
             for event in events {
