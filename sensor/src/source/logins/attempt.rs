@@ -181,9 +181,14 @@ impl Attempts {
     }
 
     /// Takes out the password that sshd, or its process for an answer, refused to a name before its own verdict.
-    fn take_named(&mut self, record: &Record) -> Option<Verdict> {
+    fn take_named(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         let account = record.account.as_deref().unwrap_or_default();
-        let by_other = |named: &Verdict| account == INVALID || named.account == account;
+        // Of an account that does not exist sshd speaks before any password too: that is none of another session's.
+        let before = self.sessions.get(&key).map_or(u64::MAX, |session| session.last_ns);
+        let by_other = |named: &Verdict| match account {
+            INVALID => named.time_ns > before,
+            _ => named.account == account,
+        };
         let own = self.named.iter().position(|named| named.pid == record.tgid);
         self.named.remove(own.or_else(|| self.named.iter().position(by_other))?)
     }
@@ -224,7 +229,7 @@ impl Attempts {
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
     fn login(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         if record.program.starts_with("sshd")
-            && let Some(named) = self.take_named(record)
+            && let Some(named) = self.take_named(record, key)
         {
             let verdict = self.password(record, key)?;
             return Some(Verdict { account: named.account, ..verdict });
@@ -431,6 +436,9 @@ mod tests {
         }
     }
 
+    /// The process whose account does not exist.
+    const INVALID_USER: u32 = 404;
+
     /// The failures of a session, and when each was known, in milliseconds.
     fn failures(steps: &[Step]) -> Vec<u64> {
         let mut attempts = Attempts::default();
@@ -567,6 +575,10 @@ mod tests {
     #[case::unknown_user(&[
         (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 20, 1), (USER_LOGIN, false, 2050, 1),
     ], &[2050])]
+    #[case::an_unknown_user_beside_another_session(&[
+        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 50, INVALID_USER), (USER_LOGIN, false, 51, INVALID_USER),
+        (USER_LOGIN, false, 2000, 1),
+    ], &[2000])]
     #[case::of_another_sshd(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 20_000, 2)], &[10_000, 30_000])]
     fn where_sshd_says_a_name_first_one_password_is_one_failure_of_the_address_that_it_says_last(
         #[case] steps: &[Step],
@@ -583,6 +595,9 @@ mod tests {
                 tell(attempts.settle(at), at / 1_000_000);
             }
             let mut record = record(*step, PEER);
+            if step.3 == INVALID_USER {
+                record.account = Some(INVALID.to_owned());
+            }
             if step.0 != USER_LOGIN {
                 (record.host, record.addr) = (Some("evil.example".to_owned()), None);
             }
