@@ -19,7 +19,7 @@ use atalaya_end_to_end::stage::{RULES, START, Stage};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::run::{announce, cargo, programs};
+use crate::run::{announce, cargo, interruption, programs};
 use crate::setup;
 
 /// Who fails to log in by ssh: one IPv4 and one IPv6 address, of the namespace that the demo makes.
@@ -45,11 +45,7 @@ pub struct Arguments {
 
 /// Sets up, builds, plays, and shows; an error where an address did not reach the router.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    ctrlc::set_handler({
-        let interrupted = interrupted.clone();
-        move || interrupted.store(true, Ordering::SeqCst)
-    })?;
+    let interrupted = interruption()?;
     let left_out = match setup::ensure(setup::Purpose::Demo) {
         Ok(()) => None,
         // Without root there is no sshd and no eBPF to install; the log part needs neither.

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod ci;
+mod daemons;
 mod demo;
 mod dist;
 mod run;
@@ -49,6 +50,11 @@ enum Command {
         cargo xtask vm --all --bless    # keep the verifier's instruction counts as they are now\n\n\
         Needs no root where qemu-system-x86 is installed, and is faster where /dev/kvm can be used.")]
     Vm(vm::Arguments),
+    /// Prove what the sensor sees of Debian's daemons: real ones, tried by real clients
+    #[command(after_help = "Examples:\n  cargo xtask daemons                    # those of Debian 12\n  \
+        cargo xtask daemons --suite trixie sshd dovecot\n  cargo xtask daemons --all\n\n\
+        File roots are kept below target/daemons; --anew makes them again, with the newest packages.")]
+    Daemons(daemons::Arguments),
     /// Build the two programs as they are handed out: optimized and stripped
     #[command(after_help = "Example:\n  cargo xtask dist")]
     Dist(dist::Arguments),
@@ -64,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Ci => ci::run(),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Daemons(arguments) => daemons::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

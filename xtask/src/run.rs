@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -42,4 +44,18 @@ pub fn announce(why: &str, command: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", words.join(" "));
     }
     Ok(())
+}
+
+/// Becomes true at Ctrl-C, from the first call on: whoever asks looks at it, and cleans up before it ends.
+pub fn interruption() -> Result<Arc<AtomicBool>> {
+    static ASKED: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(interrupted) = &*asked {
+        return Ok(interrupted.clone());
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let set = interrupted.clone();
+    ctrlc::set_handler(move || set.store(true, Ordering::SeqCst))?;
+    *asked = Some(interrupted.clone());
+    Ok(interrupted)
 }

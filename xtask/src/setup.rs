@@ -194,6 +194,13 @@ fn missing_library(line: &str) -> Option<String> {
     Some(format!("{name}{dash}{version}").replace('_', "-"))
 }
 
+/// Installs debootstrap where it is not there.
+pub fn ensure_debootstrap() -> Result<()> {
+    let missing = !Path::new("/usr/sbin/debootstrap").exists();
+    let why = "daemons run in file roots of their own suites, which debootstrap makes";
+    install(why, if missing { &["debootstrap"] } else { &[] }, Care::AddOnly)
+}
+
 /// Unpacks the fail2ban of Debian's suites that is not there yet, for the tests that read its files where they lie.
 pub fn ensure_fail2ban(suites: &[Suite]) -> Result<()> {
     for suite in suites {

@@ -18,7 +18,7 @@ const KEYRINGS: [&str; 2] =
 const LISTS_LIFE: Duration = Duration::from_hours(24);
 
 /// A release of Debian, whichever one runs here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Suite {
     /// Debian 12
     Bookworm,
@@ -122,19 +122,35 @@ impl PackageLists {
         fs::rename(&draft, folder).with_context(|| folder.display().to_string())
     }
 
-    fn fetch(&self) -> Result<()> {
+    /// A command that makes a file root of the suite, with what syslog needs, where apt takes packages from too.
+    pub fn debootstrap(&self, root: &Path) -> Result<Command> {
+        crate::setup::ensure_debootstrap()?;
+        let mut command = Command::new("debootstrap");
+        command.args(["--variant=minbase", "--include=rsyslog", "--keyring", keyring()?, self.suite.name()]);
+        command.arg(root).arg(Mirror::of_this_machine()?.packages);
+        // It fetches by wget(1), which does not know apt's proxy.
+        if std::env::var_os("http_proxy").is_none() {
+            let proxy = output(Command::new("apt-config").args(["shell", "PROXY", "Acquire::http::Proxy"]))?;
+            if let Some(proxy) = proxy.trim().strip_prefix("PROXY='").and_then(|rest| rest.strip_suffix('\''))
+            {
+                command.env("http_proxy", proxy);
+            }
+        }
+        Ok(command)
+    }
+
+    /// What makes a program of apt's use these lists in place of the machine's, as `APT_CONFIG` takes it.
+    pub fn apt_configuration(&self) -> PathBuf {
+        self.folder.join("apt.conf")
+    }
+
+    /// Fetches them again.
+    pub fn fetch(&self) -> Result<()> {
         fs::create_dir_all(self.folder.join("lists/partial"))?;
         fs::create_dir_all(self.folder.join("cache/archives/partial"))?;
         // No package counts as installed.
         fs::write(self.folder.join("status"), "")?;
-        let keyring = KEYRINGS.into_iter().find(|path| Path::new(path).exists());
-        let keyring = keyring.with_context(|| {
-            format!(
-                "{} is not there: install debian-archive-keyring, so that packages can be trusted",
-                KEYRINGS[1]
-            )
-        })?;
-        let sources = Mirror::of_this_machine()?.sources(self.suite, keyring);
+        let sources = Mirror::of_this_machine()?.sources(self.suite, keyring()?);
         fs::write(self.folder.join("sources.list"), sources)?;
         fs::write(self.folder.join("apt.conf"), self.configuration())?;
         let why =
@@ -153,7 +169,7 @@ impl PackageLists {
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-        command.arg("--config-file").arg(self.folder.join("apt.conf"));
+        command.arg("--config-file").arg(self.apt_configuration());
         command
     }
 
@@ -219,6 +235,15 @@ impl Mirror {
         }
         sources
     }
+}
+
+fn keyring() -> Result<&'static str> {
+    KEYRINGS.into_iter().find(|path| Path::new(path).exists()).with_context(|| {
+        format!(
+            "{} is not there: install debian-archive-keyring, so that packages can be trusted",
+            KEYRINGS[1]
+        )
+    })
 }
 
 #[cfg(test)]

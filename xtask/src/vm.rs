@@ -1,14 +1,13 @@
 //! `cargo xtask vm`: proof on many kernels. Boots Debian's kernels in virtual machines, with each lockdown; inside, the
 //! real sensor sees real logins and connections. What a kernel refuses must be told as refused, and be expected.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use kernel_init::{Outcome, Program, Report};
 
-use crate::run::{announce, cargo};
+use crate::run::{announce, cargo, interruption};
 use crate::setup;
 use expectation::Lockdown;
 use initramfs::Initramfs;
@@ -51,11 +50,7 @@ struct Run {
 
 /// Boots the machines one after another; an error where anything is not as expected.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    ctrlc::set_handler({
-        let interrupted = interrupted.clone();
-        move || interrupted.store(true, Ordering::SeqCst)
-    })?;
+    let interrupted = interruption()?;
     setup::ensure(setup::Purpose::Test)?;
     let kernels = kernel::unpack(&arguments.kernel, arguments.all)?;
     let packages = ["--package", "atalaya-sensor", "--package", "kernel-init"];

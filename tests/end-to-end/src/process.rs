@@ -29,6 +29,8 @@ pub struct Process {
 }
 
 const RECENT: usize = 40;
+/// How long the last words of a process that has ended may take to be read.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 // === impl Process ===
 
@@ -83,10 +85,7 @@ impl Process {
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    if self.recent.len() == RECENT {
-                        self.recent.pop_front();
-                    }
-                    self.recent.push_back(line.text.clone());
+                    self.keep(line.text.clone());
                     if is(&line.text) {
                         return Ok(line);
                     }
@@ -106,6 +105,17 @@ impl Process {
         }
     }
 
+    /// Whether it has ended. What it said is kept for [`Self::said`].
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let status = self.child.try_wait()?;
+        while let Ok(line) =
+            self.lines.recv_timeout(if status.is_some() { LAST_LINES } else { Duration::ZERO })
+        {
+            self.keep(line.text);
+        }
+        Ok(status.is_some())
+    }
+
     /// The lines from now on, for someone else to read.
     pub fn take_lines(&mut self) -> Receiver<Line> {
         let (_, none) = mpsc::channel();
@@ -123,6 +133,13 @@ impl Process {
         writeln!(stdin, "{text}")
             .and_then(|()| stdin.flush())
             .with_context(|| format!("cannot write to {}", self.name))
+    }
+
+    fn keep(&mut self, text: String) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(text);
     }
 
     /// Asks the process to end, and waits until it has.
