@@ -57,10 +57,10 @@ enum Command {
     #[command(after_help = "Examples:\n  atalaya-sensor check --config ./sensor.toml\n  \
         atalaya-sensor check --fail2ban /etc/fail2ban   # which of its jails run here, and why others do not\n  \
         atalaya-sensor check --json | jq '.jails[] | {name, reads, warnings}'\n\n\
-        --json prints file, exists, state, jails (each with name, source, reads, maxretry, findtime, bantime,\n\
-        escalates, ipv6_prefix, warnings, caution, notes), fail2ban (null, or folder, jails, left_out, notes), troubles\n\
-        (what this host does not have), unread (logs that are not read: path and reason) and mistake (null). With a\n\
-        mistake it prints file and mistake alone (file, line, column, message) and exits with 1.")]
+        --json prints file, exists, state, jails (each with name, source, reads, maxretry, findtime, bantime, escalates, \
+        ipv6_prefix, warnings, caution, notes), fail2ban (null, or folder, jails, left_out, notes), troubles (what this host \
+        does not have), unread (logs that are not read: path and reason) and mistake (null). With a mistake it prints file \
+        and mistake alone (file, line, column, message) and exits with 1.")]
     Check(check::Arguments),
     /// Show how the running sensor stands: sources, files, jails, and whom they banned
     #[command(after_help = "Examples:\n  atalaya-sensor status\n  atalaya-sensor status sshd\n  \
@@ -125,7 +125,7 @@ enum Command {
     /// Warn of filters that an attacker's text can bend, of regexes that never get their turn, of dates that never parse
     #[command(after_help = "Examples:\n  atalaya-sensor lint\n  atalaya-sensor lint sshd nginx\n  \
         atalaya-sensor lint ./my-filter.conf --dates /var/log/my.log\n\n\
-        Exits with 1 where there is something to warn of. --json prints checked (a number) and warnings, each with\n\
+        Exits with 1 where there is something to warn of. --json prints checked (a number) and warnings, each with \
         what (the jail or filter) and text.")]
     Lint(lint::Arguments),
     /// Join an enforcer, with the token that `atalaya-enforcer enrol NAME` printed

@@ -404,7 +404,7 @@ fn fastrand() -> u8 {
 }
 
 #[test]
-fn what_is_damaged_or_deleted_is_counted_and_the_rest_is_read() {
+fn what_is_damaged_is_counted_and_the_rest_is_read() {
     let mut journal = Journal::new();
     let (kept, _) = journal.read().stop();
     for number in 0..20 {
@@ -432,6 +432,33 @@ fn what_is_damaged_or_deleted_is_counted_and_the_rest_is_read() {
     for file in ["x.journal", "y.journal"] {
         assert!(troubles[&journal.path(file)].contains("no file of systemd's journal"), "{troubles:?}");
     }
+}
+
+#[test]
+fn entries_that_are_deleted_before_they_are_read_are_counted() {
+    let mut journal = Journal::new();
+    let (kept, _) = journal.read().stop();
+    journal.say(A, "one");
+    journal.say(A, "two");
+    let wanted = vec![WantedJournal { place: journal.place(), entries: JournalMatch::default() }];
+    let saved = kept.into_iter().map(|(file, entries)| JournalPosition { file, entries }).collect();
+    let mut follower = JournalFollower::new(wanted, saved, None).unwrap();
+    let (entries, _entries) = mpsc::channel();
+    let (positions, _positions) = mpsc::channel();
+    let mut sink = Channel { entries, positions };
+    follower.begin(&mut sink);
+    std::fs::remove_file(journal.path("remote-a1.journal")).unwrap();
+    let handle = follower.handle();
+    let status = handle.status();
+    let thread = std::thread::spawn(move || follower.run(&mut sink));
+    let until = Instant::now() + PATIENCE;
+    while status.lost() < 2 {
+        assert!(Instant::now() < until, "{} are told of", status.lost());
+        std::thread::yield_now();
+    }
+    handle.stop();
+    thread.join().unwrap();
+    assert_eq!((status.lost(), status.entries()), (2, 0));
 }
 
 /// Reads a whole file, as fast as it goes: how many entries it gave.

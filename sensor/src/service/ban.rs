@@ -48,6 +48,8 @@ impl Desk {
     }
 
     async fn outcome(&self, jail: &Name, address: IpAddr) -> AskedBan {
+        // A sensor that was started a moment ago has joined, and does not know it yet.
+        let _ = tokio::time::timeout(UNDER_WAY, self.link.until_looked()).await;
         let Some(uplink) = self.link.lock().clone() else { return AskedBan::Alone };
         let ban = |(_, of, ban): (Name, IpAddr, OwnBan)| (of == address).then_some(ban);
         let asked = lock(&self.watch).detector.banned(Some(jail), address).into_iter().find_map(ban);

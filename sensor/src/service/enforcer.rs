@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atalaya_wire::{Name, Report};
+use tokio::sync::watch::Sender;
 
 use super::unban::Desk;
 use super::{REFRESH_INTERVAL, lock, reports, resend, rulings};
@@ -16,9 +17,13 @@ use crate::uplink::report::Reporter;
 /// How often a sensor that has not joined looks whether it has.
 const JOIN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The way to the enforcer, for `status` and `unban`.
+/// The way to the enforcer, for `status`, `ban` and `unban`.
 #[derive(Clone, Default)]
-pub(super) struct Link(Arc<Mutex<Option<Uplink>>>);
+pub(super) struct Link {
+    uplink: Arc<Mutex<Option<Uplink>>>,
+    /// Whether it was looked whether the sensor has joined one.
+    looked: Arc<Sender<bool>>,
+}
 
 /// What an earlier run told the enforcer.
 pub(super) struct Resumed {
@@ -31,7 +36,13 @@ pub(super) struct Resumed {
 
 impl Link {
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<Uplink>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once it is known whether there is one.
+    pub(super) async fn until_looked(&self) {
+        // The sender lives as long as this.
+        let _ = self.looked.subscribe().wait_for(|looked| *looked).await;
     }
 }
 
@@ -61,10 +72,12 @@ pub(super) async fn send(desk: Desk, state: impl AsRef<Path>, told: Resumed) {
                 tracing::warn!("{problem}; until then offences are kept");
             }
             warned = true;
+            link.looked.send_replace(true);
         }
         tokio::time::sleep(JOIN_INTERVAL).await;
     };
     *link.lock() = Some(uplink.clone());
+    link.looked.send_replace(true);
     let refresh = async {
         let mut interval = tokio::time::interval(REFRESH_INTERVAL);
         loop {

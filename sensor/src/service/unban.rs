@@ -60,6 +60,8 @@ impl Desk {
     /// Lifts the bans of an address, and of all that are counted as one with it, for whoever has one of them has
     /// all. Where the enforcer cannot be asked they pass on this host alone, and asking again finds them.
     pub(super) async fn unban(self, jail: Option<Name>, address: IpAddr) -> Answer {
+        // A sensor that was started a moment ago has joined, and does not know it yet.
+        let _ = tokio::time::timeout(UNDER_WAY, self.link.until_looked()).await;
         let uplink = self.link.lock().clone();
         if uplink.is_none() && !self.local_drop.is_wanted() {
             return Answer::Failed {

@@ -99,6 +99,8 @@ struct FollowedJournal {
     /// When its first entry was written, in microseconds since 1970.
     first_written: u64,
     dirty: bool,
+    /// Whether the last look did not find it.
+    is_missing: bool,
     /// How many of the last entries could not be read.
     damaged: u64,
     /// Of an archive that is read: as long as it stays so, it need not be looked at.
@@ -257,7 +259,11 @@ impl JournalFollower {
             match self.look(&path, &wanted, before.get(&path), &mut seen, sink) {
                 Ok(Some(id)) => drop(self.names.insert(path, id)),
                 Ok(None) => {}
-                Err(error) => note(&mut self.troubles, &path, &told(&error)),
+                Err(error) => {
+                    // It is there still.
+                    seen.extend(before.get(&path));
+                    note(&mut self.troubles, &path, &told(&error));
+                }
             }
         }
         self.forget(&seen, sink);
@@ -318,6 +324,7 @@ impl JournalFollower {
                 entries: header.entries,
                 first_written: header.first_written,
                 dirty: true,
+                is_missing: false,
                 damaged: 0,
                 settled: None,
             };
@@ -399,7 +406,11 @@ impl JournalFollower {
 
     /// Lets go of files that are gone, and of the memory of those that are gone for long.
     fn forget(&mut self, seen: &HashSet<u128>, sink: &mut impl JournalSink) {
-        let gone = self.files.extract_if(|id, _| !seen.contains(id));
+        // One that got another name while the names were listed is found by the next look.
+        let gone = self.files.extract_if(|id, file| {
+            let was_missing = std::mem::replace(&mut file.is_missing, !seen.contains(id));
+            was_missing && file.is_missing
+        });
         for (id, file) in gone {
             let unread = file.entries.saturating_sub(file.read);
             if unread > 0 {
