@@ -15,10 +15,8 @@ mod pieces;
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use crate::date;
 pub use container::container_of;
 pub use pieces::{LONGEST, OpenLine};
 
@@ -161,9 +159,19 @@ impl FirstLines {
     }
 }
 
-/// Whether a line is one of another log, and not the rest of one: it begins with a date, or as an object of JSON.
+/// Whether a line is one of another log, and not the rest of one: it begins as an object of JSON, or with a time of day
+/// that is not what an engine wrote.
 fn is_whole(line: &[u8]) -> bool {
-    line.starts_with(b"{") || date::find(line, Timestamp::UNIX_EPOCH, &TimeZone::UTC).is_some()
+    const DATE: usize = 32;
+    let is_clock = |window: &[u8]| {
+        let fits =
+            |(byte, shape): (&u8, &u8)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == shape };
+        window.iter().zip(b"00:00:00").all(fits)
+    };
+    let mut fields = line.split(|byte| *byte == b' ').skip(1);
+    let is_engines =
+        matches!(fields.next(), Some(b"stdout" | b"stderr")) && matches!(fields.next(), Some(b"F" | b"P"));
+    line.starts_with(b"{") || !is_engines && line[..line.len().min(DATE)].windows(8).any(is_clock)
 }
 
 // === impl Unpacker ===

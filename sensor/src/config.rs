@@ -312,14 +312,7 @@ impl fmt::Display for Config {
         if self.logins.peers {
             writeln!(f, "logins: the address of a peer that is told by name alone is taken from its socket")?;
         }
-        if !self.nat64.is_empty() {
-            let prefixes: Vec<String> = self.nat64.clone().into();
-            writeln!(
-                f,
-                "nat64: 64:ff9b::/96, {}: hosts behind these are their IPv4 addresses",
-                prefixes.join(", ")
-            )?;
-        }
+        f.write_str(&nat64_line(&self.nat64))?;
         if let Some(drop) = &self.local_drop {
             writeln!(f, "local drop: {drop}")?;
         }
@@ -431,6 +424,15 @@ struct RawDefaults {
     ipv6_prefix: Option<Spanned<u8>>,
     #[serde(default)]
     nat64: Nat64,
+}
+
+/// What is said of the prefixes of NAT64 where there is one beside the well-known one, as a line.
+fn nat64_line(nat64: &Nat64) -> String {
+    let prefixes: Vec<String> = nat64.clone().into();
+    if prefixes.is_empty() {
+        return String::new();
+    }
+    format!("nat64: 64:ff9b::/96, {}: hosts behind these are their IPv4 addresses\n", prefixes.join(", "))
 }
 
 /// The state folder that a configuration names, whatever else is wrong in it.

@@ -185,6 +185,7 @@ proptest! {
     docker("a\n", "stdout"),
     Some(Carrier::Docker)
 )]
+#[case("30T08:20:00.123456789Z stderr F a\n", cri("a", "stdout", "F"), Some(Carrier::Cri))]
 // After a hole.
 #[case("\0\0\0", docker("a\n", "stdout"), Some(Carrier::Docker))]
 #[case("\0\0\0ut F a\n", cri("a", "stdout", "F"), Some(Carrier::Cri))]

@@ -48,7 +48,7 @@ pub(super) enum Delivery {
 
 /// What the clock makes of a line's date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum ClockReading {
     /// The date is to be taken as it is.
     Right,
     /// The line is of this time.
@@ -65,7 +65,7 @@ pub(super) enum Reading {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SourceClock {
     offsets: Vec<Offset>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<SuspectedOffset>,
     /// The date and the arrival of the last line that was off.
     last: Option<(Timestamp, Timestamp)>,
     /// Until when it is taken for one that has a backlog.
@@ -84,7 +84,7 @@ struct Offset {
 
 /// A lag that may be an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
+struct SuspectedOffset {
     lag: SignedDuration,
     since: Timestamp,
     lines: u32,
@@ -96,7 +96,7 @@ struct Candidate {
 impl SourceClock {
     /// What a line's date means that arrived at a time. A plain function of what was seen before, the date and the
     /// arrival; it keeps at most a few lags.
-    pub(super) fn read(&mut self, date: Timestamp, arrival: Timestamp, delivery: Delivery) -> Reading {
+    pub(super) fn read(&mut self, date: Timestamp, arrival: Timestamp, delivery: Delivery) -> ClockReading {
         if let Some(reading) = by_itself(date, arrival) {
             return reading;
         }
@@ -105,37 +105,37 @@ impl SourceClock {
         let before = self.last.replace((date, arrival));
         if let Some(at) = self.offsets.iter().position(|offset| near(offset.lag, lag, TOLERATED)) {
             if let Some(time) = self.offsets[at].correct(date, arrival) {
-                return Reading::Corrected(time);
+                return ClockReading::Corrected(time);
             }
             self.offsets.remove(at);
             self.draining_until = arrival.checked_add(DRAINING).ok();
-            return Reading::Undecided;
+            return ClockReading::Undecided;
         }
         let Some(at) = self.candidates.iter().position(|candidate| near(candidate.lag, lag, JITTER)) else {
             let before = before.map(|(date, arrival)| arrival.duration_since(date));
             if before.is_some_and(|before| before.saturating_sub(lag) > JITTER) {
                 self.draining_until = arrival.checked_add(DRAINING).ok();
             }
-            self.suspect(Candidate { lag, since: arrival, lines: 1, used: arrival });
-            return Reading::Undecided;
+            self.suspect(SuspectedOffset { lag, since: arrival, lines: 1, used: arrival });
+            return ClockReading::Undecided;
         };
         if delivery == Delivery::Read && before == Some((date, arrival)) {
             // Lines that came together with the same date say no more than one.
-            return Reading::Undecided;
+            return ClockReading::Undecided;
         }
         let candidate = &mut self.candidates[at];
         candidate.lines = candidate.lines.saturating_add(1);
         (candidate.lag, candidate.used) = (candidate.lag.min(lag), arrival);
-        let Candidate { lag, since, lines, .. } = *candidate;
+        let SuspectedOffset { lag, since, lines, .. } = *candidate;
         let at_once = delivery == Delivery::Sent && self.draining_until.is_none_or(|until| until <= arrival);
         let is_constant = lines >= LINES && (at_once || arrival.duration_since(since) >= SPAN);
         if !is_constant || self.offsets.len() >= MOST {
-            return Reading::Undecided;
+            return ClockReading::Undecided;
         }
         self.candidates.remove(at);
         let offset = Offset { lag, learnt: (lag, arrival), used: arrival };
         self.offsets.push(offset);
-        Reading::Learnt(offset.time(date, arrival), lag)
+        ClockReading::Learnt(offset.time(date, arrival), lag)
     }
 
     /// What the line of a date is of that arrived before an offset was learnt; its own date, where it has none.
@@ -151,7 +151,7 @@ impl SourceClock {
     }
 
     /// Keeps a lag in mind; past the bound the one that no line had for longest goes.
-    fn suspect(&mut self, candidate: Candidate) {
+    fn suspect(&mut self, candidate: SuspectedOffset) {
         if self.candidates.len() >= MOST
             && let Some(oldest) = (0..MOST).min_by_key(|at| self.candidates[*at].used)
         {
@@ -186,11 +186,11 @@ impl Offset {
 }
 
 /// What a date means by itself, whatever was seen before; `None` where it is off.
-pub(super) fn by_itself(date: Timestamp, arrival: Timestamp) -> Option<Reading> {
+pub(super) fn by_itself(date: Timestamp, arrival: Timestamp) -> Option<ClockReading> {
     if date.as_second() < EPOCHS_END {
-        return Some(Reading::Unset);
+        return Some(ClockReading::Unset);
     }
-    (arrival.duration_since(date).abs() <= TOLERATED).then_some(Reading::Right)
+    (arrival.duration_since(date).abs() <= TOLERATED).then_some(ClockReading::Right)
 }
 
 fn near(one: SignedDuration, other: SignedDuration, by: SignedDuration) -> bool {
@@ -219,9 +219,9 @@ mod tests {
         let read = |(arrival, lag): &(i64, i64)| {
             let date = Timestamp::from_second(at(arrival - lag * 1000).as_second()).unwrap();
             let time = match clock.read(date, at(*arrival), delivery) {
-                Reading::Right | Reading::Undecided => date,
-                Reading::Corrected(time) | Reading::Learnt(time, _) => time,
-                Reading::Unset => at(*arrival),
+                ClockReading::Right | ClockReading::Undecided => date,
+                ClockReading::Corrected(time) | ClockReading::Learnt(time, _) => time,
+                ClockReading::Unset => at(*arrival),
             };
             (at(*arrival).duration_since(time).as_millis() as i64).div_euclid(1000)
         };
@@ -275,7 +275,7 @@ mod tests {
         let mut clock = SourceClock::default();
         let lines = [0, 1000, 2500].map(|arrival| (at(arrival - HOUR * 1000), at(arrival)));
         let [first, ..] = lines.map(|(date, arrival)| clock.read(date, arrival, Read));
-        assert_eq!(first, Reading::Undecided);
+        assert_eq!(first, ClockReading::Undecided);
         for (date, arrival) in lines {
             assert_eq!(clock.corrected(date, arrival), arrival);
         }
@@ -298,13 +298,13 @@ mod tests {
                 arrival += pause;
                 let (date, arrived) = (at(arrival - lag * 1000), at(arrival));
                 match clock.read(date, arrived, delivery) {
-                    Reading::Right => prop_assert!(lag.abs() <= 60),
-                    Reading::Corrected(time) | Reading::Learnt(time, _) => {
+                    ClockReading::Right => prop_assert!(lag.abs() <= 60),
+                    ClockReading::Corrected(time) | ClockReading::Learnt(time, _) => {
                         prop_assert!(lag.abs() > 60);
                         prop_assert!(time <= arrived && arrived.duration_since(time) <= TOLERATED);
                     }
-                    Reading::Undecided => prop_assert!(lag.abs() > 60),
-                    Reading::Unset => prop_assert!(false),
+                    ClockReading::Undecided => prop_assert!(lag.abs() > 60),
+                    ClockReading::Unset => prop_assert!(false),
                 }
                 prop_assert!(clock.offsets.len() <= MOST && clock.candidates.len() <= MOST);
             }
@@ -320,7 +320,7 @@ mod tests {
                 date += span;
                 // 100 lines in less than two seconds.
                 let reading = clock.read(at(date), at(read as i64 * 15), delivery);
-                prop_assert_eq!(reading, Reading::Undecided);
+                prop_assert_eq!(reading, ClockReading::Undecided);
             }
         }
 
@@ -335,7 +335,7 @@ mod tests {
                 written += pause;
                 let date = Timestamp::from_second(at(written - offset * 1000).as_second()).unwrap();
                 let reading = clock.read(date, at(written + delay), Read);
-                if let Reading::Corrected(time) | Reading::Learnt(time, _) = reading {
+                if let ClockReading::Corrected(time) | ClockReading::Learnt(time, _) = reading {
                     prop_assert!(time.duration_since(at(written)).abs() <= JITTER, "{number}: {time}");
                 } else {
                     prop_assert!(number < 3, "{number}: {reading:?}");

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::clock::{Delivery, Reading, SourceClock, by_itself};
+use super::clock::{ClockReading, Delivery, SourceClock, by_itself};
 use crate::jail::Failure;
 
 /// How many sources of one jail are known to be off at once. Past it those that no line came from for longest are
@@ -43,19 +43,19 @@ impl Clocks {
         date: Timestamp,
         now: Timestamp,
         delivery: Delivery,
-    ) -> Reading {
+    ) -> ClockReading {
         // Most dates are right, and need not be looked up.
         if let Some(reading) = by_itself(date, now) {
             return reading;
         }
         if !self.of.contains_key(source) {
             if self.of.len() >= MOST && !self.forget_one() {
-                return Reading::Right;
+                return ClockReading::Right;
             }
             let known = Known { clock: SourceClock::default(), held: Vec::new(), touched: now };
             self.of.insert(source.to_owned(), known);
         }
-        let Some(known) = self.of.get_mut(source) else { return Reading::Right };
+        let Some(known) = self.of.get_mut(source) else { return ClockReading::Right };
         known.touched = now;
         known.clock.read(date, now, delivery)
     }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_right_takes_no_memory() {
         let mut clocks = Clocks::default();
-        assert_eq!(clocks.read("x", at(-30), at(0), Delivery::Sent), Reading::Right);
+        assert_eq!(clocks.read("x", at(-30), at(0), Delivery::Sent), ClockReading::Right);
         assert!(!clocks.suspect("x"));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::clock::{Delivery, Reading};
+use super::clock::{ClockReading, Delivery};
 use super::clocks::{self, Clocks};
 use super::feed::count;
 use super::ignored::{Ignored, Spared};
@@ -43,7 +43,7 @@ impl Watched {
     /// Takes note of the date of a line that is no failure, by which what was held may be decided on.
     pub(super) fn look_at_clock(&mut self, date: Timestamp, line: DatedLine<'_>, common: &mut Common<'_>) {
         let Self { jail, clocks, spared, .. } = self;
-        if let Reading::Learnt(_, offset) = clocks.read(line.clock, date, line.now, line.delivery) {
+        if let ClockReading::Learnt(_, offset) = clocks.read(line.clock, date, line.now, line.delivery) {
             release(jail, clocks, spared, offset, line, common);
         }
     }
@@ -62,24 +62,24 @@ pub(super) fn count_dated(
     let now = line.now;
     let reading = clocks.read(line.clock, failure.time, now, line.delivery);
     let failure = match reading {
-        Reading::Corrected(time) => failure.at(time),
-        Reading::Learnt(time, offset) => {
+        ClockReading::Corrected(time) => failure.at(time),
+        ClockReading::Learnt(time, offset) => {
             release(jail, clocks, spared, offset, line, common);
             failure.at(time)
         }
-        Reading::Unset => {
+        ClockReading::Unset => {
             warn_skewed(common.skewed, line.clock, || {
                 format!("the clock of {} was never set: its lines are of their arrival", line.clock)
             });
             failure.at(now)
         }
-        Reading::Undecided if now.duration_since(failure.time) > jail.policy().findtime.signed() => {
+        ClockReading::Undecided if now.duration_since(failure.time) > jail.policy().findtime.signed() => {
             match clocks.hold(line.clock, failure, now) {
                 Some(failure) => failure,
                 None => return,
             }
         }
-        Reading::Right | Reading::Undecided => failure,
+        ClockReading::Right | ClockReading::Undecided => failure,
     };
     count(jail, common.ignored, spared, failure, now, common.outlet);
 }

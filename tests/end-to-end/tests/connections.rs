@@ -238,6 +238,53 @@ async fn at_an_interface_packets_to_closed_ports_count_before_a_firewall_sees_th
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_behind_a_nat64_are_counted_one_by_one_and_banned_as_the_ipv4_addresses_that_they_are()
+-> Result<()> {
+    let (one, other) = ("64:ff9b::c000:2c8", "64:ff9b::c000:2c9");
+    let namespace = Namespace::new(&[one, other])?;
+    let port = serve(&namespace)?;
+    let jail =
+        format!("[jail.flood]\nsource = \"connections\"\nports = [{port}]\nmaxretry = 12\nfindtime = 60\n");
+    let cast = Cast::new(&jail).await?;
+    // Twenty-two of one /64.
+    for address in [one, other] {
+        ensure!(packets::connect(&namespace, address, port..=port, 11)? == 11);
+    }
+    ensure!(packets::connect(&namespace, other, port..=port, 1)? == 1);
+    cast.wait_for_ban("192.0.2.201").await?;
+    ensure!(!cast.is_banned("192.0.2.200"), "the other host was banned");
+    ensure!(cast.router.entries(Family::V6).is_empty(), "everyone behind the translator was banned");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_router_dropped_counts_of_those_alone_who_connected_to_this_host() -> Result<()> {
+    let (known, stranger) = ("10.214.96.2", "10.214.96.3");
+    let namespace = Namespace::new(&[known, stranger])?;
+    let port = serve(&namespace)?;
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("router.log");
+    let cast = Cast::new(&format!(
+        "[jail.routeros-drop]\nsource = \"files\"\npaths = \"{}\"\nmaxretry = 5\n",
+        log.display()
+    ))
+    .await?;
+    ensure!(packets::connect(&namespace, known, port..=port, 1)? == 1);
+    let mut lines = String::new();
+    for (from, port) in [stranger, known].into_iter().flat_map(|from| (1..=9).map(move |port| (from, port))) {
+        lines.push_str(&format!(
+            "firewall,info drop input: in:ether1 out:(unknown 0), proto TCP (SYN), {from}:59388->198.51.100.1:{port}, len 40\n"
+        ));
+    }
+    std::fs::write(&log, lines)?;
+    cast.wait_for_ban(known).await?;
+    ensure!(!cast.is_banned(stranger), "a stranger was banned");
+    let shown = cast.shown(known)?;
+    ensure!(shown.contains("\"source\":\"scan\""), "{shown}");
+    Ok(())
+}
+
 /// How many resets this host has sent (`OutRsts` of `/proc/net/snmp`).
 fn resets_sent() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/net/snmp")?;
