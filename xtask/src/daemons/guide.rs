@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::recipe::{Case, Family, Recipe, Seen};
+use super::recipe::{Case, Recipe};
 use super::{recipes, table};
 use crate::run::root;
 use crate::suite::Suite;
@@ -57,10 +57,10 @@ fn text() -> String {
 const TABLE_HEAD: &str = "
 ## What each source sees
 
-Failures that were counted of one client, of so many that there were (`refused`); the same over IPv4 and IPv6 unless
-it says otherwise. `let in` is a good login, of which the enforcer is told; logs are read for failures alone.
-`no address` is a failure that was seen and not counted, for PAM was not told whose it was. A dash is nothing. A
-suite is named where suites differ.
+Failures that were counted of one client, of so many that there were (`refused`); the same over IPv4 and IPv6.
+`let in` is a good login, of which the enforcer is told; logs are read for failures alone. `no address` is a failure
+that was seen and not counted, for PAM was not told whose it was. A dash is nothing. A suite is named where suites
+differ.
 
 | daemon | attempt | refused | `logins` | log | why |
 |---|---|---|---|---|---|
@@ -106,25 +106,17 @@ fn truth(case: &Case) -> String {
 
 /// What is seen: by the kernel's source, and in the log.
 fn cell(recipe: &Recipe, case: &Case, suite: Suite) -> String {
-    let seen = Family::ALL.map(|family| case.expected(suite, family));
-    let kernel = |seen: Seen| {
-        let failures = match (seen.kernel, seen.nameless) {
-            (0, 1..) => "no address".to_owned(),
-            (failures, _) => table::count(failures),
-        };
-        match (case.refused, seen.logins) {
-            (_, 0) => failures,
-            (0, _) => "let in".to_owned(),
-            _ => format!("{failures}, let in"),
-        }
+    let seen = case.expected(suite);
+    let failures = match (seen.kernel, seen.nameless) {
+        (0, 1..) => "no address".to_owned(),
+        (failures, _) => table::count(failures),
     };
-    let [v4, v6] = seen.map(kernel);
-    let kernel = if v4 == v6 { v4 } else { format!("IPv4 {v4}, IPv6 {v6}") };
-    let log = match seen.map(|seen| table::count(seen.log)) {
-        _ if recipe.log.is_none() => "no filter".to_owned(),
-        [v4, v6] if v4 == v6 => v4,
-        [v4, v6] => format!("IPv4 {v4}, IPv6 {v6}"),
+    let kernel = match (case.refused, seen.logins) {
+        (_, 0) => failures,
+        (0, _) => "let in".to_owned(),
+        _ => format!("{failures}, let in"),
     };
+    let log = if recipe.log.is_some() { table::count(seen.log) } else { "no filter".to_owned() };
     format!("{kernel} | {log}")
 }
 

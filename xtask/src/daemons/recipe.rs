@@ -20,6 +20,10 @@ pub struct Recipe {
     pub packages_since: Option<(Suite, &'static [&'static str])>,
     /// Whether clients' addresses have names there.
     pub names: bool,
+    /// Whether the sensor looks for the peer where PAM is told a name.
+    pub peers: bool,
+    /// Whether clients come one after another, where they would disturb each other.
+    pub in_turn: bool,
     /// Shell, run on the daemon's host before anything starts there.
     pub prepare: &'static str,
     /// Shell that starts it and stays while it runs.
@@ -59,7 +63,7 @@ pub struct Case {
     pub refused: u32,
     /// How many logins succeeded.
     pub let_in: u32,
-    /// What is seen of it. The last row that fits suite and family holds.
+    /// What is seen of it, over IPv4 and IPv6 alike. The last row that fits the suite holds.
     pub expected: &'static [Expectation],
     /// Why that is less than all, or more; for users. May be empty.
     pub note: &'static str,
@@ -78,7 +82,6 @@ pub enum Tools {
 #[derive(Clone, Copy, Debug)]
 pub struct Expectation {
     since: Suite,
-    family: Option<Family>,
     seen: Seen,
 }
 
@@ -116,6 +119,8 @@ impl Recipe {
         packages: &[],
         packages_since: None,
         names: false,
+        peers: false,
+        in_turn: false,
         prepare: "",
         start: "",
         listens: &[],
@@ -154,8 +159,8 @@ impl Case {
     };
 
     /// What is to be seen of it.
-    pub fn expected(&self, suite: Suite, family: Family) -> Seen {
-        let fits = |row: &&Expectation| row.since <= suite && row.family.is_none_or(|of| of == family);
+    pub fn expected(&self, suite: Suite) -> Seen {
+        let fits = |row: &&Expectation| row.since <= suite;
         self.expected.iter().rfind(fits).map(|row| row.seen).unwrap_or_default()
     }
 }
@@ -166,12 +171,6 @@ impl Expectation {
     /// From this suite on.
     pub const fn since(mut self, suite: Suite) -> Self {
         self.since = suite;
-        self
-    }
-
-    /// Of clients of this family alone.
-    pub const fn of(mut self, family: Family) -> Self {
-        self.family = Some(family);
         self
     }
 
@@ -191,13 +190,13 @@ impl Expectation {
 /// So many failures by the kernel's source, and in the log.
 pub const fn failures(kernel: u32, log: u32) -> Expectation {
     let seen = Seen { kernel, logins: 0, log, nameless: 0 };
-    Expectation { since: Suite::Bookworm, family: None, seen }
+    Expectation { since: Suite::Bookworm, seen }
 }
 
 /// So many good logins by the kernel's source.
 pub const fn logins(logins: u32) -> Expectation {
     let seen = Seen { kernel: 0, logins, log: 0, nameless: 0 };
-    Expectation { since: Suite::Bookworm, family: None, seen }
+    Expectation { since: Suite::Bookworm, seen }
 }
 
 // === impl Family ===
@@ -220,18 +219,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_row_that_fits_suite_and_family_holds() {
+    fn the_last_row_that_fits_the_suite_holds() {
         const CASE: Case = Case {
-            expected: &[
-                failures(1, 1),
-                failures(0, 1).nameless(1).of(Family::V6),
-                failures(2, 1).since(Suite::Trixie),
-            ],
+            expected: &[failures(0, 1).nameless(1), failures(2, 1).since(Suite::Trixie)],
             ..Case::DEFAULT
         };
-        assert_eq!(CASE.expected(Suite::Bookworm, Family::V4).kernel, 1);
-        assert_eq!(CASE.expected(Suite::Bookworm, Family::V6).nameless, 1);
-        assert_eq!(CASE.expected(Suite::Sid, Family::V6).kernel, 2);
-        assert_eq!(Case::DEFAULT.expected(Suite::Sid, Family::V4), Seen::default());
+        assert_eq!(CASE.expected(Suite::Bookworm).nameless, 1);
+        assert_eq!(CASE.expected(Suite::Trixie).kernel, 2);
+        assert_eq!(CASE.expected(Suite::Sid).kernel, 2);
+        assert_eq!(Case::DEFAULT.expected(Suite::Sid), Seen::default());
     }
 }

@@ -138,6 +138,9 @@ fn configure(host: &DaemonHost, recipe: &Recipe) -> Result<()> {
         settings
             .push_str(&format!("[jail.log]\nfilter = \"{filter}\"\npaths = [\"{log}\"]\nmaxretry = 1000\n"));
     }
+    if recipe.peers {
+        settings.push_str("[logins]\npeers = true\n");
+    }
     host.write("/etc/sensor.toml", &settings)?;
     output(host.command("chmod").args(["600", "/etc/sensor.toml"])).map(drop)
 }
@@ -204,12 +207,15 @@ impl<'a> Running<'a> {
         Ok(Self { terms, recipe, daemon, sensor, _syslog: syslog, host })
     }
 
-    /// All at once.
+    /// All at once, or each when the one before it has ended.
     fn start_clients(&self) -> Result<Vec<Client>> {
         let mut clients = Vec::new();
         for (number, case) in (0..).zip(self.recipe.cases) {
             for family in Family::ALL {
                 clients.push(self.start_client(number, case, family)?);
+                if self.recipe.in_turn {
+                    wait_for_all(&mut clients)?;
+                }
             }
         }
         Ok(clients)
@@ -230,7 +236,7 @@ impl<'a> Running<'a> {
             case,
             family,
             address: host.client(number, family),
-            expected: case.expected(self.terms.suite, family),
+            expected: case.expected(self.terms.suite),
             child: command.spawn().context("a client")?,
             said,
             ended: None,

@@ -61,7 +61,7 @@ const VSFTPD: Recipe = Recipe {
         Case { expected: &[failures(1, 1)], ..UNKNOWN },
         Case { expected: &[failures(1, 1)], ..ROOT },
         Case { expected: &[failures(0, 1)], ..IMITATION },
-        Case { expected: &[logins(2)], ..RIGHT },
+        Case { expected: &[logins(1)], ..RIGHT },
     ],
     ..Recipe::DEFAULT
 };
@@ -103,7 +103,7 @@ pub const RECIPES: &[Recipe] = &[
             Case { expected: &[failures(1, 1)], ..WRONG },
             Case { expected: &[failures(1, 1)], ..UNKNOWN },
             Case { expected: &[failures(0, 0)], ..IMITATION },
-            Case { expected: &[logins(2)], ..RIGHT },
+            Case { expected: &[logins(1)], ..RIGHT },
         ],
         choose: "as `vsftpd`",
         ..VSFTPD
@@ -114,7 +114,7 @@ pub const RECIPES: &[Recipe] = &[
             Case { expected: &[failures(1, 1)], ..WRONG },
             Case { expected: &[failures(0, 1)], note: "PAM is not asked", ..UNKNOWN },
             Case { expected: &[failures(0, 1)], note: "PAM is not asked", ..ROOT },
-            Case { expected: &[logins(2)], ..RIGHT },
+            Case { expected: &[logins(1)], ..RIGHT },
         ],
         choose: "the filter `proftpd`: of unknown users and of root PAM is not asked",
         ..PROFTPD
@@ -132,6 +132,19 @@ pub const RECIPES: &[Recipe] = &[
         ..PROFTPD
     },
     Recipe {
+        name: "proftpd-with-peers",
+        setup: "the same, and `peers = true`",
+        names: true,
+        peers: true,
+        cases: &[
+            Case { expected: &[failures(1, 1)], ..WRONG },
+            Case { expected: &[failures(0, 1)], note: "PAM is not asked", ..UNKNOWN },
+            Case { expected: &[logins(1)], ..RIGHT },
+        ],
+        choose: "as `proftpd`",
+        ..PROFTPD
+    },
+    Recipe {
         name: "pure-ftpd",
         setup: "`DontResolve`",
         layer: "pure-ftpd",
@@ -144,7 +157,24 @@ pub const RECIPES: &[Recipe] = &[
             Case { expected: &[failures(0, 1).nameless(1)], note: SERVERS_NAME, ..UNKNOWN },
             Case { expected: &[logins(0)], note: SERVERS_NAME, ..RIGHT },
         ],
-        choose: "the filter `pure-ftpd`: it tells PAM the server's own name",
+        choose: "the filter `pure-ftpd`, or `logins` with `peers = true`: it tells PAM the server's own name",
+        ..Recipe::DEFAULT
+    },
+    Recipe {
+        name: "pure-ftpd-with-peers",
+        setup: "the same, and `peers = true`",
+        layer: "pure-ftpd",
+        packages: &["pure-ftpd"],
+        start: "echo yes >/etc/pure-ftpd/conf/DontResolve; exec pure-ftpd-wrapper",
+        listens: &[Port::Tcp(21)],
+        log: Some(("pure-ftpd", "/var/log/syslog")),
+        peers: true,
+        cases: &[
+            Case { expected: &[failures(1, 1)], ..WRONG },
+            Case { expected: &[failures(1, 1)], ..UNKNOWN },
+            Case { expected: &[logins(1)], ..RIGHT },
+        ],
+        choose: "`logins`, or the filter `pure-ftpd`",
         ..Recipe::DEFAULT
     },
 ];

@@ -103,7 +103,7 @@ pub const RECIPES: &[Recipe] = &[
                 told: "let in",
                 refused: 1,
                 let_in: 1,
-                expected: &[failures(1, 0).and_logins(2)],
+                expected: &[failures(1, 0).and_logins(1)],
                 note: "the log has no line of it",
                 ..Case::DEFAULT
             },
@@ -112,7 +112,7 @@ pub const RECIPES: &[Recipe] = &[
                 client: curl!("imap://$URL/", "$ACCOUNT:$PASSWORD"),
                 told: "INBOX",
                 let_in: 1,
-                expected: &[logins(2)],
+                expected: &[logins(1)],
                 ..Case::DEFAULT
             },
         ],
@@ -128,7 +128,8 @@ pub const RECIPES: &[Recipe] = &[
         grep -q auth_allow_cleartext /etc/dovecot/conf.d/10-auth.conf && echo 'auth_allow_cleartext = yes' >>/etc/dovecot/conf.d/10-auth.conf
         printf 'ssl = no\\nservice auth {\\n unix_listener /var/spool/postfix/private/auth {\\n mode = 0666\\n }\\n}\\n' \
             >/etc/dovecot/local.conf",
-        start: "postfix start && exec dovecot -F",
+        // A server of SMTP that finds nobody to ask ends with its client.
+        start: "install -d -o postfix -m 700 /var/spool/postfix/private && dovecot && exec postfix start-fg",
         listens: &[Port::Tcp(25)],
         log: Some(("postfix", "/var/log/mail.log")),
         cases: &[
@@ -150,7 +151,7 @@ pub const RECIPES: &[Recipe] = &[
                 ),
                 told: "235 ",
                 let_in: 1,
-                expected: &[logins(2)],
+                expected: &[logins(1)],
                 ..Case::DEFAULT
             },
         ],

@@ -75,6 +75,7 @@ const KEY: Case = Case {
     ..Case::DEFAULT
 };
 
+const WITH_NAMES: &str = "exec /usr/sbin/sshd -D -o MaxStartups=100 -o UseDNS=yes";
 const SSHD: Recipe = Recipe {
     layer: "sshd",
     packages: &["openssh-server"],
@@ -99,7 +100,7 @@ pub const RECIPES: &[Recipe] = &[
             Case { expected: &[failures(1, 1)], ..KEYBOARD },
             Case { expected: &[failures(1, 1)], ..UNKNOWN },
             Case { expected: &[failures(1, 0)], ..WRONG_KEY },
-            Case { expected: &[logins(2)], ..PASSWORD },
+            Case { expected: &[logins(1)], ..PASSWORD },
             Case { expected: &[logins(1)], ..KEY },
         ],
         choose: "`logins`: it knows of a refused password about two seconds before the log does, and of good logins",
@@ -123,15 +124,33 @@ pub const RECIPES: &[Recipe] = &[
         name: "sshd-with-names",
         setup: "`UseDNS yes`, and clients whose addresses have names",
         names: true,
-        start: "exec /usr/sbin/sshd -D -o MaxStartups=100 -o UseDNS=yes",
+        start: WITH_NAMES,
+        // A password that was refused to a name goes to the next verdict on its account, whosever that is.
+        in_turn: true,
         cases: &[
-            Case { expected: &[failures(1, 2).nameless(2)], note: ONE_A_CONNECTION, ..PASSWORDS },
-            Case { expected: &[failures(1, 1).nameless(1)], ..UNKNOWN },
+            Case { expected: &[failures(2, 2)], ..PASSWORDS },
+            Case { expected: &[failures(1, 1)], ..UNKNOWN },
             Case { expected: &[failures(1, 0)], ..WRONG_KEY },
             Case { expected: &[logins(0)], ..PASSWORD },
             Case { expected: &[logins(0)], ..KEY },
         ],
-        choose: "the filter `sshd`: PAM is told the name, and a name is never banned. sshd's own word has the address, one a connection, late, and of no good login",
+        choose: "the filter `sshd`, or `logins` with `peers = true`: PAM is told the name, and a name is never banned. Without it failures count with sshd's own verdict, two seconds later, and no good login does",
+        ..SSHD
+    },
+    Recipe {
+        name: "sshd-with-peers",
+        setup: "the same, and `peers = true`",
+        names: true,
+        peers: true,
+        start: WITH_NAMES,
+        cases: &[
+            Case { expected: &[failures(2, 2)], ..PASSWORDS },
+            Case { expected: &[failures(1, 1)], ..UNKNOWN },
+            Case { expected: &[failures(1, 0)], ..WRONG_KEY },
+            Case { expected: &[logins(1)], ..PASSWORD },
+            Case { expected: &[logins(1)], ..KEY },
+        ],
+        choose: "`logins`",
         ..SSHD
     },
     Recipe {
