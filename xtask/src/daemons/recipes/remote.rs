@@ -355,6 +355,8 @@ END
         layer: "xrdp",
         packages: &["xrdp", "xvfb", "xauth", "freerdp2-x11"],
         packages_since: Some((Suite::Trixie, &["xrdp", "xvfb", "xauth", "freerdp3-x11"])),
+        // In sid it is not root, and has no TLS without its key.
+        prepare: "usermod -aG ssl-cert xrdp",
         start: "xrdp-sesman --nodaemon & exec xrdp --nodaemon",
         listens: &[Port::Tcp(3389)],
         log: Some(("xrdp", "/var/log/xrdp-sesman.log")),
