@@ -1,5 +1,5 @@
 //! Builds the kernel programs from source and leaves the objects in `OUT_DIR`, where
-//! the loader (`src/loader/`) embeds them. Without the feature `kernel` it does nothing.
+//! the loader (`src/loader/`) embeds them, packed. Without the feature `kernel` it does nothing.
 
 #[cfg(feature = "kernel")]
 #[path = "../sensor-ebpf/toolchain.rs"]
@@ -67,13 +67,16 @@ mod kernel {
         })?;
         let folder = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
         for object in OBJECTS {
-            strip(&folder.join(object)).with_context(|| format!("the kernel object `{object}`"))?;
+            let path = folder.join(object);
+            let packed = strip(&path).map(|stripped| lz4_flex::block::compress_prepend_size(&stripped));
+            let written = packed.and_then(|packed| Ok(std::fs::write(&path, packed)?));
+            written.with_context(|| format!("the kernel object `{object}`"))?;
         }
         Ok(())
     }
 
     /// Takes out what a debugger would read, nine tenths of an object; the kernel's own form of it, BTF, stays.
-    fn strip(path: &Path) -> anyhow::Result<()> {
+    fn strip(path: &Path) -> anyhow::Result<Vec<u8>> {
         let bytes = std::fs::read(path)?;
         let mut builder = Builder::read(&*bytes)?;
         for section in &mut builder.sections {
@@ -91,7 +94,6 @@ mod kernel {
         }
         let mut stripped = Vec::new();
         builder.write(&mut stripped)?;
-        std::fs::write(path, stripped)?;
-        Ok(())
+        Ok(stripped)
     }
 }

@@ -141,6 +141,10 @@ pub struct LoginRecord {
     pub tty: [u8; TEXT_SHORT],
     /// The calling thread's name (`comm`).
     pub program: [u8; TEXT_PROGRAM],
+    /// The process that the calling one is a child of, numbered as it; 0 where the kernel's layout is not known.
+    pub parent: u32,
+    /// Always zero: a record has no padding.
+    pub reserved: u32,
 }
 
 /// A program that was started in another mount namespace than the host's.
@@ -218,7 +222,7 @@ impl Text {
 
 /// Compiled on both sides: for the BPF target and for the host.
 const _: () = {
-    assert!(size_of::<LoginRecord>() == 336);
+    assert!(size_of::<LoginRecord>() == 344);
     assert!(align_of::<LoginRecord>() == 8);
     assert!(offset_of!(LoginRecord, time_ns) == 0);
     assert!(offset_of!(LoginRecord, cgroup) == 8);
@@ -231,6 +235,7 @@ const _: () = {
     assert!(offset_of!(LoginRecord, op) == 256);
     assert!(offset_of!(LoginRecord, tty) == 288);
     assert!(offset_of!(LoginRecord, program) == 320);
+    assert!(offset_of!(LoginRecord, parent) == 336);
     assert!(size_of::<Arrival>() == 8);
     assert!(size_of::<SyslogCall>() == 3312);
     assert!(offset_of!(SyslogCall, values) == 32);

@@ -123,7 +123,7 @@ fn load(kit: &Kit) -> Result<(LoadedConnections, Program, MapDescriptors), Refus
 /// Loads the object with this kernel's offsets, and none of its programs.
 fn load_object(kit: &Kit) -> Result<(Object, Offsets), Refusal> {
     let offsets = Offsets::read();
-    let bytes = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/connections"));
+    let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/connections"));
     let object = kit.load(bytes, |loader| {
         for (name, value) in offsets.values() {
             loader.override_global(name, value, true);

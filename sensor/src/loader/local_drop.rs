@@ -21,7 +21,7 @@ use crate::pinned::pins::Pins;
 mod links;
 
 /// The object of `sensor-ebpf/src/bin/local_drop`, as the build script compiled it.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/local_drop"));
+pub static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/local_drop"));
 
 /// All maps; all are pinned.
 const MAPS: [&str; 5] = [BANS_MAP, PREFIXES_MAP, ALLOW_MAP, KINDS_MAP, TOTALS_MAP];

@@ -47,18 +47,20 @@ impl Kit {
         self.btf.as_ref()
     }
 
-    /// Loads an object; `adjust` sets what is the caller's of it (globals, sizes of maps, pins).
+    /// Loads an object, as the build packed it; `adjust` sets what is the caller's of it (globals, sizes of maps, pins).
     pub fn load<'a>(
         &'a self,
-        bytes: &[u8],
+        packed: &[u8],
         adjust: impl FnOnce(&mut EbpfLoader<'a>),
     ) -> Result<Object, Refusal> {
+        let bytes = lz4_flex::block::decompress_size_prepended(packed)
+            .map_err(|error| Refusal::because(format!("the object of this program is damaged: {error}")))?;
         let mut loader = EbpfLoader::new();
         loader.btf(self.btf.as_ref());
         // What nobody sees is not said: a message costs its program several microseconds.
         loader.override_global(aya_log::LEVEL, &LEVELS[log::max_level() as usize], false);
         adjust(&mut loader);
-        let mut ebpf = loader.load(bytes).map_err(|error| Refusal::of(&error))?;
+        let mut ebpf = loader.load(&bytes).map_err(|error| Refusal::of(&error))?;
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::debug!(%error, "the messages of a kernel program are not shown"));
         Ok(Object { ebpf, log: log.ok() })

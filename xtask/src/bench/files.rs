@@ -34,7 +34,7 @@ pub fn run() -> Result<()> {
         println!("  ({LOGS} are meant; this process may open {limit} files and no more)");
     }
     let bench = Bench::new(&[])?;
-    let logs = Logs::make(&bench.stage.folder().join("logs"), count)?;
+    let logs = Sites::make(&bench.stage.folder().join("logs"), count)?;
     let jail =
         format!("[jail.sshd]\nsource = \"files\"\nfilter = \"sshd\"\npaths = [\"{}\"]\n", logs.pattern());
     bench.stage.write_sensor_config(&jail)?;
@@ -60,14 +60,14 @@ pub fn run() -> Result<()> {
 }
 
 /// The logs, with a few lines in each.
-struct Logs {
+struct Sites {
     folder: PathBuf,
     count: u32,
 }
 
-// === impl Logs ===
+// === impl Sites ===
 
-impl Logs {
+impl Sites {
     fn make(folder: &Path, count: u64) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let logs = Self { folder: folder.to_owned(), count: u32::try_from(count)? };

@@ -52,6 +52,7 @@ pub fn begin(kind: u32, result: i32) -> Option<RingBufEntry<LoginRecord>> {
     record.result = result;
     record.pid = identity as u32;
     record.tgid = (identity >> 32) as u32;
+    record.parent = caller::parent().map_or(0, |parent| parent.tgid as u32);
     record.uid = uid;
     record.mounts = mounts;
     if let Ok(program) = bpf_get_current_comm() {

@@ -169,13 +169,12 @@ impl LoadedLogins {
         };
         // Megabytes, which loading needs no more.
         drop(layout);
-        let mut object =
-            kit.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/logins")), |loader| {
-                let all = GLOBALS.iter().zip(&globals).chain(SOCKET_GLOBALS.iter().zip(&sockets));
-                for (name, value) in all {
-                    loader.override_global(name, value, true);
-                }
-            })?;
+        let mut object = kit.load(include_bytes!(concat!(env!("OUT_DIR"), "/logins")), |loader| {
+            let all = GLOBALS.iter().zip(&globals).chain(SOCKET_GLOBALS.iter().zip(&sockets));
+            for (name, value) in all {
+                loader.override_global(name, value, true);
+            }
+        })?;
         let arrivals = if known {
             watch_arrivals(&mut object, kit)
         } else {

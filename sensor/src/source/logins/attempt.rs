@@ -29,8 +29,6 @@ const MOST: usize = 20_000;
 const LATEST: usize = 64;
 /// The most refusals to a name that wait for their address; beyond, the oldest are told without one.
 const MOST_NAMED: usize = 256;
-/// How sshd calls an account that does not exist, in its own verdict.
-const INVALID: &str = "(invalid user)";
 
 /// An attempt, by the records' own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +62,16 @@ pub struct Attempts {
     /// Those that wait, by when they have waited enough.
     settling: BTreeSet<(u64, Key)>,
     /// Passwords that sshd refused to a name (`UseDNS`), whose address its own verdict tells two seconds later.
-    named: VecDeque<Verdict>,
+    named: VecDeque<NamedRefusal>,
     forged: u64,
     forgotten: u64,
+}
+
+/// A refusal of somebody who is known by name, and the process that the one which refused is a child of.
+#[derive(Debug)]
+struct NamedRefusal {
+    verdict: Verdict,
+    parent: u32,
 }
 
 /// A process and its peer.
@@ -135,7 +140,7 @@ impl Attempts {
 
     /// When the next attempt settles, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn next_settling(&self) -> Option<u64> {
-        let named = self.named.front().map(|named| named.time_ns + SETTLING);
+        let named = self.named.front().map(|named| named.verdict.time_ns + SETTLING);
         self.settling.first().map(|(until, _)| *until).into_iter().chain(named).min()
     }
 
@@ -148,8 +153,8 @@ impl Attempts {
                 session.prepaid = true;
             }
         }
-        while self.named.front().is_some_and(|named| named.time_ns + SETTLING <= now_ns) {
-            settled.extend(self.named.pop_front());
+        while self.named.front().is_some_and(|named| named.verdict.time_ns + SETTLING <= now_ns) {
+            settled.extend(self.named.pop_front().map(|named| named.verdict));
         }
         self.forget(now_ns);
         settled
@@ -176,21 +181,18 @@ impl Attempts {
         if verdict.outcome != LoginOutcome::Failed || !record.program.starts_with("sshd") {
             return Some(verdict);
         }
-        self.named.push_back(verdict);
-        if self.named.len() > MOST_NAMED { self.named.pop_front() } else { None }
+        self.named.push_back(NamedRefusal { verdict, parent: record.parent });
+        if self.named.len() > MOST_NAMED { self.named.pop_front().map(|named| named.verdict) } else { None }
     }
 
-    /// Takes out the password that sshd, or its process for an answer, refused to a name before its own verdict.
-    fn take_named(&mut self, record: &Record, key: Key) -> Option<Verdict> {
-        let account = record.account.as_deref().unwrap_or_default();
-        // Of an account that does not exist sshd speaks before any password too: that is none of another session's.
-        let before = self.sessions.get(&key).map_or(u64::MAX, |session| session.last_ns);
-        let by_other = |named: &Verdict| match account {
-            INVALID => named.time_ns > before,
-            _ => named.account == account,
+    /// Takes out the password that sshd, or its process for an answer, refused to a name before its own verdict. Never
+    /// that of another session: its address would be blamed for it.
+    fn take_named(&mut self, record: &Record) -> Option<Verdict> {
+        let of = |process: fn(&NamedRefusal) -> u32| {
+            self.named.iter().position(|named| process(named) == record.tgid)
         };
-        let own = self.named.iter().position(|named| named.pid == record.tgid);
-        self.named.remove(own.or_else(|| self.named.iter().position(by_other))?)
+        let at = of(|named| named.verdict.pid).or_else(|| of(|named| named.parent))?;
+        self.named.remove(at).map(|named| named.verdict)
     }
 
     /// PAM refused: an attempt, at once.
@@ -229,7 +231,7 @@ impl Attempts {
     /// sshd's own verdict: explained by a password, or waiting for what explains it.
     fn login(&mut self, record: &Record, key: Key) -> Option<Verdict> {
         if record.program.starts_with("sshd")
-            && let Some(named) = self.take_named(record, key)
+            && let Some(named) = self.take_named(record)
         {
             let verdict = self.password(record, key)?;
             return Some(Verdict { account: named.account, ..verdict });
@@ -425,6 +427,7 @@ mod tests {
             kind,
             success,
             tgid,
+            parent: tgid / 10,
             uid: 0,
             set_user_id: false,
             host: if by_pam { text.clone() } else { None },
@@ -435,9 +438,6 @@ mod tests {
             program: "sshd-session".to_owned(),
         }
     }
-
-    /// The process whose account does not exist.
-    const INVALID_USER: u32 = 404;
 
     /// The failures of a session, and when each was known, in milliseconds.
     fn failures(steps: &[Step]) -> Vec<u64> {
@@ -569,14 +569,14 @@ mod tests {
         (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 1600, 1), (USER_AUTH, false, 3000, 1), (USER_LOGIN, false, 6600, 1),
     ], &[1600, 6600])]
     #[case::answers(&[
-        (USER_AUTH, false, 0, 2), (USER_LOGIN, false, 2400, 1), (USER_AUTH, false, 2500, 3), (USER_LOGIN, false, 4300, 1),
+        (USER_AUTH, false, 0, 12), (USER_LOGIN, false, 2400, 1), (USER_AUTH, false, 2500, 13), (USER_LOGIN, false, 4300, 1),
         (USER_ERR, false, 4301, 1),
     ], &[2400, 4300])]
     #[case::unknown_user(&[
         (USER_LOGIN, false, 0, 1), (USER_LOGIN, false, 1, 1), (USER_AUTH, false, 20, 1), (USER_LOGIN, false, 2050, 1),
     ], &[2050])]
-    #[case::an_unknown_user_beside_another_session(&[
-        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 50, INVALID_USER), (USER_LOGIN, false, 51, INVALID_USER),
+    #[case::beside_another_session(&[
+        (USER_AUTH, false, 0, 1), (USER_LOGIN, false, 50, 4), (USER_LOGIN, false, 51, 4),
         (USER_LOGIN, false, 2000, 1),
     ], &[2000])]
     #[case::of_another_sshd(&[(USER_AUTH, false, 0, 1), (USER_LOGIN, false, 20_000, 2)], &[10_000, 30_000])]
@@ -595,9 +595,6 @@ mod tests {
                 tell(attempts.settle(at), at / 1_000_000);
             }
             let mut record = record(*step, PEER);
-            if step.3 == INVALID_USER {
-                record.account = Some(INVALID.to_owned());
-            }
             if step.0 != USER_LOGIN {
                 (record.host, record.addr) = (Some("evil.example".to_owned()), None);
             }

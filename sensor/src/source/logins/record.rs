@@ -15,6 +15,8 @@ pub struct Record {
     pub success: bool,
     /// The calling process, as this host numbers it (the kernel's `tgid`).
     pub tgid: u32,
+    /// The process that the calling one is a child of; 0 where that is not known.
+    pub parent: u32,
     /// The caller's real user id.
     pub uid: u32,
     /// Whether a user runs the caller as root, as `su` and `sudo` are run (set-user-id).
@@ -54,6 +56,7 @@ impl Record {
             kind: raw.kind,
             success: raw.result == 1,
             tgid: raw.tgid,
+            parent: raw.parent,
             uid: raw.uid,
             set_user_id: false,
             host: text(Text::Host, &raw.host),
