@@ -255,6 +255,8 @@ pub(super) fn fail2ban(stage: &Stage, log: &Path, router: SocketAddr, within: Du
             router.port()
         ),
     )?;
+    // Without the bans of earlier runs, which it keeps in /var/lib else.
+    std::fs::write(folder.join("fail2ban.local"), "[Definition]\ndbfile = None\n")?;
     std::fs::write(
         folder.join("jail.local"),
         format!(

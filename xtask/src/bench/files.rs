@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use atalaya_end_to_end::stage::START;
 use rustix::process::{Resource, getrlimit};
 
@@ -48,12 +48,20 @@ pub fn run() -> Result<()> {
     println!("  memory of the sensor: {:.1} MB (budget 100 MB)", resident_of_all(sensor.id())? as f64 / 1e6);
     sensor.terminate(START)?;
 
+    // Of its own: it reads what was written within the last ten minutes too.
+    let logs = Sites::make(&bench.stage.folder().join("theirs"), count)?;
     let router = attack::Router::start(&bench.stage, "fail2ban's router")?;
     let start = Instant::now();
     let fail2ban = attack::fail2ban(&bench.stage, Path::new(&logs.pattern()), router.address, PATIENCE)?;
-    println!("  fail2ban 1.0.2 (backend pyinotify): started in {:.2} s", start.elapsed().as_secs_f64());
-    let began = logs.fail(FAILURES..FAILURES + THEIRS, THEIR_PAUSE)?;
-    let added = router.adds(began.len(), START);
+    // It says that it started, and looks at each log for the first time then.
+    let first = logs.fail(FAILURES..FAILURES + 1, THEIR_PAUSE)?;
+    ensure!(router.adds(first.len(), PATIENCE).len() == 1, "fail2ban bans nobody within {PATIENCE:?}");
+    println!(
+        "  fail2ban 1.0.2 (backend pyinotify): its first ban {:.1} s after its start",
+        start.elapsed().as_secs_f64()
+    );
+    let began = logs.fail(FAILURES + 1..FAILURES + 1 + THEIRS, THEIR_PAUSE)?;
+    let added = router.adds(began.len(), PATIENCE);
     report("line written → command on the wire", &began, &added, "none: the peer")?;
     println!("  memory of fail2ban: {:.1} MB\n", resident_of_all(fail2ban.id())? as f64 / 1e6);
     Ok(())

@@ -125,8 +125,6 @@ pub const RECIPES: &[Recipe] = &[
         setup: "`UseDNS yes`, and clients whose addresses have names",
         names: true,
         start: WITH_NAMES,
-        // A password that was refused to a name goes to the next verdict on its account, whosever that is.
-        in_turn: true,
         cases: &[
             Case { expected: &[failures(2, 2)], ..PASSWORDS },
             Case { expected: &[failures(1, 1)], ..UNKNOWN },
