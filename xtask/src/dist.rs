@@ -17,7 +17,8 @@ const PROFILE: &str = "distribution";
 const LARGEST: u64 = 10_000_000;
 
 /// How the loader is told what to adjust where the program was loaded: 18,000 places of 24 bytes each become a bitmap.
-/// Its readers are glibc 2.36 and musl 1.2.4, or later; what links for other processors here knows it not yet.
+/// Its readers are glibc 2.36 and musl 1.2.4, or later; what links for other processors here knows it not yet. And
+/// functions that are the same, and whose addresses nobody compares, are one.
 #[cfg(target_arch = "x86_64")]
 const LINKING: &[&str] = &["-Clink-arg=-Wl,-z,pack-relative-relocs", "-Clink-arg=-Wl,--icf=safe"];
 #[cfg(not(target_arch = "x86_64"))]
