@@ -8,10 +8,13 @@ use anyhow::Context;
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::service;
+use atalaya_program::open_files;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    // Each sensor's connections are open files.
+    open_files::raise(0);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

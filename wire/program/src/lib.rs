@@ -1,6 +1,6 @@
 //! What the sensor and the enforcer do alike as programs, so that whoever knows one knows the other: where the [log]
-//! goes and how much of it is written, when there is [colour], how numbers agree with their nouns ([count]), and how a [mistake in the configuration](config_file) is
-//! told. What they say to each other is in `atalaya-wire`.
+//! goes and how much of it is written, when there is [colour], how numbers agree with their nouns ([count]), how many [files may be open](open_files), and how a
+//! [mistake in the configuration](config_file) is told. What they say to each other is in `atalaya-wire`.
 
 #![forbid(unsafe_code)]
 
@@ -9,3 +9,4 @@ pub mod config_file;
 pub mod count;
 mod journal;
 pub mod log;
+pub mod open_files;
