@@ -76,7 +76,7 @@ pub(super) async fn tell<Answer: Future<Output = Result<(), UplinkError>>>(
                     continue;
                 }
                 Some(ProblemCode::Unauthorized | ProblemCode::UnknownVersion) => pause = Some(REFUSED_PAUSE),
-                _ => pause = Some(pauses.next().unwrap_or(REFUSED_PAUSE)),
+                _ => pause = Some(error.wait().or_else(|| pauses.next()).unwrap_or(REFUSED_PAUSE)),
             }
             if is_new && error.code() != Some(ProblemCode::NotFound) {
                 tracing::warn!(%error, "reports wait, an hour at most; offences have a way of their own");
