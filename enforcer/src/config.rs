@@ -17,17 +17,20 @@ use crate::bans::allow::AllowConfig;
 use crate::bans::protect::ProtectConfig;
 use crate::bans::widen::WidenConfig;
 use crate::desired::{ListConfig, Severity};
+use crate::intake::SensorLimits;
 use crate::intake::fleet::FleetConfig;
 use crate::ledger::HistoryConfig;
 use crate::router::RouterConfig;
 
 mod list;
 mod router;
+mod sensors;
 mod tables;
 
 use list::RawList;
 
 use router::RawRouter;
+use sensors::RawSensors;
 use tables::{RawFleet, RawHistory, RawProtect, RawWiden, check_allow, check_escalation};
 
 /// Where the configuration is, unless `--config` says otherwise.
@@ -58,6 +61,8 @@ pub struct Config {
     pub protect: ProtectConfig,
     /// How much of what is over is kept.
     pub history: HistoryConfig,
+    /// What one sensor may take of what all share.
+    pub sensors: SensorLimits,
     /// The prefixes of NAT64 beside the well-known one.
     pub nat64: Nat64,
     /// The routers, in the order of their names.
@@ -92,6 +97,8 @@ struct RawConfig {
     protect: RawProtect,
     #[serde(default)]
     history: RawHistory,
+    #[serde(default)]
+    sensors: RawSensors,
     #[serde(default)]
     router: BTreeMap<Name, Spanned<RawRouter>>,
 }
@@ -151,6 +158,7 @@ impl Config {
                 .collect::<Result<_, _>>()?,
             protect: raw.protect.check(&at)?,
             history: raw.history.check(&at)?,
+            sensors: raw.sensors.check(&at)?,
             nat64: raw.nat64,
             routers,
             warnings,

@@ -29,6 +29,8 @@ pub mod holding;
 pub mod open_files;
 pub mod rates;
 mod said;
+mod sensor_faults;
+pub mod sensors;
 pub mod socket;
 pub mod status;
 
@@ -83,6 +85,7 @@ impl Control {
             // As releases before named it.
             .route("/spared", get(allow::protected))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
+            .route("/enrolled/refresh", post(sensors::refresh))
             .with_state(Arc::new(self))
     }
 

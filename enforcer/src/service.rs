@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atalaya_wire::{Fingerprint, Name};
-use tokio::net::TcpListener;
+use rustix::process::{Resource, getrlimit};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,9 +26,11 @@ use crate::control::{Control, socket};
 use crate::desired::{Desired, Labels};
 use crate::enrolment::{self, Enrolled};
 use crate::intake::Intake;
+use crate::intake::entrance::{ConnectionLimits, Entrance};
 use crate::intake::fleet::Fleet;
 use crate::intake::followers::Followers;
-use crate::intake::https::{self, ConnectionLimits};
+use crate::intake::https;
+use crate::intake::origins::Origins;
 use crate::intake::reports::Reports;
 use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
 use crate::prefixes::Family;
@@ -90,7 +92,6 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
     tasks.spawn(until(stop.clone(), addresses));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
-    tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
     tasks.spawn(until(
         stop.clone(),
@@ -101,18 +102,22 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let followers =
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
+    let origins = Arc::new(Origins::new(enrolment::addresses(&config.state)?));
+    let limits = ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers.len());
+    let entrance = Entrance::new(limits, origins.clone(), clock.clone());
     let ledger_and_id = (ledger.clone(), id);
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
         ledger_and_id,
-        enrolled,
+        enrolled.clone(),
         clock.clone(),
         through,
+        (entrance.clone(), config.sensors),
     ));
-    let listener = TcpListener::bind(config.listen)
-        .await
+    tasks.spawn(until(stop.clone(), keep_enrolled(intake.clone(), enrolled, origins, clock.clone())));
+    let listener = https::listen(config.listen)
         .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
     let address = listener.local_addr()?;
     let commands = socket::listen(&config.socket)?;
@@ -137,14 +142,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
             tracing::error!(%error, "the socket for commands failed");
         }
     });
-    let accept = https::accept(
-        listener,
-        acceptor,
-        intake.routes(),
-        ConnectionLimits::default(),
-        stop.clone(),
-        tasks.clone(),
-    );
+    let accept = https::accept(listener, acceptor, intake.routes(), entrance, stop.clone(), tasks.clone());
     tasks.spawn(accept);
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
@@ -300,12 +298,22 @@ async fn keep_own_addresses(
     }
 }
 
-async fn keep_enrolled(enrolled: Arc<Enrolled>) {
+async fn keep_enrolled(intake: Arc<Intake>, enrolled: Arc<Enrolled>, origins: Arc<Origins>, clock: Clock) {
     let mut interval = tokio::time::interval(enrolment::REFRESH);
     loop {
         interval.tick().await;
-        if let Err(error) = enrolled.refresh().await {
+        if let Err(error) = intake.refresh().await {
             tracing::debug!(%error, "who is enrolled could not be read; the last known hold");
+        }
+        let (fresh, now) = (origins.take_fresh(), clock.now());
+        if fresh.is_empty() {
+            continue;
+        }
+        let enrolled = enrolled.clone();
+        let kept =
+            tokio::task::spawn_blocking(move || enrolled.keep_addresses(&fresh, Origins::forgotten(now)));
+        if let Ok(Err(error)) = kept.await {
+            tracing::debug!(%error, "from where sensors came is not kept over a restart");
         }
     }
 }

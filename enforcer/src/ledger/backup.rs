@@ -22,6 +22,7 @@ const PAGES: i32 = 256;
 /// takes it over.
 const BESIDE: &str = "
     CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE jails (sensor TEXT NOT NULL, jail TEXT NOT NULL, PRIMARY KEY (sensor, jail)) WITHOUT ROWID;
     CREATE TABLE files (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
 ";
 
@@ -215,6 +216,9 @@ fn add_beside(state: &Path, copy: &Connection) -> Result<(), BackupError> {
     for (name, digest, enrolled) in enrolment::rows(state)? {
         copy.execute("INSERT INTO sensors VALUES (?1, ?2, ?3)", params![name, digest, enrolled])
             .map_err(failed)?;
+    }
+    for (sensor, jail) in enrolment::jail_rows(state)? {
+        copy.execute("INSERT INTO jails VALUES (?1, ?2)", params![sensor, jail]).map_err(failed)?;
     }
     for name in FILES {
         match fs::read(state.join(name)) {
