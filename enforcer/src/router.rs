@@ -38,6 +38,7 @@ mod recovery;
 pub mod sentence;
 pub mod session;
 mod settings;
+mod share;
 pub mod status;
 pub mod view;
 mod worker;

@@ -148,7 +148,7 @@ fn of_router(RouterAnswer { status, down_since, .. }: &RouterAnswer, now: Timest
 fn full(RouterAnswer { status, .. }: &RouterAnswer) -> Option<Fault> {
     let limit = status.limit.filter(|_| status.left_out > 0)?;
     let text = format!(
-        "full: {} of {} {} left out, those of the lowest severity that end first; it may hold {} (`max_entries`, or what its memory allows)",
+        "full: {} of {} {} left out, of the sensors that have the most, the lowest severity and what ends first; it may hold {} (`max_entries`, or what its memory allows)",
         count(status.left_out),
         counted(status.desired, "ban"),
         agreeing(status.left_out, "is", "are"),
