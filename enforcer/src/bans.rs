@@ -16,12 +16,13 @@ use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
 use crate::ledger::{
-    Allowance, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+    Allowance, Change, Claim, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
 };
 use crate::prefixes::{self, canonical};
 
 pub mod allow;
 mod book;
+mod claims;
 mod counts;
 mod decided;
 pub mod decision;
@@ -31,12 +32,14 @@ pub mod names;
 pub mod protect;
 mod reachable;
 mod rulings;
+mod take_back;
 pub mod widen;
 
 pub use counts::DecisionCounts;
 pub use earlier::Earlier;
 pub use hand::{Allowed, ByHand, HandError};
 pub use reachable::EXEMPT;
+pub use take_back::{TakenBack, TakenBackAll};
 
 use allow::{Allow, Resolved};
 use book::{Book, Growth, NewBan};
@@ -62,6 +65,8 @@ pub struct Rules {
     pub escalation: Option<Escalation>,
     /// Who is not banned without a word.
     pub protect: ProtectConfig,
+    /// The most addresses that the logins of one sensor protect; any number without it.
+    pub protected_by_one: Option<usize>,
     /// The prefixes of NAT64 beside the well-known one.
     pub nat64: Nat64,
 }
@@ -94,7 +99,7 @@ impl Bans {
         let mut ended: Vec<Change> =
             allow.expire(now).into_iter().map(|entry| Change::Disallow { what: entry.what }).collect();
         let networks = rules.nat64.networks(&allow.networks());
-        let mut protect = Protect::new(rules.protect.clone(), MOST_LOGINS);
+        let mut protect = Protect::new(rules.protect.clone(), MOST_LOGINS, rules.protected_by_one);
         for login in logins {
             protect.note(login, now);
         }
@@ -128,6 +133,21 @@ impl Bans {
             counters: Counters::default(),
             names_changed: Notify::new(),
         }
+    }
+
+    /// Takes over who asked for bans that stand, where several did.
+    pub fn load_claims(&self, claims: Vec<Claim>) {
+        let mut book = self.lock();
+        for claim in claims {
+            if let Some((owner, _)) = book.owner(claim.prefix) {
+                book.claims.load_claim(claim, &owner);
+            }
+        }
+    }
+
+    /// How many addresses each sensor's logins protect.
+    pub fn protected_by_sensor(&self) -> BTreeMap<Name, usize> {
+        self.lock().reachable.protect.by_sensor()
     }
 
     /// Looks up the earlier bans by which those of a batch grow, to be handed to [`Self::take`]. Costs nothing where

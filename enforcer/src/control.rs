@@ -86,6 +86,7 @@ impl Control {
             .route("/spared", get(allow::protected))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .route("/enrolled/refresh", post(sensors::refresh))
+            .route("/sensors/unban", post(sensors::unban))
             .with_state(Arc::new(self))
     }
 

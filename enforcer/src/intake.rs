@@ -23,10 +23,9 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::bans::Bans;
+use crate::bans::{Bans, TakenBack};
 use crate::clock::Clock;
 use crate::enrolment::{Enrolled, EnrolmentError};
-use crate::ledger::{Ledger, Selection};
 
 pub mod entrance;
 pub mod fleet;
@@ -67,7 +66,6 @@ pub struct Intake {
     bans: Arc<Bans>,
     reports: Arc<Reports>,
     followers: Arc<Followers>,
-    ledger: Ledger,
     /// Which ledger it is.
     ledger_id: Name,
     enrolled: Arc<Enrolled>,
@@ -88,7 +86,7 @@ impl Intake {
         bans: Arc<Bans>,
         reports: Arc<Reports>,
         followers: Arc<Followers>,
-        (ledger, ledger_id): (Ledger, Name),
+        ledger_id: Name,
         enrolled: Arc<Enrolled>,
         clock: Clock,
         saved: HashMap<(Name, Name), u64>,
@@ -98,7 +96,6 @@ impl Intake {
             bans,
             reports,
             followers,
-            ledger,
             ledger_id,
             enrolled,
             clock,
@@ -147,11 +144,12 @@ impl Intake {
 
     /// What is known of each sensor since the start.
     pub fn seen(&self) -> HashMap<Name, Seen> {
-        let now = self.clock.now();
+        let (now, protects) = (self.clock.now(), self.bans.protected_by_sensor());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (sensor, seen) in &mut seen {
             seen.follows = self.followers.includes(sensor);
             seen.oddities = self.shares.oddities(sensor, now);
+            seen.protects = protects.get(sensor).copied().unwrap_or(0);
         }
         seen
     }
@@ -187,6 +185,7 @@ impl Intake {
         let last = batch.offences.last().map_or(through, |last| last.sequence);
         let mut refused = refuse_reserved(sensor, &mut batch.offences);
         refused.extend(self.refuse_jails(sensor, share, &mut batch.offences, now));
+        refused.extend(self.refuse_surplus(sensor, share, &mut batch.offences, now));
         self.note(sensor, |seen| {
             seen.offences += fresh;
             seen.again += all - fresh;
@@ -244,6 +243,33 @@ impl Intake {
         })
     }
 
+    /// Takes the offences out of a batch for whose bans the sensor has no room left.
+    fn refuse_surplus(
+        &self,
+        sensor: &Name,
+        share: &Share,
+        offences: &mut Vec<NumberedOffence>,
+        now: Timestamp,
+    ) -> Vec<RefusedOffence> {
+        let Some(most) = self.shares.most_bans() else { return Vec::new() };
+        let room = self.bans.room_for(sensor, most);
+        if offences.len() <= room {
+            return Vec::new();
+        }
+        let reason = format!(
+            "{most} bans stand that {sensor} asked for, as many as one sensor may have: `bans` in [sensors] of the enforcer's configuration"
+        );
+        let surplus = offences.split_off(room);
+        if share.note(Oddity::OverShare, surplus.len() as u64, now) == 0 {
+            tracing::warn!(%sensor, offences = surplus.len(), reason, "refused offences; the next line comes in a minute at the soonest");
+        }
+        let refused = |numbered: NumberedOffence| RefusedOffence {
+            sequence: numbered.sequence,
+            reason: reason.clone(),
+        };
+        surplus.into_iter().map(refused).collect()
+    }
+
     /// Takes the offences out of a batch whose jails the sensor may not name. They are answered with the others.
     fn refuse_jails(
         &self,
@@ -293,46 +319,29 @@ impl Intake {
         }
     }
 
-    /// Lifts a ban that this sensor asked for; one of another sensor's is none of its business.
+    /// Takes back what this sensor asked for; a ban that others asked for too stands on for these.
     async fn unban(&self, sensor: &Name, unban: Unban) -> Result<(), Problem> {
         let prefix = IpNet::from(self.bans.client(unban.address));
-        let now = self.clock.now();
-        let selection = Selection {
-            jail: unban.jail,
-            sensor: Some(sensor.clone()),
-            address: Some(prefix),
-            ..Selection::default()
+        let taken = self.bans.take_back(prefix, sensor, unban.jail.as_ref(), self.clock.now());
+        let (receipt, done) = match taken {
+            Some(TakenBack::Lifted(receipt)) => (receipt, "lifted on the routers"),
+            Some(TakenBack::Stands(receipt)) => (receipt, "taken back, though others asked for the ban too"),
+            None => {
+                return Err(Problem::new(
+                    ProblemCode::NotFound,
+                    format!(
+                        "{sensor} asked for no ban of {} that stands; `atalaya-enforcer unban` lifts others",
+                        unban.address
+                    ),
+                ));
+            }
         };
-        let (ledger, unit) = (self.ledger.clone(), self.bans.unit_of(prefix.addr()));
-        let look = tokio::task::spawn_blocking(move || {
-            let mut own = false;
-            ledger
-                .each_ban(&selection, now, &mut |ban| {
-                    own |= ban.prefix == prefix || ban.prefix == unit;
-                    !own
-                })
-                .map(|()| own)
-        });
+        tracing::info!(%sensor, %prefix, "a sensor takes its ban back: {done}");
         let unavailable = |why: String| Problem::new(ProblemCode::Unavailable, why);
-        let own = look
-            .await
-            .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
-            .map_err(|error| unavailable(error.to_string()))?;
-        let receipt = if own { self.bans.unban(prefix, &format!("sensor {sensor}"), now) } else { None };
-        let Some(receipt) = receipt else {
-            return Err(Problem::new(
-                ProblemCode::NotFound,
-                format!(
-                    "{sensor} asked for no ban of {} that stands; `atalaya-enforcer unban` lifts others",
-                    unban.address
-                ),
-            ));
-        };
-        tracing::info!(%sensor, %prefix, "unbanned by a sensor");
         timeout(COMMIT_DEADLINE, receipt.committed())
             .await
-            .map_err(|_| unavailable("lifted on the routers, but the ledger is slow".to_owned()))?
-            .map_err(|error| unavailable(format!("lifted on the routers, but {error}")))
+            .map_err(|_| unavailable(format!("{done}, but the ledger is slow")))?
+            .map_err(|error| unavailable(format!("{done}, but {error}")))
     }
 
     /// The largest committed sequence of an outbox.

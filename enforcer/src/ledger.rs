@@ -15,6 +15,7 @@ use crate::database;
 use crate::desired::Labels;
 
 pub mod backup;
+mod claims;
 mod draft;
 mod error;
 mod examination;
@@ -32,8 +33,8 @@ mod writer;
 
 pub use error::LedgerError;
 pub use record::{
-    Allowance, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence, REMEMBERED,
-    Saved, Terms,
+    Allowance, Ban, Change, Claim, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
+    REMEMBERED, Saved, Terms,
 };
 pub use selection::{Selection, Sort, Which};
 pub use writer::{Receipt, Writer};

@@ -105,12 +105,11 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let origins = Arc::new(Origins::new(enrolment::addresses(&config.state)?));
     let limits = ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers.len());
     let entrance = Entrance::new(limits, origins.clone(), clock.clone());
-    let ledger_and_id = (ledger.clone(), id);
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
-        ledger_and_id,
+        id,
         enrolled.clone(),
         clock.clone(),
         through,
@@ -171,7 +170,7 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
     let mut labels = Labels::new(config.list.clone(), config.severity.clone());
     let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
     let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &mut labels)?;
-    let Saved { id, bans, through, allowances, logins, recovering } = saved;
+    let Saved { id, bans, claims, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
     allow.set_own(own_addresses(&literal_addresses(config)));
@@ -181,9 +180,11 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
         by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
         escalation: config.escalation.clone(),
         protect: config.protect.clone(),
+        protected_by_one: config.sensors.logins,
         nat64: config.nat64.clone(),
     };
     let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
+    bans.load_claims(claims);
     Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
 }
 

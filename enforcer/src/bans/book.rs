@@ -12,13 +12,14 @@ use jiff::Timestamp;
 
 use super::EXPIRED;
 use super::allow::Allow;
+use super::claims::Claims;
 use super::decided::Decided;
 use super::decision::{self, Decision, Exemption};
 use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
-use crate::ledger::{Ban, Change, EarlierBan};
+use crate::ledger::{Ban, Change, Claim, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Book {
     /// When to look at which ban; a ban that was extended meanwhile is put
     /// back, one that was lifted falls out.
     pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
+    /// Who asked for which ban.
+    pub claims: Claims,
     labels: Labels,
     recent: Recent,
 }
@@ -63,15 +66,16 @@ impl Book {
         allow: Allow,
         labels: Labels,
     ) -> Self {
-        let (ends, recent) = (BinaryHeap::new(), Recent::default());
-        Self { desired, widen, reachable, allow, ends, labels, recent }
+        let (ends, claims, recent) = (BinaryHeap::new(), Claims::default(), Recent::default());
+        Self { desired, widen, reachable, allow, ends, claims, labels, recent }
     }
 
     /// Takes over the bans that stood before, and what routers are to hold for them.
     pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) {
-        let Self { desired, widen, reachable, ends, .. } = self;
+        let Self { desired, widen, reachable, ends, claims, .. } = self;
         desired.set_many(bans.map(|(prefix, ban)| {
             widen.load(prefix, ban.label.is_scan);
+            claims.load(&ban.label.origin);
             if ban.until != Moment::FOREVER {
                 ends.push(Reverse((ban.until, prefix)));
             }
@@ -91,6 +95,12 @@ impl Book {
     /// The ban of exactly this prefix.
     pub fn standing(&self, prefix: IpNet) -> Option<Moment> {
         Some(self.widen.standing(prefix, &&*self.desired)?.until)
+    }
+
+    /// Who asked for the ban of exactly this prefix so that it ends when it does, and when that is.
+    pub fn owner(&self, prefix: IpNet) -> Option<(Origin, Moment)> {
+        let standing = self.widen.standing(prefix, &&*self.desired)?;
+        Some((standing.label.origin.clone(), standing.until))
     }
 
     /// As what a prefix is banned: as itself, or as the unit around it.
@@ -136,6 +146,10 @@ impl Book {
         let (time, failures) = (offence.time, offence.failures);
         let decided = Decided { decision, address, prefix, origin: origin.clone(), time, failures, login };
         let since = time.min(now);
+        if matches!(decision, Decision::AlreadyBanned) {
+            let until = bantime.end(since).into();
+            changes.extend(self.join(prefix, &origin, until));
+        }
         let ban = |until| NewBan { prefix, since, until, origin, evidence: offence.evidence.clone() };
         match (decision, before) {
             (Decision::Banned(until), _) => changes.extend(self.set(ban(until), true, before, now)),
@@ -150,6 +164,14 @@ impl Book {
     /// Begins a ban, or changes the one that stands, also on the routers; what changes in the ledger.
     pub fn set(&mut self, ban: NewBan, new: bool, before: Option<Moment>, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::with_capacity(2);
+        if new {
+            if before.is_some() {
+                self.forget_claims(ban.prefix);
+            }
+            self.claims.begin(&ban.origin);
+        } else {
+            changes.extend(self.join(ban.prefix, &ban.origin, ban.until));
+        }
         self.reachable.banned_again(ban.prefix);
         let is_scan = ban.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN);
         let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin, is_scan) };
@@ -169,8 +191,37 @@ impl Book {
         changes
     }
 
+    /// Lets a ban stand for what is left of it, once somebody took back what they had asked for.
+    pub fn hand_over(&mut self, left: &Claim, now: Timestamp) {
+        let Some(standing) = self.widen.standing(left.prefix, &&*self.desired) else { return };
+        if standing.until == left.until && standing.label.origin == left.origin {
+            return;
+        }
+        let label = self.labels.of(&left.origin, standing.label.is_scan);
+        let wanted = Wanted { until: left.until, label };
+        let Self { desired, widen, reachable, .. } = self;
+        // As two changes, for a ban that ends sooner may be one that a network covers from now on.
+        widen.lift(left.prefix, &mut &**desired, &|network| reachable.touches(network, now));
+        widen.ban(left.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
+        self.watch(left.prefix, left.until);
+    }
+
+    /// Takes note that somebody asks for a ban that stands; what to write of it.
+    pub fn join(&mut self, prefix: IpNet, origin: &Origin, until: Moment) -> Vec<Change> {
+        let Some((owner, end)) = self.owner(prefix) else { return Vec::new() };
+        let claims = self.claims.join(prefix, (&owner, end), origin, until);
+        claims.into_iter().map(|claim| Change::Claim(Box::new(claim))).collect()
+    }
+
+    fn forget_claims(&mut self, prefix: IpNet) {
+        if let Some((owner, _)) = self.owner(prefix) {
+            self.claims.end(prefix, &owner);
+        }
+    }
+
     /// Lifts a ban before its end, also on the routers.
     pub fn lift(&mut self, prefix: IpNet, now: Timestamp) {
+        self.forget_claims(prefix);
         let Self { desired, widen, reachable, .. } = self;
         widen.lift(prefix, &mut &**desired, &|network| reachable.touches(network, now));
         self.recent.end(prefix, now);
@@ -187,6 +238,7 @@ impl Book {
             let Some(until) = self.standing(prefix) else { continue };
             match until.timestamp() {
                 Some(end) if until <= moment => {
+                    self.forget_claims(prefix);
                     self.widen.expire(prefix, &mut &*self.desired);
                     ended(prefix, end);
                 }

@@ -30,6 +30,8 @@ pub struct Seen {
     /// How many seconds its clock is behind ours (negative: ahead), the way of what it sent included; `None` where
     /// it does not say.
     pub skew_seconds: Option<i64>,
+    /// How many addresses its reports of successful logins protect.
+    pub protects: usize,
     /// What it did within the last 15 minutes that an honest one does not.
     pub oddities: Oddities,
     /// The skew that was logged last, while the clock is wrong.

@@ -151,6 +151,11 @@ impl Shares {
         sensors.entry(sensor.clone()).or_default().clone()
     }
 
+    /// The most bans that stand for the offences of one sensor.
+    pub fn most_bans(&self) -> Option<usize> {
+        self.limits.bans
+    }
+
     /// What a sensor did over its share of late.
     pub fn oddities(&self, sensor: &Name, now: Timestamp) -> Oddities {
         let share = self.sensors.lock().unwrap_or_else(PoisonError::into_inner).get(sensor).cloned();

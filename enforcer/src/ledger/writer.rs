@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use atalaya_wire::Name;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use super::examination::Examination;
 use super::housekeeping::Housekeeping;
 use super::place::Place;
-use super::{Change, LedgerError, row, schema};
+use super::{Change, LedgerError, claims, row, schema};
 use crate::database;
 
 /// The most changes in one transaction.
@@ -160,6 +161,10 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
                     ban.origin.sensor().as_str(),
                     evidence
                 ])?
+        }
+        Change::Claim(claim) => claims::join(connection, claim)?,
+        Change::TakeBack { left, sensor, jail } => {
+            claims::take_back(connection, left, sensor.as_str(), jail.as_ref().map(Name::as_str))?
         }
         Change::End { prefix, at, by } => connection
             .prepare_cached("UPDATE bans SET ended = ?2, ended_by = ?3 WHERE place = ?1 AND ended IS NULL")?
