@@ -86,10 +86,9 @@ impl Intake {
         bans: Arc<Bans>,
         reports: Arc<Reports>,
         followers: Arc<Followers>,
-        ledger_id: Name,
+        (ledger_id, saved): (Name, HashMap<(Name, Name), u64>),
         enrolled: Arc<Enrolled>,
         clock: Clock,
-        saved: HashMap<(Name, Name), u64>,
         (entrance, limits): (Arc<Entrance>, SensorLimits),
     ) -> Self {
         Self {
@@ -307,7 +306,7 @@ impl Intake {
     async fn take_report(&self, sensor: &Name, share: &Share, report: &mut Report) {
         let now = self.clock.now();
         self.heard(sensor, &Dating::new(Some(report.sent), now), now);
-        self.shares.reported(share, report.failures.len() + report.logins.len());
+        share.reported(report.failures.len() + report.logins.len());
         let (allowed, all) = (self.enrolled.jails(sensor), report.failures.len());
         report.failures.retain(|failures| share.may_name(&failures.jail, allowed.as_deref()));
         let refused = all - report.failures.len();
@@ -458,7 +457,7 @@ impl Intake {
 
     /// Counts a request that carries no offences.
     fn may_ask(&self, sensor: &Name, share: &Share) -> Result<(), Problem> {
-        self.shares.request(sensor, share, self.clock.now())
+        share.request(sensor, self.clock.now())
     }
 }
 

@@ -102,17 +102,18 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let followers =
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
-    let origins = Arc::new(Origins::new(enrolment::addresses(&config.state)?));
+    let state = config.state.clone();
+    let addresses = tokio::task::spawn_blocking(move || enrolment::addresses(&state)).await??;
+    let origins = Arc::new(Origins::new(addresses));
     let limits = ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers.len());
     let entrance = Entrance::new(limits, origins.clone(), clock.clone());
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
-        id,
+        (id, through),
         enrolled.clone(),
         clock.clone(),
-        through,
         (entrance.clone(), config.sensors),
     ));
     tasks.spawn(until(stop.clone(), keep_enrolled(intake.clone(), enrolled, origins, clock.clone())));

@@ -143,7 +143,16 @@ async fn a_sensor_enrolled_this_moment_may_send_and_a_revoked_one_may_not() {
 
     let state = scene.folder.path().join("state");
     atalaya_enforcer::enrolment::revoke(&state, &token.sensor).unwrap();
-    let refused = async { while scene.send(body(4), &replaced).await.is_ok() {} };
+    // Its connections end, perhaps in the middle of a request.
+    let refused = async {
+        loop {
+            let request = scene.client.post(scene.url(OFFENCES_PATH)).body(body(4));
+            let request = request.basic_auth(&replaced.sensor, Some(replaced.secret.expose()));
+            if request.send().await.is_ok_and(|response| response.status() == 401) {
+                break;
+            }
+        }
+    };
     tokio::time::timeout(Duration::from_secs(5), refused).await.expect("a revoked sensor may go on");
     scene.post(vec![scene.offence(5, "198.51.100.8")]).await;
     assert_eq!(scene.bans().await.len(), 2, "what the revoked sensor reported stands");

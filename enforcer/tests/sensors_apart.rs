@@ -57,7 +57,7 @@ async fn a_sensors_unban_leaves_what_others_asked_for_also_after_a_restart() {
     assert_eq!(unban(&scene, &web_1, address, None).await, 404, "it has taken it back");
     let scene = scene.restart(async |_, _| {}).await;
     assert_eq!(unban(&scene, &web_2, address, None).await, 200);
-    scene.holds(|entries| entries.is_empty()).await;
+    scene.holds(<[_]>::is_empty).await;
     assert!(ban_of(&scene, address).await.is_none());
 }
 

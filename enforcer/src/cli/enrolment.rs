@@ -35,7 +35,7 @@ pub struct Enrol {
 pub struct Revoke {
     /// The name under which the sensor was enrolled
     name: Name,
-    /// Print JSON: {revoked, connections_ended}
+    /// Print JSON: {revoked, ended}
     #[arg(long)]
     json: bool,
 }
@@ -50,9 +50,9 @@ pub struct Jails {
     name: Name,
     /// The jails that it may name from now on; offences of others lead to no ban
     #[arg(value_name = "JAIL,…", value_delimiter = ',')]
-    jails: Vec<Name>,
+    allowed: Vec<Name>,
     /// Let it name any jail
-    #[arg(long, conflicts_with = "jails")]
+    #[arg(long, conflicts_with = "allowed")]
     any: bool,
     /// Print JSON: {sensor, jails}, without jails where it may name any
     #[arg(long)]
@@ -90,8 +90,8 @@ impl Jails {
     /// Shows or changes which jails a sensor may name.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         let config = Config::read(config)?;
-        if self.any || !self.jails.is_empty() {
-            enrolment::restrict(&config.state, &self.name, &self.jails.into_iter().collect())?;
+        if self.any || !self.allowed.is_empty() {
+            enrolment::restrict(&config.state, &self.name, &self.allowed.into_iter().collect())?;
             refresh(&config);
         }
         let sensors = enrolment::sensors(&config.state)?;
@@ -132,11 +132,7 @@ impl Revoke {
         enrolment::revoke(&config.state, name)?;
         let ended = refresh(&config).unwrap_or(0);
         if self.json {
-            return Ok(writeln!(
-                out,
-                "{}",
-                serde_json::json!({"revoked": name, "connections_ended": ended})
-            )?);
+            return Ok(writeln!(out, "{}", serde_json::json!({"revoked": name, "ended": ended}))?);
         }
         let ended = match ended {
             0 => String::new(),

@@ -181,27 +181,6 @@ impl Shares {
         }
     }
 
-    /// Counts a request that is none of offences; the sensor is told for how long to wait where there are too many.
-    pub fn request(&self, sensor: &Name, share: &Share, now: Timestamp) -> Result<(), Problem> {
-        let mut used = share.used();
-        let left = used.requests.left(REQUESTS, Instant::now());
-        let left = left.map_err(|wait| ("requests", REQUESTS, wait));
-        let left = left.and_then(|()| {
-            let left = used.reported.left(REPORTED, Instant::now());
-            left.map_err(|wait| ("failures and logins", REPORTED, wait))
-        });
-        if left.is_ok() {
-            used.requests.take(REQUESTS, Instant::now(), 1.0);
-        }
-        drop(used);
-        left.map_err(|(what, rate, wait)| over_rate(sensor, share, what, rate, wait, now))
-    }
-
-    /// Counts what a report holds.
-    pub fn reported(&self, share: &Share, entries: usize) {
-        share.used().reported.take(REPORTED, Instant::now(), entries as f64);
-    }
-
     /// Waits until there is room for a large body.
     pub async fn large_body(&self, deadline: Instant) -> Result<LargeBody<'_>, Problem> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -235,6 +214,27 @@ impl Shares {
 // === impl Share ===
 
 impl Share {
+    /// Counts a request that is none of offences; the sensor is told for how long to wait where there are too many.
+    pub fn request(&self, sensor: &Name, now: Timestamp) -> Result<(), Problem> {
+        let mut used = self.used();
+        let left = used.requests.left(REQUESTS, Instant::now());
+        let left = left.map_err(|wait| ("requests", REQUESTS, wait));
+        let left = left.and_then(|()| {
+            let left = used.reported.left(REPORTED, Instant::now());
+            left.map_err(|wait| ("failures and logins", REPORTED, wait))
+        });
+        if left.is_ok() {
+            used.requests.take(REQUESTS, Instant::now(), 1.0);
+        }
+        drop(used);
+        left.map_err(|(what, rate, wait)| over_rate(sensor, self, what, rate, wait, now))
+    }
+
+    /// Counts what a report holds.
+    pub fn reported(&self, entries: usize) {
+        self.used().reported.take(REPORTED, Instant::now(), entries as f64);
+    }
+
     /// Takes note of something odd; how often it happened before within this minute.
     pub fn note(&self, oddity: Oddity, count: u64, now: Timestamp) -> u64 {
         let mut used = self.used();
@@ -275,7 +275,7 @@ impl Share {
 }
 
 /// Waits for a turn of a sensor's.
-pub(super) async fn turn<'a>(turn: &'a Turn<()>, deadline: Instant) -> Result<TurnGuard<'a, ()>, Problem> {
+pub(super) async fn turn(turn: &Turn<()>, deadline: Instant) -> Result<TurnGuard<'_, ()>, Problem> {
     timeout_at(deadline, turn.lock()).await.map_err(|_| {
         let message =
             "another request of this sensor's takes long: requests of one sensor are read one after another";
