@@ -68,7 +68,7 @@ struct SensorConnection {
 
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     entrance: Arc<Entrance>,
     number: u64,
     /// How long it may be a stranger's.
@@ -85,7 +85,7 @@ pub(super) struct Place {
 pub struct Caller {
     /// The address and port that the connection comes from.
     pub address: SocketAddr,
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<ConnectionPlace>,
 }
 
 /// Who is connected, as `status` shows it.
@@ -186,7 +186,7 @@ impl Entrance {
     }
 
     /// Takes a stranger in, where need be for another one.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, stop: &CancellationToken) -> Arc<Place> {
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, stop: &CancellationToken) -> Arc<ConnectionPlace> {
         let now = self.clock.now();
         let is_known = self.origins.knows(origin(address), now);
         // Where a whole fleet comes back at once, their handshakes take the processors a while.
@@ -203,7 +203,14 @@ impl Entrance {
         inside.ends.insert(number, end.clone());
         drop(inside);
         let known = CancellationToken::new();
-        Arc::new(Place { entrance: Arc::clone(self), number, stay, end, known, sensor: OnceLock::new() })
+        Arc::new(ConnectionPlace {
+            entrance: Arc::clone(self),
+            number,
+            stay,
+            end,
+            known,
+            sensor: OnceLock::new(),
+        })
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -211,9 +218,9 @@ impl Entrance {
     }
 }
 
-// === impl Place ===
+// === impl ConnectionPlace ===
 
-impl Place {
+impl ConnectionPlace {
     /// Takes note that a whole request came.
     pub fn spoke(&self) {
         if self.sensor.get().is_none() {
@@ -222,7 +229,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut inside = self.entrance.inside();
         inside.half_open.leave(self.number);
@@ -243,7 +250,7 @@ impl Caller {
     /// The connection is this sensor's from now on, whoever else uses it; the sensor was enrolled at a time. Of too
     /// many connections of one sensor, the oldest ends.
     pub fn admit(&self, sensor: &Name, enrolled: Timestamp) -> Result<(), Problem> {
-        let Place { entrance, number, end, known, sensor: whose, .. } = &*self.place;
+        let ConnectionPlace { entrance, number, end, known, sensor: whose, .. } = &*self.place;
         if whose.get().is_some() {
             return Ok(());
         }

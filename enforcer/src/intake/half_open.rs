@@ -1,8 +1,8 @@
 //! Who holds a place while nobody knows yet who it is: connections on which no request was authenticated. Plain
 //! bookkeeping: which of them has to go when another comes.
 //!
-//! A newcomer is never turned away for those that are here already; of the group that has no place left, the oldest
-//! goes that has said nothing, or else the oldest. So whoever opens connections in numbers ends their own: the groups
+//! A newcomer is never turned away for those that are here already; of the crowd that has no place left, the oldest
+//! goes that has said nothing, or else the oldest. So whoever opens connections in numbers ends their own: the crowds
 //! are an IPv4 address or IPv6 /64, a /56, a /48, and all strangers together.
 //!
 //! Addresses from which sensors came before have places of their own, which no stranger's connection takes. Two
@@ -29,8 +29,8 @@ pub(super) struct HalfOpen {
     limits: HalfOpenLimits,
     next: u64,
     members: BTreeMap<u64, Member>,
-    /// By group: who has said something, then by age.
-    groups: HashMap<Group, BTreeSet<(bool, u64)>>,
+    /// By crowd: who has said something, then by age.
+    crowds: HashMap<Crowd, BTreeSet<(bool, u64)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ struct Member {
 
 /// Who shares places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Group {
+enum Crowd {
     Strangers,
     Network(Ipv6Addr, u8),
     Host(IpAddr),
@@ -54,22 +54,22 @@ enum Group {
 
 impl HalfOpen {
     pub fn new(limits: HalfOpenLimits) -> Self {
-        Self { limits, next: 0, members: BTreeMap::new(), groups: HashMap::new() }
+        Self { limits, next: 0, members: BTreeMap::new(), crowds: HashMap::new() }
     }
 
     /// Gives a newcomer a place; its number, and that of the connection that has to go for it.
     pub fn enter(&mut self, address: IpAddr, is_known: bool) -> (u64, Option<u64>) {
         let member = Member { address, is_known, has_spoken: false };
-        let full = member.groups().find(|group| self.count(*group) >= self.limit(*group));
-        let goes = full.and_then(|group| self.first_to_go(group));
+        let full = member.crowds().find(|crowd| self.count(*crowd) >= self.limit(*crowd));
+        let goes = full.and_then(|crowd| self.first_to_go(crowd));
         if let Some(goes) = goes {
             self.leave(goes);
         }
         let number = self.next;
         self.next += 1;
         self.members.insert(number, member);
-        for group in member.groups() {
-            self.groups.entry(group).or_default().insert((false, number));
+        for crowd in member.crowds() {
+            self.crowds.entry(crowd).or_default().insert((false, number));
         }
         (number, goes)
     }
@@ -78,10 +78,10 @@ impl HalfOpen {
     pub fn spoke(&mut self, number: u64) {
         let Some(member) = self.members.get_mut(&number).filter(|member| !member.has_spoken) else { return };
         member.has_spoken = true;
-        for group in member.groups() {
-            if let Some(group) = self.groups.get_mut(&group) {
-                group.remove(&(false, number));
-                group.insert((true, number));
+        for crowd in member.crowds() {
+            if let Some(crowd) = self.crowds.get_mut(&crowd) {
+                crowd.remove(&(false, number));
+                crowd.insert((true, number));
             }
         }
     }
@@ -89,11 +89,11 @@ impl HalfOpen {
     /// Gives a place back; nothing where it was taken before.
     pub fn leave(&mut self, number: u64) {
         let Some(member) = self.members.remove(&number) else { return };
-        for group in member.groups() {
-            if let Some(members) = self.groups.get_mut(&group) {
+        for crowd in member.crowds() {
+            if let Some(members) = self.crowds.get_mut(&crowd) {
                 members.remove(&(member.has_spoken, number));
                 if members.is_empty() {
-                    self.groups.remove(&group);
+                    self.crowds.remove(&crowd);
                 }
             }
         }
@@ -101,67 +101,67 @@ impl HalfOpen {
 
     /// How many strangers there are.
     pub fn strangers(&self) -> usize {
-        self.count(Group::Strangers)
+        self.count(Crowd::Strangers)
     }
 
     /// The IPv4 address or IPv6 /64 with the most strangers, and how many.
     pub fn most_of_one(&self) -> Option<(IpAddr, usize)> {
-        let hosts = self.groups.iter().filter_map(|(group, members)| match group {
-            Group::Host(address) => Some((*address, members.len())),
+        let hosts = self.crowds.iter().filter_map(|(crowd, members)| match crowd {
+            Crowd::Host(address) => Some((*address, members.len())),
             _ => None,
         });
         hosts.max_by_key(|(_, count)| *count)
     }
 
-    fn count(&self, group: Group) -> usize {
-        self.groups.get(&group).map_or(0, BTreeSet::len)
+    fn count(&self, crowd: Crowd) -> usize {
+        self.crowds.get(&crowd).map_or(0, BTreeSet::len)
     }
 
-    fn limit(&self, group: Group) -> usize {
+    fn limit(&self, crowd: Crowd) -> usize {
         let HalfOpenLimits { strangers, strangers_of_one, known } = self.limits;
-        let limit = match group {
-            Group::Strangers => strangers,
-            Group::Host(_) => strangers_of_one,
-            Group::Network(_, 56) => 2 * strangers_of_one,
-            Group::Network(..) => 4 * strangers_of_one,
-            Group::Known => known,
+        let limit = match crowd {
+            Crowd::Strangers => strangers,
+            Crowd::Host(_) => strangers_of_one,
+            Crowd::Network(_, 56) => 2 * strangers_of_one,
+            Crowd::Network(..) => 4 * strangers_of_one,
+            Crowd::Known => known,
             // One address may have all of them.
-            Group::KnownHost(_) => usize::MAX,
+            Crowd::KnownHost(_) => usize::MAX,
         };
         limit.max(1)
     }
 
-    fn first_to_go(&self, group: Group) -> Option<u64> {
-        let group = match group {
-            Group::Known => self.largest_known_host()?,
+    fn first_to_go(&self, crowd: Crowd) -> Option<u64> {
+        let crowd = match crowd {
+            Crowd::Known => self.largest_known_host()?,
             other => other,
         };
-        self.groups.get(&group)?.first().map(|(_, number)| *number)
+        self.crowds.get(&crowd)?.first().map(|(_, number)| *number)
     }
 
-    fn largest_known_host(&self) -> Option<Group> {
-        let hosts = self.groups.iter().filter(|(group, _)| matches!(group, Group::KnownHost(_)));
-        hosts.max_by_key(|(_, members)| members.len()).map(|(group, _)| *group)
+    fn largest_known_host(&self) -> Option<Crowd> {
+        let hosts = self.crowds.iter().filter(|(crowd, _)| matches!(crowd, Crowd::KnownHost(_)));
+        hosts.max_by_key(|(_, members)| members.len()).map(|(crowd, _)| *crowd)
     }
 }
 
 // === impl Member ===
 
 impl Member {
-    /// The groups, from the narrowest to the widest.
-    fn groups(self) -> impl Iterator<Item = Group> {
+    /// The crowds, from the narrowest to the widest.
+    fn crowds(self) -> impl Iterator<Item = Crowd> {
         let host = origin(self.address);
-        let groups = match (self.is_known, host) {
-            (true, _) => [Some(Group::KnownHost(host)), Some(Group::Known), None, None],
-            (false, IpAddr::V4(_)) => [Some(Group::Host(host)), Some(Group::Strangers), None, None],
+        let crowds = match (self.is_known, host) {
+            (true, _) => [Some(Crowd::KnownHost(host)), Some(Crowd::Known), None, None],
+            (false, IpAddr::V4(_)) => [Some(Crowd::Host(host)), Some(Crowd::Strangers), None, None],
             (false, IpAddr::V6(v6)) => [
-                Some(Group::Host(host)),
-                Some(Group::Network(cut(v6, 56), 56)),
-                Some(Group::Network(cut(v6, 48), 48)),
-                Some(Group::Strangers),
+                Some(Crowd::Host(host)),
+                Some(Crowd::Network(cut(v6, 56), 56)),
+                Some(Crowd::Network(cut(v6, 48), 48)),
+                Some(Crowd::Strangers),
             ],
         };
-        groups.into_iter().flatten()
+        crowds.into_iter().flatten()
     }
 }
 
@@ -207,7 +207,7 @@ mod tests {
         for place in 0..4 {
             enter(&mut half_open, &format!("2001:db8:0:10{place}::1"));
         }
-        assert_eq!(half_open.count(Group::Network("2001:db8::".parse().unwrap(), 48)), 8);
+        assert_eq!(half_open.count(Crowd::Network("2001:db8::".parse().unwrap(), 48)), 8);
         assert!(enter(&mut half_open, "2001:db8:0:900::1").1.is_some(), "the ninth of one /48");
         assert!(half_open.members.contains_key(&other));
     }
@@ -228,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_newcomer_gets_in_no_group_outgrows_its_limit_and_nothing_is_left_behind(
+        fn every_newcomer_gets_in_no_crowd_outgrows_its_limit_and_nothing_is_left_behind(
             events in prop::collection::vec((0..6_u8, 0..6_u8, any::<bool>(), 0..4_u8), 0..200),
         ) {
             let mut half_open = HalfOpen::new(LIMITS);
@@ -247,15 +247,15 @@ mod tests {
                     1 => { half_open.leave(oldest); inside.remove(&oldest); }
                     _ => {}
                 }
-                for group in half_open.groups.keys() {
-                    prop_assert!(half_open.count(*group) <= half_open.limit(*group), "{group:?}");
+                for crowd in half_open.crowds.keys() {
+                    prop_assert!(half_open.count(*crowd) <= half_open.limit(*crowd), "{crowd:?}");
                 }
                 prop_assert!(half_open.members.keys().eq(inside.iter()));
             }
             for number in inside {
                 half_open.leave(number);
             }
-            prop_assert!(half_open.groups.is_empty());
+            prop_assert!(half_open.crowds.is_empty());
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::entrance::{Caller, Entrance, Place};
+use super::entrance::{Caller, ConnectionPlace, Entrance};
 
 /// For how long a peer may leave what is sent untaken, in milliseconds.
 const UNTAKEN: u32 = 60_000;
@@ -75,7 +75,7 @@ async fn serve(
     peer: SocketAddr,
     acceptor: TlsAcceptor,
     routes: axum::Router,
-    place: Arc<Place>,
+    place: Arc<ConnectionPlace>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let stay = place.stay;

@@ -16,10 +16,10 @@ const MOST: usize = 20_000;
 
 /// The addresses of sensors: IPv4 ones, and the /64s of IPv6 ones.
 #[derive(Debug, Default)]
-pub struct Origins(Mutex<Known>);
+pub struct Origins(Mutex<KnownOrigins>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownOrigins {
     /// When a sensor came from there last.
     seen: HashMap<IpAddr, Timestamp>,
     /// What is to be kept.
@@ -31,7 +31,7 @@ struct Known {
 impl Origins {
     /// Those that were kept.
     pub fn new(kept: impl IntoIterator<Item = (IpAddr, Timestamp)>) -> Self {
-        Self(Mutex::new(Known { seen: kept.into_iter().take(MOST).collect(), fresh: Vec::new() }))
+        Self(Mutex::new(KnownOrigins { seen: kept.into_iter().take(MOST).collect(), fresh: Vec::new() }))
     }
 
     /// What was seen then, or earlier, is known no more.
@@ -68,7 +68,7 @@ impl Origins {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownOrigins> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

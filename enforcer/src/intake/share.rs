@@ -24,9 +24,9 @@ const MOST_JAILS: usize = 256;
 const BURST_SECONDS: f64 = 120.0;
 
 /// Requests a second beside offences: reports, allow lists, streams, and what is not understood.
-const REQUESTS: Rate = Rate { a_second: 50.0, at_once: 500.0 };
+const REQUESTS: AllowedRate = AllowedRate { a_second: 50.0, at_once: 500.0 };
 /// Failures and logins a second in reports.
-const REPORTED: Rate = Rate { a_second: 2000.0, at_once: 8.0 * MAX_REPORT as f64 };
+const REPORTED: AllowedRate = AllowedRate { a_second: 2000.0, at_once: 8.0 * MAX_REPORT as f64 };
 
 /// How many of its offences are decided and written at once while other sensors send too: what they wait for at most.
 const SLICE: usize = 64;
@@ -103,7 +103,7 @@ pub(super) enum Oddity {
 
 /// How much a second, and how much at once after a quiet time.
 #[derive(Clone, Copy, Debug)]
-struct Rate {
+struct AllowedRate {
     a_second: f64,
     at_once: f64,
 }
@@ -205,9 +205,9 @@ impl Shares {
         if before.as_ref().is_some_and(is_recent) { SLICE } else { MAX_BATCH }
     }
 
-    fn offences(&self) -> Option<Rate> {
+    fn offences(&self) -> Option<AllowedRate> {
         let a_second = f64::from(self.limits.offences?);
-        Some(Rate { a_second, at_once: a_second * BURST_SECONDS })
+        Some(AllowedRate { a_second, at_once: a_second * BURST_SECONDS })
     }
 }
 
@@ -287,7 +287,7 @@ fn over_rate(
     sensor: &Name,
     share: &Share,
     what: &str,
-    rate: Rate,
+    rate: AllowedRate,
     wait: Duration,
     now: Timestamp,
 ) -> Problem {
@@ -340,18 +340,18 @@ impl Oddities {
 impl Bucket {
     /// Whether anything may be taken now, or else after how long. What is taken then may be more than is left: how
     /// much a request holds is known once it is read.
-    fn left(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
+    fn left(&mut self, rate: AllowedRate, now: Instant) -> Result<(), Duration> {
         self.refill(rate, now);
         let over = self.used - rate.at_once;
         if over < 0.0 { Ok(()) } else { Err(Duration::from_secs_f64((over + 1.0) / rate.a_second)) }
     }
 
-    fn take(&mut self, rate: Rate, now: Instant, count: f64) {
+    fn take(&mut self, rate: AllowedRate, now: Instant, count: f64) {
         self.refill(rate, now);
         self.used += count;
     }
 
-    fn refill(&mut self, rate: Rate, now: Instant) {
+    fn refill(&mut self, rate: AllowedRate, now: Instant) {
         let passed = self.at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
         self.used = (self.used - passed * rate.a_second).max(0.0);
         self.at = Some(now);
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn who_sends_too_much_waits_for_as_long_as_it_is_told_and_the_others_do_not() {
         let start = Instant::now();
-        let rate = Rate { a_second: 10.0, at_once: 100.0 };
+        let rate = AllowedRate { a_second: 10.0, at_once: 100.0 };
         let mut bucket = Bucket::default();
         bucket.take(rate, start, 99.0);
         assert_eq!(bucket.left(rate, start), Ok(()));
@@ -449,7 +449,7 @@ mod tests {
         fn over_any_time_no_more_is_taken_than_the_burst_the_rate_and_one_request(
             requests in prop::collection::vec((0..2000_u64, 0..200_u32), 1..100),
         ) {
-            let rate = Rate { a_second: 10.0, at_once: 100.0 };
+            let rate = AllowedRate { a_second: 10.0, at_once: 100.0 };
             let (mut bucket, mut now, mut taken) = (Bucket::default(), Instant::now(), 0.0);
             let start = now;
             for (millis, count) in requests {
