@@ -36,9 +36,10 @@ pub mod plan;
 mod question;
 pub mod reconcile;
 mod recovery;
-mod routers;
+
 pub mod sentence;
 pub mod session;
+mod set;
 mod settings;
 pub mod status;
 pub mod view;
@@ -50,7 +51,7 @@ pub use enforcement::Enforcement;
 pub use order::Unexplained;
 pub use question::Holding;
 pub use recovery::Recovery;
-pub use routers::{Crew, Routers};
+pub use set::{Crew, RouterSet};
 pub use settings::{Deadlines, Password, RouterConfig};
 pub use status::{RouterStatus, State};
 
@@ -70,7 +71,7 @@ pub struct RouterHandle {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Starts the worker of one router. It runs until `stop` is cancelled, or [`RouterHandle::stop`] is called, then
+/// Starts the worker of one router. It runs until `stop` is cancelled, which [`RouterHandle::stop`] does too, then
 /// finishes what is in flight within a second. To be called within a tokio runtime.
 pub fn spawn(
     config: RouterConfig,
@@ -79,7 +80,6 @@ pub fn spawn(
     stop: CancellationToken,
     recovery: Option<Arc<Recovery>>,
 ) -> RouterHandle {
-    let stop = stop.child_token();
     let mut first = RouterStatus::new(config.name.clone(), config.address.to_string(), clock.now());
     first.read_only = config.read_only;
     first.forget_rules(config.ipv6);

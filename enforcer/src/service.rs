@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atalaya_wire::{Fingerprint, Name};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use crate::intake::followers::Followers;
 use crate::intake::https::{self, ConnectionLimits};
 use crate::intake::reports::Reports;
 use crate::ledger::{self, Ledger, Saved, Terms};
-use crate::router::{self, Crew, Routers};
+use crate::router::{self, Crew, RouterSet};
 use crate::tls::{Identity, Presented};
 
 mod past;
@@ -65,7 +65,7 @@ pub struct Service {
     tasks: TaskTracker,
     bans: Arc<Bans>,
     reports: Arc<Reports>,
-    routers: Arc<Routers>,
+    routers: Arc<RouterSet>,
     writer: ledger::Writer,
 }
 
@@ -88,10 +88,10 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
 
     // Where bans end up.
     let recovery = recovering.then(|| recovery::begin(&bans, &config.list, &clock));
-    let workers = with_their_past(config.routers.clone(), &ledger.lists()?, &ledger)
-        .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), recovery.clone()));
-    let routers = Arc::new(Routers::new(workers));
+    let known = with_their_past(config.routers.clone(), &ledger.lists()?, &ledger);
+    let worker =
+        |router| router::spawn(router, desired.clone(), clock.clone(), stop.child_token(), recovery.clone());
+    let routers = Arc::new(RouterSet::new(known.into_iter().map(worker)));
     if let Some(recovery) = recovery.clone() {
         tasks.spawn(until(stop.clone(), recovery::keep(recovery, routers.clone(), ledger.clone())));
     }
@@ -113,12 +113,11 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
     let followers =
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
-    let ledger_and_id = (ledger.clone(), id);
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
-        ledger_and_id,
+        (ledger.clone(), id),
         enrolled.clone(),
         clock.clone(),
         through,
@@ -145,12 +144,7 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
         reloads: reloads.clone(),
         started,
     };
-    let cancelled = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(commands, control.routes()).with_graceful_shutdown(cancelled).await {
-            tracing::error!(%error, "the socket for commands failed");
-        }
-    });
+    tasks.spawn(answer_commands(commands, control, stop.clone()));
     let accept = https::accept(
         listener,
         acceptor,
@@ -283,6 +277,13 @@ impl Service {
     }
 }
 
+async fn answer_commands(commands: UnixListener, control: Control, stop: CancellationToken) {
+    let served = axum::serve(commands, control.routes()).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the socket for commands failed");
+    }
+}
+
 async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -296,7 +297,7 @@ async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     }
 }
 
-async fn keep_own_addresses(bans: Arc<Bans>, routers: Arc<Routers>, clock: Clock) {
+async fn keep_own_addresses(bans: Arc<Bans>, routers: Arc<RouterSet>, clock: Clock) {
     loop {
         // A router's addresses are known once its name is resolved, which is soon.
         let soon = routers.now().iter().any(|router| router.addresses().is_empty());
@@ -317,7 +318,12 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     }
 }
 
-async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Routers>, reports: Arc<Reports>) {
+async fn keep_rates(
+    rates: Arc<Mutex<Rates>>,
+    bans: Arc<Bans>,
+    routers: Arc<RouterSet>,
+    reports: Arc<Reports>,
+) {
     let began = tokio::time::Instant::now();
     let mut interval = tokio::time::interval(RATES_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

@@ -25,7 +25,8 @@ async fn holds(router: &Router, addresses: &[&str]) {
     let same = |entries: &[Entry]| {
         let mut held: Vec<&str> = entries.iter().map(|entry| entry.address.as_str()).collect();
         let mut wanted = addresses.to_vec();
-        (held.sort_unstable(), wanted.sort_unstable());
+        held.sort_unstable();
+        wanted.sort_unstable();
         held == wanted
     };
     let held = router.wait_for(same, PATIENCE).await.is_ok();

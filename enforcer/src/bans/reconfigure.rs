@@ -80,3 +80,7 @@ impl Entries for BTreeMap<IpNet, Wanted> {
         BTreeMap::remove(self, &prefix);
     }
 }
+
+#[cfg(test)]
+#[path = "reconfigure_tests.rs"]
+mod tests;

@@ -52,6 +52,11 @@ impl Socket {
         Ok(Self { path: path.to_owned(), client, runtime })
     }
 
+    /// Whether an enforcer answers there.
+    pub fn answers(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(&self.path).is_ok()
+    }
+
     /// The answer to `GET /PATH`, from JSON.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.answer(self.client.get(url(path)))

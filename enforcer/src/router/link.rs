@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Marks, address_text, parse_timeout, timeout_text};
@@ -24,11 +24,10 @@ use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
+mod rest;
+
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
-
-/// How long what is in flight may take at a stop.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long a print that would tell an id, an owner or a rule waits for quiet.
 const QUIET: Duration = Duration::from_secs(5);
@@ -179,39 +178,6 @@ impl<'a> Link<'a> {
     /// Whether the whole list was read once.
     pub(super) fn was_good(&self) -> bool {
         self.pipeline.is_known()
-    }
-
-    /// Sends what has already changed and awaits what is in flight, for a second at most.
-    async fn finish(&mut self) -> Result<(), SessionError> {
-        self.pipeline.drop_backlog();
-        let rest = async {
-            loop {
-                self.fill();
-                if !self.pipeline.has_changes() {
-                    return Ok(());
-                }
-                let answer = self.session.answer().await?;
-                self.take(answer)?;
-            }
-        };
-        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
-    }
-
-    /// Sends nothing more and awaits all answers, for a second at most, so that the session can go on otherwise.
-    async fn come_to_rest(&mut self) -> Result<(), SessionError> {
-        let rest = async {
-            while self.session.in_flight() > 0 {
-                let answer = self.session.answer().await?;
-                self.take(answer)?;
-            }
-            Ok(())
-        };
-        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
-    }
-
-    /// The session, unless it still owes answers.
-    pub(super) fn into_session(self) -> Option<Session<Purpose>> {
-        Some(self.session).filter(|session| session.in_flight() == 0)
     }
 
     /// Fills the window. True where prefixes were left unlooked at although the window is open.
