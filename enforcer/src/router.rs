@@ -33,6 +33,7 @@ pub mod pin;
 pub mod pipeline;
 pub mod plan;
 mod question;
+pub mod reading;
 pub mod reconcile;
 mod recovery;
 pub mod sentence;
@@ -47,12 +48,14 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use enforcement::Enforcement;
 pub use order::Unexplained;
 pub use question::Holding;
+pub use reading::ListReading;
 pub use recovery::Recovery;
 pub use settings::{Deadlines, Password, RouterConfig};
 pub use status::{RouterStatus, State};
 
 use pace::Pace;
 use question::Question;
+use reading::Patience;
 use view::View;
 
 /// A running worker, seen from outside: how it stands, and questions that it answers between its commands.
@@ -87,6 +90,9 @@ pub fn spawn(
         recovery,
         asked,
         undone: HashSet::new(),
+        unread: false,
+        patience: Patience::default(),
+        rows: [None, None],
         enforced: [None, None],
         booted: None,
         memory_limit: None,

@@ -73,6 +73,19 @@ impl Order {
     }
 }
 
+// === impl Action ===
+
+impl Action {
+    /// What it is called in a sentence.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Add { .. } => "the add",
+            Self::Set { .. } => "the new timeout",
+            Self::Remove { .. } => "the removal",
+        }
+    }
+}
+
 // === impl Shown ===
 
 impl Shown {

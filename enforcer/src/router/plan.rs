@@ -242,7 +242,7 @@ impl PlanSession {
             .map_err(|_| SessionError::ConnectDeadline(deadline))?
             .map_err(|source| SessionError::Resolve { host: config.address.host.clone(), source })?;
         let mut session = Session::open(config, &addresses).await?;
-        session.set_idle(config.deadlines.idle);
+        session.set_idle(config.deadlines.scan);
         Ok(Self { session, marks: config.marks() })
     }
 
