@@ -22,6 +22,7 @@ use crate::prefixes::canonical;
 
 pub mod actual;
 pub mod address_list;
+mod audit;
 pub mod check;
 pub mod endpoint;
 pub mod enforcement;
@@ -44,6 +45,7 @@ pub mod view;
 mod worker;
 mod workplace;
 
+pub use audit::MissingBans;
 pub use endpoint::{Endpoint, EndpointError};
 pub use enforcement::Enforcement;
 pub use order::Unexplained;
@@ -91,6 +93,7 @@ pub fn spawn(
         asked,
         undone: HashSet::new(),
         unread: false,
+        audit: audit::Audit::new(config.deadlines.late, tokio::time::Instant::now()),
         patience: Patience::default(),
         rows: [None, None],
         enforced: [None, None],

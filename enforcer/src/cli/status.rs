@@ -302,6 +302,7 @@ pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
         FaultKind::Ledger => "the ledger",
         FaultKind::NoRouter => "configuration",
         FaultKind::NotDropped
+        | FaultKind::NotHeld
         | FaultKind::RouterDown
         | FaultKind::RouterRefuses
         | FaultKind::RouterFull

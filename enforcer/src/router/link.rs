@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Marks};
+use super::audit::{MissingBans, PIECE};
 use super::check::rules::Chains;
 use super::enforcement::Enforcement;
 use super::look::{Look, Next};
@@ -183,6 +184,7 @@ impl<'a> Link<'a> {
             self.publish();
             let wake = self.next_timer();
             let Deadlines { idle, answer, .. } = self.workplace.config.deadlines;
+            self.audit();
             if self.look_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 // It answers everything else, so that the session would not notice.
                 return Err(SessionError::Silent(idle));
@@ -276,6 +278,17 @@ impl<'a> Link<'a> {
         false
     }
 
+    /// Looks whether the router holds what it should, a piece at a time.
+    fn audit(&mut self) {
+        if self.workplace.config.read_only {
+            return;
+        }
+        let (pipeline, now) = (&self.pipeline, self.workplace.now());
+        self.workplace
+            .audit
+            .piece(Instant::now(), |after, tell| pipeline.missing_after(after, PIECE, now, tell));
+    }
+
     /// Answers a question about the mirror.
     fn tell(&self, question: Question) {
         let Question { prefix, answer } = question;
@@ -284,6 +297,7 @@ impl<'a> Link<'a> {
         let holding = match held {
             Some(held) => Holding::Entry {
                 ours: held.owner == Owner::Ours,
+                disabled: held.disabled,
                 left: (held.expires != Moment::FOREVER).then(|| held.expires.seconds_after(now)),
             },
             None if self.pipeline.is_known() => Holding::Nothing,
@@ -512,6 +526,9 @@ impl<'a> Link<'a> {
             next = next.min(self.began + SENT_FIRST);
         }
         next = next.min(self.print_deadline().unwrap_or(next));
+        if !self.workplace.config.read_only {
+            next = next.min(self.workplace.audit.next(now));
+        }
         next.min(self.next_look().or_else(|| self.look_deadline()).unwrap_or(next))
     }
 
@@ -540,8 +557,15 @@ impl<'a> Link<'a> {
             rows: pipeline.rows(),
             before: self.workplace.rows[family.index()],
         });
+        let missing = self.workplace.audit.late().map(|(count, example, since)| MissingBans {
+            count,
+            example,
+            since: self.workplace.clock.now() - since.elapsed(),
+            why: pipeline.why_missing(example, self.workplace.now()),
+        });
         self.workplace.status.send_modify(|status| {
             status.reading = reading;
+            status.missing = missing;
             status.ipv4 = ipv4;
             status.ipv6 = ipv6;
             if matches!(ipv6, Table::Off | Table::Missing) {

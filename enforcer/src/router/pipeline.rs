@@ -17,6 +17,7 @@ use super::view::View;
 use crate::desired::{Changes, Label, Moment};
 use crate::prefixes::{Family, network_length};
 
+mod missing;
 mod room;
 
 /// What was done since the service started.
@@ -268,7 +269,10 @@ impl Pipeline {
         let shown = match (trap.meaning, action) {
             (TrapMeaning::Duplicate, Action::Add { .. }) => {
                 self.counts.duplicates += 1;
-                if self.actual.get(prefix).is_none_or(|held| held.lapsed(now)) {
+                let held = self.actual.get(prefix).filter(|held| !held.lapsed(now));
+                if held.is_some_and(|held| held.disabled && held.owner == Owner::Foreign) {
+                    self.actual.is_rigid(prefix);
+                } else if held.is_none() {
                     let unknown = Held { owner: Owner::Unknown, ..Held::ours(Moment::FOREVER, None) };
                     self.actual.insert(prefix, unknown);
                 }
@@ -352,7 +356,9 @@ impl Pipeline {
             (Some(comment), Some(label)) => *comment != self.comment(label),
             _ => false,
         };
-        self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
+        let disabled = shown.disabled;
+        self.actual
+            .insert(shown.prefix, Held { owner, slack, stale, disabled, ..Held::ours(expires, shown.id) });
         if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
             let text = self.marks.text(&comment).to_owned();
             self.unexplained.push(Unexplained { prefix: shown.prefix, expires, text });

@@ -75,6 +75,8 @@ pub struct Deadlines {
     pub keepalive: Duration,
     /// Between two looks at the firewall rules; longer where a look takes the router long.
     pub rules: Duration,
+    /// After how long a ban that the router should hold and does not is a fault.
+    pub late: Duration,
     /// The first pause after a failure.
     pub shortest_pause: Duration,
     /// The longest pause between two attempts.
@@ -144,6 +146,7 @@ impl Default for Deadlines {
             print: Duration::from_hours(1),
             keepalive: Duration::from_secs(5),
             rules: Duration::from_secs(30),
+            late: Duration::from_mins(1),
             shortest_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
             refused_pause: Duration::from_secs(5),

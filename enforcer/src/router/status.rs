@@ -6,6 +6,7 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::MissingBans;
 use super::enforcement::Enforcement;
 use super::pipeline::{Counts, Table};
 use super::reading::ListReading;
@@ -42,6 +43,9 @@ pub struct RouterStatus {
     pub ipv4_rule: Enforcement,
     /// What becomes of packets from the IPv6 list.
     pub ipv6_rule: Enforcement,
+    /// Bans that it should hold and does not, for over a minute; `None` where there are none.
+    #[serde(default)]
+    pub missing: Option<MissingBans>,
     /// The list that is being read, where one is.
     #[serde(default)]
     pub reading: Option<ListReading>,
@@ -129,6 +133,7 @@ impl RouterStatus {
             ipv6: Table::Unknown,
             ipv4_rule: Enforcement::Unread,
             ipv6_rule: Enforcement::Unread,
+            missing: None,
             reading: None,
             ours: 0,
             foreign: 0,

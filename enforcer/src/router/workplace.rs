@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::audit::Audit;
 use super::check::release::Release;
 use super::check::rules::Judgement;
 use super::enforcement::Enforcement;
@@ -29,6 +30,8 @@ pub(super) struct Workplace {
     pub(super) asked: mpsc::Receiver<Question>,
     /// What the last session left undone.
     pub(super) undone: HashSet<IpNet>,
+    /// Which bans it should hold and does not.
+    pub(super) audit: Audit,
     /// Whether the last session ended before every list was read.
     pub(super) unread: bool,
     /// How long this router is waited for while it prints.
