@@ -2,7 +2,7 @@
 //! that nothing is taken before it can be kept.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,16 +35,13 @@ use crate::prefixes::Family;
 use crate::router::{self, RouterConfig, RouterHandle, plan};
 use crate::tls::Identity;
 
+mod own;
 mod recovery;
 
 /// How often it is looked which bans are over.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the addresses of the routers and of this host are looked at anew.
-const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is counted what happened.
 const RATES_INTERVAL: Duration = Duration::from_secs(1);
-/// How often, while a router's name is not resolved.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running enforcer, for those that started it.
 #[derive(Debug)]
@@ -74,7 +71,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
     // Where bans end up.
     let recovery = recovering.then(|| recovery::begin(&bans, &config.list, &clock));
-    let literal = literal_addresses(&config);
+    let literal = own::literal(&config);
     let workers = with_their_past(config.routers, &ledger)?
         .into_iter()
         .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), recovery.clone()));
@@ -87,8 +84,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     // What keeps them right.
     let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
     tasks.spawn(until(stop.clone(), expire(bans.clone(), reports.clone(), clock.clone())));
-    let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
-    tasks.spawn(until(stop.clone(), addresses));
+    let own = own::keep(literal, bans.clone(), routers.clone(), clock.clone());
+    tasks.spawn(until(stop.clone(), own));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
@@ -176,7 +173,7 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
     let Saved { id, bans, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
-    allow.set_own(own_addresses(&literal_addresses(config)));
+    allow.set_own(own::at_start(config));
     let rules = Rules {
         labels,
         widen: config.widen,
@@ -187,11 +184,6 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
     };
     let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
     Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
-}
-
-/// The routers' addresses that are written as such in the configuration.
-fn literal_addresses(config: &Config) -> Vec<IpAddr> {
-    config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect()
 }
 
 /// Tells each router's worker of the marks that its entries had before, and the ledger of those of today.
@@ -284,22 +276,6 @@ async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     }
 }
 
-async fn keep_own_addresses(
-    literal: Vec<IpAddr>,
-    bans: Arc<Bans>,
-    routers: Arc<Vec<RouterHandle>>,
-    clock: Clock,
-) {
-    loop {
-        // A router's addresses are known once its name is resolved, which is soon.
-        let soon = routers.iter().any(|router| router.addresses().is_empty());
-        tokio::time::sleep(if soon { RESOLVE_INTERVAL } else { ALLOW_INTERVAL }).await;
-        let mut addresses: Vec<IpAddr> = literal.clone();
-        addresses.extend(routers.iter().flat_map(RouterHandle::addresses));
-        bans.set_own_addresses(own_addresses(&addresses), clock.now());
-    }
-}
-
 async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     let mut interval = tokio::time::interval(enrolment::REFRESH);
     loop {
@@ -326,16 +302,6 @@ async fn keep_rates(
         let second = now.duration_since(began).as_secs();
         rates.lock().unwrap_or_else(PoisonError::into_inner).sample(second, totals, &routers);
     }
-}
-
-/// The addresses of the routers and of this host, which are never banned.
-fn own_addresses(routers: &[IpAddr]) -> Vec<IpAddr> {
-    let mut addresses = routers.to_vec();
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
-        Err(error) => tracing::warn!(%error, "the host's own addresses cannot be read"),
-    }
-    addresses
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

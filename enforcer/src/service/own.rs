@@ -1,0 +1,71 @@
+//! What is ours without being configured, and therefore never banned: the addresses of this host and of the routers, and
+//! the private networks that routers are connected to.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atalaya_wire::canonical;
+use ipnet::IpNet;
+
+use crate::bans::Bans;
+use crate::bans::allow::{OwnNetwork, Whose};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::router::RouterHandle;
+
+/// How often the addresses of the routers and of this host are looked at anew.
+const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
+/// How often, while something of a router is not known yet.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What is known before a router was reached: this host's addresses, and those of routers that the configuration has.
+pub(super) fn at_start(config: &Config) -> Vec<OwnNetwork> {
+    let mut own = literal(config);
+    own.extend(of_host());
+    own
+}
+
+/// The routers' addresses that are written as such in the configuration.
+pub(super) fn literal(config: &Config) -> Vec<OwnNetwork> {
+    let routers = config.routers.iter();
+    let known = routers.filter_map(|router| Some((router, router.address.host.parse::<IpAddr>().ok()?)));
+    known.map(|(router, address)| single(address, Whose::Router(router.name.clone()))).collect()
+}
+
+/// Keeps the allow list to what routers and this host have, as it changes.
+pub(super) async fn keep(
+    literal: Vec<OwnNetwork>,
+    bans: Arc<Bans>,
+    routers: Arc<Vec<RouterHandle>>,
+    clock: Clock,
+) {
+    loop {
+        // A router's addresses are known once its name is resolved, which is soon.
+        let soon = routers.iter().any(|router| router.addresses().is_empty());
+        tokio::time::sleep(if soon { SOON } else { ALLOW_INTERVAL }).await;
+        let mut own = literal.clone();
+        own.extend(of_host());
+        for router in routers.iter() {
+            let name = router.status().name;
+            own.extend(
+                router.addresses().into_iter().map(|address| single(address, Whose::Router(name.clone()))),
+            );
+        }
+        bans.set_own_networks(own, clock.now());
+    }
+}
+
+fn of_host() -> Vec<OwnNetwork> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces.iter().map(|interface| single(interface.ip(), Whose::Host)).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the host's own addresses cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+fn single(address: IpAddr, whose: Whose) -> OwnNetwork {
+    OwnNetwork { network: IpNet::from(canonical(address)), whose }
+}
