@@ -162,3 +162,126 @@ fn what_stands_is_shown_while_another_program_locks_the_ledger() {
     until_it_prints(&host, &["show", "203.0.113.9"], "203.0.113.0/24 banned by hand, ");
     running.stop();
 }
+
+/// What `check` says of a configuration: its errors, or its warnings.
+fn checked(text: &str) -> String {
+    let host = Host::new("");
+    let path = host.folder.path().join("enforcer.toml");
+    for (name, content, mode) in [
+        ("empty", "", 0o600),
+        ("blank", "\n", 0o600),
+        ("two", "a\nb\n", 0o600),
+        ("open", "p\n", 0o644),
+        ("good", "p\n", 0o600),
+    ] {
+        let file = host.folder.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let output = host.run(&["check"]);
+    let (said, failed) = (
+        String::from_utf8(output.stdout.clone()).unwrap() + &host::stderr(&output),
+        !output.status.success(),
+    );
+    for internal in ["struct ", "invalid type", "usize", "u16", "RawRouter", "a sequence", "unknown field"] {
+        assert!(!said.contains(internal), "{said}");
+    }
+    if failed {
+        assert_eq!(said.lines().count(), 1, "an error is one line, printed once: {said}");
+    }
+    said.replace(host.folder.path().to_str().unwrap(), "")
+}
+
+#[test]
+fn check_says_of_each_mistake_what_is_wrong_and_what_would_be_right() {
+    let router = |lines: &str| format!("[router.edge]\nuser = \"u\"\n{lines}\n");
+    let address = |address: &str| router(&format!("address = \"{address}\"\npassword_file = \"good\""));
+    let secret = |line: &str| router(&format!("address = \"192.0.2.1\"\n{line}"));
+    let good = |line: &str| secret(&format!("password_file = \"good\"\n{line}"));
+    let pinned = |port: &str| good(&format!("port = {port}\nfingerprint = \"{}\"", "ab".repeat(32)));
+    for (text, says) in [
+        (
+            address("192.0.2.300"),
+            "3:11: router `edge`: `192.0.2.300` is no IPv4 address: it has four numbers from 0 to 255",
+        ),
+        (
+            address("192.0.2.1:0"),
+            "3:11: router `edge`: `192.0.2.1:0` has no port that there is; expected 1 to 65535",
+        ),
+        (good("port = 0"), "5:8: router `edge`: expected a port from 1 to 65535"),
+        (good("port = 70000"), "5:8: found the number 70000; expected a whole number from 0 to 65535"),
+        (
+            address("fe80::1"),
+            "`fe80::1` is link-local: say by which interface it is reached, such as `fe80::1%eth0`",
+        ),
+        (address("fe80::1%eth0"), "router edge: fe80::1%eth0 as u"),
+        (address("[fe80::1%eth0]:8729"), "router edge: [fe80::1%eth0]:8729 as u"),
+        (
+            secret("password_file = \"empty\""),
+            "/empty is empty, or begins with an empty line; expected the password on its only line",
+        ),
+        (secret("password_file = \"blank\""), "/blank is empty, or begins with an empty line"),
+        (secret("password_file = \"two\""), "/two has more than one line; expected the password alone"),
+        (
+            secret("password_file = \"open\""),
+            "warning: router edge: everyone on this host can read the password in /open: chmod 600 it",
+        ),
+        (
+            secret("password_file = \"absent\""),
+            "cannot read /absent: No such file or directory (os error 2)\n",
+        ),
+        (secret("password = \"\""), "`password` is empty: give the user one on the router"),
+        (
+            good("tls = true"),
+            "TLS needs `fingerprint` too, the SHA-256 of the certificate that the router is known by; `openssl s_client -connect 192.0.2.1:8729 </dev/null | openssl x509 -noout -fingerprint -sha256` shows what it presents",
+        ),
+        (
+            good("port = 8729"),
+            "warning: router edge: port 8729 is usually api-ssl's, which speaks TLS: set `fingerprint`",
+        ),
+        (
+            pinned("8728"),
+            "warning: router edge: port 8728 is usually the plain API's, and `fingerprint` asks for TLS",
+        ),
+        (
+            "allow = [\"0.0.0.0/0\"]".to_owned(),
+            "1:10: 0.0.0.0/0 in the allow list is so large that next to nobody could be banned",
+        ),
+        ("allow = [\"::/0\"]".to_owned(), "1:10: ::/0 in the allow list is so large"),
+        ("allow = [\"128.0.0.0/1\"]".to_owned(), "1:10: 128.0.0.0/1 in the allow list is so large"),
+        (
+            "allow = \"192.0.2.1\"".to_owned(),
+            "1:9: found the text \"192.0.2.1\"; expected a list in brackets, such as",
+        ),
+        ("alow = []".to_owned(), "1:1: there is no `alow` here; did you mean `allow`?"),
+        ("router = 5".to_owned(), "1:10: found the number 5; expected a table"),
+        ("[router]\nedge = 5".to_owned(), "2:8: found the number 5; expected a table"),
+        (
+            "[severity]\nssh = \"hgih\"".to_owned(),
+            "2:7: `hgih` is none of `low`, `medium`, `high`; did you mean `high`?",
+        ),
+        ("[widen]\nipv4 = -1".to_owned(), "2:8: found the number -1; expected a whole number"),
+        (
+            "listen = \"8443\"".to_owned(),
+            "1:10: `8443` is no address with a port; expected such as `0.0.0.0:8443`",
+        ),
+    ] {
+        let said = checked(&text);
+        assert!(said.contains(says), "{text}\n{said}");
+    }
+    let host = Host::new("");
+    let missing = host.command(&[]).args(["check", "--config", "/nowhere/x.toml"]).output().unwrap();
+    let said = host::stderr(&missing);
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
+}
+
+#[test]
+fn the_configuration_that_the_readme_begins_with_is_valid() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let text = readme.split("```toml\n").find(|text| text.starts_with("listen = ")).unwrap();
+    let text = text.split("```").next().unwrap().replace("/etc/atalaya/edge.password", "good");
+    let said = checked(&text);
+    assert!(said.contains("no mistakes") && said.contains("router edge: 192.0.2.1 as atalaya"), "{said}");
+}

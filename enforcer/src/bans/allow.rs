@@ -17,6 +17,9 @@ use crate::prefixes::written;
 /// The most entries at run time.
 pub const MOST: usize = 1000;
 
+/// The shortest prefix that can be allowed, in bits: a shorter one is an eighth of all addresses, or all that are used.
+const SHORTEST: u8 = 4;
+
 /// What no host has, so that it can attack nobody.
 const NOBODYS: [&str; 8] = [
     "0.0.0.0/8",
@@ -120,6 +123,9 @@ pub enum AllowError {
         "`{0}` is no address, no network and no host name; expected such as `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32` or `admin.example.org`"
     )]
     NotUnderstood(String),
+    /// It is so large that nobody could be banned.
+    #[error("{} in the allow list is so large that next to nobody could be banned; allow your own networks alone", written(*.0))]
+    TooLarge(IpNet),
     /// Its time is over.
     #[error("an entry of the allow list needs at least one second")]
     NoTime,
@@ -163,11 +169,11 @@ impl What {
     pub fn parse(text: &str) -> Result<Self, AllowError> {
         let text = text.trim();
         match Networks::try_from(vec![text.to_owned()]) {
-            Ok(networks) => networks
-                .iter()
-                .next()
-                .map(Self::Network)
-                .ok_or_else(|| AllowError::NotUnderstood(String::new())),
+            Ok(networks) => match networks.iter().next() {
+                Some(network) if network.prefix_len() < SHORTEST => Err(AllowError::TooLarge(network)),
+                Some(network) => Ok(Self::Network(network)),
+                None => Err(AllowError::NotUnderstood(String::new())),
+            },
             Err(_) if is_host_name(text) => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
             Err(_) => Err(AllowError::NotUnderstood(text.escape_debug().take(80).collect())),
         }
@@ -447,6 +453,10 @@ mod tests {
     fn a_mistake_says_what_would_be_right() {
         let mut allow = allow();
         assert!(What::parse("192.0.2.1-9").unwrap_err().to_string().contains("admin.example.org"));
+        for large in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3"] {
+            assert!(matches!(What::parse(large), Err(AllowError::TooLarge(_))), "{large}");
+        }
+        assert!(What::parse("10.0.0.0/8").is_ok() && What::parse("fc00::/7").is_ok());
         assert_eq!(allow.insert(entry("192.0.2.1", Some(5)), at(5)), Err(AllowError::NoTime));
         let remove = |allow: &mut Allow, what: &str| allow.remove(&What::parse(what).unwrap());
         assert!(matches!(remove(&mut allow, "192.0.2.0/24"), Err(AllowError::Configured(_))));
