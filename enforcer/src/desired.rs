@@ -184,10 +184,15 @@ impl Desired {
     }
 
     /// Looks at the next bans after a prefix, or at the first ones, in the order of prefixes.
-    pub fn each_after(&self, after: Option<IpNet>, most: usize, mut look: impl FnMut(IpNet, Moment)) {
+    pub fn each_after(
+        &self,
+        after: Option<IpNet>,
+        most: usize,
+        mut look: impl FnMut(IpNet, Moment, &Arc<Label>),
+    ) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         for (prefix, entry) in self.read().entries.range((from, Bound::Unbounded)).take(most) {
-            look(*prefix, entry.until);
+            look(*prefix, entry.until, &entry.label);
         }
     }
 

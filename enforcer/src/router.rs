@@ -23,6 +23,7 @@ use crate::prefixes::canonical;
 
 pub mod actual;
 pub mod address_list;
+mod audit;
 pub mod check;
 pub mod endpoint;
 pub mod enforcement;
@@ -34,6 +35,7 @@ pub mod pin;
 pub mod pipeline;
 pub mod plan;
 mod question;
+pub mod reading;
 pub mod reconcile;
 mod recovery;
 
@@ -46,10 +48,12 @@ pub mod view;
 mod worker;
 mod workplace;
 
+pub use audit::MissingBans;
 pub use endpoint::{Endpoint, EndpointError};
 pub use enforcement::Enforcement;
 pub use order::Unexplained;
 pub use question::Holding;
+pub use reading::ListReading;
 pub use recovery::Recovery;
 pub use set::{Crew, RouterSet};
 pub use settings::{Deadlines, Password, RouterConfig};
@@ -57,6 +61,7 @@ pub use status::{RouterStatus, State};
 
 use pace::Pace;
 use question::Question;
+use reading::Patience;
 use view::View;
 
 /// A running worker, seen from outside: how it stands, and questions that it answers between its commands.
@@ -95,6 +100,10 @@ pub fn spawn(
         asked,
         settings: changed,
         undone: HashSet::new(),
+        unread: false,
+        audit: audit::Audit::new(config.deadlines.late, tokio::time::Instant::now()),
+        patience: Patience::default(),
+        rows: [None, None],
         enforced: [None, None],
         booted: None,
         memory_limit: None,

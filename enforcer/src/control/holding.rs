@@ -49,9 +49,9 @@ pub enum Goal {
 // === impl RouterHolding ===
 
 impl RouterHolding {
-    /// Whether the router holds an entry, whoever's.
+    /// Whether the router holds an entry, whoever's, that is not disabled.
     pub fn holds(&self) -> bool {
-        matches!(self.holding, Holding::Entry { .. })
+        matches!(self.holding, Holding::Entry { disabled: false, .. })
     }
 
     fn is_ours(&self) -> bool {
@@ -105,6 +105,12 @@ async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Time
     let (prefix, holding) = found;
     let status = router.status();
     let why = match holding {
+        Holding::Entry { ours: true, disabled: true, .. } => {
+            Some("it is disabled and keeps nobody out; it is being replaced".to_owned())
+        }
+        Holding::Entry { disabled: true, .. } => Some(
+            "it is disabled and keeps nobody out, and the router takes no other beside it: enable or remove it there".to_owned(),
+        ),
         Holding::Entry { .. } => unenforced(&status, Family::of(prefix)),
         Holding::Nothing | Holding::Unknown => {
             let taken = prefixes.iter().any(|prefix| router.takes(*prefix));

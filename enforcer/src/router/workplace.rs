@@ -9,10 +9,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::audit::Audit;
 use super::check::release::Release;
 use super::check::rules::Judgement;
 use super::enforcement::Enforcement;
 use super::pace::Pace;
+use super::reading::Patience;
 use super::status::{RouterError, RouterStatus, State};
 use super::{Question, Recovery, RouterConfig};
 use crate::clock::Clock;
@@ -30,6 +32,14 @@ pub(super) struct Workplace {
     pub(super) settings: watch::Receiver<RouterConfig>,
     /// What the last session left undone.
     pub(super) undone: HashSet<IpNet>,
+    /// Which bans it should hold and does not.
+    pub(super) audit: Audit,
+    /// Whether the last session ended before every list was read.
+    pub(super) unread: bool,
+    /// How long this router is waited for while it prints.
+    pub(super) patience: Patience,
+    /// How many entries of each list the last print told that came to its end.
+    pub(super) rows: [Option<usize>; 2],
     /// What became of packets from each family's list when it was last looked at.
     pub(super) enforced: [Option<Enforcement>; 2],
     /// When the router booted, by what it told of its uptime.
@@ -89,6 +99,7 @@ impl Workplace {
         self.status.send_modify(|status| {
             status.state = state;
             status.since = now;
+            status.reading = None;
         });
     }
 

@@ -10,6 +10,11 @@ pub enum Fault {
     CloseMidReply,
     /// The command is carried out; its reply is lost and the connection closes.
     DropReply,
+    /// The command gets no answer, while the session lives and answers all others.
+    Swallow {
+        /// Whether it is carried out all the same.
+        applied: bool,
+    },
     /// The command is not carried out and answered with this trap.
     Trap {
         /// The text, such as `failure: out of memory`.

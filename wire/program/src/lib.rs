@@ -9,3 +9,4 @@ pub mod config_file;
 pub mod count;
 mod journal;
 pub mod log;
+mod toml_words;
