@@ -74,7 +74,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
 /// Starts an enforcer; it runs until [`Service::stop`]. `reread` reads the configuration again, at a reload. To be called
 /// within a tokio runtime of several threads.
-pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
+pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
     let started = clock.now();
     let presented = Identity::load_or_make(&config.state)?.presented()?;
     let acceptor = TlsAcceptor::from(presented.server_config()?);
@@ -85,10 +85,10 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
 
     // Where bans end up.
     let recovery = recovering.then(|| recovery::begin(&bans, &config.list, &clock));
-    let known = with_their_past(config.routers.clone(), &ledger.lists()?, &ledger);
+    config.routers = with_their_past(config.routers, &ledger.lists()?, &ledger);
     let worker =
         |router| router::spawn(router, desired.clone(), clock.clone(), stop.child_token(), recovery.clone());
-    let routers = Arc::new(RouterSet::new(known.into_iter().map(worker)));
+    let routers = Arc::new(RouterSet::new(config.routers.iter().cloned().map(worker)));
     if let Some(recovery) = recovery.clone() {
         tasks.spawn(until(stop.clone(), recovery::keep(recovery, routers.clone(), ledger.clone())));
     }

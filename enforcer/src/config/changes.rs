@@ -24,6 +24,23 @@ pub struct Differences {
 impl Differences {
     /// From one configuration to another.
     pub fn between(before: &Config, after: &Config) -> Self {
+        // Of a setting that is new the compiler tells here that it is to be compared.
+        let Config {
+            listen: _,
+            state: _,
+            socket: _,
+            allow: _,
+            list: _,
+            severity: _,
+            widen: _,
+            escalation: _,
+            fleet: _,
+            protect: _,
+            history: _,
+            nat64: _,
+            routers: _,
+            warnings: _,
+        } = before;
         let mut found = Self::default();
         found.needs_restart("listen", &before.listen, &after.listen);
         found.needs_restart("state", &before.state.display(), &after.state.display());
@@ -75,7 +92,27 @@ impl Differences {
     }
 
     fn router(&mut self, old: &RouterConfig, new: &RouterConfig) {
-        let name = format!("router {}:", new.name);
+        let RouterConfig {
+            name,
+            address: _,
+            user: _,
+            password: _,
+            tls: _,
+            lists: _,
+            mark: _,
+            old_marks: _,
+            read_only: _,
+            ipv6: _,
+            jails: _,
+            severity: _,
+            max_entries: _,
+            window: _,
+            rate: _,
+            max_cpu: _,
+            reconcile_every: _,
+            deadlines: _,
+        } = new;
+        let name = format!("router {name}:");
         let already = self.changes.len();
         self.value(&format!("{name} address"), &old.address, &new.address);
         self.value(&format!("{name} user"), &old.user, &new.user);

@@ -145,8 +145,8 @@ impl Reloader {
 
         // The ledger may not have written yet what this run began with.
         before.extend(self.running.routers.iter().flat_map(uses));
-        let routers = with_their_past(config.routers.clone(), &before, &self.ledger);
-        self.take_up_routers(routers, labelled_anew);
+        config.routers = with_their_past(config.routers, &before, &self.ledger);
+        self.take_up_routers(config.routers.clone(), labelled_anew);
         lifted += self.bans.set_own_networks(own::of_routers(&self.routers), now);
         self.running = config;
         lifted
