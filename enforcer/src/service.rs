@@ -64,7 +64,7 @@ pub struct Service {
 /// threads.
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let started = clock.now();
-    let identity = Identity::load_or_make(&config.state)?;
+    let identity = Identity::load_or_make(&config.state, || enrolment::is_any(&config.state))?;
     let fingerprint = identity.fingerprint();
     let acceptor = TlsAcceptor::from(identity.server_config()?);
     let Ground { ledger, id, through, recovering, writer, desired, bans } = ground(&config, &clock)?;
