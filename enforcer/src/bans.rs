@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
 use crate::ledger::{
-    Allowance, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+    Allowance, Change, EXPIRED, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
 };
 use crate::prefixes::{self, canonical};
 
@@ -51,9 +51,6 @@ use decision::Exemption;
 use protect::{Protect, ProtectConfig};
 use reachable::Reachable;
 use widen::{Widen, WidenConfig};
-
-/// What ended a ban whose time was over, in the ledger. Those of releases before wrote `lapsed`.
-const EXPIRED: &str = "expired";
 
 /// The settings that decisions follow, until a reload brings others.
 #[derive(Clone, Debug, Default)]

@@ -76,7 +76,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 /// within a tokio runtime of several threads.
 pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
     let started = clock.now();
-    let presented = Identity::load_or_make(&config.state)?.presented()?;
+    let presented =
+        Identity::load_or_make(&config.state, || enrolment::is_any(&config.state))?.presented()?;
     let acceptor = TlsAcceptor::from(presented.server_config()?);
     let Ground { ledger, id, through, recovering, writer, desired, bans } = ground(&config, &clock)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);

@@ -10,7 +10,6 @@ use atalaya_wire::{BanTime, Escalation, Evidence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::EXPIRED;
 use super::allow::Allow;
 use super::cut::Cuts;
 use super::decided::Decided;
@@ -19,7 +18,7 @@ use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
-use crate::ledger::{Ban, Change, EarlierBan};
+use crate::ledger::{Ban, Change, EXPIRED, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
