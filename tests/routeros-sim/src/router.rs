@@ -382,6 +382,16 @@ impl Router {
         self.shared.lock().faults.plan(fault, path, after);
     }
 
+    /// How many planned faults are still to come.
+    pub fn faults_to_come(&self) -> usize {
+        self.shared.lock().faults.to_come()
+    }
+
+    /// Forgets the planned faults that are still to come.
+    pub fn forget_faults(&self) {
+        self.shared.lock().faults.forget();
+    }
+
     /// Lets stalled sessions go on.
     pub fn resume(&self) {
         self.shared.resumed.send_replace(());

@@ -306,6 +306,12 @@ impl Session {
                 self.stage = Stage::Closing;
                 Outcome::Lost { applied: true }
             }
+            Some(Fault::Swallow { applied }) => {
+                if applied {
+                    self.caller.execute(state, &command, moment, &mut Vec::new());
+                }
+                Outcome::Lost { applied }
+            }
             Some(Fault::Trap { message, category }) => {
                 state.counts.commands += 1;
                 state.counts.traps += 1;
