@@ -49,6 +49,9 @@ pub struct Claims {
     of: HashMap<IpNet, Vec<Claim>>,
 }
 
+/// By how much an entry's end may differ from its ban's: the enforcer sends no command for five seconds of difference, and
+/// some are lost on the way of a command.
+pub const ENTRY_TOLERANCE: SignedDuration = SignedDuration::from_secs(7);
 /// How much a date may be off: whole seconds on routers, rounded up, and the way of a command.
 pub const ROUNDING: SignedDuration = SignedDuration::from_secs(2);
 
@@ -83,13 +86,17 @@ impl Claims {
         }
     }
 
-    /// As [`Self::weaken`], where its address was ever allowed before.
-    pub fn weaken_if_allowed(&mut self, id: &ClaimId) {
+    /// Takes down that what led to a ban without an answer is through by now, unless that may never come: a sensor counts
+    /// nothing of whom it knows to be allowed, hears of that within a minute, and what is over when it is told bans nobody.
+    pub fn through(&mut self, id: &ClaimId, now: Timestamp) {
         let ClaimId(prefix, place) = *id;
-        let before = &self.of(prefix)[..place];
-        if before.iter().any(|claim| matches!(claim.kind, ClaimKind::Allow(_))) {
+        let claims = self.of(prefix);
+        let allowed = claims[..place].iter().any(|claim| matches!(claim.kind, ClaimKind::Allow(_)));
+        let over = matches!(claims[place].kind, ClaimKind::Ban { earliest, .. } if earliest <= now + ROUNDING);
+        if allowed || over {
             self.weaken(id);
         }
+        self.done(id, now);
     }
 
     /// Everyone of whom something was asked.

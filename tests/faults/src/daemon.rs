@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -80,7 +81,8 @@ impl Daemon {
         loop {
             if let Some(status) = child.try_wait()? {
                 self.child = None;
-                if !status.success() {
+                // Whoever is asked before it listens for that ends by the signal.
+                if !status.success() && status.signal() != Some(Signal::TERM.as_raw()) {
                     bail!("ended with {status} when it was asked to end");
                 }
                 return Ok(());

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use routeros_sim::Entry;
 use serde::Deserialize;
 
-use crate::claims::{ClaimKind, Claims, ROUNDING};
+use crate::claims::{ClaimKind, Claims, ENTRY_TOLERANCE, ROUNDING};
 use crate::stage::{LIST, key};
 
 /// What opens the comments of the enforcer's entries.
@@ -53,9 +53,6 @@ pub struct LedgerBan {
     /// When it was over.
     #[serde(default)]
     pub ended: Option<Timestamp>,
-    /// Who or what ended it.
-    #[serde(default)]
-    pub ended_by: Option<String>,
 }
 
 /// What one look at a router is judged by.
@@ -116,7 +113,7 @@ pub fn judge_entries(claims: &Claims, moment: &Moment<'_>, entries: &[Entry]) ->
             continue;
         };
         let until = until(entry, now);
-        if until > latest.saturating_add(ROUNDING + clock_off).unwrap_or(Timestamp::MAX) {
+        if until > latest.saturating_add(ENTRY_TOLERANCE + clock_off).unwrap_or(Timestamp::MAX) {
             broken(
                 Invariant::NothingOutlivesItsBan,
                 format!("holds {prefix} until {until:.1}; its bans are over at {latest:.1}"),
@@ -158,7 +155,7 @@ pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], no
             Some(entry) if !is_ours(entry) => {}
             Some(entry) => {
                 let until = until(entry, now);
-                if until.duration_since(ends(ban)).abs() > ROUNDING {
+                if until.duration_since(ends(ban)).abs() > ENTRY_TOLERANCE {
                     broken(format!("holds {} until {until:.1}, banned until {:.1}", ban.prefix, ends(ban)));
                 }
             }
@@ -166,7 +163,7 @@ pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], no
     }
     let banned: HashMap<IpNet, &LedgerBan> = standing.iter().map(|ban| (ban.prefix, ban)).collect();
     for (prefix, entry) in &held {
-        if is_ours(entry) && !banned.contains_key(prefix) && until(entry, now) > now + ROUNDING {
+        if is_ours(entry) && !banned.contains_key(prefix) && until(entry, now) > now + ENTRY_TOLERANCE {
             broken(format!("holds {prefix}, which is not banned"));
         }
     }

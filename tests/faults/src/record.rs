@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use crate::claims::{ClaimId, ClaimKind, Claims};
 use crate::invariants::{Breach, Invariant};
 
-/// The most breaches that are kept: one that lasts is seen again and again.
-const MOST_BREACHES: usize = 40;
+/// The most breaches of one invariant that are kept.
+const MOST_BREACHES: usize = 6;
 
 /// The record of one run.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Record {
 
 #[derive(Debug, Default)]
 struct Breaches {
-    list: Vec<(Duration, Breach)>,
+    list: Vec<Breach>,
     /// What was seen already, without its times.
     seen: HashSet<String>,
 }
@@ -36,11 +36,6 @@ impl Record {
     /// An empty record that begins now.
     pub fn new() -> Self {
         Self { began: Instant::now(), claims: Mutex::default(), lines: Mutex::default(), breaches: Mutex::default() }
-    }
-
-    /// When the run began.
-    pub fn began(&self) -> Instant {
-        self.began
     }
 
     /// Takes down what is asked for now.
@@ -59,14 +54,17 @@ impl Record {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 
-    /// Takes down what broke: one that lasts once.
+    /// Takes down what broke: what lasts once.
     pub fn broke(&self, breach: Breach) {
-        let key: String = breach.what.chars().filter(|c| !c.is_ascii_digit() || breach.what.len() < 20).collect();
-        let key = format!("{}{}{key}", breach.invariant, first_prefix(&breach.what));
+        let key = format!("{}{}", breach.invariant, subject(&breach.what));
         let mut breaches = self.breaches.lock().unwrap_or_else(PoisonError::into_inner);
-        if breaches.list.len() < MOST_BREACHES && breaches.seen.insert(key) {
+        if !breaches.seen.insert(key) {
+            return;
+        }
+        let before = breaches.list.iter().filter(|known| known.invariant == breach.invariant).count();
+        if before < MOST_BREACHES {
             self.tell(breach.to_string());
-            breaches.list.push((self.began.elapsed(), breach));
+            breaches.list.push(breach);
         }
     }
 
@@ -77,8 +75,7 @@ impl Record {
 
     /// What broke.
     pub fn breaches(&self) -> Vec<Breach> {
-        let breaches = self.breaches.lock().unwrap_or_else(PoisonError::into_inner);
-        breaches.list.iter().map(|(_, breach)| breach.clone()).collect()
+        self.breaches.lock().unwrap_or_else(PoisonError::into_inner).list.clone()
     }
 
     /// All that was done and that broke, a line each.
@@ -87,19 +84,26 @@ impl Record {
     }
 }
 
-/// The address that a breach is about.
-fn first_prefix(what: &str) -> &str {
-    what.split([' ', ',']).find(|word| word.contains('/')).unwrap_or_default()
+/// What a breach is about: the address and the router where it names them, else all of it.
+fn subject(what: &str) -> String {
+    match what.split([' ', ',', ':']).position(|word| word.contains('/')) {
+        None => what.to_owned(),
+        Some(_) => {
+            let is_subject = |word: &&str| word.contains('/') || word.starts_with("router-");
+            what.split([' ', ',']).filter(is_subject).take(2).collect()
+        }
+    }
 }
 
 /// The address of an attacker: of every eighth an IPv6 one.
 pub fn attacker_address(attacker: u16) -> IpAddr {
-    let [high, low] = (attacker / 200, attacker % 200 + 1).into();
     if attacker % 8 == 7 {
         return Ipv6Addr::new(0x2001, 0xdb8, 0xa, attacker, 0, 0, 0, 1).into();
     }
-    let network = [[192, 0, 2], [198, 51, 100], [203, 0, 113]][usize::from(high) % 3];
-    Ipv4Addr::new(network[0], network[1], network[2], low as u8).into()
+    // Of the networks for documentation (RFC 5737); hosts that tests run on may have addresses of 192.0.2.0/24.
+    let host = (attacker % 240 + 1) as u8;
+    let network = if attacker < 240 { [198, 51, 100] } else { [203, 0, 113] };
+    Ipv4Addr::new(network[0], network[1], network[2], host).into()
 }
 
 /// What is banned of an attacker: the address, or the IPv6 network of 64 bits around it.

@@ -15,7 +15,7 @@ pub const EVENTFUL: Duration = Duration::from_secs(11);
 /// The longest that a fault lasts.
 const LONGEST_FAULT: Duration = Duration::from_secs(4);
 /// How many attackers there are; attacker `n` has one address, IPv4's or IPv6's.
-pub const ATTACKERS: u16 = 600;
+pub const ATTACKERS: u16 = 480;
 /// Who is unbanned, allowed and banned by hand: the first of the attackers, who attack more often than others.
 const FAMOUS: u16 = 24;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use routeros_sim::{Entry, Family, Router};
 use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 use crate::daemon::{Daemon, SmallDisk};
@@ -139,14 +140,14 @@ impl Stage {
     }
 
     async fn until_ready(&self) -> Result<()> {
-        let until = tokio::time::Instant::now() + 3 * COMMAND_DEADLINE;
+        let until = Instant::now() + 3 * COMMAND_DEADLINE;
         loop {
             match self.command(&["sensors", "--json"]).await {
                 Ok(_) => return Ok(()),
-                Err(error) if tokio::time::Instant::now() > until => {
+                Err(error) if Instant::now() > until => {
                     return Err(error.context("the enforcer does not start"));
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => sleep(Duration::from_millis(50)).await,
             }
         }
     }
@@ -169,12 +170,13 @@ impl Stage {
         let way = Proxy::start(enforcer).await?;
         let token = self.command(&["enrol", &format!("sensor-{place}")]).await?;
         let url = format!("https://{}", way.address());
-        let mut join = tokio::process::Command::from(sensor.command());
-        join.args(["join", &url, "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
-        let mut join = join.spawn()?;
-        join.stdin.take().context("standard input")?.write_all(token.as_bytes()).await?;
-        if !join.wait().await?.success() {
-            bail!("sensor {place} cannot join");
+        let until = Instant::now() + COMMAND_DEADLINE;
+        while let Err(error) = join(&sensor, &url, &token).await {
+            // The enforcer answers commands a moment before it listens.
+            if Instant::now() > until {
+                return Err(error.context(format!("sensor {place} cannot join")));
+            }
+            sleep(Duration::from_millis(100)).await;
         }
         sensor.start()?;
         self.sensors.push(tokio::sync::Mutex::new(sensor));
@@ -229,6 +231,16 @@ impl Seat {
 /// What tells an entry from all others of its router.
 pub fn key(entry: &Entry) -> String {
     format!("{:?} {}", entry.family, entry.id)
+}
+
+async fn join(sensor: &Daemon, url: &str, token: &str) -> Result<()> {
+    let mut join = tokio::process::Command::from(sensor.command());
+    join.args(["join", url, "-"]).kill_on_drop(true);
+    let mut join = join.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    join.stdin.take().context("standard input")?.write_all(token.as_bytes()).await?;
+    let joined = join.wait_with_output().await?;
+    anyhow::ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+    Ok(())
 }
 
 fn enforcer_config(folder: &Path, listen: SocketAddr, routers: &[Seat]) -> String {
