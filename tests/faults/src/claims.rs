@@ -92,7 +92,8 @@ impl Claims {
         let ClaimId(prefix, place) = *id;
         let claims = self.of(prefix);
         let allowed = claims[..place].iter().any(|claim| matches!(claim.kind, ClaimKind::Allow(_)));
-        let over = matches!(claims[place].kind, ClaimKind::Ban { earliest, .. } if earliest <= now + ROUNDING);
+        let over =
+            matches!(claims[place].kind, ClaimKind::Ban { earliest, .. } if earliest <= now + ROUNDING);
         if allowed || over {
             self.weaken(id);
         }
@@ -161,7 +162,9 @@ impl Claims {
             claim.done?;
             let ended = claims.iter().any(|other| match other.kind {
                 // One that was asked before may have been carried out after.
-                ClaimKind::Unban => other.asked > claim.asked || other.done.is_none_or(|done| done > claim.asked),
+                ClaimKind::Unban => {
+                    other.asked > claim.asked || other.done.is_none_or(|done| done > claim.asked)
+                }
                 ClaimKind::Allow(until) => until > claim.asked,
                 _ => false,
             });

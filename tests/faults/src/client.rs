@@ -37,7 +37,8 @@ impl Client {
     /// A client that reaches the enforcer at an address, and whose clock is off by so many seconds.
     pub fn new(enforcer: SocketAddr, token: &str, clock_off: i64) -> Result<Self> {
         // The certificate is the enforcer's own, made a moment ago for no name of ours.
-        let http = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().timeout(DEADLINE);
+        let http =
+            reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().timeout(DEADLINE);
         Ok(Self {
             http: http.build()?,
             url: format!("https://{enforcer}{OFFENCES_PATH}"),
@@ -77,10 +78,18 @@ impl Client {
         }
         for ((attacker, claim), ruling) in attackers.iter().zip(&claims).zip(&rulings) {
             // A clock that is off is corrected by what the way took, too.
-            record.claims().bound(claim, if self.clock_off.is_zero() { ends } else { ends + acked.duration_since(seen) });
+            record.claims().bound(
+                claim,
+                if self.clock_off.is_zero() { ends } else { ends + acked.duration_since(seen) },
+            );
             judge(*attacker, claim, *ruling, ends, acked, &record);
         }
-        record.tell(format!("acked to {}: {} of {bantime} s, first {}", self.token.sensor, rulings.len(), attackers[0]));
+        record.tell(format!(
+            "acked to {}: {} of {bantime} s, first {}",
+            self.token.sensor,
+            rulings.len(),
+            attackers[0]
+        ));
         Ok(())
     }
 
@@ -114,7 +123,9 @@ fn judge(attacker: u16, claim: &ClaimId, ruling: Ruling, ends: Timestamp, acked:
             record.claims().done(claim, acked);
             let long_enough = match ms {
                 Left::Permanent => true,
-                Left::Milliseconds(left) => acked + SignedDuration::from_millis(left as i64) + ROUNDING >= ends,
+                Left::Milliseconds(left) => {
+                    acked + SignedDuration::from_millis(left as i64) + ROUNDING >= ends
+                }
             };
             net.contains(&attacker_address(attacker)) && long_enough
         }
@@ -124,14 +135,17 @@ fn judge(attacker: u16, claim: &ClaimId, ruling: Ruling, ends: Timestamp, acked:
         }
         Ruling::Refused(Grounds::Over) => {
             ends <= acked + ROUNDING
-                || record.claims().of(prefix).iter().any(|claim| {
-                    matches!(claim.kind, ClaimKind::Unban | ClaimKind::Allow(_))
-                })
+                || record
+                    .claims()
+                    .of(prefix)
+                    .iter()
+                    .any(|claim| matches!(claim.kind, ClaimKind::Unban | ClaimKind::Allow(_)))
         }
         Ruling::Refused(_) => false,
     };
     if !is_reasoned {
-        let what = format!("{prefix}, to be banned until {ends:.1}, was answered with {ruling:?} without a reason");
+        let what =
+            format!("{prefix}, to be banned until {ends:.1}, was answered with {ruling:?} without a reason");
         record.breach(Invariant::NothingAckedIsLost, what);
     }
 }

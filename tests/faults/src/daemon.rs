@@ -150,7 +150,8 @@ impl SmallDisk {
     pub fn mount(at: &Path, size: u32) -> Result<Self> {
         fs::create_dir_all(at)?;
         let options = format!("size={size}m,mode=700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status()?;
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status()?;
         if !mounted.success() {
             bail!("cannot mount a small disk at {}: this needs root", at.display());
         }

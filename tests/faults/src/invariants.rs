@@ -102,7 +102,8 @@ pub fn is_ours(entry: &Entry) -> bool {
 pub fn judge_entries(claims: &Claims, moment: &Moment<'_>, entries: &[Entry]) -> Vec<Breach> {
     let Moment { router, now, caught_up, clock_off } = *moment;
     let mut breaches = Vec::new();
-    let mut broken = |invariant, what: String| breaches.push(Breach { invariant, what: format!("{router}: {what}") });
+    let mut broken =
+        |invariant, what: String| breaches.push(Breach { invariant, what: format!("{router}: {what}") });
     for entry in entries.iter().filter(|entry| is_ours(entry)) {
         let Some(prefix) = prefix_of(entry) else {
             broken(Invariant::NothingOutlivesItsBan, format!("{} is no address", entry.address));
@@ -139,8 +140,9 @@ pub fn judge_entries(claims: &Claims, moment: &Moment<'_>, entries: &[Entry]) ->
 /// What routers hold once everything is whole: what the ledger says, all of it, as long as it says, and nothing else.
 pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], now: Timestamp) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    let mut broken =
-        |what: String| breaches.push(Breach { invariant: Invariant::EverythingSettles, what: format!("{router}: {what}") });
+    let mut broken = |what: String| {
+        breaches.push(Breach { invariant: Invariant::EverythingSettles, what: format!("{router}: {what}") })
+    };
     let held: HashMap<IpNet, &Entry> = entries
         .iter()
         .filter(|entry| !entry.disabled && entry.list == LIST)
@@ -171,7 +173,12 @@ pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], no
 }
 
 /// What the ledger says of all that was asked for and answered.
-pub fn judge_ledger(claims: &Claims, history: &[LedgerBan], now: Timestamp, clock_off: SignedDuration) -> Vec<Breach> {
+pub fn judge_ledger(
+    claims: &Claims,
+    history: &[LedgerBan],
+    now: Timestamp,
+    clock_off: SignedDuration,
+) -> Vec<Breach> {
     let mut by_prefix: HashMap<IpNet, Vec<&LedgerBan>> = HashMap::new();
     for ban in history {
         by_prefix.entry(ban.prefix).or_default().push(ban);
@@ -179,7 +186,8 @@ pub fn judge_ledger(claims: &Claims, history: &[LedgerBan], now: Timestamp, cloc
     let mut breaches = Vec::new();
     for prefix in claims.prefixes() {
         let rows = by_prefix.get(&prefix).map_or(&[][..], Vec::as_slice);
-        let stands = |ban: &&&LedgerBan| ban.ended.is_none() && ban.until.is_none_or(|until| until > now + ROUNDING);
+        let stands =
+            |ban: &&&LedgerBan| ban.ended.is_none() && ban.until.is_none_or(|until| until > now + ROUNDING);
         if let Some(until) = claims.must_stand_until(prefix)
             && until > Timestamp::MIN
             && !rows.iter().any(|ban| ban.until.is_none_or(|row| row + ROUNDING + clock_off >= until))
@@ -189,7 +197,8 @@ pub fn judge_ledger(claims: &Claims, history: &[LedgerBan], now: Timestamp, cloc
         }
         // What was acked and lifted since is there, too: as a ban that is over.
         let acked = claims.of(prefix).iter().any(|claim| {
-            matches!(claim.kind, ClaimKind::Ban { earliest, .. } if earliest > Timestamp::MIN) && claim.done.is_some()
+            matches!(claim.kind, ClaimKind::Ban { earliest, .. } if earliest > Timestamp::MIN)
+                && claim.done.is_some()
         });
         if acked && rows.is_empty() && !may_be_allowed(claims, prefix) {
             let what = format!("{prefix} was acked as banned, and the ledger knows nothing of it");
@@ -197,7 +206,8 @@ pub fn judge_ledger(claims: &Claims, history: &[LedgerBan], now: Timestamp, cloc
         }
         if let Some(ban) = rows.iter().find(stands) {
             if let Some(since) = claims.lifted_since(prefix) {
-                let what = format!("the unban of {prefix} was acked at {since:.1}, and the ledger has {ban:?}");
+                let what =
+                    format!("the unban of {prefix} was acked at {since:.1}, and the ledger has {ban:?}");
                 breaches.push(Breach { invariant: Invariant::NothingAckedIsLost, what });
             }
             if let Some(since) = claims.allowed_since(prefix, now) {
@@ -209,7 +219,9 @@ pub fn judge_ledger(claims: &Claims, history: &[LedgerBan], now: Timestamp, cloc
     for ban in history {
         let latest = claims.latest_end(ban.prefix);
         let until = ban.until.unwrap_or(Timestamp::MAX);
-        if latest.is_none_or(|latest| until > latest.saturating_add(ROUNDING + clock_off).unwrap_or(Timestamp::MAX)) {
+        if latest.is_none_or(|latest| {
+            until > latest.saturating_add(ROUNDING + clock_off).unwrap_or(Timestamp::MAX)
+        }) {
             let what = format!("the ledger bans {} until {until:.1}, which nobody asked for", ban.prefix);
             breaches.push(Breach { invariant: Invariant::NothingOutlivesItsBan, what });
         }
@@ -221,7 +233,10 @@ pub fn judge_ledger(claims: &Claims, history: &[LedgerBan], now: Timestamp, cloc
 pub fn judge_strangers(router: &str, expected: &BTreeMap<String, Entry>, entries: &[Entry]) -> Vec<Breach> {
     let strangers: BTreeMap<String, &Entry> =
         entries.iter().filter(|entry| !is_ours(entry)).map(|entry| (key(entry), entry)).collect();
-    let broken = |what: String| Breach { invariant: Invariant::StrangersAreLeftAlone, what: format!("{router}: {what}") };
+    let broken = |what: String| Breach {
+        invariant: Invariant::StrangersAreLeftAlone,
+        what: format!("{router}: {what}"),
+    };
     let gone = expected.iter().filter_map(|(id, entry)| match strangers.get(id) {
         Some(found) if *found == entry => None,
         Some(found) => Some(broken(format!("{entry:?} became {found:?}"))),

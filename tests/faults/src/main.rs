@@ -89,10 +89,14 @@ async fn try_all(cli: &Cli) -> Result<bool> {
         None => std::env::current_exe()?.parent().context("this program is in no folder")?.to_owned(),
     };
     for program in ["atalaya-enforcer", "atalaya-sensor"] {
-        anyhow::ensure!(programs.join(program).is_file(), "{program} is not built: `cargo xtask faults` builds it");
+        anyhow::ensure!(
+            programs.join(program).is_file(),
+            "{program} is not built: `cargo xtask faults` builds it"
+        );
     }
     let keep = cli.keep.clone().unwrap_or_else(|| programs.join("faults-kept"));
-    let seeds: Vec<u64> = cli.seed.map_or_else(|| (cli.from..cli.from + cli.seeds).collect(), |seed| vec![seed]);
+    let seeds: Vec<u64> =
+        cli.seed.map_or_else(|| (cli.from..cli.from + cli.seeds).collect(), |seed| vec![seed]);
     let total = seeds.len();
     let (began, places) = (Instant::now(), Arc::new(Semaphore::new(cli.parallel.max(1))));
     let mut runs = JoinSet::new();
@@ -134,8 +138,11 @@ async fn try_seed(seed: u64, plant: Option<Plant>, programs: &Path, keep: &Path)
         Err(error) => return Verdict { seed, outcome: Err(error.into()), kept: None },
     };
     // What hangs is a failure, too.
-    let outcome = tokio::time::timeout(Duration::from_secs(180), run::run(&schedule, plant, folder.path(), programs)).await;
-    let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it did not come to its end within three minutes")));
+    let outcome =
+        tokio::time::timeout(Duration::from_secs(180), run::run(&schedule, plant, folder.path(), programs))
+            .await;
+    let outcome =
+        outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it did not come to its end within three minutes")));
     let is_clean = outcome.as_ref().is_ok_and(|outcome| outcome.breaches.is_empty());
     let kept = (!is_clean && plant.is_none()).then(|| keep_folder(folder, seed, keep, &outcome));
     Verdict { seed, outcome, kept }
@@ -170,7 +177,10 @@ fn print_verdict(verdict: &Verdict, done: usize, total: usize, cli: &Cli) -> boo
     };
     if let Some(plant) = cli.plant {
         let noticed = outcome.breaches.iter().any(|breach| breach.invariant == plant.breaks());
-        println!("{done}/{total}  seed {seed}: {plant:?} is {}", if noticed { "noticed" } else { "NOT NOTICED" });
+        println!(
+            "{done}/{total}  seed {seed}: {plant:?} is {}",
+            if noticed { "noticed" } else { "NOT NOTICED" }
+        );
         outcome.breaches.iter().for_each(|breach| println!("    {breach}"));
         return noticed;
     }

@@ -35,7 +35,12 @@ struct Breaches {
 impl Record {
     /// An empty record that begins now.
     pub fn new() -> Self {
-        Self { began: Instant::now(), claims: Mutex::default(), lines: Mutex::default(), breaches: Mutex::default() }
+        Self {
+            began: Instant::now(),
+            claims: Mutex::default(),
+            lines: Mutex::default(),
+            breaches: Mutex::default(),
+        }
     }
 
     /// Takes down what is asked for now.

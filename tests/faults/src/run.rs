@@ -61,7 +61,12 @@ struct Run {
 }
 
 /// Carries a schedule out in a folder, with the programs of another.
-pub async fn run(schedule: &Schedule, plant: Option<Plant>, folder: &Path, programs: &Path) -> Result<Outcome> {
+pub async fn run(
+    schedule: &Schedule,
+    plant: Option<Plant>,
+    folder: &Path,
+    programs: &Path,
+) -> Result<Outcome> {
     let stage = Stage::set(&schedule.cast, folder, programs).await.context("cannot set the stage")?;
     let run = Arc::new(Run {
         stage,
@@ -100,7 +105,11 @@ impl Run {
                     run.attack(sensor, attacker, jail, schedule.cast.bantimes[jail]);
                 }
                 Event::Post { client, attackers, bantime } => {
-                    posts.spawn(run.stage.clients[client].clone().post(attackers, bantime, run.record.clone()));
+                    posts.spawn(run.stage.clients[client].clone().post(
+                        attackers,
+                        bantime,
+                        run.record.clone(),
+                    ));
                 }
                 Event::Break(part, how, lasting) => {
                     others.spawn(async move { run.break_for(part, how, lasting).await });
@@ -187,7 +196,9 @@ impl Run {
                     Falter::CloseMidReply => Fault::CloseMidReply,
                     Falter::SwallowAfter => Fault::Swallow { applied: true },
                     Falter::SwallowBefore => Fault::Swallow { applied: false },
-                    Falter::Trap => Fault::Trap { message: "failure: out of memory".to_owned(), category: None },
+                    Falter::Trap => {
+                        Fault::Trap { message: "failure: out of memory".to_owned(), category: None }
+                    }
                 };
                 if matches!(fault, Fault::Swallow { .. }) {
                     self.trouble(Part::Router(router), Some(Instant::now() + ANSWER_DEADLINE));
@@ -289,7 +300,9 @@ impl Run {
         let moment = Moment {
             router: &seat.name,
             now,
-            caught_up: self.whole_for(place, patience).then(|| now - SignedDuration::try_from(patience).unwrap_or_default()),
+            caught_up: self
+                .whole_for(place, patience)
+                .then(|| now - SignedDuration::try_from(patience).unwrap_or_default()),
             clock_off: SignedDuration::ZERO,
         };
         let mut breaches = judge_entries(&claims, &moment, &entries);
@@ -319,13 +332,18 @@ impl Run {
         let own = self.stage.routers.iter().map(|seat| seat.own_time(bans)).max().unwrap_or_default();
         // A command that gets no answer is noticed by its deadline alone.
         let waits = self.last_trouble().map_or(Duration::ZERO, |last| last.saturating_duration_since(healed));
-        let mut last = vec![Breach { invariant: Invariant::EverythingSettles, what: "never looked at".to_owned() }];
+        let mut last =
+            vec![Breach { invariant: Invariant::EverythingSettles, what: "never looked at".to_owned() }];
         loop {
             let limit = (own + SETTLES).mul_f64(pressure::patience()) + waits;
             if healed.elapsed() > limit {
                 for breach in last {
                     self.record.broke(Breach {
-                        what: format!("{:.1} s after the last fault: {}", healed.elapsed().as_secs_f64(), breach.what),
+                        what: format!(
+                            "{:.1} s after the last fault: {}",
+                            healed.elapsed().as_secs_f64(),
+                            breach.what
+                        ),
                         ..breach
                     });
                 }

@@ -297,7 +297,11 @@ impl Script {
                 &[Breakage::Kill, Breakage::Restart, Breakage::Stop],
                 lasting,
             ),
-            4 => self.breakage(Part::Router(router), &[Breakage::Kill, Breakage::Kill, Breakage::Stop], lasting),
+            4 => self.breakage(
+                Part::Router(router),
+                &[Breakage::Kill, Breakage::Kill, Breakage::Stop],
+                lasting,
+            ),
             5 => {
                 let ways = self.cast.sensors + self.cast.clients.len();
                 let way = self.rng.usize(..ways + 2 * self.cast.routers.len());
@@ -423,9 +427,27 @@ mod tests {
             }
         }
         for kind in [
-            "Attack", "Post", "Rotate", "Ban", "Unban", "Allow", "Disallow", "Break", "Falter", "Kill", "Restart",
-            "Stop", "Cut", "Stall", "Swallow", "Full", "DropReply", "CloseMidReply", "SwallowAfter",
-            "SwallowBefore", "Trap",
+            "Attack",
+            "Post",
+            "Rotate",
+            "Ban",
+            "Unban",
+            "Allow",
+            "Disallow",
+            "Break",
+            "Falter",
+            "Kill",
+            "Restart",
+            "Stop",
+            "Cut",
+            "Stall",
+            "Swallow",
+            "Full",
+            "DropReply",
+            "CloseMidReply",
+            "SwallowAfter",
+            "SwallowBefore",
+            "Trap",
         ] {
             assert!(kinds.contains(kind), "no {kind} among {kinds:?}");
         }

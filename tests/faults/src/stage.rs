@@ -132,7 +132,8 @@ impl Stage {
         let mut command = tokio::process::Command::new(self.programs.join("atalaya-enforcer"));
         command.arg("--config").arg(self.folder.join("enforcer.toml")).args(arguments);
         command.env_remove("RUST_LOG").env_remove("ATALAYA_LOG").kill_on_drop(true).stdin(Stdio::null());
-        let output = tokio::time::timeout(COMMAND_DEADLINE, command.output()).await.context("it took too long")??;
+        let output =
+            tokio::time::timeout(COMMAND_DEADLINE, command.output()).await.context("it took too long")??;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -198,13 +199,15 @@ impl Seat {
             .scan_cost_per_entry(Duration::from_micros(role.scan_us))
             .round_trip(Duration::from_millis(role.round_trip_ms));
         for family in ["ip", "ipv6"] {
-            builder = builder
-                .terminal(format!("/{family}/firewall/raw add chain=prerouting action=drop src-address-list={LIST}"));
+            builder = builder.terminal(format!(
+                "/{family}/firewall/raw add chain=prerouting action=drop src-address-list={LIST}"
+            ));
         }
         let router = builder.start().await?;
         for number in 0..role.strangers {
             let address = format!("11.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
-            let (list, comment) = [(LIST, "mine"), ("geoblock", ""), (LIST, "atalaya2: another's")][number as usize % 3];
+            let (list, comment) =
+                [(LIST, "mine"), ("geoblock", ""), (LIST, "atalaya2: another's")][number as usize % 3];
             router.insert_foreign(Family::V4, list, &address, comment, None).context("a stranger's entry")?;
         }
         let way = Proxy::start(router.address()).await?;
@@ -224,7 +227,9 @@ impl Seat {
     pub fn own_time(&self, bans: usize) -> Duration {
         let role = &self.role;
         let scan = Duration::from_micros(role.scan_us) * (bans as u32 + role.strangers);
-        Duration::from_micros(role.insert_us) * bans as u32 + 4 * scan + 10 * Duration::from_millis(role.round_trip_ms)
+        Duration::from_micros(role.insert_us) * bans as u32
+            + 4 * scan
+            + 10 * Duration::from_millis(role.round_trip_ms)
     }
 }
 
