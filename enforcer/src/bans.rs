@@ -30,6 +30,7 @@ mod hand;
 pub mod names;
 pub mod protect;
 mod reachable;
+mod reconfigure;
 mod rulings;
 pub mod widen;
 
@@ -49,7 +50,7 @@ use widen::{Widen, WidenConfig};
 /// What ended a ban whose time was over, in the ledger. Those of releases before wrote `lapsed`.
 const EXPIRED: &str = "expired";
 
-/// The settings that decisions follow, for the whole run.
+/// The settings that decisions follow, until a reload brings others.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// What entries say, and how bad what a jail sees is.
@@ -69,7 +70,7 @@ pub struct Rules {
 /// The bans, and what follows from a decision.
 #[derive(Debug)]
 pub struct Bans {
-    rules: Rules,
+    rules: RwLock<Arc<Rules>>,
     ledger: Ledger,
     /// What is never banned, for those who only read it.
     allow: RwLock<Arc<Networks>>,
@@ -121,7 +122,7 @@ impl Bans {
         ledger.write_surely(ended);
         let allow = RwLock::new(Arc::clone(&book.reachable.networks));
         Self {
-            rules,
+            rules: RwLock::new(Arc::new(rules)),
             ledger,
             allow,
             book: Mutex::new(book),
@@ -295,17 +296,17 @@ impl Bans {
 
     /// What one offender is counted and banned by: an IPv4 address, the unit around an IPv6 one.
     pub fn unit_of(&self, address: IpAddr) -> IpNet {
-        prefixes::unit_of(self.client(address), self.rules.widen.ipv6_prefix)
+        prefixes::unit_of(self.client(address), self.rules().widen.ipv6_prefix)
     }
 
     /// The form in which an address is counted and banned: that of the IPv4 host behind a NAT64, where it is one's.
     pub fn client(&self, address: IpAddr) -> IpAddr {
-        self.rules.nat64.client(address)
+        self.rules().nat64.client(address)
     }
 
     /// The same of a prefix.
     pub fn clients(&self, prefix: IpNet) -> IpNet {
-        self.rules.nat64.network(prefix)
+        self.rules().nat64.network(prefix)
     }
 
     /// How many networks are widened.
@@ -337,7 +338,7 @@ impl Bans {
     /// widened networks around what is new or gone. Returns how many bans.
     fn apply_allow(&self, book: &mut Book, at: Timestamp) -> usize {
         let before = Arc::clone(&book.reachable.networks);
-        let allow = Arc::new(self.rules.nat64.networks(&book.allow.networks()));
+        let allow = Arc::new(self.rules().nat64.networks(&book.allow.networks()));
         book.reachable.networks = Arc::clone(&allow);
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
         let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
@@ -371,8 +372,9 @@ impl Bans {
         let mut decided = Vec::with_capacity(offences.len());
         let mut changes = Vec::with_capacity(offences.len() + 1);
         let mut book = self.lock();
+        let rules = self.rules();
         for (origin, offence) in offences {
-            let escalation = offence.escalation.clone().or_else(|| self.rules.escalation.clone());
+            let escalation = offence.escalation.clone().or_else(|| rules.escalation.clone());
             let growth = escalation.map(|escalation| Growth { escalation, earlier, chance: fastrand::f64() });
             decided.push(book.decide(origin, offence, growth.as_ref(), now, &mut changes));
         }
@@ -387,13 +389,17 @@ impl Bans {
 
     /// Off this thread, which may be one of the runtime's.
     async fn look_up<'a>(&self, offences: impl Iterator<Item = &'a Offence>, now: Timestamp) -> Earlier {
-        let usual = self.rules.escalation.as_ref();
-        let wanted = earlier::Keys::of(offences, usual, self.rules.widen.ipv6_prefix);
+        let rules = self.rules();
+        let wanted = earlier::Keys::of(offences, rules.escalation.as_ref(), rules.widen.ipv6_prefix);
         if wanted.is_empty() {
             return Earlier::default();
         }
         let ledger = self.ledger.clone();
         tokio::task::spawn_blocking(move || wanted.look_up(&ledger, now)).await.unwrap_or_default()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

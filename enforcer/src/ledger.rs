@@ -63,6 +63,7 @@ pub struct Ledger {
     trouble: Arc<Mutex<Option<String>>>,
     /// For what is looked up while deciding.
     reader: Arc<Mutex<Option<Connection>>>,
+    history: Arc<Mutex<HistoryConfig>>,
 }
 
 // === impl Ledger ===
@@ -84,16 +85,17 @@ impl Ledger {
         let examination = (!examined).then(|| Examination::begin(folder, &path));
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
+        let housekeeping = Housekeeping::new(terms);
+        let history = housekeeping.shared_history();
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn({
                 let trouble = trouble.clone();
-                let housekeeping = Housekeeping::new(terms);
                 move || writer::run(connection, &inbox, &trouble, housekeeping)
             })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         Ok((
-            Self { orders, path: path.into(), trouble, reader: Arc::default() },
+            Self { orders, path: path.into(), trouble, reader: Arc::default(), history },
             saved,
             Writer { thread, _lock: lock, _examination: examination },
         ))
@@ -149,6 +151,11 @@ impl Ledger {
             });
         *reader = Some(connection);
         earlier.map_err(|source| self.error(source))
+    }
+
+    /// Keeps so much of what is over from here on.
+    pub fn set_history(&self, history: HistoryConfig) {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = history;
     }
 
     /// Why nothing can be written at the moment; `None` when all is well.

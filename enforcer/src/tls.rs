@@ -6,10 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use atalaya_wire::Fingerprint;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
 use crate::state;
+
+mod presented;
+
+pub use presented::Presented;
 
 /// The certificate and its key.
 #[derive(Debug)]
@@ -37,6 +43,11 @@ pub enum TlsError {
         /// What is wrong with its content.
         reason: String,
     },
+    /// The two cannot be used together.
+    #[error(
+        "certificate.pem and key.pem of the state folder cannot be used together: {0}; they must be of one pair"
+    )]
+    Unusable(rustls::Error),
 }
 
 // === impl Identity ===
@@ -51,6 +62,12 @@ impl Identity {
             make(&certificate, &key)?;
         }
         drop(held);
+        Self::load(folder)
+    }
+
+    /// Reads the certificate from the state folder, where it must be.
+    pub fn load(folder: &Path) -> Result<Self, TlsError> {
+        let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
         let damaged = |path: &Path, error: rustls::pki_types::pem::Error| match error {
             rustls::pki_types::pem::Error::Io(source) => TlsError::File { path: path.to_owned(), source },
             other => TlsError::Content { path: path.to_owned(), reason: other.to_string() },
@@ -67,16 +84,15 @@ impl Identity {
         Fingerprint::of(&self.certificate)
     }
 
-    /// The server's side of TLS.
-    pub fn server_config(self) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![self.certificate], self.key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+    /// What connections are shown of it; fails where certificate and key do not belong together.
+    pub fn presented(self) -> Result<Arc<Presented>, TlsError> {
+        let key = CertifiedKey::from_der(vec![self.certificate], self.key, &provider());
+        Ok(Arc::new(Presented::new(key.map_err(TlsError::Unusable)?)))
     }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn make(certificate: &Path, key: &Path) -> Result<(), TlsError> {
@@ -107,7 +123,7 @@ mod tests {
         let first = Identity::load_or_make(state.path()).unwrap().fingerprint();
         let again = Identity::load_or_make(state.path()).unwrap();
         assert_eq!(again.fingerprint(), first);
-        again.server_config().unwrap();
+        again.presented().unwrap().server_config().unwrap();
         let mode = state.path().join("key.pem").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(state.path().join("key.pem"), "damaged").unwrap();

@@ -184,7 +184,7 @@ async fn a_stranger_is_sent_away_after_a_while_and_a_sensors_connection_stays() 
     let folder = tempfile::tempdir().unwrap();
     let identity = Identity::load_or_make(folder.path()).unwrap();
     let fingerprint = identity.fingerprint();
-    let acceptor = TlsAcceptor::from(identity.server_config().unwrap());
+    let acceptor = TlsAcceptor::from(identity.presented().unwrap().server_config().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let know = |Extension(caller): Extension<Caller>| async move { caller.is_known() };

@@ -24,7 +24,7 @@ use crate::ledger::{Ban, Change, EarlierBan};
 #[derive(Debug)]
 pub(super) struct Book {
     /// What routers are to hold: the ends of all bans that no widened network covers.
-    desired: Arc<Desired>,
+    pub desired: Arc<Desired>,
     pub widen: Widen,
     pub reachable: Reachable,
     /// Where the allow list comes from.
@@ -32,7 +32,7 @@ pub(super) struct Book {
     /// When to look at which ban; a ban that was extended meanwhile is put
     /// back, one that was lifted falls out.
     pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
-    labels: Labels,
+    pub labels: Labels,
     recent: Recent,
 }
 

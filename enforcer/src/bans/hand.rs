@@ -76,7 +76,7 @@ impl Bans {
         now: Timestamp,
     ) -> Result<ByHand, HandError> {
         let prefix = self.clients(prefix);
-        if self.rules.nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
+        if self.rules().nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
             return Err(HandError::Everyone(prefix));
         }
         let mut book = self.lock();

@@ -250,6 +250,11 @@ impl Widen {
         self.network_around(prefix).filter(|network| self.wide.contains_key(network))
     }
 
+    /// Whether a ban counts for no network, because it is of a scan.
+    pub fn is_scan(&self, prefix: IpNet) -> bool {
+        self.scans.contains(&prefix)
+    }
+
     /// The bans that stand.
     pub fn bans(&self) -> &Prefixes {
         &self.standing

@@ -71,7 +71,8 @@ pub(super) async fn address(
     let prefixes: Vec<IpNet> =
         [prefix].into_iter().chain(widened).chain(around.iter().map(|ban| ban.prefix)).collect();
     let routers =
-        holding::ask(&control.routers, |place| control.down_since(place), &prefixes, Goal::Look).await;
+        holding::ask(&control.routers.now(), |router| control.down_since(router), &prefixes, Goal::Look)
+            .await;
     let (allowed, protected) = (control.allowed_because(prefix), control.bans.protected_by(prefix, now));
     let answer = AddressAnswer {
         prefix,

@@ -355,6 +355,15 @@ impl Router {
         self.edit(family, id, Fields { disabled: Some(disabled), ..Fields::default() })
     }
 
+    /// Whether an add is taken beside a disabled entry of the same address. At first it is refused; which RouterOS
+    /// does is not known.
+    pub fn take_beside_disabled(&self, takes: bool) {
+        let mut state = self.shared.lock();
+        for family in [Family::V4, Family::V6] {
+            state.table_mut(family).beside_disabled = takes;
+        }
+    }
+
     /// Removes an entry, as an administrator would; false when there is none.
     pub fn remove_entry(&self, family: Family, id: &str) -> bool {
         let mut state = self.lock_now();

@@ -77,6 +77,10 @@ struct Cli {
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u64,
 
+    /// Take an add beside a disabled entry of the same address; it is not known whether RouterOS does
+    #[arg(long)]
+    beside_disabled: bool,
+
     /// Do without /ipv6
     #[arg(long)]
     no_ipv6: bool,
@@ -188,6 +192,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         events = Some(receiver);
     }
     let router = builder.start().await?;
+    router.take_beside_disabled(cli.beside_disabled);
     if let (Some(file), Some(certificate)) = (&cli.certificate, router.certificate()) {
         std::fs::write(file, certificate).with_context(|| format!("cannot write {}", file.display()))?;
     }
