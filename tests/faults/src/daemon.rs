@@ -110,6 +110,11 @@ impl Daemon {
         Some(format!("ended by itself with {status}; its log ends with\n{}", self.last_lines()))
     }
 
+    /// Whether its log has this.
+    pub fn has_said(&self, what: &str) -> bool {
+        fs::read_to_string(&self.log).is_ok_and(|log| log.contains(what))
+    }
+
     /// The panics in its log.
     pub fn panics(&self) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();

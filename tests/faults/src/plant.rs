@@ -24,7 +24,7 @@ pub enum Plant {
     Stranger,
     /// A router that stays cut off.
     CutOff,
-    /// Connections to the enforcer that nobody closes.
+    /// Connections to the enforcer's socket that nobody closes.
     Descriptors,
     /// An enforcer that ends.
     End,
@@ -33,17 +33,6 @@ pub enum Plant {
 // === impl Plant ===
 
 impl Plant {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::LostAck,
-        Self::Outliving,
-        Self::Allowed,
-        Self::Stranger,
-        Self::CutOff,
-        Self::Descriptors,
-        Self::End,
-    ];
-
     /// The invariant that it breaks.
     pub fn breaks(self) -> Invariant {
         match self {
@@ -98,7 +87,7 @@ impl Plant {
             }
             Self::Descriptors => {
                 for _ in 0..60 {
-                    let open = tokio::net::TcpStream::connect(stage.listen()).await?;
+                    let open = tokio::net::UnixStream::connect(stage.socket()).await?;
                     // It stays open until this program ends.
                     std::mem::forget(open);
                 }

@@ -56,8 +56,8 @@ struct Run {
     troubles: Mutex<BTreeMap<Part, Option<Instant>>>,
     /// Who breaks a part, until it is whole again.
     turns: Mutex<BTreeMap<Part, Arc<tokio::sync::Mutex<()>>>>,
-    /// Which claims came by each sensor's log.
-    by_log: Mutex<Vec<(usize, ClaimId)>>,
+    /// The claims that came by sensors' logs.
+    by_log: Mutex<Vec<ClaimId>>,
 }
 
 /// Carries a schedule out in a folder, with the programs of another.
@@ -138,7 +138,7 @@ impl Run {
         let ends = now + SignedDuration::from_secs(bantime.into());
         let kind = ClaimKind::Ban { earliest: ends, latest: Some(ends) };
         let claim = self.record.ask(attacker_prefix(attacker), kind);
-        self.by_log.lock().unwrap_or_else(PoisonError::into_inner).push((sensor, claim.clone()));
+        self.by_log.lock().unwrap_or_else(PoisonError::into_inner).push(claim.clone());
         if let Err(error) = self.stage.log(sensor).fail(attacker, JAILS[jail], now, claim) {
             self.record.tell(format!("cannot write to the log of sensor {sensor}: {error}"));
         }
@@ -221,7 +221,9 @@ impl Run {
         sleep_until(until).await;
         let healed = self.heal(part, how).await;
         self.record.tell(format!("{part:?} is whole again"));
-        self.trouble(part, Some(Instant::now()));
+        // The command at which a session stopped is never answered.
+        let noticed = matches!((part, how), (Part::Router(_), Breakage::Stop)).then_some(ANSWER_DEADLINE);
+        self.trouble(part, Some(Instant::now() + noticed.unwrap_or_default()));
         broken.and(healed).with_context(|| format!("{part:?}: {how:?}"))
     }
 
@@ -281,7 +283,8 @@ impl Run {
                 let Some(how) = daemon.ended() else { continue };
                 self.record.tell(format!("{part:?} {how}"));
                 // A sensor may wait for room on its disk, as long as its service starts it again.
-                let waits = matches!(part, Part::Sensor(_)) && how.contains("make room on its disk");
+                let waits =
+                    matches!(part, Part::Sensor(place) if self.was_lately_broken(Part::SensorDisk(place)));
                 if !waits {
                     self.record.breach(Invariant::ProcessesLive, format!("{part:?} {how}"));
                 }
@@ -393,13 +396,14 @@ impl Run {
     /// From now on what was written to logs has to be in the ledger.
     fn take_lines_as_acked(&self) {
         let mut claims = self.record.claims();
-        for (_, claim) in self.by_log.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            claims.through(&claim, Timestamp::now());
+        for claim in self.by_log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            claims.through(claim, Timestamp::now());
         }
     }
 
     async fn judge_ledger(&self) -> Result<usize> {
         let history = self.bans("history").await.context("the ledger cannot be read at the end")?;
+        self.take_lines_as_acked();
         let breaches = judge_ledger(&self.record.claims(), &history, Timestamp::now(), SignedDuration::ZERO);
         breaches.into_iter().for_each(|breach| self.record.broke(breach));
         Ok(history.len())
@@ -461,6 +465,14 @@ impl Run {
             Part::Sensor(place) => &self.stage.sensors[place],
             _ => &self.stage.enforcer,
         }
+    }
+
+    /// Whether a part is broken, or was a moment ago.
+    fn was_lately_broken(&self, part: Part) -> bool {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles
+            .get(&part)
+            .is_some_and(|until| until.is_none_or(|until| until.elapsed() < Duration::from_secs(2)))
     }
 
     /// When the last of what was broken is whole again.

@@ -38,7 +38,6 @@ pub const JAILS: [&str; 2] = ["short", "long"];
 pub struct Stage {
     folder: PathBuf,
     programs: PathBuf,
-    listen: SocketAddr,
     /// The enforcer's process.
     pub enforcer: tokio::sync::Mutex<Daemon>,
     /// The sensors' processes.
@@ -94,7 +93,6 @@ impl Stage {
         let mut stage = Self {
             folder: folder.to_owned(),
             programs: programs.to_owned(),
-            listen,
             enforcer: tokio::sync::Mutex::new(enforcer),
             sensors: Vec::new(),
             logs: Vec::new(),
@@ -114,12 +112,13 @@ impl Stage {
             stage.clients.push(Arc::new(Client::new(way.address(), token.trim(), *clock_off)?));
             stage.uplinks.push(way);
         }
+        stage.until_sensors_read().await?;
         Ok(stage)
     }
 
-    /// Where the enforcer listens, past the ways that break.
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
+    /// The enforcer's socket for commands.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("enforcer.sock")
     }
 
     /// A sensor's log.
@@ -151,6 +150,21 @@ impl Stage {
                 Err(_) => sleep(Duration::from_millis(50)).await,
             }
         }
+    }
+
+    /// Waits until all sensors read their logs, and have it on disk where those end: a sensor that knows nothing of a log
+    /// begins at its end.
+    async fn until_sensors_read(&self) -> Result<()> {
+        let until = Instant::now() + 3 * COMMAND_DEADLINE;
+        for sensor in &self.sensors {
+            while !sensor.lock().await.has_said("\"message\":\"ready\"") {
+                anyhow::ensure!(Instant::now() < until, "a sensor does not start");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        // Positions go to disk every second.
+        sleep(Duration::from_millis(1500)).await;
+        Ok(())
     }
 
     async fn seat_sensor(&mut self, place: usize, cast: &Cast, enforcer: SocketAddr) -> Result<()> {
