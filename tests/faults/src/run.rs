@@ -127,7 +127,6 @@ impl Run {
         }
         for seat in &self.stage.routers {
             seat.router.forget_faults();
-            seat.router.resume();
         }
         self.record.tell("everything is whole again");
         posts
@@ -200,10 +199,12 @@ impl Run {
                         Fault::Trap { message: "failure: out of memory".to_owned(), category: None }
                     }
                 };
+                let mut path = LISTS[after % 2].to_owned();
                 if matches!(fault, Fault::Swallow { .. }) {
                     self.trouble(Part::Router(router), Some(Instant::now() + ANSWER_DEADLINE));
+                    path.push_str("/add");
                 }
-                self.stage.routers[router].router.inject(fault, LISTS[after % 2], after);
+                self.stage.routers[router].router.inject(fault, &path, after);
             }
             Event::Attack { .. } | Event::Post { .. } | Event::Break(..) => {}
         }
@@ -221,9 +222,7 @@ impl Run {
         sleep_until(until).await;
         let healed = self.heal(part, how).await;
         self.record.tell(format!("{part:?} is whole again"));
-        // The command at which a session stopped is never answered.
-        let noticed = matches!((part, how), (Part::Router(_), Breakage::Stop)).then_some(ANSWER_DEADLINE);
-        self.trouble(part, Some(Instant::now() + noticed.unwrap_or_default()));
+        self.trouble(part, Some(Instant::now()));
         broken.and(healed).with_context(|| format!("{part:?}: {how:?}"))
     }
 
@@ -238,8 +237,7 @@ impl Run {
                     _ => daemon.signal(Signal::STOP)?,
                 }
             }
-            (Part::Router(place), Breakage::Kill) => stage.routers[place].router.go_down().await,
-            (Part::Router(place), _) => stage.routers[place].router.inject(Fault::Stall, "", 0),
+            (Part::Router(place), _) => stage.routers[place].router.go_down().await,
             (Part::Uplink(place), _) => stage.uplinks[place].set(condition(how)),
             (Part::Downlink(place), _) => stage.routers[place].way.set(condition(how)),
             (Part::EnforcerDisk | Part::SensorDisk(_), _) => stage.disks[&part].fill()?,
@@ -254,13 +252,9 @@ impl Run {
                 let mut daemon = self.daemon(part).lock().await;
                 if how == Breakage::Stop { daemon.signal(Signal::CONT)? } else { daemon.start()? }
             }
-            (Part::Router(place), Breakage::Kill) => {
+            (Part::Router(place), _) => {
                 stage.routers[place].router.reboot().await;
                 stage.routers[place].router.come_up().await?;
-            }
-            (Part::Router(place), _) => {
-                stage.routers[place].router.forget_faults();
-                stage.routers[place].router.resume();
             }
             (Part::Uplink(place), _) => stage.uplinks[place].set(Condition::Whole),
             (Part::Downlink(place), _) => stage.routers[place].way.set(Condition::Whole),

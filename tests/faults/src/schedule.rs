@@ -150,7 +150,7 @@ pub enum Breakage {
     Kill,
     /// A process: SIGTERM, and a start when the time is over.
     Restart,
-    /// A process or router does nothing, and then goes on.
+    /// A process does nothing, and then goes on.
     Stop,
     /// A way: connections are cut, and none is made.
     Cut,
@@ -169,9 +169,10 @@ pub enum Falter {
     DropReply,
     /// Carried out, half of the answer sent, the connection closed.
     CloseMidReply,
-    /// Carried out, no answer, and the session lives on.
+    /// A change is carried out, there is no answer, and the session lives on. (A print may take minutes before its first
+    /// row, so that no answer to it says nothing for as long.)
     SwallowAfter,
-    /// Not carried out, no answer, and the session lives on.
+    /// A change is not carried out, there is no answer, and the session lives on.
     SwallowBefore,
     /// Refused with a trap, not carried out.
     Trap,
@@ -297,11 +298,7 @@ impl Script {
                 &[Breakage::Kill, Breakage::Restart, Breakage::Stop],
                 lasting,
             ),
-            4 => self.breakage(
-                Part::Router(router),
-                &[Breakage::Kill, Breakage::Kill, Breakage::Stop],
-                lasting,
-            ),
+            4 => self.breakage(Part::Router(router), &[Breakage::Kill], lasting),
             5 => {
                 let ways = self.cast.sensors + self.cast.clients.len();
                 let way = self.rng.usize(..ways + 2 * self.cast.routers.len());
@@ -403,7 +400,7 @@ mod tests {
             Part::Enforcer | Part::Sensor(_) => {
                 matches!(how, Breakage::Kill | Breakage::Restart | Breakage::Stop)
             }
-            Part::Router(_) => matches!(how, Breakage::Kill | Breakage::Stop),
+            Part::Router(_) => how == Breakage::Kill,
             Part::Uplink(_) | Part::Downlink(_) => {
                 matches!(how, Breakage::Cut | Breakage::Stall | Breakage::Swallow)
             }
