@@ -15,6 +15,8 @@ pub enum Fault {
         /// Whether it is carried out all the same.
         applied: bool,
     },
+    /// The command, a print, is answered with rows that never end.
+    EndlessRows,
     /// The command is not carried out and answered with this trap.
     Trap {
         /// The text, such as `failure: out of memory`.
