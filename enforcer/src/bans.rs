@@ -16,13 +16,15 @@ use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
 use crate::ledger::{
-    Allowance, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+    Allowance, Change, EXPIRED, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
 };
 use crate::prefixes::{self, canonical};
 
 pub mod allow;
+mod allowing;
 mod book;
 mod counts;
+mod cut;
 mod decided;
 pub mod decision;
 mod earlier;
@@ -32,23 +34,23 @@ pub mod protect;
 mod reachable;
 mod reconfigure;
 mod rulings;
+mod standing;
 pub mod widen;
 
+pub use allowing::{AllowEffect, Allowed, CutNetwork};
 pub use counts::DecisionCounts;
 pub use earlier::Earlier;
-pub use hand::{Allowed, ByHand, HandError};
+pub use hand::{ByHand, HandError};
 pub use reachable::EXEMPT;
+pub use standing::{Standing, StandingBan};
 
-use allow::{Allow, Resolved};
+use allow::{Allow, AllowedBecause, OwnNetwork, Resolved};
 use book::{Book, Growth, NewBan};
 use counts::Counters;
 use decision::Exemption;
 use protect::{Protect, ProtectConfig};
 use reachable::Reachable;
 use widen::{Widen, WidenConfig};
-
-/// What ended a ban whose time was over, in the ledger. Those of releases before wrote `lapsed`.
-const EXPIRED: &str = "expired";
 
 /// The settings that decisions follow, until a reload brings others.
 #[derive(Clone, Debug, Default)]
@@ -111,11 +113,14 @@ impl Bans {
             };
             match ban.until.timestamp() {
                 Some(until) if until <= now => end(until, EXPIRED),
-                _ if networks.overlaps(*prefix) => end(now, "allow list"),
+                _ if networks.covers(*prefix) => end(now, "allow list"),
                 _ => true,
             }
         });
-        book.load(standing, now);
+        for prefix in book.load(standing, now) {
+            book.lift(prefix, now);
+            ended.push(Change::End { prefix, at: now, by: "allow list".to_owned() });
+        }
         if !ended.is_empty() {
             tracing::info!(bans = ended.len(), "ended while the enforcer was down, or are allowed now");
         }
@@ -228,11 +233,11 @@ impl Bans {
         }
     }
 
-    /// Replaces the addresses of the routers and of this host, which are allowed too. Returns how many bans
-    /// were lifted for it.
-    pub fn set_own_addresses(&self, addresses: Vec<IpAddr>, now: Timestamp) -> usize {
+    /// Replaces what is ours without being configured (addresses of this host and of routers, and private networks behind
+    /// those), which is allowed too. Returns how many bans were lifted for it.
+    pub fn set_own_networks(&self, own: Vec<OwnNetwork>, now: Timestamp) -> usize {
         let mut book = self.lock();
-        if book.allow.set_own(addresses) { self.apply_allow(&mut book, now) } else { 0 }
+        if book.allow.set_own(own) { self.apply_allow(&mut book, now).lifted } else { 0 }
     }
 
     /// Takes note of what a DNS name on the allow list stands for.
@@ -243,7 +248,7 @@ impl Bans {
         if !book.allow.names().contains(name) || !book.allow.set_answer(name, answer) {
             return;
         }
-        let lifted = self.apply_allow(&mut book, now);
+        let lifted = self.apply_allow(&mut book, now).lifted;
         drop(book);
         tracing::info!(name, ?addresses, lifted, "a name on the allow list has these addresses now");
     }
@@ -309,6 +314,16 @@ impl Bans {
         self.rules().nat64.network(prefix)
     }
 
+    /// Why a prefix is never banned, or not as a whole; `None` where it can be.
+    pub fn allowed_because(&self, prefix: IpNet) -> Option<AllowedBecause> {
+        self.lock().allow.because(self.clients(prefix), &self.rules().nat64)
+    }
+
+    /// What keeps a prefix out, as memory has it, whatever state the ledger is in.
+    pub fn standing(&self, prefix: IpNet) -> Standing {
+        self.lock().standing_of(canonical(prefix))
+    }
+
     /// How many networks are widened.
     pub fn widened(&self) -> usize {
         self.lock().widen.wide()
@@ -332,33 +347,6 @@ impl Bans {
     /// What was decided since the start.
     pub fn counts(&self) -> DecisionCounts {
         self.counters.counts()
-    }
-
-    /// Makes what the allow list is made of hold: lifts the bans that touch what is new on it, and weighs the
-    /// widened networks around what is new or gone. Returns how many bans.
-    fn apply_allow(&self, book: &mut Book, at: Timestamp) -> usize {
-        let before = Arc::clone(&book.reachable.networks);
-        let allow = Arc::new(self.rules().nat64.networks(&book.allow.networks()));
-        book.reachable.networks = Arc::clone(&allow);
-        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
-        let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
-            (before.iter().collect(), allow.iter().collect());
-        let mut changes = Vec::new();
-        for network in new.difference(&old) {
-            for prefix in book.widen.bans().touching(*network) {
-                book.lift(prefix, at);
-                changes.push(Change::End { prefix, at, by: "allow list".to_owned() });
-            }
-        }
-        let lifted = changes.len();
-        self.ledger.write_surely(changes);
-        for network in new.symmetric_difference(&old) {
-            book.review(*network, at);
-        }
-        if lifted > 0 {
-            tracing::warn!(bans = lifted, "bans lifted: their addresses are on the allow list now");
-        }
-        lifted
     }
 
     /// Decides on offences and tells the routers, hands what changed to the ledger, and logs.

@@ -70,8 +70,7 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
-    #[serde(default = "default_listen")]
-    listen: SocketAddr,
+    listen: Option<Spanned<String>>,
     #[serde(default = "default_state")]
     state: PathBuf,
     #[serde(default = "default_socket")]
@@ -134,7 +133,7 @@ impl Config {
             routers.push(router.into_inner().check(&name, &span, folder, &list, &mut warnings, &at)?);
         }
         let config = Self {
-            listen: raw.listen,
+            listen: check_listen(raw.listen, &at)?,
             state: raw.state,
             socket: raw.socket,
             allow: check_allow(raw.allow, &at)?,
@@ -211,8 +210,18 @@ fn checked(
     Ok(value.into_inner())
 }
 
-fn default_listen() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 8443))
+fn check_listen(
+    raw: Option<Spanned<String>>,
+    at: &impl Fn(Range<usize>, String) -> ConfigError,
+) -> Result<SocketAddr, ConfigError> {
+    let Some(raw) = raw else { return Ok(SocketAddr::from(([0, 0, 0, 0], 8443))) };
+    raw.get_ref().parse().map_err(|_| {
+        let text = raw.get_ref().escape_debug();
+        at(
+            raw.span(),
+            format!("`{text}` is no address with a port; expected such as `0.0.0.0:8443` or `[::]:8443`"),
+        )
+    })
 }
 
 fn default_state() -> PathBuf {
@@ -247,7 +256,7 @@ mod tests {
     fn each_mistake_names_its_line_and_what_would_be_right() {
         let router = |more: &str| format!("{ROUTER}{more}\n");
         for (text, place, says) in [
-            ("listen = \"everywhere\"\n".to_owned(), "enforcer.toml:1:10", "socket address"),
+            ("listen = \"everywhere\"\n".to_owned(), "enforcer.toml:1:10", "such as `0.0.0.0:8443`"),
             ("alow = []\n".to_owned(), "enforcer.toml:1:1", "alow"),
             ("nat64 = [\"2001:db8::/33\"]\n".to_owned(), "enforcer.toml:1:9", "32, 40, 48, 56, 64 or 96"),
             ("allow = [\"10.0.0.1-9\"]\n".to_owned(), "enforcer.toml:1:10", "10.0.0.1-9"),
@@ -292,7 +301,9 @@ mod tests {
     fn a_password_file_is_read_beside_the_configuration_and_needs_no_warning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("enforcer.toml");
-        std::fs::write(folder.path().join("secret"), "p w\n").unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "p w\n").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&path, ROUTER.replace("password = \"p\"", "password_file = \"secret\"")).unwrap();
         let config = Config::read(&path).unwrap();
         assert_eq!(config.routers[0].password.expose(), "p w");

@@ -2,7 +2,7 @@
 //! that nothing is taken before it can be kept.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,7 @@ use crate::ledger::{self, Ledger, Saved, Terms};
 use crate::router::{self, Crew, Routers};
 use crate::tls::{Identity, Presented};
 
+mod own;
 mod past;
 mod recovery;
 mod reload;
@@ -47,12 +48,8 @@ use reload::Reloader;
 
 /// How often it is looked which bans are over.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the addresses of the routers and of this host are looked at anew.
-const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is counted what happened.
 const RATES_INTERVAL: Duration = Duration::from_secs(1);
-/// How often, while a router's name is not resolved.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running enforcer, for those that started it.
 #[derive(Debug)]
@@ -79,7 +76,8 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 /// within a tokio runtime of several threads.
 pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
     let started = clock.now();
-    let presented = Identity::load_or_make(&config.state)?.presented()?;
+    let presented =
+        Identity::load_or_make(&config.state, || enrolment::is_any(&config.state))?.presented()?;
     let acceptor = TlsAcceptor::from(presented.server_config()?);
     let Ground { ledger, id, through, recovering, writer, desired, bans } = ground(&config, &clock)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
@@ -99,8 +97,8 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
     // What keeps them right.
     let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet.clone())));
     tasks.spawn(until(stop.clone(), expire(bans.clone(), reports.clone(), clock.clone())));
-    let addresses = keep_own_addresses(bans.clone(), routers.clone(), clock.clone());
-    tasks.spawn(until(stop.clone(), addresses));
+    let own = own::keep(bans.clone(), routers.clone(), clock.clone());
+    tasks.spawn(until(stop.clone(), own));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
@@ -208,9 +206,7 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
     let Saved { id, bans, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
-    let literal: Vec<IpAddr> =
-        config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect();
-    allow.set_own(own_addresses(&literal));
+    allow.set_own(own::at_start(config));
     let bans =
         Bans::new(rules(config, labels), ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
     Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
@@ -296,17 +292,6 @@ async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     }
 }
 
-async fn keep_own_addresses(bans: Arc<Bans>, routers: Arc<Routers>, clock: Clock) {
-    loop {
-        // A router's addresses are known once its name is resolved, which is soon.
-        let soon = routers.now().iter().any(|router| router.addresses().is_empty());
-        tokio::time::sleep(if soon { RESOLVE_INTERVAL } else { ALLOW_INTERVAL }).await;
-        let addresses: Vec<IpAddr> =
-            routers.now().iter().flat_map(|router| router.known_addresses()).collect();
-        bans.set_own_addresses(own_addresses(&addresses), clock.now());
-    }
-}
-
 async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     let mut interval = tokio::time::interval(enrolment::REFRESH);
     loop {
@@ -328,16 +313,6 @@ async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Rout
         let second = now.duration_since(began).as_secs();
         rates.lock().unwrap_or_else(PoisonError::into_inner).sample(second, totals, &routers);
     }
-}
-
-/// The addresses of the routers and of this host, which are never banned.
-fn own_addresses(routers: &[IpAddr]) -> Vec<IpAddr> {
-    let mut addresses = routers.to_vec();
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
-        Err(error) => tracing::warn!(%error, "the host's own addresses cannot be read"),
-    }
-    addresses
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

@@ -254,7 +254,7 @@ async fn a_mistake_anywhere_leaves_everything_as_it_was() {
     scene.edit(|_| format!("allow = [\"198.51.100.0/24\"]\n{good}"));
     let state = scene.folder.path().join("state");
     let other = tempfile::tempdir().unwrap();
-    atalaya_enforcer::tls::Identity::load_or_make(other.path()).unwrap();
+    atalaya_enforcer::tls::Identity::load_or_make(other.path(), || true).unwrap();
     std::fs::copy(other.path().join("key.pem"), state.join("key.pem")).unwrap();
     assert!(scene.refused().await.contains("they must be of one pair"));
     std::fs::remove_file(state.join("key.pem")).unwrap();
@@ -399,7 +399,7 @@ async fn a_new_certificate_waits_until_it_is_said_that_sensors_may_be_locked_out
     let scene = Scene::new().await;
     let before = scene.service.fingerprint();
     let other = tempfile::tempdir().unwrap();
-    let new = atalaya_enforcer::tls::Identity::load_or_make(other.path()).unwrap().fingerprint();
+    let new = atalaya_enforcer::tls::Identity::load_or_make(other.path(), || true).unwrap().fingerprint();
     for file in ["certificate.pem", "key.pem"] {
         std::fs::copy(other.path().join(file), scene.folder.path().join("state").join(file)).unwrap();
     }

@@ -2,7 +2,6 @@
 //! without one: bans of what is allowed now are lifted, labels are made anew, and networks are widened anew; routers and
 //! followers are told of nothing but the difference.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,9 +9,11 @@ use jiff::Timestamp;
 
 use super::allow::AllowConfig;
 use super::book::Book;
-use super::widen::{Entries, Widen};
+use super::cut::Cuts;
+use super::widen::Widen;
 use super::{Bans, Rules};
-use crate::desired::Wanted;
+use crate::desired::{Desired, Wanted};
+use crate::ledger::Change;
 
 // === impl Bans ===
 
@@ -33,12 +34,15 @@ impl Bans {
         book.reachable.set_nat64(rules.nat64.clone());
         let widen = Widen::new(rules.widen, rules.by_jail);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-        let lifted = self.apply_allow(&mut book, now);
+        let mut lifted = self.apply_allow(&mut book, now).lifted;
         if relabel {
             book.labels = labels;
         }
         if anew {
-            book.rebuild(widen, now);
+            let too_many = book.rebuild(widen, now);
+            let end = |prefix| Change::End { prefix, at: now, by: "allow list".to_owned() };
+            lifted += too_many.len();
+            self.ledger.write_surely(too_many.into_iter().map(end).collect());
         }
         drop(book);
         self.names_changed.notify_one();
@@ -49,34 +53,30 @@ impl Bans {
 // === impl Book ===
 
 impl Book {
-    /// Labels the bans that stand anew, widens them anew, and tells routers and followers the difference.
-    fn rebuild(&mut self, widen: Widen, now: Timestamp) {
+    /// Labels the bans that stand anew, widens them anew, and tells routers and followers the difference. The bans that
+    /// were lifted, because the allow list leaves too many parts of them.
+    fn rebuild(&mut self, widen: Widen, now: Timestamp) -> Vec<IpNet> {
         let before = std::mem::replace(&mut self.widen, widen);
-        let mut entries: BTreeMap<IpNet, Wanted> = BTreeMap::new();
+        let mut entries: Vec<(IpNet, Wanted)> = Vec::new();
         let everything = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
         let offenders = everything.into_iter().flat_map(|all| before.bans().within(all));
         for prefix in offenders.chain(before.bans().others()) {
-            let Some(Wanted { until, label }) = before.standing(prefix, &&*self.desired) else { continue };
+            let Some(Wanted { until, label }) = before.standing(prefix, &self.entries) else { continue };
             self.widen.load(prefix, before.is_scan(prefix));
             let label = self.labels.of(&label.origin, label.is_scan);
-            entries.insert(prefix, Wanted { until, label });
+            entries.push((prefix, Wanted { until, label }));
         }
-        let Self { desired, widen, reachable, .. } = self;
-        widen.begin_all(&mut entries, &|network| reachable.touches(network, now));
-        desired.replace(entries);
-    }
-}
-
-impl Entries for BTreeMap<IpNet, Wanted> {
-    fn get(&self, prefix: IpNet) -> Option<Wanted> {
-        BTreeMap::get(self, &prefix).cloned()
-    }
-
-    fn set(&mut self, prefix: IpNet, entry: Wanted) {
-        self.insert(prefix, entry);
-    }
-
-    fn remove(&mut self, prefix: IpNet) {
-        BTreeMap::remove(self, &prefix);
+        let mut anew = Cuts::new(Arc::new(Desired::new()));
+        anew.desired().set_many(entries);
+        self.widen.begin_all(&mut anew, &|network| self.reachable.touches(network, now));
+        let running = std::mem::replace(&mut self.entries, anew);
+        let allowed: Vec<IpNet> = self.reachable.networks.iter().collect();
+        let too_many = self.cut_around(&allowed);
+        for prefix in &too_many {
+            self.lift(*prefix, now);
+        }
+        let anew = std::mem::replace(&mut self.entries, running);
+        self.entries.replace(anew);
+        too_many
     }
 }

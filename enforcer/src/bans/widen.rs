@@ -255,6 +255,12 @@ impl Widen {
         self.scans.contains(&prefix)
     }
 
+    /// The wide networks around a prefix and within it.
+    pub fn wide_touching(&self, prefix: IpNet) -> Vec<IpNet> {
+        let within = self.wide.keys().copied().filter(|network| prefix.contains(network));
+        self.wide_around(prefix).into_iter().chain(within).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// The bans that stand.
     pub fn bans(&self) -> &Prefixes {
         &self.standing

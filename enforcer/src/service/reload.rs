@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::past::{uses, with_their_past};
-use super::{own_addresses, rules};
+use super::{own, rules};
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -146,9 +146,7 @@ impl Reloader {
         before.extend(self.running.routers.iter().flat_map(uses));
         let routers = with_their_past(config.routers.clone(), &before, &self.ledger);
         self.take_up_routers(routers, labelled_anew);
-        let addresses: Vec<_> =
-            self.routers.now().iter().flat_map(|router| router.known_addresses()).collect();
-        lifted += self.bans.set_own_addresses(own_addresses(&addresses), now);
+        lifted += self.bans.set_own_networks(own::of_routers(&self.routers), now);
         self.running = config;
         lifted
     }
