@@ -223,7 +223,7 @@ impl Differences {
 fn removed(router: &RouterConfig) -> String {
     let RouterConfig { name, address, lists, mark, .. } = router;
     let remove = |path: &str, list: &str| {
-        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}: \"]")
+        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}:\"]")
     };
     let mut commands = vec![remove("/ip", &lists[0])];
     commands.extend(router.ipv6.then(|| remove("/ipv6", &lists[1])));
