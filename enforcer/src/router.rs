@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atalaya_wire::Name;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -27,6 +28,7 @@ pub mod endpoint;
 pub mod enforcement;
 mod link;
 mod look;
+mod networks;
 pub mod order;
 pub mod pace;
 pub mod pin;
@@ -45,6 +47,7 @@ mod workplace;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use enforcement::Enforcement;
+pub use networks::RouterNetworks;
 pub use order::Unexplained;
 pub use question::Holding;
 pub use recovery::Recovery;
@@ -109,6 +112,11 @@ impl RouterHandle {
         status
     }
 
+    /// Its name in the configuration.
+    pub fn name(&self) -> Name {
+        self.status.borrow().name.clone()
+    }
+
     /// Whether a ban of exactly this prefix stands that is for the router, whatever its limit.
     pub fn takes(&self, prefix: IpNet) -> bool {
         self.view.until(canonical(prefix)).is_some()
@@ -132,6 +140,11 @@ impl RouterHandle {
     /// The status as it changes, but for the count of desired bans.
     pub fn watch(&self) -> watch::Receiver<RouterStatus> {
         self.status.clone()
+    }
+
+    /// The addresses and the private networks that the router told of last; none until then.
+    pub fn networks(&self) -> RouterNetworks {
+        self.status.borrow().networks.clone()
     }
 
     /// The addresses behind the configured one, as resolved last; empty until then.

@@ -9,6 +9,8 @@ mod check;
 mod prompt;
 mod section;
 
+pub use prompt::Prompt;
+
 /// The examples of `router --help`.
 pub const EXAMPLES: &str = "Examples:\n  \
     atalaya-enforcer router add edge --address 192.0.2.1\n  \

@@ -115,11 +115,14 @@ pub(super) async fn ban(
 ) -> Answer<BanAnswer> {
     let BanRequest { prefix, bantime, reason, force } = request;
     let done = control.bans.ban(prefix, bantime, &reason, force, control.clock.now()).map_err(|error| {
-        let status = match error {
-            HandError::Allowed { .. } | HandError::Protected { .. } => StatusCode::CONFLICT,
-            HandError::Everyone(_) | HandError::NoTime => StatusCode::BAD_REQUEST,
+        let (status, code) = match error {
+            HandError::Protected { .. } | HandError::Private(_) => {
+                (StatusCode::CONFLICT, ProblemCode::NeedsForce)
+            }
+            HandError::Allowed { .. } => (StatusCode::CONFLICT, ProblemCode::Malformed),
+            HandError::Everyone(_) | HandError::NoTime => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
         };
-        Refused(status, Problem::new(ProblemCode::Malformed, error.to_string()))
+        Refused(status, Problem::new(code, error.to_string()))
     })?;
     committed(done.receipt).await?;
     if done.changed {

@@ -35,6 +35,9 @@ pub struct Ban {
     pub ended_by: Option<String>,
 }
 
+/// The source of the evidence that holds the reason of a ban by hand.
+pub const BY_HAND: &str = "by hand";
+
 /// An entry of the allow list that was made at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allowance {

@@ -13,6 +13,7 @@ use super::address_list::{EntryId, Marks, address_text, parse_timeout, timeout_t
 use super::check::rules::Chains;
 use super::enforcement::Enforcement;
 use super::look::{Look, Next};
+use super::networks::{NetworkPage, NetworksReading};
 use super::order::{Action, Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::sentence::{Row, Trap, TrapMeaning};
@@ -52,6 +53,7 @@ pub(super) struct Link<'a> {
     session: Session<Purpose>,
     pipeline: Pipeline,
     look: Look,
+    networks: NetworksReading,
     marks: Marks,
     began: Instant,
     timers: Timers,
@@ -68,6 +70,7 @@ pub(super) enum Purpose {
     Rules(Family, Chains),
     Resource,
     Identity,
+    Networks(NetworkPage),
 }
 
 /// When to do what next.
@@ -123,13 +126,25 @@ impl<'a> Link<'a> {
             look_heard: now,
             look_ended: now,
         };
-        let (look, withheld) = (Look::default(), HashSet::new());
-        Self { workplace, session, pipeline, look, marks, began: now, timers, latency: None, withheld }
+        let (look, networks, withheld) = (Look::default(), NetworksReading::default(), HashSet::new());
+        Self {
+            workplace,
+            session,
+            pipeline,
+            look,
+            networks,
+            marks,
+            began: now,
+            timers,
+            latency: None,
+            withheld,
+        }
     }
 
     /// Works until the service stops (`Ok`) or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
         self.ask("/system/identity/print", Purpose::Identity, |command| command);
+        self.ask_for_networks(NetworkPage::FIRST);
         loop {
             self.on_time();
             let more = self.fill();
@@ -312,6 +327,10 @@ impl<'a> Link<'a> {
             CommandAnswer::Trap(Purpose::Print(family), trap) => {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
+            CommandAnswer::Row(Purpose::Networks(page), row) => self.networks.row(page, &row),
+            CommandAnswer::Done(Purpose::Networks(page), _) => self.networks_end(page),
+            // A router without IPv6, or one that lets the user read less: what could be read counts.
+            CommandAnswer::Trap(Purpose::Networks(page), _) => self.networks_end(page),
             // Nice to know, but nothing depends on it.
             CommandAnswer::Trap(Purpose::Resource | Purpose::Identity, _)
             | CommandAnswer::Done(Purpose::Resource | Purpose::Identity, _)
@@ -455,6 +474,7 @@ impl<'a> Link<'a> {
             self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);
             self.pipeline.reconcile_all();
             self.timers.look = now;
+            self.ask_for_networks(NetworkPage::FIRST);
         }
         if self.timers.retry.is_some_and(|retry| retry <= now) {
             self.timers.retry = None;
@@ -537,6 +557,25 @@ impl<'a> Link<'a> {
             next = next.min(self.timers.learn_after.max(at));
         }
         next.min(self.next_look().or_else(|| self.look_deadline()).unwrap_or(next))
+    }
+
+    /// One page after the other, so that bans wait for none of them.
+    fn ask_for_networks(&mut self, page: NetworkPage) {
+        if page == NetworkPage::FIRST {
+            self.networks = NetworksReading::default();
+        }
+        let (path, properties) = page.print();
+        self.ask(path, Purpose::Networks(page), |command| command.attribute(".proplist", Some(properties)));
+    }
+
+    fn networks_end(&mut self, page: NetworkPage) {
+        match page.next(self.workplace.config.ipv6) {
+            Some(next) => self.ask_for_networks(next),
+            None => {
+                let networks = self.networks.networks();
+                self.workplace.status.send_modify(|status| status.networks = networks);
+            }
+        }
     }
 
     fn print(&mut self, family: Family) {

@@ -14,10 +14,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::router::RouterHandle;
 
-/// How often the addresses of the routers and of this host are looked at anew.
-const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
-/// How often, while something of a router is not known yet.
-const SOON: Duration = Duration::from_secs(1);
+/// How often it is looked whether a router told of other networks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How many times as seldom this host's addresses are looked at.
+const HOST_TURNS: u32 = 30;
 
 /// What is known before a router was reached: this host's addresses, and those of routers that the configuration has.
 pub(super) fn at_start(config: &Config) -> Vec<OwnNetwork> {
@@ -40,17 +40,20 @@ pub(super) async fn keep(
     routers: Arc<Vec<RouterHandle>>,
     clock: Clock,
 ) {
-    loop {
-        // A router's addresses are known once its name is resolved, which is soon.
-        let soon = routers.iter().any(|router| router.addresses().is_empty());
-        tokio::time::sleep(if soon { SOON } else { ALLOW_INTERVAL }).await;
+    let mut host = of_host();
+    for turn in 1_u32.. {
+        tokio::time::sleep(INTERVAL).await;
+        if turn.is_multiple_of(HOST_TURNS) {
+            host = of_host();
+        }
         let mut own = literal.clone();
-        own.extend(of_host());
+        own.extend(host.iter().cloned());
         for router in routers.iter() {
-            let name = router.status().name;
-            own.extend(
-                router.addresses().into_iter().map(|address| single(address, Whose::Router(name.clone()))),
-            );
+            let (name, told) = (router.name(), router.networks());
+            let addresses = router.addresses().into_iter().chain(told.addresses);
+            own.extend(addresses.map(|address| single(address, Whose::Router(name.clone()))));
+            let behind = |network| OwnNetwork { network, whose: Whose::Behind(name.clone()) };
+            own.extend(told.private.into_iter().map(behind));
         }
         bans.set_own_networks(own, clock.now());
     }
