@@ -264,6 +264,46 @@ fn what_stands_is_shown_while_another_program_locks_the_ledger() {
     running.stop();
 }
 
+#[test]
+fn times_are_told_in_the_readers_zone_and_in_utc_in_json_and_prefixes_and_units_in_one_form() {
+    let host = Host::new("");
+    let running = host.start();
+    host.prints(&["ban", "203.0.113.7", "--for", "2h"]);
+    let in_zone = |zone: &str, arguments: &[&str]| {
+        let output = host.command(arguments).env("TZ", zone).output().unwrap();
+        assert!(output.status.success(), "{}", host::stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ban: serde_json::Value = serde_json::from_str(&in_zone("XXX-5:45", &["bans", "--json"])).unwrap();
+    let since: jiff::Timestamp = ban[0]["since"].as_str().unwrap().parse().unwrap();
+    assert!(
+        ban[0]["since"].as_str().unwrap().ends_with('Z') && ban[0]["until"].as_str().unwrap().ends_with('Z')
+    );
+    let east = jiff::tz::TimeZone::posix("XXX-5:45").unwrap();
+    let there = since.to_zoned_datetime(east).strftime("(%Y-%m-%d %H:%M:%S +05:45)").to_string();
+    let shown = in_zone("XXX-5:45", &["show", "203.0.113.7"]);
+    assert!(shown.contains(&there) && !shown.contains("Z)"), "{there}: {shown}");
+    let shown = in_zone("UTC", &["show", "203.0.113.7"]);
+    assert!(shown.contains(&since.strftime("(%Y-%m-%d %H:%M:%SZ)").to_string()), "{shown}");
+    // A host is its address, everywhere.
+    let json = host.json(&["show", "203.0.113.7", "--json"]);
+    for place in ["/prefix", "/ban/prefix", "/standing/bans/0/prefix", "/standing/held_as/0"] {
+        assert_eq!(json.pointer(place).unwrap(), "203.0.113.7", "{place}");
+    }
+    for (arguments, place) in [
+        (&["bans", "--json"][..], "/0/prefix"),
+        (&["ban", "203.0.113.7", "--for", "3h", "--json"], "/prefix"),
+        (&["allow", "203.0.113.9", "--json"], "/entry/what"),
+        (&["allow", "--json"], "/entries/0/what"),
+        (&["unban", "203.0.113.7", "--json"], "/prefix"),
+    ] {
+        let json = host.json(arguments);
+        let host = json.pointer(place).unwrap().as_str().unwrap();
+        assert!(host.starts_with("203.0.113.") && !host.contains('/'), "{arguments:?}: {json}");
+    }
+    running.stop();
+}
+
 /// What `check` says of a configuration: its errors, or its warnings.
 fn checked(text: &str) -> String {
     let host = Host::new("");

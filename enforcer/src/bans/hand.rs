@@ -3,12 +3,14 @@
 use atalaya_wire::{BanTime, Evidence};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::Bans;
 use super::allow::{AllowReason, AllowedBecause};
 use super::book::NewBan;
 use super::decision::{self, Decision};
 use super::protect;
+use crate::clock::in_zone;
 use crate::desired::{Moment, Origin};
 use crate::ledger::{BY_HAND, Change, GoodLogin, Receipt};
 use crate::prefixes::written;
@@ -26,8 +28,8 @@ pub enum HandError {
     },
     /// The address is protected.
     #[error(
-        "{} logged in successfully at {} ({} as {} on {}): banning {prefix} could lock someone out; add --force to ban it all the same",
-        login.address, login.last.strftime("%Y-%m-%d %H:%M:%SZ"), login.service, login.account, login.sensor
+        "{} logged in successfully at {} ({} as {} on {}): banning {} could lock someone out; add --force to ban it all the same",
+        login.address, in_zone(login.last, &TimeZone::system()), login.service, login.account, login.sensor, written(*prefix)
     )]
     Protected {
         /// What was to be banned.

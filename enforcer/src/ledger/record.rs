@@ -15,6 +15,7 @@ use crate::prefixes::Family;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// From when: the time of the offence, not of its arrival.
     pub since: Timestamp,

@@ -22,6 +22,7 @@ pub struct RouterNetworks {
     /// Its own addresses, on whatever interface.
     pub addresses: BTreeSet<IpAddr>,
     /// The private networks that it is connected to, but for that of its uplink.
+    #[serde(with = "crate::prefixes::json::list")]
     pub private: BTreeSet<IpNet>,
 }
 

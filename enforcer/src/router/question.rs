@@ -15,6 +15,7 @@ pub enum Holding {
         /// Whether it carries our mark.
         ours: bool,
         /// In how many seconds the router drops it; `None` for a static one.
+        #[serde(rename = "left_seconds")]
         left: Option<u64>,
     },
     /// The router is away, or its list has not been read yet.
