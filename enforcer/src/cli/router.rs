@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod add;
 mod check;
+mod draft;
 mod prompt;
 mod section;
 
