@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 mod add;
 mod check;
-mod draft;
 mod prompt;
 mod section;
+mod unfinished;
 
 pub use prompt::Prompt;
 

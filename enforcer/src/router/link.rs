@@ -25,6 +25,8 @@ use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
+mod networks;
+
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
 
@@ -328,9 +330,10 @@ impl<'a> Link<'a> {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
             CommandAnswer::Row(Purpose::Networks(page), row) => self.networks.row(page, &row),
-            CommandAnswer::Done(Purpose::Networks(page), _) => self.networks_end(page),
-            // A router without IPv6, or one that lets the user read less: what could be read counts.
-            CommandAnswer::Trap(Purpose::Networks(page), _) => self.networks_end(page),
+            CommandAnswer::Done(Purpose::Networks(page), _)
+            | CommandAnswer::Trap(Purpose::Networks(page), _) => {
+                self.networks_end(page);
+            }
             // Nice to know, but nothing depends on it.
             CommandAnswer::Trap(Purpose::Resource | Purpose::Identity, _)
             | CommandAnswer::Done(Purpose::Resource | Purpose::Identity, _)
@@ -557,25 +560,6 @@ impl<'a> Link<'a> {
             next = next.min(self.timers.learn_after.max(at));
         }
         next.min(self.next_look().or_else(|| self.look_deadline()).unwrap_or(next))
-    }
-
-    /// One page after the other, so that bans wait for none of them.
-    fn ask_for_networks(&mut self, page: NetworkPage) {
-        if page == NetworkPage::FIRST {
-            self.networks = NetworksReading::default();
-        }
-        let (path, properties) = page.print();
-        self.ask(path, Purpose::Networks(page), |command| command.attribute(".proplist", Some(properties)));
-    }
-
-    fn networks_end(&mut self, page: NetworkPage) {
-        match page.next(self.workplace.config.ipv6) {
-            Some(next) => self.ask_for_networks(next),
-            None => {
-                let networks = self.networks.networks();
-                self.workplace.status.send_modify(|status| status.networks = networks);
-            }
-        }
     }
 
     fn print(&mut self, family: Family) {

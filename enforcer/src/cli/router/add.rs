@@ -21,9 +21,9 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::check::{commands, show};
-use super::draft::{Answers, Draft};
 use super::prompt::Prompt;
 use super::section::{PasswordPlace, Section};
+use super::unfinished::{Answers, Unfinished};
 use crate::cli::paint::Paint;
 
 /// How long a port may take to present a certificate before it is taken for one without.
@@ -74,7 +74,7 @@ struct NewRouter {
     router: RouterConfig,
     place: PasswordPlace,
     allow: Vec<String>,
-    draft: Draft,
+    unfinished: Unfinished,
     prompt: Prompt,
     runtime: Runtime,
     writes: bool,
@@ -103,8 +103,8 @@ impl Arguments {
             bail!("{} has `allow` already: add to it there", config.display());
         }
         let prompt = Prompt::new();
-        let mut draft = Draft::beside(config);
-        let before = earlier(&draft, prompt, &taken)?;
+        let mut unfinished = Unfinished::beside(config);
+        let before = earlier(&unfinished, prompt, &taken)?;
         let name: Name =
             prompt.value(self.name.or(before.name), "Name of the router, such as edge", None, "NAME")?;
         if taken.contains(&name) {
@@ -113,7 +113,7 @@ impl Arguments {
                 config.display()
             );
         }
-        draft.answers.name = Some(name.clone());
+        unfinished.answers.name = Some(name.clone());
         let known = self.address.or(before.address.and_then(|address| address.parse().ok()));
         let address: Endpoint = prompt.value(
             known,
@@ -121,20 +121,20 @@ impl Arguments {
             None,
             "--address",
         )?;
-        draft.answers.address = Some(address.to_string());
+        unfinished.answers.address = Some(address.to_string());
         let user: String = prompt.value(self.user.or(before.user), "API user", Some("atalaya"), "--user")?;
         if user.is_empty() {
             bail!("the user's name is empty");
         }
-        draft.answers.user = Some(user.clone());
+        unfinished.answers.user = Some(user.clone());
         let allow = match before.allow {
             _ if has_allow => Vec::new(),
             Some(allow) if self.allow.is_empty() => allow,
             _ => own_networks(self.allow, prompt)?,
         };
-        draft.answers.allow = Some(allow.clone());
+        unfinished.answers.allow = Some(allow.clone());
         if prompt.is_somebody() {
-            draft.keep()?;
+            unfinished.keep()?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut router = RouterConfig::new(name, address, user, Password::new(""));
@@ -142,7 +142,8 @@ impl Arguments {
         router.mark.clone_from(&lists.mark);
         router.tls = self.fingerprint.or(before.fingerprint);
         let place = PasswordPlace::New(Password::new(""));
-        let mut walk = NewRouter { router, place, allow, draft, prompt, runtime, writes: !self.read_only };
+        let mut walk =
+            NewRouter { router, place, allow, unfinished, prompt, runtime, writes: !self.read_only };
         if walk.router.tls.is_none() {
             walk.find_certificate()?;
         }
@@ -154,7 +155,7 @@ impl Arguments {
             }
             _ => walk.take_password(self.password_file, self.new_user)?,
         };
-        walk.draft.answers.is_new = is_new;
+        walk.unfinished.answers.is_new = is_new;
         walk.keep()?;
         if is_new {
             let user = command::add_user(&walk.router.user, walk.router.password.expose());
@@ -176,13 +177,13 @@ impl NewRouter {
         if !self.prompt.is_somebody() {
             return Ok(());
         }
-        self.draft.answers.fingerprint = self.router.tls;
-        self.draft.answers.address = Some(self.router.address.to_string());
-        self.draft.answers.password = match &self.place {
+        self.unfinished.answers.fingerprint = self.router.tls;
+        self.unfinished.answers.address = Some(self.router.address.to_string());
+        self.unfinished.answers.password = match &self.place {
             PasswordPlace::New(password) => Some(password.expose().to_owned()),
             PasswordPlace::Kept(_) => None,
         };
-        self.draft.keep()
+        self.unfinished.keep()
     }
 
     /// Pins what api-ssl presents, where somebody agrees or nobody is there to ask.
@@ -311,7 +312,7 @@ impl NewRouter {
     ) -> anyhow::Result<ExitCode> {
         self.router.ipv6 = report.is_none_or(|report| !report.lacks_ipv6);
         self.keep()?;
-        let Self { router, place, allow, draft, prompt, .. } = self;
+        let Self { router, place, allow, unfinished, prompt, .. } = self;
         let section = Section { router: &router, password: place, allow };
         let allow = section.allow_line().map(|line| line + "\n").unwrap_or_default();
         writeln!(out, "For {}:\n\n{allow}{}", config.display(), section.text())?;
@@ -342,7 +343,7 @@ impl NewRouter {
             )?;
         }
         // Appended, or deliberately not: there is nothing to go on with.
-        draft.done();
+        unfinished.done();
         if report.is_none() {
             writeln!(
                 out,
@@ -355,8 +356,9 @@ impl NewRouter {
 }
 
 /// What was answered to a walk that was broken off, where somebody wants to go on with it.
-fn earlier(draft: &Draft, prompt: Prompt, taken: &[Name]) -> anyhow::Result<Answers> {
-    let unfinished = draft.earlier().filter(|answers| !answers.name.iter().any(|name| taken.contains(name)));
+fn earlier(unfinished: &Unfinished, prompt: Prompt, taken: &[Name]) -> anyhow::Result<Answers> {
+    let unfinished =
+        unfinished.earlier().filter(|answers| !answers.name.iter().any(|name| taken.contains(name)));
     let Some(answers) = unfinished.filter(|_| prompt.is_somebody()) else { return Ok(Answers::default()) };
     let name = answers.name.as_ref().map(Name::as_str).unwrap_or_default();
     let address = answers.address.as_deref().unwrap_or("no address yet");

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::router::{Password, RouterConfig};
 
-use super::draft::make_folder;
+use super::unfinished::make_folder;
 
 /// What a router's section says.
 pub struct Section<'a> {

@@ -27,14 +27,14 @@ pub struct Answers {
 }
 
 /// The file with the answers.
-pub struct Draft {
+pub struct Unfinished {
     path: PathBuf,
     pub answers: Answers,
 }
 
-// === impl Draft ===
+// === impl Unfinished ===
 
-impl Draft {
+impl Unfinished {
     /// That of a configuration, with nothing answered.
     pub fn beside(config: &Path) -> Self {
         let mut name = config.file_name().unwrap_or_default().to_owned();
@@ -92,24 +92,24 @@ mod tests {
     fn answers_are_kept_for_their_owner_alone_and_found_again_until_all_is_done() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("etc/atalaya/enforcer.toml");
-        let mut draft = Draft::beside(&config);
+        let mut unfinished = Unfinished::beside(&config);
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(draft.earlier(), None);
-        draft.answers = Answers {
+        assert_eq!(unfinished.earlier(), None);
+        unfinished.answers = Answers {
             name: Some("edge".parse().unwrap()),
             allow: Some(vec!["192.0.2.0/24".to_owned()]),
             password: Some("p \"w".to_owned()),
             ..Answers::default()
         };
-        draft.keep().unwrap();
-        draft.keep().unwrap();
-        assert_eq!((mode(&draft.path), mode(config.parent().unwrap())), (0o600, 0o755));
-        assert_eq!(Draft::beside(&config).earlier(), Some(draft.answers.clone()));
-        draft.done();
-        assert_eq!(draft.earlier(), None);
+        unfinished.keep().unwrap();
+        unfinished.keep().unwrap();
+        assert_eq!((mode(&unfinished.path), mode(config.parent().unwrap())), (0o600, 0o755));
+        assert_eq!(Unfinished::beside(&config).earlier(), Some(unfinished.answers.clone()));
+        unfinished.done();
+        assert_eq!(unfinished.earlier(), None);
         assert_eq!(fs::read_dir(config.parent().unwrap()).unwrap().count(), 0);
-        // What is no draft is no obstacle.
-        fs::write(&draft.path, "name = 5").unwrap();
-        assert_eq!(draft.earlier(), None);
+        // What is no unfinished is no obstacle.
+        fs::write(&unfinished.path, "name = 5").unwrap();
+        assert_eq!(unfinished.earlier(), None);
     }
 }
