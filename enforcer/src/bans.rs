@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
 use crate::ledger::{
-    Allowance, Change, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+    Allowance, Change, EXPIRED, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
 };
 use crate::prefixes::{self, canonical};
 
@@ -32,6 +32,7 @@ mod hand;
 pub mod names;
 pub mod protect;
 mod reachable;
+mod reconfigure;
 mod rulings;
 mod standing;
 pub mod widen;
@@ -51,10 +52,7 @@ use protect::{Protect, ProtectConfig};
 use reachable::Reachable;
 use widen::{Widen, WidenConfig};
 
-/// What ended a ban whose time was over, in the ledger. Those of releases before wrote `lapsed`.
-const EXPIRED: &str = "expired";
-
-/// The settings that decisions follow, for the whole run.
+/// The settings that decisions follow, until a reload brings others.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// What entries say, and how bad what a jail sees is.
@@ -74,7 +72,7 @@ pub struct Rules {
 /// The bans, and what follows from a decision.
 #[derive(Debug)]
 pub struct Bans {
-    rules: Rules,
+    rules: RwLock<Arc<Rules>>,
     ledger: Ledger,
     /// What is never banned, for those who only read it.
     allow: RwLock<Arc<Networks>>,
@@ -129,7 +127,7 @@ impl Bans {
         ledger.write_surely(ended);
         let allow = RwLock::new(Arc::clone(&book.reachable.networks));
         Self {
-            rules,
+            rules: RwLock::new(Arc::new(rules)),
             ledger,
             allow,
             book: Mutex::new(book),
@@ -303,22 +301,22 @@ impl Bans {
 
     /// What one offender is counted and banned by: an IPv4 address, the unit around an IPv6 one.
     pub fn unit_of(&self, address: IpAddr) -> IpNet {
-        prefixes::unit_of(self.client(address), self.rules.widen.ipv6_prefix)
+        prefixes::unit_of(self.client(address), self.rules().widen.ipv6_prefix)
     }
 
     /// The form in which an address is counted and banned: that of the IPv4 host behind a NAT64, where it is one's.
     pub fn client(&self, address: IpAddr) -> IpAddr {
-        self.rules.nat64.client(address)
+        self.rules().nat64.client(address)
     }
 
     /// The same of a prefix.
     pub fn clients(&self, prefix: IpNet) -> IpNet {
-        self.rules.nat64.network(prefix)
+        self.rules().nat64.network(prefix)
     }
 
     /// Why a prefix is never banned, or not as a whole; `None` where it can be.
     pub fn allowed_because(&self, prefix: IpNet) -> Option<AllowedBecause> {
-        self.lock().allow.because(self.clients(prefix), &self.rules.nat64)
+        self.lock().allow.because(self.clients(prefix), &self.rules().nat64)
     }
 
     /// What keeps a prefix out, as memory has it, whatever state the ledger is in.
@@ -362,8 +360,9 @@ impl Bans {
         let mut decided = Vec::with_capacity(offences.len());
         let mut changes = Vec::with_capacity(offences.len() + 1);
         let mut book = self.lock();
+        let rules = self.rules();
         for (origin, offence) in offences {
-            let escalation = offence.escalation.clone().or_else(|| self.rules.escalation.clone());
+            let escalation = offence.escalation.clone().or_else(|| rules.escalation.clone());
             let growth = escalation.map(|escalation| Growth { escalation, earlier, chance: fastrand::f64() });
             decided.push(book.decide(origin, offence, growth.as_ref(), now, &mut changes));
         }
@@ -378,13 +377,17 @@ impl Bans {
 
     /// Off this thread, which may be one of the runtime's.
     async fn look_up<'a>(&self, offences: impl Iterator<Item = &'a Offence>, now: Timestamp) -> Earlier {
-        let usual = self.rules.escalation.as_ref();
-        let wanted = earlier::Keys::of(offences, usual, self.rules.widen.ipv6_prefix);
+        let rules = self.rules();
+        let wanted = earlier::Keys::of(offences, rules.escalation.as_ref(), rules.widen.ipv6_prefix);
         if wanted.is_empty() {
             return Earlier::default();
         }
         let ledger = self.ledger.clone();
         tokio::task::spawn_blocking(move || wanted.look_up(&ledger, now)).await.unwrap_or_default()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

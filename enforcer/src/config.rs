@@ -21,6 +21,7 @@ use crate::intake::fleet::FleetConfig;
 use crate::ledger::HistoryConfig;
 use crate::router::RouterConfig;
 
+pub mod changes;
 mod list;
 mod router;
 mod tables;
@@ -34,7 +35,7 @@ use tables::{RawFleet, RawHistory, RawProtect, RawWiden, check_allow, check_esca
 pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
 
 /// The whole configuration of an enforcer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The address and port on which sensors connect.
     pub listen: SocketAddr,

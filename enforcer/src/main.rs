@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use atalaya_program::log::{causes, tell_end};
+use atalaya_program::causes::Causes;
+use atalaya_program::log::tell_end;
 use clap::Parser;
 
 mod cli;
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
         // Whoever reads the output, such as `head`, has enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell_end("atalaya-enforcer", &causes(error.as_ref()));
+            tell_end("atalaya-enforcer", &Causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

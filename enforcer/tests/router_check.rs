@@ -285,7 +285,7 @@ async fn a_peer_that_accepts_and_stays_silent_meets_its_deadline() {
 async fn a_router_that_falls_silent_in_the_middle_is_a_fault_and_what_was_read_is_told() {
     let router = good().start().await.unwrap();
     let mut config = pinned(&router);
-    config.deadlines.idle = Duration::from_millis(300);
+    config.deadlines.scan = Duration::from_millis(300);
     router.inject(routeros_sim::Fault::Stall, "/ip/firewall/address-list/print", 0);
     let report = look(&config).await;
     assert_eq!(only(&report, Grade::Fault), ["session"]);

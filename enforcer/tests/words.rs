@@ -34,7 +34,8 @@ async fn holds(router: &Router, addresses: &[&str]) {
         |entries| {
             let mut held: Vec<&str> = entries.iter().map(|entry| entry.address.as_str()).collect();
             let mut expected = addresses.to_vec();
-            (held.sort_unstable(), expected.sort_unstable());
+            held.sort_unstable();
+            expected.sort_unstable();
             held == expected
         },
         PATIENCE,

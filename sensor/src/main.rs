@@ -3,14 +3,15 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use atalaya_program::log::{causes, tell_end};
+use atalaya_program::causes::Causes;
+use atalaya_program::log::tell_end;
 use atalaya_sensor::cli::{Cli, run};
 
 fn main() -> ExitCode {
     match run(Cli::of_arguments(), loader) {
         Ok(code) => code,
         Err(error) => {
-            tell_end("atalaya-sensor", &causes(error.as_ref()));
+            tell_end("atalaya-sensor", &Causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -136,7 +136,7 @@ pub enum AllowError {
     )]
     TooMany,
     /// It is on the list, but not from run time.
-    #[error("{0} is allowed by the configuration: change `allow` there and restart")]
+    #[error("{0} is allowed by the configuration: change `allow` there, and `atalaya-enforcer reload`")]
     Configured(String),
     /// It is not on the list.
     #[error("{0} was not allowed at run time; `atalaya-enforcer allow` lists what was")]
@@ -196,6 +196,12 @@ impl Allow {
     pub fn new(configured: AllowConfig, saved: Vec<Allowance>) -> Self {
         let entries = saved.into_iter().map(|entry| (entry.what.clone(), entry)).collect();
         Self { configured, own: Vec::new(), answers: BTreeMap::new(), entries }
+    }
+
+    /// Replaces what is configured; what was allowed at run time stays.
+    pub fn configure(&mut self, configured: AllowConfig) {
+        self.configured = configured;
+        self.forget_answers();
     }
 
     /// Replaces what is ours without being configured; whether it is something else than before.

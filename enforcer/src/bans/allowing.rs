@@ -93,7 +93,7 @@ impl Bans {
             let network = self.clients(*network);
             effect.still = book
                 .allow
-                .because(network, &self.rules.nat64)
+                .because(network, &self.rules().nat64)
                 .filter(|because| because.network.contains(&network));
             if effect.still.is_none() {
                 effect.held_by = book.networks_around(network);
@@ -106,7 +106,7 @@ impl Bans {
     /// and weighs the widened networks around what is new or gone.
     pub(super) fn apply_allow(&self, book: &mut Book, at: Timestamp) -> AllowEffect {
         let before = Arc::clone(&book.reachable.networks);
-        let allow = Arc::new(self.rules.nat64.networks(&book.allow.networks()));
+        let allow = Arc::new(self.rules().nat64.networks(&book.allow.networks()));
         book.reachable.networks = Arc::clone(&allow);
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
         let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =

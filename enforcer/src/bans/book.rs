@@ -10,7 +10,6 @@ use atalaya_wire::{BanTime, Escalation, Evidence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::EXPIRED;
 use super::allow::Allow;
 use super::cut::Cuts;
 use super::decided::Decided;
@@ -19,7 +18,7 @@ use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
 use crate::desired::{Desired, Label, Labels, Moment, Origin, Wanted};
-use crate::ledger::{BY_HAND, Ban, Change, EarlierBan};
+use crate::ledger::{BY_HAND, Ban, Change, EXPIRED, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ pub(super) struct Book {
     /// When to look at which ban; a ban that was extended meanwhile is put
     /// back, one that was lifted falls out.
     pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
-    labels: Labels,
+    pub labels: Labels,
     recent: Recent,
 }
 

@@ -79,6 +79,16 @@ impl Cuts {
         &self.desired
     }
 
+    /// Goes on with what was made anew apart from this. Routers are told the difference alone.
+    pub fn replace(&mut self, anew: Self) {
+        let mut entries = BTreeMap::new();
+        anew.desired.each(|prefix, until, label| {
+            entries.insert(prefix, Wanted { until, label: Arc::clone(label) });
+        });
+        self.desired.replace(entries);
+        (self.wholes, self.parts) = (anew.wholes, anew.parts);
+    }
+
     /// Holds a ban in the parts that are left without these networks, or as a whole where none of them is in it. `false`,
     /// with all as it was, where that would be more than [`MOST_PARTS`] entries.
     pub fn cut(&mut self, prefix: IpNet, without: &[IpNet]) -> bool {

@@ -88,7 +88,7 @@ impl Bans {
         now: Timestamp,
     ) -> Result<ByHand, HandError> {
         let prefix = self.clients(prefix);
-        if self.rules.nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
+        if self.rules().nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
             return Err(HandError::Everyone(prefix));
         }
         let mut book = self.lock();
@@ -98,7 +98,7 @@ impl Bans {
         let exemption = book.exemption(prefix, login.is_some());
         let (until, new) = match decision::decide(now, bantime, before, exemption, now) {
             Decision::Allowed => {
-                let because = book.allow.because(prefix, &self.rules.nat64).map(Box::new);
+                let because = book.allow.because(prefix, &self.rules().nat64).map(Box::new);
                 return Err(because
                     .map_or(HandError::Everyone(prefix), |because| HandError::Allowed { prefix, because }));
             }

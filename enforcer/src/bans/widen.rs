@@ -250,6 +250,11 @@ impl Widen {
         self.network_around(prefix).filter(|network| self.wide.contains_key(network))
     }
 
+    /// Whether a ban counts for no network, because it is of a scan.
+    pub fn is_scan(&self, prefix: IpNet) -> bool {
+        self.scans.contains(&prefix)
+    }
+
     /// The wide networks around a prefix and within it.
     pub fn wide_touching(&self, prefix: IpNet) -> Vec<IpNet> {
         let within = self.wide.keys().copied().filter(|network| prefix.contains(network));

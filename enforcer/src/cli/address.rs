@@ -215,7 +215,7 @@ fn earlier(ban: &Ban, now: Timestamp) -> String {
 /// What a router holds, in words.
 pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
     match router.holding {
-        Holding::Entry { ours, left } => {
+        Holding::Entry { ours, left, .. } => {
             let what = if router.prefix == asked {
                 "holds it".to_owned()
             } else {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 mod add;
 mod check;
-mod prompt;
+pub mod prompt;
 mod section;
 mod unfinished;
 

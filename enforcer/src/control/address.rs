@@ -82,9 +82,13 @@ pub(super) async fn address(
     let Record { ban, around, within, earlier, login } = record;
     let standing = control.bans.standing(prefix);
     let widened = standing.widened.as_ref().map(|widened| widened.prefix);
-    let routers =
-        holding::ask(&control.routers, |place| control.down_since(place), &standing.held_as, Goal::Look)
-            .await;
+    let routers = holding::ask(
+        &control.routers.now(),
+        |router| control.down_since(router),
+        &standing.held_as,
+        Goal::Look,
+    )
+    .await;
     let (allowed, protected) = (control.bans.allowed_because(prefix), control.bans.protected_by(prefix, now));
     let answer = AddressAnswer {
         prefix,

@@ -105,6 +105,8 @@ pub enum FaultKind {
     NoRouter,
     /// A router drops nothing by the list: nobody is kept out.
     NotDropped,
+    /// A router does not hold bans that it should.
+    NotHeld,
     /// A router is not logged in to.
     RouterDown,
     /// A router refuses commands.

@@ -165,7 +165,7 @@ impl Control {
         let prefixes: Vec<IpNet> = [prefix].into_iter().chain(self.bans.widened_around(prefix)).collect();
         // A network that stays banned for others is no trace of the ban that was lifted.
         let prefixes = if goal == Goal::Gone { &prefixes[..1] } else { &prefixes };
-        holding::ask(&self.routers, |place| self.down_since(place), prefixes, goal).await
+        holding::ask(&self.routers.now(), |router| self.down_since(router), prefixes, goal).await
     }
 
     /// That a prefix has no ban that could be lifted, and what keeps it out, or in.

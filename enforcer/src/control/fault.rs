@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::answers::{Fault, FaultKind, RouterAnswer, SensorAnswer, Status};
 use super::open_files::OpenFiles;
 use crate::intake::skew::TOLERATED;
-use crate::router::{Enforcement, RouterStatus};
+use crate::router::address_list::address_text;
+use crate::router::{Enforcement, MissingBans, RouterStatus};
 use atalaya_program::count::{agreeing, count, counted};
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
@@ -23,7 +24,12 @@ impl FaultKind {
     pub fn is_routers(self) -> bool {
         matches!(
             self,
-            Self::NotDropped | Self::RouterDown | Self::RouterRefuses | Self::RouterFull | Self::RulesUnclear
+            Self::NotDropped
+                | Self::NotHeld
+                | Self::RouterDown
+                | Self::RouterRefuses
+                | Self::RouterFull
+                | Self::RulesUnclear
         )
     }
 
@@ -46,6 +52,7 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         faults.push(of_enforcer(FaultKind::NoRouter, text.to_owned()));
     }
     faults.extend(status.routers.iter().filter_map(|router| not_dropped(&router.status)));
+    faults.extend(status.routers.iter().filter_map(|router| not_held(&router.status)));
     faults.extend(status.routers.iter().filter_map(|router| of_router(router, status.now)));
     faults.extend(status.routers.iter().filter_map(|router| unclear(&router.status)));
     faults.extend(status.routers.iter().filter_map(full));
@@ -112,6 +119,22 @@ fn not_dropped(router: &RouterStatus) -> Option<Fault> {
         text,
         commands: passed.iter().flat_map(|(.., commands)| commands.iter().cloned()).collect(),
     })
+}
+
+/// Bans that a router does not hold; of one that is down that is said already.
+fn not_held(router: &RouterStatus) -> Option<Fault> {
+    let missing = router.missing.as_ref().filter(|_| router.is_up())?;
+    let MissingBans { count, example, since, why } = missing;
+    let example = address_text(*example);
+    let text = match count {
+        1 => format!("does not hold the ban of {example}: {why}; look: atalaya-enforcer show {example}"),
+        many => format!(
+            "does not hold {} that it should, {example} for one: {why}; look: atalaya-enforcer show {example}",
+            counted(*many, "ban")
+        ),
+    };
+    let (name, since) = (Some(router.name.clone()), Some(*since));
+    Some(Fault { kind: FaultKind::NotHeld, name, since, text, commands: Vec::new() })
 }
 
 fn unclear(router: &RouterStatus) -> Option<Fault> {

@@ -49,6 +49,8 @@ pub struct Shown {
     pub id: Option<EntryId>,
     /// Seconds until the router drops it; `None` for a static entry.
     pub timeout: Option<u64>,
+    /// Whether it is disabled.
+    pub disabled: bool,
     /// Its comment, where that carries a mark of ours.
     pub comment: Option<String>,
 }
@@ -73,13 +75,26 @@ impl Order {
     }
 }
 
+// === impl Action ===
+
+impl Action {
+    /// What it is called in a sentence.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Add { .. } => "the add",
+            Self::Set { .. } => "the new timeout",
+            Self::Remove { .. } => "the removal",
+        }
+    }
+}
+
 // === impl Shown ===
 
 impl Shown {
     /// Completes a `print` of one list: with the properties that are needed and no others, for the router's
     /// time goes by them.
     pub fn ask(print: CommandBuilder<Cmd>, list: &str) -> CommandBuilder<Cmd> {
-        print.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", list)
+        print.attribute(".proplist", Some(".id,address,timeout,disabled,comment")).query_equal("list", list)
     }
 
     /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
@@ -88,6 +103,7 @@ impl Shown {
             prefix: parse_address(family, row.text("address")?)?,
             id: row.text(".id").and_then(EntryId::parse),
             timeout: row.text("timeout").and_then(parse_timeout),
+            disabled: matches!(row.raw("disabled"), Some(b"true" | b"yes")),
             comment: row
                 .raw("comment")
                 .filter(|comment| marks.own(comment))

@@ -17,6 +17,9 @@ use super::view::View;
 use crate::desired::{Changes, Label, Moment};
 use crate::prefixes::{Family, network_length};
 
+mod missing;
+mod room;
+
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
@@ -32,6 +35,9 @@ pub struct Counts {
     pub traps: u64,
     /// Prints of a whole list that came to their end.
     pub prints: u64,
+    /// Adds, sets and removes that were not answered although others were, and sent again.
+    #[serde(default)]
+    pub unanswered: u64,
 }
 
 /// Where one of the two tables stands.
@@ -90,6 +96,8 @@ pub struct Pipeline {
 struct Print {
     family: Family,
     began: Moment,
+    /// Entries told so far.
+    rows: usize,
     /// Prefixes that our commands changed since it began: its rows may be older than that.
     touched: HashSet<IpNet>,
 }
@@ -124,11 +132,23 @@ impl Pipeline {
         }
     }
 
-    /// Takes in what changed in the bans while there was no session, and what the last one left undone.
+    /// Takes in what changed in the bans while there was no session, and what the last one left undone. What is
+    /// to be banned goes at once, before the list is read: an entry that is there already is no error.
     pub fn note_missed(&mut self, changes: Changes, undone: HashSet<IpNet>) {
         self.missed = undone;
         if let Changes::Prefixes(prefixes) = changes {
             self.missed.extend(prefixes);
+        }
+        let view = &self.view;
+        self.fresh.extend(self.missed.extract_if(|prefix| view.until(*prefix).is_some()));
+    }
+
+    /// Sends all bans before the list is read, because the last session came to no end of that.
+    pub fn send_unread(&mut self) {
+        for family in [Family::V4, Family::V6] {
+            if self.tables[family.index()] == Table::Unknown {
+                self.backlog.extend(self.view.prefixes(family));
+            }
         }
     }
 
@@ -249,7 +269,10 @@ impl Pipeline {
         let shown = match (trap.meaning, action) {
             (TrapMeaning::Duplicate, Action::Add { .. }) => {
                 self.counts.duplicates += 1;
-                if self.actual.get(prefix).is_none_or(|held| held.lapsed(now)) {
+                let held = self.actual.get(prefix).filter(|held| !held.lapsed(now));
+                if held.is_some_and(|held| held.disabled && held.owner == Owner::Foreign) {
+                    self.actual.is_rigid(prefix);
+                } else if held.is_none() {
                     let unknown = Held { owner: Owner::Unknown, ..Held::ours(Moment::FOREVER, None) };
                     self.actual.insert(prefix, unknown);
                 }
@@ -279,6 +302,13 @@ impl Pipeline {
         shown
     }
 
+    /// Takes in that a command was not answered: whether it was carried out is not known, so it is sent again.
+    pub fn swallowed(&mut self, order: Order) {
+        self.counts.unanswered += 1;
+        self.release(order);
+        self.fresh.push_back(order.prefix);
+    }
+
     /// The table to print now, if any and no print is running.
     pub fn print_due(&self) -> Option<Family> {
         self.wanted_print(self.due)
@@ -294,7 +324,21 @@ impl Pipeline {
         self.due[family.index()] = false;
         self.learn[family.index()] = false;
         self.actual.begin_print();
-        self.print = Some(Print { family, began: now, touched: HashSet::new() });
+        self.print = Some(Print { family, began: now, rows: 0, touched: HashSet::new() });
+    }
+
+    /// Takes in that the print came to no end: it is due again.
+    pub fn print_lost(&mut self) {
+        if let Some(print) = self.print.take() {
+            self.due[print.family.index()] = true;
+        }
+    }
+
+    /// Counts an entry that the print told, whatever stands in it.
+    pub fn listed(&mut self) {
+        if let Some(print) = &mut self.print {
+            print.rows += 1;
+        }
     }
 
     /// Takes in a row of the print that is running.
@@ -312,7 +356,9 @@ impl Pipeline {
             (Some(comment), Some(label)) => *comment != self.comment(label),
             _ => false,
         };
-        self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
+        let disabled = shown.disabled;
+        self.actual
+            .insert(shown.prefix, Held { owner, slack, stale, disabled, ..Held::ours(expires, shown.id) });
         if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
             let text = self.marks.text(&comment).to_owned();
             self.unexplained.push(Unexplained { prefix: shown.prefix, expires, text });
@@ -364,25 +410,6 @@ impl Pipeline {
         {
             self.covered.remove(&(at, prefix));
             self.fresh.push_back(prefix);
-        }
-    }
-
-    /// Forgets lapsed entries, and looks whether there is room for what was left out.
-    pub fn sweep(&mut self, now: Moment) {
-        self.actual.sweep(now);
-        self.made_room = false;
-        self.fresh.extend(self.no_room.drain(..));
-        let free = self.view.limit().unwrap_or(0).saturating_sub(self.actual.ours() + self.adding);
-        if self.view.is_bordered() && free > 2 * self.view.margin() && !self.has_next() {
-            self.redraw();
-        }
-    }
-
-    /// Sets how many entries of ours the router may hold.
-    pub fn set_limit(&mut self, limit: Option<usize>) {
-        if limit != self.view.limit() {
-            self.view.set_limit(limit);
-            self.queue_known();
         }
     }
 
@@ -464,6 +491,11 @@ impl Pipeline {
         self.print.as_ref().map(|print| print.family)
     }
 
+    /// How many entries the print that is running has told.
+    pub fn rows(&self) -> usize {
+        self.print.as_ref().map_or(0, |print| print.rows)
+    }
+
     /// What the router holds, as far as it is known.
     pub fn actual(&self) -> &Actual {
         &self.actual
@@ -510,36 +542,6 @@ impl Pipeline {
             && self.view.until(network).is_some()
             && self.actual.get(network).is_none_or(|held| held.lapsed(now));
         missing.then_some(network)
-    }
-
-    /// Whether the router holds as many entries of ours as it may.
-    fn is_full(&self) -> bool {
-        self.view.limit().is_some_and(|limit| self.actual.ours() + self.adding >= limit)
-    }
-
-    /// A ban finds the router full: what is worth least goes, or this ban is left out.
-    fn make_room(&mut self, prefix: IpNet, now: Moment) {
-        self.actual.sweep(now);
-        if !self.is_full() {
-            self.fresh.push_back(prefix);
-            return;
-        }
-        if !self.made_room {
-            self.made_room = true;
-            self.view.settle();
-            let mut surplus = self.actual.perhaps_ours(Family::V4);
-            surplus.append(&mut self.actual.perhaps_ours(Family::V6));
-            self.view.keep_unwanted(&mut surplus);
-            self.fresh.extend(surplus);
-        }
-        if self.view.until(prefix).is_some() {
-            self.no_room.push_back(prefix);
-        }
-    }
-
-    fn redraw(&mut self) {
-        self.view.settle();
-        self.queue_known();
     }
 
     fn touch(&mut self, prefix: IpNet) {

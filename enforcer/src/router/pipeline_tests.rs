@@ -128,6 +128,7 @@ impl Model {
                 prefix: *prefix,
                 id: Some(id(entry.id)),
                 timeout: entry.expires.map(left),
+                disabled: false,
                 comment: entry.ours.then(|| "atalaya: test".to_owned()),
             })
             .collect()

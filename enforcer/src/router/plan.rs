@@ -215,6 +215,9 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
         if held.expires == Moment::FOREVER { "no timeout".to_owned() } else { format!("{seconds} s left") }
     };
     match (order.action, held) {
+        (Action::Add { .. }, Some(held)) if held.disabled => {
+            format!("{what}, and the entry that the router holds is disabled")
+        }
         (Action::Add { .. }, Some(held)) if held.owner != Owner::Foreign => format!("{what}; it expires now"),
         (Action::Add { .. }, _) => format!("{what}, and the router does not hold it"),
         (Action::Set { timeout, .. }, Some(held)) if held.stale => {
@@ -222,6 +225,11 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
         }
         (Action::Set { timeout, .. }, Some(held)) => {
             format!("{what} for {timeout} s more, and the router has {}", left(held))
+        }
+        (Action::Remove { .. }, Some(held))
+            if held.disabled && pipeline.view().until(order.prefix).is_some() =>
+        {
+            format!("{what}, but the entry is disabled: it is replaced")
         }
         (Action::Remove { .. }, Some(held)) if pipeline.view().until(order.prefix).is_some() => {
             format!("{what}, but the entry has {}: it is replaced", left(held))
@@ -245,7 +253,7 @@ impl PlanSession {
             .map_err(|_| SessionError::ConnectDeadline(deadline))?
             .map_err(|source| SessionError::Resolve { host: config.address.host.clone(), source })?;
         let mut session = Session::open(config, &addresses).await?;
-        session.set_idle(config.deadlines.idle);
+        session.set_idle(config.deadlines.scan);
         Ok(Self { session, marks: config.marks() })
     }
 

@@ -17,6 +17,9 @@ pub enum Holding {
         /// In how many seconds the router drops it; `None` for a static one.
         #[serde(rename = "left_seconds")]
         left: Option<u64>,
+        /// Whether it is disabled, so that it keeps nobody out.
+        #[serde(default)]
+        disabled: bool,
     },
     /// The router is away, or its list has not been read yet.
     Unknown,

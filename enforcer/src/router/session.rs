@@ -32,10 +32,19 @@ pub const LONGEST_SENTENCE: usize = 1024 * 1024;
 /// How much is read at once, in bytes.
 const READ: usize = 64 * 1024;
 
+/// The most rows that are taken in answer to one command. Tables of 185,000 entries were seen; what sends more
+/// than ten times as many is no router that works.
+pub const MOST_ROWS: u32 = 2_097_152;
+
+/// After how long without a packet the system asks whether a router's host is there, how long it waits for each
+/// answer, and how many may stay out.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 4);
+
 /// A logged-in session. Each command carries a context of type `C` that comes back with its answers.
 pub struct Session<C> {
     wire: Wire,
-    in_flight: HashMap<Tag, C>,
+    /// What is in flight, and how many rows came in answer.
+    in_flight: HashMap<Tag, (C, u32)>,
     last_tag: u32,
     idle: Duration,
     /// Since when the router owes us a sentence, where commands are in flight.
@@ -138,6 +147,11 @@ pub enum SessionError {
     /// The router owed an answer for too long.
     #[error("the router was silent for {} with commands in flight", seconds(.0))]
     Silent(Duration),
+    /// A command was answered with rows without end.
+    #[error(
+        "the router answered one command with over {MOST_ROWS} rows, more than any router holds: is it a router, and is it well?"
+    )]
+    Flood,
     /// The socket failed, or the router closed it.
     #[error("the connection broke: {0}")]
     Io(io::Error),
@@ -212,7 +226,7 @@ impl<C: Copy> Session<C> {
         if self.in_flight.is_empty() {
             self.quiet_since = Instant::now();
         }
-        self.in_flight.insert(command.tag, context);
+        self.in_flight.insert(command.tag, (context, 0));
         self.wire.outbox.extend_from_slice(command.data());
     }
 
@@ -238,10 +252,20 @@ impl<C: Copy> Session<C> {
     pub fn received(&mut self) -> Result<Option<CommandAnswer<C>>, SessionError> {
         while let Some((tag, reply)) = self.wire.reply()? {
             self.quiet_since = Instant::now();
-            let context = tag.and_then(|tag| self.in_flight.get(&tag).copied());
+            let asked = tag.and_then(|tag| self.in_flight.get_mut(&tag));
+            let context = asked.as_ref().map(|(context, _)| *context);
             return Ok(Some(match (context, reply) {
                 (_, Reply::Fatal(reason)) => return Err(SessionError::Fatal(reason)),
-                (Some(context), Reply::Row(row)) => CommandAnswer::Row(context, row),
+                (Some(context), Reply::Row(row)) => {
+                    let rows = asked.map_or(0, |(_, rows)| {
+                        *rows += 1;
+                        *rows
+                    });
+                    if rows > MOST_ROWS {
+                        return Err(SessionError::Flood);
+                    }
+                    CommandAnswer::Row(context, row)
+                }
                 (Some(context), Reply::Done { ret }) => {
                     self.retire(tag);
                     CommandAnswer::Done(context, ret)
@@ -253,7 +277,7 @@ impl<C: Copy> Session<C> {
                 (None, Reply::Trap(trap)) if tag.is_none() => {
                     return Err(ProtocolBreach(format!("a trap for no command: {trap}")).into());
                 }
-                // The `!done` that follows a trap or an `!empty`.
+                // The `!done` that follows a trap or an `!empty`, or an answer that came too late.
                 (None, _) => continue,
             }));
         }
@@ -263,6 +287,12 @@ impl<C: Copy> Session<C> {
     /// For how long the router may owe the next sentence from here on.
     pub fn set_idle(&mut self, idle: Duration) {
         self.idle = idle;
+    }
+
+    /// Gives up the commands in flight for which the function returns true: what is answered to them from here
+    /// on is ignored.
+    pub fn give_up(&mut self, mut lost: impl FnMut(&C) -> bool) -> Vec<C> {
+        self.in_flight.extract_if(|_, (context, _)| lost(context)).map(|(_, (context, _))| context).collect()
     }
 
     /// How many commands await their end.
@@ -381,6 +411,7 @@ impl Wire {
 async fn secure(stream: TcpStream, config: &RouterConfig) -> Result<Box<dyn Stream>, SessionError> {
     // Without it a command waits for the acknowledgement of the one before; it works without.
     let _ = stream.set_nodelay(true);
+    probe(&stream);
     let Some(expected) = config.tls else { return Ok(Box::new(stream)) };
     let deadline = config.deadlines.connect;
     let pin = Pin::new(expected);
@@ -401,6 +432,21 @@ async fn secure(stream: TcpStream, config: &RouterConfig) -> Result<Box<dyn Stre
         }),
         Err(_) => Err(SessionError::TlsDeadline(deadline)),
     }
+}
+
+/// Lets the system find out that a router's host is gone while we wait for it to read a large table: it may do
+/// one command at a time, so that no other tells whether it lives.
+///
+/// Not with `TCP_USER_TIMEOUT`, which also ends a connection whose peer answers but does not read for so long, as
+/// a router in a long scan may. What that would find beside, the deadline for a whole scan does.
+fn probe(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let (idle, apart, count) = PROBES;
+    // It works without; the deadlines are longer then.
+    let _ = sockopt::set_tcp_keepidle(stream, idle);
+    let _ = sockopt::set_tcp_keepintvl(stream, apart);
+    let _ = sockopt::set_tcp_keepcnt(stream, count);
+    let _ = sockopt::set_socket_keepalive(stream, true);
 }
 
 /// Whether a handshake failed because what came back is no record of TLS.

@@ -1,18 +1,19 @@
 //! One router's settings: where it is, which bans are for it, and how long things may take.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, Name};
 
 use super::address_list::{Mark, Marks};
 use super::endpoint::Endpoint;
-use super::view;
-use crate::desired::Severity;
+use super::view::{self, View};
+use crate::desired::{Desired, Severity};
 use crate::prefixes::Family;
 
 /// One router, and how to treat it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
     /// The name in logs and status.
     pub name: Name,
@@ -59,16 +60,24 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For the answer to the login.
     pub login: Duration,
-    /// For the next sentence of a print, not for the whole of it. A big router scans its list before the
-    /// first row.
+    /// For the answer to one command while others are answered: it was swallowed, and is sent again. Of a print,
+    /// for the next row; each time that it was too short for a router's scan it doubles.
     pub idle: Duration,
     /// For the next answer while no print is in flight.
     pub answer: Duration,
+    /// For the next sentence while a print is in flight and nothing at all is heard: a router scans its whole table
+    /// before the first row, and may do nothing else meanwhile. That its host lives, TCP's keepalive tells.
+    /// Each time that it was too short it doubles.
+    pub scan: Duration,
+    /// For a whole print, however busily its rows come; each time that it was too short it doubles.
+    pub print: Duration,
     /// Between two questions for the router's load and uptime, which also keep an idle session alive and
     /// find a dead one.
     pub keepalive: Duration,
     /// Between two looks at the firewall rules; longer where a look takes the router long.
     pub rules: Duration,
+    /// After how long a ban that the router should hold and does not is a fault.
+    pub late: Duration,
     /// The first pause after a failure.
     pub shortest_pause: Duration,
     /// The longest pause between two attempts.
@@ -92,6 +101,18 @@ impl RouterConfig {
     /// Which bans are for this router.
     pub fn takes(&self) -> view::Takes {
         view::Takes { jails: self.jails.clone(), severity: self.severity }
+    }
+
+    /// What of the desired bans is for this router, before any limit.
+    pub(super) fn view(&self, desired: &Arc<Desired>) -> View {
+        View::new(Arc::clone(desired), self.takes(), self.ipv6)
+    }
+
+    /// Whether a session that was opened with these settings does for others: what was connected to, and as whom, is
+    /// the same.
+    pub fn shares_session(&self, other: &Self) -> bool {
+        let way = |config: &Self| (config.address.clone(), config.user.clone(), config.tls);
+        way(self) == way(other) && self.password == other.password
     }
 
     /// What tells our entries from everyone else's.
@@ -134,8 +155,11 @@ impl Default for Deadlines {
             login: Duration::from_secs(5),
             idle: Duration::from_secs(30),
             answer: Duration::from_secs(10),
+            scan: Duration::from_mins(5),
+            print: Duration::from_hours(1),
             keepalive: Duration::from_secs(5),
             rules: Duration::from_secs(30),
+            late: Duration::from_mins(1),
             shortest_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
             refused_pause: Duration::from_secs(5),

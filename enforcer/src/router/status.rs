@@ -6,9 +6,11 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::MissingBans;
 use super::enforcement::Enforcement;
 use super::networks::RouterNetworks;
 use super::pipeline::{Counts, Table};
+use super::reading::ListReading;
 use crate::prefixes::Family;
 
 /// A router and its worker at one moment.
@@ -45,6 +47,12 @@ pub struct RouterStatus {
     pub ipv4_rule: Enforcement,
     /// What becomes of packets from the IPv6 list.
     pub ipv6_rule: Enforcement,
+    /// Bans that it should hold and does not, for over a minute; `None` where there are none.
+    #[serde(default)]
+    pub missing: Option<MissingBans>,
+    /// The list that is being read, where one is.
+    #[serde(default)]
+    pub reading: Option<ListReading>,
     /// Entries of the list that are ours. Lapsed ones are counted for up to a minute.
     pub ours: usize,
     /// Entries of the list that are someone else's, or may be.
@@ -130,6 +138,8 @@ impl RouterStatus {
             ipv6: Table::Unknown,
             ipv4_rule: Enforcement::Unread,
             ipv6_rule: Enforcement::Unread,
+            missing: None,
+            reading: None,
             ours: 0,
             foreign: 0,
             desired: 0,

@@ -12,7 +12,7 @@ use crate::bans::Bans;
 use crate::bans::allow::{OwnNetwork, Whose};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::router::RouterHandle;
+use crate::router::RouterSet;
 
 /// How often it is looked whether a router told of other networks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -21,41 +21,37 @@ const HOST_TURNS: u32 = 30;
 
 /// What is known before a router was reached: this host's addresses, and those of routers that the configuration has.
 pub(super) fn at_start(config: &Config) -> Vec<OwnNetwork> {
-    let mut own = literal(config);
-    own.extend(of_host());
+    let routers = config.routers.iter();
+    let known = routers.filter_map(|router| Some((router, router.address.host.parse::<IpAddr>().ok()?)));
+    let known = known.map(|(router, address)| single(address, Whose::Router(router.name.clone())));
+    known.chain(of_host()).collect()
+}
+
+/// What is known of the routers of this moment, and of this host.
+pub(super) fn of_routers(routers: &RouterSet) -> Vec<OwnNetwork> {
+    with_routers(of_host(), routers)
+}
+
+fn with_routers(mut own: Vec<OwnNetwork>, routers: &RouterSet) -> Vec<OwnNetwork> {
+    for router in routers.now().iter() {
+        let (name, told) = (router.name(), router.networks());
+        let addresses = router.known_addresses().into_iter().chain(told.addresses);
+        own.extend(addresses.map(|address| single(address, Whose::Router(name.clone()))));
+        let behind = |network| OwnNetwork { network, whose: Whose::Behind(name.clone()) };
+        own.extend(told.private.into_iter().map(behind));
+    }
     own
 }
 
-/// The routers' addresses that are written as such in the configuration.
-pub(super) fn literal(config: &Config) -> Vec<OwnNetwork> {
-    let routers = config.routers.iter();
-    let known = routers.filter_map(|router| Some((router, router.address.host.parse::<IpAddr>().ok()?)));
-    known.map(|(router, address)| single(address, Whose::Router(router.name.clone()))).collect()
-}
-
 /// Keeps the allow list to what routers and this host have, as it changes.
-pub(super) async fn keep(
-    literal: Vec<OwnNetwork>,
-    bans: Arc<Bans>,
-    routers: Arc<Vec<RouterHandle>>,
-    clock: Clock,
-) {
+pub(super) async fn keep(bans: Arc<Bans>, routers: Arc<RouterSet>, clock: Clock) {
     let mut host = of_host();
     for turn in 1_u32.. {
         tokio::time::sleep(INTERVAL).await;
         if turn.is_multiple_of(HOST_TURNS) {
             host = of_host();
         }
-        let mut own = literal.clone();
-        own.extend(host.iter().cloned());
-        for router in routers.iter() {
-            let (name, told) = (router.name(), router.networks());
-            let addresses = router.addresses().into_iter().chain(told.addresses);
-            own.extend(addresses.map(|address| single(address, Whose::Router(name.clone()))));
-            let behind = |network| OwnNetwork { network, whose: Whose::Behind(name.clone()) };
-            own.extend(told.private.into_iter().map(behind));
-        }
-        bans.set_own_networks(own, clock.now());
+        bans.set_own_networks(with_routers(host.clone(), &routers), clock.now());
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::board::{Board, Model};
 use crate::clock::Clock;
 use crate::cost::Costs;
 use crate::event::Event;
-use crate::page::{Board, Zone};
+use crate::page::Zone;
 use crate::router::{Router, StartError};
 use crate::site::Site;
 use crate::state::{Settings, State};
@@ -79,7 +80,7 @@ impl Builder {
             journal: 100_000,
             table_capacity: 2_000_000,
             events: None,
-            board: Board { name: "RB5009UG+S+".to_owned(), memory: 1024 * 1024 * 1024 },
+            board: Board::named("RB5009UG+S+".to_owned(), 1024 * 1024 * 1024),
             zone: Zone { name: "UTC".to_owned(), minutes: 0 },
             ipv6: true,
             refused: Vec::new(),
@@ -149,7 +150,7 @@ impl Builder {
 
     /// How long each `add`, `set` and `remove` occupies the router. Default zero.
     pub fn insert_cost(mut self, insert: Duration) -> Self {
-        self.costs.insert = insert;
+        (self.costs.insert, self.costs.remove) = (insert, None);
         self
     }
 
@@ -176,7 +177,14 @@ impl Builder {
 
     /// The board's name and its memory in bytes. Default an RB5009 with 1 GiB.
     pub fn board(self, name: impl Into<String>, memory: u64) -> Self {
-        Self { board: Board { name: name.into(), memory }, ..self }
+        Self { board: Board::named(name.into(), memory), ..self }
+    }
+
+    /// A board that someone measured: its name, memory and processor, and what commands cost on it. The round trip stays.
+    pub fn model(mut self, model: Model) -> Self {
+        self.board = model.board();
+        self.costs = Costs { round_trip: self.costs.round_trip, ..model.costs() };
+        self
     }
 
     /// The time zone that the clock shows: its name, and how many minutes it is ahead of UTC. Default UTC.

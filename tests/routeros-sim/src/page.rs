@@ -8,6 +8,7 @@ use jiff::tz::Offset;
 
 use crate::address::Family;
 use crate::address_list::print_id;
+use crate::board::Board;
 use crate::site::{Certificate, Chains, Rule, Service, Site};
 use crate::timeout::Timeout;
 use crate::user::{Group, User};
@@ -30,14 +31,6 @@ pub(crate) enum Page {
 
 /// One row of a page: properties in order.
 pub(crate) struct Line(Vec<(Cow<'static, str>, String)>);
-
-/// The board that the router claims to be.
-#[derive(Clone)]
-pub(crate) struct Board {
-    pub(crate) name: String,
-    /// All of it, in bytes, as `total-memory` tells it.
-    pub(crate) memory: u64,
-}
 
 /// Where the router stands.
 #[derive(Clone)]
@@ -102,9 +95,8 @@ impl Site {
 }
 
 /// The one row of `/system/resource`.
-pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -> Line {
-    // About what an RB5009 has free with a small configuration.
-    let free = board.memory / 1000 * 806;
+pub(crate) fn resource(version: Version, board: &Board, sessions: usize, uptime: u64, load: u8) -> Line {
+    let free = board.free(sessions);
     let built = if version.dates_as_iso() { "2026-09-14 08:21:03" } else { "Sep/14/2026 08:21:03" };
     Line::new()
         .and("uptime", Timeout(uptime).to_string())
@@ -113,16 +105,16 @@ pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -
         .and("factory-software", "7.4.1")
         .and("free-memory", free.to_string())
         .and("total-memory", board.memory.to_string())
-        .and("cpu", "ARM64")
-        .and("cpu-count", "4")
-        .and("cpu-frequency", "1400")
+        .and("cpu", board.cpu)
+        .and("cpu-count", board.cores.to_string())
+        .and("cpu-frequency", board.megahertz.to_string())
         .and("cpu-load", load.to_string())
         .and("free-hdd-space", "1006186496")
         .and("total-hdd-space", "1073741824")
         .and("write-sect-since-reboot", "3584")
         .and("write-sect-total", "181344")
         .and("bad-blocks", "0")
-        .and("architecture-name", "arm64")
+        .and("architecture-name", board.architecture)
         .and("board-name", board.name.clone())
         .and("platform", "MikroTik")
 }

@@ -165,20 +165,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// An error and its causes, without those that it says already.
-pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        next = cause.source();
-    }
-    said
-}
-
 /// Tells on standard error why the program ends, under its name; in systemd's journal as an error, which
 /// `journalctl -p err` shows.
 pub fn tell_end(program: &str, error: &dyn fmt::Display) {

@@ -25,6 +25,7 @@ use super::prompt::Prompt;
 use super::section::{PasswordPlace, Section};
 use super::unfinished::{Answers, Unfinished};
 use crate::cli::paint::Paint;
+use crate::cli::reload;
 
 /// How long a port may take to present a certificate before it is taken for one without.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -329,11 +330,8 @@ impl NewRouter {
                 .agrees(&format!("Append it to {}?", config.display()), admitted && prompt.is_somebody())?
         {
             section.append_to(config)?;
-            writeln!(
-                out,
-                "Appended to {}; the enforcer takes it up when it starts again.",
-                config.display()
-            )?;
+            writeln!(out, "Appended to {}.", config.display())?;
+            reload::after_adding(name, config, prompt, out)?;
         } else if let PasswordPlace::New(_) = &section.password {
             let file = section.password_file();
             writeln!(

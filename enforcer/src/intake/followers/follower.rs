@@ -136,7 +136,7 @@ impl Follower {
 
     fn tell_bans(&self, after: Option<IpNet>, now: Moment, tell: &mut impl FnMut(BanLine)) -> Rest {
         let mut bans = Vec::with_capacity(self.piece);
-        self.desired.each_after(after, self.piece, |net, until| bans.push((net, until)));
+        self.desired.each_after(after, self.piece, |net, until, _| bans.push((net, until)));
         let rest = match bans.last() {
             Some((last, _)) if bans.len() == self.piece => Rest::After(Some(*last)),
             _ => Rest::Nothing,

@@ -1,6 +1,6 @@
 //! A worker asks its router for the networks that it is connected to.
 
-use super::{Link, Purpose};
+use super::{Errand, Link};
 use crate::router::networks::{NetworkPage, NetworksReading};
 
 impl Link<'_> {
@@ -10,7 +10,7 @@ impl Link<'_> {
             self.networks = NetworksReading::default();
         }
         let (path, properties) = page.print();
-        self.ask(path, Purpose::Networks(page), |command| command.attribute(".proplist", Some(properties)));
+        self.ask(path, Errand::Networks(page), |command| command.attribute(".proplist", Some(properties)));
     }
 
     /// Asks for the next page, or shows what they come to. A page that the router refuses (it has no IPv6, or lets the user

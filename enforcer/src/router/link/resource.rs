@@ -1,0 +1,48 @@
+//! What a router tells of itself: its load, its uptime, its memory.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{BOOT_TOLERANCE, Link};
+use crate::router::address_list::parse_timeout;
+use crate::router::sentence::Row;
+use crate::router::view::entries_by_memory;
+
+impl Link<'_> {
+    pub(super) fn note_resource(&mut self, row: &Row) {
+        let load: Option<u8> = row.text("cpu-load").and_then(|load| load.parse().ok());
+        self.workplace.status.send_modify(|status| {
+            status.version = row.shown("version");
+            status.uptime = row.shown("uptime");
+            status.cpu_load = load;
+        });
+        if let Some(load) = load {
+            self.workplace.pace.loaded(load, Instant::now());
+        }
+        if let Some(uptime) = row.text("uptime").and_then(parse_timeout) {
+            self.note_uptime(Duration::from_secs(uptime));
+        }
+        let memory: Option<u64> = row.text("total-memory").and_then(|bytes| bytes.parse().ok());
+        self.workplace.memory_limit = memory.map(entries_by_memory).or(self.workplace.memory_limit);
+        self.pipeline.set_limit(self.workplace.config.max_entries.or(self.workplace.memory_limit));
+    }
+
+    /// A router that booted lately has lost its list, also where the session seems to have survived.
+    fn note_uptime(&mut self, uptime: Duration) {
+        let booted = Instant::now().checked_sub(uptime);
+        let later = match (self.workplace.booted, booted) {
+            (Some(before), Some(booted)) => booted > before + BOOT_TOLERANCE,
+            _ => false,
+        };
+        if later {
+            tracing::warn!(router = %self.workplace.config.name, ?uptime, "the router has rebooted");
+            self.workplace.status.send_modify(|status| status.reboots += 1);
+            if booted > Some(self.began) {
+                self.pipeline.reconcile_all();
+                self.timers.look = Instant::now();
+            }
+        }
+        self.workplace.booted = booted.or(self.workplace.booted);
+    }
+}

@@ -1,0 +1,170 @@
+//! What people are told of whether bans are enforced: a whole enforcer in this process, simulated routers behind it,
+//! and the commands as the real program prints them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod scene;
+
+use std::process::Command;
+use std::time::Duration;
+
+use atalaya_enforcer::config::Config;
+use routeros_sim::{Costs, Family, Fault, Router};
+use scene::{PATIENCE, Scene, in_time};
+
+const RULES: [&str; 2] = [
+    "/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer",
+    "/ipv6/firewall/raw add chain=prerouting action=drop src-address-list=spammer",
+];
+
+/// A router that drops by its list.
+async fn dropping() -> Router {
+    Router::builder().terminal(RULES[0]).terminal(RULES[1]).start().await.unwrap()
+}
+
+/// What is late after a minute is so after a fifth of a second.
+fn soon(config: &mut Config) {
+    for router in &mut config.routers {
+        router.deadlines.late = Duration::from_millis(200);
+        router.deadlines.keepalive = Duration::from_millis(50);
+    }
+}
+
+/// What a command of the program prints, at whatever exit status.
+async fn said(scene: &Scene, arguments: &[&str]) -> String {
+    let folder = scene.folder.path().display();
+    let config = scene.folder.path().join("commands.toml");
+    std::fs::write(&config, format!("state = \"{folder}/state\"\nsocket = \"{folder}/enforcer.sock\"\n"))
+        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-enforcer"));
+    command.env_remove("RUST_LOG").env_remove("ATALAYA_LOG").env("COLUMNS", "500");
+    command.arg("--config").arg(config).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until a command says something; what it prints.
+async fn until_said(scene: &Scene, arguments: &[&str], text: &str) -> String {
+    let mut last = String::new();
+    let seen = async {
+        loop {
+            last = said(scene, arguments).await;
+            // Lines are broken where the terminal ends.
+            if last.split_whitespace().collect::<Vec<_>>().join(" ").contains(text) {
+                return;
+            }
+        }
+    };
+    let came = tokio::time::timeout(PATIENCE, seen).await;
+    assert!(came.is_ok(), "{arguments:?} never says `{text}`:\n{last}");
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_in_whose_place_a_disabled_entry_of_others_stands_is_a_fault_and_said_to_keep_nobody_out() {
+    let router = dropping().await;
+    let id = router.insert_foreign(Family::V4, "spammer", "198.51.100.5", "mine", None).unwrap();
+    router.edit_disabled(Family::V4, &id, true).unwrap();
+    let scene = Scene::configured(vec![router], "", soon).await;
+    until_said(&scene, &["status"], "all is well").await;
+    let banned = said(&scene, &["ban", "198.51.100.5", "--for", "2h"]).await;
+    assert!(banned.contains("on 0 of 1 router; r0: it is disabled and keeps nobody out"), "{banned}");
+    until_said(
+        &scene,
+        &["show", "198.51.100.5"],
+        "r0 holds it, an entry that is not ours, without a timeout, but it is disabled and keeps nobody out, and the router takes no other beside it: enable or remove it there",
+    )
+    .await;
+    until_said(
+        &scene,
+        &["status"],
+        "does not hold the ban of 198.51.100.5: an entry that is not ours and is disabled stands in its place, and the router takes no other beside it; look: atalaya-enforcer show 198.51.100.5",
+    )
+    .await;
+    assert_eq!(scene.entries().len(), 1, "it is not ours to change");
+    scene.router().edit_disabled(Family::V4, &id, false).unwrap();
+    scene.router().reboot().await;
+    until_said(&scene, &["status"], "all is well").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_takes_an_entry_beside_a_disabled_one_holds_the_ban() {
+    let router = dropping().await;
+    router.take_beside_disabled(true);
+    let id = router.insert_foreign(Family::V4, "spammer", "198.51.100.5", "mine", None).unwrap();
+    router.edit_disabled(Family::V4, &id, true).unwrap();
+    let scene = Scene::configured(vec![router], "", soon).await;
+    until_said(&scene, &["status"], "all is well").await;
+    let banned = said(&scene, &["ban", "198.51.100.5", "--for", "2h"]).await;
+    assert!(banned.contains("on router r0"), "{banned}");
+    scene.router().reboot().await;
+    until_said(&scene, &["show", "198.51.100.5"], "r0 holds it, 1h 59m left").await;
+    let said = said(&scene, &["unban", "198.51.100.5"]).await;
+    assert!(said.contains("lifted") || said.contains("unbanned"), "{said}");
+    scene.holds(|entries| entries.len() == 1 && entries[0].id == id && entries[0].disabled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_ours_that_someone_disabled_is_replaced_by_one_that_works() {
+    for beside in [false, true] {
+        let router = dropping().await;
+        router.take_beside_disabled(beside);
+        let scene = Scene::configured(vec![router], "", |config| {
+            soon(config);
+            config.routers[0].reconcile_every = Duration::from_millis(100);
+        })
+        .await;
+        said(&scene, &["ban", "198.51.100.5", "--for", "2h"]).await;
+        let id = scene.banned("198.51.100.5").await.id;
+        scene.router().edit_disabled(Family::V4, &id, true).unwrap();
+        scene.holds(|entries| entries.len() == 1 && !entries[0].disabled).await;
+        until_said(&scene, &["status"], "all is well").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_that_the_router_refuses_is_a_fault_of_that_ban_too() {
+    let scene = Scene::configured(vec![dropping().await], "", |config| {
+        soon(config);
+        config.routers[0].deadlines.refused_pause = Duration::from_mins(1);
+    })
+    .await;
+    until_said(&scene, &["status"], "all is well").await;
+    let message = "failure: out of memory".to_owned();
+    let fault = Fault::Trap { message, category: None };
+    scene.router().inject(fault, "/ip/firewall/address-list/add", 0);
+    said(&scene, &["ban", "198.51.100.5", "--for", "2h"]).await;
+    let said =
+        until_said(&scene, &["status"], "does not hold the ban of 198.51.100.5: the router refuses it").await;
+    assert!(said.contains("out of memory"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_that_wait_for_a_slow_router_for_long_are_a_fault_with_their_number_until_they_are_there() {
+    let router = dropping().await;
+    router.set_costs(Costs { insert: Duration::from_millis(50), ..Costs::default() });
+    let scene = Scene::configured(vec![router], "", soon).await;
+    until_said(&scene, &["status"], "all is well").await;
+    for number in 0..40 {
+        scene.post(vec![scene.offence(number + 1, &format!("198.51.100.{number}"))]).await;
+    }
+    until_said(&scene, &["status"], "that it should, 198.51.100.").await;
+    until_said(&scene, &["status"], "all is well").await;
+    assert_eq!(scene.entries().len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_whose_scan_takes_long_is_looked_at_and_gets_its_bans() {
+    let router = dropping().await;
+    for number in 0..1000_u32 {
+        router.insert_foreign(Family::V4, "geoblock", &scene::attacker(number), "", None).unwrap();
+    }
+    router.set_costs(Costs { scan_per_entry: Duration::from_millis(2), ..Costs::default() });
+    let scene = Scene::configured(vec![router], "", soon).await;
+    let status = said(&scene, &["status"]).await;
+    assert!(status.contains("looking at router r0 (its rules are not read yet)"), "{status}");
+    said(&scene, &["ban", "198.51.100.5", "--for", "2h"]).await;
+    until_said(&scene, &["show", "198.51.100.5"], "r0 holds it, 1h 59m left").await;
+    until_said(&scene, &["status"], "all is well").await;
+    in_time(async { assert_eq!(scene.service.routers()[0].status().sessions, 1) }).await;
+}
