@@ -29,6 +29,7 @@ pub mod endpoint;
 pub mod enforcement;
 mod link;
 mod look;
+mod networks;
 pub mod order;
 pub mod pace;
 pub mod pin;
@@ -51,6 +52,7 @@ mod workplace;
 pub use audit::MissingBans;
 pub use endpoint::{Endpoint, EndpointError};
 pub use enforcement::Enforcement;
+pub use networks::RouterNetworks;
 pub use order::Unexplained;
 pub use question::Holding;
 pub use reading::ListReading;
@@ -171,6 +173,11 @@ impl RouterHandle {
     /// The status as it changes, but for the count of desired bans.
     pub fn watch(&self) -> watch::Receiver<RouterStatus> {
         self.status.clone()
+    }
+
+    /// The addresses and the private networks that the router told of last; none until then.
+    pub fn networks(&self) -> RouterNetworks {
+        self.status.borrow().networks.clone()
     }
 
     /// The addresses behind the configured one, as resolved last; empty until then.

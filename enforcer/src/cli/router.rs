@@ -8,6 +8,9 @@ mod add;
 mod check;
 pub mod prompt;
 mod section;
+mod unfinished;
+
+pub use prompt::Prompt;
 
 /// The examples of `router --help`.
 pub const EXAMPLES: &str = "Examples:\n  \

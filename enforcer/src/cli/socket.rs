@@ -121,7 +121,10 @@ impl Socket {
         let status = response.status();
         let body = response.bytes().await?;
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{}", words::harmless(&problem.message)),
+            // Kept as it is, for those who go on from its code.
+            Ok(problem) => {
+                bail!(Problem { message: words::harmless(&problem.message).into_owned(), ..problem })
+            }
             Err(_) => {
                 bail!("the enforcer refused ({status}): {}", words::harmless(&String::from_utf8_lossy(&body)))
             }

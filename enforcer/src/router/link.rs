@@ -15,6 +15,7 @@ use super::audit::{MissingBans, PIECE};
 use super::check::rules::Chains;
 use super::enforcement::Enforcement;
 use super::look::{Look, Next};
+use super::networks::{NetworkPage, NetworksReading};
 use super::order::{Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::reading::{ListReading, Patience};
@@ -27,6 +28,7 @@ use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
+mod networks;
 mod orders;
 mod resource;
 mod rest;
@@ -62,6 +64,7 @@ pub(super) struct Link<'a> {
     session: Session<Purpose>,
     pipeline: Pipeline,
     look: Look,
+    networks: NetworksReading,
     marks: Marks,
     began: Instant,
     timers: Timers,
@@ -87,6 +90,7 @@ enum Errand {
     Rules(Family, Chains),
     Resource,
     Identity,
+    Networks(NetworkPage),
 }
 
 /// When to do what next.
@@ -159,11 +163,13 @@ impl<'a> Link<'a> {
             look_ended: now,
         };
         let (look, withheld, reading_since) = (Look::default(), HashSet::new(), workplace.clock.now());
+        let networks = NetworksReading::default();
         Self {
             workplace,
             session,
             pipeline,
             look,
+            networks,
             marks,
             began: now,
             timers,
@@ -176,6 +182,7 @@ impl<'a> Link<'a> {
     /// Works until the service stops, or there are other settings (`Ok`), or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
         self.ask("/system/identity/print", Errand::Identity, |command| command);
+        self.ask_for_networks(NetworkPage::FIRST);
         loop {
             self.on_time();
             let more = self.fill();
@@ -319,6 +326,8 @@ impl<'a> Link<'a> {
             (Errand::Print(family), CommandAnswer::Trap(_, trap)) => {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
+            (Errand::Networks(page), CommandAnswer::Row(_, row)) => self.networks.row(page, &row),
+            (Errand::Networks(page), _) => self.networks_end(page),
             (Errand::Rules(family, _), CommandAnswer::Row(_, row)) => {
                 self.timers.look_heard = Instant::now();
                 self.look.row(family, &row);
@@ -415,6 +424,7 @@ impl<'a> Link<'a> {
             self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);
             self.pipeline.reconcile_all();
             self.timers.look = now;
+            self.ask_for_networks(NetworkPage::FIRST);
         }
         if self.timers.retry.is_some_and(|retry| retry <= now) {
             self.timers.retry = None;
