@@ -505,7 +505,7 @@ async fn a_router_that_is_added_while_a_lost_ledger_is_gathered_again_gives_its_
         .await;
     scene.edit(|text| text + &section("new", &new));
     scene.reload().await;
-    scene.ledger_shows(|bans| bans.iter().any(|ban| ban["prefix"] == "198.51.100.9/32")).await;
+    scene.ledger_shows(|bans| bans.iter().any(|ban| ban["prefix"] == "198.51.100.9")).await;
     holds(&new, &["198.51.100.9"]).await;
     scene.router().come_up().await.unwrap();
     holds(scene.router(), &["198.51.100.9"]).await;

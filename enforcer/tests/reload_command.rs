@@ -274,8 +274,18 @@ async fn router_add_ends_with_a_reload_of_the_enforcer_that_runs() {
     let fourth = Router::builder().start().await.unwrap();
     let address = fourth.address().to_string();
     let password = file.to_str().unwrap();
-    let arguments =
-        ["router", "add", "fourth", "--address", &address, "--password-file", password, "--write"];
+    let arguments = [
+        "router",
+        "add",
+        "fourth",
+        "--address",
+        &address,
+        "--user",
+        "atalaya",
+        "--password-file",
+        password,
+        "--write",
+    ];
     let mut command = host.command(&arguments);
     let walk = tokio::task::spawn_blocking(move || {
         let mut terminal = Terminal::start(&mut command);
