@@ -31,6 +31,7 @@ pub mod rates;
 mod said;
 pub mod socket;
 pub mod status;
+pub mod untaken;
 
 use open_files::OpenFilesCount;
 use rates::Rates;

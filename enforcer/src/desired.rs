@@ -182,6 +182,11 @@ impl Desired {
         accepted.map(|(_, count)| count).sum()
     }
 
+    /// How many bans there are of each kind that routers choose by.
+    pub fn kinds(&self) -> Vec<((Family, Name, Severity), usize)> {
+        self.read().counts.iter().map(|(kind, count)| (kind.clone(), *count)).collect()
+    }
+
     fn tell(&self, change: impl Fn(&mut Changes)) {
         for subscriber in locked(&self.subscribers).iter().filter_map(Weak::upgrade) {
             change(&mut locked(&subscriber.changes));

@@ -20,6 +20,8 @@ mod error;
 mod examination;
 mod file;
 mod housekeeping;
+mod jails;
+mod lineage;
 mod migration;
 mod place;
 mod record;
@@ -31,6 +33,8 @@ mod selection;
 mod writer;
 
 pub use error::LedgerError;
+pub use jails::jails;
+pub use lineage::{Lineage, LineageError};
 pub use record::{
     Allowance, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence, REMEMBERED,
     Saved, Terms,
@@ -60,6 +64,7 @@ const MOST_EARLIER: u32 = 1000;
 pub struct Ledger {
     orders: mpsc::Sender<WriteOrder>,
     path: Arc<Path>,
+    lineage: Lineage,
     trouble: Arc<Mutex<Option<String>>>,
     /// For what is looked up while deciding.
     reader: Arc<Mutex<Option<Connection>>>,
@@ -81,6 +86,7 @@ impl Ledger {
         let logins_since = terms.logins.map(|within| now - within.signed());
         let (connection, saved, examined) =
             file::open(folder, now, &mut |connection| saved::read(connection, logins_since, labels))?;
+        let lineage = lineage::settle(&connection, folder);
         let examination = (!examined).then(|| Examination::begin(folder, &path));
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(None));
@@ -93,7 +99,7 @@ impl Ledger {
             })
             .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         Ok((
-            Self { orders, path: path.into(), trouble, reader: Arc::default() },
+            Self { orders, path: path.into(), lineage, trouble, reader: Arc::default() },
             saved,
             Writer { thread, _lock: lock, _examination: examination },
         ))
@@ -149,6 +155,11 @@ impl Ledger {
             });
         *reader = Some(connection);
         earlier.map_err(|source| self.error(source))
+    }
+
+    /// The word by which the routers' entries of this ledger are known.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
     }
 
     /// Why nothing can be written at the moment; `None` when all is well.

@@ -166,7 +166,7 @@ struct Ground {
 /// What would be desired were an enforcer started now, and with what routers were run; for a plan.
 pub fn basis(config: &Config) -> anyhow::Result<Basis> {
     let Ground { ledger, desired, .. } = ground(config, &Clock::system())?;
-    Ok(Basis::new(&desired, ledger.lists()?))
+    Ok(Basis::new(&desired, ledger.lists()?, ledger.lineage()))
 }
 
 fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
@@ -200,6 +200,7 @@ fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::R
     let mut changes = Vec::new();
     for router in &mut routers {
         router.old_marks = plan::old_marks(router, &before);
+        router.lineage = Some(ledger.lineage());
         for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
             tracing::warn!(
                 router = %router.name, list = used.list, family = %used.family,

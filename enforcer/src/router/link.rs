@@ -13,11 +13,11 @@ use super::actual::Owner;
 use super::address_list::{EntryId, Marks};
 use super::audit::{MissingBans, PIECE};
 use super::check::rules::Chains;
-use super::enforcement::Enforcement;
 use super::look::{Look, Next};
 use super::order::{Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::reading::{ListReading, Patience};
+use super::rival::Rivals;
 use super::sentence::Trap;
 use super::session::{CommandAnswer, Session, SessionError};
 use super::status::State;
@@ -29,6 +29,7 @@ use crate::prefixes::Family;
 
 mod orders;
 mod resource;
+mod shown;
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
@@ -371,6 +372,7 @@ impl<'a> Link<'a> {
             self.workplace.rows[family.index()] = Some(self.pipeline.rows());
         }
         self.pipeline.print_ends();
+        self.note_rivals();
         self.workplace.patience = Patience::default();
         let took = self.timers.print_began.elapsed();
         self.timers.print_ended = now;
@@ -546,44 +548,6 @@ impl<'a> Link<'a> {
     fn ask(&mut self, path: &str, asked: Errand, arguments: impl FnOnce(Building) -> Building) {
         let command = arguments(self.session.command(path));
         self.session.send(command, Purpose { errand: asked, at: Instant::now() });
-    }
-
-    fn publish(&self) {
-        let pipeline = &self.pipeline;
-        let [ipv4, ipv6] = pipeline.tables();
-        let reading = pipeline.printing().map(|family| ListReading {
-            family,
-            since: self.reading_since,
-            rows: pipeline.rows(),
-            before: self.workplace.rows[family.index()],
-        });
-        let missing = self.workplace.audit.late().map(|(count, example, since)| MissingBans {
-            count,
-            example,
-            since: self.workplace.clock.now() - since.elapsed(),
-            why: pipeline.why_missing(example, self.workplace.now()),
-        });
-        self.workplace.status.send_modify(|status| {
-            status.reading = reading;
-            status.missing = missing;
-            status.ipv4 = ipv4;
-            status.ipv6 = ipv6;
-            if matches!(ipv6, Table::Off | Table::Missing) {
-                status.ipv6_rule = Enforcement::Off;
-            }
-            status.ours = pipeline.actual().ours();
-            status.foreign = pipeline.actual().others();
-            status.queued = pipeline.queued();
-            status.in_flight = pipeline.in_flight();
-            status.counts = pipeline.counts();
-            status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
-            status.round_trip_us = self.workplace.pace.round_trip().map(|trip| trip.as_micros() as u64);
-            status.window = self.workplace.pace.window();
-            status.most_a_second = self.workplace.pace.most_a_second().map(f64::round);
-            status.limit = pipeline.view().limit();
-            status.left_out = pipeline.view().left_out();
-            status.withheld = self.withheld.len();
-        });
     }
 }
 

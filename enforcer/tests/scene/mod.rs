@@ -268,3 +268,9 @@ fn client(service: &Service) -> Client {
 pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event).await.expect("it takes too long")
 }
+
+/// That an entry is one of ours, with the word of our ledger, and says this.
+pub fn says(entry: &Entry, text: &str) {
+    let word = entry.comment.strip_prefix("atalaya:").and_then(|rest| rest.strip_suffix(text));
+    assert!(word.is_some_and(|word| word.len() == 6 && word.ends_with(": ")), "{}", entry.comment);
+}
