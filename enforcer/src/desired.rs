@@ -29,6 +29,9 @@ use journal::{Journal, PrefixChange};
 /// The most prefixes that a [`Subscription`] names one by one.
 const GATHERED: usize = 65_536;
 
+/// The most bans of [`Desired::replace`] that followers are told one by one; they read a longer list as a whole.
+const TOLD_SINGLY: usize = 4096;
+
 /// A ban as the routers are to hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -106,6 +109,37 @@ impl Desired {
             // So many are rather read than told one by one.
             self.journal.send_modify(|journal| journal.skip(prefixes.len()));
         }
+    }
+
+    /// Goes on with these bans, by their canonical prefixes: sets what is new or ends at another time, then removes what
+    /// is not among them. Of a ban that is only called otherwise workers are told, and followers, who know of no labels,
+    /// are not.
+    pub fn replace(&self, entries: BTreeMap<IpNet, Wanted>) {
+        let (mut set, mut called, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let table = self.read();
+            gone.extend(table.entries.keys().filter(|prefix| !entries.contains_key(*prefix)));
+            for (prefix, entry) in entries {
+                match table.entries.get(&prefix) {
+                    Some(before) if before.until == entry.until && before.label == entry.label => {}
+                    Some(before) if before.until == entry.until => called.push((prefix, entry)),
+                    _ => set.push((prefix, entry)),
+                }
+            }
+        }
+        if set.len() <= TOLD_SINGLY {
+            set.into_iter().for_each(|(prefix, entry)| self.set(prefix, entry));
+        } else {
+            self.set_many(set);
+        }
+        for chunk in Chunks(called.into_iter()) {
+            let prefixes: Vec<IpNet> = chunk.iter().map(|(prefix, _)| *prefix).collect();
+            let mut table = self.write();
+            chunk.into_iter().for_each(|(prefix, entry)| table.insert(prefix, entry));
+            drop(table);
+            self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
+        }
+        gone.into_iter().for_each(|prefix| self.remove(prefix));
     }
 
     /// Lifts the ban, and tells every worker. An entry that is about to lapse is left to the router.

@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use atalaya_program::disk::FileTrouble;
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret, reserved};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use crate::database::DatabaseTrouble;
+
 mod roll;
+
+use roll::{Roll, failed};
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -49,7 +54,8 @@ struct Known {
 /// The file, and which state of it was read last.
 #[derive(Debug)]
 struct Source {
-    connection: Connection,
+    state: PathBuf,
+    roll: Roll,
     version: i64,
 }
 
@@ -74,16 +80,21 @@ pub enum EnrolmentError {
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
     /// The folder cannot be made or held.
-    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    #[error("cannot use the state folder {}: {}", path.display(), source.or("check that it exists and that this user may write there"))]
     Folder {
         /// The state folder, as it was configured.
         path: PathBuf,
         /// What the system or the database said.
-        source: std::io::Error,
+        source: FileTrouble,
     },
     /// SQLite could not open, read or write it.
-    #[error("the enrolled sensors (sensors.sqlite3 in the state folder) cannot be read or written: {0}")]
-    Database(#[from] rusqlite::Error),
+    #[error("the enrolled sensors ({}) cannot be read or written: {source}", path.display())]
+    Database {
+        /// The database file within the state folder.
+        path: PathBuf,
+        /// What SQLite said.
+        source: DatabaseTrouble,
+    },
     /// The file is of a later release.
     #[error("{} was written by a later release (format {found}): use that release", path.display())]
     TooNew {
@@ -117,7 +128,8 @@ pub fn enrol(
         "INSERT OR IGNORE INTO sensors VALUES (?1, ?2, ?3)"
     };
     let now = Timestamp::now().as_millisecond();
-    if connection.execute(sql, params![name.as_str(), secret.digest(), now])? == 0 {
+    let done = connection.execute(sql, params![name.as_str(), secret.digest(), now]);
+    if done.map_err(failed(state))? == 0 {
         return Err(EnrolmentError::Taken(name));
     }
     Ok(JoinToken { sensor: name, secret, fingerprint })
@@ -126,7 +138,8 @@ pub fn enrol(
 /// Takes a sensor's right to send.
 pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
     let connection = roll::open(state)?;
-    if connection.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()])? == 0 {
+    let done = connection.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()]);
+    if done.map_err(failed(state))? == 0 {
         return Err(EnrolmentError::Unknown(name.clone()));
     }
     Ok(())
@@ -134,17 +147,15 @@ pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
 
 /// The enrolled sensors, by name.
 pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    let mut statement = connection.prepare("SELECT name, enrolled FROM sensors ORDER BY name")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-    let mut sensors = Vec::new();
-    for row in rows {
-        let (name, enrolled) = row?;
-        if let (Ok(name), Ok(enrolled)) = (name.parse(), Timestamp::from_millisecond(enrolled)) {
-            sensors.push(Sensor { name, enrolled });
-        }
-    }
-    Ok(sensors)
+    let named = |(name, _, enrolled): (String, Vec<u8>, i64)| {
+        Some(Sensor { name: name.parse().ok()?, enrolled: Timestamp::from_millisecond(enrolled).ok()? })
+    };
+    Ok(rows(state)?.into_iter().filter_map(named).collect())
+}
+
+/// Whether a sensor is enrolled, as far as is known: one that cannot be read may be.
+pub fn is_any(state: &Path) -> bool {
+    rows(state).map_or(true, |rows| !rows.is_empty())
 }
 
 /// Sees to it that the sensors have a file of their own, which a ledger of the first release has not.
@@ -154,48 +165,53 @@ pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
 
 /// The enrolled sensors as they are kept: name, digest of the secret, milliseconds since 1970.
 pub(crate) fn rows(state: &Path) -> Result<Vec<(String, Vec<u8>, i64)>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let connection = roll::read(state)?.connection;
+    let rows = || {
+        let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect::<Result<_, _>>()
+    };
+    rows().map_err(failed(state))
 }
 
 /// The name of the ledger that this state folder had last; `None` where it never had one.
 pub(crate) fn had_ledger(state: &Path) -> Result<Option<String>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    let name = connection.query_row("SELECT value FROM meta WHERE key = 'ledger'", [], |row| row.get(0));
-    Ok(name.optional()?)
+    noted(state, "ledger")
 }
 
 /// Remembers which ledger this state folder has.
 pub(crate) fn note_ledger(state: &Path, name: &str) -> Result<(), EnrolmentError> {
-    let connection = roll::open(state)?;
     // Nothing is written where nothing changes, for a full disk must not keep the enforcer from starting.
-    connection.execute(
-        "INSERT INTO meta (key, value) VALUES ('ledger', ?1)
-         ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value",
-        [name],
-    )?;
-    Ok(())
+    if had_ledger(state)?.as_deref() == Some(name) {
+        return Ok(());
+    }
+    note(state, "ledger", Some(name))
 }
 
 /// Remembers for the next start that the ledger is damaged; `None` once it is replaced.
 pub(crate) fn note_damage(state: &Path, damage: Option<&str>) -> Result<(), EnrolmentError> {
-    let connection = roll::open(state)?;
-    match damage {
-        Some(damage) => {
-            connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('damage', ?1)", [damage])?
-        }
-        None => connection.execute("DELETE FROM meta WHERE key = 'damage'", [])?,
-    };
-    Ok(())
+    note(state, "damage", damage)
 }
 
 /// What was remembered of a damaged ledger.
 pub(crate) fn noted_damage(state: &Path) -> Result<Option<String>, EnrolmentError> {
+    noted(state, "damage")
+}
+
+fn noted(state: &Path, key: &str) -> Result<Option<String>, EnrolmentError> {
+    let connection = roll::read(state)?.connection;
+    let value = connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
+    value.optional().map_err(failed(state))
+}
+
+fn note(state: &Path, key: &str, value: Option<&str>) -> Result<(), EnrolmentError> {
     let connection = roll::open(state)?;
-    let damage = connection.query_row("SELECT value FROM meta WHERE key = 'damage'", [], |row| row.get(0));
-    Ok(damage.optional()?)
+    let done = match value {
+        Some(value) => connection
+            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value]),
+        None => connection.execute("DELETE FROM meta WHERE key = ?1", [key]),
+    };
+    done.map(drop).map_err(failed(state))
 }
 
 // === impl Enrolled ===
@@ -203,7 +219,7 @@ pub(crate) fn noted_damage(state: &Path) -> Result<Option<String>, EnrolmentErro
 impl Enrolled {
     /// The sensors of a state folder.
     pub fn new(state: &Path) -> Result<Self, EnrolmentError> {
-        let mut source = Source { connection: roll::open(state)?, version: -1 };
+        let mut source = Source { state: state.to_owned(), roll: roll::read(state)?, version: -1 };
         let known = source.read_if_changed()?.unwrap_or_default();
         Ok(Self {
             known: RwLock::new(Arc::new(known)),
@@ -265,18 +281,26 @@ impl Enrolled {
 impl Source {
     /// Who is enrolled; `None` where nobody wrote to the file since the last time.
     fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, Known>>, EnrolmentError> {
+        if self.roll.is_copy
+            && let Ok(connection) = roll::open(&self.state)
+        {
+            self.roll = Roll { connection, is_copy: false };
+            self.version = -1;
+        }
+        let connection = &self.roll.connection;
         // Changes whenever another connection commits.
-        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        let version = connection.pragma_query_value(None, "data_version", |row| row.get(0));
+        let version: i64 = version.map_err(failed(&self.state))?;
         if version == self.version {
             return Ok(None);
         }
-        let known = read(&self.connection)?;
+        let known = known(connection).map_err(failed(&self.state))?;
         self.version = version;
         Ok(Some(known))
     }
 }
 
-fn read(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
+fn known(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
     let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))?;
     let mut known = HashMap::new();

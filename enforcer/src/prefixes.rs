@@ -156,6 +156,15 @@ pub fn canonical(prefix: IpNet) -> IpNet {
     atalaya_wire::canonical_network(prefix)
 }
 
+/// As people and JSON have it: an address without its length, a network with it.
+pub fn written(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        prefix.addr().to_string()
+    } else {
+        prefix.to_string()
+    }
+}
+
 /// How long the prefix of the network is that a prefix may be widened to.
 pub const fn network_length(prefix: IpNet) -> u8 {
     match prefix {

@@ -217,7 +217,7 @@ async fn what_is_allowed_at_run_time_lifts_its_bans_and_ends_by_itself() {
     let until = scene.clock.now() + SignedDuration::from_secs(7200);
     let allowed =
         bans.allow_at_run_time("203.0.113.7", Some(until), "my laptop", "ann", scene.clock.now()).unwrap();
-    assert_eq!(allowed.lifted, 1);
+    assert_eq!(allowed.effect.lifted, 1);
     allowed.receipt.committed().await.unwrap();
     holds(&scene, &["203.0.113.8"]).await;
     assert!(scene.allow().await.to_string().contains("\"203.0.113.7\""));

@@ -10,21 +10,21 @@ use atalaya_wire::{BanTime, Escalation, Evidence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::EXPIRED;
 use super::allow::Allow;
+use super::cut::Cuts;
 use super::decided::Decided;
 use super::decision::{self, Decision, Exemption};
 use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
-use crate::ledger::{Ban, Change, EarlierBan};
+use crate::ledger::{Ban, Change, EXPIRED, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
 pub(super) struct Book {
     /// What routers are to hold: the ends of all bans that no widened network covers.
-    desired: Arc<Desired>,
+    pub entries: Cuts,
     pub widen: Widen,
     pub reachable: Reachable,
     /// Where the allow list comes from.
@@ -32,7 +32,7 @@ pub(super) struct Book {
     /// When to look at which ban; a ban that was extended meanwhile is put
     /// back, one that was lifted falls out.
     pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
-    labels: Labels,
+    pub labels: Labels,
     recent: Recent,
 }
 
@@ -64,20 +64,23 @@ impl Book {
         labels: Labels,
     ) -> Self {
         let (ends, recent) = (BinaryHeap::new(), Recent::default());
-        Self { desired, widen, reachable, allow, ends, labels, recent }
+        Self { entries: Cuts::new(desired), widen, reachable, allow, ends, labels, recent }
     }
 
-    /// Takes over the bans that stood before, and what routers are to hold for them.
-    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) {
-        let Self { desired, widen, reachable, ends, .. } = self;
-        desired.set_many(bans.map(|(prefix, ban)| {
+    /// Takes over the bans that stood before, and what routers are to hold for them. Those that the allow list leaves too
+    /// many entries of are returned, and are to be lifted.
+    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) -> Vec<IpNet> {
+        let Self { entries, widen, reachable, ends, .. } = self;
+        entries.desired().set_many(bans.map(|(prefix, ban)| {
             widen.load(prefix, ban.label.is_scan);
             if ban.until != Moment::FOREVER {
                 ends.push(Reverse((ban.until, prefix)));
             }
             (prefix, ban)
         }));
-        widen.begin_all(&mut &**desired, &|network| reachable.touches(network, now));
+        widen.begin_all(entries, &|network| reachable.touches(network, now));
+        let allowed: Vec<IpNet> = reachable.networks.iter().collect();
+        self.cut_around(&allowed)
     }
 
     /// What the ban of an offender covers: an IPv4 address, the unit around an IPv6 one; but the address
@@ -90,14 +93,38 @@ impl Book {
 
     /// The ban of exactly this prefix.
     pub fn standing(&self, prefix: IpNet) -> Option<Moment> {
-        Some(self.widen.standing(prefix, &&*self.desired)?.until)
+        Some(self.widen.standing(prefix, &self.entries)?.until)
     }
 
-    /// As what a prefix is banned: as itself, or as the unit around it.
+    /// As what a prefix is banned: as itself, or as the unit around it, unless that is held without it.
     pub fn banned_as(&self, prefix: IpNet) -> Option<IpNet> {
         let bans = self.widen.bans();
         let unit = bans.unit_of(prefix.addr());
-        [prefix, unit].into_iter().find(|banned| banned.contains(&prefix) && bans.contains(*banned))
+        let is_held = |banned: IpNet| banned == prefix || self.entries.held_as(banned, prefix).is_some();
+        [prefix, unit]
+            .into_iter()
+            .find(|banned| banned.contains(&prefix) && bans.contains(*banned) && is_held(*banned))
+    }
+
+    /// The bans that stand of a prefix and of networks around it, the narrowest first.
+    pub fn around(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, Wanted)> + '_ {
+        let around = (0..=prefix.prefix_len()).rev().filter_map(move |length| {
+            let network = IpNet::new(prefix.addr(), length).ok()?.trunc();
+            self.widen.bans().contains(network).then_some(network)
+        });
+        around.filter_map(|network| Some((network, self.widen.standing(network, &self.entries)?)))
+    }
+
+    /// Holds the bans around these networks in the parts that the allow list leaves of them, or as a whole again. Those
+    /// for which that would be too many entries.
+    pub fn cut_around(&mut self, networks: &[IpNet]) -> Vec<IpNet> {
+        let around: BTreeSet<IpNet> = networks
+            .iter()
+            .flat_map(|network| self.around(*network).map(|(ban, _)| ban).collect::<Vec<_>>())
+            .collect();
+        let allowed: Vec<IpNet> =
+            if around.is_empty() { Vec::new() } else { self.reachable.networks.iter().collect() };
+        around.into_iter().filter(|ban| !self.entries.cut(*ban, &allowed)).collect()
     }
 
     /// Why a prefix is not to be banned, if it is not.
@@ -153,8 +180,8 @@ impl Book {
         self.reachable.banned_again(ban.prefix);
         let is_scan = ban.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN);
         let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin, is_scan) };
-        let Self { desired, widen, reachable, .. } = self;
-        widen.ban(ban.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.ban(ban.prefix, wanted, entries, &|network| reachable.touches(network, now));
         if new {
             let earlier = EarlierBan { since: ban.since, end: ban.until.timestamp() };
             self.recent.begin(ban.prefix, ban.origin.jail(), earlier, now);
@@ -171,8 +198,8 @@ impl Book {
 
     /// Lifts a ban before its end, also on the routers.
     pub fn lift(&mut self, prefix: IpNet, now: Timestamp) {
-        let Self { desired, widen, reachable, .. } = self;
-        widen.lift(prefix, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.lift(prefix, entries, &|network| reachable.touches(network, now));
         self.recent.end(prefix, now);
         self.forget_lifted();
     }
@@ -187,20 +214,20 @@ impl Book {
             let Some(until) = self.standing(prefix) else { continue };
             match until.timestamp() {
                 Some(end) if until <= moment => {
-                    self.widen.expire(prefix, &mut &*self.desired);
+                    self.widen.expire(prefix, &mut self.entries);
                     ended(prefix, end);
                 }
                 _ => self.watch(prefix, until),
             }
         }
-        let Self { desired, widen, reachable, .. } = self;
-        widen.settle(moment, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.settle(moment, entries, &|network| reachable.touches(network, now));
     }
 
     /// Weighs the networks around a prefix anew, after what is to be kept reachable there changed.
     pub fn review(&mut self, prefix: IpNet, now: Timestamp) {
-        let Self { desired, widen, reachable, .. } = self;
-        widen.review(prefix, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.review(prefix, entries, &|network| reachable.touches(network, now));
     }
 
     fn watch(&mut self, prefix: IpNet, until: Moment) {

@@ -1,24 +1,28 @@
-//! What administrators do by hand, over the commands' socket: bans, unbans, and the allow list at run time.
+//! What administrators do by hand, over the commands' socket: bans and unbans.
 
 use atalaya_wire::{BanTime, Evidence};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::Bans;
-use super::allow::{AllowError, What};
+use super::allow::{AllowReason, AllowedBecause};
 use super::book::NewBan;
 use super::decision::{self, Decision};
 use crate::desired::{Moment, Origin};
-use crate::ledger::{Allowance, Change, GoodLogin, Receipt};
+use crate::ledger::{Change, GoodLogin, Receipt};
+use crate::prefixes::written;
 
 /// Why something cannot be done by hand.
 #[derive(Debug, thiserror::Error)]
 pub enum HandError {
-    /// The address is allowed.
-    #[error(
-        "{0} touches the allow list: it is, or holds, an address that is never banned; take it off the list first (`atalaya-enforcer allow` shows it)"
-    )]
-    Allowed(IpNet),
+    /// The address is allowed, or one of the network.
+    #[error("{} is not banned: {because}, and that is never banned{}", written(*prefix), what_to_do(because))]
+    Allowed {
+        /// What was to be banned.
+        prefix: IpNet,
+        /// Why not.
+        because: Box<AllowedBecause>,
+    },
     /// The address is protected.
     #[error(
         "{} logged in successfully at {} ({} as {} on {}): banning {prefix} could lock someone out; add --force to ban it all the same",
@@ -51,15 +55,14 @@ pub struct ByHand {
     pub receipt: Receipt,
 }
 
-/// What came of a change of the allow list.
-#[derive(Debug)]
-pub struct Allowed {
-    /// The entry that was made, or taken back.
-    pub entry: Allowance,
-    /// How many bans were lifted for it.
-    pub lifted: usize,
-    /// Tells when it is on disk.
-    pub receipt: Receipt,
+/// What takes something off the allow list, where a person can.
+fn what_to_do(because: &AllowedBecause) -> String {
+    let what = because.entry.as_ref().map_or_else(|| written(because.network), |entry| entry.what.clone());
+    match because.reason {
+        AllowReason::RunTime => format!("; `atalaya-enforcer allow --remove {what}` takes it off the list"),
+        AllowReason::Configured => "; change `allow` there first".to_owned(),
+        _ => String::new(),
+    }
 }
 
 // === impl Bans ===
@@ -76,7 +79,7 @@ impl Bans {
         now: Timestamp,
     ) -> Result<ByHand, HandError> {
         let prefix = self.clients(prefix);
-        if self.rules.nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
+        if self.rules().nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
             return Err(HandError::Everyone(prefix));
         }
         let mut book = self.lock();
@@ -84,7 +87,11 @@ impl Bans {
         let login = book.reachable.protect.within(prefix, now).filter(|_| !force).cloned();
         let exemption = book.exemption(prefix, login.is_some());
         let (until, new) = match decision::decide(now, bantime, before, exemption, now) {
-            Decision::Allowed => return Err(HandError::Allowed(prefix)),
+            Decision::Allowed => {
+                let because = book.allow.because(prefix, &self.rules().nat64).map(Box::new);
+                return Err(because
+                    .map_or(HandError::Everyone(prefix), |because| HandError::Allowed { prefix, because }));
+            }
             Decision::Protected => {
                 return Err(login.map_or(HandError::NoTime, |login| HandError::Protected {
                     prefix,
@@ -152,36 +159,5 @@ impl Bans {
             book.review(forgotten, at);
         }
         Some(receipt)
-    }
-
-    /// Allows an address, a network or a DNS name until a time, or permanently; lifts the bans that it touches.
-    pub fn allow_at_run_time(
-        &self,
-        what: &str,
-        until: Option<Timestamp>,
-        reason: &str,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<Allowed, AllowError> {
-        let what = What::parse(what)?.key();
-        let (reason, by) = (reason.to_owned(), by.to_owned());
-        let entry = Allowance { what, since: now, until, reason, by };
-        let mut book = self.lock();
-        book.allow.insert(entry.clone(), now)?;
-        let receipt = self.ledger.write_surely(vec![Change::Allow(Box::new(entry.clone()))]);
-        let lifted = self.apply_allow(&mut book, now);
-        drop(book);
-        self.names_changed.notify_one();
-        Ok(Allowed { entry, lifted, receipt })
-    }
-
-    /// Takes back what was allowed at run time.
-    pub fn disallow(&self, what: &str, now: Timestamp) -> Result<Allowed, AllowError> {
-        let what = What::parse(what)?;
-        let mut book = self.lock();
-        let entry = book.allow.remove(&what)?;
-        let receipt = self.ledger.write_surely(vec![Change::Disallow { what: what.key() }]);
-        let lifted = self.apply_allow(&mut book, now);
-        Ok(Allowed { entry, lifted, receipt })
     }
 }

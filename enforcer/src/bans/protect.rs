@@ -47,6 +47,22 @@ impl Protect {
         Self { config, most, logins: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 
+    /// Protects by other settings from here on: of the logins that are known those that they protect.
+    pub fn configure(&mut self, config: ProtectConfig, now: Timestamp) {
+        if self.config == config {
+            return;
+        }
+        self.config = config;
+        self.by_time.clear();
+        for (address, remembered) in std::mem::take(&mut self.logins) {
+            let last = remembered.login.last;
+            if self.is_young(last, now) && self.config.networks.contains(address) {
+                self.by_time.insert((last, address));
+                self.logins.insert(address, remembered);
+            }
+        }
+    }
+
     /// Remembers a login; `None` where it protects nobody.
     pub fn note(&mut self, login: GoodLogin, now: Timestamp) -> Option<Noted> {
         let address = login.address;

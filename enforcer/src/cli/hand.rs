@@ -43,7 +43,7 @@ pub struct BanArguments {
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer unban 192.0.2.1 --reason 'our own scanner'\n  \
     atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n\n\
-    The JSON is {prefix, routers}, a line for each address; routers as in `show --json`.")]
+    The JSON is {prefix, routers, still}, a line for each address; routers as in `show --json`, still as its standing.bans.")]
 pub struct UnbanArguments {
     /// The addresses or networks, as they were banned
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
@@ -105,6 +105,16 @@ impl UnbanArguments {
         }
         let now = Timestamp::now();
         writeln!(out, "lifted the ban of {}", words::prefix(done.prefix))?;
+        if let Some(ban) = done.still.first() {
+            let network = words::prefix(ban.prefix);
+            writeln!(
+                out,
+                "  it is still kept out: the network {network} is banned {}, {}; `atalaya-enforcer unban {network}` lifts that",
+                ban.origin,
+                words::end(ban.until)
+            )?;
+            return Ok(());
+        }
         for router in &done.routers {
             let text = match router.holding {
                 Holding::Entry { ours: false, .. } => "keeps an entry for it that is not ours".to_owned(),

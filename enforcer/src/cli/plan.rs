@@ -13,6 +13,7 @@ use atalaya_enforcer::ledger::{Lineage, ListUse};
 use atalaya_enforcer::router::RouterConfig;
 use atalaya_enforcer::router::plan::{self, Does, Leftover, Plan};
 use atalaya_enforcer::service;
+use atalaya_program::causes::Causes;
 use atalaya_wire::{Name, Seconds};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -166,7 +167,9 @@ impl Tidy {
                     self.forget(&socket, router, &lists);
                     Outcome::Good(tidied)
                 }
-                Err(error) => Outcome::Bad { router: router.name.clone(), error: format!("{error:#}") },
+                Err(error) => {
+                    Outcome::Bad { router: router.name.clone(), error: Causes(error.as_ref()).to_string() }
+                }
             });
         }
         if self.json {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::ledger::{Ban, Selection};
+use atalaya_program::causes::Causes;
 use atalaya_wire::Problem;
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Serialize;
@@ -196,7 +197,7 @@ pub fn each<T>(all: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> anyh
             if error.is::<std::io::Error>() {
                 return Err(error);
             }
-            eprintln!("atalaya-enforcer: {error:#}");
+            eprintln!("atalaya-enforcer: {}", Causes(error.as_ref()));
             code = ExitCode::FAILURE;
         }
     }

@@ -1,7 +1,6 @@
 //! Which routers hold a ban, as their workers know it: what a ban by hand has come to a moment later, and
 //! what `show` tells.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_wire::Name;
@@ -12,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::prefixes::Family;
-use crate::router::{Enforcement, Holding, RouterHandle, RouterStatus, State};
+use crate::router::{Crew, Enforcement, Holding, RouterHandle, RouterStatus, State};
 use atalaya_program::count::{agreeing, counted};
 
 /// How long a command waits for the routers.
@@ -66,19 +65,19 @@ impl RouterHolding {
 /// Asks all routers at once for the first of some prefixes that each holds; waits for a goal for up to a
 /// second. There must be a prefix.
 pub async fn ask(
-    routers: &Arc<Vec<RouterHandle>>,
-    down_since: impl Fn(usize) -> Option<Timestamp>,
+    routers: &Crew,
+    down_since: impl Fn(&RouterStatus) -> Option<Timestamp>,
     prefixes: &[IpNet],
     goal: Goal,
 ) -> Vec<RouterHolding> {
     let deadline = Instant::now() + PATIENCE;
     let mut asked = JoinSet::new();
-    for place in 0..routers.len() {
-        let (routers, prefixes, down_since) = (routers.clone(), prefixes.to_vec(), down_since(place));
+    for (place, router) in routers.iter().enumerate() {
+        let (router, prefixes, down_since) =
+            (router.clone(), prefixes.to_vec(), down_since(&router.status()));
         asked.spawn(async move {
-            let router = &routers[place];
             loop {
-                let holding = look(router, &prefixes, down_since).await;
+                let holding = look(&router, &prefixes, down_since).await;
                 let settled = match goal {
                     Goal::Held => holding.holds() || !prefixes.iter().any(|prefix| router.takes(*prefix)),
                     Goal::Gone => !holding.is_ours(),

@@ -1,6 +1,7 @@
 //! Bans that no router takes: their jail is in no router's `jails`, their severity too low, their family nowhere kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use atalaya_wire::Name;
 use serde::{Deserialize, Serialize};
@@ -21,16 +22,16 @@ pub struct UntakenBans {
 
 impl UntakenBans {
     /// Of the bans that stand now; costs the same for a million of them.
-    pub fn of(desired: &Desired, routers: &[RouterHandle]) -> Self {
+    pub fn of(desired: &Desired, routers: &[Arc<RouterHandle>]) -> Self {
         let mut untaken = Self::default();
         for ((family, jail, severity), count) in desired.kinds() {
             if routers.iter().any(|router| router.refusal_of(family, &jail, severity).is_none()) {
                 continue;
             }
             if untaken.routers.is_empty() {
-                let refusals = routers.iter().filter_map(|router| {
-                    Some((router.status().name, router.refusal_of(family, &jail, severity)?))
-                });
+                let refusals = routers
+                    .iter()
+                    .filter_map(|router| Some((router.name(), router.refusal_of(family, &jail, severity)?)));
                 untaken.routers = refusals.collect();
             }
             *untaken.jails.entry(jail).or_default() += count;

@@ -92,6 +92,11 @@ impl Labels {
         Self { list, severity, ..Self::default() }
     }
 
+    /// Whether the labels that these make are those that others make.
+    pub fn say_the_same(&self, other: &Self) -> bool {
+        self.list.comment == other.list.comment && self.severity == other.severity
+    }
+
     /// The label of the bans of one origin, of scans or of anything else.
     pub fn of(&mut self, origin: &Origin, is_scan: bool) -> Arc<Label> {
         let (jail, sensor) = (origin.jail(), origin.sensor());

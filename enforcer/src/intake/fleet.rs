@@ -99,9 +99,8 @@ impl Fleet {
 
     /// As [`Self::new`], with other bounds.
     fn bounded(jails: Vec<FleetConfig>, most_offenders: usize, most_events: usize) -> Self {
-        let jail = |config| Jail { config, offenders: HashMap::new(), by_activity: BTreeMap::new(), bans: 0 };
         Self {
-            jails: jails.into_iter().map(jail).collect(),
+            jails: jails.into_iter().map(Jail::new).collect(),
             numbers: HashMap::new(),
             names: Vec::new(),
             most_offenders,
@@ -110,6 +109,23 @@ impl Fleet {
             clock: 0,
             dropped: 0,
         }
+    }
+
+    /// Goes on with these jails. One that counts the failures of the same jails as one of that name before goes on with
+    /// what that counted, though so little was kept of each offender as it needed: more `maxretry`, `findtime` or
+    /// `sensors` hold for failures from here on.
+    pub fn replace(&mut self, jails: Vec<FleetConfig>) {
+        let mut before = std::mem::take(&mut self.jails);
+        for config in jails {
+            let same = |jail: &Jail| jail.config.name == config.name && jail.config.jails == config.jails;
+            self.jails.push(match before.iter().position(same) {
+                Some(place) => Jail { config, ..before.swap_remove(place) },
+                None => Jail::new(config),
+            });
+        }
+        let of_jail =
+            |jail: &Jail| jail.offenders.values().map(|offender| offender.events.len()).sum::<usize>();
+        self.events = self.jails.iter().map(of_jail).sum();
     }
 
     /// Whether there is no jail, so that nothing need be counted.
@@ -214,6 +230,10 @@ impl Fleet {
 // === impl Jail ===
 
 impl Jail {
+    fn new(config: FleetConfig) -> Self {
+        Self { config, offenders: HashMap::new(), by_activity: BTreeMap::new(), bans: 0 }
+    }
+
     fn counts(&self, jail: &Name) -> bool {
         self.config.jails.is_empty() || self.config.jails.contains(jail)
     }

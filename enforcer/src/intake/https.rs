@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use atalaya_program::causes::Causes;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -99,7 +100,7 @@ pub async fn accept(
             if let Err(error) =
                 serve(stream, peer, acceptor, routes, limits.stay, strangers_place, stop).await
             {
-                tracing::debug!(%peer, error = format!("{error:#}"), "a connection ended");
+                tracing::debug!(%peer, error = Causes(error.as_ref()).to_string(), "a connection ended");
             }
         });
     }

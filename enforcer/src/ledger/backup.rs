@@ -2,17 +2,18 @@
 //! and from which all of them come back.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::disk::{self, FileTrouble};
 use jiff::Timestamp;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::LedgerError;
-use crate::database;
+use crate::database::{self, DatabaseTrouble};
 use crate::enrolment::{self, EnrolmentError};
 
 /// How many pages are copied before progress is told.
@@ -79,7 +80,7 @@ pub enum BackupError {
         /// The file, with its folder as it was configured.
         path: PathBuf,
         /// What the system or the database said.
-        source: io::Error,
+        source: FileTrouble,
     },
     /// SQLite could not open, read or write it.
     #[error("cannot copy {}: {source}", path.display())]
@@ -87,7 +88,7 @@ pub enum BackupError {
         /// The database that was copied.
         path: PathBuf,
         /// What the system or the database said.
-        source: rusqlite::Error,
+        source: DatabaseTrouble,
     },
     /// The ledger cannot be used.
     #[error(transparent)]
@@ -95,6 +96,18 @@ pub enum BackupError {
     /// The sensors cannot be read.
     #[error(transparent)]
     Sensors(#[from] EnrolmentError),
+}
+
+// === impl BackupError ===
+
+impl BackupError {
+    fn file(path: &Path, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), source: FileTrouble::of(path, source) }
+    }
+
+    fn database(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Database { path: path.to_owned(), source: DatabaseTrouble::of(path, source) }
+    }
 }
 
 /// Saves the state in a folder to a file, also beside a running enforcer, which is not held up. The progress
@@ -112,7 +125,7 @@ pub fn save(
     if !source.exists() {
         return Err(BackupError::Nothing(state.to_owned()));
     }
-    let failed = |error| BackupError::Database { path: source.clone(), source: error };
+    let failed = |error| BackupError::database(&source, error);
     let ledger = database::open_to_read(&source).map_err(failed)?;
     let found = form(&ledger).map_err(failed)?;
     if found != super::FORM {
@@ -138,9 +151,9 @@ pub fn restore(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Summary, BackupError> {
     let no_backup = |why: String| BackupError::NoBackup { path: file.to_owned(), why };
-    let unreadable = |error| BackupError::Database { path: file.to_owned(), source: error };
+    let unreadable = |error| BackupError::database(&file, error);
     if let Err(source) = File::open(file) {
-        return Err(BackupError::File { path: file.to_owned(), source });
+        return Err(BackupError::file(&file, source));
     }
     let _lock = super::lock(state)?;
     let saved = database::open_to_read(file).map_err(unreadable)?;
@@ -210,7 +223,7 @@ fn copy_pages(
 }
 
 fn add_beside(state: &Path, copy: &Connection) -> Result<(), BackupError> {
-    let failed = |source| BackupError::Database { path: state.to_owned(), source };
+    let failed = |source| BackupError::database(&state, source);
     copy.execute_batch("BEGIN").and_then(|()| copy.execute_batch(BESIDE)).map_err(failed)?;
     for (name, digest, enrolled) in enrolment::rows(state)? {
         copy.execute("INSERT INTO sensors VALUES (?1, ?2, ?3)", params![name, digest, enrolled])
@@ -222,7 +235,7 @@ fn add_beside(state: &Path, copy: &Connection) -> Result<(), BackupError> {
                 copy.execute("INSERT INTO files VALUES (?1, ?2)", params![name, content]).map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(BackupError::File { path: state.join(name), source }),
+            Err(source) => return Err(BackupError::file(&state.join(name), source)),
         }
     }
     copy.execute_batch("COMMIT").map_err(failed)
@@ -245,7 +258,7 @@ fn checked(copy: &Connection, path: &Path) -> Result<Summary, BackupError> {
             certificate: count("SELECT count(*) FROM files")? == FILES.len() as u64,
         })
     };
-    summary().map_err(|source| BackupError::Database { path: path.to_owned(), source })
+    summary().map_err(|source| BackupError::database(&path, source))
 }
 
 fn files(copy: &Connection) -> rusqlite::Result<Vec<(&'static str, Vec<u8>)>> {
@@ -263,12 +276,7 @@ fn bring_back(path: &Path, content: &[u8], now: Timestamp) -> Result<(), BackupE
         return Ok(());
     }
     aside(path, now)?;
-    let write = || {
-        let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().map_err(|source| BackupError::File { path: path.to_owned(), source })
+    disk::write_private(path, content).map_err(|source| BackupError::file(path, source))
 }
 
 /// Gives a file another name, and where it is a database, its journal too.
@@ -277,7 +285,7 @@ fn aside(path: &Path, now: Timestamp) -> Result<(), BackupError> {
     for ending in ["-wal", "-shm", ""] {
         match fs::rename(database::beside(path, ending), database::beside(&aside, ending)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(BackupError::File { path: path.to_owned(), source });
+                return Err(BackupError::file(&path, source));
             }
             _ => {}
         }
@@ -297,11 +305,16 @@ impl UnfinishedFile {
         let path = database::beside(target, ".new");
         let made = match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => File::options().create_new(true).write(true).mode(0o600).open(&path),
+            _ => File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .and_then(|file| disk::give_to_the_folders_owner(&file, target)),
         };
         match made {
             Ok(_) => Ok(Self { path }),
-            Err(source) => Err(BackupError::File { path, source }),
+            Err(source) => Err(BackupError::file(&path, source)),
         }
     }
 
@@ -310,7 +323,7 @@ impl UnfinishedFile {
             .and_then(|file| file.sync_all())
             .and_then(|()| fs::rename(&self.path, target))
             .and_then(|()| database::sync_folder(target))
-            .map_err(|source| BackupError::File { path: target.to_owned(), source })
+            .map_err(|source| BackupError::file(&target, source))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::database;
 /// most 1000. Goes from one to the next by an index, however many bans there are. Blocks.
 pub fn jails(folder: &Path) -> Result<BTreeSet<String>, LedgerError> {
     let path = super::path(folder);
-    let failed = |source| LedgerError::Database { path: path.clone(), source };
+    let failed = |source| LedgerError::database(&path, source);
     let connection = database::open_to_read(&path).map_err(failed)?;
     let mut statement = connection
         .prepare(

@@ -56,6 +56,11 @@ pub(crate) fn sign_as_recovering(connection: &Connection) -> rusqlite::Result<()
     sign(connection, true)
 }
 
+/// Writes something that changes nothing, to see whether anything can be written.
+pub(super) fn touch(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE meta SET value = value WHERE key = ?1", [IDENTITY]).map(drop)
+}
+
 /// Sets a key in `meta`, or removes it.
 pub(super) fn set_meta(connection: &Connection, key: &str, value: Option<&str>) -> rusqlite::Result<()> {
     match value {

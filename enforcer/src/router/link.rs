@@ -176,7 +176,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Works until the service stops (`Ok`) or the session ends.
+    /// Works until the service stops, or there are other settings (`Ok`), or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
         self.ask("/system/identity/print", Errand::Identity, |command| command);
         loop {
@@ -197,6 +197,10 @@ impl<'a> Link<'a> {
             tokio::select! {
                 biased;
                 () = self.workplace.stop.cancelled() => return self.finish().await,
+                Ok(()) = self.workplace.settings.changed() => {
+                    self.workplace.settings.mark_changed();
+                    return self.come_to_rest().await;
+                }
                 answer = self.session.answer() => {
                     if self.pipeline.printing().is_some() && matches!(answer, Err(SessionError::Silent(_))) {
                         self.workplace.patience.was_too_short();
@@ -248,6 +252,23 @@ impl<'a> Link<'a> {
             }
         };
         timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
+    }
+
+    /// Sends nothing more and awaits all answers, for a second at most, so that the session can go on otherwise.
+    async fn come_to_rest(&mut self) -> Result<(), SessionError> {
+        let rest = async {
+            while self.session.in_flight() > 0 {
+                let answer = self.session.answer().await?;
+                self.take(answer)?;
+            }
+            Ok(())
+        };
+        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
+    }
+
+    /// The session, unless it still owes answers.
+    pub(super) fn into_session(self) -> Option<Session<Purpose>> {
+        Some(self.session).filter(|session| session.in_flight() == 0)
     }
 
     /// Fills the window. True where prefixes were left unlooked at although the window is open.

@@ -99,12 +99,27 @@ pub enum SessionError {
         "the TLS handshake failed: {0}; does the API-SSL service have a certificate (/ip/service set api-ssl certificate=…)?"
     )]
     Tls(io::Error),
+    /// The router closed the connection in the middle of the TLS handshake.
+    #[error(
+        "port {0} closed the connection in the TLS handshake: it speaks no TLS, as the plain API's (8728) does not, or api-ssl has no certificate (/ip/service set api-ssl certificate=…); the port of api-ssl is usually 8729"
+    )]
+    TlsClosed(u16),
     /// The TLS handshake took too long.
     #[error(
-        "connected, but no TLS handshake within {}; is the port the API-SSL service's (8729)?",
+        "connected, but no TLS handshake within {}: it seems to speak no TLS, as the plain API's (8728) does not; the port of api-ssl is usually 8729",
         seconds(.0)
     )]
     TlsDeadline(Duration),
+    /// What came back to the plain API is TLS.
+    #[error(
+        "port {0} speaks TLS: it is api-ssl's; set `fingerprint` for it, or the port of the plain API (8728)"
+    )]
+    SpeaksTls(u16),
+    /// What came back to TLS is none.
+    #[error(
+        "port {0} does not speak TLS: it is the plain API's, or another service's; set the port of api-ssl (8729)"
+    )]
+    SpeaksPlain(u16),
     /// The router refused the login.
     #[error(
         "the router refused the login of `{user}`: {reason}; check user and password, and that the user's group has the policies read, write and api"
@@ -153,6 +168,10 @@ pub enum SessionError {
     },
 }
 
+/// How the record of an alert begins, by which TLS answers what it does not understand (RFC 8446, 5.1): its type, and the
+/// first byte of every version. As the API's it would be a word of 21 bytes that begins with a control character.
+const TLS_ALERT: [u8; 2] = [21, 3];
+
 /// Bytes to and from the router, in both directions at once.
 struct Wire {
     stream: Box<dyn Stream>,
@@ -179,10 +198,13 @@ impl<C: Copy> Session<C> {
     pub async fn open(config: &RouterConfig, addresses: &[SocketAddr]) -> Result<Self, SessionError> {
         let Deadlines { connect, login, answer, .. } = config.deadlines;
         let stream = connect_first(addresses, connect).await?;
+        let port = stream.peer_addr().map_or(0, |address| address.port());
         let mut wire = Wire::new(secure(stream, config).await?);
-        timeout(login, wire.login(&config.user, config.password.expose()))
-            .await
-            .unwrap_or(Err(SessionError::LoginDeadline(login)))?;
+        let admitted = timeout(login, wire.login(&config.user, config.password.expose())).await;
+        if config.tls.is_none() && wire.inbox.starts_with(&TLS_ALERT) {
+            return Err(SessionError::SpeaksTls(port));
+        }
+        admitted.unwrap_or(Err(SessionError::LoginDeadline(login)))?;
         Ok(Self { wire, in_flight: HashMap::new(), last_tag: 0, idle: answer, quiet_since: Instant::now() })
     }
 
@@ -397,10 +419,15 @@ async fn secure(stream: TcpStream, config: &RouterConfig) -> Result<Box<dyn Stre
     // The name is not sent and not checked: the pin says who the router is.
     let name = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let port = stream.peer_addr().map_or(0, |address| address.port());
     match timeout(deadline, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(error)) => Err(match pin.mismatch() {
             Some(presented) => SessionError::WrongCertificate { presented, expected },
+            None if is_plain(&error) => SessionError::SpeaksPlain(port),
+            None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                SessionError::TlsClosed(port)
+            }
             None => SessionError::Tls(error),
         }),
         Err(_) => Err(SessionError::TlsDeadline(deadline)),
@@ -420,6 +447,12 @@ fn probe(stream: &TcpStream) {
     let _ = sockopt::set_tcp_keepintvl(stream, apart);
     let _ = sockopt::set_tcp_keepcnt(stream, count);
     let _ = sockopt::set_socket_keepalive(stream, true);
+}
+
+/// Whether a handshake failed because what came back is no record of TLS.
+fn is_plain(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// Tries one address after the other, each for its share of the deadline.

@@ -1,19 +1,20 @@
 //! One router's settings: where it is, which bans are for it, and how long things may take.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, Name};
 
 use super::address_list::{Mark, Marks};
 use super::endpoint::Endpoint;
-use super::view;
-use crate::desired::Severity;
+use super::view::{self, View};
+use crate::desired::{Desired, Severity};
 use crate::ledger::Lineage;
 use crate::prefixes::Family;
 
 /// One router, and how to treat it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
     /// The name in logs and status.
     pub name: Name,
@@ -105,6 +106,18 @@ impl RouterConfig {
     /// Which bans are for this router.
     pub fn takes(&self) -> view::Takes {
         view::Takes { jails: self.jails.clone(), severity: self.severity }
+    }
+
+    /// What of the desired bans is for this router, before any limit.
+    pub(super) fn view(&self, desired: &Arc<Desired>) -> View {
+        View::new(Arc::clone(desired), self.takes(), self.ipv6)
+    }
+
+    /// Whether a session that was opened with these settings does for others: what was connected to, and as whom, is
+    /// the same.
+    pub fn shares_session(&self, other: &Self) -> bool {
+        let way = |config: &Self| (config.address.clone(), config.user.clone(), config.tls);
+        way(self) == way(other) && self.password == other.password
     }
 
     /// What tells our entries from everyone else's.

@@ -1,0 +1,231 @@
+//! Two configurations compared, in the words of the configuration file: what a reload says before it changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Debug, Display};
+
+use atalaya_wire::{Escalation, Name};
+
+use super::Config;
+use crate::bans::protect::ProtectConfig;
+use crate::intake::fleet::FleetConfig;
+use crate::router::RouterConfig;
+
+/// What differs, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// What a running enforcer can take up.
+    pub changes: Vec<String>,
+    /// What it cannot before it is started again, and leaves as it is.
+    pub unchanged: Vec<String>,
+}
+
+// === impl Differences ===
+
+impl Differences {
+    /// From one configuration to another.
+    pub fn between(before: &Config, after: &Config) -> Self {
+        let mut found = Self::default();
+        found.needs_restart("listen", &before.listen, &after.listen);
+        found.needs_restart("state", &before.state.display(), &after.state.display());
+        found.needs_restart("socket", &before.socket.display(), &after.socket.display());
+        found.routers(&before.routers, &after.routers);
+        found.list(before, after);
+        found.set("allow", &allowed(before), &allowed(after));
+        found.set("nat64", &before.nat64.clone().into(), &after.nat64.clone().into());
+        found.policy(before, after);
+        found.fleet(&before.fleet, &after.fleet);
+        found
+    }
+
+    fn needs_restart(&mut self, name: &str, before: &impl Display, after: &impl Display) {
+        let (before, after) = (before.to_string(), after.to_string());
+        if before != after {
+            self.unchanged.push(format!(
+                "{name}: {after} needs a restart of the enforcer; until then it stays {before}"
+            ));
+        }
+    }
+
+    fn value(&mut self, name: &str, before: impl Display, after: impl Display) {
+        let (before, after) = (before.to_string(), after.to_string());
+        if before != after {
+            self.changes.push(format!("{name} {before} → {after}"));
+        }
+    }
+
+    /// What came to a list, and what went from it.
+    fn set(&mut self, name: &str, before: &Vec<String>, after: &Vec<String>) {
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), after.iter().collect());
+        self.changes.extend(new.difference(&old).map(|one| format!("{name}: + {one}")));
+        self.changes.extend(old.difference(&new).map(|one| format!("{name}: - {one}")));
+    }
+
+    fn routers(&mut self, before: &[RouterConfig], after: &[RouterConfig]) {
+        let (old, new) = (by_name(before, |router| &router.name), by_name(after, |router| &router.name));
+        for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+            match (old.get(name), new.get(name)) {
+                (None, Some(router)) => {
+                    self.changes.push(format!("router {name}: added ({})", router.address));
+                }
+                (Some(router), None) => self.changes.push(removed(router)),
+                (Some(old), Some(new)) => self.router(old, new),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn router(&mut self, old: &RouterConfig, new: &RouterConfig) {
+        let name = format!("router {}:", new.name);
+        let already = self.changes.len();
+        self.value(&format!("{name} address"), &old.address, &new.address);
+        self.value(&format!("{name} user"), &old.user, &new.user);
+        if old.password != new.password {
+            self.changes.push(format!("{name} another password"));
+        }
+        let tls = |router: &RouterConfig| {
+            router.tls.map_or("none (not encrypted)".to_owned(), |fingerprint| fingerprint.to_string())
+        };
+        self.value(&format!("{name} fingerprint"), tls(old), tls(new));
+        // One line for both families where they share a list.
+        let families = if new.lists[0] == new.lists[1] && old.lists[0] == old.lists[1] { 1 } else { 2 };
+        for (family, setting) in ["list", "ipv6_list"].into_iter().enumerate().take(families) {
+            let (before, after) = (&old.lists[family], &new.lists[family]);
+            if before != after {
+                self.changes.push(format!(
+                    "{name} {setting} {before} → {after}; entries on {before} expire by themselves, and `atalaya-enforcer tidy {}` removes them now",
+                    new.name
+                ));
+            }
+        }
+        let jails = |router: &RouterConfig| {
+            if router.jails.is_empty() { "all".to_owned() } else { joined(&router.jails) }
+        };
+        self.value(&format!("{name} jails"), jails(old), jails(new));
+        self.value(&format!("{name} severity"), word(old.severity), word(new.severity));
+        let most = |router: &RouterConfig| {
+            router.max_entries.map_or("what its memory allows".to_owned(), |most| most.to_string())
+        };
+        self.value(&format!("{name} max_entries"), most(old), most(new));
+        self.value(&format!("{name} window"), old.window, new.window);
+        let rate =
+            |router: &RouterConfig| router.rate.map_or("unlimited".to_owned(), |rate| rate.to_string());
+        self.value(&format!("{name} rate"), rate(old), rate(new));
+        self.value(&format!("{name} max_cpu"), old.max_cpu, new.max_cpu);
+        let every = |router: &RouterConfig| format!("{}s", router.reconcile_every.as_secs());
+        self.value(&format!("{name} reconcile"), every(old), every(new));
+        self.value(&format!("{name} ipv6"), old.ipv6, new.ipv6);
+        self.value(&format!("{name} read_only"), old.read_only, new.read_only);
+        if self.changes.len() > already && !old.shares_session(new) {
+            self.changes.push(format!("{name} logs in anew"));
+        }
+    }
+
+    fn list(&mut self, before: &Config, after: &Config) {
+        let (old, new) = (&before.list, &after.list);
+        self.value("list: name", &old.names[0], &new.names[0]);
+        if old.names[1] != old.names[0] || new.names[1] != new.names[0] {
+            self.value("list: ipv6_name", &old.names[1], &new.names[1]);
+        }
+        self.value("list: mark", &old.mark, &new.mark);
+        self.value("list: comment", format!("\"{}\"", old.comment), format!("\"{}\"", new.comment));
+    }
+
+    fn policy(&mut self, before: &Config, after: &Config) {
+        for jail in before.severity.keys().chain(after.severity.keys()).collect::<BTreeSet<_>>() {
+            let of = |config: &Config| word(config.severity.get(jail).copied().unwrap_or_default());
+            self.value(&format!("severity: {jail}"), of(before), of(after));
+        }
+        let threshold = |value: Option<usize>| value.map_or("0 (never)".to_owned(), |most| most.to_string());
+        self.value("widen: ipv4", threshold(before.widen.ipv4), threshold(after.widen.ipv4));
+        self.value("widen: ipv6", threshold(before.widen.ipv6), threshold(after.widen.ipv6));
+        self.value("widen: ipv6_prefix", before.widen.ipv6_prefix, after.widen.ipv6_prefix);
+        self.value(
+            "escalation:",
+            escalation(before.escalation.as_ref()),
+            escalation(after.escalation.as_ref()),
+        );
+        let within = |protect: &ProtectConfig| {
+            protect.within.map_or("0s (nobody)".to_owned(), |within| within.to_string())
+        };
+        self.value("protect: within", within(&before.protect), within(&after.protect));
+        let (old, new) = (&before.protect.networks, &after.protect.networks);
+        self.set("protect: networks", &old.clone().into(), &new.clone().into());
+        self.value("history: keep", before.history.keep, after.history.keep);
+        let megabytes = |config: &Config| config.history.max_size / 1_000_000;
+        self.value("history: max_megabytes", megabytes(before), megabytes(after));
+    }
+
+    fn fleet(&mut self, before: &[FleetConfig], after: &[FleetConfig]) {
+        let (old, new) = (by_name(before, |jail| &jail.name), by_name(after, |jail| &jail.name));
+        for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+            match (old.get(name), new.get(name)) {
+                (None, Some(_)) => self.changes.push(format!("fleet.{name}: added")),
+                (Some(_), None) => {
+                    self.changes.push(format!("fleet.{name}: removed; its bans stand until they end"));
+                }
+                (Some(old), Some(new)) => {
+                    let jails = |jail: &FleetConfig| {
+                        if jail.jails.is_empty() { "all".to_owned() } else { joined(&jail.jails) }
+                    };
+                    if old.jails != new.jails {
+                        let (old, new) = (jails(old), jails(new));
+                        self.changes.push(format!("fleet.{name}: jails {old} → {new}; it counts anew"));
+                    }
+                    self.value(&format!("fleet.{name}: maxretry"), old.maxretry, new.maxretry);
+                    self.value(&format!("fleet.{name}: findtime"), old.findtime, new.findtime);
+                    self.value(&format!("fleet.{name}: bantime"), old.bantime, new.bantime);
+                    self.value(&format!("fleet.{name}: sensors"), old.sensors, new.sensors);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+/// That a router is held to nothing any more, and what becomes of its entries.
+fn removed(router: &RouterConfig) -> String {
+    let RouterConfig { name, address, lists, mark, .. } = router;
+    let remove = |path: &str, list: &str| {
+        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}: \"]")
+    };
+    let mut commands = vec![remove("/ip", &lists[0])];
+    commands.extend(router.ipv6.then(|| remove("/ipv6", &lists[1])));
+    format!(
+        "router {name}: removed ({address}); its entries stay there until each expires by itself; typed at the router, this removes them now: {}",
+        commands.join("; ")
+    )
+}
+
+fn allowed(config: &Config) -> Vec<String> {
+    let mut allowed: Vec<String> = config.allow.networks.clone().into();
+    allowed.extend(config.allow.names.iter().cloned());
+    allowed
+}
+
+fn escalation(escalation: Option<&Escalation>) -> String {
+    let Some(Escalation { thousandths, max, random, overall, decay }) = escalation else {
+        return "none".to_owned();
+    };
+    let multiplier = |thousandths: &u64| (*thousandths as f64 / 1000.0).to_string();
+    let mut text = format!("times {}", thousandths.iter().map(multiplier).collect::<Vec<_>>().join(", "));
+    for (name, value) in [("max", max), ("random", random), ("decay", decay)] {
+        text.extend(value.iter().map(|value| format!("; {name} {value}")));
+    }
+    if *overall {
+        text.push_str("; overall");
+    }
+    text
+}
+
+fn by_name<'a, T>(all: &'a [T], name: impl Fn(&'a T) -> &'a Name) -> BTreeMap<&'a Name, &'a T> {
+    all.iter().map(|one| (name(one), one)).collect()
+}
+
+fn joined(names: &[Name]) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A value as the configuration writes it.
+fn word(value: impl Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
