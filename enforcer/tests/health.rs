@@ -254,3 +254,28 @@ async fn entries_without_a_ledgers_word_and_adopted_ones_are_ours_and_get_our_wo
     };
     scene.holds(ours).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_router_in_two_sections_is_found_by_its_serial_number_and_not_fought_over() {
+    let router = dropping().await;
+    router.set_serial("HF20912ABCD");
+    let scene = Scene::configured(vec![router.clone()], "", |config| {
+        soon(config);
+        let mut twin = config.routers[0].clone();
+        twin.name = "twin".parse().unwrap();
+        twin.jails = vec!["smtp".parse().unwrap()];
+        twin.deadlines.longest_pause = Duration::from_secs(60);
+        config.routers.push(twin);
+    })
+    .await;
+    let text = "by its serial number HF20912ABCD: both sections are for list spammer, and each would remove what the other adds. Make them one section, with the jails of both, or give one a `list` of its own";
+    let status = until_said(&scene, &["status"], text).await;
+    let status = status.split_whitespace().collect::<Vec<_>>().join(" ");
+    let named = ["router r0", "router twin"].iter().any(|of| {
+        let down = status
+            .split_once(&format!("{of} for"))
+            .and_then(|(_, rest)| rest.split_once("down: this is the same router as [router."));
+        down.is_some()
+    });
+    assert!(named, "{status}");
+}

@@ -90,6 +90,7 @@ enum Errand {
     Rules(Family, Chains),
     Resource,
     Identity,
+    Serial,
 }
 
 /// When to do what next.
@@ -115,6 +116,8 @@ struct Timers {
     print_heard: Instant,
     /// Whether since then a command was answered that was sent after the print: the router does not merely scan.
     overtaken: bool,
+    /// Whether all bans were sent because the first reading took long.
+    unread_sent: bool,
     print_ended: Instant,
     /// No look at the rules before this.
     look: Instant,
@@ -155,6 +158,7 @@ impl<'a> Link<'a> {
             print_began: now,
             print_heard: now,
             overtaken: false,
+            unread_sent: false,
             print_ended: now,
             look: now,
             look_began: now,
@@ -179,6 +183,9 @@ impl<'a> Link<'a> {
     /// Works until the service stops, or there are other settings (`Ok`), or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
         self.ask("/system/identity/print", Errand::Identity, |command| command);
+        self.ask("/system/routerboard/print", Errand::Serial, |command| {
+            command.attribute(".proplist", Some("serial-number"))
+        });
         loop {
             self.on_time();
             let more = self.fill();
@@ -226,6 +233,7 @@ impl<'a> Link<'a> {
     pub(super) fn leave(&mut self) {
         self.workplace.undone = self.pipeline.undone();
         self.workplace.unread = !self.pipeline.is_known();
+        self.workplace.desired.disclaim(&self.workplace.config.name);
     }
 
     /// Whether adds, sets or removes were in flight.
@@ -368,6 +376,7 @@ impl<'a> Link<'a> {
             (Errand::Identity, CommandAnswer::Row(_, row)) => {
                 self.workplace.status.send_modify(|status| status.identity = row.shown("name"));
             }
+            (Errand::Serial, CommandAnswer::Row(_, row)) => self.claim(&row)?,
             (Errand::Order(order), CommandAnswer::Done(_, ret)) => {
                 self.note_answer(at);
                 let id = ret.as_deref().and_then(EntryId::parse);
@@ -378,7 +387,7 @@ impl<'a> Link<'a> {
                 self.take_refusal(order, &trap);
             }
             // Nice to know, but nothing depends on it.
-            (Errand::Identity, _) | (Errand::Order(_), CommandAnswer::Row(..)) => {}
+            (Errand::Identity | Errand::Serial, _) | (Errand::Order(_), CommandAnswer::Row(..)) => {}
         }
         Ok(())
     }
@@ -445,6 +454,10 @@ impl<'a> Link<'a> {
             self.pipeline.sweep(self.workplace.now());
         }
         self.give_up_swallowed(now);
+        if self.unread_due().is_some_and(|due| due <= now) {
+            self.timers.unread_sent = true;
+            self.pipeline.send_unread();
+        }
         if self.print_deadline().is_some_and(|deadline| deadline <= now) {
             self.give_up_print();
         }
@@ -483,6 +496,13 @@ impl<'a> Link<'a> {
     fn sends_first(&self, now: Instant) -> bool {
         let waiting = self.pipeline.has_next() || self.pipeline.in_flight() > 0;
         !self.pipeline.is_known() && waiting && now < self.began + SENT_FIRST
+    }
+
+    /// When all bans are to go out although the first reading is not over: it may take minutes, or never end.
+    fn unread_due(&self) -> Option<Instant> {
+        let waits =
+            self.pipeline.printing().is_some() && !self.pipeline.is_known() && !self.timers.unread_sent;
+        waits.then(|| self.timers.print_began + self.workplace.config.deadlines.answer)
     }
 
     /// Whether nothing waits and nothing is in flight.
@@ -548,6 +568,7 @@ impl<'a> Link<'a> {
         if self.sends_first(now) {
             next = next.min(self.began + SENT_FIRST);
         }
+        next = next.min(self.unread_due().unwrap_or(next));
         next = next.min(self.print_deadline().unwrap_or(next));
         if !self.workplace.config.read_only {
             next = next.min(self.workplace.audit.next(now));

@@ -7,6 +7,8 @@ use crate::version::Version;
 
 /// What an administrator configured: users, groups, rules and services. A reboot keeps it.
 pub(crate) struct Site {
+    /// The board's, where it is one of MikroTik's.
+    pub(crate) serial: Option<String>,
     /// What it is written and typed as.
     pub(crate) version: Version,
     pub(crate) users: Vec<User>,
@@ -84,7 +86,16 @@ impl Site {
         for (name, policies) in [("read", read), ("write", write), ("full", Policies::FULL)] {
             groups.push(Group { name: name.to_owned(), policies });
         }
-        Self { version, users, groups, rules: Vec::new(), last_rule: 0, services, certificates: Vec::new() }
+        Self {
+            serial: None,
+            version,
+            users,
+            groups,
+            rules: Vec::new(),
+            last_rule: 0,
+            services,
+            certificates: Vec::new(),
+        }
     }
 
     /// The rules that use a list as the senders that they are for.
