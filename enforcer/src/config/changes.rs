@@ -128,6 +128,12 @@ impl Differences {
         }
         self.value("list: mark", &old.mark, &new.mark);
         self.value("list: comment", format!("\"{}\"", old.comment), format!("\"{}\"", new.comment));
+        let adopted = |config: &Config| {
+            let words =
+                config.routers.iter().flat_map(|router| router.adopted.iter().map(ToString::to_string));
+            words.collect::<BTreeSet<String>>().into_iter().collect()
+        };
+        self.set("list: adopt", &adopted(before), &adopted(after));
     }
 
     fn policy(&mut self, before: &Config, after: &Config) {
@@ -184,9 +190,11 @@ impl Differences {
 
 /// That a router is held to nothing any more, and what becomes of its entries.
 fn removed(router: &RouterConfig) -> String {
-    let RouterConfig { name, address, lists, mark, .. } = router;
+    let RouterConfig { name, address, lists, mark, lineage, .. } = router;
+    // Entries of a release before this one have no word of the ledger.
+    let word = lineage.map(|word| format!("(:{word})?")).unwrap_or_default();
     let remove = |path: &str, list: &str| {
-        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}: \"]")
+        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}{word}: \"]")
     };
     let mut commands = vec![remove("/ip", &lists[0])];
     commands.extend(router.ipv6.then(|| remove("/ipv6", &lists[1])));
