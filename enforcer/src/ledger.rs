@@ -37,8 +37,8 @@ pub use error::LedgerError;
 pub use jails::jails;
 pub use lineage::{Lineage, LineageError};
 pub use record::{
-    Allowance, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence, REMEMBERED,
-    Saved, Terms,
+    Allowance, BY_HAND, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
+    REMEMBERED, Saved, Terms,
 };
 pub use selection::{Selection, Sort, Which};
 pub use writer::{Receipt, Writer};

@@ -21,6 +21,7 @@ use crate::source::journal::{Cursor, JournalPosition};
 mod bans;
 mod folder;
 mod journal;
+mod waiting;
 
 pub use folder::make_private;
 
@@ -164,7 +165,7 @@ enum Order {
     Ledger(Name),
     Reports(u64),
     Reserve(u64),
-    Load { after: u64, most: usize, reply: tokio::sync::oneshot::Sender<Vec<NumberedOffence>> },
+    Load { after: u64, most: usize, reply: waiting::Reply },
     Flush(tokio::sync::oneshot::Sender<()>),
 }
 
@@ -256,11 +257,12 @@ impl Store {
         self.send(Order::Reports(reserved));
     }
 
-    /// The offences that wait, after a sequence, oldest first.
-    pub async fn load(&self, after: u64, most: usize) -> Vec<NumberedOffence> {
+    /// The offences that wait, after a sequence, oldest first, also those that the disk refuses; `None` where they
+    /// cannot be read now.
+    pub async fn load(&self, after: u64, most: usize) -> Option<Vec<NumberedOffence>> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.send(Order::Load { after, most, reply });
-        answer.await.unwrap_or_default()
+        answer.await.ok()
     }
 
     /// Returns when all that was given before is on disk.
@@ -447,18 +449,17 @@ fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, offences: &O
                         tracing::error!(%error, "cannot write the state: offences still leave at once, but would not survive a restart; make room or mend the disk, it is tried again every second");
                         failing = true;
                     }
-                    if !gather(inbox, &mut changes, &offences.dropped) {
+                    for (after, most, reply) in loads.drain(..) {
+                        waiting::answer(&connection, &changes, after, most, reply);
+                    }
+                    if !gather(&connection, inbox, &mut changes, &offences.dropped) {
                         return;
                     }
                 }
             }
         }
         for (after, most, reply) in loads {
-            let rows = load(&connection, after, most).unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot read the outbox");
-                Vec::new()
-            });
-            let _ = reply.send(rows);
+            waiting::answer(&connection, &[], after, most, reply);
         }
         for reply in flushes {
             let _ = reply.send(());
@@ -467,12 +468,20 @@ fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, offences: &O
 }
 
 /// Takes along what comes within a second; false when nobody is left to send.
-fn gather(inbox: &mpsc::Receiver<Order>, changes: &mut Vec<Order>, dropped: &AtomicU64) -> bool {
+fn gather(
+    connection: &Connection,
+    inbox: &mpsc::Receiver<Order>,
+    changes: &mut Vec<Order>,
+    dropped: &AtomicU64,
+) -> bool {
     let until = Instant::now() + Duration::from_secs(1);
     loop {
         match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             // Dropping the reply answers: not now.
-            Ok(Order::Flush(_) | Order::Load { .. }) => {}
+            Ok(Order::Flush(_)) => {}
+            Ok(Order::Load { after, most, reply }) => {
+                waiting::answer(connection, changes, after, most, reply)
+            }
             Ok(change) => {
                 changes.push(change);
                 shed(changes, dropped);
@@ -560,24 +569,6 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
         }
     }
     bans::write(connection, &snapshot.bans)
-}
-
-fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT sequence, offence FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-    )?;
-    let rows = statement
-        .query_map(params![after.cast_signed(), most.cast_signed()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|(sequence, json)| {
-            let offence = serde_json::from_str(&json).ok()?;
-            Some(NumberedOffence { sequence: sequence.cast_unsigned(), offence })
-        })
-        .collect())
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {

@@ -15,6 +15,8 @@ pub enum Fault {
         /// Whether it is carried out all the same.
         applied: bool,
     },
+    /// The command, a print, is answered with rows that never end.
+    EndlessRows,
     /// The command is not carried out and answered with this trap.
     Trap {
         /// The text, such as `failure: out of memory`.
@@ -44,6 +46,16 @@ struct Planned {
 impl Faults {
     pub(crate) fn plan(&mut self, fault: Fault, path: &str, after: usize) {
         self.planned.push(Planned { fault, path: path.to_owned(), after });
+    }
+
+    /// How many are still to come.
+    pub(crate) fn to_come(&self) -> usize {
+        self.planned.len()
+    }
+
+    /// Forgets those that are still to come.
+    pub(crate) fn forget(&mut self) {
+        self.planned.clear();
     }
 
     /// The fault that strikes at this command, if one does: one a command, the first planned first.

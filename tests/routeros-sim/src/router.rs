@@ -396,6 +396,16 @@ impl Router {
         self.shared.lock().faults.plan(fault, path, after);
     }
 
+    /// How many planned faults are still to come.
+    pub fn faults_to_come(&self) -> usize {
+        self.shared.lock().faults.to_come()
+    }
+
+    /// Forgets the planned faults that are still to come.
+    pub fn forget_faults(&self) {
+        self.shared.lock().faults.forget();
+    }
+
     /// Lets stalled sessions go on.
     pub fn resume(&self) {
         self.shared.resumed.send_replace(());
@@ -583,26 +593,38 @@ fn admit(stream: TcpStream, shared: &Arc<Shared>, acceptor: Option<tokio_rustls:
         return shared.commit(state);
     }
     state.counts.sessions += 1;
+    state.sessions += 1;
     let number = state.counts.sessions;
     shared.commit(state);
     let (shared, gone) = (Arc::clone(shared), generation.gone.clone());
     generation.tasks.spawn(async move {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "replies may be slow");
-        }
-        let Some(acceptor) = acceptor else {
-            return session::serve(stream, shared, number, gone).await;
-        };
-        let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
-        tokio::select! {
-            () = gone.cancelled() => {}
-            shaken = handshake => match shaken {
-                Ok(Ok(stream)) => session::serve(stream, shared, number, gone.clone()).await,
-                Ok(Err(error)) => tracing::debug!(session = number, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(session = number, "TLS handshake took too long"),
-            },
-        }
+        attend(stream, &shared, number, acceptor, gone).await;
+        shared.lock().sessions -= 1;
     });
+}
+
+async fn attend(
+    stream: TcpStream,
+    shared: &Arc<Shared>,
+    number: u64,
+    acceptor: Option<tokio_rustls::TlsAcceptor>,
+    gone: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "replies may be slow");
+    }
+    let Some(acceptor) = acceptor else {
+        return session::serve(stream, Arc::clone(shared), number, gone).await;
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+    tokio::select! {
+        () = gone.cancelled() => {}
+        shaken = handshake => match shaken {
+            Ok(Ok(stream)) => session::serve(stream, Arc::clone(shared), number, gone.clone()).await,
+            Ok(Err(error)) => tracing::debug!(session = number, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(session = number, "TLS handshake took too long"),
+        },
+    }
 }
 
 fn entries(state: &mut State, family: Family, clock: &Clock) -> Vec<Entry> {

@@ -18,6 +18,10 @@ pub(crate) struct Site {
     pub(crate) last_rule: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) certificates: Vec<Certificate>,
+    /// The addresses of its interfaces, each with the length of its network, as `192.168.88.1/24`.
+    pub(crate) addresses: Vec<String>,
+    /// What it has by DHCP: an address like those above, and the gateway.
+    pub(crate) leases: Vec<(String, String)>,
 }
 
 /// The two tables of rules that can use an address list.
@@ -95,6 +99,8 @@ impl Site {
             last_rule: 0,
             services,
             certificates: Vec::new(),
+            addresses: Vec::new(),
+            leases: Vec::new(),
         }
     }
 
