@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
 
+mod terminal;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use routeros_sim::{Entry, Router};
 use serde_json::Value;
 use tempfile::TempDir;
+use terminal::Terminal;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -122,6 +125,11 @@ fn section(name: &str, router: &Router) -> String {
 async fn holds(router: &Router, address: &str) {
     let held = |entries: &[Entry]| entries.iter().any(|entry| entry.address == address);
     router.wait_for(held, PATIENCE).await.unwrap();
+}
+
+async fn holds_not(router: &Router, address: &str) {
+    let gone = |entries: &[Entry]| !entries.iter().any(|entry| entry.address == address);
+    router.wait_for(gone, PATIENCE).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,4 +269,38 @@ async fn router_add_ends_with_a_reload_of_the_enforcer_that_runs() {
     assert!(said.contains("`atalaya-enforcer reload` lets the running enforcer take it up"), "{said}");
     holds(&edge, "198.51.100.7").await;
     assert_eq!(third.entry_count(routeros_sim::Family::V4), 0);
+
+    // Who sits at a terminal is asked.
+    let fourth = Router::builder().start().await.unwrap();
+    let address = fourth.address().to_string();
+    let password = file.to_str().unwrap();
+    let arguments = [
+        "router",
+        "add",
+        "fourth",
+        "--address",
+        &address,
+        "--user",
+        "atalaya",
+        "--password-file",
+        password,
+        "--write",
+    ];
+    let mut command = host.command(&arguments);
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut terminal = Terminal::start(&mut command);
+        terminal.shows("Check again? [Y/n] ");
+        terminal.types("n");
+        let waiting = terminal.shows("Let the running enforcer take it up now? [y/N] ");
+        assert!(
+            waiting.contains("router third: added") && waiting.contains("router fourth: added"),
+            "{waiting}"
+        );
+        terminal.types("y");
+        let taken = terminal.shows("allow: + 198.51.100.7");
+        assert!(taken.contains("The running enforcer has taken it up:"), "{taken}");
+        terminal.ends()
+    });
+    walk.await.unwrap();
+    holds_not(&edge, "198.51.100.7").await;
 }

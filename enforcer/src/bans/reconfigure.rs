@@ -19,7 +19,7 @@ use crate::ledger::Change;
 
 impl Bans {
     /// Decides by these rules and this allow list from here on; how many bans are lifted for the latter. Where labels or
-    /// networks have to be made anew, other decisions wait for it: a second for each million of bans.
+    /// networks have to be made anew, other decisions wait for it, twice as long as taking the bans over takes at a start.
     pub fn reconfigure(&self, mut rules: Rules, allow: AllowConfig, now: Timestamp) -> usize {
         let labels = std::mem::take(&mut rules.labels);
         let mut book = self.lock();

@@ -106,7 +106,7 @@ impl Reloader {
         if !request.dry_run {
             answer.changes.iter().for_each(|line| tracing::info!("reload: {line}"));
             answer.unchanged.iter().chain(&answer.warnings).for_each(|line| tracing::warn!("reload: {line}"));
-            // A million bans that are labelled anew take a second, which is nobody else's on this thread.
+            // A million bans that are labelled anew take seconds, in which nothing else waits for this thread.
             answer.lifted = tokio::task::block_in_place(|| self.take_up(read));
             tracing::info!(changes = answer.changes.len(), routers = answer.routers, "reloaded");
         }
