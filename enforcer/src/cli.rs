@@ -140,7 +140,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Reload(reload) => reload.run(config, &mut out)?,
         Command::Check { json } => {
-            let read = Config::read(config)?;
+            let mut read = Config::read(config)?;
+            read.warnings.extend(read.unknown_jails());
             if json {
                 let ok = serde_json::json!({"config": config, "warnings": read.warnings});
                 writeln!(out, "{ok}")?;

@@ -22,9 +22,11 @@ use crate::ledger::HistoryConfig;
 use crate::router::RouterConfig;
 
 pub mod changes;
+mod jails;
 mod list;
 mod router;
 mod tables;
+mod twins;
 
 use list::RawList;
 
@@ -123,14 +125,21 @@ impl Config {
         let file = ConfigFile { path, text };
         let at = |span: Range<usize>, message: String| file.at(span, message);
         let raw: RawConfig = file.parse()?;
+        let adopted = raw.list.adopted(&at)?;
         let list = raw.list.check(&at)?;
         let holds_password = raw.router.values().any(|router| router.get_ref().holds_password());
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut warnings = Vec::new();
         let mut routers = Vec::new();
+        let mut spans = Vec::new();
         for (name, router) in raw.router {
             let span = router.span();
             routers.push(router.into_inner().check(&name, &span, folder, &list, &mut warnings, &at)?);
+            spans.push(span);
+        }
+        routers.iter_mut().for_each(|router| router.adopted.clone_from(&adopted));
+        if let Some((second, says)) = twins::find(&routers) {
+            return Err(at(spans[second].clone(), says));
         }
         let config = Self {
             listen: check_listen(raw.listen, &at)?,

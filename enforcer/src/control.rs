@@ -34,6 +34,7 @@ pub mod reload;
 mod said;
 pub mod socket;
 pub mod status;
+pub mod untaken;
 
 use open_files::OpenFilesCount;
 use rates::Rates;

@@ -48,7 +48,12 @@ pub struct Desired {
     bans: RwLock<Counted>,
     subscribers: Mutex<Vec<Weak<Mailbox>>>,
     journal: watch::Sender<Journal>,
+    /// Which worker keeps which list of which machine.
+    claims: Mutex<HashMap<ListPlace, Name>>,
 }
+
+/// A list on a machine, by what the machine itself says it is.
+pub type ListPlace = (String, Family, String);
 
 /// One worker's view of what changed in [`Desired`] since it last looked.
 #[derive(Debug)]
@@ -153,6 +158,23 @@ impl Desired {
         }
     }
 
+    /// Claims lists for a worker, all or none: two sections of the configuration may turn out to be one router. Else the
+    /// worker that keeps one of them, and which.
+    pub fn claim(&self, places: &[ListPlace], worker: &Name) -> Result<(), (Name, ListPlace)> {
+        let mut claims = locked(&self.claims);
+        let others = places.iter().filter_map(|place| Some((claims.get(place)?.clone(), place.clone())));
+        if let Some(taken) = others.into_iter().find(|(other, _)| other != worker) {
+            return Err(taken);
+        }
+        claims.extend(places.iter().map(|place| (place.clone(), worker.clone())));
+        Ok(())
+    }
+
+    /// Gives back what a worker claimed.
+    pub fn disclaim(&self, worker: &Name) {
+        locked(&self.claims).retain(|_, keeper| keeper != worker);
+    }
+
     /// A worker's view of the changes; at first, everything has changed.
     pub fn subscribe(&self) -> Subscription {
         let mailbox = Arc::new(Mailbox { changes: Mutex::new(Changes::Many), arrived: Notify::new() });
@@ -214,6 +236,11 @@ impl Desired {
         let accepted =
             table.counts.iter().filter(|((family, jail, severity), _)| accept(*family, jail, *severity));
         accepted.map(|(_, count)| count).sum()
+    }
+
+    /// How many bans there are of each kind that routers choose by.
+    pub fn kinds(&self) -> Vec<((Family, Name, Severity), usize)> {
+        self.read().counts.iter().map(|(kind, count)| (kind.clone(), *count)).collect()
     }
 
     fn tell(&self, change: impl Fn(&mut Changes)) {

@@ -20,7 +20,9 @@ mod error;
 mod examination;
 mod file;
 mod housekeeping;
+mod jails;
 mod kept;
+mod lineage;
 mod migration;
 mod place;
 mod record;
@@ -32,6 +34,8 @@ mod selection;
 mod writer;
 
 pub use error::LedgerError;
+pub use jails::jails;
+pub use lineage::{Lineage, LineageError};
 pub use record::{
     Allowance, BY_HAND, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
     REMEMBERED, Saved, Terms,
@@ -64,6 +68,7 @@ const MOST_EARLIER: u32 = 1000;
 pub struct Ledger {
     orders: mpsc::Sender<WriteOrder>,
     path: Arc<Path>,
+    lineage: Lineage,
     trouble: Arc<Mutex<Option<String>>>,
     /// In which way the file is open. Whoever reads it in another way than the usual one holds this meanwhile, for the
     /// writer must not change the way beneath.
@@ -90,6 +95,7 @@ impl Ledger {
         let (opened, saved, examined) =
             file::open(folder, now, &mut |connection| saved::read(connection, logins_since, labels))?;
         let OpenedDatabase { connection, access, trouble } = opened;
+        let lineage = lineage::settle(&connection, folder);
         let trouble = trouble.map(|trouble| trouble.to_string());
         if let Some(error) = &trouble {
             tracing::error!(error, "{CANNOT_BE_WRITTEN}");
@@ -110,7 +116,7 @@ impl Ledger {
             })
             .map_err(|source| LedgerError::folder(folder, source))?;
         Ok((
-            Self { orders, path: path.into(), trouble, access, reader: Arc::default(), history },
+            Self { orders, path: path.into(), lineage, trouble, access, reader: Arc::default(), history },
             saved,
             Writer { thread, _lock: lock, _examination: examination },
         ))
@@ -167,6 +173,11 @@ impl Ledger {
             });
         *reader = Some(connection).filter(|_| *access == Access::Shared);
         earlier.map_err(|source| self.error(source))
+    }
+
+    /// The word by which the routers' entries of this ledger are known.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
     }
 
     /// Keeps so much of what is over from here on.

@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::desired::Desired;
-use crate::prefixes::canonical;
+use crate::desired::{Desired, Severity};
+use crate::prefixes::{Family, canonical};
 
 pub mod actual;
 pub mod address_list;
@@ -39,7 +39,7 @@ mod question;
 pub mod reading;
 pub mod reconcile;
 mod recovery;
-
+mod rival;
 pub mod sentence;
 pub mod session;
 mod set;
@@ -57,6 +57,7 @@ pub use order::Unexplained;
 pub use question::Holding;
 pub use reading::ListReading;
 pub use recovery::Recovery;
+pub use rival::{Rival, Rivals};
 pub use set::{Crew, RouterSet};
 pub use settings::{Deadlines, Password, RouterConfig};
 pub use status::{RouterStatus, State};
@@ -106,6 +107,7 @@ pub fn spawn(
         audit: audit::Audit::new(config.deadlines.late, tokio::time::Instant::now()),
         patience: Patience::default(),
         rows: [None, None],
+        rivals: None,
         enforced: [None, None],
         booted: None,
         memory_limit: None,
@@ -153,6 +155,19 @@ impl RouterHandle {
     /// Whether a ban of exactly this prefix stands that is for the router, whatever its limit.
     pub fn takes(&self, prefix: IpNet) -> bool {
         self.view.read().unwrap_or_else(PoisonError::into_inner).until(canonical(prefix)).is_some()
+    }
+
+    /// Why the ban that stands of exactly this prefix is not for the router; `None` where it is, or none stands.
+    pub fn refusal(&self, prefix: IpNet) -> Option<String> {
+        let prefix = canonical(prefix);
+        let (jail, severity) =
+            self.desired.look(prefix, |_, label| (label.jail().clone(), label.severity))?;
+        self.refusal_of(Family::of(prefix), &jail, severity)
+    }
+
+    /// Why bans of this kind are not for the router; `None` where they are.
+    pub fn refusal_of(&self, family: Family, jail: &Name, severity: Severity) -> Option<String> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).refusal(family, jail, severity)
     }
 
     /// What the router holds for exactly this prefix, by its worker's mirror; waits for the worker for up to

@@ -181,7 +181,7 @@ struct Ground {
 /// What would be desired were an enforcer started now, and with what routers were run; for a plan.
 pub fn basis(config: &Config) -> anyhow::Result<Basis> {
     let Ground { ledger, desired, .. } = ground(config, &Clock::system())?;
-    Ok(Basis::new(&desired, ledger.lists()?))
+    Ok(Basis::new(&desired, ledger.lists()?, ledger.lineage()))
 }
 
 fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {

@@ -132,7 +132,10 @@ async fn a_router_that_is_removed_keeps_its_entries_and_is_told_nothing_more() {
     assert!(line.contains("its entries stay there until each expires by itself"), "{line}");
     // What is printed for the router's terminal removes them.
     let command = line.split("removes them now: ").nth(1).unwrap().split(';').next().unwrap();
-    assert_eq!(command, "/ip firewall address-list remove [find list=\"spammer\" comment~\"^atalaya:\"]");
+    let word = scene::word(&scene.router().entries(Family::V4)[0]);
+    let expected =
+        format!("/ip firewall address-list remove [find list=\"spammer\" comment~\"^atalaya(:{word})?: \"]");
+    assert_eq!(command, expected);
     scene.post(vec![scene.offence(2, "198.51.100.8")]).await;
     holds(&scene.routers[0], &["198.51.100.7", "198.51.100.8"]).await;
     let gone = &scene.routers[1];
@@ -161,7 +164,11 @@ async fn lists_marks_comments_and_bounds_are_taken_up_in_the_session() {
         answer.changes,
         ["list: mark atalaya → guard", "list: comment \"{jail} from {sensor}\" → \"{jail}!\""]
     );
-    scene.holds(|entries| entries.iter().all(|entry| entry.comment == "guard: ssh!")).await;
+    scene
+        .holds(|entries| {
+            entries.iter().all(|entry| entry.comment == format!("guard:{}: ssh!", scene::word(entry)))
+        })
+        .await;
     assert_eq!(scene.router().counts().adds, adds);
 
     // Another list: what is on the one before stays to expire.
@@ -467,7 +474,10 @@ async fn offences_streams_and_sessions_go_on_while_the_configuration_is_reloaded
     assert_eq!(scene.bans().await.len(), all);
     for router in &scene.routers {
         let good = |entries: &[Entry]| {
-            entries.len() == all && entries.iter().all(|entry| entry.comment == "atalaya: ssh from web-1")
+            entries.len() == all
+                && entries
+                    .iter()
+                    .all(|entry| entry.comment == format!("atalaya:{}: ssh from web-1", scene::word(entry)))
         };
         let held = router.wait_for(good, PATIENCE).await.is_ok();
         assert!(held, "{} entries: {:#?}", router.entry_count(Family::V4), router.entries(Family::V4).last());

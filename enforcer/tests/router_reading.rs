@@ -174,3 +174,23 @@ async fn a_keepalive_whose_answer_is_swallowed_is_asked_again() {
     tokio::time::timeout(PATIENCE, goes_on).await.unwrap();
     assert_eq!(stage.worker.status().sessions, 1);
 }
+
+#[tokio::test]
+async fn all_bans_go_out_beside_a_first_reading_that_does_not_end() {
+    let router = Router::builder().start().await.unwrap();
+    router.inject(Fault::Swallow { applied: true }, PRINT, 0);
+    let desired = Desired::new();
+    let forever = atalaya_enforcer::desired::Wanted {
+        until: atalaya_enforcer::desired::Moment::FOREVER,
+        label: atalaya_enforcer::desired::Label::test("x"),
+    };
+    desired.set(stage::parse("192.0.2.1"), forever);
+    let stage = Stage::raise(router, desired, |config| {
+        hasty(config);
+        config.deadlines.idle = Duration::from_mins(1);
+    });
+    // It was banned before the session, and the print of that is lost.
+    stage.holds(&["192.0.2.1"]).await;
+    let status = stage.worker.status();
+    assert_eq!((status.state, status.sessions, status.counts.prints), (State::Reading, 1, 0));
+}

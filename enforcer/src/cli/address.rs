@@ -127,6 +127,13 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
             }
         }
     }
+    if let Some(ban) = known.ban.as_ref().or(known.around.first())
+        && !known.routers.is_empty()
+        && known.routers.iter().all(|router| router.refuses)
+    {
+        let text = format!("no router takes bans of {}: nobody is kept out", ban.origin.jail());
+        lines.extend(paint.paragraph("  ", &text).iter().map(|line| paint.paint(Tone::Bad, line)));
+    }
     if !known.earlier.is_empty() {
         lines.push(paint.paint(Tone::Heading, "earlier bans"));
         for ban in known.earlier.iter().take(EARLIER) {

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::desired::Basis;
 use atalaya_enforcer::desired::Desired;
-use atalaya_enforcer::ledger::ListUse;
+use atalaya_enforcer::ledger::{Lineage, ListUse};
 use atalaya_enforcer::router::RouterConfig;
 use atalaya_enforcer::router::plan::{self, Does, Leftover, Plan};
 use atalaya_enforcer::service;
@@ -79,10 +79,11 @@ impl Arguments {
     pub fn run(self, path: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let config = Config::read(path)?;
         let mut routers = chosen(&config, &self.routers)?;
-        let (desired, lists) = basis(&config)?;
+        let (desired, lists, lineage) = basis(&config)?;
         let desired = Arc::new(desired);
         for router in &mut routers {
             router.old_marks = plan::old_marks(router, &lists);
+            router.lineage = lineage;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
@@ -154,9 +155,10 @@ impl Tidy {
     /// Shows or removes what is left.
     pub fn run(self, path: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let config = Config::read(path)?;
-        let routers = chosen(&config, &self.routers)?;
+        let mut routers = chosen(&config, &self.routers)?;
         let socket = Socket::at(&config.socket)?;
-        let (_, lists) = basis(&config)?;
+        let (_, lists, lineage) = basis(&config)?;
+        routers.iter_mut().for_each(|router| router.lineage = lineage);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
         for router in &routers {
@@ -223,7 +225,7 @@ impl Tidy {
 }
 
 /// The bans and the lists of before: from the running enforcer, or from its ledger where none runs.
-fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>)> {
+fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>, Option<Lineage>)> {
     let mut basis = match Socket::at(&config.socket)?.get::<Basis>("desired") {
         Ok(basis) => basis,
         Err(_) if std::os::unix::net::UnixStream::connect(&config.socket).is_err() => {
@@ -232,7 +234,8 @@ fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>)> {
         Err(error) => return Err(error),
     };
     let lists = std::mem::take(&mut basis.lists);
-    Ok((basis.desired(), lists))
+    let lineage = basis.lineage;
+    Ok((basis.desired(), lists, lineage))
 }
 
 fn chosen(config: &Config, names: &[Name]) -> anyhow::Result<Vec<RouterConfig>> {

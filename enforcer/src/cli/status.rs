@@ -300,9 +300,10 @@ pub fn wellness(status: &Status) -> (Tone, String) {
 pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
     let of = match fault.kind {
         FaultKind::Ledger => "the ledger",
-        FaultKind::NoRouter => "configuration",
+        FaultKind::NoRouter | FaultKind::NotTaken => "configuration",
         FaultKind::NotDropped
         | FaultKind::NotHeld
+        | FaultKind::Rivals
         | FaultKind::RouterDown
         | FaultKind::RouterRefuses
         | FaultKind::RouterFull

@@ -101,6 +101,9 @@ impl Differences {
             lists: _,
             mark: _,
             old_marks: _,
+            // Of all routers, said of the list.
+            lineage: _,
+            adopted: _,
             read_only: _,
             ipv6: _,
             jails: _,
@@ -165,6 +168,11 @@ impl Differences {
         }
         self.value("list: mark", &old.mark, &new.mark);
         self.value("list: comment", format!("\"{}\"", old.comment), format!("\"{}\"", new.comment));
+        let adopted = |config: &Config| -> Vec<String> {
+            let words = config.routers.iter().flat_map(|router| &router.adopted);
+            words.collect::<BTreeSet<_>>().into_iter().map(ToString::to_string).collect()
+        };
+        self.set("list: adopt", &adopted(before), &adopted(after));
     }
 
     fn policy(&mut self, before: &Config, after: &Config) {
@@ -221,9 +229,11 @@ impl Differences {
 
 /// That a router is held to nothing any more, and what becomes of its entries.
 fn removed(router: &RouterConfig) -> String {
-    let RouterConfig { name, address, lists, mark, .. } = router;
+    let RouterConfig { name, address, lists, mark, lineage, .. } = router;
+    // Entries of a release before this one have no word of the ledger.
+    let word = lineage.map(|word| format!("(:{word})?")).unwrap_or_default();
     let remove = |path: &str, list: &str| {
-        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}:\"]")
+        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}{word}: \"]")
     };
     let mut commands = vec![remove("/ip", &lists[0])];
     commands.extend(router.ipv6.then(|| remove("/ipv6", &lists[1])));

@@ -32,6 +32,9 @@ pub struct RouterHolding {
     pub holding: Holding,
     /// Since when it is not logged in to; `None` for one that is.
     pub down_since: Option<Timestamp>,
+    /// Whether the ban that stands is not for this router.
+    #[serde(default)]
+    pub refuses: bool,
     /// Why it does not hold what stands, or why that is not known; of an entry, why it keeps nobody out.
     pub why: Option<String>,
 }
@@ -105,6 +108,9 @@ async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Time
     }
     let (prefix, holding) = found;
     let status = router.status();
+    let taken = prefixes.iter().any(|prefix| router.takes(*prefix));
+    let refusal = prefixes.iter().find_map(|prefix| router.refusal(*prefix)).filter(|_| !taken);
+    let refuses = refusal.is_some();
     let why = match holding {
         Holding::Entry { ours: true, disabled: true, .. } => {
             Some("it is disabled and keeps nobody out; it is being replaced".to_owned())
@@ -114,11 +120,10 @@ async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Time
         ),
         Holding::Entry { .. } => unenforced(&status, Family::of(prefix)),
         Holding::Nothing | Holding::Unknown => {
-            let taken = prefixes.iter().any(|prefix| router.takes(*prefix));
-            missing(&status, taken)
+            refusal.map(|why| format!("it {why}")).or_else(|| missing(&status, taken))
         }
     };
-    RouterHolding { router: status.name, prefix, holding, down_since, why }
+    RouterHolding { router: status.name, prefix, holding, down_since, refuses, why }
 }
 
 /// Why what a router holds of a family keeps nobody out, where that is known.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Control;
 use super::answers::{RouterAnswer, SensorAnswer, Status};
 use super::fault;
+use super::untaken::UntakenBans;
 use crate::intake::Seen;
 use crate::router::RouterStatus;
 
@@ -40,6 +41,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         faults: Vec::new(),
         looking: Vec::new(),
         bans: control.bans.len(),
+        untaken: UntakenBans::of(&control.desired, &control.routers.now()),
         widened: control.bans.widened(),
         allowances: control.bans.allowances().len(),
         protected: control.bans.protected(),

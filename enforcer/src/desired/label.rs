@@ -1,6 +1,7 @@
 //! What is said of a ban on a router: where it comes from, how bad that is, and the comment of its entry.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use atalaya_wire::Name;
@@ -143,6 +144,18 @@ impl Labels {
 
     fn known(&self, jail: &str, sensor: &str, is_scan: bool) -> Option<Arc<Label>> {
         self.made.get(jail)?.get(sensor)?[usize::from(is_scan)].clone()
+    }
+}
+
+// === impl Severity ===
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        })
     }
 }
 

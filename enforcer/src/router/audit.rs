@@ -41,14 +41,14 @@ pub(super) struct Audit {
     /// After how long a ban that is missing is late.
     lateness: Duration,
     missing: HashMap<IpNet, Instant>,
-    round: Option<Round>,
+    round: Option<AuditRound>,
     due: Instant,
     /// What is missing for so long: how many bans, and the first of them.
     late: Option<(usize, IpNet, Instant)>,
 }
 
 #[derive(Debug)]
-struct Round {
+struct AuditRound {
     began: Instant,
     /// The last ban that was looked at.
     after: Option<IpNet>,
@@ -80,7 +80,8 @@ impl Audit {
             if now < self.due {
                 return;
             }
-            self.round = Some(Round { began: now, after: None, found: HashMap::new(), work: Duration::ZERO });
+            self.round =
+                Some(AuditRound { began: now, after: None, found: HashMap::new(), work: Duration::ZERO });
         }
         let Some(round) = &mut self.round else { return };
         let missing = &self.missing;
@@ -103,7 +104,7 @@ impl Audit {
     }
 
     fn end(&mut self, now: Instant) {
-        let Some(Round { began, found, work, .. }) = self.round.take() else { return };
+        let Some(AuditRound { began, found, work, .. }) = self.round.take() else { return };
         self.missing = found;
         self.due = began + (self.lateness / ROUNDS).max(work * REST);
         let late = || {

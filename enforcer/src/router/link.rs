@@ -13,12 +13,12 @@ use super::actual::Owner;
 use super::address_list::{EntryId, Marks};
 use super::audit::{MissingBans, PIECE};
 use super::check::rules::Chains;
-use super::enforcement::Enforcement;
 use super::look::{Look, Next};
 use super::networks::{NetworkPage, NetworksReading};
 use super::order::{Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::reading::{ListReading, Patience};
+use super::rival::Rivals;
 use super::sentence::Trap;
 use super::session::{CommandAnswer, Session, SessionError};
 use super::status::State;
@@ -32,6 +32,7 @@ mod networks;
 mod orders;
 mod resource;
 mod rest;
+mod shown;
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
@@ -91,6 +92,7 @@ enum Errand {
     Resource,
     Identity,
     Networks(NetworkPage),
+    Serial,
 }
 
 /// When to do what next.
@@ -116,6 +118,8 @@ struct Timers {
     print_heard: Instant,
     /// Whether since then a command was answered that was sent after the print: the router does not merely scan.
     overtaken: bool,
+    /// Whether all bans were sent because the first reading took long.
+    unread_sent: bool,
     print_ended: Instant,
     /// No look at the rules before this.
     look: Instant,
@@ -156,6 +160,7 @@ impl<'a> Link<'a> {
             print_began: now,
             print_heard: now,
             overtaken: false,
+            unread_sent: false,
             print_ended: now,
             look: now,
             look_began: now,
@@ -183,6 +188,9 @@ impl<'a> Link<'a> {
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
         self.ask("/system/identity/print", Errand::Identity, |command| command);
         self.ask_for_networks(NetworkPage::FIRST);
+        self.ask("/system/routerboard/print", Errand::Serial, |command| {
+            command.attribute(".proplist", Some("serial-number"))
+        });
         loop {
             self.on_time();
             let more = self.fill();
@@ -230,6 +238,7 @@ impl<'a> Link<'a> {
     pub(super) fn leave(&mut self) {
         self.workplace.undone = self.pipeline.undone();
         self.workplace.unread = !self.pipeline.is_known();
+        self.workplace.desired.disclaim(&self.workplace.config.name);
     }
 
     /// Whether adds, sets or removes were in flight.
@@ -341,6 +350,7 @@ impl<'a> Link<'a> {
             (Errand::Identity, CommandAnswer::Row(_, row)) => {
                 self.workplace.status.send_modify(|status| status.identity = row.shown("name"));
             }
+            (Errand::Serial, CommandAnswer::Row(_, row)) => self.claim(&row)?,
             (Errand::Order(order), CommandAnswer::Done(_, ret)) => {
                 self.note_answer(at);
                 let id = ret.as_deref().and_then(EntryId::parse);
@@ -351,7 +361,7 @@ impl<'a> Link<'a> {
                 self.take_refusal(order, &trap);
             }
             // Nice to know, but nothing depends on it.
-            (Errand::Identity, _) | (Errand::Order(_), CommandAnswer::Row(..)) => {}
+            (Errand::Identity | Errand::Serial, _) | (Errand::Order(_), CommandAnswer::Row(..)) => {}
         }
         Ok(())
     }
@@ -366,6 +376,7 @@ impl<'a> Link<'a> {
             self.workplace.rows[family.index()] = Some(self.pipeline.rows());
         }
         self.pipeline.print_ends();
+        self.note_rivals();
         self.workplace.patience = Patience::default();
         let took = self.timers.print_began.elapsed();
         self.timers.print_ended = now;
@@ -417,6 +428,10 @@ impl<'a> Link<'a> {
             self.pipeline.sweep(self.workplace.now());
         }
         self.give_up_swallowed(now);
+        if self.unread_due().is_some_and(|due| due <= now) {
+            self.timers.unread_sent = true;
+            self.pipeline.send_unread();
+        }
         if self.print_deadline().is_some_and(|deadline| deadline <= now) {
             self.give_up_print();
         }
@@ -456,6 +471,13 @@ impl<'a> Link<'a> {
     fn sends_first(&self, now: Instant) -> bool {
         let waiting = self.pipeline.has_next() || self.pipeline.in_flight() > 0;
         !self.pipeline.is_known() && waiting && now < self.began + SENT_FIRST
+    }
+
+    /// When all bans are to go out although the first reading is not over: it may take minutes, or never end.
+    fn unread_due(&self) -> Option<Instant> {
+        let waits =
+            self.pipeline.printing().is_some() && !self.pipeline.is_known() && !self.timers.unread_sent;
+        waits.then(|| self.timers.print_began + self.workplace.config.deadlines.answer)
     }
 
     /// Whether nothing waits and nothing is in flight.
@@ -521,6 +543,7 @@ impl<'a> Link<'a> {
         if self.sends_first(now) {
             next = next.min(self.began + SENT_FIRST);
         }
+        next = next.min(self.unread_due().unwrap_or(next));
         next = next.min(self.print_deadline().unwrap_or(next));
         if !self.workplace.config.read_only {
             next = next.min(self.workplace.audit.next(now));
@@ -542,44 +565,6 @@ impl<'a> Link<'a> {
     fn ask(&mut self, path: &str, asked: Errand, arguments: impl FnOnce(Building) -> Building) {
         let command = arguments(self.session.command(path));
         self.session.send(command, Purpose { errand: asked, at: Instant::now() });
-    }
-
-    fn publish(&self) {
-        let pipeline = &self.pipeline;
-        let [ipv4, ipv6] = pipeline.tables();
-        let reading = pipeline.printing().map(|family| ListReading {
-            family,
-            since: self.reading_since,
-            rows: pipeline.rows(),
-            before: self.workplace.rows[family.index()],
-        });
-        let missing = self.workplace.audit.late().map(|(count, example, since)| MissingBans {
-            count,
-            example,
-            since: self.workplace.clock.now() - since.elapsed(),
-            why: pipeline.why_missing(example, self.workplace.now()),
-        });
-        self.workplace.status.send_modify(|status| {
-            status.reading = reading;
-            status.missing = missing;
-            status.ipv4 = ipv4;
-            status.ipv6 = ipv6;
-            if matches!(ipv6, Table::Off | Table::Missing) {
-                status.ipv6_rule = Enforcement::Off;
-            }
-            status.ours = pipeline.actual().ours();
-            status.foreign = pipeline.actual().others();
-            status.queued = pipeline.queued();
-            status.in_flight = pipeline.in_flight();
-            status.counts = pipeline.counts();
-            status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
-            status.round_trip_us = self.workplace.pace.round_trip().map(|trip| trip.as_micros() as u64);
-            status.window = self.workplace.pace.window();
-            status.most_a_second = self.workplace.pace.most_a_second().map(f64::round);
-            status.limit = pipeline.view().limit();
-            status.left_out = pipeline.view().left_out();
-            status.withheld = self.withheld.len();
-        });
     }
 }
 

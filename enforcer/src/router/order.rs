@@ -4,9 +4,10 @@ use ipnet::IpNet;
 use mikrotik_rs::CommandBuilder;
 use mikrotik_rs::proto::command::Cmd;
 
-use super::address_list::{EntryId, Marks, parse_address, parse_timeout};
+use super::address_list::{Belonging, EntryId, Marks, parse_address, parse_timeout};
 use super::sentence::Row;
 use crate::desired::Moment;
+use crate::ledger::Lineage;
 use crate::prefixes::Family;
 
 /// A command to send.
@@ -51,8 +52,10 @@ pub struct Shown {
     pub timeout: Option<u64>,
     /// Whether it is disabled.
     pub disabled: bool,
-    /// Its comment, where that carries a mark of ours.
+    /// Its comment, where that says that the entry is ours.
     pub comment: Option<String>,
+    /// The word of another ledger that its comment carries beside our mark.
+    pub rival: Option<Lineage>,
 }
 
 /// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
@@ -99,15 +102,18 @@ impl Shown {
 
     /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
     pub fn read(family: Family, row: &Row, marks: &Marks) -> Option<Self> {
+        let comment = row.raw("comment").unwrap_or_default();
+        let whose = marks.whose(comment);
         Some(Self {
             prefix: parse_address(family, row.text("address")?)?,
             id: row.text(".id").and_then(EntryId::parse),
             timeout: row.text("timeout").and_then(parse_timeout),
             disabled: matches!(row.raw("disabled"), Some(b"true" | b"yes")),
-            comment: row
-                .raw("comment")
-                .filter(|comment| marks.own(comment))
-                .map(|comment| String::from_utf8_lossy(comment).into_owned()),
+            comment: (whose == Belonging::Ours).then(|| String::from_utf8_lossy(comment).into_owned()),
+            rival: match whose {
+                Belonging::Rival(rival) => Some(rival),
+                Belonging::Ours | Belonging::Other => None,
+            },
         })
     }
 }

@@ -3,22 +3,30 @@
 //! Every difference takes one path: a prefix is queued, its [`step`] is computed when its turn comes, and
 //! at most one command is in flight for it. New bans go before the backlog of a reconciliation.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
 use super::address_list::{EntryId, Marks};
-use super::order::{Action, Order, Shown, Unexplained};
+use super::order::{Action, Order, Unexplained};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
 use crate::desired::{Changes, Label, Moment};
+use crate::ledger::Lineage;
 use crate::prefixes::{Family, network_length};
 
 mod missing;
+mod print;
 mod room;
+
+/// How many comments that only lack the ledger's word are set anew for each print.
+const COMMENTS: usize = 1000;
+
+/// How many other ledgers are told apart on one list.
+const RIVALS: usize = 8;
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +95,8 @@ pub struct Pipeline {
     print: Option<Print>,
     /// Tables to print at once.
     due: [bool; 2],
+    /// Entries of other ledgers under our mark, on each list as it was read last.
+    rivals: [BTreeMap<Lineage, usize>; 2],
     /// Tables to print when there is time, because an owner or an id is not known.
     learn: [bool; 2],
     counts: Counts,
@@ -98,6 +108,10 @@ struct Print {
     began: Moment,
     /// Entries told so far.
     rows: usize,
+    /// Entries of other ledgers under our mark.
+    rivals: BTreeMap<Lineage, usize>,
+    /// How many comments of before may still be set anew, so that an update does not change a whole list at once.
+    comments: usize,
     /// Prefixes that our commands changed since it began: its rows may be older than that.
     touched: HashSet<IpNet>,
 }
@@ -127,6 +141,7 @@ impl Pipeline {
             covered: BTreeSet::new(),
             print: None,
             due: [true, ipv6],
+            rivals: Default::default(),
             learn: [false; 2],
             counts,
         }
@@ -309,76 +324,9 @@ impl Pipeline {
         self.fresh.push_back(order.prefix);
     }
 
-    /// The table to print now, if any and no print is running.
-    pub fn print_due(&self) -> Option<Family> {
-        self.wanted_print(self.due)
-    }
-
-    /// The table to print when there is time, if any and no print is running.
-    pub fn learn_due(&self) -> Option<Family> {
-        self.wanted_print(self.learn)
-    }
-
-    /// Takes in that a print was sent.
-    pub fn print_begins(&mut self, family: Family, now: Moment) {
-        self.due[family.index()] = false;
-        self.learn[family.index()] = false;
-        self.actual.begin_print();
-        self.print = Some(Print { family, began: now, rows: 0, touched: HashSet::new() });
-    }
-
-    /// Takes in that the print came to no end: it is due again.
-    pub fn print_lost(&mut self) {
-        if let Some(print) = self.print.take() {
-            self.due[print.family.index()] = true;
-        }
-    }
-
-    /// Counts an entry that the print told, whatever stands in it.
-    pub fn listed(&mut self) {
-        if let Some(print) = &mut self.print {
-            print.rows += 1;
-        }
-    }
-
-    /// Takes in a row of the print that is running.
-    pub fn row(&mut self, shown: Shown, now: Moment) {
-        let Some(print) = &self.print else { return };
-        // Our own command is newer than the row, whose very entry may be gone.
-        if print.touched.contains(&shown.prefix) {
-            return;
-        }
-        let owner = if shown.comment.is_some() { Owner::Ours } else { Owner::Foreign };
-        let slack = now.seconds_after(print.began).try_into().unwrap_or(u8::MAX);
-        let expires = shown.timeout.map_or(Moment::FOREVER, |seconds| now.plus_seconds(seconds));
-        let label = self.view.label(shown.prefix);
-        let stale = match (&shown.comment, &label) {
-            (Some(comment), Some(label)) => *comment != self.comment(label),
-            _ => false,
-        };
-        let disabled = shown.disabled;
-        self.actual
-            .insert(shown.prefix, Held { owner, slack, stale, disabled, ..Held::ours(expires, shown.id) });
-        if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
-            let text = self.marks.text(&comment).to_owned();
-            self.unexplained.push(Unexplained { prefix: shown.prefix, expires, text });
-        }
-    }
-
     /// The comment of an entry of ours.
     pub fn comment(&self, label: &Label) -> String {
-        self.marks.current().comment(&label.comment)
-    }
-
-    /// Takes in the end of the print: what it did not show is gone, and everything is looked at.
-    pub fn print_ends(&mut self) {
-        let Some(Print { family, touched, .. }) = self.print.take() else { return };
-        self.actual.finish_print(family, |prefix| touched.contains(prefix));
-        self.tables[family.index()] = Table::Known;
-        self.counts.prints += 1;
-        self.covered.retain(|(_, prefix)| Family::of(*prefix) != family);
-        self.behind.retain(|network, _| Family::of(*network) != family);
-        self.queue_all(family);
+        self.marks.comment(&label.comment)
     }
 
     /// Takes in that the router has no such table.
@@ -491,11 +439,6 @@ impl Pipeline {
         self.print.as_ref().map(|print| print.family)
     }
 
-    /// How many entries the print that is running has told.
-    pub fn rows(&self) -> usize {
-        self.print.as_ref().map_or(0, |print| print.rows)
-    }
-
     /// What the router holds, as far as it is known.
     pub fn actual(&self) -> &Actual {
         &self.actual
@@ -504,11 +447,6 @@ impl Pipeline {
     /// What was done so far.
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-
-    fn wanted_print(&self, wanted: [bool; 2]) -> Option<Family> {
-        let wanted = [Family::V4, Family::V6].into_iter().find(|family| wanted[family.index()]);
-        wanted.filter(|_| self.print.is_none())
     }
 
     fn queue_all(&mut self, family: Family) {

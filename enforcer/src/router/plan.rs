@@ -306,7 +306,8 @@ impl PlanSession {
     ) -> Result<Vec<Leftover>, SessionError> {
         let mut found = Vec::new();
         for used in before.iter().filter(|used| is_of_before(config, used)) {
-            self.marks = Marks::new(Mark::new(&used.mark), []);
+            let marks = Marks::new(Mark::new(&used.mark), []);
+            self.marks = marks.of_lineage(config.lineage, &config.adopted);
             let mut ids = Vec::new();
             self.print(used.family, &used.list, |shown| {
                 ids.extend(shown.id.filter(|_| shown.comment.is_some()));

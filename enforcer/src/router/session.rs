@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use atalaya_wire::Fingerprint;
+use atalaya_wire::{Fingerprint, Name};
 use mikrotik_rs::proto::codec::{self, Decode};
 use mikrotik_rs::proto::command::Cmd;
 use mikrotik_rs::{CommandBuilder, Tag};
@@ -45,6 +45,7 @@ pub struct Session<C> {
     wire: Wire,
     /// What is in flight, and how many rows came in answer.
     in_flight: HashMap<Tag, (C, u32)>,
+    most_rows: u32,
     last_tag: u32,
     idle: Duration,
     /// Since when the router owes us a sentence, where commands are in flight.
@@ -147,6 +148,18 @@ pub enum SessionError {
     /// The router owed an answer for too long.
     #[error("the router was silent for {} with commands in flight", seconds(.0))]
     Silent(Duration),
+    /// Another section of the configuration is for the same router.
+    #[error(
+        "this is the same router as [router.{other}], by its serial number {serial}: both sections are for list {list}, and each would remove what the other adds. Make them one section, with the jails of both, or give one a `list` of its own"
+    )]
+    SameRouter {
+        /// The router's name in the section that keeps it.
+        other: Name,
+        /// The board's serial number.
+        serial: String,
+        /// The list that both are for.
+        list: String,
+    },
     /// A command was answered with rows without end.
     #[error(
         "the router answered one command with over {MOST_ROWS} rows, more than any router holds: is it a router, and is it well?"
@@ -205,7 +218,14 @@ impl<C: Copy> Session<C> {
             return Err(SessionError::SpeaksTls(port));
         }
         admitted.unwrap_or(Err(SessionError::LoginDeadline(login)))?;
-        Ok(Self { wire, in_flight: HashMap::new(), last_tag: 0, idle: answer, quiet_since: Instant::now() })
+        Ok(Self {
+            wire,
+            in_flight: HashMap::new(),
+            most_rows: MOST_ROWS,
+            last_tag: 0,
+            idle: answer,
+            quiet_since: Instant::now(),
+        })
     }
 
     /// Begins a command; end it with [`Session::send`].
@@ -261,7 +281,7 @@ impl<C: Copy> Session<C> {
                         *rows += 1;
                         *rows
                     });
-                    if rows > MOST_ROWS {
+                    if rows > self.most_rows {
                         return Err(SessionError::Flood);
                     }
                     CommandAnswer::Row(context, row)

@@ -10,6 +10,7 @@ use super::address_list::{Mark, Marks};
 use super::endpoint::Endpoint;
 use super::view::{self, View};
 use crate::desired::{Desired, Severity};
+use crate::ledger::Lineage;
 use crate::prefixes::Family;
 
 /// One router, and how to treat it.
@@ -31,6 +32,10 @@ pub struct RouterConfig {
     pub mark: String,
     /// What opened it before the configuration was changed: such entries are ours too, and get the mark.
     pub old_marks: Vec<String>,
+    /// The word of the ledger that our entries are of; without one every entry with the mark is ours.
+    pub lineage: Option<Lineage>,
+    /// Words of other ledgers whose entries are taken for ours.
+    pub adopted: Vec<Lineage>,
     /// Whether nothing is sent that would change the router.
     pub read_only: bool,
     /// Whether to keep the IPv6 list too.
@@ -117,7 +122,8 @@ impl RouterConfig {
 
     /// What tells our entries from everyone else's.
     pub fn marks(&self) -> Marks {
-        Marks::new(Mark::new(&self.mark), self.old_marks.iter().map(|mark| Mark::new(mark)))
+        let marks = Marks::new(Mark::new(&self.mark), self.old_marks.iter().map(|mark| Mark::new(mark)));
+        marks.of_lineage(self.lineage, &self.adopted)
     }
 
     /// A router on the plain API with the defaults: list `spammer`, mark `atalaya`, both families, 128
@@ -132,6 +138,8 @@ impl RouterConfig {
             lists: ["spammer".to_owned(), "spammer".to_owned()],
             mark: "atalaya".to_owned(),
             old_marks: Vec::new(),
+            lineage: None,
+            adopted: Vec::new(),
             read_only: false,
             ipv6: true,
             jails: Vec::new(),

@@ -11,6 +11,7 @@ use super::enforcement::Enforcement;
 use super::networks::RouterNetworks;
 use super::pipeline::{Counts, Table};
 use super::reading::ListReading;
+use super::rival::Rivals;
 use crate::prefixes::Family;
 
 /// A router and its worker at one moment.
@@ -50,6 +51,9 @@ pub struct RouterStatus {
     /// Bans that it should hold and does not, for over a minute; `None` where there are none.
     #[serde(default)]
     pub missing: Option<MissingBans>,
+    /// Other enforcers that keep their bans on its lists under our mark, as these were read last.
+    #[serde(default)]
+    pub rivals: Option<Rivals>,
     /// The list that is being read, where one is.
     #[serde(default)]
     pub reading: Option<ListReading>,
@@ -139,6 +143,7 @@ impl RouterStatus {
             ipv4_rule: Enforcement::Unread,
             ipv6_rule: Enforcement::Unread,
             missing: None,
+            rivals: None,
             reading: None,
             ours: 0,
             foreign: 0,

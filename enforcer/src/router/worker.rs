@@ -71,7 +71,9 @@ pub(super) async fn run(mut workplace: Workplace) {
         let longest = workplace.config.deadlines.longest_pause;
         let pause = match failure {
             // Each attempt is a line in the router's log.
-            SessionError::Login { .. } | SessionError::ChallengeLogin => longest * 6,
+            SessionError::Login { .. } | SessionError::ChallengeLogin | SessionError::SameRouter { .. } => {
+                longest * 6
+            }
             _ => pauses.next().unwrap_or(longest),
         };
         workplace.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });

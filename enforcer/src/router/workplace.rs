@@ -15,6 +15,7 @@ use super::check::rules::Judgement;
 use super::enforcement::Enforcement;
 use super::pace::Pace;
 use super::reading::Patience;
+use super::rival::Rivals;
 use super::status::{RouterError, RouterStatus, State};
 use super::{Question, Recovery, RouterConfig};
 use crate::clock::Clock;
@@ -40,6 +41,8 @@ pub(super) struct Workplace {
     pub(super) patience: Patience,
     /// How many entries of each list the last print told that came to its end.
     pub(super) rows: [Option<usize>; 2],
+    /// Other enforcers under our mark.
+    pub(super) rivals: Option<Rivals>,
     /// What became of packets from each family's list when it was last looked at.
     pub(super) enforced: [Option<Enforcement>; 2],
     /// When the router booted, by what it told of its uptime.

@@ -4,7 +4,7 @@ use crate::ledger::{Change, Ledger, ListUse};
 use crate::prefixes::Family;
 use crate::router::{RouterConfig, plan};
 
-/// Tells each router's worker of the marks that its entries had before, and the ledger of those of today. `before` is
+/// Tells each router's worker of the ledger's word and of the marks that its entries had before, and the ledger of those of today. `before` is
 /// what routers were run with.
 pub fn with_their_past(
     mut routers: Vec<RouterConfig>,
@@ -14,6 +14,7 @@ pub fn with_their_past(
     let mut changes = Vec::new();
     for router in &mut routers {
         router.old_marks = plan::old_marks(router, before);
+        router.lineage = Some(ledger.lineage());
         for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
             tracing::warn!(
                 router = %router.name, list = used.list, family = %used.family,

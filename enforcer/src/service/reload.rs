@@ -75,6 +75,10 @@ impl Reloader {
 
     async fn reload(&mut self, request: ReloadRequest) -> Result<ReloadAnswer, ReloadError> {
         let (mut read, presented) = self.read().await?;
+        // What is said of a router's entries says how they are known.
+        for router in self.running.routers.iter_mut().chain(&mut read.config.routers) {
+            router.lineage = Some(self.ledger.lineage());
+        }
         let Differences { mut changes, mut unchanged } = Differences::between(&self.running, &read.config);
         let (shown, new) = (self.presented.fingerprint(), presented.fingerprint());
         if shown != new {

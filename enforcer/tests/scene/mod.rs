@@ -296,3 +296,15 @@ fn client(service: &Service) -> Client {
 pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event).await.expect("it takes too long")
 }
+
+/// The word of the ledger in an entry's comment; empty where there is none.
+pub fn word(entry: &Entry) -> String {
+    let word = entry.comment.split(':').nth(1).filter(|word| word.len() == 4);
+    word.unwrap_or_default().to_owned()
+}
+
+/// That an entry is one of ours, with the word of our ledger, and says this.
+pub fn says(entry: &Entry, text: &str) {
+    let word = entry.comment.strip_prefix("atalaya:").and_then(|rest| rest.strip_suffix(text));
+    assert!(word.is_some_and(|word| word.len() == 6 && word.ends_with(": ")), "{}", entry.comment);
+}

@@ -20,6 +20,7 @@ pub(crate) enum Page {
     Identity,
     Resource,
     Clock,
+    Routerboard,
     Users,
     Groups,
     Services,
@@ -49,6 +50,7 @@ impl Page {
             b"/system/identity" => Self::Identity,
             b"/system/resource" => Self::Resource,
             b"/system/clock" => Self::Clock,
+            b"/system/routerboard" => Self::Routerboard,
             b"/user" => Self::Users,
             b"/user/group" => Self::Groups,
             b"/ip/service" => Self::Services,
@@ -73,6 +75,7 @@ impl Site {
             rows.iter().enumerate().map(|(at, row)| line(row, number(at))).collect()
         }
         match page {
+            Page::Routerboard => vec![routerboard(self.serial.as_deref())],
             Page::Users => numbered(&self.users, user),
             Page::Groups => numbered(&self.groups, group),
             Page::Services => numbered(&self.services, |row, line| service(self.version, row, line)),
@@ -117,6 +120,15 @@ pub(crate) fn resource(version: Version, board: &Board, sessions: usize, uptime:
         .and("architecture-name", board.architecture)
         .and("board-name", board.name.clone())
         .and("platform", "MikroTik")
+}
+
+/// The one row of `/system/routerboard`; other machines than MikroTik's have no serial number.
+fn routerboard(serial: Option<&str>) -> Line {
+    let line = Line::new().and("routerboard", serial.is_some().to_string());
+    match serial {
+        Some(serial) => line.and("serial-number", serial.to_owned()),
+        None => line,
+    }
 }
 
 /// The one row of `/system/identity`.

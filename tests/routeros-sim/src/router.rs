@@ -355,6 +355,11 @@ impl Router {
         self.edit(family, id, Fields { disabled: Some(disabled), ..Fields::default() })
     }
 
+    /// Makes it a board with a serial number, as MikroTik's have.
+    pub fn set_serial(&self, serial: &str) {
+        self.shared.lock().site.serial = Some(serial.to_owned());
+    }
+
     /// Whether an add is taken beside a disabled entry of the same address. At first it is refused; which RouterOS
     /// does is not known.
     pub fn take_beside_disabled(&self, takes: bool) {

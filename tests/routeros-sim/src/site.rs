@@ -7,6 +7,8 @@ use crate::version::Version;
 
 /// What an administrator configured: users, groups, rules and services. A reboot keeps it.
 pub(crate) struct Site {
+    /// The board's, where it is one of MikroTik's.
+    pub(crate) serial: Option<String>,
     /// What it is written and typed as.
     pub(crate) version: Version,
     pub(crate) users: Vec<User>,
@@ -89,6 +91,7 @@ impl Site {
             groups.push(Group { name: name.to_owned(), policies });
         }
         Self {
+            serial: None,
             version,
             users,
             groups,

@@ -205,7 +205,9 @@ mod tests {
         first.tls = Some(atalaya_wire::Fingerprint::of(b"x"));
         first.ipv6 = false;
         section(&first).append_to(&path).unwrap();
-        section(&router("a.b")).append_to(&path).unwrap();
+        let mut second = router("a.b");
+        second.address = "192.0.2.2".parse().unwrap();
+        section(&second).append_to(&path).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# mine\nlisten = \"127.0.0.1:0\" # why\n\n[router.edge]\n"), "{text}");
         let config = Config::read(&path).unwrap();

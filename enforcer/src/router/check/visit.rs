@@ -39,6 +39,9 @@ const SAMPLE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 /// The most rows that are kept of a page that is no list.
 const MOST_ROWS: usize = 2000;
 
+/// The most bytes of rows that are kept in one visit. Those of a router that is well are a few hundred each.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
 /// Which page was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum PageName {
@@ -61,6 +64,8 @@ struct Visit<'a> {
     clock: &'a Clock,
     session: Session<PageName>,
     rows: HashMap<PageName, Vec<Row>>,
+    /// How many bytes of rows were kept.
+    kept: usize,
     asked_at: Instant,
     facts: Facts,
 }
@@ -100,6 +105,7 @@ pub async fn visit(config: &RouterConfig, clock: &Clock, writes: bool) -> Facts 
                 clock,
                 session,
                 rows: HashMap::new(),
+                kept: 0,
                 asked_at: Instant::now(),
                 facts,
             };
@@ -243,7 +249,8 @@ impl Visit<'_> {
                 }
                 CommandAnswer::Row(asked, row) => {
                     let rows = self.rows.entry(asked).or_default();
-                    if rows.len() < MOST_ROWS {
+                    if rows.len() < MOST_ROWS && self.kept + row.size() <= MOST_BYTES {
+                        self.kept += row.size();
                         rows.push(row);
                     }
                 }

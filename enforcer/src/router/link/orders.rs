@@ -43,7 +43,7 @@ impl Link<'_> {
     fn comment(&self, prefix: IpNet) -> String {
         // A ban that was lifted this moment has no label; its entry goes next.
         let label = self.pipeline.view().label(prefix);
-        label.map_or_else(|| self.marks.current().comment(""), |label| self.pipeline.comment(&label))
+        label.map_or_else(|| self.marks.comment(""), |label| self.pipeline.comment(&label))
     }
 
     pub(super) fn note_answer(&mut self, sent: Instant) {

@@ -1,15 +1,36 @@
-//! What a router tells of itself: its load, its uptime, its memory.
+//! What a router tells of itself: its load, its uptime, its memory, its serial number.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{BOOT_TOLERANCE, Link};
+use crate::desired::ListPlace;
+use crate::prefixes::Family;
 use crate::router::address_list::parse_timeout;
 use crate::router::sentence::Row;
+use crate::router::session::SessionError;
 use crate::router::view::entries_by_memory;
 
 impl Link<'_> {
+    /// Takes the router's lists for this section of the configuration, unless another has them. Only boards of MikroTik's
+    /// own say who they are; a machine that is a copy of another would pass for it by anything else.
+    pub(super) fn claim(&mut self, row: &Row) -> Result<(), SessionError> {
+        let config = &self.workplace.config;
+        let Some(serial) = row.shown("serial-number").filter(|serial| !serial.is_empty()) else {
+            return Ok(());
+        };
+        if config.read_only {
+            return Ok(());
+        }
+        let families =
+            [Family::V4, Family::V6].into_iter().filter(|family| *family == Family::V4 || config.ipv6);
+        let places: Vec<ListPlace> =
+            families.map(|family| (serial.clone(), family, config.list(family).to_owned())).collect();
+        let claimed = self.workplace.desired.claim(&places, &config.name);
+        claimed.map_err(|(other, (serial, _, list))| SessionError::SameRouter { other, serial, list })
+    }
+
     pub(super) fn note_resource(&mut self, row: &Row) {
         let load: Option<u8> = row.text("cpu-load").and_then(|load| load.parse().ok());
         self.workplace.status.send_modify(|status| {
