@@ -9,6 +9,7 @@ use super::Config;
 use crate::bans::protect::ProtectConfig;
 use crate::intake::fleet::FleetConfig;
 use crate::router::RouterConfig;
+use crate::router::check::command::quoted;
 
 /// What differs, a line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -231,9 +232,12 @@ impl Differences {
 fn removed(router: &RouterConfig) -> String {
     let RouterConfig { name, address, lists, mark, lineage, .. } = router;
     // Entries of a release before this one have no word of the ledger.
-    let word = lineage.map(|word| format!("(:{word})?")).unwrap_or_default();
+    let rest = lineage.map_or(" ".to_owned(), |word| format!("( |{word}: )"));
+    let special = |letter: char| ".[]()*+?{}|^$\\".contains(letter).then_some('\\');
+    let mark: String = mark.chars().flat_map(|letter| special(letter).into_iter().chain([letter])).collect();
+    let comment = quoted(&format!("^{mark}:{rest}"));
     let remove = |path: &str, list: &str| {
-        format!("{path} firewall address-list remove [find list=\"{list}\" comment~\"^{mark}{word}: \"]")
+        format!("{path} firewall address-list remove [find list={} comment~{comment}]", quoted(list))
     };
     let mut commands = vec![remove("/ip", &lists[0])];
     commands.extend(router.ipv6.then(|| remove("/ipv6", &lists[1])));
@@ -360,6 +364,16 @@ mod tests {
             between(ROUTER, &format!("{ROUTER}{fingerprint}")).changes,
             [&tls, "router edge: logs in anew"]
         );
+    }
+
+    #[test]
+    fn the_commands_for_a_removed_router_take_its_own_mark_literally() {
+        let before = format!("{ROUTER}list = \"a$b\"\nipv6 = false\n[list]\nmark = \"we+us\"\n");
+        let after = "[list]\nmark = \"we+us\"\n";
+        let changes = between(&before, after).changes;
+        let command = changes[0].split("removes them now: ").nth(1);
+        let right = "/ip firewall address-list remove [find list=\"a\\$b\" comment~\"^we\\\\+us: \"]";
+        assert_eq!((changes.len(), command), (1, Some(right)));
     }
 
     #[test]
