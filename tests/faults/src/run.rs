@@ -30,8 +30,10 @@ const SETTLES: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(200);
 /// How much time the machine may take from everything to settle, at most.
 const MOST_LATE: Duration = Duration::from_secs(30);
-/// How long a client of a router waits for an answer before it gives the session up, as the enforcer is set.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the enforcer waits for the answer to one command while others are answered, and a little.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(32);
+/// How long it takes at most until it sends again what was refused twice.
+const REFUSED_PAUSES: Duration = Duration::from_secs(16);
 /// By how much a process may grow, in KiB and in descriptors.
 const GROWTH: Holdings = Holdings { memory: 48 * 1024, descriptors: 24 };
 /// The beginning of the paths of the commands that can go wrong.
@@ -202,10 +204,12 @@ impl Run {
                     }
                 };
                 let mut path = LISTS[after % 2].to_owned();
-                // A refusal is asked again after five seconds, and another after ten.
-                if matches!(fault, Fault::Swallow { .. } | Fault::Trap { .. }) {
-                    self.trouble(Part::Router(router), Some(Instant::now() + ANSWER_DEADLINE));
-                }
+                let noticed = match fault {
+                    Fault::Swallow { .. } => ANSWER_DEADLINE,
+                    Fault::Trap { .. } => REFUSED_PAUSES,
+                    _ => Duration::ZERO,
+                };
+                self.trouble(Part::Router(router), Some(Instant::now() + noticed));
                 if matches!(fault, Fault::Swallow { .. }) {
                     path.push_str("/add");
                 }

@@ -1,8 +1,8 @@
 //! What happens in one run, and when: made from a seed alone, so that a run that failed can be asked for again. It
 //! starts nothing and looks at no clock; [`crate::stage`] carries it out.
 //!
-//! Each thing that can break ([`Part`]) breaks once at a time, and is whole again before [`Schedule::healed`]. Different
-//! parts break together.
+//! Each thing that can break ([`Part`]) breaks once at a time, and is whole again a few seconds after the last event at
+//! the latest. Different parts break together.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -200,24 +200,9 @@ impl Schedule {
         let Script { cast, events, .. } = script;
         Self { seed, cast, events }
     }
-
-    /// When everything is whole again.
-    pub fn healed(&self) -> Duration {
-        self.events.iter().map(Timed::over).max().unwrap_or_default()
-    }
 }
 
 // === impl Timed ===
-
-impl Timed {
-    /// When what it breaks is whole again.
-    pub fn over(&self) -> Duration {
-        match self.event {
-            Event::Break(_, _, lasting) => self.at + lasting,
-            _ => self.at,
-        }
-    }
-}
 
 impl fmt::Display for Timed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -364,14 +349,14 @@ mod tests {
             let schedule = Schedule::of(seed);
             prop_assert_eq!(&schedule, &Schedule::of(seed));
             prop_assert!(schedule.events.is_sorted_by_key(|event| event.at));
-            prop_assert!(schedule.healed() <= EVENTFUL + LONGEST_FAULT);
+            prop_assert!(schedule.events.iter().all(|timed| over(timed) <= EVENTFUL + LONGEST_FAULT));
             let mut broken: BTreeMap<Part, Duration> = BTreeMap::new();
             for timed in &schedule.events {
                 prop_assert!(timed.at < EVENTFUL);
                 match &timed.event {
                     Event::Break(part, how, lasting) => {
                         prop_assert!(!lasting.is_zero());
-                        prop_assert!(broken.insert(*part, timed.over()).is_none_or(|until| until <= timed.at));
+                        prop_assert!(broken.insert(*part, over(timed)).is_none_or(|until| until <= timed.at));
                         prop_assert!(fits(*part, *how), "{:?} {:?}", part, how);
                         let there = match *part {
                             Part::Sensor(place) | Part::SensorDisk(place) => place < schedule.cast.sensors,
@@ -392,6 +377,14 @@ mod tests {
                     Event::Ban(..) | Event::Unban(_) | Event::Allow(..) | Event::Disallow(_) => {}
                 }
             }
+        }
+    }
+
+    /// When what an event breaks is whole again.
+    fn over(timed: &Timed) -> Duration {
+        match timed.event {
+            Event::Break(_, _, lasting) => timed.at + lasting,
+            _ => timed.at,
         }
     }
 
