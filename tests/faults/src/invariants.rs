@@ -141,7 +141,7 @@ pub fn judge_entries(claims: &Claims, moment: &Moment<'_>, entries: &[Entry]) ->
 pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], now: Timestamp) -> Vec<Breach> {
     let mut breaches = Vec::new();
     let mut broken = |what: String| {
-        breaches.push(Breach { invariant: Invariant::EverythingSettles, what: format!("{router}: {what}") })
+        breaches.push(Breach { invariant: Invariant::EverythingSettles, what: format!("{router}: {what}") });
     };
     let held: HashMap<IpNet, &Entry> = entries
         .iter()

@@ -117,6 +117,8 @@ pub enum Event {
     Allow(u16, u32),
     /// It is taken off the allow list.
     Disallow(u16),
+    /// The clock of a sensor's host is set: it is then off by so many seconds.
+    SetClock(usize, i64),
     /// A part breaks for a while.
     Break(Part, Breakage, Duration),
     /// A router's answer goes wrong at one of its next commands.
@@ -231,7 +233,7 @@ impl Cast {
 }
 
 /// How many kinds of trouble [`Script::trouble`] knows.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 
 /// A schedule in the making.
 struct Script {
@@ -301,6 +303,8 @@ impl Script {
                 let how = falters[self.rng.usize(..falters.len())];
                 Event::Falter { router, how, after: self.rng.usize(..4) }
             }
+            // Up to half a minute is taken for the way of a message, not for a clock.
+            7 => Event::SetClock(sensor, [0, 120, 3600, -3600, -7200][self.rng.usize(..5)]),
             _ if !self.cast.small_disks => return,
             _ if self.rng.bool() => self.breakage(Part::EnforcerDisk, &[Breakage::Full], lasting),
             _ => self.breakage(Part::SensorDisk(sensor), &[Breakage::Full], lasting),
@@ -373,7 +377,7 @@ mod tests {
                         prop_assert!(*client < schedule.cast.clients.len() && !attackers.is_empty());
                     }
                     Event::Falter { router, .. } => prop_assert!(*router < schedule.cast.routers.len()),
-                    Event::Rotate(sensor, _) => prop_assert!(*sensor < schedule.cast.sensors),
+                    Event::Rotate(sensor, _) | Event::SetClock(sensor, _) => prop_assert!(*sensor < schedule.cast.sensors),
                     Event::Ban(..) | Event::Unban(_) | Event::Allow(..) | Event::Disallow(_) => {}
                 }
             }
@@ -418,6 +422,7 @@ mod tests {
         }
         for kind in [
             "Attack",
+            "SetClock",
             "Post",
             "Rotate",
             "Ban",
