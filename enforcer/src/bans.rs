@@ -42,7 +42,7 @@ pub use counts::DecisionCounts;
 pub use earlier::Earlier;
 pub use hand::{ByHand, HandError};
 pub use reachable::EXEMPT;
-pub use standing::{Standing, StandingBan};
+pub use standing::{Standing, StandingBan, WidenedNetwork};
 
 use allow::{Allow, AllowedBecause, OwnNetwork, Resolved};
 use book::{Book, Growth, NewBan};

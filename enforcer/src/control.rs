@@ -18,7 +18,7 @@ use crate::desired::Desired;
 use crate::intake::Intake;
 use crate::intake::reports::Reports;
 use crate::ledger::Ledger;
-use crate::router::{RouterStatus, Routers};
+use crate::router::{RouterSet, RouterStatus};
 use crate::tls::Presented;
 
 pub mod address;
@@ -53,7 +53,7 @@ pub struct Control {
     /// What sensors report of failures and logins.
     pub reports: Arc<Reports>,
     /// The workers, in the order of the routers' names.
-    pub routers: Arc<Routers>,
+    pub routers: Arc<RouterSet>,
     /// How much happens, sampled every second.
     pub rates: Arc<Mutex<Rates>>,
     /// How many descriptors this process has open.

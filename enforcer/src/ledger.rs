@@ -33,8 +33,8 @@ mod writer;
 
 pub use error::LedgerError;
 pub use record::{
-    Allowance, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence, REMEMBERED,
-    Saved, Terms,
+    Allowance, BY_HAND, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
+    REMEMBERED, Saved, Terms,
 };
 pub use selection::{Selection, Sort, Which};
 pub use writer::{Receipt, Writer};

@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+pub mod json;
+
 /// The set; all prefixes in their canonical form.
 #[derive(Debug)]
 pub struct Prefixes {

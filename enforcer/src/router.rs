@@ -29,6 +29,7 @@ pub mod endpoint;
 pub mod enforcement;
 mod link;
 mod look;
+mod networks;
 pub mod order;
 pub mod pace;
 pub mod pin;
@@ -38,9 +39,10 @@ mod question;
 pub mod reading;
 pub mod reconcile;
 mod recovery;
-mod routers;
+
 pub mod sentence;
 pub mod session;
+mod set;
 mod settings;
 pub mod status;
 pub mod view;
@@ -50,11 +52,12 @@ mod workplace;
 pub use audit::MissingBans;
 pub use endpoint::{Endpoint, EndpointError};
 pub use enforcement::Enforcement;
+pub use networks::RouterNetworks;
 pub use order::Unexplained;
 pub use question::Holding;
 pub use reading::ListReading;
 pub use recovery::Recovery;
-pub use routers::{Crew, Routers};
+pub use set::{Crew, RouterSet};
 pub use settings::{Deadlines, Password, RouterConfig};
 pub use status::{RouterStatus, State};
 
@@ -75,7 +78,7 @@ pub struct RouterHandle {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Starts the worker of one router. It runs until `stop` is cancelled, or [`RouterHandle::stop`] is called, then
+/// Starts the worker of one router. It runs until `stop` is cancelled, which [`RouterHandle::stop`] does too, then
 /// finishes what is in flight within a second. To be called within a tokio runtime.
 pub fn spawn(
     config: RouterConfig,
@@ -84,7 +87,6 @@ pub fn spawn(
     stop: CancellationToken,
     recovery: Option<Arc<Recovery>>,
 ) -> RouterHandle {
-    let stop = stop.child_token();
     let mut first = RouterStatus::new(config.name.clone(), config.address.to_string(), clock.now());
     first.read_only = config.read_only;
     first.forget_rules(config.ipv6);
@@ -171,6 +173,11 @@ impl RouterHandle {
     /// The status as it changes, but for the count of desired bans.
     pub fn watch(&self) -> watch::Receiver<RouterStatus> {
         self.status.clone()
+    }
+
+    /// The addresses and the private networks that the router told of last; none until then.
+    pub fn networks(&self) -> RouterNetworks {
+        self.status.borrow().networks.clone()
     }
 
     /// The addresses behind the configured one, as resolved last; empty until then.

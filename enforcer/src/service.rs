@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atalaya_wire::{Fingerprint, Name};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use crate::intake::followers::Followers;
 use crate::intake::https::{self, ConnectionLimits};
 use crate::intake::reports::Reports;
 use crate::ledger::{self, Ledger, Saved, Terms};
-use crate::router::{self, Crew, Routers};
+use crate::router::{self, Crew, RouterSet};
 use crate::tls::{Identity, Presented};
 
 mod own;
@@ -62,7 +62,7 @@ pub struct Service {
     tasks: TaskTracker,
     bans: Arc<Bans>,
     reports: Arc<Reports>,
-    routers: Arc<Routers>,
+    routers: Arc<RouterSet>,
     writer: ledger::Writer,
 }
 
@@ -74,7 +74,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
 /// Starts an enforcer; it runs until [`Service::stop`]. `reread` reads the configuration again, at a reload. To be called
 /// within a tokio runtime of several threads.
-pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
+pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
     let started = clock.now();
     let presented =
         Identity::load_or_make(&config.state, || enrolment::is_any(&config.state))?.presented()?;
@@ -86,10 +86,10 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
 
     // Where bans end up.
     let recovery = recovering.then(|| recovery::begin(&bans, &config.list, &clock));
-    let workers = with_their_past(config.routers.clone(), &ledger.lists()?, &ledger)
-        .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), recovery.clone()));
-    let routers = Arc::new(Routers::new(workers));
+    config.routers = with_their_past(config.routers, &ledger.lists()?, &ledger);
+    let worker =
+        |router| router::spawn(router, desired.clone(), clock.clone(), stop.child_token(), recovery.clone());
+    let routers = Arc::new(RouterSet::new(config.routers.iter().cloned().map(worker)));
     if let Some(recovery) = recovery.clone() {
         tasks.spawn(until(stop.clone(), recovery::keep(recovery, routers.clone(), ledger.clone())));
     }
@@ -111,12 +111,11 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
     let followers =
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
-    let ledger_and_id = (ledger.clone(), id);
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
-        ledger_and_id,
+        (ledger.clone(), id),
         enrolled.clone(),
         clock.clone(),
         through,
@@ -143,12 +142,7 @@ pub async fn start_rereading(config: Config, clock: Clock, reread: Reread) -> an
         reloads: reloads.clone(),
         started,
     };
-    let cancelled = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(commands, control.routes()).with_graceful_shutdown(cancelled).await {
-            tracing::error!(%error, "the socket for commands failed");
-        }
-    });
+    tasks.spawn(answer_commands(commands, control, stop.clone()));
     let accept = https::accept(
         listener,
         acceptor,
@@ -279,6 +273,13 @@ impl Service {
     }
 }
 
+async fn answer_commands(commands: UnixListener, control: Control, stop: CancellationToken) {
+    let served = axum::serve(commands, control.routes()).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the socket for commands failed");
+    }
+}
+
 async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -302,7 +303,12 @@ async fn keep_enrolled(enrolled: Arc<Enrolled>) {
     }
 }
 
-async fn keep_rates(rates: Arc<Mutex<Rates>>, bans: Arc<Bans>, routers: Arc<Routers>, reports: Arc<Reports>) {
+async fn keep_rates(
+    rates: Arc<Mutex<Rates>>,
+    bans: Arc<Bans>,
+    routers: Arc<RouterSet>,
+    reports: Arc<Reports>,
+) {
     let began = tokio::time::Instant::now();
     let mut interval = tokio::time::interval(RATES_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

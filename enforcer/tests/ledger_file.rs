@@ -185,7 +185,7 @@ fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_hos
     );
     let refused = host.fails(&["restore", name]);
     assert!(refused.contains("another atalaya-enforcer"), "{refused}");
-    assert_eq!(host.banned(), ["198.51.100.7/32", "198.51.100.9/32"]);
+    assert_eq!(host.banned(), ["198.51.100.7", "198.51.100.9"]);
     drop(running);
 
     let other = Host::new();
@@ -214,7 +214,7 @@ fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_hos
         aside("sensors.sqlite3.before-restore-").query_row(before, [], |row| row.get(0)).unwrap();
     assert_eq!(before, "stranger");
     let mut running = other.start();
-    assert_eq!(other.banned(), ["198.51.100.7/32", "198.51.100.9/32"]);
+    assert_eq!(other.banned(), ["198.51.100.7", "198.51.100.9"]);
     let sensors = other.prints(&["sensors"]);
     assert!(sensors.contains("web-1") && !sensors.contains("stranger"), "{sensors}");
     // The sensors' pins still fit: the fingerprint is at the end of each token.

@@ -25,7 +25,8 @@ async fn holds(router: &Router, addresses: &[&str]) {
     let same = |entries: &[Entry]| {
         let mut held: Vec<&str> = entries.iter().map(|entry| entry.address.as_str()).collect();
         let mut wanted = addresses.to_vec();
-        (held.sort_unstable(), wanted.sort_unstable());
+        held.sort_unstable();
+        wanted.sort_unstable();
         held == wanted
     };
     let held = router.wait_for(same, PATIENCE).await.is_ok();
@@ -256,7 +257,7 @@ async fn a_mistake_anywhere_leaves_everything_as_it_was() {
     let other = tempfile::tempdir().unwrap();
     atalaya_enforcer::tls::Identity::load_or_make(other.path(), || true).unwrap();
     std::fs::copy(other.path().join("key.pem"), state.join("key.pem")).unwrap();
-    assert!(scene.refused().await.contains("they must be of one pair"));
+    assert!(scene.refused().await.contains("is not the key of"));
     std::fs::remove_file(state.join("key.pem")).unwrap();
     assert!(scene.refused().await.contains("key.pem"));
     assert!(!scene.service.bans().allow().contains("198.51.100.7".parse().unwrap()));

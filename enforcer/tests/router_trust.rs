@@ -54,10 +54,8 @@ async fn a_plain_port_is_told_apart_from_a_tls_one() {
         config.deadlines.connect = Duration::from_millis(200);
     });
     let text = text.await;
-    assert!(
-        text.contains("TLS handshake: ") && text.contains("no TLS, as the plain API's (8728) does not"),
-        "{text}"
-    );
+    assert!(text.contains("no TLS") || text.contains("does not speak TLS"), "{text}");
+    assert!(text.contains("the plain API's"), "{text}");
 }
 
 #[tokio::test]

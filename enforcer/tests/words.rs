@@ -3,17 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod host;
+mod terminal;
 
 use std::time::Instant;
 
-use routeros_sim::{Family, Router};
+use routeros_sim::{Builder, Family, Router};
 
 use host::{Host, PATIENCE};
+use terminal::Terminal;
 
 /// A router that drops by the list, and a host with its enforcer's configuration.
 async fn host_with_router(more: &str) -> (Router, Host) {
+    host_with(more, Router::builder()).await
+}
+
+async fn host_with(more: &str, router: Builder) -> (Router, Host) {
     let rule = "firewall/raw add chain=prerouting action=drop src-address-list=spammer";
-    let router = Router::builder().terminal(format!("/ip/{rule}")).terminal(format!("/ipv6/{rule}"));
+    let router = router.terminal(format!("/ip/{rule}")).terminal(format!("/ipv6/{rule}"));
     let router = router.start().await.unwrap();
     let address = router.address();
     let host = Host::new(&format!(
@@ -28,7 +34,8 @@ async fn holds(router: &Router, addresses: &[&str]) {
         |entries| {
             let mut held: Vec<&str> = entries.iter().map(|entry| entry.address.as_str()).collect();
             let mut expected = addresses.to_vec();
-            (held.sort_unstable(), expected.sort_unstable());
+            held.sort_unstable();
+            expected.sort_unstable();
             held == expected
         },
         PATIENCE,
@@ -145,6 +152,101 @@ async fn an_address_in_a_widened_network_is_headed_banned_and_what_allowing_it_c
     running.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_private_is_banned_by_hand_only_after_a_question_and_what_is_nobodys_never() {
+    let (router, host) = host_with_router("allow = [\"192.0.2.0/24\"]").await;
+    let running = host.start();
+    for private in ["10.0.0.0/8", "192.168.88.1", "fd00::7", "8.0.0.0/6"] {
+        let refused = host.fails(&["ban", private]);
+        for says in [
+            "which nobody outside has",
+            "a router that hides others behind its address",
+            "add --force to ban it",
+        ] {
+            assert!(refused.contains(says), "{private}: {refused}");
+        }
+    }
+    for (nobodys, says) in [
+        (
+            "127.9.9.9",
+            "127.9.9.9 is not banned: 127.0.0.0/8 is loopback, link-local, multicast or reserved, and that is never banned",
+        ),
+        ("169.254.7.7", "169.254.0.0/16 is loopback, link-local,"),
+        ("fe80::1", "fe80::/10 is loopback"),
+        ("224.0.0.1", "224.0.0.0/3 is loopback"),
+        ("0.0.0.0", "0.0.0.0/8 is loopback"),
+        (
+            "192.0.2.7",
+            "192.0.2.0/24 is on the allow list of the configuration, and that is never banned; change `allow` there first",
+        ),
+    ] {
+        let refused = host.fails(&["ban", nobodys, "--force"]);
+        assert!(refused.contains(says), "{refused}");
+    }
+    assert!(router.entries(Family::V4).is_empty());
+    // Somebody at a terminal is asked.
+    let mut terminal = Terminal::start(&mut host.command(&["ban", "192.168.88.1"]));
+    terminal.shows("Ban 192.168.88.1 all the same? [y/N] ");
+    terminal.types("");
+    terminal.shows("192.168.88.1 is not banned");
+    assert_eq!(terminal.ends(), Some(1));
+    let mut terminal = Terminal::start(&mut host.command(&["ban", "192.168.88.1"]));
+    terminal.shows("all the same?");
+    terminal.types("y");
+    terminal.shows("banned 192.168.88.1 until");
+    assert_eq!(terminal.ends(), Some(0));
+    // It is made longer without another question.
+    host.prints(&["ban", "192.168.88.1", "--for", "8h"]);
+    host.prints(&["ban", "10.9.0.0/16", "--force"]);
+    holds(&router, &["192.168.88.1", "10.9.0.0/16"]).await;
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_networks_behind_a_router_are_never_banned_and_it_is_said_whose_they_are() {
+    let router = Router::builder().connected("192.168.88.1/24").connected("203.0.113.9/24");
+    let (router, host) = host_with("", router.leased("192.168.1.2/24", "192.168.1.1")).await;
+    let running = host.start();
+    let shown = until_it_prints(&host, &["show", "192.168.88.7"], "never banned");
+    let expected = "never banned: router edge is connected to the private network 192.168.88.0/24";
+    assert!(shown.contains(expected), "{shown}");
+    assert!(
+        host.prints(&["show", "203.0.113.9"])
+            .contains("never banned: 203.0.113.9 is an address of router edge")
+    );
+    let refused = host.fails(&["ban", "192.168.88.7", "--force"]);
+    assert!(
+        refused.contains("192.168.88.7 is not banned: router edge is connected to the private network"),
+        "{refused}"
+    );
+    // Public ones, and what is beyond the uplink, are strangers'.
+    host.prints(&["ban", "203.0.113.77"]);
+    host.prints(&["ban", "192.168.1.77", "--force"]);
+    holds(&router, &["203.0.113.77", "192.168.1.77"]).await;
+    let networks = &host.json(&["status", "--json"])["routers"][0]["networks"];
+    assert_eq!(networks["private"], serde_json::json!(["192.168.88.0/24"]));
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reason_of_a_ban_by_hand_is_in_the_routers_comment_whatever_it_holds() {
+    let (router, host) = host_with_router("").await;
+    let running = host.start();
+    host.prints(&["ban", "203.0.113.7", "--reason", "c2; of \"x\" at $y [:delay 1] é"]);
+    holds(&router, &["203.0.113.7"]).await;
+    let expected = "atalaya: manual from manual: c2; of \"x\" at $y [:delay 1] ?";
+    assert_eq!(router.entries(Family::V4)[0].comment, expected);
+    // Nothing of it changes when it is made longer, nor by a new start.
+    host.prints(&["ban", "203.0.113.7", "--for", "2h"]);
+    running.stop();
+    let running = host.start();
+    until_it_prints(&host, &["show", "203.0.113.7"], "edge  holds it");
+    host.prints(&["status", "--check"]);
+    assert_eq!(router.entries(Family::V4)[0].comment, expected);
+    assert!(host.prints(&["plan"]).contains("nothing"), "{}", host.prints(&["plan"]));
+    running.stop();
+}
+
 #[test]
 fn what_stands_is_shown_while_another_program_locks_the_ledger() {
     let host = Host::new("");
@@ -160,6 +262,46 @@ fn what_stands_is_shown_while_another_program_locks_the_ledger() {
     drop(other);
     assert!(ban.wait().unwrap().success());
     until_it_prints(&host, &["show", "203.0.113.9"], "203.0.113.0/24 banned by hand, ");
+    running.stop();
+}
+
+#[test]
+fn times_are_told_in_the_readers_zone_and_in_utc_in_json_and_prefixes_and_units_in_one_form() {
+    let host = Host::new("");
+    let running = host.start();
+    host.prints(&["ban", "203.0.113.7", "--for", "2h"]);
+    let in_zone = |zone: &str, arguments: &[&str]| {
+        let output = host.command(arguments).env("TZ", zone).output().unwrap();
+        assert!(output.status.success(), "{}", host::stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ban: serde_json::Value = serde_json::from_str(&in_zone("XXX-5:45", &["bans", "--json"])).unwrap();
+    let since: jiff::Timestamp = ban[0]["since"].as_str().unwrap().parse().unwrap();
+    assert!(
+        ban[0]["since"].as_str().unwrap().ends_with('Z') && ban[0]["until"].as_str().unwrap().ends_with('Z')
+    );
+    let east = jiff::tz::TimeZone::posix("XXX-5:45").unwrap();
+    let there = since.to_zoned_datetime(east).strftime("(%Y-%m-%d %H:%M:%S +05:45)").to_string();
+    let shown = in_zone("XXX-5:45", &["show", "203.0.113.7"]);
+    assert!(shown.contains(&there) && !shown.contains("Z)"), "{there}: {shown}");
+    let shown = in_zone("UTC", &["show", "203.0.113.7"]);
+    assert!(shown.contains(&since.strftime("(%Y-%m-%d %H:%M:%SZ)").to_string()), "{shown}");
+    // A host is its address, everywhere.
+    let json = host.json(&["show", "203.0.113.7", "--json"]);
+    for place in ["/prefix", "/ban/prefix", "/standing/bans/0/prefix", "/standing/held_as/0"] {
+        assert_eq!(json.pointer(place).unwrap(), "203.0.113.7", "{place}");
+    }
+    for (arguments, place) in [
+        (&["bans", "--json"][..], "/0/prefix"),
+        (&["ban", "203.0.113.7", "--for", "3h", "--json"], "/prefix"),
+        (&["allow", "203.0.113.9", "--json"], "/entry/what"),
+        (&["allow", "--json"], "/entries/0/what"),
+        (&["unban", "203.0.113.7", "--json"], "/prefix"),
+    ] {
+        let json = host.json(arguments);
+        let host = json.pointer(place).unwrap().as_str().unwrap();
+        assert!(host.starts_with("203.0.113.") && !host.contains('/'), "{arguments:?}: {json}");
+    }
     running.stop();
 }
 

@@ -67,6 +67,7 @@ pub enum Whose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowedBecause {
     /// The network of the allow list that it shares addresses with.
+    #[serde(with = "crate::prefixes::json")]
     pub network: IpNet,
     /// Where that comes from.
     pub reason: AllowReason,

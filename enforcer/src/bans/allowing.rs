@@ -36,6 +36,7 @@ pub struct AllowEffect {
     /// Why it is never banned all the same, now that it is off the list.
     pub still: Option<AllowedBecause>,
     /// The networks that routers held because many of their addresses are banned, which now have single entries.
+    #[serde(with = "crate::prefixes::json::list")]
     pub let_go: Vec<IpNet>,
     /// By how many entries routers hold more than before, or fewer where it is negative.
     pub more_entries: i64,
@@ -45,6 +46,7 @@ pub struct AllowEffect {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutNetwork {
     /// The network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// When its ban ends; `None` for a permanent one.
     pub until: Option<Timestamp>,

@@ -17,8 +17,8 @@ use super::decision::{self, Decision, Exemption};
 use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
-use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
-use crate::ledger::{Ban, Change, EXPIRED, EarlierBan};
+use crate::desired::{Desired, Label, Labels, Moment, Origin, Wanted};
+use crate::ledger::{BY_HAND, Ban, Change, EXPIRED, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
@@ -179,7 +179,7 @@ impl Book {
         let mut changes = Vec::with_capacity(2);
         self.reachable.banned_again(ban.prefix);
         let is_scan = ban.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN);
-        let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin, is_scan) };
+        let wanted = Wanted { until: ban.until, label: self.label(&ban, is_scan) };
         let Self { entries, widen, reachable, .. } = self;
         widen.ban(ban.prefix, wanted, entries, &|network| reachable.touches(network, now));
         if new {
@@ -194,6 +194,19 @@ impl Book {
         }
         changes.push(ban.into());
         changes
+    }
+
+    /// What is said of a ban on routers. One by hand that is made longer without a word keeps the reason that it had.
+    fn label(&mut self, ban: &NewBan, is_scan: bool) -> Arc<Label> {
+        let reason = ban.evidence.iter().rev().find(|evidence| evidence.source == BY_HAND);
+        match (&ban.origin, reason) {
+            (Origin::Hand, Some(reason)) => self.labels.by_hand(&reason.text),
+            (Origin::Hand, None) => match self.widen.standing(ban.prefix, &self.entries) {
+                Some(before) if before.label.origin == Origin::Hand => before.label,
+                _ => self.labels.of(&ban.origin, is_scan),
+            },
+            _ => self.labels.of(&ban.origin, is_scan),
+        }
     }
 
     /// Lifts a ban before its end, also on the routers.

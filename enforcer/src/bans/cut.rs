@@ -159,7 +159,7 @@ impl Cuts {
         }
         match wanted {
             Some(wanted) if self.desired.get(part).as_ref() != Some(&wanted) => {
-                self.desired.set(part, wanted)
+                self.desired.set(part, wanted);
             }
             Some(_) => {}
             None => self.desired.remove(part),

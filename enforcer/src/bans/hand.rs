@@ -3,13 +3,16 @@
 use atalaya_wire::{BanTime, Evidence};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::Bans;
 use super::allow::{AllowReason, AllowedBecause};
 use super::book::NewBan;
 use super::decision::{self, Decision};
+use super::protect;
+use crate::clock::in_zone;
 use crate::desired::{Moment, Origin};
-use crate::ledger::{Change, GoodLogin, Receipt};
+use crate::ledger::{BY_HAND, Change, GoodLogin, Receipt};
 use crate::prefixes::written;
 
 /// Why something cannot be done by hand.
@@ -25,8 +28,8 @@ pub enum HandError {
     },
     /// The address is protected.
     #[error(
-        "{} logged in successfully at {} ({} as {} on {}): banning {prefix} could lock someone out; add --force to ban it all the same",
-        login.address, login.last.strftime("%Y-%m-%d %H:%M:%SZ"), login.service, login.account, login.sensor
+        "{} logged in successfully at {} ({} as {} on {}): banning {} could lock someone out; add --force to ban it all the same",
+        login.address, in_zone(login.last, &TimeZone::system()), login.service, login.account, login.sensor, written(*prefix)
     )]
     Protected {
         /// What was to be banned.
@@ -34,6 +37,12 @@ pub enum HandError {
         /// Whom it would lock out.
         login: Box<GoodLogin>,
     },
+    /// Nobody outside has such an address: it is someone of one's own, or a router that masquerades.
+    #[error(
+        "{} holds private addresses, which nobody outside has: it is a host of your own, or a router that hides others behind its address, and with it you ban all of these; add --force to ban it all the same",
+        written(*.0)
+    )]
+    Private(IpNet),
     /// Hosts behind a NAT64 are in it, which is everyone with IPv4.
     #[error(
         "{0} holds a prefix of a NAT64, behind which is everyone who has IPv4: ban the IPv4 address or network instead"
@@ -69,7 +78,7 @@ fn what_to_do(because: &AllowedBecause) -> String {
 
 impl Bans {
     /// Bans by hand, from now; as for offences, a ban that stands can only become longer. Who is protected by a
-    /// successful login is banned by force only.
+    /// successful login, and what is private, is banned by force only.
     pub fn ban(
         &self,
         prefix: IpNet,
@@ -84,6 +93,7 @@ impl Bans {
         }
         let mut book = self.lock();
         let before = book.standing(prefix);
+        let is_private = !force && before.is_none() && protect::private().overlaps(prefix);
         let login = book.reachable.protect.within(prefix, now).filter(|_| !force).cloned();
         let exemption = book.exemption(prefix, login.is_some());
         let (until, new) = match decision::decide(now, bantime, before, exemption, now) {
@@ -99,6 +109,7 @@ impl Bans {
                 }));
             }
             Decision::Over => return Err(HandError::NoTime),
+            Decision::Banned(_) if is_private => return Err(HandError::Private(prefix)),
             Decision::AlreadyBanned => {
                 let until = before.and_then(Moment::timestamp);
                 return Ok(ByHand { changed: false, until, receipt: self.ledger.write(Vec::new()) });
@@ -106,8 +117,7 @@ impl Bans {
             Decision::Extended(until) => (until, false),
             Decision::Banned(until) => (until, true),
         };
-        let evidence =
-            if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
+        let evidence = if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, BY_HAND, reason)] };
         let ban = NewBan { prefix, since: now, until, origin: Origin::Hand, evidence };
         let receipt = self.ledger.write_surely(book.set(ban, new, before, now));
         if before.is_none() {

@@ -80,3 +80,7 @@ impl Book {
         too_many
     }
 }
+
+#[cfg(test)]
+#[path = "reconfigure_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use crate::desired::Origin;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingBan {
     /// What it is a ban of.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// When it ends; `None` for a permanent one.
     pub until: Option<Timestamp>,
@@ -22,6 +23,16 @@ pub struct StandingBan {
     pub entries: usize,
 }
 
+/// A network that routers hold in the place of its banned addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WidenedNetwork {
+    /// The network.
+    #[serde(with = "crate::prefixes::json")]
+    pub prefix: IpNet,
+    /// Until when routers hold it; `None` where no end is known.
+    pub until: Option<Timestamp>,
+}
+
 /// What keeps a prefix out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -29,9 +40,10 @@ pub struct Standing {
     pub bans: Vec<StandingBan>,
     /// Bans of networks around it that spare it, because the allow list has it.
     pub sparing: Vec<StandingBan>,
-    /// The network that routers hold because many addresses of it are banned, and until when.
-    pub widened: Option<(IpNet, Option<Timestamp>)>,
+    /// The network that routers hold because many addresses of it are banned.
+    pub widened: Option<WidenedNetwork>,
     /// The prefixes by which routers may hold it, the likeliest first.
+    #[serde(with = "crate::prefixes::json::list")]
     pub held_as: Vec<IpNet>,
 }
 
@@ -60,7 +72,8 @@ impl Book {
         }
         if let Some(network) = self.widen.wide_around(prefix) {
             let entry = self.entries.get(network);
-            standing.widened = Some((network, entry.and_then(|entry| entry.until.timestamp())));
+            let until = entry.and_then(|entry| entry.until.timestamp());
+            standing.widened = Some(WidenedNetwork { prefix: network, until });
             standing.held_as.insert(0, network);
         }
         standing.held_as.insert(0, prefix);

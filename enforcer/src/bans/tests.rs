@@ -579,7 +579,8 @@ async fn a_widened_network_is_let_go_for_what_is_allowed_in_it() {
     }
     assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
     let standing = scene.bans.standing(net("192.0.2.200/32"));
-    assert_eq!(standing.widened, Some((net("192.0.2.0/24"), Some(at(1800)))));
+    let widened = WidenedNetwork { prefix: net("192.0.2.0/24"), until: Some(at(1800)) };
+    assert_eq!(standing.widened, Some(widened));
     let effect = scene.bans.allow_at_run_time("192.0.2.4", None, "", "", at(1)).unwrap().effect;
     assert_eq!((effect.lifted, effect.let_go, effect.more_entries), (1, vec![net("192.0.2.0/24")], 2));
     assert_eq!(scene.wanted(), ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"]);

@@ -24,7 +24,7 @@ const EARLIER: usize = 10;
     atalaya-enforcer show 2001:db8::/64 --json\n\n\
     The JSON is {prefix, now, standing: {bans: [{prefix, until, jail, sensor, origin, entries}], sparing, widened, held_as}, \
     history_trouble, ban, around, within, earlier, allowed, login, protected, widened, routers: [{router, prefix, holds, ours, \
-    left, down_since, why}]}, bans as in `bans --json`; fields are added, but do not change.")]
+    left_seconds, down_since, why}]}, bans as in `bans --json`; fields are added, but do not change.")]
 pub struct Arguments {
     /// The address or network
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK")]
@@ -151,11 +151,11 @@ fn verdict(known: &AddressAnswer) -> (Tone, String) {
         let network = words::prefix(around.prefix);
         return (Tone::Bad, format!("banned with the network {network}, {}", ends(around.until, now)));
     }
-    if let Some((network, until)) = standing.widened {
-        let network = words::prefix(network);
+    if let Some(widened) = &standing.widened {
+        let network = words::prefix(widened.prefix);
         let text = format!(
             "banned with the network {network}, of which many addresses are banned, {}",
-            ends(until, now)
+            ends(widened.until, now)
         );
         return (Tone::Bad, text);
     }
@@ -193,7 +193,7 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
         words::moment(ban.since)
     )];
     for seen in &ban.evidence {
-        let open = format!("    {}  ", seen.time.strftime("%H:%M:%S"));
+        let open = format!("    {}  ", words::hour(seen.time));
         let text = format!("{}: {}", words::harmless(&seen.source), words::harmless(&seen.text));
         lines.extend(paint.paragraph(&open, &text));
     }
@@ -274,6 +274,7 @@ pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use atalaya_enforcer::bans::WidenedNetwork;
     use atalaya_enforcer::bans::allow::{AllowReason, AllowedBecause};
     use serde_json::json;
 
@@ -299,9 +300,9 @@ mod tests {
             "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "history_trouble": null,
             "standing": {"bans": [standing("192.0.2.1/32", 1)], "sparing": [], "widened": null, "held_as": []}, "around": [], "within": [], "earlier": vec![over; 12],
             "allowed": null, "login": null, "protected": null, "widened": null, "routers": [
-                {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
+                {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left_seconds": 1680,
                  "down_since": null, "why": null},
-                {"router": "edge-0", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
+                {"router": "edge-0", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left_seconds": 1680,
                  "down_since": null, "why": "drops nothing: no enabled rule"},
                 {"router": "edge-2", "prefix": "192.0.2.1/32", "holds": "unknown", "down_since": at(0),
                  "why": "no route"},
@@ -373,7 +374,7 @@ mod tests {
         assert_eq!(heading(&known), "192.0.2.1: not banned; the ban of the network 192.0.2.0/24 spares it");
         let text = lines(&known, Paint::plain(80, 24)).join("\n");
         assert!(text.contains("each router holds 8\n  entries in the place of 1"), "{text}");
-        known.standing.widened = Some((network, Some(at(1800))));
+        known.standing.widened = Some(WidenedNetwork { prefix: network, until: Some(at(1800)) });
         let expected = "192.0.2.1: banned with the network 192.0.2.0/24, of which many addresses are banned, ends in 28m (2027-01-15 08:30:00Z)";
         assert_eq!(heading(&known), expected);
         known.standing.bans = std::mem::take(&mut known.standing.sparing);

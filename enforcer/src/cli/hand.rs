@@ -4,14 +4,16 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::router::Holding;
-use atalaya_wire::{BanTime, Seconds};
+use atalaya_wire::{BanTime, Problem, ProblemCode, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::address::on_routers;
+use super::router::Prompt;
 use super::socket::{Socket, each, print_json};
 use super::words;
 
@@ -30,7 +32,7 @@ pub struct BanArguments {
     /// Why; kept in the ledger
     #[arg(long, default_value = "")]
     reason: String,
-    /// Ban also who logged in successfully from there lately
+    /// Ban also who logged in successfully from there lately, and private addresses
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -63,7 +65,20 @@ impl BanArguments {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |&prefix| {
             let (bantime, reason, force) = (self.bantime, self.reason.clone(), self.force);
-            let done = socket.post("bans", &BanRequest { prefix, bantime, reason, force })?;
+            let mut request = BanRequest { prefix, bantime, reason, force };
+            let done = match socket.post("bans", &request) {
+                Err(error) if needs_force(&error) && Prompt::new().is_somebody() => {
+                    eprintln!("{error}");
+                    if !Prompt::new()
+                        .agrees(&format!("Ban {} all the same?", words::prefix(prefix)), false)?
+                    {
+                        bail!("{} is not banned", words::prefix(prefix));
+                    }
+                    request.force = true;
+                    socket.post("bans", &request)
+                }
+                done => done,
+            }?;
             self.print(&done, out)
         })
     }
@@ -85,6 +100,11 @@ impl BanArguments {
         }
         Ok(())
     }
+}
+
+/// Whether the enforcer does it once it is asked again with force.
+fn needs_force(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Problem>().is_some_and(|problem| problem.code == ProblemCode::NeedsForce)
 }
 
 // === impl UnbanArguments ===

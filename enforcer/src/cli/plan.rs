@@ -26,7 +26,7 @@ use super::words;
 /// Which routers to plan for.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  atalaya-enforcer plan\n  atalaya-enforcer plan edge --all   # a router that was just added: nothing is sent to it\n\nThe JSON is an array, one object a router: `steps` with `prefix`, `does`, `timeout` in seconds and `why`; `error` where it cannot be read."
+    after_help = "Examples:\n  atalaya-enforcer plan\n  atalaya-enforcer plan edge --all   # a router that was just added: nothing is sent to it\n\nThe JSON is an array, one object a router: `steps` with `prefix`, `does`, `timeout_seconds` and `why`; `error` where it cannot be read."
 )]
 pub struct Arguments {
     /// Of which routers; of all in the configuration where none is named

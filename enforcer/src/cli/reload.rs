@@ -5,7 +5,9 @@ use std::path::Path;
 
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::reload::{ReloadAnswer, ReloadRequest};
+use atalaya_wire::Name;
 
+use super::router::prompt::Prompt;
 use super::socket::{Socket, print_json};
 use super::words;
 
@@ -51,6 +53,52 @@ impl Arguments {
     }
 }
 
+/// Lets the enforcer that runs take up a router that was appended to the configuration; says how to start one where
+/// none runs. Where other changes wait in the configuration too, they are made only if somebody agrees.
+pub fn after_adding(
+    router: &Name,
+    config: &Path,
+    prompt: Prompt,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let socket = Socket::of(config)?;
+    if !socket.answers() {
+        writeln!(
+            out,
+            "No enforcer runs: `atalaya-enforcer run` or `systemctl start atalaya-enforcer` starts it."
+        )?;
+        return Ok(());
+    }
+    let would =
+        match socket.post::<ReloadAnswer>(PATH, &ReloadRequest { dry_run: true, ..Default::default() }) {
+            Ok(would) => would,
+            Err(error) => {
+                writeln!(out, "The enforcer that runs cannot take it up: {error:#}")?;
+                return Ok(());
+            }
+        };
+    let of_router = format!("router {router}: ");
+    if !would.changes.iter().any(|line| line.starts_with(&of_router)) {
+        writeln!(
+            out,
+            "The enforcer that runs reads another configuration; mend that, and let it take the router up with `atalaya-enforcer reload`."
+        )?;
+        return Ok(());
+    }
+    let alone = would.changes.iter().all(|line| line.starts_with(&of_router));
+    if !alone {
+        writeln!(out, "The configuration has other changes too, which the enforcer has not taken up yet:")?;
+        print(out, &would)?;
+    }
+    if !prompt.agrees("Let the running enforcer take it up now?", alone)? {
+        writeln!(out, "`atalaya-enforcer reload` lets the running enforcer take it up.")?;
+        return Ok(());
+    }
+    let done = apply(&socket, &would, false)?;
+    writeln!(out, "The running enforcer has taken it up:")?;
+    print(out, &done)
+}
+
 /// Lets the changes be made that were looked at before.
 fn apply(socket: &Socket, would: &ReloadAnswer, new_certificate: bool) -> anyhow::Result<ReloadAnswer> {
     let done: ReloadAnswer = socket.post(PATH, &ReloadRequest { dry_run: false, new_certificate })?;
@@ -85,7 +133,8 @@ fn print_done(out: &mut impl Write, would: &ReloadAnswer, done: &ReloadAnswer) -
     write!(out, "reloaded: {changes}, {routers}")?;
     if done.lifted > 0 {
         let bans = words::counted(done.lifted, "ban");
-        write!(out, "; {bans} lifted: what they banned is allowed now")?;
+        let whose = words::agreeing(done.lifted, "its address is", "their addresses are");
+        write!(out, "; {bans} lifted: {whose} allowed now")?;
     }
     Ok(writeln!(out)?)
 }

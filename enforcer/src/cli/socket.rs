@@ -53,6 +53,11 @@ impl Socket {
         Ok(Self { path: path.to_owned(), client, runtime })
     }
 
+    /// Whether an enforcer answers there.
+    pub fn answers(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(&self.path).is_ok()
+    }
+
     /// The answer to `GET /PATH`, from JSON.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.answer(self.client.get(url(path)))
@@ -116,7 +121,10 @@ impl Socket {
         let status = response.status();
         let body = response.bytes().await?;
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{}", words::harmless(&problem.message)),
+            // Kept as it is, for those who go on from its code.
+            Ok(problem) => {
+                bail!(Problem { message: words::harmless(&problem.message).into_owned(), ..problem })
+            }
             Err(_) => {
                 bail!("the enforcer refused ({status}): {}", words::harmless(&String::from_utf8_lossy(&body)))
             }

@@ -24,6 +24,23 @@ pub struct Differences {
 impl Differences {
     /// From one configuration to another.
     pub fn between(before: &Config, after: &Config) -> Self {
+        // Of a setting that is new the compiler tells here that it is to be compared.
+        let Config {
+            listen: _,
+            state: _,
+            socket: _,
+            allow: _,
+            list: _,
+            severity: _,
+            widen: _,
+            escalation: _,
+            fleet: _,
+            protect: _,
+            history: _,
+            nat64: _,
+            routers: _,
+            warnings: _,
+        } = before;
         let mut found = Self::default();
         found.needs_restart("listen", &before.listen, &after.listen);
         found.needs_restart("state", &before.state.display(), &after.state.display());
@@ -31,7 +48,7 @@ impl Differences {
         found.routers(&before.routers, &after.routers);
         found.list(before, after);
         found.set("allow", &allowed(before), &allowed(after));
-        found.set("nat64", &before.nat64.clone().into(), &after.nat64.clone().into());
+        found.set("nat64", &Vec::from(before.nat64.clone()), &Vec::from(after.nat64.clone()));
         found.policy(before, after);
         found.fleet(&before.fleet, &after.fleet);
         found
@@ -54,7 +71,7 @@ impl Differences {
     }
 
     /// What came to a list, and what went from it.
-    fn set(&mut self, name: &str, before: &Vec<String>, after: &Vec<String>) {
+    fn set(&mut self, name: &str, before: &[String], after: &[String]) {
         let (old, new): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), after.iter().collect());
         self.changes.extend(new.difference(&old).map(|one| format!("{name}: + {one}")));
         self.changes.extend(old.difference(&new).map(|one| format!("{name}: - {one}")));
@@ -75,7 +92,27 @@ impl Differences {
     }
 
     fn router(&mut self, old: &RouterConfig, new: &RouterConfig) {
-        let name = format!("router {}:", new.name);
+        let RouterConfig {
+            name,
+            address: _,
+            user: _,
+            password: _,
+            tls: _,
+            lists: _,
+            mark: _,
+            old_marks: _,
+            read_only: _,
+            ipv6: _,
+            jails: _,
+            severity: _,
+            max_entries: _,
+            window: _,
+            rate: _,
+            max_cpu: _,
+            reconcile_every: _,
+            deadlines: _,
+        } = new;
+        let name = format!("router {name}:");
         let already = self.changes.len();
         self.value(&format!("{name} address"), &old.address, &new.address);
         self.value(&format!("{name} user"), &old.user, &new.user);
@@ -149,7 +186,7 @@ impl Differences {
         };
         self.value("protect: within", within(&before.protect), within(&after.protect));
         let (old, new) = (&before.protect.networks, &after.protect.networks);
-        self.set("protect: networks", &old.clone().into(), &new.clone().into());
+        self.set("protect: networks", &Vec::from(old.clone()), &Vec::from(new.clone()));
         self.value("history: keep", before.history.keep, after.history.keep);
         let megabytes = |config: &Config| config.history.max_size / 1_000_000;
         self.value("history: max_megabytes", megabytes(before), megabytes(after));
@@ -228,4 +265,107 @@ fn joined(names: &[Name]) -> String {
 /// A value as the configuration writes it.
 fn word(value: impl Debug) -> String {
     format!("{value:?}").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const ROUTER: &str = "[router.edge]\naddress = \"192.0.2.1\"\nuser = \"u\"\npassword = \"p\"\n";
+
+    fn between(before: &str, after: &str) -> Differences {
+        let parse = |text: &str| Config::parse(text, Path::new("enforcer.toml")).unwrap();
+        Differences::between(&parse(before), &parse(after))
+    }
+
+    #[test]
+    fn each_setting_that_differs_is_a_line_and_none_that_is_the_same() {
+        let fingerprint = format!("fingerprint = \"{}\"", "ab".repeat(32));
+        let tls = format!("router edge: fingerprint none (not encrypted) → {}", "ab".repeat(32));
+        for (before, after, lines) in [
+            ("", "allow = [\"192.0.2.0/24\"]", vec!["allow: + 192.0.2.0/24"]),
+            ("allow = [\"a.example.org\"]", "", vec!["allow: - a.example.org"]),
+            ("", "nat64 = [\"2001:db8:64::/96\"]", vec!["nat64: + 2001:db8:64::/96"]),
+            ("[severity]\nssh = \"high\"", "[severity]\nssh = \"low\"", vec!["severity: ssh high → low"]),
+            ("", "[severity]\nssh = \"medium\"", vec![]),
+            (
+                "",
+                "[widen]\nipv4 = 0\nipv6 = 9",
+                vec!["widen: ipv4 32 → 0 (never)", "widen: ipv6 0 (never) → 9"],
+            ),
+            ("", "[widen]\nipv6_prefix = 56", vec!["widen: ipv6_prefix 64 → 56"]),
+            (
+                "",
+                "[escalation]\nmultipliers = [1, 2.5]\nmax = \"1d\"\ndecay = \"30d\"",
+                vec!["escalation: none → times 1, 2.5; max 1d; decay 30d"],
+            ),
+            ("", "[protect]\nwithin = 0", vec!["protect: within 7d → 0s (nobody)"]),
+            (
+                "[protect]\nnetworks = [\"10.0.0.0/8\"]",
+                "[protect]\nnetworks = [\"192.0.2.0/24\"]",
+                vec!["protect: networks: + 192.0.2.0/24", "protect: networks: - 10.0.0.0/8"],
+            ),
+            ("", "[history]\nkeep = \"60d\"", vec!["history: keep 365d → 60d"]),
+            ("", "[history]\nmax_megabytes = 10", vec!["history: max_megabytes 4000 → 10"]),
+            ("", "[fleet.a]", vec!["fleet.a: added"]),
+            (
+                "[fleet.a]",
+                "[fleet.a]\nmaxretry = 3\nbantime = -1",
+                vec!["fleet.a: maxretry 10 → 3", "fleet.a: bantime 1h → permanent"],
+            ),
+            ("[fleet.a]", "[fleet.a]\njails = [\"ssh\"]", vec!["fleet.a: jails all → ssh; it counts anew"]),
+            (
+                "[list]",
+                "[list]\nmark = \"m\"\ncomment = \"{jail}\"",
+                vec!["list: mark atalaya → m", "list: comment \"{jail} from {sensor}\" → \"{jail}\""],
+            ),
+            ("[list]", "[list]\nipv6_name = \"six\"", vec!["list: ipv6_name spammer → six"]),
+        ] {
+            assert_eq!(
+                between(before, after),
+                Differences { changes: lines.iter().map(ToString::to_string).collect(), unchanged: vec![] },
+                "{after}"
+            );
+            assert_eq!(between(after, after), Differences::default());
+        }
+        for (more, lines) in [
+            (
+                "window = 9\nrate = 50\nmax_cpu = 50",
+                vec!["window 128 → 9", "rate unlimited → 50", "max_cpu 85 → 50"],
+            ),
+            ("jails = [\"a\", \"b\"]\nseverity = \"high\"", vec!["jails all → a, b", "severity low → high"]),
+            (
+                "max_entries = 7\nreconcile = \"1m\"",
+                vec!["max_entries what its memory allows → 7", "reconcile 900s → 60s"],
+            ),
+            ("ipv6 = false\nread_only = true", vec!["ipv6 true → false", "read_only false → true"]),
+            ("port = 9", vec!["address 192.0.2.1 → 192.0.2.1:9", "logs in anew"]),
+        ] {
+            let changes: Vec<String> = lines.iter().map(|line| format!("router edge: {line}")).collect();
+            assert_eq!(between(ROUTER, &format!("{ROUTER}{more}")).changes, changes, "{more}");
+        }
+        assert_eq!(
+            between(ROUTER, &format!("{ROUTER}{fingerprint}")).changes,
+            [&tls, "router edge: logs in anew"]
+        );
+    }
+
+    #[test]
+    fn a_password_is_never_told() {
+        let found = between(ROUTER, &ROUTER.replace("\"p\"", "\"hunter2\""));
+        assert_eq!(found.changes, ["router edge: another password", "router edge: logs in anew"]);
+    }
+
+    #[test]
+    fn what_only_a_restart_changes_is_told_apart() {
+        let found = between("", "listen = \"0.0.0.0:9443\"\nsocket = \"/run/x\"");
+        assert_eq!(found.changes, Vec::<String>::new());
+        assert_eq!(found.unchanged.len(), 2);
+        assert_eq!(
+            found.unchanged[0],
+            "listen: 0.0.0.0:9443 needs a restart of the enforcer; until then it stays 0.0.0.0:8443"
+        );
+    }
 }

@@ -28,6 +28,7 @@ const SLOW: &str = "the ledger does not answer: another program has locked it, o
 #[serde(deny_unknown_fields)]
 pub struct AddressRequest {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
 }
 
@@ -35,6 +36,7 @@ pub struct AddressRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AddressAnswer {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// When this was so, by the enforcer's clock.
     pub now: Timestamp,
@@ -57,6 +59,7 @@ pub struct AddressAnswer {
     /// The successful login that protects it, or a part of it, from bans.
     pub protected: Option<GoodLogin>,
     /// The network that routers hold in its place, because many addresses of it are banned.
+    #[serde(with = "crate::prefixes::json::option")]
     pub widened: Option<IpNet>,
     /// What each router holds for it or for a network around it.
     pub routers: Vec<RouterHolding>,
@@ -78,7 +81,7 @@ pub(super) async fn address(
     };
     let Record { ban, around, within, earlier, login } = record;
     let standing = control.bans.standing(prefix);
-    let widened = standing.widened.map(|(network, _)| network);
+    let widened = standing.widened.as_ref().map(|widened| widened.prefix);
     let routers = holding::ask(
         &control.routers.now(),
         |router| control.down_since(router),

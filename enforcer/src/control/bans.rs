@@ -32,6 +32,7 @@ const PIECE: usize = 64 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct BanRequest {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// For how long, from now.
     pub bantime: BanTime,
@@ -47,6 +48,7 @@ pub struct BanRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BanAnswer {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// When its ban ends; `None` for a permanent one.
     pub until: Option<Timestamp>,
@@ -61,6 +63,7 @@ pub struct BanAnswer {
 #[serde(deny_unknown_fields)]
 pub struct UnbanRequest {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// Who asks, for the ledger.
     #[serde(default)]
@@ -74,6 +77,7 @@ pub struct UnbanRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UnbanAnswer {
     /// What was banned: what was asked for, or the unit around an IPv6 address.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// What each router still holds, up to a second later.
     pub routers: Vec<RouterHolding>,
@@ -115,11 +119,14 @@ pub(super) async fn ban(
 ) -> Answer<BanAnswer> {
     let BanRequest { prefix, bantime, reason, force } = request;
     let done = control.bans.ban(prefix, bantime, &reason, force, control.clock.now()).map_err(|error| {
-        let status = match error {
-            HandError::Allowed { .. } | HandError::Protected { .. } => StatusCode::CONFLICT,
-            HandError::Everyone(_) | HandError::NoTime => StatusCode::BAD_REQUEST,
+        let (status, code) = match error {
+            HandError::Protected { .. } | HandError::Private(_) => {
+                (StatusCode::CONFLICT, ProblemCode::NeedsForce)
+            }
+            HandError::Allowed { .. } => (StatusCode::CONFLICT, ProblemCode::Malformed),
+            HandError::Everyone(_) | HandError::NoTime => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
         };
-        Refused(status, Problem::new(ProblemCode::Malformed, error.to_string()))
+        Refused(status, Problem::new(code, error.to_string()))
     })?;
     committed(done.receipt).await?;
     if done.changed {

@@ -25,6 +25,7 @@ pub struct RouterHolding {
     /// The router that was asked.
     pub router: Name,
     /// The prefix that it was asked for: the address itself, or a network around it.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// What it holds for that.
     #[serde(flatten)]

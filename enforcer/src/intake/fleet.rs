@@ -411,6 +411,22 @@ mod tests {
     }
 
     #[test]
+    fn a_jail_goes_on_with_what_it_counted_unless_it_counts_other_jails_from_here_on() {
+        let mut fleet = Fleet::new(vec![config(3, 1)]);
+        assert!(report(&mut fleet, 1, "192.0.2.1", 2, 0).is_empty());
+        let other = FleetConfig { name: name("other"), ..config(2, 1) };
+        fleet.replace(vec![other.clone(), FleetConfig { bantime: BanTime::Permanent, ..config(3, 1) }]);
+        assert_eq!((fleet.status()[1].counting, fleet.events), (1, 1));
+        let offences = report(&mut fleet, 1, "192.0.2.1", 1, 1);
+        assert_eq!((offences.len(), offences[0].jail.as_str()), (1, "everywhere"));
+        assert_eq!(offences[0].bantime, BanTime::Permanent);
+        fleet.replace(vec![FleetConfig { jails: vec![name("ssh")], ..other }]);
+        assert_eq!((fleet.status()[0].counting, fleet.events, fleet.offenders()), (0, 0, 0));
+        fleet.replace(Vec::new());
+        assert!(fleet.is_empty());
+    }
+
+    #[test]
     fn those_that_were_quiet_longest_go_where_there_are_too_many() {
         let mut fleet = Fleet::bounded(vec![config(3, 1), config(3, 1)], 4, 100);
         for address in ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::actual::Owner;
 use super::address_list::{EntryId, Marks};
@@ -15,6 +15,7 @@ use super::audit::{MissingBans, PIECE};
 use super::check::rules::Chains;
 use super::enforcement::Enforcement;
 use super::look::{Look, Next};
+use super::networks::{NetworkPage, NetworksReading};
 use super::order::{Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
 use super::reading::{ListReading, Patience};
@@ -27,14 +28,13 @@ use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
+mod networks;
 mod orders;
 mod resource;
+mod rest;
 
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
-
-/// How long what is in flight may take at a stop.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long a print that would tell an id, an owner or a rule waits for quiet.
 const QUIET: Duration = Duration::from_secs(5);
@@ -64,6 +64,7 @@ pub(super) struct Link<'a> {
     session: Session<Purpose>,
     pipeline: Pipeline,
     look: Look,
+    networks: NetworksReading,
     marks: Marks,
     began: Instant,
     timers: Timers,
@@ -89,6 +90,7 @@ enum Errand {
     Rules(Family, Chains),
     Resource,
     Identity,
+    Networks(NetworkPage),
 }
 
 /// When to do what next.
@@ -161,11 +163,13 @@ impl<'a> Link<'a> {
             look_ended: now,
         };
         let (look, withheld, reading_since) = (Look::default(), HashSet::new(), workplace.clock.now());
+        let networks = NetworksReading::default();
         Self {
             workplace,
             session,
             pipeline,
             look,
+            networks,
             marks,
             began: now,
             timers,
@@ -178,6 +182,7 @@ impl<'a> Link<'a> {
     /// Works until the service stops, or there are other settings (`Ok`), or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
         self.ask("/system/identity/print", Errand::Identity, |command| command);
+        self.ask_for_networks(NetworkPage::FIRST);
         loop {
             self.on_time();
             let more = self.fill();
@@ -235,39 +240,6 @@ impl<'a> Link<'a> {
     /// Whether the whole list was read once.
     pub(super) fn was_good(&self) -> bool {
         self.pipeline.is_known()
-    }
-
-    /// Sends what has already changed and awaits what is in flight, for a second at most.
-    async fn finish(&mut self) -> Result<(), SessionError> {
-        self.pipeline.drop_backlog();
-        let rest = async {
-            loop {
-                self.fill();
-                if !self.pipeline.has_changes() {
-                    return Ok(());
-                }
-                let answer = self.session.answer().await?;
-                self.take(answer)?;
-            }
-        };
-        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
-    }
-
-    /// Sends nothing more and awaits all answers, for a second at most, so that the session can go on otherwise.
-    async fn come_to_rest(&mut self) -> Result<(), SessionError> {
-        let rest = async {
-            while self.session.in_flight() > 0 {
-                let answer = self.session.answer().await?;
-                self.take(answer)?;
-            }
-            Ok(())
-        };
-        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
-    }
-
-    /// The session, unless it still owes answers.
-    pub(super) fn into_session(self) -> Option<Session<Purpose>> {
-        Some(self.session).filter(|session| session.in_flight() == 0)
     }
 
     /// Fills the window. True where prefixes were left unlooked at although the window is open.
@@ -354,6 +326,8 @@ impl<'a> Link<'a> {
             (Errand::Print(family), CommandAnswer::Trap(_, trap)) => {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
+            (Errand::Networks(page), CommandAnswer::Row(_, row)) => self.networks.row(page, &row),
+            (Errand::Networks(page), _) => self.networks_end(page),
             (Errand::Rules(family, _), CommandAnswer::Row(_, row)) => {
                 self.timers.look_heard = Instant::now();
                 self.look.row(family, &row);
@@ -450,6 +424,7 @@ impl<'a> Link<'a> {
             self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);
             self.pipeline.reconcile_all();
             self.timers.look = now;
+            self.ask_for_networks(NetworkPage::FIRST);
         }
         if self.timers.retry.is_some_and(|retry| retry <= now) {
             self.timers.retry = None;

@@ -54,6 +54,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Planned {
     /// The prefix of the entry that would change.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// What would be done with it.
     #[serde(flatten)]
@@ -69,11 +70,13 @@ pub enum Does {
     /// Add an entry that is missing.
     Add {
         /// The timeout, in seconds.
+        #[serde(rename = "timeout_seconds")]
         timeout: u64,
     },
     /// Give an entry this timeout, and its comment.
     Set {
         /// The timeout, in seconds.
+        #[serde(rename = "timeout_seconds")]
         timeout: u64,
     },
     /// Remove an entry of ours that no ban explains.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::MissingBans;
 use super::enforcement::Enforcement;
+use super::networks::RouterNetworks;
 use super::pipeline::{Counts, Table};
 use super::reading::ListReading;
 use crate::prefixes::Family;
@@ -21,6 +22,9 @@ pub struct RouterStatus {
     pub address: String,
     /// What the address resolved to last; empty until it has.
     pub addresses: Vec<IpAddr>,
+    /// Its own addresses and the private networks that it is connected to, which are never banned; none until it has told.
+    #[serde(default)]
+    pub networks: RouterNetworks,
     /// What the worker is at.
     pub state: State,
     /// Since when it is at it.
@@ -122,6 +126,7 @@ impl RouterStatus {
             name,
             address,
             addresses: Vec::new(),
+            networks: RouterNetworks::default(),
             state: State::Connecting,
             since: now,
             last_error: None,

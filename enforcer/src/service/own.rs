@@ -12,12 +12,12 @@ use crate::bans::Bans;
 use crate::bans::allow::{OwnNetwork, Whose};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::router::Routers;
+use crate::router::RouterSet;
 
-/// How often the addresses of the routers and of this host are looked at anew.
-const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
-/// How often, while something of a router is not known yet.
-const SOON: Duration = Duration::from_secs(1);
+/// How often it is looked whether a router told of other networks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How many times as seldom this host's addresses are looked at.
+const HOST_TURNS: u32 = 30;
 
 /// What is known before a router was reached: this host's addresses, and those of routers that the configuration has.
 pub(super) fn at_start(config: &Config) -> Vec<OwnNetwork> {
@@ -28,23 +28,30 @@ pub(super) fn at_start(config: &Config) -> Vec<OwnNetwork> {
 }
 
 /// What is known of the routers of this moment, and of this host.
-pub(super) fn of_routers(routers: &Routers) -> Vec<OwnNetwork> {
-    let mut own = of_host();
+pub(super) fn of_routers(routers: &RouterSet) -> Vec<OwnNetwork> {
+    with_routers(of_host(), routers)
+}
+
+fn with_routers(mut own: Vec<OwnNetwork>, routers: &RouterSet) -> Vec<OwnNetwork> {
     for router in routers.now().iter() {
-        let name = router.name();
-        let addresses = router.known_addresses().into_iter();
+        let (name, told) = (router.name(), router.networks());
+        let addresses = router.known_addresses().into_iter().chain(told.addresses);
         own.extend(addresses.map(|address| single(address, Whose::Router(name.clone()))));
+        let behind = |network| OwnNetwork { network, whose: Whose::Behind(name.clone()) };
+        own.extend(told.private.into_iter().map(behind));
     }
     own
 }
 
 /// Keeps the allow list to what routers and this host have, as it changes.
-pub(super) async fn keep(bans: Arc<Bans>, routers: Arc<Routers>, clock: Clock) {
-    loop {
-        // A router's addresses are known once its name is resolved, which is soon.
-        let soon = routers.now().iter().any(|router| router.addresses().is_empty());
-        tokio::time::sleep(if soon { SOON } else { ALLOW_INTERVAL }).await;
-        bans.set_own_networks(of_routers(&routers), clock.now());
+pub(super) async fn keep(bans: Arc<Bans>, routers: Arc<RouterSet>, clock: Clock) {
+    let mut host = of_host();
+    for turn in 1_u32.. {
+        tokio::time::sleep(INTERVAL).await;
+        if turn.is_multiple_of(HOST_TURNS) {
+            host = of_host();
+        }
+        bans.set_own_networks(with_routers(host.clone(), &routers), clock.now());
     }
 }
 

@@ -8,7 +8,7 @@ use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::desired::{ListConfig, Origin};
 use crate::ledger::{Change, Ledger};
-use crate::router::{Recovery, Routers, State, Unexplained};
+use crate::router::{Recovery, RouterSet, State, Unexplained};
 
 /// Takes over what routers hold and the lost ledger knew of.
 pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery> {
@@ -26,7 +26,7 @@ pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery
 }
 
 /// Ends the recovery once every router has been read, those included that a reload adds meanwhile.
-pub async fn keep(recovery: Arc<Recovery>, routers: Arc<Routers>, ledger: Ledger) {
+pub async fn keep(recovery: Arc<Recovery>, routers: Arc<RouterSet>, ledger: Ledger) {
     tracing::warn!(
         "the ledger was lost: until every router has been read once, entries of ours that no ban explains become bans"
     );

@@ -21,6 +21,8 @@ pub struct Builder {
     listen: SocketAddr,
     users: Vec<NewUser>,
     identity: String,
+    addresses: Vec<String>,
+    leases: Vec<(String, String)>,
     version: String,
     costs: Costs,
     clock: Clock,
@@ -67,6 +69,8 @@ impl Builder {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             users: vec![NewUser::new("atalaya", "secret", &["read", "write", "api"])],
             identity: "MikroTik".to_owned(),
+            addresses: Vec::new(),
+            leases: Vec::new(),
             version: "7.24".to_owned(),
             costs: Costs::default(),
             clock: Clock::new(),
@@ -117,6 +121,18 @@ impl Builder {
     /// The name in `/system/identity`. Default `MikroTik`.
     pub fn identity(self, identity: impl Into<String>) -> Self {
         Self { identity: identity.into(), ..self }
+    }
+
+    /// An address of one of its interfaces, with the length of its network: `192.168.88.1/24`. Nothing listens there.
+    pub fn connected(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// An address that it has by DHCP, with the length of its network, and the gateway there: its uplink.
+    pub fn leased(mut self, address: impl Into<String>, gateway: impl Into<String>) -> Self {
+        self.leases.push((address.into(), gateway.into()));
+        self
     }
 
     /// The RouterOS version, such as `7.24` or `6.49.10`; it decides about challenge logins (before
@@ -225,9 +241,14 @@ impl Builder {
             users.push(User { name, password, group, address: String::new(), disabled: false });
         }
         let version = self.version.parse()?;
+        let site = Site {
+            addresses: self.addresses,
+            leases: self.leases,
+            ..Site::new(version, users, groups, Vec::new())
+        };
         let state = State::new(
             self.clock.now(),
-            Site::new(version, users, groups, Vec::new()),
+            site,
             self.costs,
             self.table_capacity,
             self.journal,

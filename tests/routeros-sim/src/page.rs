@@ -24,6 +24,8 @@ pub(crate) enum Page {
     Groups,
     Services,
     Certificates,
+    Addresses(Family),
+    DhcpClients,
     Rules(Family, Chains),
 }
 
@@ -51,6 +53,9 @@ impl Page {
             b"/user/group" => Self::Groups,
             b"/ip/service" => Self::Services,
             b"/certificate" => Self::Certificates,
+            b"/ip/address" => Self::Addresses(Family::V4),
+            b"/ipv6/address" => Self::Addresses(Family::V6),
+            b"/ip/dhcp-client" => Self::DhcpClients,
             b"/ip/firewall/raw" => Self::Rules(Family::V4, Chains::Raw),
             b"/ip/firewall/filter" => Self::Rules(Family::V4, Chains::Filter),
             b"/ipv6/firewall/raw" => Self::Rules(Family::V6, Chains::Raw),
@@ -72,6 +77,14 @@ impl Site {
             Page::Groups => numbered(&self.groups, group),
             Page::Services => numbered(&self.services, |row, line| service(self.version, row, line)),
             Page::Certificates => numbered(&self.certificates, certificate),
+            Page::Addresses(family) => {
+                let leased = self.leases.iter().map(|(address, _)| (address, true));
+                let all = self.addresses.iter().map(|address| (address, false)).chain(leased);
+                let here: Vec<_> =
+                    all.filter(|(address, _)| address.contains(':') == (family == Family::V6)).collect();
+                numbered(&here, |(address, dynamic), line| interface_address(address, *dynamic, line))
+            }
+            Page::DhcpClients => numbered(&self.leases, dhcp_client),
             Page::Rules(family, chains) => {
                 let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
                 self.rules.iter().filter(here).map(line_of).collect()
@@ -154,6 +167,26 @@ fn service(version: Version, service: &Service, line: Line) -> Line {
         .and("dynamic", "false")
         .and("invalid", "false")
         .and("disabled", service.disabled.to_string())
+}
+
+fn interface_address(address: &str, dynamic: bool, line: Line) -> Line {
+    line.and("address", address)
+        .and("interface", if dynamic { "ether1" } else { "bridge" })
+        .and("actual-interface", if dynamic { "ether1" } else { "bridge" })
+        .and("invalid", "false")
+        .and("dynamic", dynamic.to_string())
+        .and("disabled", "false")
+}
+
+fn dhcp_client((address, gateway): &(String, String), line: Line) -> Line {
+    line.and("interface", "ether1")
+        .and("add-default-route", "yes")
+        .and("status", "bound")
+        .and("address", address.clone())
+        .and("gateway", gateway.clone())
+        .and("dynamic", "false")
+        .and("invalid", "false")
+        .and("disabled", "false")
 }
 
 fn certificate(certificate: &Certificate, line: Line) -> Line {

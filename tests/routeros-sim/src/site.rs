@@ -16,6 +16,10 @@ pub(crate) struct Site {
     pub(crate) last_rule: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) certificates: Vec<Certificate>,
+    /// The addresses of its interfaces, each with the length of its network, as `192.168.88.1/24`.
+    pub(crate) addresses: Vec<String>,
+    /// What it has by DHCP: an address like those above, and the gateway.
+    pub(crate) leases: Vec<(String, String)>,
 }
 
 /// The two tables of rules that can use an address list.
@@ -84,7 +88,17 @@ impl Site {
         for (name, policies) in [("read", read), ("write", write), ("full", Policies::FULL)] {
             groups.push(Group { name: name.to_owned(), policies });
         }
-        Self { version, users, groups, rules: Vec::new(), last_rule: 0, services, certificates: Vec::new() }
+        Self {
+            version,
+            users,
+            groups,
+            rules: Vec::new(),
+            last_rule: 0,
+            services,
+            certificates: Vec::new(),
+            addresses: Vec::new(),
+            leases: Vec::new(),
+        }
     }
 
     /// The rules that use a list as the senders that they are for.

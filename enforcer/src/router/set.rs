@@ -12,13 +12,13 @@ pub type Crew = Arc<[Arc<RouterHandle>]>;
 
 /// The workers of all routers.
 #[derive(Debug)]
-pub struct Routers {
+pub struct RouterSet {
     crew: RwLock<Crew>,
 }
 
-// === impl Routers ===
+// === impl RouterSet ===
 
-impl Routers {
+impl RouterSet {
     /// Of these workers, in their order.
     pub fn new(crew: impl IntoIterator<Item = RouterHandle>) -> Self {
         Self { crew: RwLock::new(crew.into_iter().map(Arc::new).collect()) }
