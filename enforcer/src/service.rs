@@ -120,9 +120,7 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         clock.clone(),
         through,
     ));
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
+    let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;
     let commands = socket::listen(&config.socket)?;
     let (reloads, reload_calls) = Reloads::new();
@@ -143,15 +141,8 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         started,
     };
     tasks.spawn(answer_commands(commands, control, stop.clone()));
-    let accept = https::accept(
-        listener,
-        acceptor,
-        intake.routes(),
-        ConnectionLimits::default(),
-        stop.clone(),
-        tasks.clone(),
-    );
-    tasks.spawn(accept);
+    let (routes, limits) = (intake.routes(), ConnectionLimits::default());
+    tasks.spawn(https::accept(listener, acceptor, routes, limits, stop.clone(), tasks.clone()));
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = config.routers.len(), bans = bans.len(), "ready"
     );
@@ -271,6 +262,11 @@ impl Service {
             );
         }
     }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}; is another program there?"))
 }
 
 async fn answer_commands(commands: UnixListener, control: Control, stop: CancellationToken) {
