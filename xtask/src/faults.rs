@@ -92,7 +92,8 @@ fn clockwork() -> Result<PathBuf> {
     let folder = programs("libfaketime");
     let found = || {
         let lib = folder.join("usr/lib");
-        let places = fs::read_dir(lib).ok()?.flatten().map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
+        let places =
+            fs::read_dir(lib).ok()?.flatten().map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
         places.into_iter().find(|library| library.is_file())
     };
     if found().is_none() {

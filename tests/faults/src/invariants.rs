@@ -7,7 +7,8 @@ use std::fmt;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use routeros_sim::Entry;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use crate::claims::{ClaimKind, Claims, ENTRY_TOLERANCE, ROUNDING};
 use crate::stage::{LIST, key};
@@ -46,7 +47,8 @@ pub struct Breach {
 /// A ban as `history --json` tells it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LedgerBan {
-    /// The address or network.
+    /// The address, or the network with its length.
+    #[serde(deserialize_with = "prefix")]
     pub prefix: IpNet,
     /// Until when; `None` for ever.
     pub until: Option<Timestamp>,
@@ -256,8 +258,16 @@ fn until(entry: &Entry, now: Timestamp) -> Timestamp {
 }
 
 fn prefix_of(entry: &Entry) -> Option<IpNet> {
-    let address = &entry.address;
-    address.parse().ok().or_else(|| Some(IpNet::from(address.parse::<std::net::IpAddr>().ok()?)))
+    read_prefix(&entry.address)
+}
+
+fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    read_prefix(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no address and no network")))
+}
+
+fn read_prefix(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)))
 }
 
 #[cfg(test)]

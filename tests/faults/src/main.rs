@@ -24,6 +24,7 @@ use plant::Plant;
 use run::Outcome;
 use schedule::{Schedule, Timed};
 use stage::Means;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -113,7 +114,15 @@ async fn try_all(cli: &Cli) -> Result<bool> {
         });
     }
     let (mut done, mut failed, mut settled) = (0, Vec::new(), Vec::new());
-    while let Some(verdict) = runs.join_next().await {
+    let mut terminated = signal(SignalKind::terminate())?;
+    loop {
+        let verdict = tokio::select! {
+            verdict = runs.join_next() => verdict,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = terminated.recv() => anyhow::bail!("terminated"),
+        };
+        // What is dropped at an interruption ends its processes and unmounts its disks.
+        let Some(verdict) = verdict else { break };
         let verdict = verdict?;
         done += 1;
         settled.extend(verdict.outcome.as_ref().ok().and_then(|outcome| outcome.settled));
