@@ -156,7 +156,7 @@ impl Book {
         widen.ban(ban.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
         if new {
             let earlier = EarlierBan { since: ban.since, end: ban.until.timestamp() };
-            self.recent.begin(ban.prefix, ban.origin.jail(), earlier, now);
+            self.recent.begin(ban.prefix, ban.origin.jail(), earlier);
             // The new ban may come before it was seen that the one before is over.
             match before.and_then(Moment::timestamp) {
                 // Its end is watched already, and the later one is found when that comes.

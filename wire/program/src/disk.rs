@@ -37,7 +37,7 @@ enum DiskTroubleKind {
 #[derive(Debug)]
 pub struct FileTrouble {
     error: io::Error,
-    disk: Option<DiskTrouble>,
+    disk: Option<Box<DiskTrouble>>,
 }
 
 // === impl DiskTrouble ===
@@ -108,13 +108,13 @@ impl std::fmt::Display for DiskTrouble {
 impl FileTrouble {
     /// What the system said of a file.
     pub fn of(path: &Path, error: io::Error) -> Self {
-        let disk = DiskTrouble::by_error(path, &error);
+        let disk = DiskTrouble::by_error(path, &error).map(Box::new);
         Self { error, disk }
     }
 
     /// With what to do: about the disk, or where that is not why, what is said here.
     pub fn or(&self, otherwise: &'static str) -> String {
-        format!("{self}; {}", self.disk.as_ref().map_or(otherwise, DiskTrouble::remedy))
+        format!("{self}; {}", self.disk.as_ref().map_or(otherwise, |disk| disk.remedy()))
     }
 
     /// What kind of error the system's is.
