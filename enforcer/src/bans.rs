@@ -339,6 +339,9 @@ impl Bans {
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
         let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
             (before.iter().collect(), allow.iter().collect());
+        if old != new {
+            book.note_allow_change();
+        }
         let mut changes = Vec::new();
         for network in new.difference(&old) {
             for prefix in book.widen.bans().touching(*network) {

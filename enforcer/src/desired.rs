@@ -45,6 +45,8 @@ pub struct Desired {
     bans: RwLock<Counted>,
     subscribers: Mutex<Vec<Weak<Mailbox>>>,
     journal: watch::Sender<Journal>,
+    /// How often the allow list changed, which followers are told beside the bans.
+    allow_changes: watch::Sender<u64>,
 }
 
 /// One worker's view of what changed in [`Desired`] since it last looked.
@@ -117,6 +119,16 @@ impl Desired {
             self.tell(|changes| changes.add(prefix));
             self.journal.send_modify(|journal| journal.note(PrefixChange::Removed { prefix, until }));
         }
+    }
+
+    /// Tells followers that the allow list is another one.
+    pub fn note_allow_change(&self) {
+        self.allow_changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// How often the allow list changed.
+    pub fn allow_changes(&self) -> watch::Receiver<u64> {
+        self.allow_changes.subscribe()
     }
 
     /// A worker's view of the changes; at first, everything has changed.

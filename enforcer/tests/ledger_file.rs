@@ -25,6 +25,10 @@ fn a_migration_that_is_killed_over_and_over_loses_nothing() {
     let mut killed_in_the_middle = 0;
     // Killed when the new file has so many bytes, each time with another amount of work done.
     for size in [0, 0, 200_000, 1_000_000] {
+        // A kill that came too late has left nothing to bring forward.
+        if host.state("ledger.sqlite3.v1").exists() {
+            break;
+        }
         let mut running = host.spawn();
         running.says("brought forward");
         while !new.metadata().is_ok_and(|file| file.len() >= size) {

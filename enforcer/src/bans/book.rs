@@ -202,6 +202,11 @@ impl Book {
         widen.review(prefix, &mut &**desired, &|network| reachable.touches(network, now));
     }
 
+    /// Tells whoever follows the bans that the allow list is another one.
+    pub fn note_allow_change(&self) {
+        self.desired.note_allow_change();
+    }
+
     fn watch(&mut self, prefix: IpNet, until: Moment) {
         if until != Moment::FOREVER {
             self.ends.push(Reverse((until, prefix)));
