@@ -1,9 +1,7 @@
 //! The SQLite files of the state folder: how they are opened, also where the disk takes nothing more, and how damage is told
 //! from other trouble.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -189,16 +187,8 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 /// SQLite makes its files readable by everybody whom the umask does not keep out, and those beside a database as the
 /// database is.
 pub fn make_private(path: &Path) {
-    let made = File::options().create_new(true).write(true).mode(0o600).open(path);
-    let closed = match made {
-        Ok(made) => disk::give_to_the_folders_owner(&made, path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            ["", "-wal", "-shm"].iter().try_for_each(|ending| disk::close_to_others(&beside(path, ending)))
-        }
-        // SQLite meets it too, and says it.
-        Err(_) => Ok(()),
-    };
-    if let Err(error) = closed {
+    // SQLite meets what makes this fail too, and says it.
+    if let Err(error) = disk::make_private_file(path, &["-wal", "-shm"]) {
         tracing::debug!(path = %path.display(), %error, "its owner and rights stay as they are");
     }
 }

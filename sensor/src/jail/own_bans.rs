@@ -366,7 +366,10 @@ mod tests {
         assert_eq!(the_one(&bans).until, Some(at(71)));
         // Long after its end it begins anew, not answered.
         bans.ask(HOST, at(100), Some(at(160)), 10);
-        assert_eq!(the_one(&bans), OwnBan { sequence: None, asked: at(100), ..OwnBan::unknown(Some(at(160))) });
+        assert_eq!(
+            the_one(&bans),
+            OwnBan { sequence: None, asked: at(100), ..OwnBan::unknown(Some(at(160))) }
+        );
     }
 
     #[test]

@@ -180,6 +180,19 @@ pub fn close_to_others(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode & !NOT_THE_OWNERS))
 }
 
+/// Makes a file for its owner alone where it is missing; where it is there, takes everybody else's rights to it and to the
+/// files beside it, whose names end so.
+pub fn make_private_file(path: &Path, endings: &[&str]) -> io::Result<()> {
+    match File::options().create_new(true).write(true).mode(0o600).open(path) {
+        Ok(made) => give_to_the_folders_owner(&made, path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            close_to_others(path)?;
+            endings.iter().try_for_each(|ending| close_to_others(&beside(path, ending)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives a file that root made to whom the folder belongs: the service that is to read it runs as that user.
 pub fn give_to_the_folders_owner(file: &File, path: &Path) -> io::Result<()> {
     let (ours, folder) = (file.metadata()?, folder_of(path).metadata()?);
