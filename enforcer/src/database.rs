@@ -1,9 +1,7 @@
 //! The SQLite files of the state folder: how they are opened, also where the disk takes nothing more, and how damage is told
 //! from other trouble.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,7 +51,7 @@ pub struct OpenedDatabase {
 pub struct DatabaseTrouble {
     /// What SQLite said.
     pub error: rusqlite::Error,
-    disk: Option<DiskTrouble>,
+    disk: Option<Box<DiskTrouble>>,
 }
 
 /// Opens a database to write to, making the file where it is missing, for this user alone. What is committed survives a
@@ -131,6 +129,18 @@ pub fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Opens a database to read from in the best way in which that is possible at the moment.
+pub fn open_to_read_as_possible(path: &Path) -> rusqlite::Result<Connection> {
+    let usual = open_to_read(path).and_then(|connection| look(&connection).map(|()| connection));
+    usual.or_else(|error| {
+        if !is_of_the_disk(&error) {
+            return Err(error);
+        }
+        let others = [Access::Alone, Access::ReadOnly];
+        others.into_iter().find_map(|access| open_to_read_by(path, access).ok()).ok_or(error)
+    })
+}
+
 /// Opens a database on a disk that is mounted read-only. Its journal is read where a crash left one; where there is none,
 /// SQLite would want to make it, unless it is told that nobody writes.
 fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
@@ -153,7 +163,7 @@ fn uri(path: &Path) -> String {
     for byte in path.as_os_str().as_bytes() {
         match byte {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
-                uri.push(char::from(*byte))
+                uri.push(char::from(*byte));
             }
             other => uri += &format!("%{other:02x}"),
         }
@@ -176,17 +186,9 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 /// SQLite makes its files readable by everybody whom the umask does not keep out, and those beside a database as the
 /// database is.
-fn make_private(path: &Path) {
-    let made = File::options().create_new(true).write(true).mode(0o600).open(path);
-    let closed = match made {
-        Ok(made) => disk::give_to_the_folders_owner(&made, path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            ["", "-wal", "-shm"].iter().try_for_each(|ending| disk::close_to_others(&beside(path, ending)))
-        }
-        // SQLite meets it too, and says it.
-        Err(_) => Ok(()),
-    };
-    if let Err(error) = closed {
+pub fn make_private(path: &Path) {
+    // SQLite meets what makes this fail too, and says it.
+    if let Err(error) = disk::make_private_file(path, &["-wal", "-shm"]) {
         tracing::debug!(path = %path.display(), %error, "its owner and rights stay as they are");
     }
 }
@@ -259,7 +261,7 @@ impl DatabaseTrouble {
             _ if is_of_the_disk(&error) => DiskTrouble::of(path),
             _ => None,
         };
-        Self { error, disk }
+        Self { error, disk: disk.map(Box::new) }
     }
 
     /// Whether the disk is why.

@@ -50,6 +50,8 @@ pub struct Desired {
     journal: watch::Sender<Journal>,
     /// Which worker keeps which list of which machine.
     claims: Mutex<HashMap<ListPlace, Name>>,
+    /// How often the allow list changed, which followers are told beside the bans.
+    allow_changes: watch::Sender<u64>,
 }
 
 /// A list on a machine, by what the machine itself says it is.
@@ -173,6 +175,16 @@ impl Desired {
     /// Gives back what a worker claimed.
     pub fn disclaim(&self, worker: &Name) {
         locked(&self.claims).retain(|_, keeper| keeper != worker);
+    }
+
+    /// Tells followers that the allow list is another one.
+    pub fn note_allow_change(&self) {
+        self.allow_changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// How often the allow list changed.
+    pub fn allow_changes(&self) -> watch::Receiver<u64> {
+        self.allow_changes.subscribe()
     }
 
     /// A worker's view of the changes; at first, everything has changed.

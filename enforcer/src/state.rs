@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use atalaya_program::disk;
@@ -14,6 +15,20 @@ pub fn hold(folder: &Path) -> io::Result<File> {
     let folder = File::open(folder)?;
     folder.lock()?;
     Ok(folder)
+}
+
+/// Sees to it that nobody but their owner reads what is in the state folder: also files of releases that left that to the
+/// umask, and those that were set aside.
+pub fn close_files(folder: &Path) -> io::Result<()> {
+    const OURS: [&str; 5] = ["certificate.pem", "key.pem", "ledger.sqlite3", "lock", "sensors.sqlite3"];
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if OURS.iter().any(|ours| name.as_bytes().starts_with(ours.as_bytes())) {
+            disk::close_to_others(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ async fn a_ledger_that_cannot_be_written_costs_the_ack_and_not_the_ban() {
     scene.banned("198.51.100.7").await;
     let by_hand = serde_json::json!({"prefix": "198.51.100.8/32", "bantime": 600});
     let (status, text) = scene.command(reqwest::Method::POST, "bans", Some(by_hand)).await;
-    assert!(status == 503 && text.contains("tried again"), "{status} {text}");
+    assert!(status == 503 && text.contains("kept in memory until it is written"), "{status} {text}");
     assert!(scene.bans().await.is_empty());
     let (_, status) = scene.command(reqwest::Method::GET, "status", None).await;
     assert!(status.contains("\"ledger_trouble\":\"disk is full\""), "{status}");

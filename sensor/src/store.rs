@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use atalaya_program::disk::{self, DiskTrouble, FileTrouble};
 use atalaya_wire::{AllowList, Name, NumberedOffence};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -115,12 +116,12 @@ struct Offences {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The folder or the lock file cannot be made.
-    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    #[error("cannot use the state folder {}: {}", path.display(), source.or("check that it exists and that this user may write there"))]
     Folder {
         /// The state folder, or the lock file in it.
         path: PathBuf,
         /// What making, opening or locking it failed with.
-        source: std::io::Error,
+        source: FileTrouble,
     },
     /// Another sensor runs on the same state.
     #[error("another atalaya-sensor uses {}: stop it first, or give this one a `state` of its own", path.display())]
@@ -129,12 +130,12 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// SQLite gave an error: the disk is full or denied, or the file damaged.
-    #[error("the state {} cannot be used: {source}; {}", path.display(), remedy(source))]
+    #[error("the state {} cannot be used: {}", path.display(), told(path, error))]
     Database {
         /// The database file in the state folder.
         path: PathBuf,
         /// SQLite's error; what to do about it is told with it.
-        source: rusqlite::Error,
+        error: rusqlite::Error,
     },
     /// The file is of a later release.
     #[error("the state {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release, or move the file away", path.display())]
@@ -189,14 +190,33 @@ impl Snapshot {
     }
 }
 
-/// What to do about an error of SQLite's.
-fn remedy(error: &rusqlite::Error) -> &'static str {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => "make room on its disk: nothing in it is lost",
-        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+/// An error of SQLite's, and what to do about it.
+fn told(path: &Path, error: &rusqlite::Error) -> String {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
+    };
+    let disk = match error.sqlite_error_code() {
+        Some(DiskFull) => Some(DiskTrouble::full(path)),
+        Some(SystemIoFailure | CannotOpen | ReadOnly) => DiskTrouble::of(path),
+        _ => None,
+    };
+    if let Some(disk) = disk {
+        return format!("{disk}; {}: nothing in it is lost", disk.remedy());
+    }
+    let remedy = match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => {
             "move it away, and start anew: positions and unsent offences in it are lost"
         }
         _ => "if it is damaged, move it away: positions and unsent offences in it are lost",
+    };
+    format!("{error}; {remedy}")
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    fn folder(path: &Path, source: std::io::Error) -> Self {
+        Self::Folder { path: path.to_owned(), source: FileTrouble::of(path, source) }
     }
 }
 
@@ -207,7 +227,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<(Self, Saved, Writer), StoreError> {
         let lock = lock(folder)?;
         let path = folder.join("sensor.sqlite3");
-        let database = |source| StoreError::Database { path: path.clone(), source };
+        let database = |error| StoreError::Database { path: path.clone(), error };
         let mut connection = connect(&path)?;
         let saved = read(&mut connection, &path)?;
 
@@ -220,7 +240,7 @@ impl Store {
                 let offences = offences.clone();
                 move || write(connection, &inbox, &offences)
             })
-            .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
+            .map_err(|source| StoreError::folder(folder, source))?;
         Ok((Self { orders, offences }, saved, Writer { thread, _lock: lock }))
     }
 
@@ -304,7 +324,7 @@ pub fn is_locked(folder: &Path) -> bool {
 }
 
 fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
-    let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
+    let failed = |source| StoreError::folder(folder, source);
     make_private(folder).map_err(failed)?;
     let file = std::fs::File::options()
         .create(true)
@@ -320,7 +340,11 @@ fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let database = |source| StoreError::Database { path: path.to_owned(), source };
+    let database = |error| StoreError::Database { path: path.to_owned(), error };
+    // SQLite leaves to the umask who may read it.
+    if let Err(error) = disk::make_private_file(path, &["-wal", "-shm"]) {
+        tracing::debug!(path = %path.display(), %error, "its owner and rights stay as they are");
+    }
     let mut connection = Connection::open(path).map_err(database)?;
     connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
@@ -342,7 +366,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
-    let database = |source| StoreError::Database { path: path.to_owned(), source };
+    let database = |error| StoreError::Database { path: path.to_owned(), error };
     let row = |what| StoreError::Row { path: path.to_owned(), what };
 
     let outbox = match meta(connection, "outbox").map_err(database)? {

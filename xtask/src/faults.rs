@@ -1,11 +1,14 @@
 //! `cargo xtask faults`: random schedules of faults over real processes. What it builds and starts is `tests/faults`.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::run::{announce, cargo, programs};
 use crate::setup;
+use crate::suite::Suite;
 
 /// How many seeds `cargo xtask test` tries, and how many with `--all`.
 const OF_TEST: [u64; 2] = [10, 100];
@@ -46,7 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.planted {
         return plant_all();
     }
-    let mut faults = faults();
+    let mut faults = faults()?;
     match arguments.seed {
         Some(seed) => faults.arg("--seed").arg(seed.to_string()),
         None => faults.args(["--seeds", &arguments.seeds.to_string(), "--from", &arguments.from.to_string()]),
@@ -59,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// As part of `cargo xtask test`, which has built everything: a few seeds; with `all`, more of them and the planted faults.
 pub fn run_of_test(all: bool) -> Result<()> {
     let seeds = OF_TEST[usize::from(all)].to_string();
-    let mut faults = faults();
+    let mut faults = faults()?;
     faults.args(["--seeds", &seeds, "--parallel", &PARALLEL.to_string()]);
     announce("what must hold whatever happens, in random schedules of faults", &mut faults)?;
     if all { plant_all() } else { Ok(()) }
@@ -68,7 +71,7 @@ pub fn run_of_test(all: bool) -> Result<()> {
 fn plant_all() -> Result<()> {
     let seed = OF_PLANTS.to_string();
     PLANTS.iter().try_for_each(|plant| {
-        announce("a planted fault is noticed", faults().args(["--seed", &seed, "--plant", plant]))
+        announce("a planted fault is noticed", faults()?.args(["--seed", &seed, "--plant", plant]))
     })
 }
 
@@ -78,6 +81,24 @@ fn build() -> Result<()> {
     announce("the programs, and who breaks them", cargo().args(["build", "--bins"]).args(packages))
 }
 
-fn faults() -> Command {
-    Command::new(programs("debug").join("faults"))
+fn faults() -> Result<Command> {
+    let mut faults = Command::new(programs("debug").join("faults"));
+    faults.arg("--clockwork").arg(clockwork()?);
+    Ok(faults)
+}
+
+/// Debian's libfaketime, unpacked beside what is built where it is not there yet.
+fn clockwork() -> Result<PathBuf> {
+    let folder = programs("libfaketime");
+    let found = || {
+        let lib = folder.join("usr/lib");
+        let places =
+            fs::read_dir(lib).ok()?.flatten().map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
+        places.into_iter().find(|library| library.is_file())
+    };
+    if found().is_none() {
+        let why = "by it the clocks of sensors are set, and no other";
+        Suite::Bookworm.lists()?.unpack(&["libfaketime"], &folder, why)?;
+    }
+    found().context("Debian's package libfaketime has no libfaketimeMT.so.1")
 }

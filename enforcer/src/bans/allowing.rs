@@ -111,6 +111,9 @@ impl Bans {
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
         let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
             (before.iter().collect(), allow.iter().collect());
+        if old != new {
+            book.note_allow_change();
+        }
         let added: Vec<IpNet> = new.difference(&old).copied().collect();
         let gone: Vec<IpNet> = old.difference(&new).copied().collect();
         let entries = book.entries.desired().len();

@@ -184,7 +184,7 @@ impl Book {
         widen.ban(ban.prefix, wanted, entries, &|network| reachable.touches(network, now));
         if new {
             let earlier = EarlierBan { since: ban.since, end: ban.until.timestamp() };
-            self.recent.begin(ban.prefix, ban.origin.jail(), earlier, now);
+            self.recent.begin(ban.prefix, ban.origin.jail(), earlier);
             // The new ban may come before it was seen that the one before is over.
             match before.and_then(Moment::timestamp) {
                 // Its end is watched already, and the later one is found when that comes.
@@ -241,6 +241,11 @@ impl Book {
     pub fn review(&mut self, prefix: IpNet, now: Timestamp) {
         let Self { entries, widen, reachable, .. } = self;
         widen.review(prefix, entries, &|network| reachable.touches(network, now));
+    }
+
+    /// Tells whoever follows the bans that the allow list is another one.
+    pub fn note_allow_change(&self) {
+        self.entries.desired().note_allow_change();
     }
 
     fn watch(&mut self, prefix: IpNet, until: Moment) {

@@ -429,8 +429,7 @@ async fn a_start_widens_and_remembers_what_was_allowed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bans_of_one_network_decided_at_once_each_count_as_one_strike_more() {
     const WORKERS: u64 = 4;
-    // Their seconds stay within the minute for which a ban is remembered that the ledger may not have yet.
-    const ROUNDS: u64 = 15;
+    const ROUNDS: u64 = 24;
     let steps = Escalation::MOST_STEPS as u64;
     // The n-th ban takes n times as long, so that its length tells as which strike it was decided.
     let escalation = Escalation {

@@ -44,6 +44,7 @@ impl Draft {
             }
         }
         let begin = || {
+            database::make_private(&draft);
             let connection = Connection::open(&draft)?;
             // Nothing of it counts before it is complete, so that nothing is journaled.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;

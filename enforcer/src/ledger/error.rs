@@ -34,12 +34,14 @@ pub enum LedgerError {
         source: DatabaseTrouble,
     },
     /// The file is of a later release.
-    #[error("the ledger {} was written by a later release (format {found}, this one knows {}): use that release", path.display(), schema::VERSION)]
+    #[error("the ledger {} was written by {release} (format {found}; this one, {}, knows {}): use that release", path.display(), env!("CARGO_PKG_VERSION"), schema::VERSION)]
     TooNew {
         /// The database file within the state folder.
         path: PathBuf,
         /// Its format, a number larger than the one that this release knows.
         found: i64,
+        /// The release that wrote it, as far as it says.
+        release: String,
     },
     /// The file, or one beside it, cannot be used.
     #[error("cannot use {}: {}", path.display(), source.or("check that it is a file which this user may read and write"))]

@@ -28,6 +28,9 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
 pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
     let failed = |source| LedgerError::folder(folder, source);
     drop(state::hold(folder).map_err(failed)?);
+    if let Err(error) = state::close_files(folder) {
+        tracing::debug!(folder = %folder.display(), %error, "the rights to the files stay as they are");
+    }
     let path = folder.join("lock");
     let file = match File::options().create(true).truncate(false).write(true).mode(0o600).open(&path) {
         // A disk that is mounted read-only has one of before.
@@ -66,9 +69,13 @@ pub(super) fn open<T>(
     }
 }
 
-/// Completes a ledger that a backup was put in the place of.
-pub(crate) fn settle(folder: &Path, now: Timestamp) -> Result<(), LedgerError> {
-    open(folder, now, &mut |_| Ok(())).map(drop)
+/// Completes a ledger that a backup was put in the place of, and says in it that it lacks what came after, where the
+/// backup could not.
+pub(crate) fn settle(folder: &Path, now: Timestamp, sign: bool) -> Result<(), LedgerError> {
+    let complete = &mut |connection: &Connection| {
+        if sign { schema::sign_as_recovering(connection) } else { Ok(()) }
+    };
+    open(folder, now, complete).map(drop)
 }
 
 /// The ledger, in this release's form, and whether all of its file was read; damage is an error.
@@ -97,7 +104,10 @@ fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(OpenedDatabase, 
             connection = database::open(path).map_err(failed)?;
         }
         schema::VERSION => {}
-        found => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
+        found => {
+            let release = schema::release(&connection);
+            return Err(LedgerError::TooNew { path: path.to_owned(), found, release });
+        }
     }
     if let Some(damage) = enrolment::noted_damage(folder)? {
         return Err(failed(examination::error(&damage)));
@@ -111,7 +121,7 @@ fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(OpenedDatabase, 
         noted => noted?,
     }
     if access == Access::Shared {
-        forget_beside(&connection).map_err(failed)?;
+        forget_beside(&connection).and_then(|()| schema::note_release(&connection)).map_err(failed)?;
     }
     tune(&connection).map_err(failed)?;
     Ok((OpenedDatabase { connection, access, trouble }, examined))

@@ -67,7 +67,7 @@ pub(super) fn run(
     let mut kept = Kept::default();
     loop {
         let wait = housekeeping.wait(Instant::now());
-        let waits = !kept.is_empty() || is_some(trouble);
+        let waits = !kept.is_empty() || is_some(trouble) || pen.usual().is_none();
         let orders = match next_orders(inbox, if waits { wait.min(RETRY) } else { wait }) {
             Some(orders) => orders,
             None if kept.is_empty() => return,
@@ -99,7 +99,7 @@ fn is_some(trouble: &Mutex<Option<String>>) -> bool {
 fn write(pen: &mut Pen, orders: Vec<WriteOrder>, kept: &mut Kept, trouble: &Mutex<Option<String>>) {
     let was_in_trouble = is_some(trouble);
     // While nothing can be written, little is tried: all that is kept would be sorted into the indices in vain.
-    let tried = if was_in_trouble { pen.try_again() } else { Ok(()) };
+    let tried = if was_in_trouble { pen.try_again() } else { pen.open_as_usual() };
     let changes = kept.changes().chain(orders.iter().flat_map(|order| &order.changes));
     let result = tried.and_then(|()| pen.apply(changes)).map_err(|error| {
         if database::is_damage(&error) {
@@ -274,7 +274,8 @@ impl Pen {
         self.connection.as_mut().ok_or(rusqlite::Error::SqliteFailure(closed, None))
     }
 
-    /// All connections have to be closed in between, so that it waits for whoever reads just now: until the next time.
+    /// Opens the file as usual where it is open in another way, and the disk seems to allow it. All connections have to be
+    /// closed in between, so that it waits for whoever reads just now: until the next time.
     fn open_as_usual(&mut self) -> rusqlite::Result<()> {
         let Ok(mut access) = self.access.try_write() else { return Ok(()) };
         if *access == Access::Shared && self.connection.is_some() || DiskTrouble::of(&self.path).is_some() {

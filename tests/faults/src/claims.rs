@@ -79,6 +79,13 @@ impl Claims {
         }
     }
 
+    /// Says that nothing is known of when a ban ends, nor whether it comes.
+    pub fn make_vague(&mut self, id: &ClaimId) {
+        if let Some(Claim { kind: ClaimKind::Ban { earliest, latest }, .. }) = self.claim(id) {
+            (*earliest, *latest) = (Timestamp::MIN, None);
+        }
+    }
+
     /// Says that a ban may never come, because what it was to follow from was lost before anyone could read it.
     pub fn weaken(&mut self, id: &ClaimId) {
         if let Some(Claim { kind: ClaimKind::Ban { earliest, .. }, .. }) = self.claim(id) {

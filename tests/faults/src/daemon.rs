@@ -20,7 +20,17 @@ pub struct Daemon {
     program: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    clock: Option<Clockwork>,
     child: Option<Child>,
+}
+
+/// What sets a process's clock apart from this machine's: libfaketime, which stands before the C library.
+#[derive(Clone, Debug)]
+pub struct Clockwork {
+    /// The library.
+    pub library: PathBuf,
+    /// The file that says by how much the clock is off; looked at every second.
+    pub file: PathBuf,
 }
 
 /// What a process holds.
@@ -37,7 +47,23 @@ pub struct Holdings {
 impl Daemon {
     /// A program, its configuration, and the file that its log is added to. Nothing runs yet.
     pub fn new(program: PathBuf, config: PathBuf, log: PathBuf) -> Self {
-        Self { program, config, log, child: None }
+        Self { program, config, log, clock: None, child: None }
+    }
+
+    /// With a clock that can be set; not before it starts.
+    pub fn with_clock(mut self, clock: Clockwork) -> io::Result<Self> {
+        fs::write(&clock.file, "+0")?;
+        self.clock = Some(clock);
+        Ok(self)
+    }
+
+    /// Sets its clock: it is off by so many seconds from now on, or within a second. False where it cannot be set.
+    pub fn set_clock(&self, off: i64) -> io::Result<bool> {
+        let Some(clock) = &self.clock else { return Ok(false) };
+        let draft = clock.file.with_extension("draft");
+        fs::write(&draft, format!("{off:+}"))?;
+        fs::rename(draft, &clock.file)?;
+        Ok(true)
     }
 
     /// A command of the program with its configuration.
@@ -59,6 +85,12 @@ impl Daemon {
         command.args(["--pdeathsig", "KILL"]).arg(&self.program).arg("--config").arg(&self.config);
         command.args(["--log-format", "json", "run"]);
         command.env_remove("RUST_LOG").env_remove("ATALAYA_LOG").env_remove("JOURNAL_STREAM");
+        if let Some(Clockwork { library, file }) = &self.clock {
+            // Intervals are true, and so are the dates of files.
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
+            command.env("FAKETIME_CACHE_DURATION", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            command.env("NO_FAKE_STAT", "1");
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("cannot start setpriv (Debian's util-linux)")?);
         Ok(())

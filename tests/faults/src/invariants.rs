@@ -7,7 +7,8 @@ use std::fmt;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use routeros_sim::Entry;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use crate::claims::{ClaimKind, Claims, ENTRY_TOLERANCE, ROUNDING};
 use crate::stage::{LIST, key};
@@ -46,7 +47,8 @@ pub struct Breach {
 /// A ban as `history --json` tells it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LedgerBan {
-    /// The address or network.
+    /// The address, or the network with its length.
+    #[serde(deserialize_with = "prefix")]
     pub prefix: IpNet,
     /// Until when; `None` for ever.
     pub until: Option<Timestamp>,
@@ -141,7 +143,7 @@ pub fn judge_entries(claims: &Claims, moment: &Moment<'_>, entries: &[Entry]) ->
 pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], now: Timestamp) -> Vec<Breach> {
     let mut breaches = Vec::new();
     let mut broken = |what: String| {
-        breaches.push(Breach { invariant: Invariant::EverythingSettles, what: format!("{router}: {what}") })
+        breaches.push(Breach { invariant: Invariant::EverythingSettles, what: format!("{router}: {what}") });
     };
     let held: HashMap<IpNet, &Entry> = entries
         .iter()
@@ -256,6 +258,148 @@ fn until(entry: &Entry, now: Timestamp) -> Timestamp {
 }
 
 fn prefix_of(entry: &Entry) -> Option<IpNet> {
-    let address = &entry.address;
-    address.parse().ok().or_else(|| Some(IpNet::from(address.parse::<std::net::IpAddr>().ok()?)))
+    read_prefix(&entry.address)
+}
+
+fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    read_prefix(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no address and no network")))
+}
+
+fn read_prefix(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use routeros_sim::Family;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).expect("in range")
+    }
+
+    fn who() -> IpNet {
+        "198.51.100.7/32".parse().expect("an address")
+    }
+
+    /// An entry of ours for [`who`] with so many seconds left.
+    fn entry(left: u64) -> Entry {
+        Entry {
+            family: Family::V4,
+            id: "*1".to_owned(),
+            list: LIST.to_owned(),
+            address: "198.51.100.7".to_owned(),
+            timeout_left: Some(Duration::from_secs(left)),
+            comment: "atalaya: ssh at web-1".to_owned(),
+            disabled: false,
+            dynamic: true,
+        }
+    }
+
+    fn ban(until: i64) -> LedgerBan {
+        LedgerBan { prefix: who(), until: Some(at(until)), ended: None }
+    }
+
+    fn asked(kinds: &[ClaimKind]) -> Claims {
+        let mut claims = Claims::default();
+        for (second, kind) in (0..).zip(kinds) {
+            let id = claims.ask(who(), kind.clone(), at(2 * second));
+            claims.done(&id, at(2 * second + 1));
+        }
+        claims
+    }
+
+    fn until(second: i64) -> ClaimKind {
+        ClaimKind::Ban { earliest: at(second), latest: Some(at(second)) }
+    }
+
+    /// What is broken by these entries, looked at after twenty seconds, everything reached for the last ten.
+    fn broken(kinds: &[ClaimKind], entries: &[Entry]) -> Vec<Invariant> {
+        let moment =
+            Moment { router: "r", now: at(20), caught_up: Some(at(10)), clock_off: SignedDuration::ZERO };
+        let breaches = judge_entries(&asked(kinds), &moment, entries);
+        breaches.into_iter().map(|breach| breach.invariant).collect()
+    }
+
+    #[test]
+    fn an_entry_may_stay_as_long_as_its_ban_and_no_longer() {
+        assert_eq!(broken(&[until(60)], &[entry(40)]), []);
+        assert_eq!(broken(&[until(60)], &[entry(60)]), [Invariant::NothingOutlivesItsBan]);
+        assert_eq!(broken(&[], &[entry(40)]), [Invariant::NothingOutlivesItsBan]);
+        assert_eq!(broken(&[until(60), ClaimKind::Unban], &[entry(40)]), [Invariant::NothingOutlivesItsBan]);
+        assert_eq!(broken(&[ClaimKind::Unban, until(60)], &[entry(40)]), []);
+        assert_eq!(
+            broken(&[until(60), ClaimKind::Allow(at(90))], &[entry(40)]),
+            [Invariant::NobodyAllowedIsBanned]
+        );
+        let foreign = Entry { comment: "atalaya2: x".to_owned(), ..entry(600) };
+        assert_eq!(broken(&[], &[foreign]), []);
+    }
+
+    #[test]
+    fn what_crossed_a_fault_is_not_late_yet() {
+        let claims = asked(&[until(60), ClaimKind::Unban]);
+        let moment = Moment { router: "r", now: at(20), caught_up: None, clock_off: SignedDuration::ZERO };
+        assert_eq!(judge_entries(&claims, &moment, &[entry(40)]), []);
+    }
+
+    #[test]
+    fn a_settled_router_holds_what_the_ledger_says_for_as_long_and_nothing_else() {
+        let unsettled = |standing: &[LedgerBan], entries: &[Entry]| {
+            judge_settled("r", standing, entries, at(20))
+                .into_iter()
+                .map(|breach| breach.what)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(unsettled(&[ban(60)], &[entry(40)]), [""; 0]);
+        assert_eq!(unsettled(&[ban(21)], &[]), [""; 0], "it ends just now");
+        let disabled = Entry { disabled: true, ..entry(40) };
+        for (standing, entries, says) in [
+            (vec![ban(60)], vec![], "does not hold"),
+            (vec![ban(60)], vec![disabled], "does not hold"),
+            (vec![ban(60)], vec![entry(20)], "until"),
+            (vec![], vec![entry(40)], "which is not banned"),
+        ] {
+            let found = unsettled(&standing, &entries);
+            assert!(found.len() == 1 && found[0].contains(says), "{says}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_has_what_was_acked_and_not_what_was_lifted_or_allowed() {
+        let broken = |kinds: &[ClaimKind], rows: &[LedgerBan]| {
+            let breaches = judge_ledger(&asked(kinds), rows, at(20), SignedDuration::ZERO);
+            breaches.into_iter().map(|breach| breach.invariant).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert!(broken(&[until(60)], &[ban(60)]).is_empty());
+        let over = LedgerBan { ended: Some(at(10)), ..ban(60) };
+        assert!(broken(&[until(60), ClaimKind::Unban], &[over]).is_empty());
+        for (kinds, rows, invariant) in [
+            (vec![until(60)], vec![], Invariant::NothingAckedIsLost),
+            (vec![until(60)], vec![ban(30)], Invariant::NothingAckedIsLost),
+            (vec![until(60), ClaimKind::Unban], vec![ban(60)], Invariant::NothingAckedIsLost),
+            (vec![until(60), ClaimKind::Allow(at(600))], vec![ban(60)], Invariant::NobodyAllowedIsBanned),
+            (vec![], vec![ban(60)], Invariant::NothingOutlivesItsBan),
+            (vec![until(60)], vec![ban(90)], Invariant::NothingOutlivesItsBan),
+        ] {
+            let found = broken(&kinds, &rows);
+            assert!(found.iter().eq([&invariant]), "{kinds:?} {rows:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_strangers_entry_that_is_gone_changed_or_new_is_noticed() {
+        let stranger = Entry { comment: "mine".to_owned(), timeout_left: None, ..entry(0) };
+        let expected = BTreeMap::from([(key(&stranger), stranger.clone())]);
+        assert_eq!(judge_strangers("r", &expected, &[stranger.clone(), entry(40)]), []);
+        let changed = Entry { comment: "yours".to_owned(), ..stranger.clone() };
+        let new = Entry { id: "*2".to_owned(), ..stranger.clone() };
+        for entries in [vec![], vec![changed], vec![stranger, new]] {
+            assert_eq!(judge_strangers("r", &expected, &entries).len(), 1, "{entries:?}");
+        }
+    }
 }

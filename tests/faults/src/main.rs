@@ -23,6 +23,8 @@ use clap::Parser;
 use plant::Plant;
 use run::Outcome;
 use schedule::{Schedule, Timed};
+use stage::Means;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -51,6 +53,9 @@ struct Cli {
     /// Where the programs are
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// Debian's libfaketime, by which the clocks of sensors are set; without it they are not
+    #[arg(long, value_name = "FILE")]
+    clockwork: Option<PathBuf>,
     /// Where folders of runs that failed are kept
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -94,6 +99,7 @@ async fn try_all(cli: &Cli) -> Result<bool> {
             "{program} is not built: `cargo xtask faults` builds it"
         );
     }
+    let means = Means { programs: programs.clone(), clockwork: cli.clockwork.clone() };
     let keep = cli.keep.clone().unwrap_or_else(|| programs.join("faults-kept"));
     let seeds: Vec<u64> =
         cli.seed.map_or_else(|| (cli.from..cli.from + cli.seeds).collect(), |seed| vec![seed]);
@@ -101,14 +107,22 @@ async fn try_all(cli: &Cli) -> Result<bool> {
     let (began, places) = (Instant::now(), Arc::new(Semaphore::new(cli.parallel.max(1))));
     let mut runs = JoinSet::new();
     for seed in seeds {
-        let (places, programs, keep, plant) = (places.clone(), programs.clone(), keep.clone(), cli.plant);
+        let (places, means, keep, plant) = (places.clone(), means.clone(), keep.clone(), cli.plant);
         runs.spawn(async move {
             let _place = places.acquire_owned().await;
-            try_seed(seed, plant, &programs, &keep).await
+            try_seed(seed, plant, &means, &keep).await
         });
     }
     let (mut done, mut failed, mut settled) = (0, Vec::new(), Vec::new());
-    while let Some(verdict) = runs.join_next().await {
+    let mut terminated = signal(SignalKind::terminate())?;
+    loop {
+        let verdict = tokio::select! {
+            verdict = runs.join_next() => verdict,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = terminated.recv() => anyhow::bail!("terminated"),
+        };
+        // What is dropped at an interruption ends its processes and unmounts its disks.
+        let Some(verdict) = verdict else { break };
         let verdict = verdict?;
         done += 1;
         settled.extend(verdict.outcome.as_ref().ok().and_then(|outcome| outcome.settled));
@@ -131,7 +145,7 @@ async fn try_all(cli: &Cli) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-async fn try_seed(seed: u64, plant: Option<Plant>, programs: &Path, keep: &Path) -> Verdict {
+async fn try_seed(seed: u64, plant: Option<Plant>, means: &Means, keep: &Path) -> Verdict {
     let schedule = Schedule::of(seed);
     let folder = match tempfile::Builder::new().prefix(&format!("faults-{seed}-")).tempdir() {
         Ok(folder) => folder,
@@ -139,7 +153,7 @@ async fn try_seed(seed: u64, plant: Option<Plant>, programs: &Path, keep: &Path)
     };
     // What hangs is a failure, too.
     let outcome =
-        tokio::time::timeout(Duration::from_secs(180), run::run(&schedule, plant, folder.path(), programs))
+        tokio::time::timeout(Duration::from_secs(180), run::run(&schedule, plant, folder.path(), means))
             .await;
     let outcome =
         outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it did not come to its end within three minutes")));

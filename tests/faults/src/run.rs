@@ -22,7 +22,7 @@ use crate::pressure;
 use crate::proxy::Condition;
 use crate::record::{Record, attacker_prefix};
 use crate::schedule::{Breakage, Event, Falter, Part, Schedule};
-use crate::stage::{JAILS, Seat, Stage};
+use crate::stage::{JAILS, Means, Seat, Stage};
 
 /// In how much time, beside a router's own, everything is to settle after the last fault.
 const SETTLES: Duration = Duration::from_secs(5);
@@ -30,8 +30,12 @@ const SETTLES: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(200);
 /// How much time the machine may take from everything to settle, at most.
 const MOST_LATE: Duration = Duration::from_secs(30);
-/// How long a client of a router waits for an answer before it gives the session up, as the enforcer is set.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the enforcer waits for the answer to one command while others are answered, and a little.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(32);
+/// How long it takes at most until it sends again what was refused twice.
+const REFUSED_PAUSES: Duration = Duration::from_secs(16);
+/// How long a message may be on its way, and is then taken for a clock's error.
+const WAY: SignedDuration = SignedDuration::from_secs(20);
 /// By how much a process may grow, in KiB and in descriptors.
 const GROWTH: Holdings = Holdings { memory: 48 * 1024, descriptors: 24 };
 /// The beginning of the paths of the commands that can go wrong.
@@ -58,23 +62,21 @@ struct Run {
     troubles: Mutex<BTreeMap<Part, Option<Instant>>>,
     /// Who breaks a part, until it is whole again.
     turns: Mutex<BTreeMap<Part, Arc<tokio::sync::Mutex<()>>>>,
-    /// The claims that came by sensors' logs.
-    by_log: Mutex<Vec<ClaimId>>,
+    /// The claims that came by sensors' logs, and by which.
+    by_log: Mutex<Vec<(usize, ClaimId)>>,
+    /// By how many seconds the clock of each sensor's host is off, and when it was set.
+    clocks: Mutex<BTreeMap<usize, (i64, Instant)>>,
 }
 
-/// Carries a schedule out in a folder, with the programs of another.
-pub async fn run(
-    schedule: &Schedule,
-    plant: Option<Plant>,
-    folder: &Path,
-    programs: &Path,
-) -> Result<Outcome> {
-    let stage = Stage::set(&schedule.cast, folder, programs).await.context("cannot set the stage")?;
+/// Carries a schedule out in a folder.
+pub async fn run(schedule: &Schedule, plant: Option<Plant>, folder: &Path, means: &Means) -> Result<Outcome> {
+    let stage = Stage::set(&schedule.cast, folder, means).await.context("cannot set the stage")?;
     let run = Arc::new(Run {
         stage,
         record: Arc::new(Record::new()),
         troubles: Mutex::default(),
         turns: Mutex::default(),
+        clocks: Mutex::default(),
         by_log: Mutex::default(),
     });
     let before = run.holdings().await;
@@ -139,8 +141,19 @@ impl Run {
         let ends = now + SignedDuration::from_secs(bantime.into());
         let kind = ClaimKind::Ban { earliest: ends, latest: Some(ends) };
         let claim = self.record.ask(attacker_prefix(attacker), kind);
-        self.by_log.lock().unwrap_or_else(PoisonError::into_inner).push(claim.clone());
-        if let Err(error) = self.stage.log(sensor).fail(attacker, JAILS[jail], now, claim) {
+        self.by_log.lock().unwrap_or_else(PoisonError::into_inner).push((sensor, claim.clone()));
+        let (off, set) = self.clock(sensor);
+        if let Some(set) = set {
+            let mut claims = self.record.claims();
+            // The way of a message is taken for the clock's error, too.
+            claims.bound(&claim, ends + WAY);
+            if set.elapsed() < Duration::from_secs(3) {
+                // Nobody knows which of the two clocks the sensor reads.
+                claims.make_vague(&claim);
+            }
+        }
+        let dated = now + SignedDuration::from_secs(off);
+        if let Err(error) = self.stage.log(sensor).fail(attacker, JAILS[jail], dated, claim) {
             self.record.tell(format!("cannot write to the log of sensor {sensor}: {error}"));
         }
     }
@@ -191,6 +204,18 @@ impl Run {
                     self.record.claims().done(&claim, Timestamp::now());
                 }
             }
+            Event::SetClock(sensor, off) => {
+                if !self.stage.sensors[sensor].lock().await.set_clock(off)? {
+                    self.record.tell("no clock is set: there is no libfaketime");
+                    return Ok(());
+                }
+                let set = (off, Instant::now());
+                self.clocks.lock().unwrap_or_else(PoisonError::into_inner).insert(sensor, set);
+                // What was written by the clock of before may be sent by that of after: it was seen long ago, or just now.
+                let by_log = self.by_log.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut claims = self.record.claims();
+                by_log.iter().filter(|(at, _)| *at == sensor).for_each(|(_, claim)| claims.make_vague(claim));
+            }
             Event::Falter { router, how, after } => {
                 let fault = match how {
                     Falter::DropReply => Fault::DropReply,
@@ -202,10 +227,12 @@ impl Run {
                     }
                 };
                 let mut path = LISTS[after % 2].to_owned();
-                // A refusal is asked again after five seconds, and another after ten.
-                if matches!(fault, Fault::Swallow { .. } | Fault::Trap { .. }) {
-                    self.trouble(Part::Router(router), Some(Instant::now() + ANSWER_DEADLINE));
-                }
+                let noticed = match fault {
+                    Fault::Swallow { .. } => ANSWER_DEADLINE,
+                    Fault::Trap { .. } => REFUSED_PAUSES,
+                    _ => Duration::ZERO,
+                };
+                self.trouble(Part::Router(router), Some(Instant::now() + noticed));
                 if matches!(fault, Fault::Swallow { .. }) {
                     path.push_str("/add");
                 }
@@ -399,7 +426,7 @@ impl Run {
     /// From now on what was written to logs has to be in the ledger.
     fn take_lines_as_acked(&self) {
         let mut claims = self.record.claims();
-        for claim in self.by_log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (_, claim) in self.by_log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             claims.through(claim, Timestamp::now());
         }
     }
@@ -468,6 +495,12 @@ impl Run {
             Part::Sensor(place) => &self.stage.sensors[place],
             _ => &self.stage.enforcer,
         }
+    }
+
+    /// By how many seconds the clock of a sensor's host is off, and when it was set, if it was.
+    fn clock(&self, sensor: usize) -> (i64, Option<Instant>) {
+        let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.get(&sensor).map_or((0, None), |(off, set)| (*off, Some(*set)))
     }
 
     /// Whether a part is broken, or was a moment ago.

@@ -1,8 +1,8 @@
 //! What happens in one run, and when: made from a seed alone, so that a run that failed can be asked for again. It
 //! starts nothing and looks at no clock; [`crate::stage`] carries it out.
 //!
-//! Each thing that can break ([`Part`]) breaks once at a time, and is whole again before [`Schedule::healed`]. Different
-//! parts break together.
+//! Each thing that can break ([`Part`]) breaks once at a time, and is whole again a few seconds after the last event at
+//! the latest. Different parts break together.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -117,6 +117,8 @@ pub enum Event {
     Allow(u16, u32),
     /// It is taken off the allow list.
     Disallow(u16),
+    /// The clock of a sensor's host is set: it is then off by so many seconds.
+    SetClock(usize, i64),
     /// A part breaks for a while.
     Break(Part, Breakage, Duration),
     /// A router's answer goes wrong at one of its next commands.
@@ -200,24 +202,9 @@ impl Schedule {
         let Script { cast, events, .. } = script;
         Self { seed, cast, events }
     }
-
-    /// When everything is whole again.
-    pub fn healed(&self) -> Duration {
-        self.events.iter().map(Timed::over).max().unwrap_or_default()
-    }
 }
 
 // === impl Timed ===
-
-impl Timed {
-    /// When what it breaks is whole again.
-    pub fn over(&self) -> Duration {
-        match self.event {
-            Event::Break(_, _, lasting) => self.at + lasting,
-            _ => self.at,
-        }
-    }
-}
 
 impl fmt::Display for Timed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -246,7 +233,7 @@ impl Cast {
 }
 
 /// How many kinds of trouble [`Script::trouble`] knows.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 
 /// A schedule in the making.
 struct Script {
@@ -316,6 +303,8 @@ impl Script {
                 let how = falters[self.rng.usize(..falters.len())];
                 Event::Falter { router, how, after: self.rng.usize(..4) }
             }
+            // Up to half a minute is taken for the way of a message, not for a clock.
+            7 => Event::SetClock(sensor, [0, 120, 3600, -3600, -7200][self.rng.usize(..5)]),
             _ if !self.cast.small_disks => return,
             _ if self.rng.bool() => self.breakage(Part::EnforcerDisk, &[Breakage::Full], lasting),
             _ => self.breakage(Part::SensorDisk(sensor), &[Breakage::Full], lasting),
@@ -364,14 +353,14 @@ mod tests {
             let schedule = Schedule::of(seed);
             prop_assert_eq!(&schedule, &Schedule::of(seed));
             prop_assert!(schedule.events.is_sorted_by_key(|event| event.at));
-            prop_assert!(schedule.healed() <= EVENTFUL + LONGEST_FAULT);
+            prop_assert!(schedule.events.iter().all(|timed| over(timed) <= EVENTFUL + LONGEST_FAULT));
             let mut broken: BTreeMap<Part, Duration> = BTreeMap::new();
             for timed in &schedule.events {
                 prop_assert!(timed.at < EVENTFUL);
                 match &timed.event {
                     Event::Break(part, how, lasting) => {
                         prop_assert!(!lasting.is_zero());
-                        prop_assert!(broken.insert(*part, timed.over()).is_none_or(|until| until <= timed.at));
+                        prop_assert!(broken.insert(*part, over(timed)).is_none_or(|until| until <= timed.at));
                         prop_assert!(fits(*part, *how), "{:?} {:?}", part, how);
                         let there = match *part {
                             Part::Sensor(place) | Part::SensorDisk(place) => place < schedule.cast.sensors,
@@ -388,10 +377,18 @@ mod tests {
                         prop_assert!(*client < schedule.cast.clients.len() && !attackers.is_empty());
                     }
                     Event::Falter { router, .. } => prop_assert!(*router < schedule.cast.routers.len()),
-                    Event::Rotate(sensor, _) => prop_assert!(*sensor < schedule.cast.sensors),
+                    Event::Rotate(sensor, _) | Event::SetClock(sensor, _) => prop_assert!(*sensor < schedule.cast.sensors),
                     Event::Ban(..) | Event::Unban(_) | Event::Allow(..) | Event::Disallow(_) => {}
                 }
             }
+        }
+    }
+
+    /// When what an event breaks is whole again.
+    fn over(timed: &Timed) -> Duration {
+        match timed.event {
+            Event::Break(_, _, lasting) => timed.at + lasting,
+            _ => timed.at,
         }
     }
 
@@ -425,6 +422,7 @@ mod tests {
         }
         for kind in [
             "Attack",
+            "SetClock",
             "Post",
             "Rotate",
             "Ban",

@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
-use crate::daemon::{Daemon, SmallDisk};
+use crate::daemon::{Clockwork, Daemon, SmallDisk};
 use crate::logs::Log;
 use crate::proxy::Proxy;
 use crate::schedule::{Cast, Part, RouterRole};
@@ -53,6 +53,15 @@ pub struct Stage {
     pub disks: BTreeMap<Part, SmallDisk>,
 }
 
+/// What a run needs.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// The folder of the programs.
+    pub programs: PathBuf,
+    /// libfaketime; without it no clock is set.
+    pub clockwork: Option<PathBuf>,
+}
+
 /// A router at its place.
 pub struct Seat {
     /// What it is called.
@@ -70,8 +79,9 @@ pub struct Seat {
 // === impl Stage ===
 
 impl Stage {
-    /// Sets everyone up in a folder, with the programs of another; sensors have joined and everyone runs.
-    pub async fn set(cast: &Cast, folder: &Path, programs: &Path) -> Result<Self> {
+    /// Sets everyone up in a folder; sensors have joined and everyone runs.
+    pub async fn set(cast: &Cast, folder: &Path, means: &Means) -> Result<Self> {
+        let programs = means.programs.as_path();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut disks = BTreeMap::new();
@@ -104,7 +114,7 @@ impl Stage {
         stage.enforcer.lock().await.start()?;
         stage.until_ready().await?;
         for place in 0..cast.sensors {
-            stage.seat_sensor(place, cast, listen).await?;
+            stage.seat_sensor(place, cast, listen, means).await?;
         }
         for (place, clock_off) in cast.clients.iter().enumerate() {
             let way = Proxy::start(listen).await?;
@@ -167,7 +177,13 @@ impl Stage {
         Ok(())
     }
 
-    async fn seat_sensor(&mut self, place: usize, cast: &Cast, enforcer: SocketAddr) -> Result<()> {
+    async fn seat_sensor(
+        &mut self,
+        place: usize,
+        cast: &Cast,
+        enforcer: SocketAddr,
+        means: &Means,
+    ) -> Result<()> {
         let folder = self.folder.join(format!("sensor-{place}"));
         let log = Log::new(folder.join("logs"))?;
         let mut text = format!("state = \"{}/state\"\n", folder.display());
@@ -182,6 +198,10 @@ impl Stage {
         let config = folder.join("sensor.toml");
         write_private(&config, &text)?;
         let mut sensor = Daemon::new(self.programs.join("atalaya-sensor"), config, folder.join("sensor.log"));
+        if let Some(library) = &means.clockwork {
+            // Beside its configuration, where the confined process may read.
+            sensor = sensor.with_clock(Clockwork { library: library.clone(), file: folder.join("clock") })?;
+        }
         let way = Proxy::start(enforcer).await?;
         let token = self.command(&["enrol", &format!("sensor-{place}")]).await?;
         let url = format!("https://{}", way.address());

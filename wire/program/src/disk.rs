@@ -37,7 +37,7 @@ enum DiskTroubleKind {
 #[derive(Debug)]
 pub struct FileTrouble {
     error: io::Error,
-    disk: Option<DiskTrouble>,
+    disk: Option<Box<DiskTrouble>>,
 }
 
 // === impl DiskTrouble ===
@@ -108,13 +108,13 @@ impl std::fmt::Display for DiskTrouble {
 impl FileTrouble {
     /// What the system said of a file.
     pub fn of(path: &Path, error: io::Error) -> Self {
-        let disk = DiskTrouble::by_error(path, &error);
+        let disk = DiskTrouble::by_error(path, &error).map(Box::new);
         Self { error, disk }
     }
 
     /// With what to do: about the disk, or where that is not why, what is said here.
     pub fn or(&self, otherwise: &'static str) -> String {
-        format!("{self}; {}", self.disk.as_ref().map_or(otherwise, DiskTrouble::remedy))
+        format!("{self}; {}", self.disk.as_ref().map_or(otherwise, |disk| disk.remedy()))
     }
 
     /// What kind of error the system's is.
@@ -178,6 +178,19 @@ pub fn close_to_others(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     std::fs::set_permissions(path, Permissions::from_mode(mode & !NOT_THE_OWNERS))
+}
+
+/// Makes a file for its owner alone where it is missing; where it is there, takes everybody else's rights to it and to the
+/// files beside it, whose names end so.
+pub fn make_private_file(path: &Path, endings: &[&str]) -> io::Result<()> {
+    match File::options().create_new(true).write(true).mode(0o600).open(path) {
+        Ok(made) => give_to_the_folders_owner(&made, path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            close_to_others(path)?;
+            endings.iter().try_for_each(|ending| close_to_others(&beside(path, ending)))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Gives a file that root made to whom the folder belongs: the service that is to read it runs as that user.

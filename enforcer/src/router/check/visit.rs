@@ -368,15 +368,19 @@ impl Visit<'_> {
             self.session.send(add, PageName::Write);
         }
         let mut ids = Vec::new();
-        let mut refused = false;
+        let (mut refused, mut first) = (false, None);
         while self.session.in_flight() > 0 {
-            match self.session.answer().await? {
+            let answer = self.session.answer().await?;
+            first = first.or_else(|| Some(Instant::now()));
+            match answer {
                 CommandAnswer::Done(_, id) => ids.extend(id),
                 CommandAnswer::Trap(..) => refused = true,
                 CommandAnswer::Row(..) => {}
             }
         }
-        let took = began.elapsed().saturating_sub(self.facts.round_trip.unwrap_or_default());
+        // Both leave out the way; where either was held up, the other is longer.
+        let after_first = first.map_or(Duration::ZERO, |first| first.elapsed());
+        let took = began.elapsed().saturating_sub(self.facts.round_trip.unwrap_or_default()).max(after_first);
         if !ids.is_empty() {
             let remove = self.session.command(Family::V4.remove()).attribute(".id", Some(&ids.join(",")));
             // One that ended meanwhile is no harm.
