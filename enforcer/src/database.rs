@@ -24,7 +24,7 @@ const WITHOUT_INDEX_FILE: &str = "unix-excl";
 
 /// By which way a database can be used at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Access {
+pub enum DatabaseAccess {
     /// As usual, beside others.
     #[default]
     Shared,
@@ -41,7 +41,7 @@ pub struct OpenedDatabase {
     /// The connection.
     pub connection: Connection,
     /// In which way it is open.
-    pub access: Access,
+    pub access: DatabaseAccess,
     /// Why not as usual.
     pub trouble: Option<DatabaseTrouble>,
 }
@@ -73,13 +73,15 @@ pub fn open(path: &Path) -> rusqlite::Result<Connection> {
 /// Opens a database that is there in the best way in which it can be read at the moment.
 pub fn open_as_possible(path: &Path) -> rusqlite::Result<OpenedDatabase> {
     let error = match open(path) {
-        Ok(connection) => return Ok(OpenedDatabase { connection, access: Access::Shared, trouble: None }),
+        Ok(connection) => {
+            return Ok(OpenedDatabase { connection, access: DatabaseAccess::Shared, trouble: None });
+        }
         Err(error) => error,
     };
     if !is_of_the_disk(&error) || !path.metadata().is_ok_and(|file| file.len() > 0) {
         return Err(error);
     }
-    for access in [Access::Alone, Access::ReadOnly] {
+    for access in [DatabaseAccess::Alone, DatabaseAccess::ReadOnly] {
         if let Ok(connection) = open_by(path, access) {
             let trouble = Some(DatabaseTrouble::of(path, error));
             return Ok(OpenedDatabase { connection, access, trouble });
@@ -89,10 +91,10 @@ pub fn open_as_possible(path: &Path) -> rusqlite::Result<OpenedDatabase> {
 }
 
 /// Opens a database in one way.
-pub fn open_by(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+pub fn open_by(path: &Path, access: DatabaseAccess) -> rusqlite::Result<Connection> {
     let connection = match access {
-        Access::Shared => return open(path),
-        Access::Alone => {
+        DatabaseAccess::Shared => return open(path),
+        DatabaseAccess::Alone => {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags_and_vfs(path, flags, WITHOUT_INDEX_FILE)?;
             if connection.is_readonly("main")? {
@@ -100,7 +102,7 @@ pub fn open_by(path: &Path, access: Access) -> rusqlite::Result<Connection> {
             }
             connection
         }
-        Access::ReadOnly => return open_read_only(path),
+        DatabaseAccess::ReadOnly => return open_read_only(path),
     };
     prepare(&connection)?;
     look(&connection)?;
@@ -108,16 +110,16 @@ pub fn open_by(path: &Path, access: Access) -> rusqlite::Result<Connection> {
 }
 
 /// Opens a database to read from, in the way in which it is written at the moment.
-pub fn open_to_read_by(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+pub fn open_to_read_by(path: &Path, access: DatabaseAccess) -> rusqlite::Result<Connection> {
     match access {
-        Access::Shared => open_to_read(path),
+        DatabaseAccess::Shared => open_to_read(path),
         // Who opens it to read only is no part of the lock that this process holds.
-        Access::Alone => {
+        DatabaseAccess::Alone => {
             let connection = open_by(path, access)?;
             connection.pragma_update(None, "query_only", true)?;
             Ok(connection)
         }
-        Access::ReadOnly => open_read_only(path),
+        DatabaseAccess::ReadOnly => open_read_only(path),
     }
 }
 
@@ -136,7 +138,7 @@ pub fn open_to_read_as_possible(path: &Path) -> rusqlite::Result<Connection> {
         if !is_of_the_disk(&error) {
             return Err(error);
         }
-        let others = [Access::Alone, Access::ReadOnly];
+        let others = [DatabaseAccess::Alone, DatabaseAccess::ReadOnly];
         others.into_iter().find_map(|access| open_to_read_by(path, access).ok()).ok_or(error)
     })
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
-use crate::database::{self, Access, OpenedDatabase};
+use crate::database::{self, DatabaseAccess, OpenedDatabase};
 use crate::desired::Labels;
 
 pub mod backup;
@@ -21,7 +21,6 @@ mod examination;
 mod file;
 mod housekeeping;
 mod jails;
-mod kept;
 mod lineage;
 mod migration;
 mod place;
@@ -31,6 +30,7 @@ mod salvage;
 mod saved;
 mod schema;
 mod selection;
+mod unwritten;
 mod writer;
 
 pub use error::LedgerError;
@@ -72,7 +72,7 @@ pub struct Ledger {
     trouble: Arc<Mutex<Option<String>>>,
     /// In which way the file is open. Whoever reads it in another way than the usual one holds this meanwhile, for the
     /// writer must not change the way beneath.
-    access: Arc<RwLock<Access>>,
+    access: Arc<RwLock<DatabaseAccess>>,
     /// For what is looked up while deciding.
     reader: Arc<Mutex<Option<Connection>>>,
     history: Arc<Mutex<HistoryConfig>>,
@@ -101,7 +101,8 @@ impl Ledger {
             tracing::error!(error, "{CANNOT_BE_WRITTEN}");
         }
         // What is examined beside the writer would keep it from opening the file as usual.
-        let examination = (!examined && access == Access::Shared).then(|| Examination::begin(folder, &path));
+        let examination =
+            (!examined && access == DatabaseAccess::Shared).then(|| Examination::begin(folder, &path));
         let (orders, inbox) = mpsc::channel();
         let trouble = Arc::new(Mutex::new(trouble));
         let access = Arc::new(RwLock::new(access));
@@ -171,7 +172,7 @@ impl Ledger {
                 };
                 statement.query_map(parameters, ban)?.collect()
             });
-        *reader = Some(connection).filter(|_| *access == Access::Shared);
+        *reader = Some(connection).filter(|_| *access == DatabaseAccess::Shared);
         earlier.map_err(|source| self.error(source))
     }
 
@@ -244,7 +245,7 @@ impl Ledger {
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
         let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
         let way = *access;
-        let _held = (way != Access::Shared).then_some(access);
+        let _held = (way != DatabaseAccess::Shared).then_some(access);
         let value = database::open_to_read_by(&self.path, way).and_then(|connection| read(&connection));
         value.map_err(|source| self.error(source))
     }

@@ -4,14 +4,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use atalaya_program::disk::{self, DiskTrouble, FileTrouble};
+use atalaya_program::disk;
 use atalaya_wire::{AllowList, Name, NumberedOffence};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -20,10 +20,12 @@ use crate::source::files::SavedPosition;
 use crate::source::journal::{Cursor, JournalPosition};
 
 mod bans;
+mod error;
 mod folder;
 mod journal;
 mod waiting;
 
+pub use error::StoreError;
 pub use folder::make_private;
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
@@ -112,52 +114,6 @@ struct Offences {
     dropped: AtomicU64,
 }
 
-/// Why the state cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The folder or the lock file cannot be made.
-    #[error("cannot use the state folder {}: {}", path.display(), source.or("check that it exists and that this user may write there"))]
-    Folder {
-        /// The state folder, or the lock file in it.
-        path: PathBuf,
-        /// What making, opening or locking it failed with.
-        source: FileTrouble,
-    },
-    /// Another sensor runs on the same state.
-    #[error("another atalaya-sensor uses {}: stop it first, or give this one a `state` of its own", path.display())]
-    Locked {
-        /// The state folder that both were given.
-        path: PathBuf,
-    },
-    /// SQLite gave an error: the disk is full or denied, or the file damaged.
-    #[error("the state {} cannot be used: {}", path.display(), told(path, error))]
-    Database {
-        /// The database file in the state folder.
-        path: PathBuf,
-        /// SQLite's error; what to do about it is told with it.
-        error: rusqlite::Error,
-    },
-    /// The file is of a later release.
-    #[error("the state {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release, or move the file away", path.display())]
-    TooNew {
-        /// The database file in the state folder.
-        path: PathBuf,
-        /// The file's `user_version`, larger than any that this release knows.
-        found: i64,
-    },
-    /// No random bytes for the outbox's name.
-    #[error("the system gives no random bytes: {0}")]
-    Random(getrandom::Error),
-    /// What is stored cannot be read back.
-    #[error("the state {} holds a row that cannot be read ({what}): move the file away to start anew", path.display())]
-    Row {
-        /// The database file in the state folder.
-        path: PathBuf,
-        /// What the row holds, in words.
-        what: &'static str,
-    },
-}
-
 enum Order {
     Offence(NumberedOffence),
     Acked(u64),
@@ -187,36 +143,6 @@ impl Snapshot {
             && self.counters.is_empty()
             && self.bans.is_empty()
             && self.journal.is_empty()
-    }
-}
-
-/// An error of SQLite's, and what to do about it.
-fn told(path: &Path, error: &rusqlite::Error) -> String {
-    use rusqlite::ErrorCode::{
-        CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
-    };
-    let disk = match error.sqlite_error_code() {
-        Some(DiskFull) => Some(DiskTrouble::full(path)),
-        Some(SystemIoFailure | CannotOpen | ReadOnly) => DiskTrouble::of(path),
-        _ => None,
-    };
-    if let Some(disk) = disk {
-        return format!("{disk}; {}: nothing in it is lost", disk.remedy());
-    }
-    let remedy = match error.sqlite_error_code() {
-        Some(DatabaseCorrupt | NotADatabase) => {
-            "move it away, and start anew: positions and unsent offences in it are lost"
-        }
-        _ => "if it is damaged, move it away: positions and unsent offences in it are lost",
-    };
-    format!("{error}; {remedy}")
-}
-
-// === impl StoreError ===
-
-impl StoreError {
-    fn folder(path: &Path, source: std::io::Error) -> Self {
-        Self::Folder { path: path.to_owned(), source: FileTrouble::of(path, source) }
     }
 }
 

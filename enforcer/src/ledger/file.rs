@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{LedgerError, examination, migration, salvage, schema};
-use crate::database::{self, Access, OpenedDatabase};
+use crate::database::{self, DatabaseAccess, OpenedDatabase};
 use crate::{enrolment, state};
 
 /// How much of the file the writer keeps in memory, in kB.
@@ -115,12 +115,12 @@ fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(OpenedDatabase, 
     let examined = examination::at_start(&mut connection).map_err(failed)?;
     let identity = schema::meta(&connection, schema::IDENTITY).map_err(failed)?;
     match enrolment::note_ledger(folder, identity.as_deref().unwrap_or_default()) {
-        Err(error) if access != Access::Shared => {
+        Err(error) if access != DatabaseAccess::Shared => {
             tracing::warn!(%error, "which ledger is here is not noted beside it");
         }
         noted => noted?,
     }
-    if access == Access::Shared {
+    if access == DatabaseAccess::Shared {
         forget_beside(&connection).and_then(|()| schema::note_release(&connection)).map_err(failed)?;
     }
     tune(&connection).map_err(failed)?;

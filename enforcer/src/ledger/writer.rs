@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 
 use super::examination::Examination;
 use super::housekeeping::Housekeeping;
-use super::kept::Kept;
 use super::place::Place;
+use super::unwritten::UnwrittenChanges;
 use super::{Change, LedgerError, file, row, schema};
-use crate::database::{self, Access, DatabaseTrouble};
+use crate::database::{self, DatabaseAccess, DatabaseTrouble};
 
 /// The most changes in one transaction.
 const MOST: usize = 20_000;
@@ -51,7 +51,7 @@ pub(super) struct Pen {
     /// None where the file could be opened in no way since.
     connection: Option<Connection>,
     path: PathBuf,
-    access: Arc<RwLock<Access>>,
+    access: Arc<RwLock<DatabaseAccess>>,
 }
 
 /// What is said once when nothing can be written any more.
@@ -64,7 +64,7 @@ pub(super) fn run(
     trouble: &Mutex<Option<String>>,
     mut housekeeping: Housekeeping,
 ) {
-    let mut kept = Kept::default();
+    let mut kept = UnwrittenChanges::default();
     loop {
         let wait = housekeeping.wait(Instant::now());
         let waits = !kept.is_empty() || is_some(trouble) || pen.usual().is_none();
@@ -96,7 +96,12 @@ fn is_some(trouble: &Mutex<Option<String>>) -> bool {
 }
 
 /// Writes orders together, tells those who wait for them, and keeps what has to be written later.
-fn write(pen: &mut Pen, orders: Vec<WriteOrder>, kept: &mut Kept, trouble: &Mutex<Option<String>>) {
+fn write(
+    pen: &mut Pen,
+    orders: Vec<WriteOrder>,
+    kept: &mut UnwrittenChanges,
+    trouble: &Mutex<Option<String>>,
+) {
     let was_in_trouble = is_some(trouble);
     // While nothing can be written, little is tried: all that is kept would be sorted into the indices in vain.
     let tried = if was_in_trouble { pen.try_again() } else { pen.open_as_usual() };
@@ -242,7 +247,7 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
 
 impl Pen {
     /// Of a ledger that is open.
-    pub fn new(connection: Connection, path: PathBuf, access: Arc<RwLock<Access>>) -> Self {
+    pub fn new(connection: Connection, path: PathBuf, access: Arc<RwLock<DatabaseAccess>>) -> Self {
         Self { connection: Some(connection), path, access }
     }
 
@@ -266,7 +271,7 @@ impl Pen {
     /// The connection, where the file is open as usual.
     fn usual(&mut self) -> Option<&mut Connection> {
         let access = *self.access.read().unwrap_or_else(PoisonError::into_inner);
-        self.connection.as_mut().filter(|_| access == Access::Shared)
+        self.connection.as_mut().filter(|_| access == DatabaseAccess::Shared)
     }
 
     fn connection(&mut self) -> rusqlite::Result<&mut Connection> {
@@ -278,7 +283,9 @@ impl Pen {
     /// closed in between, so that it waits for whoever reads just now: until the next time.
     fn open_as_usual(&mut self) -> rusqlite::Result<()> {
         let Ok(mut access) = self.access.try_write() else { return Ok(()) };
-        if *access == Access::Shared && self.connection.is_some() || DiskTrouble::of(&self.path).is_some() {
+        if *access == DatabaseAccess::Shared && self.connection.is_some()
+            || DiskTrouble::of(&self.path).is_some()
+        {
             return Ok(());
         }
         self.connection = None;

@@ -20,15 +20,15 @@ enum Weight {
 
 /// The changes, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct UnwrittenChanges {
     changes: Vec<Change>,
     /// Whether it was told that some are lost.
     told: bool,
 }
 
-// === impl Kept ===
+// === impl UnwrittenChanges ===
 
-impl Kept {
+impl UnwrittenChanges {
     /// Keeps some more.
     pub fn extend(&mut self, changes: Vec<Change>) {
         self.changes.extend(changes);
@@ -104,7 +104,7 @@ mod tests {
         }));
         let over =
             |by: &str| Change::End { prefix: "192.0.2.7/32".parse().unwrap(), at: at(0), by: by.to_owned() };
-        let mut kept = Kept::default();
+        let mut kept = UnwrittenChanges::default();
         kept.extend(vec![by_hand(1), over("expired"), over("by hand, ana")]);
         for _ in 0..30 {
             kept.extend(vec![login.clone(); 10_000]);
