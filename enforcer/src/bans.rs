@@ -16,14 +16,16 @@ use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
 use crate::ledger::{
-    Allowance, Change, Claim, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+    Allowance, Change, Claim, EXPIRED, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
 };
 use crate::prefixes::{self, canonical};
 
 pub mod allow;
+mod allowing;
 mod book;
 mod claims;
 mod counts;
+mod cut;
 mod decided;
 pub mod decision;
 mod earlier;
@@ -31,17 +33,21 @@ mod hand;
 pub mod names;
 pub mod protect;
 mod reachable;
+mod reconfigure;
 mod rulings;
+mod standing;
 mod take_back;
 pub mod widen;
 
+pub use allowing::{AllowEffect, Allowed, CutNetwork};
 pub use counts::DecisionCounts;
 pub use earlier::Earlier;
-pub use hand::{Allowed, ByHand, HandError};
+pub use hand::{ByHand, HandError};
 pub use reachable::EXEMPT;
+pub use standing::{Standing, StandingBan, WidenedNetwork};
 pub use take_back::{TakenBack, TakenBackAll};
 
-use allow::{Allow, Resolved};
+use allow::{Allow, AllowedBecause, OwnNetwork, Resolved};
 use book::{Book, Growth, NewBan};
 use counts::Counters;
 use decision::Exemption;
@@ -49,10 +55,7 @@ use protect::{Protect, ProtectConfig};
 use reachable::Reachable;
 use widen::{Widen, WidenConfig};
 
-/// What ended a ban whose time was over, in the ledger. Those of releases before wrote `lapsed`.
-const EXPIRED: &str = "expired";
-
-/// The settings that decisions follow, for the whole run.
+/// The settings that decisions follow, until a reload brings others.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// What entries say, and how bad what a jail sees is.
@@ -74,7 +77,7 @@ pub struct Rules {
 /// The bans, and what follows from a decision.
 #[derive(Debug)]
 pub struct Bans {
-    rules: Rules,
+    rules: RwLock<Arc<Rules>>,
     ledger: Ledger,
     /// What is never banned, for those who only read it.
     allow: RwLock<Arc<Networks>>,
@@ -115,18 +118,21 @@ impl Bans {
             };
             match ban.until.timestamp() {
                 Some(until) if until <= now => end(until, EXPIRED),
-                _ if networks.overlaps(*prefix) => end(now, "allow list"),
+                _ if networks.covers(*prefix) => end(now, "allow list"),
                 _ => true,
             }
         });
-        book.load(standing, now);
+        for prefix in book.load(standing, now) {
+            book.lift(prefix, now);
+            ended.push(Change::End { prefix, at: now, by: "allow list".to_owned() });
+        }
         if !ended.is_empty() {
             tracing::info!(bans = ended.len(), "ended while the enforcer was down, or are allowed now");
         }
         ledger.write_surely(ended);
         let allow = RwLock::new(Arc::clone(&book.reachable.networks));
         Self {
-            rules,
+            rules: RwLock::new(Arc::new(rules)),
             ledger,
             allow,
             book: Mutex::new(book),
@@ -139,8 +145,8 @@ impl Bans {
     pub fn load_claims(&self, claims: Vec<Claim>) {
         let mut book = self.lock();
         for claim in claims {
-            if let Some((owner, _)) = book.owner(claim.prefix) {
-                book.claims.load_claim(claim, &owner);
+            if let Some((owner, end)) = book.owner(claim.prefix) {
+                book.claims.load_claim(claim, (&owner, end));
             }
         }
     }
@@ -247,11 +253,11 @@ impl Bans {
         }
     }
 
-    /// Replaces the addresses of the routers and of this host, which are allowed too. Returns how many bans
-    /// were lifted for it.
-    pub fn set_own_addresses(&self, addresses: Vec<IpAddr>, now: Timestamp) -> usize {
+    /// Replaces what is ours without being configured (addresses of this host and of routers, and private networks behind
+    /// those), which is allowed too. Returns how many bans were lifted for it.
+    pub fn set_own_networks(&self, own: Vec<OwnNetwork>, now: Timestamp) -> usize {
         let mut book = self.lock();
-        if book.allow.set_own(addresses) { self.apply_allow(&mut book, now) } else { 0 }
+        if book.allow.set_own(own) { self.apply_allow(&mut book, now).lifted } else { 0 }
     }
 
     /// Takes note of what a DNS name on the allow list stands for.
@@ -262,7 +268,7 @@ impl Bans {
         if !book.allow.names().contains(name) || !book.allow.set_answer(name, answer) {
             return;
         }
-        let lifted = self.apply_allow(&mut book, now);
+        let lifted = self.apply_allow(&mut book, now).lifted;
         drop(book);
         tracing::info!(name, ?addresses, lifted, "a name on the allow list has these addresses now");
     }
@@ -315,17 +321,27 @@ impl Bans {
 
     /// What one offender is counted and banned by: an IPv4 address, the unit around an IPv6 one.
     pub fn unit_of(&self, address: IpAddr) -> IpNet {
-        prefixes::unit_of(self.client(address), self.rules.widen.ipv6_prefix)
+        prefixes::unit_of(self.client(address), self.rules().widen.ipv6_prefix)
     }
 
     /// The form in which an address is counted and banned: that of the IPv4 host behind a NAT64, where it is one's.
     pub fn client(&self, address: IpAddr) -> IpAddr {
-        self.rules.nat64.client(address)
+        self.rules().nat64.client(address)
     }
 
     /// The same of a prefix.
     pub fn clients(&self, prefix: IpNet) -> IpNet {
-        self.rules.nat64.network(prefix)
+        self.rules().nat64.network(prefix)
+    }
+
+    /// Why a prefix is never banned, or not as a whole; `None` where it can be.
+    pub fn allowed_because(&self, prefix: IpNet) -> Option<AllowedBecause> {
+        self.lock().allow.because(self.clients(prefix), &self.rules().nat64)
+    }
+
+    /// What keeps a prefix out, as memory has it, whatever state the ledger is in.
+    pub fn standing(&self, prefix: IpNet) -> Standing {
+        self.lock().standing_of(canonical(prefix))
     }
 
     /// How many networks are widened.
@@ -353,33 +369,6 @@ impl Bans {
         self.counters.counts()
     }
 
-    /// Makes what the allow list is made of hold: lifts the bans that touch what is new on it, and weighs the
-    /// widened networks around what is new or gone. Returns how many bans.
-    fn apply_allow(&self, book: &mut Book, at: Timestamp) -> usize {
-        let before = Arc::clone(&book.reachable.networks);
-        let allow = Arc::new(self.rules.nat64.networks(&book.allow.networks()));
-        book.reachable.networks = Arc::clone(&allow);
-        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&allow);
-        let (old, new): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
-            (before.iter().collect(), allow.iter().collect());
-        let mut changes = Vec::new();
-        for network in new.difference(&old) {
-            for prefix in book.widen.bans().touching(*network) {
-                book.lift(prefix, at);
-                changes.push(Change::End { prefix, at, by: "allow list".to_owned() });
-            }
-        }
-        let lifted = changes.len();
-        self.ledger.write_surely(changes);
-        for network in new.symmetric_difference(&old) {
-            book.review(*network, at);
-        }
-        if lifted > 0 {
-            tracing::warn!(bans = lifted, "bans lifted: their addresses are on the allow list now");
-        }
-        lifted
-    }
-
     /// Decides on offences and tells the routers, hands what changed to the ledger, and logs.
     fn judge(
         &self,
@@ -391,8 +380,9 @@ impl Bans {
         let mut decided = Vec::with_capacity(offences.len());
         let mut changes = Vec::with_capacity(offences.len() + 1);
         let mut book = self.lock();
+        let rules = self.rules();
         for (origin, offence) in offences {
-            let escalation = offence.escalation.clone().or_else(|| self.rules.escalation.clone());
+            let escalation = offence.escalation.clone().or_else(|| rules.escalation.clone());
             let growth = escalation.map(|escalation| Growth { escalation, earlier, chance: fastrand::f64() });
             decided.push(book.decide(origin, offence, growth.as_ref(), now, &mut changes));
         }
@@ -407,13 +397,17 @@ impl Bans {
 
     /// Off this thread, which may be one of the runtime's.
     async fn look_up<'a>(&self, offences: impl Iterator<Item = &'a Offence>, now: Timestamp) -> Earlier {
-        let usual = self.rules.escalation.as_ref();
-        let wanted = earlier::Keys::of(offences, usual, self.rules.widen.ipv6_prefix);
+        let rules = self.rules();
+        let wanted = earlier::Keys::of(offences, rules.escalation.as_ref(), rules.widen.ipv6_prefix);
         if wanted.is_empty() {
             return Earlier::default();
         }
         let ledger = self.ledger.clone();
         tokio::task::spawn_blocking(move || wanted.look_up(&ledger, now)).await.unwrap_or_default()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

@@ -18,6 +18,7 @@ mod hand;
 mod man;
 mod paint;
 mod plan;
+mod reload;
 mod router;
 mod serve;
 mod socket;
@@ -51,6 +52,8 @@ enum Command {
         #[arg(long)]
         read_only: bool,
     },
+    /// Print what changed in the configuration, and let the running enforcer go on with it
+    Reload(reload::Arguments),
     /// Check the configuration and print what it means
     #[command(after_help = "Example:\n  atalaya-enforcer check --config ./enforcer.toml")]
     Check {
@@ -127,14 +130,20 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run { read_only } => {
             drop(out);
             cli.log.start()?;
-            let mut config = Config::read(config)?;
-            for router in &mut config.routers {
-                router.read_only |= read_only;
-            }
-            serve::run(config)?;
+            let path = cli.config.clone();
+            let read = move || {
+                let mut config = Config::read(&path)?;
+                for router in &mut config.routers {
+                    router.read_only |= read_only;
+                }
+                Ok(config)
+            };
+            serve::run(read()?, Box::new(read))?;
         }
+        Command::Reload(reload) => reload.run(config, &mut out)?,
         Command::Check { json } => {
-            let read = Config::read(config)?;
+            let mut read = Config::read(config)?;
+            read.warnings.extend(read.unknown_jails());
             if json {
                 let ok = serde_json::json!({"config": config, "warnings": read.warnings});
                 writeln!(out, "{ok}")?;

@@ -22,10 +22,13 @@ use crate::intake::fleet::FleetConfig;
 use crate::ledger::HistoryConfig;
 use crate::router::RouterConfig;
 
+pub mod changes;
+mod jails;
 mod list;
 mod router;
 mod sensors;
 mod tables;
+mod twins;
 
 use list::RawList;
 
@@ -37,7 +40,7 @@ use tables::{RawFleet, RawHistory, RawProtect, RawWiden, check_allow, check_esca
 pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
 
 /// The whole configuration of an enforcer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The address and port on which sensors connect.
     pub listen: SocketAddr,
@@ -74,8 +77,7 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
-    #[serde(default = "default_listen")]
-    listen: SocketAddr,
+    listen: Option<Spanned<String>>,
     #[serde(default = "default_state")]
     state: PathBuf,
     #[serde(default = "default_socket")]
@@ -130,17 +132,24 @@ impl Config {
         let file = ConfigFile { path, text };
         let at = |span: Range<usize>, message: String| file.at(span, message);
         let raw: RawConfig = file.parse()?;
+        let adopted = raw.list.adopted(&at)?;
         let list = raw.list.check(&at)?;
         let holds_password = raw.router.values().any(|router| router.get_ref().holds_password());
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut warnings = Vec::new();
         let mut routers = Vec::new();
+        let mut spans = Vec::new();
         for (name, router) in raw.router {
             let span = router.span();
             routers.push(router.into_inner().check(&name, &span, folder, &list, &mut warnings, &at)?);
+            spans.push(span);
+        }
+        routers.iter_mut().for_each(|router| router.adopted.clone_from(&adopted));
+        if let Some((second, says)) = twins::find(&routers) {
+            return Err(at(spans[second].clone(), says));
         }
         let config = Self {
-            listen: raw.listen,
+            listen: check_listen(raw.listen, &at)?,
             state: raw.state,
             socket: raw.socket,
             allow: check_allow(raw.allow, &at)?,
@@ -218,8 +227,18 @@ fn checked(
     Ok(value.into_inner())
 }
 
-fn default_listen() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 8443))
+fn check_listen(
+    raw: Option<Spanned<String>>,
+    at: &impl Fn(Range<usize>, String) -> ConfigError,
+) -> Result<SocketAddr, ConfigError> {
+    let Some(raw) = raw else { return Ok(SocketAddr::from(([0, 0, 0, 0], 8443))) };
+    raw.get_ref().parse().map_err(|_| {
+        let text = raw.get_ref().escape_debug();
+        at(
+            raw.span(),
+            format!("`{text}` is no address with a port; expected such as `0.0.0.0:8443` or `[::]:8443`"),
+        )
+    })
 }
 
 fn default_state() -> PathBuf {
@@ -254,7 +273,7 @@ mod tests {
     fn each_mistake_names_its_line_and_what_would_be_right() {
         let router = |more: &str| format!("{ROUTER}{more}\n");
         for (text, place, says) in [
-            ("listen = \"everywhere\"\n".to_owned(), "enforcer.toml:1:10", "socket address"),
+            ("listen = \"everywhere\"\n".to_owned(), "enforcer.toml:1:10", "such as `0.0.0.0:8443`"),
             ("alow = []\n".to_owned(), "enforcer.toml:1:1", "alow"),
             ("nat64 = [\"2001:db8::/33\"]\n".to_owned(), "enforcer.toml:1:9", "32, 40, 48, 56, 64 or 96"),
             ("allow = [\"10.0.0.1-9\"]\n".to_owned(), "enforcer.toml:1:10", "10.0.0.1-9"),
@@ -299,7 +318,9 @@ mod tests {
     fn a_password_file_is_read_beside_the_configuration_and_needs_no_warning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("enforcer.toml");
-        std::fs::write(folder.path().join("secret"), "p w\n").unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "p w\n").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&path, ROUTER.replace("password = \"p\"", "password_file = \"secret\"")).unwrap();
         let config = Config::read(&path).unwrap();
         assert_eq!(config.routers[0].password.expose(), "p w");

@@ -4,12 +4,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use atalaya_wire::{Fingerprint, Problem};
+use atalaya_wire::Problem;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::bans::Bans;
 use crate::clock::Clock;
@@ -17,7 +18,8 @@ use crate::desired::Desired;
 use crate::intake::Intake;
 use crate::intake::reports::Reports;
 use crate::ledger::Ledger;
-use crate::router::RouterHandle;
+use crate::router::{RouterSet, RouterStatus};
+use crate::tls::Presented;
 
 pub mod address;
 pub mod allow;
@@ -28,14 +30,17 @@ pub mod fault;
 pub mod holding;
 pub mod open_files;
 pub mod rates;
+pub mod reload;
 mod said;
 mod sensor_faults;
 pub mod sensors;
 pub mod socket;
 pub mod status;
+pub mod untaken;
 
 use open_files::OpenFilesCount;
 use rates::Rates;
+use reload::Reloads;
 
 /// What the commands may ask about.
 #[derive(Debug)]
@@ -50,8 +55,8 @@ pub struct Control {
     pub intake: Arc<Intake>,
     /// What sensors report of failures and logins.
     pub reports: Arc<Reports>,
-    /// The workers, in the order of the routers in the configuration.
-    pub routers: Arc<Vec<RouterHandle>>,
+    /// The workers, in the order of the routers' names.
+    pub routers: Arc<RouterSet>,
     /// How much happens, sampled every second.
     pub rates: Arc<Mutex<Rates>>,
     /// How many descriptors this process has open.
@@ -59,9 +64,11 @@ pub struct Control {
     /// The clock that bans end by.
     pub clock: Clock,
     /// The address list's name.
-    pub list: String,
+    pub list: watch::Receiver<String>,
     /// The certificate that sensors pin.
-    pub fingerprint: Fingerprint,
+    pub presented: Arc<Presented>,
+    /// Where a reload is asked for.
+    pub reloads: Reloads,
     /// When the enforcer started.
     pub started: Timestamp,
 }
@@ -78,6 +85,7 @@ impl Control {
         Router::new()
             .route("/desired", get(desired::desired))
             .route("/lists/forget", post(desired::forget))
+            .route("/reload", post(reload::reload))
             .route("/status", get(status::status))
             .route("/address", get(address::address))
             .route("/allow", get(allow::list).post(allow::allow).delete(allow::disallow))
@@ -90,10 +98,9 @@ impl Control {
             .with_state(Arc::new(self))
     }
 
-    /// Since when a router, by its place, is not logged in to; `None` for one that is.
-    fn down_since(&self, router: usize) -> Option<Timestamp> {
-        let status = self.routers.get(router)?.status();
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).down_since(router, &status)
+    /// Since when a router is not logged in to; `None` for one that is.
+    fn down_since(&self, router: &RouterStatus) -> Option<Timestamp> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).down_since(router)
     }
 }
 

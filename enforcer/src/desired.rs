@@ -29,6 +29,9 @@ use journal::{Journal, PrefixChange};
 /// The most prefixes that a [`Subscription`] names one by one.
 const GATHERED: usize = 65_536;
 
+/// The most bans of [`Desired::replace`] that followers are told one by one; they read a longer list as a whole.
+const TOLD_SINGLY: usize = 4096;
+
 /// A ban as the routers are to hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -45,7 +48,14 @@ pub struct Desired {
     bans: RwLock<Counted>,
     subscribers: Mutex<Vec<Weak<Mailbox>>>,
     journal: watch::Sender<Journal>,
+    /// Which worker keeps which list of which machine.
+    claims: Mutex<HashMap<ListPlace, Name>>,
+    /// How often the allow list changed, which followers are told beside the bans.
+    allow_changes: watch::Sender<u64>,
 }
+
+/// A list on a machine, by what the machine itself says it is.
+pub type ListPlace = (String, Family, String);
 
 /// One worker's view of what changed in [`Desired`] since it last looked.
 #[derive(Debug)]
@@ -108,6 +118,37 @@ impl Desired {
         }
     }
 
+    /// Goes on with these bans, by their canonical prefixes: sets what is new or ends at another time, then removes what
+    /// is not among them. Of a ban that is only called otherwise workers are told, and followers, who know of no labels,
+    /// are not.
+    pub fn replace(&self, entries: BTreeMap<IpNet, Wanted>) {
+        let (mut set, mut called, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let table = self.read();
+            gone.extend(table.entries.keys().filter(|prefix| !entries.contains_key(*prefix)));
+            for (prefix, entry) in entries {
+                match table.entries.get(&prefix) {
+                    Some(before) if before.until == entry.until && before.label == entry.label => {}
+                    Some(before) if before.until == entry.until => called.push((prefix, entry)),
+                    _ => set.push((prefix, entry)),
+                }
+            }
+        }
+        if set.len() <= TOLD_SINGLY {
+            set.into_iter().for_each(|(prefix, entry)| self.set(prefix, entry));
+        } else {
+            self.set_many(set);
+        }
+        for chunk in Chunks(called.into_iter()) {
+            let prefixes: Vec<IpNet> = chunk.iter().map(|(prefix, _)| *prefix).collect();
+            let mut table = self.write();
+            chunk.into_iter().for_each(|(prefix, entry)| table.insert(prefix, entry));
+            drop(table);
+            self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
+        }
+        gone.into_iter().for_each(|prefix| self.remove(prefix));
+    }
+
     /// Lifts the ban, and tells every worker. An entry that is about to lapse is left to the router.
     pub fn remove(&self, prefix: IpNet) {
         let prefix = canonical(prefix);
@@ -117,6 +158,33 @@ impl Desired {
             self.tell(|changes| changes.add(prefix));
             self.journal.send_modify(|journal| journal.note(PrefixChange::Removed { prefix, until }));
         }
+    }
+
+    /// Claims lists for a worker, all or none: two sections of the configuration may turn out to be one router. Else the
+    /// worker that keeps one of them, and which.
+    pub fn claim(&self, places: &[ListPlace], worker: &Name) -> Result<(), (Name, ListPlace)> {
+        let mut claims = locked(&self.claims);
+        let others = places.iter().filter_map(|place| Some((claims.get(place)?.clone(), place.clone())));
+        if let Some(taken) = others.into_iter().find(|(other, _)| other != worker) {
+            return Err(taken);
+        }
+        claims.extend(places.iter().map(|place| (place.clone(), worker.clone())));
+        Ok(())
+    }
+
+    /// Gives back what a worker claimed.
+    pub fn disclaim(&self, worker: &Name) {
+        locked(&self.claims).retain(|_, keeper| keeper != worker);
+    }
+
+    /// Tells followers that the allow list is another one.
+    pub fn note_allow_change(&self) {
+        self.allow_changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// How often the allow list changed.
+    pub fn allow_changes(&self) -> watch::Receiver<u64> {
+        self.allow_changes.subscribe()
     }
 
     /// A worker's view of the changes; at first, everything has changed.
@@ -150,10 +218,15 @@ impl Desired {
     }
 
     /// Looks at the next bans after a prefix, or at the first ones, in the order of prefixes.
-    pub fn each_after(&self, after: Option<IpNet>, most: usize, mut look: impl FnMut(IpNet, Moment)) {
+    pub fn each_after(
+        &self,
+        after: Option<IpNet>,
+        most: usize,
+        mut look: impl FnMut(IpNet, Moment, &Arc<Label>),
+    ) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         for (prefix, entry) in self.read().entries.range((from, Bound::Unbounded)).take(most) {
-            look(*prefix, entry.until);
+            look(*prefix, entry.until, &entry.label);
         }
     }
 
@@ -175,6 +248,11 @@ impl Desired {
         let accepted =
             table.counts.iter().filter(|((family, jail, severity), _)| accept(*family, jail, *severity));
         accepted.map(|(_, count)| count).sum()
+    }
+
+    /// How many bans there are of each kind that routers choose by.
+    pub fn kinds(&self) -> Vec<((Family, Name, Severity), usize)> {
+        self.read().counts.iter().map(|(kind, count)| (kind.clone(), *count)).collect()
     }
 
     fn tell(&self, change: impl Fn(&mut Changes)) {

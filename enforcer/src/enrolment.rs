@@ -7,13 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use atalaya_program::disk::FileTrouble;
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret, reserved};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use crate::database::DatabaseTrouble;
+
 mod roll;
+
+use roll::{Roll, failed};
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -54,7 +59,8 @@ struct Known {
 /// The file, and which state of it was read last.
 #[derive(Debug)]
 struct Source {
-    connection: Connection,
+    state: PathBuf,
+    roll: Roll,
     version: i64,
 }
 
@@ -79,16 +85,21 @@ pub enum EnrolmentError {
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
     /// The folder cannot be made or held.
-    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
+    #[error("cannot use the state folder {}: {}", path.display(), source.or("check that it exists and that this user may write there"))]
     Folder {
         /// The state folder, as it was configured.
         path: PathBuf,
         /// What the system or the database said.
-        source: std::io::Error,
+        source: FileTrouble,
     },
     /// SQLite could not open, read or write it.
-    #[error("the enrolled sensors (sensors.sqlite3 in the state folder) cannot be read or written: {0}")]
-    Database(#[from] rusqlite::Error),
+    #[error("the enrolled sensors ({}) cannot be read or written: {source}", path.display())]
+    Database {
+        /// The database file within the state folder.
+        path: PathBuf,
+        /// What SQLite said.
+        source: DatabaseTrouble,
+    },
     /// The file is of a later release.
     #[error("{} was written by a later release (format {found}): use that release", path.display())]
     TooNew {
@@ -122,7 +133,8 @@ pub fn enrol(
         "INSERT OR IGNORE INTO sensors VALUES (?1, ?2, ?3)"
     };
     let now = Timestamp::now().as_millisecond();
-    if connection.execute(sql, params![name.as_str(), secret.digest(), now])? == 0 {
+    let done = connection.execute(sql, params![name.as_str(), secret.digest(), now]);
+    if done.map_err(failed(state))? == 0 {
         return Err(EnrolmentError::Taken(name));
     }
     Ok(JoinToken { sensor: name, secret, fingerprint })
@@ -131,65 +143,84 @@ pub fn enrol(
 /// Takes a sensor's right to send.
 pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
     let mut connection = roll::open(state)?;
-    let transaction = connection.transaction()?;
-    if transaction.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()])? == 0 {
+    let revoke = || {
+        let transaction = connection.transaction()?;
+        if transaction.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()])? == 0 {
+            return Ok(false);
+        }
+        if roll::has_table(&transaction, "jails")? {
+            transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
+        }
+        transaction.commit()?;
+        Ok(true)
+    };
+    let revoked = { revoke }().map_err(failed(state))?;
+    if !revoked {
         return Err(EnrolmentError::Unknown(name.clone()));
     }
-    if roll::has_table(&transaction, "jails")? {
-        transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
-    }
-    Ok(transaction.commit()?)
+    Ok(())
 }
 
 /// Lets a sensor name these jails alone from now on; any where none is given.
 pub fn restrict(state: &Path, name: &Name, jails: &BTreeSet<Name>) -> Result<(), EnrolmentError> {
     let mut connection = roll::open(state)?;
-    let transaction = connection.transaction()?;
-    let enrolled = "SELECT count(*) FROM sensors WHERE name = ?1";
-    if transaction.query_row(enrolled, [name.as_str()], |row| row.get::<_, i64>(0))? == 0 {
-        return Err(EnrolmentError::Unknown(name.clone()));
-    }
-    transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
-    for jail in jails {
-        transaction.execute("INSERT INTO jails VALUES (?1, ?2)", [name.as_str(), jail.as_str()])?;
-    }
-    Ok(transaction.commit()?)
+    let restrict = || {
+        let transaction = connection.transaction()?;
+        let enrolled = "SELECT count(*) FROM sensors WHERE name = ?1";
+        if transaction.query_row(enrolled, [name.as_str()], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(false);
+        }
+        transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
+        for jail in jails {
+            transaction.execute("INSERT INTO jails VALUES (?1, ?2)", [name.as_str(), jail.as_str()])?;
+        }
+        transaction.commit()?;
+        Ok(true)
+    };
+    let is_enrolled = { restrict }().map_err(failed(state))?;
+    if is_enrolled { Ok(()) } else { Err(EnrolmentError::Unknown(name.clone())) }
 }
 
 /// The addresses from which sensors came, and when they did last.
 pub fn addresses(state: &Path) -> Result<Vec<(IpAddr, Timestamp)>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    if !roll::has_table(&connection, "addresses")? {
-        return Ok(Vec::new());
-    }
-    let mut statement = connection.prepare("SELECT address, seen FROM addresses ORDER BY seen DESC")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-    let mut addresses = Vec::new();
-    for row in rows {
-        let (address, seen) = row?;
-        if let (Ok(address), Ok(seen)) = (address.parse(), Timestamp::from_millisecond(seen)) {
-            addresses.push((address, seen));
+    let connection = roll::read(state)?.connection;
+    let rows = || -> rusqlite::Result<Vec<(String, i64)>> {
+        if !roll::has_table(&connection, "addresses")? {
+            return Ok(Vec::new());
         }
-    }
-    Ok(addresses)
+        let mut statement = connection.prepare("SELECT address, seen FROM addresses ORDER BY seen DESC")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    let kept = |(address, seen): (String, i64)| {
+        Some((address.parse().ok()?, Timestamp::from_millisecond(seen).ok()?))
+    };
+    Ok(rows().map_err(failed(state))?.into_iter().filter_map(kept).collect())
 }
 
 /// The enrolled sensors, by name.
 pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
-    let mut sensors: Vec<Sensor> = read(&roll::open(state)?)?.into_iter().map(Sensor::from).collect();
+    let known = known(&roll::read(state)?.connection).map_err(failed(state))?;
+    let mut sensors: Vec<Sensor> = known.into_iter().map(Sensor::from).collect();
     sensors.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(sensors)
 }
 
+/// Whether a sensor is enrolled, as far as is known: one that cannot be read may be.
+pub fn is_any(state: &Path) -> bool {
+    rows(state).map_or(true, |rows| !rows.is_empty())
+}
+
 /// The jails that sensors may name, as they are kept: sensor, jail.
 pub(crate) fn jail_rows(state: &Path) -> Result<Vec<(String, String)>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    if !roll::has_table(&connection, "jails")? {
-        return Ok(Vec::new());
-    }
-    let mut statement = connection.prepare("SELECT sensor, jail FROM jails ORDER BY sensor, jail")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let connection = roll::read(state)?.connection;
+    let rows = || {
+        if !roll::has_table(&connection, "jails")? {
+            return Ok(Vec::new());
+        }
+        let mut statement = connection.prepare("SELECT sensor, jail FROM jails ORDER BY sensor, jail")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    rows().map_err(failed(state))
 }
 
 /// Sees to it that the sensors have a file of their own, which a ledger of the first release has not.
@@ -199,48 +230,53 @@ pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
 
 /// The enrolled sensors as they are kept: name, digest of the secret, milliseconds since 1970.
 pub(crate) fn rows(state: &Path) -> Result<Vec<(String, Vec<u8>, i64)>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let connection = roll::read(state)?.connection;
+    let rows = || {
+        let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect::<Result<_, _>>()
+    };
+    rows().map_err(failed(state))
 }
 
 /// The name of the ledger that this state folder had last; `None` where it never had one.
 pub(crate) fn had_ledger(state: &Path) -> Result<Option<String>, EnrolmentError> {
-    let connection = roll::open(state)?;
-    let name = connection.query_row("SELECT value FROM meta WHERE key = 'ledger'", [], |row| row.get(0));
-    Ok(name.optional()?)
+    noted(state, "ledger")
 }
 
 /// Remembers which ledger this state folder has.
 pub(crate) fn note_ledger(state: &Path, name: &str) -> Result<(), EnrolmentError> {
-    let connection = roll::open(state)?;
     // Nothing is written where nothing changes, for a full disk must not keep the enforcer from starting.
-    connection.execute(
-        "INSERT INTO meta (key, value) VALUES ('ledger', ?1)
-         ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value",
-        [name],
-    )?;
-    Ok(())
+    if had_ledger(state)?.as_deref() == Some(name) {
+        return Ok(());
+    }
+    note(state, "ledger", Some(name))
 }
 
 /// Remembers for the next start that the ledger is damaged; `None` once it is replaced.
 pub(crate) fn note_damage(state: &Path, damage: Option<&str>) -> Result<(), EnrolmentError> {
-    let connection = roll::open(state)?;
-    match damage {
-        Some(damage) => {
-            connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('damage', ?1)", [damage])?
-        }
-        None => connection.execute("DELETE FROM meta WHERE key = 'damage'", [])?,
-    };
-    Ok(())
+    note(state, "damage", damage)
 }
 
 /// What was remembered of a damaged ledger.
 pub(crate) fn noted_damage(state: &Path) -> Result<Option<String>, EnrolmentError> {
+    noted(state, "damage")
+}
+
+fn noted(state: &Path, key: &str) -> Result<Option<String>, EnrolmentError> {
+    let connection = roll::read(state)?.connection;
+    let value = connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
+    value.optional().map_err(failed(state))
+}
+
+fn note(state: &Path, key: &str, value: Option<&str>) -> Result<(), EnrolmentError> {
     let connection = roll::open(state)?;
-    let damage = connection.query_row("SELECT value FROM meta WHERE key = 'damage'", [], |row| row.get(0));
-    Ok(damage.optional()?)
+    let done = match value {
+        Some(value) => connection
+            .execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value]),
+        None => connection.execute("DELETE FROM meta WHERE key = ?1", [key]),
+    };
+    done.map(drop).map_err(failed(state))
 }
 
 // === impl Enrolled ===
@@ -248,7 +284,7 @@ pub(crate) fn noted_damage(state: &Path) -> Result<Option<String>, EnrolmentErro
 impl Enrolled {
     /// The sensors of a state folder.
     pub fn new(state: &Path) -> Result<Self, EnrolmentError> {
-        let mut source = Source { connection: roll::open(state)?, version: -1 };
+        let mut source = Source { state: state.to_owned(), roll: roll::read(state)?, version: -1 };
         let known = source.read_if_changed()?.unwrap_or_default();
         Ok(Self {
             known: RwLock::new(Arc::new(known)),
@@ -301,17 +337,7 @@ impl Enrolled {
         before: Timestamp,
     ) -> Result<(), EnrolmentError> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let transaction = source.connection.transaction()?;
-        if !roll::has_table(&transaction, "addresses")? {
-            return Ok(());
-        }
-        for (address, seen) in addresses {
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO addresses VALUES (?1, ?2)")?
-                .execute(params![address.to_string(), seen.as_millisecond()])?;
-        }
-        transaction.execute("DELETE FROM addresses WHERE seen <= ?1", [before.as_millisecond()])?;
-        Ok(transaction.commit()?)
+        source.keep_addresses(addresses, before).map_err(failed(&source.state))
     }
 
     /// When a sensor was enrolled, by what is known; `None` for one that is not.
@@ -333,14 +359,44 @@ impl Enrolled {
 // === impl Source ===
 
 impl Source {
+    /// Writes addresses, where the file is open as usual: from a copy in memory nothing gets to it.
+    fn keep_addresses(
+        &mut self,
+        addresses: &[(IpAddr, Timestamp)],
+        before: Timestamp,
+    ) -> rusqlite::Result<()> {
+        if self.roll.is_copy {
+            return Ok(());
+        }
+        let transaction = self.roll.connection.transaction()?;
+        if !roll::has_table(&transaction, "addresses")? {
+            return Ok(());
+        }
+        for (address, seen) in addresses {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO addresses VALUES (?1, ?2)")?
+                .execute(params![address.to_string(), seen.as_millisecond()])?;
+        }
+        transaction.execute("DELETE FROM addresses WHERE seen <= ?1", [before.as_millisecond()])?;
+        transaction.commit()
+    }
+
     /// Who is enrolled; `None` where nobody wrote to the file since the last time.
     fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, Known>>, EnrolmentError> {
+        if self.roll.is_copy
+            && let Ok(connection) = roll::open(&self.state)
+        {
+            self.roll = Roll { connection, is_copy: false };
+            self.version = -1;
+        }
+        let connection = &self.roll.connection;
         // Changes whenever another connection commits.
-        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        let version = connection.pragma_query_value(None, "data_version", |row| row.get(0));
+        let version: i64 = version.map_err(failed(&self.state))?;
         if version == self.version {
             return Ok(None);
         }
-        let known = read(&self.connection)?;
+        let known = known(connection).map_err(failed(&self.state))?;
         self.version = version;
         Ok(Some(known))
     }
@@ -352,7 +408,7 @@ impl From<(Name, Known)> for Sensor {
     }
 }
 
-fn read(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
+fn known(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
     let mut jails: HashMap<String, BTreeSet<Name>> = HashMap::new();
     if roll::has_table(connection, "jails")? {
         let mut statement = connection.prepare("SELECT sensor, jail FROM jails")?;

@@ -45,7 +45,7 @@ pub use half_open::HalfOpenLimits;
 pub use seen::Seen;
 pub use share::{Oddities, SensorLimits};
 
-use entrance::{Caller, Entrance};
+use entrance::{Caller, ConnectionLimits, Entrance};
 use followers::Followers;
 use outboxes::Outboxes;
 use reports::Reports;
@@ -126,6 +126,12 @@ impl Intake {
     /// Who is enrolled, as read within the last second, by name.
     pub fn enrolled(&self) -> Vec<crate::enrolment::Sensor> {
         self.enrolled.sensors()
+    }
+
+    /// Lets sensors take so much from here on.
+    pub fn set_limits(&self, of_each: SensorLimits, connections: ConnectionLimits) {
+        self.shares.set_limits(of_each);
+        self.entrance.set_limits(connections);
     }
 
     /// Who is connected.

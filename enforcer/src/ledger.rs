@@ -3,7 +3,7 @@
 //! the commit. Readers open it beside.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 
 use atalaya_wire::Name;
 use ipnet::IpNet;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
-use crate::database;
+use crate::database::{self, DatabaseAccess, OpenedDatabase};
 use crate::desired::Labels;
 
 pub mod backup;
@@ -21,6 +21,8 @@ mod error;
 mod examination;
 mod file;
 mod housekeeping;
+mod jails;
+mod lineage;
 mod migration;
 mod place;
 mod record;
@@ -29,11 +31,14 @@ mod salvage;
 mod saved;
 mod schema;
 mod selection;
+mod unwritten;
 mod writer;
 
 pub use error::LedgerError;
+pub use jails::jails;
+pub use lineage::{Lineage, LineageError};
 pub use record::{
-    Allowance, Ban, Change, Claim, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
+    Allowance, BY_HAND, Ban, Change, Claim, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
     REMEMBERED, Saved, Terms,
 };
 pub use selection::{Selection, Sort, Which};
@@ -45,13 +50,16 @@ pub(crate) use schema::{VERSION as FORM, sign_as_recovering};
 use examination::Examination;
 use housekeeping::Housekeeping;
 use place::Place;
-use writer::WriteOrder;
+use writer::{CANNOT_BE_WRITTEN, Pen, WriteOrder};
 
 /// The most successful logins that are remembered, each of another address; the latest stay.
 pub const MOST_LOGINS: usize = 100_000;
 
 /// The most spared offences that are kept; the latest stay.
 pub const MOST_PROTECTED: usize = 10_000;
+
+/// What ended a ban whose time was over. Releases before wrote `lapsed`.
+pub(crate) const EXPIRED: &str = "expired";
 
 /// How many bans of one prefix are looked at to see how often it was banned before.
 const MOST_EARLIER: u32 = 1000;
@@ -61,9 +69,14 @@ const MOST_EARLIER: u32 = 1000;
 pub struct Ledger {
     orders: mpsc::Sender<WriteOrder>,
     path: Arc<Path>,
+    lineage: Lineage,
     trouble: Arc<Mutex<Option<String>>>,
+    /// In which way the file is open. Whoever reads it in another way than the usual one holds this meanwhile, for the
+    /// writer must not change the way beneath.
+    access: Arc<RwLock<DatabaseAccess>>,
     /// For what is looked up while deciding.
     reader: Arc<Mutex<Option<Connection>>>,
+    history: Arc<Mutex<HistoryConfig>>,
 }
 
 // === impl Ledger ===
@@ -80,21 +93,32 @@ impl Ledger {
         let path = path(folder);
         let now = terms.clock.now();
         let logins_since = terms.logins.map(|within| now - within.signed());
-        let (connection, saved, examined) =
+        let (opened, saved, examined) =
             file::open(folder, now, &mut |connection| saved::read(connection, logins_since, labels))?;
-        let examination = (!examined).then(|| Examination::begin(folder, &path));
+        let OpenedDatabase { connection, access, trouble } = opened;
+        let lineage = lineage::settle(&connection, folder);
+        let trouble = trouble.map(|trouble| trouble.to_string());
+        if let Some(error) = &trouble {
+            tracing::error!(error, "{CANNOT_BE_WRITTEN}");
+        }
+        // What is examined beside the writer would keep it from opening the file as usual.
+        let examination =
+            (!examined && access == DatabaseAccess::Shared).then(|| Examination::begin(folder, &path));
         let (orders, inbox) = mpsc::channel();
-        let trouble = Arc::new(Mutex::new(None));
+        let trouble = Arc::new(Mutex::new(trouble));
+        let access = Arc::new(RwLock::new(access));
+        let pen = Pen::new(connection, path.clone(), access.clone());
+        let housekeeping = Housekeeping::new(terms);
+        let history = housekeeping.shared_history();
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn({
                 let trouble = trouble.clone();
-                let housekeeping = Housekeeping::new(terms);
-                move || writer::run(connection, &inbox, &trouble, housekeeping)
+                move || writer::run(pen, &inbox, &trouble, housekeeping)
             })
-            .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
+            .map_err(|source| LedgerError::folder(folder, source))?;
         Ok((
-            Self { orders, path: path.into(), trouble, reader: Arc::default() },
+            Self { orders, path: path.into(), lineage, trouble, access, reader: Arc::default(), history },
             saved,
             Writer { thread, _lock: lock, _examination: examination },
         ))
@@ -130,9 +154,10 @@ impl Ledger {
         since: Timestamp,
     ) -> Result<Vec<EarlierBan>, LedgerError> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
         let connection = match reader.take() {
             Some(connection) => connection,
-            None => database::open_to_read(&self.path).map_err(|source| self.error(source))?,
+            None => database::open_to_read_by(&self.path, *access).map_err(|source| self.error(source))?,
         };
         let earlier = connection
             .prepare_cached(
@@ -148,8 +173,18 @@ impl Ledger {
                 };
                 statement.query_map(parameters, ban)?.collect()
             });
-        *reader = Some(connection);
+        *reader = Some(connection).filter(|_| *access == DatabaseAccess::Shared);
         earlier.map_err(|source| self.error(source))
+    }
+
+    /// The word by which the routers' entries of this ledger are known.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    /// Keeps so much of what is over from here on.
+    pub fn set_history(&self, history: HistoryConfig) {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = history;
     }
 
     /// Why nothing can be written at the moment; `None` when all is well.
@@ -209,13 +244,15 @@ impl Ledger {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
-        database::open_to_read(&self.path)
-            .and_then(|connection| read(&connection))
-            .map_err(|source| self.error(source))
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        let way = *access;
+        let _held = (way != DatabaseAccess::Shared).then_some(access);
+        let value = database::open_to_read_by(&self.path, way).and_then(|connection| read(&connection));
+        value.map_err(|source| self.error(source))
     }
 
     fn error(&self, source: rusqlite::Error) -> LedgerError {
-        LedgerError::Database { path: self.path.to_path_buf(), source }
+        LedgerError::database(&self.path, source)
     }
 }
 

@@ -23,6 +23,7 @@
 //! | `expire` | ends what is over, every 250 ms | the clock |
 //! | `names::keep` | looks up the DNS names on the allow list | the names' times to live, and a `Notify` when the list changes |
 //! | `keep_own_addresses`, `keep_enrolled`, `keep_rates` | routers' and this host's addresses every 30 s; who is enrolled, and the rates, every second | the clock |
+//! | `Reloader::serve` | reads the configuration again and goes on with it, one reload after the other | a queue of 16 reloads, from the commands' socket and from SIGHUP |
 //! | `recovery::keep` | after the loss of a ledger only: ends when every router was read | the routers' statuses |
 //!
 //! # Who locks what
@@ -34,7 +35,7 @@
 //! | `Bans::book` | the bans that stand, the allow list, who is protected | intake, commands, `expire`, `names::keep`, recovery; inside it `Desired::bans` is taken, and an order put in the ledger's queue, so that memory, routers and disk see one order |
 //! | `Desired::bans` | what routers should hold | writers under `Bans::book`; workers and followers to read a prefix |
 //! | `Desired::subscribers`, and one for each mailbox | which prefixes changed | whoever sets a ban, after `Desired::bans` is free again; the worker |
-//! | `Bans::allow`, `Enrolled::known` | an `Arc` that is replaced as a whole | readers for the time of a clone |
+//! | `Bans::{allow, rules}`, `Enrolled::known`, `RouterSet::crew`, `Presented::current` | an `Arc` that is replaced as a whole | readers for the time of a clone |
 //! | `Intake::{through, seen, refusals}`, `Reports::{fleet, through}`, `Control::rates` | counters | their own room; none inside another |
 //! | the insides of [`Entrance`](intake::entrance::Entrance) and [`Origins`](intake::origins::Origins) | who is connected, and from where sensors came | `https::accept`, each first request of a connection; none inside another |
 //! | a sensor's turns, in `intake/share.rs` | that one of its bodies is read at a time, and one of its batches is decided; held over an `await`, and waited for by that sensor's requests alone | its own requests: the batch's before the body's |

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use atalaya_program::causes::Causes;
 use atalaya_program::log::tell_end;
 use clap::Parser;
 
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
         // Whoever reads the output, such as `head`, has enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell_end("atalaya-enforcer", &format_args!("{error:#}"));
+            tell_end("atalaya-enforcer", &Causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+pub mod json;
+
 /// The set; all prefixes in their canonical form.
 #[derive(Debug)]
 pub struct Prefixes {
@@ -154,6 +156,15 @@ impl fmt::Display for Family {
 /// well-known prefix, as IPv4.
 pub fn canonical(prefix: IpNet) -> IpNet {
     atalaya_wire::canonical_network(prefix)
+}
+
+/// As people and JSON have it: an address without its length, a network with it.
+pub fn written(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        prefix.addr().to_string()
+    } else {
+        prefix.to_string()
+    }
 }
 
 /// How long the prefix of the network is that a prefix may be widened to.

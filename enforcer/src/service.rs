@@ -2,7 +2,7 @@
 //! that nothing is taken before it can be kept.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use atalaya_wire::{Fingerprint, Name};
 use rustix::process::{Resource, getrlimit};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +24,7 @@ use crate::config::Config;
 use crate::control::desired::Basis;
 use crate::control::open_files::OpenFilesCount;
 use crate::control::rates::{Rates, Totals};
+use crate::control::reload::{ReloadAnswer, ReloadError, ReloadRequest, Reloads};
 use crate::control::{Control, socket};
 use crate::desired::{Desired, Labels};
 use crate::enrolment::{self, Enrolled};
@@ -32,43 +35,53 @@ use crate::intake::followers::Followers;
 use crate::intake::https;
 use crate::intake::origins::Origins;
 use crate::intake::reports::Reports;
-use crate::ledger::{self, Change, Ledger, ListUse, Saved, Terms};
-use crate::prefixes::Family;
-use crate::router::{self, RouterConfig, RouterHandle, plan};
-use crate::tls::Identity;
+use crate::ledger::{self, Ledger, Saved, Terms};
+use crate::router::{self, Crew, RouterSet};
+use crate::tls::{Identity, Presented};
 
+mod own;
+mod past;
 mod recovery;
+mod reload;
+
+pub use reload::Reread;
+
+use past::with_their_past;
+use reload::Reloader;
 
 /// How often it is looked which bans are over.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the addresses of the routers and of this host are looked at anew.
-const ALLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is counted what happened.
 const RATES_INTERVAL: Duration = Duration::from_secs(1);
-/// How often, while a router's name is not resolved.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running enforcer, for those that started it.
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,
     socket: PathBuf,
-    fingerprint: Fingerprint,
+    presented: Arc<Presented>,
+    reloads: Reloads,
     stop: CancellationToken,
     tasks: TaskTracker,
     bans: Arc<Bans>,
     reports: Arc<Reports>,
-    routers: Arc<Vec<RouterHandle>>,
+    routers: Arc<RouterSet>,
     writer: ledger::Writer,
 }
 
-/// Starts an enforcer; it runs until [`Service::stop`]. To be called within a tokio runtime of several
-/// threads.
+/// As [`start_rereading`], of a configuration that stays: a reload finds the same again.
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
+    let same = config.clone();
+    start_rereading(config, clock, Box::new(move || Ok(same.clone()))).await
+}
+
+/// Starts an enforcer; it runs until [`Service::stop`]. `reread` reads the configuration again, at a reload. To be called
+/// within a tokio runtime of several threads.
+pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -> anyhow::Result<Service> {
     let started = clock.now();
-    let identity = Identity::load_or_make(&config.state)?;
-    let fingerprint = identity.fingerprint();
-    let acceptor = TlsAcceptor::from(identity.server_config()?);
+    let presented =
+        Identity::load_or_make(&config.state, || enrolment::is_any(&config.state))?.presented()?;
+    let acceptor = TlsAcceptor::from(presented.server_config()?);
     let Ground { ledger, id, through, recovering, writer, desired, bans } = ground(&config, &clock)?;
     let enrolled = Arc::new(Enrolled::new(&config.state)?);
     let stop = CancellationToken::new();
@@ -76,21 +89,19 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
 
     // Where bans end up.
     let recovery = recovering.then(|| recovery::begin(&bans, &config.list, &clock));
-    let literal = literal_addresses(&config);
-    let workers = with_their_past(config.routers, &ledger)?
-        .into_iter()
-        .map(|router| router::spawn(router, desired.clone(), clock.clone(), stop.clone(), recovery.clone()));
-    let routers: Arc<Vec<RouterHandle>> = Arc::new(workers.collect());
-
-    if let Some(recovery) = recovery {
+    config.routers = with_their_past(config.routers, &ledger.lists()?, &ledger);
+    let worker =
+        |router| router::spawn(router, desired.clone(), clock.clone(), stop.child_token(), recovery.clone());
+    let routers = Arc::new(RouterSet::new(config.routers.iter().cloned().map(worker)));
+    if let Some(recovery) = recovery.clone() {
         tasks.spawn(until(stop.clone(), recovery::keep(recovery, routers.clone(), ledger.clone())));
     }
 
     // What keeps them right.
-    let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet)));
+    let reports = Arc::new(Reports::new(bans.clone(), Fleet::new(config.fleet.clone())));
     tasks.spawn(until(stop.clone(), expire(bans.clone(), reports.clone(), clock.clone())));
-    let addresses = keep_own_addresses(literal, bans.clone(), routers.clone(), clock.clone());
-    tasks.spawn(until(stop.clone(), addresses));
+    let own = own::keep(bans.clone(), routers.clone(), clock.clone());
+    tasks.spawn(until(stop.clone(), own));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
     tasks.spawn(until(
@@ -102,11 +113,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
     let followers =
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
-    let state = config.state.clone();
-    let addresses = tokio::task::spawn_blocking(move || enrolment::addresses(&state)).await??;
-    let origins = Arc::new(Origins::new(addresses));
-    let limits = ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers.len());
-    let entrance = Entrance::new(limits, origins.clone(), clock.clone());
+    let (origins, entrance) = entrance(&config, &clock).await?;
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
@@ -116,38 +123,54 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Service> {
         clock.clone(),
         (entrance.clone(), config.sensors),
     ));
-    tasks.spawn(until(stop.clone(), keep_enrolled(intake.clone(), enrolled, origins, clock.clone())));
-    let listener = https::listen(config.listen)
-        .with_context(|| format!("cannot listen on {}; is another program there?", config.listen))?;
+    let keep = keep_enrolled(intake.clone(), enrolled.clone(), origins, clock.clone());
+    tasks.spawn(until(stop.clone(), keep));
+    let listener = listen(config.listen)?;
     let address = listener.local_addr()?;
     let commands = socket::listen(&config.socket)?;
-    let (count, standing) = (routers.len(), bans.len());
+    let (reloads, reload_calls) = Reloads::new();
+    let (list, list_shown) = watch::channel(config.list.names[0].clone());
     let control = Control {
-        desired,
+        desired: desired.clone(),
         bans: bans.clone(),
-        ledger,
+        ledger: ledger.clone(),
         intake: intake.clone(),
         reports: reports.clone(),
         routers: routers.clone(),
         rates,
         open_files: OpenFilesCount::default(),
-        clock,
-        list: config.list.names[0].clone(),
-        fingerprint,
+        clock: clock.clone(),
+        list: list_shown,
+        presented: presented.clone(),
+        reloads: reloads.clone(),
         started,
     };
-    let cancelled = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(commands, control.routes()).with_graceful_shutdown(cancelled).await {
-            tracing::error!(%error, "the socket for commands failed");
-        }
-    });
-    let accept = https::accept(listener, acceptor, intake.routes(), entrance, stop.clone(), tasks.clone());
-    tasks.spawn(accept);
+    tasks.spawn(answer_commands(commands, control, stop.clone()));
+    let routes = intake.clone().routes();
+    tasks.spawn(https::accept(listener, acceptor, routes, entrance, stop.clone(), tasks.clone()));
     tracing::info!(
-        %address, socket = %config.socket.display(), list = config.list.names[0], routers = count, bans = standing, "ready"
+        %address, socket = %config.socket.display(), list = config.list.names[0], routers = config.routers.len(), bans = bans.len(), "ready"
     );
-    Ok(Service { address, socket: config.socket, fingerprint, stop, tasks, bans, reports, routers, writer })
+    let socket = config.socket.clone();
+    let reloader = Reloader {
+        running: config,
+        reread: Arc::new(reread),
+        bans: bans.clone(),
+        desired,
+        ledger,
+        reports: reports.clone(),
+        intake,
+        routers: routers.clone(),
+        recovery,
+        enrolled,
+        presented: presented.clone(),
+        list,
+        clock,
+        stop: stop.clone(),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn(until(stop.clone(), reloader.serve(reload_calls)));
+    Ok(Service { address, socket, presented, reloads, stop, tasks, bans, reports, routers, writer })
 }
 
 /// The ledger, and the bans that it holds, as they are when an enforcer starts.
@@ -164,7 +187,7 @@ struct Ground {
 /// What would be desired were an enforcer started now, and with what routers were run; for a plan.
 pub fn basis(config: &Config) -> anyhow::Result<Basis> {
     let Ground { ledger, desired, .. } = ground(config, &Clock::system())?;
-    Ok(Basis::new(&desired, ledger.lists()?))
+    Ok(Basis::new(&desired, ledger.lists()?, ledger.lineage()))
 }
 
 fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
@@ -174,8 +197,16 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
     let Saved { id, bans, claims, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
-    allow.set_own(own_addresses(&literal_addresses(config)));
-    let rules = Rules {
+    allow.set_own(own::at_start(config));
+    let bans =
+        Bans::new(rules(config, labels), ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
+    bans.load_claims(claims);
+    Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
+}
+
+/// What decisions follow, as configured.
+fn rules(config: &Config, labels: Labels) -> Rules {
+    Rules {
         labels,
         widen: config.widen,
         by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
@@ -183,41 +214,7 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
         protect: config.protect.clone(),
         protected_by_one: config.sensors.logins,
         nat64: config.nat64.clone(),
-    };
-    let bans = Bans::new(rules, ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
-    bans.load_claims(claims);
-    Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
-}
-
-/// The routers' addresses that are written as such in the configuration.
-fn literal_addresses(config: &Config) -> Vec<IpAddr> {
-    config.routers.iter().filter_map(|router| router.address.host.parse().ok()).collect()
-}
-
-/// Tells each router's worker of the marks that its entries had before, and the ledger of those of today.
-fn with_their_past(mut routers: Vec<RouterConfig>, ledger: &Ledger) -> anyhow::Result<Vec<RouterConfig>> {
-    let before = ledger.lists()?;
-    let mut changes = Vec::new();
-    for router in &mut routers {
-        router.old_marks = plan::old_marks(router, &before);
-        for used in before.iter().filter(|used| plan::is_of_before(router, used)) {
-            tracing::warn!(
-                router = %router.name, list = used.list, family = %used.family,
-                "this router was run with another list before; entries of ours there expire by themselves, `atalaya-enforcer tidy` shows and removes them"
-            );
-        }
-        let uses = [Family::V4, Family::V6].map(|family| ListUse {
-            router: router.name.clone(),
-            family,
-            list: router.list(family).to_owned(),
-            mark: router.mark.clone(),
-        });
-        changes.extend(
-            uses.into_iter().filter(|used| !before.contains(used)).map(|used| Change::List(Box::new(used))),
-        );
     }
-    ledger.write_surely(changes);
-    Ok(routers)
 }
 
 // === impl Service ===
@@ -230,7 +227,13 @@ impl Service {
 
     /// The certificate that sensors pin.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        self.presented.fingerprint()
+    }
+
+    /// Reads the configuration again and goes on with it, or only says what that would change. Reloads are done one
+    /// after the other.
+    pub async fn reload(&self, request: ReloadRequest) -> Result<ReloadAnswer, ReloadError> {
+        self.reloads.ask(request).await
     }
 
     /// The bans that stand.
@@ -243,9 +246,9 @@ impl Service {
         &self.reports
     }
 
-    /// The workers, in the order of the routers in the configuration.
-    pub fn routers(&self) -> &[RouterHandle] {
-        &self.routers
+    /// The workers of this moment, in the order of the routers' names.
+    pub fn routers(&self) -> Crew {
+        self.routers.now()
     }
 
     /// Stops accepting, finishes what is in flight, and ends; within two seconds.
@@ -255,10 +258,8 @@ impl Service {
         let _ = std::fs::remove_file(&self.socket);
         let ended = async {
             self.tasks.wait().await;
-            for router in Arc::into_inner(self.routers).into_iter().flatten() {
-                router.stopped().await;
-            }
-            drop((self.reports, self.bans));
+            self.routers.stopped().await;
+            drop((self.routers, self.reports, self.bans));
             // The last sender is gone: the writer ends after its last commit.
             let writer = self.writer;
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
@@ -268,6 +269,31 @@ impl Service {
                 "something in flight did not finish in time; it is sent again after the next start"
             );
         }
+    }
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    https::listen(address).with_context(|| format!("cannot listen on {address}; is another program there?"))
+}
+
+/// Lets nobody in yet, and knows from where sensors came before.
+async fn entrance(config: &Config, clock: &Clock) -> anyhow::Result<(Arc<Origins>, Arc<Entrance>)> {
+    let state = config.state.clone();
+    let addresses = tokio::task::spawn_blocking(move || enrolment::addresses(&state)).await??;
+    let origins = Arc::new(Origins::new(addresses));
+    let entrance = Entrance::new(connection_limits(config.routers.len()), origins.clone(), clock.clone());
+    Ok((origins, entrance))
+}
+
+/// How many connections there may be beside sessions with so many routers.
+fn connection_limits(routers: usize) -> ConnectionLimits {
+    ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers)
+}
+
+async fn answer_commands(commands: UnixListener, control: Control, stop: CancellationToken) {
+    let served = axum::serve(commands, control.routes()).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the socket for commands failed");
     }
 }
 
@@ -281,22 +307,6 @@ async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
         if expired > 0 {
             tracing::debug!(bans = expired, "expired");
         }
-    }
-}
-
-async fn keep_own_addresses(
-    literal: Vec<IpAddr>,
-    bans: Arc<Bans>,
-    routers: Arc<Vec<RouterHandle>>,
-    clock: Clock,
-) {
-    loop {
-        // A router's addresses are known once its name is resolved, which is soon.
-        let soon = routers.iter().any(|router| router.addresses().is_empty());
-        tokio::time::sleep(if soon { RESOLVE_INTERVAL } else { ALLOW_INTERVAL }).await;
-        let mut addresses: Vec<IpAddr> = literal.clone();
-        addresses.extend(routers.iter().flat_map(RouterHandle::addresses));
-        bans.set_own_addresses(own_addresses(&addresses), clock.now());
     }
 }
 
@@ -323,7 +333,7 @@ async fn keep_enrolled(intake: Arc<Intake>, enrolled: Arc<Enrolled>, origins: Ar
 async fn keep_rates(
     rates: Arc<Mutex<Rates>>,
     bans: Arc<Bans>,
-    routers: Arc<Vec<RouterHandle>>,
+    routers: Arc<RouterSet>,
     reports: Arc<Reports>,
 ) {
     let began = tokio::time::Instant::now();
@@ -331,21 +341,11 @@ async fn keep_rates(
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let now = interval.tick().await;
-        let routers: Vec<_> = routers.iter().map(RouterHandle::status).collect();
+        let routers: Vec<_> = routers.now().iter().map(|router| router.status()).collect();
         let totals = Totals::of(&bans.counts(), &routers, reports.fleet_dropped());
         let second = now.duration_since(began).as_secs();
         rates.lock().unwrap_or_else(PoisonError::into_inner).sample(second, totals, &routers);
     }
-}
-
-/// The addresses of the routers and of this host, which are never banned.
-fn own_addresses(routers: &[IpAddr]) -> Vec<IpAddr> {
-    let mut addresses = routers.to_vec();
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
-        Err(error) => tracing::warn!(%error, "the host's own addresses cannot be read"),
-    }
-    addresses
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

@@ -96,6 +96,26 @@ async fn a_client_that_never_reads_holds_up_no_other_and_no_router() {
 }
 
 #[tokio::test]
+async fn a_follower_hears_at_once_that_the_allow_list_is_another_one_also_where_no_ban_changes() {
+    let scene = Scene::new().await;
+    let request = scene.client.get(scene.url(BANS_PATH));
+    let request = request.basic_auth("web-1", Some(scene.token.secret.expose()));
+    let mut lines = Lines::of(Body::new(reqwest::Body::from(request.send().await.unwrap())));
+    let mut told = async || loop {
+        if let BanLine::Mark { allow, .. } = lines.next().await.unwrap() {
+            return allow.unwrap();
+        }
+    };
+    let before = in_time(told()).await;
+    let allow = serde_json::json!({"what": "192.0.2.9", "time": 600, "reason": "a laptop", "by": "me"});
+    let (status, text) = scene.command(reqwest::Method::POST, "allow", Some(allow)).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    in_time(async { while told().await == before {} }).await;
+    let networks = scene.allow().await["networks"].to_string();
+    assert!(networks.contains("192.0.2.9"), "{networks}");
+}
+
+#[tokio::test]
 async fn of_too_many_streams_of_one_sensor_the_oldest_ends_and_all_end_with_the_enforcer() {
     let stage = Stage::new().await;
     let (followers, _folder) = followers(&stage);
@@ -155,7 +175,7 @@ async fn only_an_enrolled_sensor_of_our_version_is_told_the_bans_and_it_is_told_
             text.push_str(std::str::from_utf8(&piece).unwrap());
         }
     };
-    read(&mut response, &mut text, r#"{"mark":{"through":0}}"#).await;
+    read(&mut response, &mut text, r#"{"mark":{"through":0,"allow":"#).await;
     assert!(text.starts_with(r#"{"begin":{"version":1,"ledger":""#) && text.contains(r#""resumed":false}}"#));
 
     // What is allowed is not told, and three of a network are the network.

@@ -4,141 +4,31 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
+
+mod own_state;
 
 use rusqlite::Connection;
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A folder with a configuration.
-struct Host {
-    folder: TempDir,
-}
-
-/// A running enforcer; killed with its owner.
-struct Running {
-    child: Child,
-    lines: BufReader<ChildStderr>,
-}
-
-// === impl Host ===
-
-impl Host {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().display();
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nstate = \"{path}/state\"\nsocket = \"{path}/run/enforcer.sock\"\n"
-        );
-        fs::write(folder.path().join("enforcer.toml"), text).unwrap();
-        Self { folder }
-    }
-
-    fn state(&self, name: &str) -> PathBuf {
-        self.folder.path().join("state").join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-enforcer"));
-        command.env_remove("RUST_LOG").env_remove("ATALAYA_LOG").env_remove("JOURNAL_STREAM");
-        command.arg("--config").arg(self.folder.path().join("enforcer.toml")).args(arguments);
-        command
-    }
-
-    /// What a command prints, which must succeed.
-    fn prints(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The message of a command that must fail.
-    fn fails(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn banned(&self) -> Vec<String> {
-        let bans: Value = serde_json::from_str(&self.prints(&["bans", "--json"])).unwrap();
-        let mut bans: Vec<String> =
-            bans.as_array().unwrap().iter().map(|ban| ban["prefix"].as_str().unwrap().to_owned()).collect();
-        bans.sort();
-        bans
-    }
-
-    fn spawn(&self) -> Running {
-        let mut child = self.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap());
-        Running { child, lines }
-    }
-
-    fn start(&self) -> Running {
-        let mut running = self.spawn();
-        running.says("ready");
-        running
-    }
-}
-
-// === impl Running ===
-
-impl Running {
-    /// Waits for a line; returns all up to it.
-    fn says(&mut self, word: &str) -> String {
-        let mut said = String::new();
-        loop {
-            let before = said.len();
-            assert!(self.lines.read_line(&mut said).unwrap() > 0, "it ended without `{word}`: {said}");
-            if said[before..].contains(word) {
-                return said;
-            }
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A ledger of the first release, with bans and a sensor.
-fn first_release(host: &Host, bans: u32) {
-    fs::create_dir_all(host.state("")).unwrap();
-    let connection = Connection::open(host.state("ledger.sqlite3")).unwrap();
-    connection
-        .execute_batch(&format!(
-            "CREATE TABLE bans (
-                 id INTEGER PRIMARY KEY, prefix TEXT NOT NULL, list TEXT NOT NULL,
-                 since INTEGER NOT NULL, until INTEGER, jail TEXT NOT NULL, sensor TEXT NOT NULL,
-                 evidence TEXT NOT NULL, strikes INTEGER NOT NULL, ended INTEGER, ended_by TEXT);
-             CREATE UNIQUE INDEX standing ON bans (prefix, list) WHERE ended IS NULL;
-             CREATE INDEX history ON bans (prefix);
-             CREATE TABLE intake (sensor TEXT NOT NULL, outbox TEXT NOT NULL, through INTEGER NOT NULL,
-                 PRIMARY KEY (sensor, outbox)) WITHOUT ROWID;
-             CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
-             INSERT INTO sensors VALUES ('web-1', zeroblob(32), 1800000000000);
-             WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {bans})
-             INSERT INTO bans SELECT n, '20.' || (n >> 8) || '.' || (n & 255) || '.1/32', 'spammer',
-                 1800000000000, NULL, 'ssh', 'web-1', '[]', 1, NULL, NULL FROM number;
-             PRAGMA user_version = 1;"
-        ))
-        .unwrap();
-}
+use own_state::Host;
 
 #[test]
 fn a_migration_that_is_killed_over_and_over_loses_nothing() {
     const BANS: u32 = 30_000;
     let host = Host::new();
-    first_release(&host, BANS);
+    fs::create_dir_all(host.state("")).unwrap();
+    own_state::first_release(&Connection::open(host.state("ledger.sqlite3")).unwrap(), BANS);
     let new = host.state("ledger.sqlite3.new");
     let mut killed_in_the_middle = 0;
     // Killed when the new file has so many bytes, each time with another amount of work done.
     for size in [0, 0, 200_000, 1_000_000] {
+        // A kill that came too late has left nothing to bring forward.
+        if host.state("ledger.sqlite3.v1").exists() {
+            break;
+        }
         let mut running = host.spawn();
         running.says("brought forward");
         while !new.metadata().is_ok_and(|file| file.len() >= size) {
@@ -185,7 +75,7 @@ fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_hos
     );
     let refused = host.fails(&["restore", name]);
     assert!(refused.contains("another atalaya-enforcer"), "{refused}");
-    assert_eq!(host.banned(), ["198.51.100.7/32", "198.51.100.9/32"]);
+    assert_eq!(host.banned(), ["198.51.100.7", "198.51.100.9"]);
     drop(running);
 
     let other = Host::new();
@@ -214,7 +104,7 @@ fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_hos
         aside("sensors.sqlite3.before-restore-").query_row(before, [], |row| row.get(0)).unwrap();
     assert_eq!(before, "stranger");
     let mut running = other.start();
-    assert_eq!(other.banned(), ["198.51.100.7/32", "198.51.100.9/32"]);
+    assert_eq!(other.banned(), ["198.51.100.7", "198.51.100.9"]);
     let sensors = other.prints(&["sensors"]);
     assert!(sensors.contains("web-1") && !sensors.contains("stranger"), "{sensors}");
     // The sensors' pins still fit: the fingerprint is at the end of each token.

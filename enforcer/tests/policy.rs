@@ -64,7 +64,7 @@ async fn forty_offenders_of_one_network_are_one_entry_until_one_of_them_is_unban
     });
     scene.post(offences.collect()).await;
     holds(&scene, &["203.0.113.0/24"]).await;
-    assert_eq!(scene.entries()[0].comment, "atalaya: ssh from web-1 (widened)");
+    scene::says(&scene.entries()[0], "ssh from web-1 (widened)");
     assert_eq!(scene.bans().await.len(), 40);
 
     let (status, text) = scene.command(reqwest::Method::DELETE, "bans?prefix=203.0.113.7/32", None).await;
@@ -120,7 +120,7 @@ async fn one_password_on_each_of_fifty_hosts_is_one_ban_and_an_allowed_scanner_i
         assert!(number == 49 || scene.bans().await.is_empty(), "banned after {number} sensors");
     }
     let entry = scene.banned("203.0.113.7").await;
-    assert_eq!(entry.comment, "atalaya: everywhere from fleet");
+    scene::says(&entry, "everywhere from fleet");
     let left = entry.timeout_left.unwrap().as_secs();
     assert!((7190..=7200).contains(&left), "{left} s left");
     scene.ledger_shows(|bans| !bans.is_empty()).await;
@@ -217,7 +217,7 @@ async fn what_is_allowed_at_run_time_lifts_its_bans_and_ends_by_itself() {
     let until = scene.clock.now() + SignedDuration::from_secs(7200);
     let allowed =
         bans.allow_at_run_time("203.0.113.7", Some(until), "my laptop", "ann", scene.clock.now()).unwrap();
-    assert_eq!(allowed.lifted, 1);
+    assert_eq!(allowed.effect.lifted, 1);
     allowed.receipt.committed().await.unwrap();
     holds(&scene, &["203.0.113.8"]).await;
     assert!(scene.allow().await.to_string().contains("\"203.0.113.7\""));

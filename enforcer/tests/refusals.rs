@@ -194,9 +194,9 @@ async fn garbage_and_connections_that_say_nothing_do_not_keep_an_offence_waiting
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_sent_away_for_a_newcomer_or_after_a_while_and_a_sensors_connection_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let identity = Identity::load_or_make(folder.path()).unwrap();
+    let identity = Identity::load_or_make(folder.path(), || true).unwrap();
     let fingerprint = identity.fingerprint();
-    let acceptor = TlsAcceptor::from(identity.server_config().unwrap());
+    let acceptor = TlsAcceptor::from(identity.presented().unwrap().server_config().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let know = |Extension(caller): Extension<Caller>| async move {

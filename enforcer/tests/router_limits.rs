@@ -132,7 +132,7 @@ async fn a_read_only_router_is_read_and_left_as_it_is() {
     assert_eq!((counts.adds, counts.sets, counts.removes), (0, 0, 0));
     assert_eq!(stage.worker.holds(stage::parse("192.0.2.1")).await, Holding::Nothing);
     let there = stage.worker.holds(stage::parse("192.0.2.9")).await;
-    assert_eq!(there, Holding::Entry { ours: true, left: None });
+    assert_eq!(there, Holding::Entry { ours: true, left: None, disabled: false });
 }
 
 #[tokio::test]

@@ -86,7 +86,8 @@ async fn an_add_whose_reply_was_lost_is_one_entry_and_can_be_lifted() {
         stage.comes_to_rest().await;
         stage.holds(&["192.0.2.1"]).await;
         let counts = stage.worker.status().counts;
-        assert_eq!((counts.duplicates, counts.traps), (0, 0));
+        // Sent again before the list is read; what is there already is no error.
+        assert_eq!((counts.duplicates, counts.traps), (1, 0));
         stage.unban("192.0.2.1");
         stage.holds(&[]).await;
     }

@@ -54,7 +54,40 @@ async fn a_plain_port_is_told_apart_from_a_tls_one() {
         config.deadlines.connect = Duration::from_millis(200);
     });
     let text = text.await;
-    assert!(text.contains("TLS handshake"), "{text}");
+    assert!(text.contains("no TLS") || text.contains("does not speak TLS"), "{text}");
+    assert!(text.contains("the plain API's"), "{text}");
+}
+
+#[tokio::test]
+async fn a_tls_port_is_told_from_a_plain_one_by_what_comes_back() {
+    let router = Router::builder().tls(true).start().await.unwrap();
+    let port = router.address().port();
+    let stage = Stage::raise(router, Desired::new(), |config| config.tls = None);
+    let status = stage.shows(|status| status.last_error.is_some() && !status.is_up()).await;
+    let expected = format!("port {port} speaks TLS: it is api-ssl's; set `fingerprint` for it");
+    let text = status.last_error.unwrap().text;
+    assert!(text.starts_with(&expected), "{text}");
+}
+
+#[tokio::test]
+async fn what_answers_a_tls_handshake_with_something_else_is_told_to_speak_no_tls() {
+    use tokio::io::AsyncWriteExt;
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = other.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = other.accept().await {
+            // As RouterOS does before a login.
+            let _ = stream.write_all(b"\x06!fatal\x0dnot logged in\0").await;
+        }
+    });
+    let router = Router::builder().start().await.unwrap();
+    let stage = Stage::raise(router, Desired::new(), |config| {
+        config.tls = Some(Fingerprint::of(b"x"));
+        config.address.port = Some(port);
+    });
+    let status = stage.shows(|status| status.last_error.is_some()).await;
+    let text = status.last_error.unwrap().text;
+    assert!(text.starts_with(&format!("port {port} does not speak TLS: it is the plain API's")), "{text}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ pub mod ports;
 pub mod settings;
 pub mod source;
 
-pub use own_bans::{BanEnd, Fate, OwnBan, OwnBans, RefusedBan};
+pub use own_bans::{BanEnd, Fate, OwnBan, OwnBans, RefusedBan, sooner};
 
 /// A failure dated later than this after now is dated now: its clock is wrong.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);

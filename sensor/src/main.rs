@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use atalaya_program::causes::Causes;
 use atalaya_program::log::tell_end;
 use atalaya_sensor::cli::{Cli, run};
 
@@ -10,19 +11,10 @@ fn main() -> ExitCode {
     match run(Cli::of_arguments(), loader) {
         Ok(code) => code,
         Err(error) => {
-            tell_end("atalaya-sensor", &causes(&error));
+            tell_end("atalaya-sensor", &Causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error and its causes, without those that it says already.
-fn causes(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
-        "" => cause,
-        said if said.contains(&cause) => said.to_owned(),
-        said => format!("{said}: {cause}"),
-    })
 }
 
 /// Runs the privileged process.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use atalaya_program::causes::Causes;
 use atalaya_program::config_file::ConfigError;
 use atalaya_wire::Name;
 use jiff::Timestamp;
@@ -315,7 +316,8 @@ impl Service {
                 *sources = Sources::none();
                 Answer::Failed {
                     message: format!(
-                        "the new configuration cannot run: {error:#}; nothing is noticed until it is mended and loaded again"
+                        "the new configuration cannot run: {}; nothing is noticed until it is mended and loaded again",
+                        Causes(error.as_ref())
                     ),
                 }
             }

@@ -4,13 +4,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use atalaya_program::disk;
 use atalaya_wire::{AllowList, Name, NumberedOffence};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,9 +20,12 @@ use crate::source::files::SavedPosition;
 use crate::source::journal::{Cursor, JournalPosition};
 
 mod bans;
+mod error;
 mod folder;
 mod journal;
+mod waiting;
 
+pub use error::StoreError;
 pub use folder::make_private;
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
@@ -110,52 +114,6 @@ struct Offences {
     dropped: AtomicU64,
 }
 
-/// Why the state cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The folder or the lock file cannot be made.
-    #[error("cannot use the state folder {}: {source}; check that it exists and that this user may write there", path.display())]
-    Folder {
-        /// The state folder, or the lock file in it.
-        path: PathBuf,
-        /// What making, opening or locking it failed with.
-        source: std::io::Error,
-    },
-    /// Another sensor runs on the same state.
-    #[error("another atalaya-sensor uses {}: stop it first, or give this one a `state` of its own", path.display())]
-    Locked {
-        /// The state folder that both were given.
-        path: PathBuf,
-    },
-    /// SQLite gave an error: the disk is full or denied, or the file damaged.
-    #[error("the state {} cannot be used: {source}; {}", path.display(), remedy(source))]
-    Database {
-        /// The database file in the state folder.
-        path: PathBuf,
-        /// SQLite's error; what to do about it is told with it.
-        source: rusqlite::Error,
-    },
-    /// The file is of a later release.
-    #[error("the state {} was written by a later release (format {found}, this one knows {SCHEMA_VERSION}): use that release, or move the file away", path.display())]
-    TooNew {
-        /// The database file in the state folder.
-        path: PathBuf,
-        /// The file's `user_version`, larger than any that this release knows.
-        found: i64,
-    },
-    /// No random bytes for the outbox's name.
-    #[error("the system gives no random bytes: {0}")]
-    Random(getrandom::Error),
-    /// What is stored cannot be read back.
-    #[error("the state {} holds a row that cannot be read ({what}): move the file away to start anew", path.display())]
-    Row {
-        /// The database file in the state folder.
-        path: PathBuf,
-        /// What the row holds, in words.
-        what: &'static str,
-    },
-}
-
 enum Order {
     Offence(NumberedOffence),
     Acked(u64),
@@ -164,7 +122,7 @@ enum Order {
     Ledger(Name),
     Reports(u64),
     Reserve(u64),
-    Load { after: u64, most: usize, reply: tokio::sync::oneshot::Sender<Vec<NumberedOffence>> },
+    Load { after: u64, most: usize, reply: waiting::Reply },
     Flush(tokio::sync::oneshot::Sender<()>),
 }
 
@@ -188,17 +146,6 @@ impl Snapshot {
     }
 }
 
-/// What to do about an error of SQLite's.
-fn remedy(error: &rusqlite::Error) -> &'static str {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => "make room on its disk: nothing in it is lost",
-        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-            "move it away, and start anew: positions and unsent offences in it are lost"
-        }
-        _ => "if it is damaged, move it away: positions and unsent offences in it are lost",
-    }
-}
-
 // === impl Store ===
 
 impl Store {
@@ -206,7 +153,7 @@ impl Store {
     pub fn open(folder: &Path) -> Result<(Self, Saved, Writer), StoreError> {
         let lock = lock(folder)?;
         let path = folder.join("sensor.sqlite3");
-        let database = |source| StoreError::Database { path: path.clone(), source };
+        let database = |error| StoreError::Database { path: path.clone(), error };
         let mut connection = connect(&path)?;
         let saved = read(&mut connection, &path)?;
 
@@ -219,7 +166,7 @@ impl Store {
                 let offences = offences.clone();
                 move || write(connection, &inbox, &offences)
             })
-            .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
+            .map_err(|source| StoreError::folder(folder, source))?;
         Ok((Self { orders, offences }, saved, Writer { thread, _lock: lock }))
     }
 
@@ -256,11 +203,12 @@ impl Store {
         self.send(Order::Reports(reserved));
     }
 
-    /// The offences that wait, after a sequence, oldest first.
-    pub async fn load(&self, after: u64, most: usize) -> Vec<NumberedOffence> {
+    /// The offences that wait, after a sequence, oldest first, also those that the disk refuses; `None` where they
+    /// cannot be read now.
+    pub async fn load(&self, after: u64, most: usize) -> Option<Vec<NumberedOffence>> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.send(Order::Load { after, most, reply });
-        answer.await.unwrap_or_default()
+        answer.await.ok()
     }
 
     /// Returns when all that was given before is on disk.
@@ -302,7 +250,7 @@ pub fn is_locked(folder: &Path) -> bool {
 }
 
 fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
-    let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
+    let failed = |source| StoreError::folder(folder, source);
     make_private(folder).map_err(failed)?;
     let file = std::fs::File::options()
         .create(true)
@@ -318,7 +266,11 @@ fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let database = |source| StoreError::Database { path: path.to_owned(), source };
+    let database = |error| StoreError::Database { path: path.to_owned(), error };
+    // SQLite leaves to the umask who may read it.
+    if let Err(error) = disk::make_private_file(path, &["-wal", "-shm"]) {
+        tracing::debug!(path = %path.display(), %error, "its owner and rights stay as they are");
+    }
     let mut connection = Connection::open(path).map_err(database)?;
     connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
@@ -340,7 +292,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
-    let database = |source| StoreError::Database { path: path.to_owned(), source };
+    let database = |error| StoreError::Database { path: path.to_owned(), error };
     let row = |what| StoreError::Row { path: path.to_owned(), what };
 
     let outbox = match meta(connection, "outbox").map_err(database)? {
@@ -447,18 +399,17 @@ fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, offences: &O
                         tracing::error!(%error, "cannot write the state: offences still leave at once, but would not survive a restart; make room or mend the disk, it is tried again every second");
                         failing = true;
                     }
-                    if !gather(inbox, &mut changes, &offences.dropped) {
+                    for (after, most, reply) in loads.drain(..) {
+                        waiting::answer(&connection, &changes, after, most, reply);
+                    }
+                    if !gather(&connection, inbox, &mut changes, &offences.dropped) {
                         return;
                     }
                 }
             }
         }
         for (after, most, reply) in loads {
-            let rows = load(&connection, after, most).unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot read the outbox");
-                Vec::new()
-            });
-            let _ = reply.send(rows);
+            waiting::answer(&connection, &[], after, most, reply);
         }
         for reply in flushes {
             let _ = reply.send(());
@@ -467,12 +418,20 @@ fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, offences: &O
 }
 
 /// Takes along what comes within a second; false when nobody is left to send.
-fn gather(inbox: &mpsc::Receiver<Order>, changes: &mut Vec<Order>, dropped: &AtomicU64) -> bool {
+fn gather(
+    connection: &Connection,
+    inbox: &mpsc::Receiver<Order>,
+    changes: &mut Vec<Order>,
+    dropped: &AtomicU64,
+) -> bool {
     let until = Instant::now() + Duration::from_secs(1);
     loop {
         match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             // Dropping the reply answers: not now.
-            Ok(Order::Flush(_) | Order::Load { .. }) => {}
+            Ok(Order::Flush(_)) => {}
+            Ok(Order::Load { after, most, reply }) => {
+                waiting::answer(connection, changes, after, most, reply)
+            }
             Ok(change) => {
                 changes.push(change);
                 shed(changes, dropped);
@@ -560,24 +519,6 @@ fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Res
         }
     }
     bans::write(connection, &snapshot.bans)
-}
-
-fn load(connection: &Connection, after: u64, most: usize) -> rusqlite::Result<Vec<NumberedOffence>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT sequence, offence FROM outbox WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-    )?;
-    let rows = statement
-        .query_map(params![after.cast_signed(), most.cast_signed()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|(sequence, json)| {
-            let offence = serde_json::from_str(&json).ok()?;
-            Some(NumberedOffence { sequence: sequence.cast_unsigned(), offence })
-        })
-        .collect())
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {

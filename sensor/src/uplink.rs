@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use atalaya_program::causes::Causes;
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, Grounds, MAX_BATCH, Name, NumberedOffence,
     NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
@@ -105,7 +106,7 @@ impl UplinkError {
 impl Uplink {
     /// Prepares the connection; nothing is sent yet.
     pub fn new(membership: Membership) -> Result<Self, UplinkError> {
-        let setup = |error: &dyn std::error::Error| UplinkError::Setup(causes(error));
+        let setup = |error: &(dyn std::error::Error + 'static)| UplinkError::Setup(Causes(error).to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -301,7 +302,7 @@ impl Uplink {
 
     fn failure(&self, error: &reqwest::Error) -> UplinkError {
         let url = self.membership.url.clone();
-        let reason = causes(error);
+        let reason = Causes(error).to_string();
         if reason.contains(PIN_MISMATCH) {
             UplinkError::Certificate { url }
         } else {
@@ -382,18 +383,4 @@ fn warn_refused(refused: &[RefusedOffence]) {
     if more > 0 {
         tracing::warn!(offences = more, "the enforcer took more offences of the same batch for none");
     }
-}
-
-/// An error and its causes, outermost first.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

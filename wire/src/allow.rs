@@ -64,6 +64,12 @@ impl Networks {
         self.0.iter().any(|own| own.contains(&network) || network.contains(own))
     }
 
+    /// Whether one of the networks holds all addresses of the given one.
+    pub fn covers(&self, network: IpNet) -> bool {
+        let network = canonical_network(network);
+        self.0.iter().any(|own| own.contains(&network))
+    }
+
     /// The networks, in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.0.iter().copied()
@@ -147,6 +153,7 @@ mod tests {
         assert!(set.contains("::ffff:192.0.2.9".parse().unwrap()));
         assert!(set.contains("198.51.100.7".parse().unwrap()));
         assert!(!set.contains("198.51.100.8".parse().unwrap()));
+        assert!(set.covers("192.0.2.0/25".parse().unwrap()) && !set.covers("192.0.0.0/16".parse().unwrap()));
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub enum BanLine {
         /// As [`Position::after`]; the first mark without it says that the snapshot is whole.
         #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_network")]
         after: Option<IpNet>,
+        /// How often the allow list has changed in this stream: whoever was told another number reads it anew
+        /// ([`ALLOW_PATH`](crate::ALLOW_PATH)). Enforcers of releases before do not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allow: Option<u64>,
     },
 }
 
@@ -243,7 +247,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&ban).unwrap(), r#"{"ban":{"net":"192.0.2.1","ms":1800000}}"#);
         let permanent = r#"{"ban":{"net":"2001:db8::/64","ms":-1}}"#;
         assert_eq!(serde_json::to_string(&line(permanent).unwrap()).unwrap(), permanent);
-        let mark = BanLine::Mark { through: 7, after: None };
+        let mark = BanLine::Mark { through: 7, after: None, allow: None };
         assert_eq!(serde_json::to_string(&mark).unwrap(), r#"{"mark":{"through":7}}"#);
         let longest = BanLine::Begin(Begin {
             version: u32::MAX,
@@ -280,13 +284,13 @@ mod tests {
         #[test]
         fn what_is_written_is_read_as_the_same(
             bits in any::<u32>(), length in 0..=32u8, wide in any::<u128>(), six in 0..=128u8,
-            ms in prop::option::of(0..=Left::LONGEST), through in any::<u64>(),
+            ms in prop::option::of(0..=Left::LONGEST), through in any::<u64>(), allow in any::<Option<u64>>(),
         ) {
             let four = IpNet::new(bits.to_be_bytes().into(), length).unwrap().trunc();
             let six = canonical_network(IpNet::new(wide.to_be_bytes().into(), six).unwrap());
             for net in [four, six] {
                 let ms = ms.map_or(Left::Permanent, Left::Milliseconds);
-                for one in [BanLine::Ban { net, ms }, BanLine::Lift { net }, BanLine::Mark { through, after: Some(net) }] {
+                for one in [BanLine::Ban { net, ms }, BanLine::Lift { net }, BanLine::Mark { through, after: Some(net), allow }] {
                     let text = serde_json::to_string(&one).unwrap();
                     prop_assert!(text.len() < crate::MAX_BAN_LINE);
                     prop_assert_eq!(line(&text).unwrap(), one);

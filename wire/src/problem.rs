@@ -29,6 +29,8 @@ pub enum ProblemCode {
     Malformed,
     /// Too many offences or too many bytes in one request.
     TooLarge,
+    /// It could harm whoever asks: it is done if that is asked for once more, with force.
+    NeedsForce,
     /// Nothing is there under this name or path.
     NotFound,
     /// The enforcer cannot do it now; sending it again later may help.

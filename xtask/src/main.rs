@@ -10,6 +10,7 @@ mod ci;
 mod daemons;
 mod demo;
 mod dist;
+mod faults;
 mod run;
 mod setup;
 mod suite;
@@ -55,6 +56,13 @@ enum Command {
         cargo xtask daemons --suite trixie sshd dovecot\n  cargo xtask daemons --all\n\n\
         File roots are kept below target/daemons; --anew makes them again, with the newest packages.")]
     Daemons(daemons::Arguments),
+    /// Try random schedules of faults over real processes: kills, cuts, lost answers, reboots, full disks
+    #[command(after_help = "Examples:\n  cargo xtask faults --seeds 100\n  \
+        cargo xtask faults --seed 42        # again, with its history\n  \
+        cargo xtask faults --planted        # that each invariant is looked at\n\n\
+        A seed makes one schedule. Which of two things that happen at once comes first is the machine's choice, so a\n\
+        failure may need more than one try. Needs root for small disks; logs of failed runs are kept below target.")]
+    Faults(faults::Arguments),
     /// Build the two programs as they are handed out: optimized and stripped
     #[command(after_help = "Example:\n  cargo xtask dist")]
     Dist(dist::Arguments),
@@ -71,6 +79,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Daemons(arguments) => daemons::run(&arguments),
+        Command::Faults(arguments) => faults::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

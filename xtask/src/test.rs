@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 
 use crate::run::{announce, cargo};
 use crate::suite::Suite;
-use crate::{daemons, setup, vm};
+use crate::{daemons, faults, setup, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
 pub struct Arguments {
     /// Run only the tests whose name holds this
     filter: Option<String>,
-    /// Also what takes long: the fail2ban of newer Debians, the kernel programs in all virtual machines, and all daemons
+    /// Also what takes long: the fail2ban of newer Debians, the kernel programs in all virtual machines, all daemons, and more schedules of faults
     #[arg(long, conflicts_with = "filter")]
     all: bool,
 }
@@ -60,6 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         )?;
     }
     licences()?;
+    faults::run_of_test(arguments.all)?;
     vm::run(&vm::Arguments::of_test(arguments.all))?;
     daemons::run_of_test(arguments.all)
 }

@@ -2,18 +2,23 @@
 //! addresses, of the addresses that DNS names have, and of entries that were made at run time and may end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use atalaya_wire::{Networks, canonical};
+use atalaya_wire::{Name, Nat64, Networks, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Allowance;
+use crate::prefixes::written;
 
 /// The most entries at run time.
 pub const MOST: usize = 1000;
+
+/// The shortest prefix that can be allowed, in bits: a shorter one is an eighth of all addresses, or all that are used.
+const SHORTEST: u8 = 4;
 
 /// What no host has, so that it can attack nobody.
 const NOBODYS: [&str; 8] = [
@@ -31,11 +36,66 @@ const NOBODYS: [&str; 8] = [
 #[derive(Debug, Default)]
 pub struct Allow {
     configured: AllowConfig,
-    /// The routers' addresses and this host's.
-    own: Vec<IpAddr>,
+    /// What is ours without being configured.
+    own: Vec<OwnNetwork>,
     answers: BTreeMap<String, Resolved>,
     /// What was allowed at run time, by its key.
     entries: BTreeMap<String, Allowance>,
+}
+
+/// An address or a network that is ours, as routers and this host tell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnNetwork {
+    /// An address alone, or all of a network.
+    pub network: IpNet,
+    /// Whose it is.
+    pub whose: Whose,
+}
+
+/// Whose an address or a network is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whose {
+    /// An interface of this host has it.
+    Host,
+    /// It is an address of this router.
+    Router(Name),
+    /// It is a private network that this router is connected to.
+    Behind(Name),
+}
+
+/// Why something is never banned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedBecause {
+    /// The network of the allow list that it shares addresses with.
+    #[serde(with = "crate::prefixes::json")]
+    pub network: IpNet,
+    /// Where that comes from.
+    pub reason: AllowReason,
+    /// The router whose address or network it is.
+    #[serde(default)]
+    pub router: Option<Name>,
+    /// The DNS name that stands for it.
+    pub name: Option<String>,
+    /// The entry that was made at run time.
+    pub entry: Option<Allowance>,
+}
+
+/// Where a network of the allow list comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllowReason {
+    /// `allow` of the configuration has it, or has a name that stands for it.
+    Configured,
+    /// It was allowed at run time.
+    RunTime,
+    /// It is an address of the enforcer's host.
+    Host,
+    /// It is a router's own address.
+    Router,
+    /// A router is connected to it, and it is private.
+    Connected,
+    /// No host has it that could attack: loopback, link-local, multicast.
+    Nobody,
 }
 
 /// What is known of a DNS name.
@@ -64,6 +124,9 @@ pub enum AllowError {
         "`{0}` is no address, no network and no host name; expected such as `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32` or `admin.example.org`"
     )]
     NotUnderstood(String),
+    /// It is so large that nobody could be banned.
+    #[error("{} in the allow list is so large that next to nobody could be banned; allow your own networks alone", written(*.0))]
+    TooLarge(IpNet),
     /// Its time is over.
     #[error("an entry of the allow list needs at least one second")]
     NoTime,
@@ -73,11 +136,31 @@ pub enum AllowError {
     )]
     TooMany,
     /// It is on the list, but not from run time.
-    #[error("{0} is allowed by the configuration: change `allow` there and restart")]
+    #[error("{0} is allowed by the configuration: change `allow` there, and `atalaya-enforcer reload`")]
     Configured(String),
     /// It is not on the list.
     #[error("{0} was not allowed at run time; `atalaya-enforcer allow` lists what was")]
     NotThere(String),
+}
+
+// === impl AllowedBecause ===
+
+impl fmt::Display for AllowedBecause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = written(self.network);
+        let router = self.router.as_ref().map(Name::as_str).unwrap_or_default();
+        let name = self.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        match self.reason {
+            AllowReason::Configured => write!(f, "{network}{name} is on the allow list of the configuration"),
+            AllowReason::RunTime => write!(f, "{network}{name} is on the allow list, since run time"),
+            AllowReason::Host => write!(f, "{network} is an address of the enforcer's host"),
+            AllowReason::Router => write!(f, "{network} is an address of router {router}"),
+            AllowReason::Connected => {
+                write!(f, "router {router} is connected to the private network {network}")
+            }
+            AllowReason::Nobody => write!(f, "{network} is loopback, link-local, multicast or reserved"),
+        }
+    }
 }
 
 // === impl What ===
@@ -87,11 +170,11 @@ impl What {
     pub fn parse(text: &str) -> Result<Self, AllowError> {
         let text = text.trim();
         match Networks::try_from(vec![text.to_owned()]) {
-            Ok(networks) => networks
-                .iter()
-                .next()
-                .map(Self::Network)
-                .ok_or_else(|| AllowError::NotUnderstood(String::new())),
+            Ok(networks) => match networks.iter().next() {
+                Some(network) if network.prefix_len() < SHORTEST => Err(AllowError::TooLarge(network)),
+                Some(network) => Ok(Self::Network(network)),
+                None => Err(AllowError::NotUnderstood(String::new())),
+            },
             Err(_) if is_host_name(text) => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
             Err(_) => Err(AllowError::NotUnderstood(text.escape_debug().take(80).collect())),
         }
@@ -100,10 +183,7 @@ impl What {
     /// The key of its entry: an address without its length, a network with it, a name.
     pub fn key(&self) -> String {
         match self {
-            Self::Network(network) => {
-                let texts = Vec::<String>::from([*network].into_iter().collect::<Networks>());
-                texts.into_iter().next().unwrap_or_default()
-            }
+            Self::Network(network) => written(*network),
             Self::Name(name) => name.clone(),
         }
     }
@@ -118,13 +198,63 @@ impl Allow {
         Self { configured, own: Vec::new(), answers: BTreeMap::new(), entries }
     }
 
-    /// Replaces the routers' and this host's addresses; whether they are others than before.
-    pub fn set_own(&mut self, mut addresses: Vec<IpAddr>) -> bool {
-        addresses.sort_unstable();
-        addresses.dedup();
-        let changed = addresses != self.own;
-        self.own = addresses;
+    /// Replaces what is configured; what was allowed at run time stays.
+    pub fn configure(&mut self, configured: AllowConfig) {
+        self.configured = configured;
+        self.forget_answers();
+    }
+
+    /// Replaces what is ours without being configured; whether it is something else than before.
+    pub fn set_own(&mut self, mut own: Vec<OwnNetwork>) -> bool {
+        own.sort_unstable();
+        own.dedup();
+        let changed = own != self.own;
+        self.own = own;
         changed
+    }
+
+    /// Why a prefix, or a part of it, is never banned; that which holds all of it where there is such, and of those what
+    /// somebody can change.
+    pub fn because(&self, prefix: IpNet, nat64: &Nat64) -> Option<AllowedBecause> {
+        let mut found: Vec<AllowedBecause> = Vec::new();
+        let mut add = |network: IpNet,
+                       reason,
+                       router: Option<&Name>,
+                       name: Option<&String>,
+                       entry: Option<&Allowance>| {
+            let network = nat64.network(network);
+            if network.contains(&prefix) || prefix.contains(&network) {
+                let (router, name, entry) = (router.cloned(), name.cloned(), entry.cloned());
+                found.push(AllowedBecause { network, reason, router, name, entry });
+            }
+        };
+        for entry in self.entries.values() {
+            if let Ok(What::Network(network)) = What::parse(&entry.what) {
+                add(network, AllowReason::RunTime, None, None, Some(entry));
+            }
+        }
+        for (name, answer) in &self.answers {
+            let entry = self.entries.get(name);
+            let reason = if entry.is_some() { AllowReason::RunTime } else { AllowReason::Configured };
+            for address in &answer.addresses {
+                add(IpNet::from(*address), reason, None, Some(name), entry);
+            }
+        }
+        for network in self.configured.networks.iter() {
+            add(network, AllowReason::Configured, None, None, None);
+        }
+        for own in &self.own {
+            match &own.whose {
+                Whose::Host => add(own.network, AllowReason::Host, None, None, None),
+                Whose::Router(router) => add(own.network, AllowReason::Router, Some(router), None, None),
+                Whose::Behind(router) => add(own.network, AllowReason::Connected, Some(router), None, None),
+            }
+        }
+        for network in nobodys() {
+            add(network, AllowReason::Nobody, None, None, None);
+        }
+        let whole = found.iter().position(|because| because.network.contains(&prefix)).unwrap_or(0);
+        (whole < found.len()).then(|| found.swap_remove(whole))
     }
 
     /// Takes note of what a name's lookup gave; whether its addresses are others than before.
@@ -195,8 +325,8 @@ impl Allow {
     /// The whole list, as addresses and networks.
     pub fn networks(&self) -> Networks {
         let mut networks = self.configured.networks.clone();
-        networks.extend(NOBODYS.iter().filter_map(|network| network.parse::<IpNet>().ok()));
-        networks.extend(self.own.iter().map(|address| IpNet::from(canonical(*address))));
+        networks.extend(nobodys());
+        networks.extend(self.own.iter().map(|own| own.network));
         let answers = self.answers.values().flat_map(|answer| &answer.addresses);
         networks.extend(answers.map(|address| IpNet::from(canonical(*address))));
         for key in self.entries.keys() {
@@ -211,6 +341,10 @@ impl Allow {
         let names = self.names();
         self.answers.retain(|name, _| names.contains(name));
     }
+}
+
+fn nobodys() -> impl Iterator<Item = IpNet> {
+    NOBODYS.iter().filter_map(|network| network.parse().ok())
 }
 
 /// What is never banned, as configured.
@@ -302,8 +436,9 @@ mod tests {
         let mut allow = allow();
         let has = |allow: &Allow, address: &str| allow.networks().contains(address.parse().unwrap());
         assert!(has(&allow, "192.0.2.9") && has(&allow, "127.0.0.1") && has(&allow, "198.51.100.1"));
-        assert!(allow.set_own(vec!["203.0.113.1".parse().unwrap()]));
-        assert!(!allow.set_own(vec!["203.0.113.1".parse().unwrap()]));
+        let own = || vec![OwnNetwork { network: "203.0.113.1/32".parse().unwrap(), whose: Whose::Host }];
+        assert!(allow.set_own(own()));
+        assert!(!allow.set_own(own()));
         allow.insert(entry("2001:db8::7/64", None), at(0)).unwrap();
         allow.insert(entry("Home.Example.org.", Some(20)), at(0)).unwrap();
         assert_eq!(allow.names().len(), 2);
@@ -325,6 +460,10 @@ mod tests {
     fn a_mistake_says_what_would_be_right() {
         let mut allow = allow();
         assert!(What::parse("192.0.2.1-9").unwrap_err().to_string().contains("admin.example.org"));
+        for large in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3"] {
+            assert!(matches!(What::parse(large), Err(AllowError::TooLarge(_))), "{large}");
+        }
+        assert!(What::parse("10.0.0.0/8").is_ok() && What::parse("fc00::/7").is_ok());
         assert_eq!(allow.insert(entry("192.0.2.1", Some(5)), at(5)), Err(AllowError::NoTime));
         let remove = |allow: &mut Allow, what: &str| allow.remove(&What::parse(what).unwrap());
         assert!(matches!(remove(&mut allow, "192.0.2.0/24"), Err(AllowError::Configured(_))));

@@ -10,22 +10,22 @@ use atalaya_wire::{BanTime, Escalation, Evidence, Offence, canonical};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::EXPIRED;
 use super::allow::Allow;
 use super::claims::Claims;
+use super::cut::Cuts;
 use super::decided::Decided;
 use super::decision::{self, Decision, Exemption};
 use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
-use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
-use crate::ledger::{Ban, Change, Claim, EarlierBan};
+use crate::desired::{Desired, Label, Labels, Moment, Origin, Wanted};
+use crate::ledger::{BY_HAND, Ban, Change, Claim, EXPIRED, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
 pub(super) struct Book {
     /// What routers are to hold: the ends of all bans that no widened network covers.
-    desired: Arc<Desired>,
+    pub entries: Cuts,
     pub widen: Widen,
     pub reachable: Reachable,
     /// Where the allow list comes from.
@@ -35,7 +35,7 @@ pub(super) struct Book {
     pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
     /// Who asked for which ban.
     pub claims: Claims,
-    labels: Labels,
+    pub labels: Labels,
     recent: Recent,
 }
 
@@ -67,13 +67,14 @@ impl Book {
         labels: Labels,
     ) -> Self {
         let (ends, claims, recent) = (BinaryHeap::new(), Claims::default(), Recent::default());
-        Self { desired, widen, reachable, allow, ends, claims, labels, recent }
+        Self { entries: Cuts::new(desired), widen, reachable, allow, ends, claims, labels, recent }
     }
 
-    /// Takes over the bans that stood before, and what routers are to hold for them.
-    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) {
-        let Self { desired, widen, reachable, ends, claims, .. } = self;
-        desired.set_many(bans.map(|(prefix, ban)| {
+    /// Takes over the bans that stood before, and what routers are to hold for them. Those that the allow list leaves too
+    /// many entries of are returned, and are to be lifted.
+    pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) -> Vec<IpNet> {
+        let Self { entries, widen, reachable, ends, claims, .. } = self;
+        entries.desired().set_many(bans.map(|(prefix, ban)| {
             widen.load(prefix, ban.label.is_scan);
             claims.load(&ban.label.origin);
             if ban.until != Moment::FOREVER {
@@ -81,7 +82,9 @@ impl Book {
             }
             (prefix, ban)
         }));
-        widen.begin_all(&mut &**desired, &|network| reachable.touches(network, now));
+        widen.begin_all(entries, &|network| reachable.touches(network, now));
+        let allowed: Vec<IpNet> = reachable.networks.iter().collect();
+        self.cut_around(&allowed)
     }
 
     /// What the ban of an offender covers: an IPv4 address, the unit around an IPv6 one; but the address
@@ -94,20 +97,44 @@ impl Book {
 
     /// The ban of exactly this prefix.
     pub fn standing(&self, prefix: IpNet) -> Option<Moment> {
-        Some(self.widen.standing(prefix, &&*self.desired)?.until)
+        Some(self.widen.standing(prefix, &self.entries)?.until)
     }
 
     /// Who asked for the ban of exactly this prefix so that it ends when it does, and when that is.
     pub fn owner(&self, prefix: IpNet) -> Option<(Origin, Moment)> {
-        let standing = self.widen.standing(prefix, &&*self.desired)?;
+        let standing = self.widen.standing(prefix, &self.entries)?;
         Some((standing.label.origin.clone(), standing.until))
     }
 
-    /// As what a prefix is banned: as itself, or as the unit around it.
+    /// As what a prefix is banned: as itself, or as the unit around it, unless that is held without it.
     pub fn banned_as(&self, prefix: IpNet) -> Option<IpNet> {
         let bans = self.widen.bans();
         let unit = bans.unit_of(prefix.addr());
-        [prefix, unit].into_iter().find(|banned| banned.contains(&prefix) && bans.contains(*banned))
+        let is_held = |banned: IpNet| banned == prefix || self.entries.held_as(banned, prefix).is_some();
+        [prefix, unit]
+            .into_iter()
+            .find(|banned| banned.contains(&prefix) && bans.contains(*banned) && is_held(*banned))
+    }
+
+    /// The bans that stand of a prefix and of networks around it, the narrowest first.
+    pub fn around(&self, prefix: IpNet) -> impl Iterator<Item = (IpNet, Wanted)> + '_ {
+        let around = (0..=prefix.prefix_len()).rev().filter_map(move |length| {
+            let network = IpNet::new(prefix.addr(), length).ok()?.trunc();
+            self.widen.bans().contains(network).then_some(network)
+        });
+        around.filter_map(|network| Some((network, self.widen.standing(network, &self.entries)?)))
+    }
+
+    /// Holds the bans around these networks in the parts that the allow list leaves of them, or as a whole again. Those
+    /// for which that would be too many entries.
+    pub fn cut_around(&mut self, networks: &[IpNet]) -> Vec<IpNet> {
+        let around: BTreeSet<IpNet> = networks
+            .iter()
+            .flat_map(|network| self.around(*network).map(|(ban, _)| ban).collect::<Vec<_>>())
+            .collect();
+        let allowed: Vec<IpNet> =
+            if around.is_empty() { Vec::new() } else { self.reachable.networks.iter().collect() };
+        around.into_iter().filter(|ban| !self.entries.cut(*ban, &allowed)).collect()
     }
 
     /// Why a prefix is not to be banned, if it is not.
@@ -174,12 +201,12 @@ impl Book {
         }
         self.reachable.banned_again(ban.prefix);
         let is_scan = ban.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN);
-        let wanted = Wanted { until: ban.until, label: self.labels.of(&ban.origin, is_scan) };
-        let Self { desired, widen, reachable, .. } = self;
-        widen.ban(ban.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
+        let wanted = Wanted { until: ban.until, label: self.label(&ban, is_scan) };
+        let Self { entries, widen, reachable, .. } = self;
+        widen.ban(ban.prefix, wanted, entries, &|network| reachable.touches(network, now));
         if new {
             let earlier = EarlierBan { since: ban.since, end: ban.until.timestamp() };
-            self.recent.begin(ban.prefix, ban.origin.jail(), earlier, now);
+            self.recent.begin(ban.prefix, ban.origin.jail(), earlier);
             // The new ban may come before it was seen that the one before is over.
             match before.and_then(Moment::timestamp) {
                 // Its end is watched already, and the later one is found when that comes.
@@ -193,16 +220,19 @@ impl Book {
 
     /// Lets a ban stand for what is left of it, once somebody took back what they had asked for.
     pub fn hand_over(&mut self, left: &Claim, now: Timestamp) {
-        let Some(standing) = self.widen.standing(left.prefix, &&*self.desired) else { return };
+        let Some(standing) = self.widen.standing(left.prefix, &self.entries) else { return };
         if standing.until == left.until && standing.label.origin == left.origin {
             return;
         }
         let label = self.labels.of(&left.origin, standing.label.is_scan);
         let wanted = Wanted { until: left.until, label };
-        let Self { desired, widen, reachable, .. } = self;
-        // As two changes, for a ban that ends sooner may be one that a network covers from now on.
-        widen.lift(left.prefix, &mut &**desired, &|network| reachable.touches(network, now));
-        widen.ban(left.prefix, wanted, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        // As two changes, for a ban that ends sooner may be one that a network covers from now on. None covers one that is
+        // held in parts, and what is allowed in it stays spared throughout.
+        if entries.parts_of(left.prefix).is_none() {
+            widen.lift(left.prefix, entries, &|network| reachable.touches(network, now));
+        }
+        widen.ban(left.prefix, wanted, entries, &|network| reachable.touches(network, now));
         self.watch(left.prefix, left.until);
     }
 
@@ -219,11 +249,24 @@ impl Book {
         }
     }
 
+    /// What is said of a ban on routers. One by hand that is made longer without a word keeps the reason that it had.
+    fn label(&mut self, ban: &NewBan, is_scan: bool) -> Arc<Label> {
+        let reason = ban.evidence.iter().rev().find(|evidence| evidence.source == BY_HAND);
+        match (&ban.origin, reason) {
+            (Origin::Hand, Some(reason)) => self.labels.by_hand(&reason.text),
+            (Origin::Hand, None) => match self.widen.standing(ban.prefix, &self.entries) {
+                Some(before) if before.label.origin == Origin::Hand => before.label,
+                _ => self.labels.of(&ban.origin, is_scan),
+            },
+            _ => self.labels.of(&ban.origin, is_scan),
+        }
+    }
+
     /// Lifts a ban before its end, also on the routers.
     pub fn lift(&mut self, prefix: IpNet, now: Timestamp) {
         self.forget_claims(prefix);
-        let Self { desired, widen, reachable, .. } = self;
-        widen.lift(prefix, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.lift(prefix, entries, &|network| reachable.touches(network, now));
         self.recent.end(prefix, now);
         self.forget_lifted();
     }
@@ -239,20 +282,25 @@ impl Book {
             match until.timestamp() {
                 Some(end) if until <= moment => {
                     self.forget_claims(prefix);
-                    self.widen.expire(prefix, &mut &*self.desired);
+                    self.widen.expire(prefix, &mut self.entries);
                     ended(prefix, end);
                 }
                 _ => self.watch(prefix, until),
             }
         }
-        let Self { desired, widen, reachable, .. } = self;
-        widen.settle(moment, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.settle(moment, entries, &|network| reachable.touches(network, now));
     }
 
     /// Weighs the networks around a prefix anew, after what is to be kept reachable there changed.
     pub fn review(&mut self, prefix: IpNet, now: Timestamp) {
-        let Self { desired, widen, reachable, .. } = self;
-        widen.review(prefix, &mut &**desired, &|network| reachable.touches(network, now));
+        let Self { entries, widen, reachable, .. } = self;
+        widen.review(prefix, entries, &|network| reachable.touches(network, now));
+    }
+
+    /// Tells whoever follows the bans that the allow list is another one.
+    pub fn note_allow_change(&self) {
+        self.entries.desired().note_allow_change();
     }
 
     fn watch(&mut self, prefix: IpNet, until: Moment) {

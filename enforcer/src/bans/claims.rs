@@ -41,13 +41,16 @@ impl Claims {
         self.count(owner);
     }
 
-    /// Takes over that somebody asked for a ban, which stands for an owner.
-    pub fn load_claim(&mut self, Claim { prefix, origin, until }: Claim, owner: &Origin) {
-        let several = self.several.entry(prefix).or_default();
-        let is_owners = origin == *owner;
-        several.push((origin.clone(), until));
-        if !is_owners {
-            self.count(&origin);
+    /// Takes over that somebody asked for a ban, which stands for an owner until a moment.
+    pub fn load_claim(&mut self, Claim { prefix, origin, until }: Claim, (owner, end): (&Origin, Moment)) {
+        // The owner asked for it also where a disk that was full took only the claims of others.
+        let several = self.several.entry(prefix).or_insert_with(|| vec![(owner.clone(), end)]);
+        match several.iter_mut().find(|(known, _)| *known == origin) {
+            Some((_, known)) => *known = until,
+            None => {
+                several.push((origin.clone(), until));
+                self.count(&origin);
+            }
         }
     }
 

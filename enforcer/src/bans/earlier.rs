@@ -10,15 +10,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use atalaya_wire::{Escalation, Name, Offence, Seconds, canonical};
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::ledger::{EarlierBan, Ledger, REMEMBERED};
 use crate::prefixes;
 
-/// For how long a ban is remembered that the ledger may not have written: a commit takes milliseconds.
-const UNWRITTEN: SignedDuration = SignedDuration::from_secs(60);
-
-/// The most of them, about 100 bytes each; the oldest go.
+/// The most bans that are remembered because the ledger may not have written them, about 100 bytes each; the oldest go. No
+/// time limits them: a commit takes milliseconds, but hours where the disk is full, and clocks are set.
 const MOST_RECENT: usize = 65_536;
 
 /// What is counted together: the bans of a prefix, by one jail or by all.
@@ -36,10 +34,11 @@ pub(super) struct Keys(HashSet<Key>);
 /// The bans that began lately, whether the ledger has them or not.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    /// With when each began, by our clock.
-    by_prefix: HashMap<IpNet, VecDeque<(Timestamp, Name, EarlierBan)>>,
-    /// In the order in which they began.
-    began: VecDeque<(Timestamp, IpNet)>,
+    /// Each with its number.
+    by_prefix: HashMap<IpNet, VecDeque<(u64, Name, EarlierBan)>>,
+    /// In the order in which they began, which their numbers say.
+    began: VecDeque<(u64, IpNet)>,
+    next: u64,
 }
 
 // === impl Keys ===
@@ -97,8 +96,10 @@ impl Earlier {
         let jail = counted_jail(escalation, &offence.jail);
         let unwritten = recent.of(prefix, jail.clone());
         let written = self.bans.get(&(prefix, jail))?;
-        let (since, known) =
-            (since(now), |ban: &EarlierBan| written.iter().any(|old| old.since == ban.since));
+        // The ledger keeps milliseconds.
+        let same =
+            |one: &EarlierBan, other: &EarlierBan| one.since.as_millisecond() == other.since.as_millisecond();
+        let (since, known) = (since(now), |ban: &EarlierBan| written.iter().any(|old| same(old, ban)));
         let mut bans: Vec<EarlierBan> = unwritten.filter(|ban| ban.since >= since && !known(ban)).collect();
         bans.extend(written);
         let last_end = bans.iter().filter_map(|ban| ban.end).max();
@@ -112,25 +113,25 @@ impl Earlier {
 
 impl Recent {
     /// Notes a ban that begins now.
-    pub fn begin(&mut self, prefix: IpNet, jail: &Name, ban: EarlierBan, now: Timestamp) {
-        while let Some((began, oldest)) = self.began.front().copied()
-            && (self.began.len() >= MOST_RECENT || now.duration_since(began) > UNWRITTEN)
+    pub fn begin(&mut self, prefix: IpNet, jail: &Name, ban: EarlierBan) {
+        if self.began.len() >= MOST_RECENT
+            && let Some((first, oldest)) = self.began.pop_front()
+            && let Some(bans) = self.by_prefix.get_mut(&oldest)
         {
-            self.began.pop_front();
-            if let Some(bans) = self.by_prefix.get_mut(&oldest) {
-                while bans.pop_front_if(|(at, ..)| *at <= began).is_some() {}
-                if bans.is_empty() {
-                    self.by_prefix.remove(&oldest);
-                }
+            bans.pop_front_if(|(number, ..)| *number == first);
+            if bans.is_empty() {
+                self.by_prefix.remove(&oldest);
             }
         }
-        self.began.push_back((now, prefix));
+        let number = self.next;
+        self.next += 1;
+        self.began.push_back((number, prefix));
         let bans = self.by_prefix.entry(prefix).or_default();
         // More steps are not told apart.
         if bans.len() >= Escalation::MOST_STEPS {
             bans.pop_front();
         }
-        bans.push_back((now, jail.clone(), ban));
+        bans.push_back((number, jail.clone(), ban));
     }
 
     /// Notes that the ban of a prefix was lifted before its time.
@@ -153,4 +154,65 @@ fn counted_jail(escalation: &Escalation, jail: &Name) -> Option<Name> {
 
 fn since(now: Timestamp) -> Timestamp {
     now.checked_sub(REMEMBERED).unwrap_or(Timestamp::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use atalaya_wire::BanTime;
+
+    use super::*;
+
+    fn ban(since: &str) -> EarlierBan {
+        let since = since.parse().unwrap();
+        EarlierBan { since, end: Some(since) }
+    }
+
+    fn counted(recent: &Recent, prefix: IpNet, written: Vec<EarlierBan>) -> u32 {
+        let jail: Name = "ssh".parse().unwrap();
+        let now: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let earlier = Earlier { bans: HashMap::from([((prefix, Some(jail.clone())), written)]) };
+        let offence = Offence {
+            jail,
+            address: prefix.addr(),
+            time: now,
+            failures: 3,
+            bantime: BanTime::For(Seconds(60)),
+            escalation: None,
+            evidence: Vec::new(),
+        };
+        let escalation = Escalation {
+            thousandths: vec![1000, 2000, 4000],
+            max: None,
+            random: None,
+            overall: false,
+            decay: None,
+        };
+        earlier.count(recent, prefix, &offence, &escalation, now).unwrap()
+    }
+
+    #[test]
+    fn a_ban_that_the_ledger_has_to_the_millisecond_is_counted_once_and_one_that_it_has_not_however_old() {
+        let (prefix, jail) = ("192.0.2.7/32".parse().unwrap(), "ssh".parse().unwrap());
+        let mut recent = Recent::default();
+        recent.begin(prefix, &jail, ban("2026-11-30T09:00:00.123456789Z"));
+        assert_eq!(counted(&recent, prefix, vec![ban("2026-11-30T09:00:00.123Z")]), 1);
+        assert_eq!(counted(&recent, prefix, vec![ban("2026-11-30T08:00:00Z")]), 2);
+        assert_eq!(counted(&recent, prefix, Vec::new()), 1, "it is forgotten after hours of a full disk");
+    }
+
+    #[test]
+    fn only_so_many_bans_are_remembered_and_the_oldest_go() {
+        let jail: Name = "ssh".parse().unwrap();
+        let mut recent = Recent::default();
+        let prefix = |number: u32| IpNet::from(std::net::IpAddr::from(number.to_be_bytes()));
+        let most = u32::try_from(MOST_RECENT).unwrap();
+        // One that comes again and again is not forgotten with its first ban.
+        for number in (0..most).chain([0, most, most + 1]) {
+            recent.begin(prefix(number), &jail, ban("2026-11-30T09:00:00Z"));
+        }
+        assert_eq!((recent.began.len(), recent.by_prefix.len()), (MOST_RECENT, MOST_RECENT));
+        let counted: Vec<u32> =
+            [0, 1, 2, 3, most + 1].map(|number| counted(&recent, prefix(number), Vec::new())).into();
+        assert_eq!(counted, [1, 0, 0, 1, 1]);
+    }
 }

@@ -1,28 +1,35 @@
-//! What administrators do by hand, over the commands' socket: bans, unbans, and the allow list at run time.
+//! What administrators do by hand, over the commands' socket: bans and unbans.
 
 use atalaya_wire::{BanTime, Evidence};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::Bans;
-use super::allow::{AllowError, What};
+use super::allow::{AllowReason, AllowedBecause};
 use super::book::{Book, NewBan};
 use super::decision::{self, Decision};
+use super::protect;
+use crate::clock::in_zone;
 use crate::desired::{Moment, Origin};
-use crate::ledger::{Allowance, Change, GoodLogin, Receipt};
+use crate::ledger::{BY_HAND, Change, GoodLogin, Receipt};
+use crate::prefixes::written;
 
 /// Why something cannot be done by hand.
 #[derive(Debug, thiserror::Error)]
 pub enum HandError {
-    /// The address is allowed.
-    #[error(
-        "{0} touches the allow list: it is, or holds, an address that is never banned; take it off the list first (`atalaya-enforcer allow` shows it)"
-    )]
-    Allowed(IpNet),
+    /// The address is allowed, or one of the network.
+    #[error("{} is not banned: {because}, and that is never banned{}", written(*prefix), what_to_do(because))]
+    Allowed {
+        /// What was to be banned.
+        prefix: IpNet,
+        /// Why not.
+        because: Box<AllowedBecause>,
+    },
     /// The address is protected.
     #[error(
-        "{} logged in successfully at {} ({} as {} on {}): banning {prefix} could lock someone out; add --force to ban it all the same",
-        login.address, login.last.strftime("%Y-%m-%d %H:%M:%SZ"), login.service, login.account, login.sensor
+        "{} logged in successfully at {} ({} as {} on {}): banning {} could lock someone out; add --force to ban it all the same",
+        login.address, in_zone(login.last, &TimeZone::system()), login.service, login.account, login.sensor, written(*prefix)
     )]
     Protected {
         /// What was to be banned.
@@ -30,6 +37,12 @@ pub enum HandError {
         /// Whom it would lock out.
         login: Box<GoodLogin>,
     },
+    /// Nobody outside has such an address: it is someone of one's own, or a router that masquerades.
+    #[error(
+        "{} holds private addresses, which nobody outside has: it is a host of your own, or a router that hides others behind its address, and with it you ban all of these; add --force to ban it all the same",
+        written(*.0)
+    )]
+    Private(IpNet),
     /// Hosts behind a NAT64 are in it, which is everyone with IPv4.
     #[error(
         "{0} holds a prefix of a NAT64, behind which is everyone who has IPv4: ban the IPv4 address or network instead"
@@ -51,22 +64,21 @@ pub struct ByHand {
     pub receipt: Receipt,
 }
 
-/// What came of a change of the allow list.
-#[derive(Debug)]
-pub struct Allowed {
-    /// The entry that was made, or taken back.
-    pub entry: Allowance,
-    /// How many bans were lifted for it.
-    pub lifted: usize,
-    /// Tells when it is on disk.
-    pub receipt: Receipt,
+/// What takes something off the allow list, where a person can.
+fn what_to_do(because: &AllowedBecause) -> String {
+    let what = because.entry.as_ref().map_or_else(|| written(because.network), |entry| entry.what.clone());
+    match because.reason {
+        AllowReason::RunTime => format!("; `atalaya-enforcer allow --remove {what}` takes it off the list"),
+        AllowReason::Configured => "; change `allow` there first".to_owned(),
+        _ => String::new(),
+    }
 }
 
 // === impl Bans ===
 
 impl Bans {
     /// Bans by hand, from now; as for offences, a ban that stands can only become longer. Who is protected by a
-    /// successful login is banned by force only.
+    /// successful login, and what is private, is banned by force only.
     pub fn ban(
         &self,
         prefix: IpNet,
@@ -76,15 +88,20 @@ impl Bans {
         now: Timestamp,
     ) -> Result<ByHand, HandError> {
         let prefix = self.clients(prefix);
-        if self.rules.nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
+        if self.rules().nat64.touches(prefix) && prefix.prefix_len() < prefix.max_prefix_len() {
             return Err(HandError::Everyone(prefix));
         }
         let mut book = self.lock();
         let before = book.standing(prefix);
+        let is_private = !force && before.is_none() && protect::private().overlaps(prefix);
         let login = book.reachable.protect.within(prefix, now).filter(|_| !force).cloned();
         let exemption = book.exemption(prefix, login.is_some());
         let (until, new) = match decision::decide(now, bantime, before, exemption, now) {
-            Decision::Allowed => return Err(HandError::Allowed(prefix)),
+            Decision::Allowed => {
+                let because = book.allow.because(prefix, &self.rules().nat64).map(Box::new);
+                return Err(because
+                    .map_or(HandError::Everyone(prefix), |because| HandError::Allowed { prefix, because }));
+            }
             Decision::Protected => {
                 return Err(login.map_or(HandError::NoTime, |login| HandError::Protected {
                     prefix,
@@ -92,6 +109,7 @@ impl Bans {
                 }));
             }
             Decision::Over => return Err(HandError::NoTime),
+            Decision::Banned(_) if is_private => return Err(HandError::Private(prefix)),
             Decision::AlreadyBanned => {
                 let until = before.and_then(Moment::timestamp);
                 // It stands on for this where the sensor that asked for it takes that back.
@@ -102,8 +120,7 @@ impl Bans {
             Decision::Extended(until) => (until, false),
             Decision::Banned(until) => (until, true),
         };
-        let evidence =
-            if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, "by hand", reason)] };
+        let evidence = if reason.is_empty() { Vec::new() } else { vec![Evidence::new(now, BY_HAND, reason)] };
         let ban = NewBan { prefix, since: now, until, origin: Origin::Hand, evidence };
         let receipt = self.ledger.write_surely(book.set(ban, new, before, now));
         if before.is_none() {
@@ -164,36 +181,5 @@ impl Bans {
             book.review(forgotten, at);
         }
         Some(receipt)
-    }
-
-    /// Allows an address, a network or a DNS name until a time, or permanently; lifts the bans that it touches.
-    pub fn allow_at_run_time(
-        &self,
-        what: &str,
-        until: Option<Timestamp>,
-        reason: &str,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<Allowed, AllowError> {
-        let what = What::parse(what)?.key();
-        let (reason, by) = (reason.to_owned(), by.to_owned());
-        let entry = Allowance { what, since: now, until, reason, by };
-        let mut book = self.lock();
-        book.allow.insert(entry.clone(), now)?;
-        let receipt = self.ledger.write_surely(vec![Change::Allow(Box::new(entry.clone()))]);
-        let lifted = self.apply_allow(&mut book, now);
-        drop(book);
-        self.names_changed.notify_one();
-        Ok(Allowed { entry, lifted, receipt })
-    }
-
-    /// Takes back what was allowed at run time.
-    pub fn disallow(&self, what: &str, now: Timestamp) -> Result<Allowed, AllowError> {
-        let what = What::parse(what)?;
-        let mut book = self.lock();
-        let entry = book.allow.remove(&what)?;
-        let receipt = self.ledger.write_surely(vec![Change::Disallow { what: what.key() }]);
-        let lifted = self.apply_allow(&mut book, now);
-        Ok(Allowed { entry, lifted, receipt })
     }
 }

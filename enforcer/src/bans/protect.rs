@@ -54,6 +54,31 @@ impl Protect {
         Self { config, most, most_of_one, logins, count: 0, by_time, by_sensor }
     }
 
+    /// Protects by other settings from here on, with so many logins of one sensor at most: of the logins that are known
+    /// those that they protect, and of one sensor the latest.
+    pub fn configure(&mut self, config: ProtectConfig, most_of_one: Option<usize>, now: Timestamp) {
+        let most_of_one = most_of_one.unwrap_or(self.most).min(self.most);
+        if self.config == config && self.most_of_one == most_of_one {
+            return;
+        }
+        (self.config, self.most_of_one) = (config, most_of_one);
+        let gone: Vec<_> = self
+            .by_time
+            .iter()
+            .filter(|(last, address, _)| {
+                !(self.is_young(*last, now) && self.config.networks.contains(*address))
+            })
+            .cloned()
+            .collect();
+        for (last, address, sensor) in gone {
+            self.forget(last, address, &sensor);
+        }
+        let sensors: Vec<Name> = self.by_sensor.keys().cloned().collect();
+        for sensor in &sensors {
+            self.keep_latest_of(sensor);
+        }
+    }
+
     /// Remembers a login; `None` where it protects nobody. A sensor that reports too many displaces its own, and no
     /// other's, not even from the same address.
     pub fn note(&mut self, login: GoodLogin, now: Timestamp) -> Option<Noted> {
@@ -77,13 +102,8 @@ impl Protect {
         self.logins.entry(address).or_default().push(Remembered { login, written });
         self.count += 1;
         self.by_time.insert((last, address, sensor.clone()));
-        let own = self.by_sensor.entry(sensor.clone()).or_default();
-        own.insert((last, address));
-        if own.len() > self.most_of_one
-            && let Some((last, address)) = own.first().copied()
-        {
-            self.forget(last, address, &sensor);
-        }
+        self.by_sensor.entry(sensor.clone()).or_default().insert((last, address));
+        self.keep_latest_of(&sensor);
         while self.count > self.most
             && let Some((sensor, own)) = self.by_sensor.iter().max_by_key(|(_, own)| own.len())
             && let Some((last, address)) = own.first().copied()
@@ -136,6 +156,16 @@ impl Protect {
     fn latest<'a>(&self, logins: &'a [Remembered], now: Timestamp) -> Option<&'a GoodLogin> {
         let logins = logins.iter().map(|remembered| &remembered.login);
         logins.max_by_key(|login| login.last).filter(|login| self.is_young(login.last, now))
+    }
+
+    /// Forgets the earliest logins of a sensor that has too many.
+    fn keep_latest_of(&mut self, sensor: &Name) {
+        while let Some(own) = self.by_sensor.get(sensor)
+            && own.len() > self.most_of_one
+            && let Some((last, address)) = own.first().copied()
+        {
+            self.forget(last, address, sensor);
+        }
     }
 
     fn forget(&mut self, last: Timestamp, address: IpAddr, sensor: &Name) {

@@ -36,6 +36,11 @@ impl Reachable {
         Self { networks: Arc::new(networks), protect, nat64, exempt: BTreeMap::new() }
     }
 
+    /// Takes others for the prefixes behind which everyone is.
+    pub fn set_nat64(&mut self, nat64: Nat64) {
+        self.nat64 = nat64;
+    }
+
     /// Whether something in a network is to be kept reachable.
     pub fn touches(&self, network: IpNet, now: Timestamp) -> bool {
         self.networks.overlaps(network)

@@ -36,10 +36,11 @@ fn ruling(book: &Book, address: IpAddr, now: Timestamp) -> Ruling {
     })
 }
 
-/// The ban of the unit around an address, or else of the address alone, and what is left of it.
+/// The ban of the unit around an address, or the part of it that the allow list leaves, or else the ban of the address
+/// alone; and what is left of it.
 fn standing(book: &Book, address: IpAddr, now: Timestamp) -> Option<(IpNet, Left)> {
     let single = IpNet::from(address);
     [book.widen.bans().unit_of(address), single]
         .into_iter()
-        .find_map(|net| Some((net, book.standing(net)?.left(now.into())?)))
+        .find_map(|net| Some((book.entries.held_as(net, single)?, book.standing(net)?.left(now.into())?)))
 }

@@ -73,7 +73,7 @@ impl Scene {
     }
 
     fn allow(&self, what: &str, until: Option<i64>, now: i64) -> usize {
-        self.bans.allow_at_run_time(what, until.map(at), "why", "me", at(now)).unwrap().lifted
+        self.bans.allow_at_run_time(what, until.map(at), "why", "me", at(now)).unwrap().effect.lifted
     }
 
     /// What routers are to hold, by address.
@@ -195,8 +195,8 @@ async fn a_ban_by_hand_is_refused_for_allowed_networks_and_never_shortens() {
     let ban = |prefix: &str, seconds| {
         scene.bans.ban(net(prefix), BanTime::For(Seconds(seconds)), "why", false, at(0))
     };
-    assert!(matches!(ban("10.1.2.3/32", 60), Err(HandError::Allowed(_))));
-    assert!(matches!(ban("0.0.0.0/0", 60), Err(HandError::Allowed(_))));
+    assert!(matches!(ban("10.1.2.3/32", 60), Err(HandError::Allowed { .. })));
+    assert!(matches!(ban("0.0.0.0/0", 60), Err(HandError::Allowed { .. })));
     assert!(matches!(ban("192.0.2.1/32", 0), Err(HandError::NoTime)));
     assert!(ban("192.0.2.7/24", 60).unwrap().changed);
     let shorter = ban("192.0.2.0/24", 30).unwrap();
@@ -208,12 +208,14 @@ async fn a_ban_by_hand_is_refused_for_allowed_networks_and_never_shortens() {
 }
 
 #[tokio::test]
-async fn an_address_that_becomes_allowed_is_unbanned_and_so_is_a_network_around_it() {
+async fn an_address_that_becomes_allowed_is_unbanned_and_a_network_around_it_spares_it() {
     let scene =
         scene(&[("192.0.2.1/32", None), ("198.51.100.0/24", None), ("203.0.113.1/32", None)], "10.0.0.0/8");
     assert_eq!(scene.allow("192.0.2.1", None, 0), 1);
-    assert_eq!(scene.allow("198.51.100.9", None, 0), 1);
+    assert_eq!(scene.allow("198.51.100.9", None, 0), 0);
+    assert_eq!(scene.wanted().len(), 8 + 1);
     assert_eq!(scene.allow("198.18.0.0/15", None, 0), 0);
+    assert_eq!(scene.allow("198.51.0.0/16", None, 0), 1);
     assert_eq!(scene.bans.len(), 1);
     assert!(scene.desired.get(net("203.0.113.1/32")).is_some());
 }
@@ -346,7 +348,12 @@ async fn an_ipv6_offender_is_its_64_unless_someone_else_of_it_is_to_be_kept() {
     assert!(scene.bans.unban(net("2001:db8::99/128"), "by hand", at(1)).is_some());
     scene.take(offence(5, "2001:db8::3", 2), 2).committed().await.unwrap();
     assert_eq!(scene.in_ledger(2)[0], (net("2001:db8::/64"), 2));
-    assert_eq!(scene.allow("2001:db8::5", None, 3), 1);
+    // Someone else of it is allowed later: the ban stands around that one.
+    assert_eq!(scene.allow("2001:db8::5", None, 3), 0);
+    let wanted = scene.wanted();
+    assert!(wanted.len() == 64 + 1 && wanted.contains(&"2001:db8::4/128".to_owned()), "{wanted:?}");
+    assert!(scene.bans.unban(net("2001:db8::5/128"), "by hand", at(4)).is_none());
+    assert!(scene.bans.unban(net("2001:db8::3/128"), "by hand", at(4)).is_some());
     assert_eq!(scene.wanted(), ["2001:db8:1::2/128"]);
 }
 
@@ -422,8 +429,7 @@ async fn a_start_widens_and_remembers_what_was_allowed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bans_of_one_network_decided_at_once_each_count_as_one_strike_more() {
     const WORKERS: u64 = 4;
-    // Their seconds stay within the minute for which a ban is remembered that the ledger may not have yet.
-    const ROUNDS: u64 = 15;
+    const ROUNDS: u64 = 24;
     let steps = Escalation::MOST_STEPS as u64;
     // The n-th ban takes n times as long, so that its length tells as which strike it was decided.
     let escalation = Escalation {
@@ -485,7 +491,7 @@ async fn nothing_that_is_banned_holds_everyone_behind_a_nat64() {
     }
     by_hand("64:ff9b::203.0.113.0/120").unwrap();
     by_hand("2001:db8:64::192.0.2.1/128").unwrap();
-    assert!(matches!(by_hand("198.51.100.9/32"), Err(HandError::Allowed(_))));
+    assert!(matches!(by_hand("198.51.100.9/32"), Err(HandError::Allowed { .. })));
     assert_eq!(scene.wanted(), ["192.0.2.1/32", "203.0.113.0/24"]);
     assert!(scene.bans.unban(net("64:ff9b::192.0.2.1/128"), "by hand", at(1)).is_some());
     // Neighbours of the prefix: one in its /64 is banned alone, and no /48 around it.
@@ -497,4 +503,86 @@ async fn nothing_that_is_banned_holds_everyone_behind_a_nat64() {
     let mut wanted = scene.wanted();
     wanted.sort();
     assert_eq!(wanted, neighbours);
+}
+
+#[tokio::test]
+async fn what_is_allowed_in_a_banned_network_is_spared_alone_until_it_is_off_the_list() {
+    let scene = scene(&[], "10.0.0.0/8");
+    let hour = BanTime::For(Seconds(3600));
+    scene.bans.ban(net("192.0.2.0/24"), hour, "", false, at(0)).unwrap();
+    scene.take(offence(1, "192.0.2.6", 0), 0);
+    let allowed = scene.bans.allow_at_run_time("192.0.2.7", Some(at(60)), "", "", at(1)).unwrap();
+    assert_eq!((allowed.effect.lifted, allowed.effect.more_entries), (0, 6), "{:?}", allowed.effect);
+    let cut = CutNetwork { prefix: net("192.0.2.0/24"), until: Some(at(3600)), entries: 8 };
+    assert_eq!(allowed.effect.cut, [cut]);
+    let parts = [
+        "192.0.2.0/30",
+        "192.0.2.4/31",
+        "192.0.2.6/32",
+        "192.0.2.8/29",
+        "192.0.2.16/28",
+        "192.0.2.32/27",
+        "192.0.2.64/26",
+        "192.0.2.128/25",
+    ];
+    assert_eq!(scene.wanted(), parts);
+    // The part that is an offender's too is held as long as the longer of both says, and stays when one goes.
+    assert_eq!(scene.until("192.0.2.6/32"), Some(at(3600)));
+    assert!(scene.bans.unban(net("192.0.2.6/32"), "me", at(2)).is_some());
+    assert_eq!(scene.wanted(), parts);
+    // It has no ban that could be lifted; and its neighbours have the network's.
+    assert!(scene.bans.unban(net("192.0.2.7/32"), "me", at(2)).is_none());
+    assert_eq!(scene.bans.standing(net("192.0.2.7/32")).bans, []);
+    assert_eq!(scene.bans.standing(net("192.0.2.7/32")).sparing[0].prefix, net("192.0.2.0/24"));
+    let neighbour = scene.bans.standing(net("192.0.2.9/32"));
+    assert_eq!(
+        (neighbour.bans[0].entries, neighbour.held_as),
+        (8, vec![net("192.0.2.9/32"), net("192.0.2.8/29")])
+    );
+    // The ledger keeps the ban as it was made.
+    allowed.receipt.committed().await.unwrap();
+    assert!(scene.in_ledger(2).iter().any(|(prefix, _)| *prefix == net("192.0.2.0/24")));
+    scene.bans.expire(at(60));
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+    assert!(scene.bans.unban(net("192.0.2.0/24"), "me", at(61)).is_some());
+    assert_eq!(scene.wanted(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_banned_network_is_cut_around_whatever_the_allow_list_has_also_after_a_restart() {
+    // One that the configuration allows, and the address of a router.
+    let scene = scene(&[("192.0.2.0/30", Some(600)), ("2001:db8::/64", None)], "192.0.2.1/32");
+    assert_eq!(scene.wanted(), ["192.0.2.0/32", "192.0.2.2/31", "2001:db8::/64"]);
+    let own =
+        |text: &str| OwnNetwork { network: net(text), whose: allow::Whose::Router("edge".parse().unwrap()) };
+    assert_eq!(scene.bans.set_own_networks(vec![own("2001:db8::7/128")], at(1)), 0);
+    assert_eq!(scene.wanted().len(), 2 + 64);
+    let (router, neighbour) = ("2001:db8::7".parse().unwrap(), "2001:db8::8".parse().unwrap());
+    let rulings = scene.bans.rulings(&[(1, router), (2, neighbour)], at(2));
+    let refused = atalaya_wire::Ruling::Refused(atalaya_wire::Grounds::Allowed);
+    assert_eq!(rulings[0].ruling, refused);
+    let atalaya_wire::Ruling::Banned { net: part, .. } = rulings[1].ruling else { panic!("{rulings:?}") };
+    assert_eq!(part, net("2001:db8::8/125"), "a host that drops the unit would drop the router");
+    scene.bans.set_own_networks(Vec::new(), at(3));
+    assert_eq!(scene.wanted(), ["192.0.2.0/32", "192.0.2.2/31", "2001:db8::/64"]);
+    // All of it is allowed: then nothing is left of the ban.
+    assert_eq!(scene.allow("2001:db8::/48", None, 4), 1);
+    assert_eq!(scene.wanted(), ["192.0.2.0/32", "192.0.2.2/31"]);
+}
+
+#[tokio::test]
+async fn a_widened_network_is_let_go_for_what_is_allowed_in_it() {
+    let scene = scene_with(&[], "10.0.0.0/8", |rules| rules.widen.ipv4 = Some(3));
+    for host in 1..=4 {
+        scene.take(offence(host, &format!("192.0.2.{host}"), 0), 0);
+    }
+    assert_eq!(scene.wanted(), ["192.0.2.0/24"]);
+    let standing = scene.bans.standing(net("192.0.2.200/32"));
+    let widened = WidenedNetwork { prefix: net("192.0.2.0/24"), until: Some(at(1800)) };
+    assert_eq!(standing.widened, Some(widened));
+    let effect = scene.bans.allow_at_run_time("192.0.2.4", None, "", "", at(1)).unwrap().effect;
+    assert_eq!((effect.lifted, effect.let_go, effect.more_entries), (1, vec![net("192.0.2.0/24")], 2));
+    assert_eq!(scene.wanted(), ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"]);
+    let effect = scene.bans.disallow("192.0.2.4", at(2)).unwrap().effect;
+    assert_eq!((effect.still, effect.held_by, effect.more_entries), (None, Vec::new(), -2));
 }

@@ -250,6 +250,17 @@ impl Widen {
         self.network_around(prefix).filter(|network| self.wide.contains_key(network))
     }
 
+    /// Whether a ban counts for no network, because it is of a scan.
+    pub fn is_scan(&self, prefix: IpNet) -> bool {
+        self.scans.contains(&prefix)
+    }
+
+    /// The wide networks around a prefix and within it.
+    pub fn wide_touching(&self, prefix: IpNet) -> Vec<IpNet> {
+        let within = self.wide.keys().copied().filter(|network| prefix.contains(network));
+        self.wide_around(prefix).into_iter().chain(within).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// The bans that stand.
     pub fn bans(&self) -> &Prefixes {
         &self.standing

@@ -22,8 +22,9 @@ const EARLIER: usize = 10;
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer show 192.0.2.1\n  \
     atalaya-enforcer show 2001:db8::/64 --json\n\n\
-    The JSON is {prefix, now, ban, around, within, earlier, allowed, login, protected, widened, routers: [{router, prefix, holds, ours, \
-    left, down_since, why}]}, bans as in `bans --json`; fields are added, but do not change.")]
+    The JSON is {prefix, now, standing: {bans: [{prefix, until, jail, sensor, origin, entries}], sparing, widened, held_as}, \
+    history_trouble, ban, around, within, earlier, allowed, login, protected, widened, routers: [{router, prefix, holds, ours, \
+    left_seconds, down_since, why}]}, bans as in `bans --json`; fields are added, but do not change.")]
 pub struct Arguments {
     /// The address or network
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK")]
@@ -82,6 +83,28 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
     for ban in known.ban.iter().chain(&known.around) {
         lines.extend(ban_lines(ban, now, paint));
     }
+    for ban in known.standing.bans.iter().chain(&known.standing.sparing).filter(|ban| ban.entries > 1) {
+        let text = format!(
+            "the ban of {} spares what is allowed in it: each router holds {} in the place of 1",
+            words::prefix(ban.prefix),
+            words::counted(ban.entries, "entry")
+        );
+        lines.extend(paint.paragraph("  ", &text));
+    }
+    // What is not written yet: the disk is full, or another program has locked the ledger.
+    let in_ledger = |prefix| known.ban.iter().chain(&known.around).any(|ban| ban.prefix == prefix);
+    for ban in known.standing.bans.iter().filter(|ban| !in_ledger(ban.prefix)) {
+        let why = if known.history_trouble.is_some() { "" } else { "; the ledger does not have it yet" };
+        let text = format!("{} banned {}{why}", words::prefix(ban.prefix), ban.origin);
+        lines.extend(paint.paragraph("  ", &text));
+    }
+    if let Some(trouble) = &known.history_trouble {
+        let text = format!(
+            "its history and what was seen are not readable now: {}; what is said here is from memory",
+            words::harmless(trouble)
+        );
+        lines.extend(paint.paragraph("  ", &text).iter().map(|line| paint.paint(Tone::Bad, line)));
+    }
     if !known.within.is_empty() {
         lines.push(paint.paint(Tone::Heading, "banned within it"));
         for ban in &known.within {
@@ -104,6 +127,13 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
             }
         }
     }
+    if let Some(ban) = known.ban.as_ref().or(known.around.first())
+        && !known.routers.is_empty()
+        && known.routers.iter().all(|router| router.refuses)
+    {
+        let text = format!("no router takes bans of {}: nobody is kept out", ban.origin.jail());
+        lines.extend(paint.paragraph("  ", &text).iter().map(|line| paint.paint(Tone::Bad, line)));
+    }
     if !known.earlier.is_empty() {
         lines.push(paint.paint(Tone::Heading, "earlier bans"));
         for ban in known.earlier.iter().take(EARLIER) {
@@ -120,28 +150,39 @@ fn lines(known: &AddressAnswer, paint: Paint) -> Vec<String> {
 /// Whether it is kept out, in words.
 fn verdict(known: &AddressAnswer) -> (Tone, String) {
     let now = known.now;
-    match (&known.ban, known.around.first()) {
-        (Some(ban), _) => (Tone::Bad, format!("banned, {}", ends(ban, now))),
-        (None, Some(around)) => (
-            Tone::Bad,
-            format!("banned with the network {}, {}", words::prefix(around.prefix), ends(around, now)),
-        ),
-        (None, None) if known.earlier.is_empty() => (Tone::Good, "not banned, and was not before".to_owned()),
-        (None, None) => {
-            let times = if known.earlier.len() == 1 {
-                "once".to_owned()
-            } else {
-                words::counted(known.earlier.len(), "time")
-            };
-            (Tone::Good, format!("not banned; it was {times} before"))
-        }
+    let standing = &known.standing;
+    if let Some(ban) = standing.bans.iter().find(|ban| ban.prefix == known.prefix) {
+        return (Tone::Bad, format!("banned, {}", ends(ban.until, now)));
     }
+    if let Some(around) = standing.bans.first() {
+        let network = words::prefix(around.prefix);
+        return (Tone::Bad, format!("banned with the network {network}, {}", ends(around.until, now)));
+    }
+    if let Some(widened) = &standing.widened {
+        let network = words::prefix(widened.prefix);
+        let text = format!(
+            "banned with the network {network}, of which many addresses are banned, {}",
+            ends(widened.until, now)
+        );
+        return (Tone::Bad, text);
+    }
+    if let Some(ban) = standing.sparing.first() {
+        let network = words::prefix(ban.prefix);
+        return (Tone::Good, format!("not banned; the ban of the network {network} spares it"));
+    }
+    let before = match known.earlier.len() {
+        _ if known.history_trouble.is_some() => "not banned".to_owned(),
+        0 => "not banned, and was not before".to_owned(),
+        1 => "not banned; it was once before".to_owned(),
+        many => format!("not banned; it was {} before", words::counted(many, "time")),
+    };
+    (Tone::Good, before)
 }
 
-fn ends(ban: &Ban, now: Timestamp) -> String {
-    match ban.until {
+fn ends(until: Option<Timestamp>, now: Timestamp) -> String {
+    match until {
         None => "permanent".to_owned(),
-        Some(until) => format!("ends {} ({})", words::until(ban.until, now), words::moment(until)),
+        Some(end) => format!("ends {} ({})", words::until(until, now), words::moment(end)),
     }
 }
 
@@ -159,7 +200,7 @@ fn ban_lines(ban: &Ban, now: Timestamp, paint: Paint) -> Vec<String> {
         words::moment(ban.since)
     )];
     for seen in &ban.evidence {
-        let open = format!("    {}  ", seen.time.strftime("%H:%M:%S"));
+        let open = format!("    {}  ", words::hour(seen.time));
         let text = format!("{}: {}", words::harmless(&seen.source), words::harmless(&seen.text));
         lines.extend(paint.paragraph(&open, &text));
     }
@@ -181,7 +222,7 @@ fn earlier(ban: &Ban, now: Timestamp) -> String {
 /// What a router holds, in words.
 pub fn holding(router: &RouterHolding, asked: IpNet, now: Timestamp) -> String {
     match router.holding {
-        Holding::Entry { ours, left } => {
+        Holding::Entry { ours, left, .. } => {
             let what = if router.prefix == asked {
                 "holds it".to_owned()
             } else {
@@ -240,13 +281,18 @@ pub fn on_routers(routers: &[RouterHolding], now: Timestamp) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use atalaya_enforcer::control::allow::AllowedBecause;
+    use atalaya_enforcer::bans::WidenedNetwork;
+    use atalaya_enforcer::bans::allow::{AllowReason, AllowedBecause};
     use serde_json::json;
 
     use super::*;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn standing(prefix: &str, entries: usize) -> serde_json::Value {
+        json!({"prefix": prefix, "until": at(1800), "jail": "ssh", "sensor": "web-1", "entries": entries})
     }
 
     fn known() -> AddressAnswer {
@@ -258,11 +304,12 @@ mod tests {
         over["ended"] = json!(at(-90));
         over["ended_by"] = json!("expired");
         serde_json::from_value(json!({
-            "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "around": [], "within": [], "earlier": vec![over; 12],
+            "prefix": "192.0.2.1/32", "now": at(120), "ban": ban, "history_trouble": null,
+            "standing": {"bans": [standing("192.0.2.1/32", 1)], "sparing": [], "widened": null, "held_as": []}, "around": [], "within": [], "earlier": vec![over; 12],
             "allowed": null, "login": null, "protected": null, "widened": null, "routers": [
-                {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
+                {"router": "edge-1", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left_seconds": 1680,
                  "down_since": null, "why": null},
-                {"router": "edge-0", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left": 1680,
+                {"router": "edge-0", "prefix": "192.0.2.1/32", "holds": "entry", "ours": true, "left_seconds": 1680,
                  "down_since": null, "why": "drops nothing: no enabled rule"},
                 {"router": "edge-2", "prefix": "192.0.2.1/32", "holds": "unknown", "down_since": at(0),
                  "why": "no route"},
@@ -292,23 +339,53 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_is_told_from_memory_where_the_ledger_lacks_it_or_cannot_be_read() {
+        let mut known = known();
+        known.ban = None;
+        let text = lines(&known, Paint::plain(200, 24)).join("\n");
+        assert!(
+            text.contains(
+                "  192.0.2.1 banned by jail ssh for sensor web-1; the ledger does not have it yet\n"
+            ),
+            "{text}"
+        );
+        known.history_trouble = Some("the ledger does not answer\u{1b}[2J".to_owned());
+        known.earlier.clear();
+        let text = lines(&known, Paint::plain(200, 24)).join("\n");
+        let expected = "192.0.2.1: banned, ends in 28m (2027-01-15 08:30:00Z)\n  192.0.2.1 banned by jail ssh for sensor web-1\n  its history and what was seen are not readable now: the ledger does not answer\u{fffd}[2J; what is said here is from memory\n";
+        assert!(text.starts_with(expected), "{text}");
+        known.standing.bans.clear();
+        assert!(
+            lines(&known, Paint::plain(80, 24))[0].ends_with(": not banned"),
+            "what was before is not known"
+        );
+    }
+
+    #[test]
     fn an_address_that_is_not_banned_says_so_and_what_covers_it() {
         let mut known = known();
-        let ban = known.ban.take().unwrap();
+        known.ban = None;
+        known.standing.bans.clear();
         assert!(lines(&known, Paint::plain(80, 24))[0].contains("not banned; it was 12 times before"));
         known.earlier.clear();
         let network = "192.0.2.0/24".parse().unwrap();
-        known.allowed = Some(AllowedBecause { network, name: None, entry: None });
+        let reason = AllowReason::Configured;
+        known.allowed = Some(AllowedBecause { network, reason, router: None, name: None, entry: None });
         let text = lines(&known, Paint::plain(80, 24)).join("\n");
         assert!(
             text.contains("not banned, and was not before") && text.contains("192.0.2.0/24 is on the allow"),
             "{text}"
         );
-        known.around = vec![Ban { prefix: "192.0.2.0/24".parse().unwrap(), ..ban }];
-        assert!(
-            lines(&known, Paint::plain(80, 24))[0]
-                .contains("banned with the network 192.0.2.0/24, ends in 28m")
-        );
+        let heading = |known: &AddressAnswer| lines(known, Paint::plain(80, 24))[0].clone();
+        known.standing.sparing = vec![serde_json::from_value(standing("192.0.2.0/24", 8)).unwrap()];
+        assert_eq!(heading(&known), "192.0.2.1: not banned; the ban of the network 192.0.2.0/24 spares it");
+        let text = lines(&known, Paint::plain(80, 24)).join("\n");
+        assert!(text.contains("each router holds 8\n  entries in the place of 1"), "{text}");
+        known.standing.widened = Some(WidenedNetwork { prefix: network, until: Some(at(1800)) });
+        let expected = "192.0.2.1: banned with the network 192.0.2.0/24, of which many addresses are banned, ends in 28m (2027-01-15 08:30:00Z)";
+        assert_eq!(heading(&known), expected);
+        known.standing.bans = std::mem::take(&mut known.standing.sparing);
+        assert!(heading(&known).contains("banned with the network 192.0.2.0/24, ends in 28m"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::words;
     atalaya-enforcer allow admin.example.org                            # the addresses it has, as they change\n  \
     atalaya-enforcer allow --remove 192.0.2.7\n\n\
     The JSON of the list is {entries: [{what, since, until, reason, by}], names, networks, protected}, that of a change \
-    {entry, lifted}, a line for each.")]
+    {entry, lifted, cut: [{prefix, until, entries}], held_by, still, let_go, more_entries}, a line for each.")]
 pub struct Arguments {
     /// Addresses, networks or DNS names; without any, lists what is allowed
     #[arg(value_name = "ADDRESS|NETWORK|NAME")]
@@ -84,7 +84,7 @@ impl Arguments {
             }
             let what = words::harmless(&done.entry.what);
             if self.remove {
-                return Ok(writeln!(out, "{what} can be banned again")?);
+                return disallowed(&done, out);
             }
             let end = match done.entry.until {
                 Some(until) => format!(
@@ -95,12 +95,67 @@ impl Arguments {
                 None => "until it is taken off the list".to_owned(),
             };
             writeln!(out, "{what} is allowed {end}: it is never banned")?;
-            if done.lifted > 0 {
-                writeln!(out, "  {} lifted", words::counted(done.lifted, "ban"))?;
-            }
-            Ok(())
+            effect(&done, out)
         })
     }
+}
+
+/// What allowing something did to the bans.
+fn effect(done: &AllowedAnswer, out: &mut impl Write) -> anyhow::Result<()> {
+    let effect = &done.effect;
+    if effect.lifted > 0 {
+        writeln!(out, "  {} lifted", words::counted(effect.lifted, "ban"))?;
+    }
+    for network in &effect.let_go {
+        writeln!(
+            out,
+            "  routers no longer hold the whole network {}, only its banned addresses",
+            words::prefix(*network)
+        )?;
+    }
+    for ban in &effect.cut {
+        writeln!(
+            out,
+            "  the ban of the network {} stands ({}) and spares it: each router holds {} in the place of 1",
+            words::prefix(ban.prefix),
+            words::end(ban.until),
+            words::counted(ban.entries, "entry")
+        )?;
+    }
+    if effect.more_entries > 0 && (effect.let_go.len() + effect.cut.len()) > 0 {
+        writeln!(out, "  that is {} more", words::counted(effect.more_entries, "entry"))?;
+    }
+    if !effect.cut.is_empty() {
+        let when = if done.entry.until.is_some() {
+            "when that time is over"
+        } else {
+            "when it is taken off the list"
+        };
+        writeln!(out, "  {when}, the network's ban keeps it out again")?;
+    }
+    Ok(())
+}
+
+/// What taking something off the list did.
+fn disallowed(done: &AllowedAnswer, out: &mut impl Write) -> anyhow::Result<()> {
+    let what = words::harmless(&done.entry.what);
+    if let Some(still) = &done.effect.still {
+        return Ok(writeln!(
+            out,
+            "{what} is off the list of run time, and still never banned: {}",
+            words::harmless(&still.to_string())
+        )?);
+    }
+    writeln!(out, "{what} can be banned again")?;
+    for ban in &done.effect.held_by {
+        writeln!(
+            out,
+            "  it is kept out again, by the ban of the network {}, {}",
+            words::prefix(ban.prefix),
+            words::end(ban.until)
+        )?;
+    }
+    Ok(())
 }
 
 // === impl ProtectedArguments ===
@@ -137,14 +192,14 @@ impl ProtectedArguments {
 
 /// Why something is never banned, in words.
 pub fn because(because: &AllowedBecause, now: Timestamp) -> String {
-    let what = words::prefix(because.network);
-    let name = because.name.as_ref().map(|name| format!(" ({})", words::harmless(name))).unwrap_or_default();
     match &because.entry {
-        Some(entry) => format!("{what}{name} is on the allow list: {}", said(entry, now)),
-        None if because.name.is_some() => format!("{what}{name} is on the allow list of the configuration"),
-        None => format!(
-            "{what} is on the allow list of the configuration, or a router's, this host's or nobody's address"
-        ),
+        Some(entry) => {
+            let what = words::prefix(because.network);
+            let name =
+                because.name.as_ref().map(|name| format!(" ({})", words::harmless(name))).unwrap_or_default();
+            format!("{what}{name} is on the allow list: {}", said(entry, now))
+        }
+        None => words::harmless(&because.to_string()).into_owned(),
     }
 }
 
@@ -224,10 +279,25 @@ mod tests {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
         let entry = list.entries[0].clone();
-        let why = AllowedBecause { network: "192.0.2.7/32".parse().unwrap(), name: None, entry: Some(entry) };
+        let mut why: AllowedBecause = serde_json::from_value(json!({
+            "network": "192.0.2.7/32", "reason": "run-time", "router": null, "name": null, "entry": entry,
+        }))
+        .unwrap();
         assert_eq!(
             because(&why, at(60)),
             "192.0.2.7 is on the allow list: allowed 1m ago by eve (my\u{fffd}[2J laptop), ends in 1h 59m"
         );
+        why.entry = None;
+        for (reason, expected) in [
+            ("configured", "192.0.2.7 is on the allow list of the configuration"),
+            ("host", "192.0.2.7 is an address of the enforcer's host"),
+            ("router", "192.0.2.7 is an address of router edge"),
+            ("connected", "router edge is connected to the private network 192.0.2.7"),
+            ("nobody", "192.0.2.7 is loopback, link-local, multicast or reserved"),
+        ] {
+            why.reason = serde_json::from_value(json!(reason)).unwrap();
+            why.router = Some("edge".parse().unwrap());
+            assert_eq!(because(&why, at(60)), expected);
+        }
     }
 }

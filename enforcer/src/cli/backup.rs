@@ -90,7 +90,7 @@ fn print(what: &str, file: &Path, summary: Summary, json: bool, out: &mut impl W
             if certificate {
                 "with the certificate"
             } else {
-                "NO CERTIFICATE: sensors would have to join again"
+                "WITHOUT A CERTIFICATE: where none is in the state folder, sensors have to join again"
             }
         )?;
     }

@@ -65,7 +65,8 @@ impl Enrol {
     /// Enrols, and prints the token.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         let config = Config::read(config)?;
-        let fingerprint = Identity::load_or_make(&config.state)?.fingerprint();
+        let fingerprint =
+            Identity::load_or_make(&config.state, || enrolment::is_any(&config.state))?.fingerprint();
         let token = enrolment::enrol(&config.state, self.name.clone(), fingerprint, self.replace)?;
         if !self.jails.is_empty() {
             enrolment::restrict(&config.state, &self.name, &self.jails.into_iter().collect())?;

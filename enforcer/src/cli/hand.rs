@@ -4,15 +4,17 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
 use atalaya_enforcer::control::sensors::{SensorUnbanAnswer, SensorUnbanRequest};
 use atalaya_enforcer::router::Holding;
-use atalaya_wire::{BanTime, Name, Seconds};
+use atalaya_wire::{BanTime, Name, Problem, ProblemCode, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::address::on_routers;
+use super::router::Prompt;
 use super::socket::{Socket, each, print_json};
 use super::words;
 
@@ -31,7 +33,7 @@ pub struct BanArguments {
     /// Why; kept in the ledger
     #[arg(long, default_value = "")]
     reason: String,
-    /// Ban also who logged in successfully from there lately
+    /// Ban also who logged in successfully from there lately, and private addresses
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -45,8 +47,8 @@ pub struct BanArguments {
     atalaya-enforcer unban 192.0.2.1 --reason 'our own scanner'\n  \
     atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n  \
     atalaya-enforcer unban --sensor web-1   # all that this sensor asked for, and nobody else\n\n\
-    The JSON is {prefix, routers}, a line for each address; routers as in `show --json`; with --sensor it is \
-    {sensor, lifted, stand}.")]
+    The JSON is {prefix, routers, still}, a line for each address; routers as in `show --json`, still as its \
+    standing.bans; with --sensor it is {sensor, lifted, stand}.")]
 pub struct UnbanArguments {
     /// The addresses or networks, as they were banned
     #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required_unless_present = "sensor")]
@@ -69,7 +71,20 @@ impl BanArguments {
         let socket = Socket::of(config)?;
         each(&self.prefixes, |&prefix| {
             let (bantime, reason, force) = (self.bantime, self.reason.clone(), self.force);
-            let done = socket.post("bans", &BanRequest { prefix, bantime, reason, force })?;
+            let mut request = BanRequest { prefix, bantime, reason, force };
+            let done = match socket.post("bans", &request) {
+                Err(error) if needs_force(&error) && Prompt::new().is_somebody() => {
+                    eprintln!("{error}");
+                    if !Prompt::new()
+                        .agrees(&format!("Ban {} all the same?", words::prefix(prefix)), false)?
+                    {
+                        bail!("{} is not banned", words::prefix(prefix));
+                    }
+                    request.force = true;
+                    socket.post("bans", &request)
+                }
+                done => done,
+            }?;
             self.print(&done, out)
         })
     }
@@ -91,6 +106,11 @@ impl BanArguments {
         }
         Ok(())
     }
+}
+
+/// Whether the enforcer does it once it is asked again with force.
+fn needs_force(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Problem>().is_some_and(|problem| problem.code == ProblemCode::NeedsForce)
 }
 
 // === impl UnbanArguments ===
@@ -133,6 +153,16 @@ impl UnbanArguments {
         }
         let now = Timestamp::now();
         writeln!(out, "lifted the ban of {}", words::prefix(done.prefix))?;
+        if let Some(ban) = done.still.first() {
+            let network = words::prefix(ban.prefix);
+            writeln!(
+                out,
+                "  it is still kept out: the network {network} is banned {}, {}; `atalaya-enforcer unban {network}` lifts that",
+                ban.origin,
+                words::end(ban.until)
+            )?;
+            return Ok(());
+        }
         for router in &done.routers {
             let text = match router.holding {
                 Holding::Entry { ours: false, .. } => "keeps an entry for it that is not ours".to_owned(),

@@ -9,10 +9,11 @@ use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::desired::Basis;
 use atalaya_enforcer::desired::Desired;
-use atalaya_enforcer::ledger::ListUse;
+use atalaya_enforcer::ledger::{Lineage, ListUse};
 use atalaya_enforcer::router::RouterConfig;
 use atalaya_enforcer::router::plan::{self, Does, Leftover, Plan};
 use atalaya_enforcer::service;
+use atalaya_program::causes::Causes;
 use atalaya_wire::{Name, Seconds};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -25,7 +26,7 @@ use super::words;
 /// Which routers to plan for.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  atalaya-enforcer plan\n  atalaya-enforcer plan edge --all   # a router that was just added: nothing is sent to it\n\nThe JSON is an array, one object a router: `steps` with `prefix`, `does`, `timeout` in seconds and `why`; `error` where it cannot be read."
+    after_help = "Examples:\n  atalaya-enforcer plan\n  atalaya-enforcer plan edge --all   # a router that was just added: nothing is sent to it\n\nThe JSON is an array, one object a router: `steps` with `prefix`, `does`, `timeout_seconds` and `why`; `error` where it cannot be read."
 )]
 pub struct Arguments {
     /// Of which routers; of all in the configuration where none is named
@@ -78,10 +79,11 @@ impl Arguments {
     pub fn run(self, path: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let config = Config::read(path)?;
         let mut routers = chosen(&config, &self.routers)?;
-        let (desired, lists) = basis(&config)?;
+        let (desired, lists, lineage) = basis(&config)?;
         let desired = Arc::new(desired);
         for router in &mut routers {
             router.old_marks = plan::old_marks(router, &lists);
+            router.lineage = lineage;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
@@ -153,9 +155,10 @@ impl Tidy {
     /// Shows or removes what is left.
     pub fn run(self, path: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let config = Config::read(path)?;
-        let routers = chosen(&config, &self.routers)?;
+        let mut routers = chosen(&config, &self.routers)?;
         let socket = Socket::at(&config.socket)?;
-        let (_, lists) = basis(&config)?;
+        let (_, lists, lineage) = basis(&config)?;
+        routers.iter_mut().for_each(|router| router.lineage = lineage);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
         for router in &routers {
@@ -164,7 +167,9 @@ impl Tidy {
                     self.forget(&socket, router, &lists);
                     Outcome::Good(tidied)
                 }
-                Err(error) => Outcome::Bad { router: router.name.clone(), error: format!("{error:#}") },
+                Err(error) => {
+                    Outcome::Bad { router: router.name.clone(), error: Causes(error.as_ref()).to_string() }
+                }
             });
         }
         if self.json {
@@ -220,7 +225,7 @@ impl Tidy {
 }
 
 /// The bans and the lists of before: from the running enforcer, or from its ledger where none runs.
-fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>)> {
+fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>, Option<Lineage>)> {
     let mut basis = match Socket::at(&config.socket)?.get::<Basis>("desired") {
         Ok(basis) => basis,
         Err(_) if std::os::unix::net::UnixStream::connect(&config.socket).is_err() => {
@@ -229,7 +234,8 @@ fn basis(config: &Config) -> anyhow::Result<(Desired, Vec<ListUse>)> {
         Err(error) => return Err(error),
     };
     let lists = std::mem::take(&mut basis.lists);
-    Ok((basis.desired(), lists))
+    let lineage = basis.lineage;
+    Ok((basis.desired(), lists, lineage))
 }
 
 fn chosen(config: &Config, names: &[Name]) -> anyhow::Result<Vec<RouterConfig>> {

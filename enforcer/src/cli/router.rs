@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 mod add;
 mod check;
-mod prompt;
+pub mod prompt;
 mod section;
+mod unfinished;
+
+pub use prompt::Prompt;
 
 /// The examples of `router --help`.
 pub const EXAMPLES: &str = "Examples:\n  \

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::ledger::{Ban, Selection};
+use atalaya_program::causes::Causes;
 use atalaya_wire::Problem;
 use reqwest::{Client, RequestBuilder, Response};
 use serde::Serialize;
@@ -50,6 +51,11 @@ impl Socket {
         let client = Client::builder().unix_socket(path).tls_backend_preconfigured(tls).build()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { path: path.to_owned(), client, runtime })
+    }
+
+    /// Whether an enforcer answers there.
+    pub fn answers(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(&self.path).is_ok()
     }
 
     /// The answer to `GET /PATH`, from JSON.
@@ -115,7 +121,10 @@ impl Socket {
         let status = response.status();
         let body = response.bytes().await?;
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{}", words::harmless(&problem.message)),
+            // Kept as it is, for those who go on from its code.
+            Ok(problem) => {
+                bail!(Problem { message: words::harmless(&problem.message).into_owned(), ..problem })
+            }
             Err(_) => {
                 bail!("the enforcer refused ({status}): {}", words::harmless(&String::from_utf8_lossy(&body)))
             }
@@ -196,7 +205,7 @@ pub fn each<T>(all: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> anyh
             if error.is::<std::io::Error>() {
                 return Err(error);
             }
-            eprintln!("atalaya-enforcer: {error:#}");
+            eprintln!("atalaya-enforcer: {}", Causes(error.as_ref()));
             code = ExitCode::FAILURE;
         }
     }

@@ -13,7 +13,7 @@ use atalaya_enforcer::enrolment::{self, Sensor};
 use atalaya_enforcer::intake::Seen;
 use atalaya_enforcer::router::{Enforcement, RouterStatus, State};
 use atalaya_wire::Name;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -27,6 +27,8 @@ const USUAL_LINES: usize = 24;
 const PASTE: &str = "paste into its terminal (ssh, or New Terminal in WinBox):";
 /// How long `--check` waits for what is still being looked at.
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
+/// After how long a reading is told of.
+const LONG_READING: SignedDuration = SignedDuration::from_mins(1);
 /// The pause between two looks whether that is over.
 const CHECK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,6 +117,9 @@ impl Routers {
         for line in paint.table(ROUTER_HEADER, &ROUTER_NUMBERS, router_rows(&status)) {
             writeln!(out, "{line}")?;
         }
+        for line in readings(&status, usize::MAX, paint) {
+            writeln!(out, "{line}")?;
+        }
         for router in &status.routers {
             for (family, rule) in router.status.rules() {
                 let open = format!("{}: {family}: ", router.status.name);
@@ -194,6 +199,7 @@ pub fn screen(status: &Status, paint: Paint, lines: usize) -> Vec<String> {
         room,
         "atalaya-enforcer routers",
     ));
+    screen.extend(readings(status, 2, paint));
     screen.push(String::new());
     let faulty = |name: &Name| status.faults.iter().any(|fault| is_sensors(fault, name));
     // Many that have not joined yet hide none of those that have.
@@ -306,8 +312,10 @@ pub fn wellness(status: &Status) -> (Tone, String) {
 pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
     let of = match fault.kind {
         FaultKind::Ledger => "the ledger",
-        FaultKind::NoRouter => "configuration",
+        FaultKind::NoRouter | FaultKind::NotTaken => "configuration",
         FaultKind::NotDropped
+        | FaultKind::NotHeld
+        | FaultKind::Rivals
         | FaultKind::RouterDown
         | FaultKind::RouterRefuses
         | FaultKind::RouterFull
@@ -424,6 +432,31 @@ fn router_row(router: &RouterAnswer, status: &Status) -> (Tone, [String; 8]) {
             router.version.as_deref().map_or("-".into(), words::harmless).into_owned(),
         ],
     )
+}
+
+/// How far the readings are that take over a minute, the longest first, and at most so many.
+fn readings(status: &Status, most: usize, paint: Paint) -> Vec<String> {
+    let routers = status.routers.iter().map(|router| &router.status);
+    let mut long: Vec<_> = routers
+        .filter_map(|router| Some((router, router.reading?)))
+        .filter(|(_, reading)| status.now.duration_since(reading.since) >= LONG_READING)
+        .collect();
+    long.sort_by_key(|(_, reading)| reading.since);
+    let shown = long.iter().take(most).map(|(router, reading)| {
+        let before = reading.before.map(|before| format!(", of {} the last time", words::count(before)));
+        let far = match reading.rows {
+            0 => "it scans its table and has told nothing yet".to_owned(),
+            rows => format!("{} so far{}", words::counted(rows, "entry"), before.unwrap_or_default()),
+        };
+        let took = words::length(status.now.duration_since(reading.since));
+        let family = reading.family;
+        format!("{}: reading its {family} list for {took}: {far}; new bans are sent meanwhile", router.name)
+    });
+    let rest = long.len().saturating_sub(most);
+    let more = (rest > 0).then(|| {
+        format!("and {} for over a minute: atalaya-enforcer routers", words::counted(rest, "other"))
+    });
+    shown.chain(more).flat_map(|text| paint.paragraph("  ", &text)).collect()
 }
 
 /// What a router is at, in a word or two.

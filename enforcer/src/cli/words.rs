@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use atalaya_enforcer::clock;
 pub use atalaya_program::count::{agreeing, count, counted};
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 /// An address without its length, a network with it.
@@ -15,9 +17,25 @@ pub fn prefix(prefix: IpNet) -> String {
     }
 }
 
-/// A time to the second.
+/// A time to the second, in this host's zone.
 pub fn moment(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+    clock::in_zone(time, &zone())
+}
+
+/// The hour of a time, in this host's zone, for where the zone is told beside it.
+pub fn hour(time: Timestamp) -> String {
+    time.to_zoned_datetime(zone()).strftime("%H:%M:%S").to_string()
+}
+
+/// The same, with its distance from UTC.
+pub fn hour_of_zone(time: Timestamp) -> String {
+    let moment = moment(time);
+    moment.split_once(' ').map_or_else(|| moment.clone(), |(_, hour)| hour.to_owned())
+}
+
+/// The zone of this host; tests are everywhere in the same.
+fn zone() -> TimeZone {
+    if cfg!(test) { TimeZone::UTC } else { TimeZone::system() }
 }
 
 /// When a ban ends.

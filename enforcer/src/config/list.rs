@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::checked;
 use crate::desired::ListConfig;
+use crate::ledger::{Lineage, LineageError};
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +17,8 @@ pub(super) struct RawList {
     ipv6_name: Option<Spanned<String>>,
     comment: Option<Spanned<String>>,
     mark: Option<Spanned<String>>,
+    #[serde(default)]
+    adopt: Vec<Spanned<String>>,
 }
 
 // === impl RawList ===
@@ -42,6 +45,17 @@ impl RawList {
             .ok_or("the comment may have {jail}, {sensor}, and at most 100 other printable ASCII characters")
         })?;
         Ok(ListConfig { names: [name, ipv6_name], comment, mark })
+    }
+
+    /// The words of other ledgers whose entries are to be ours.
+    pub(super) fn adopted(
+        &self,
+        at: &impl Fn(Range<usize>, String) -> ConfigError,
+    ) -> Result<Vec<Lineage>, ConfigError> {
+        let read = |word: &Spanned<String>| {
+            word.get_ref().parse().map_err(|error: LineageError| at(word.span(), error.to_string()))
+        };
+        self.adopt.iter().map(read).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use atalaya_program::config_file::ConfigError;
@@ -12,6 +13,7 @@ use toml::Spanned;
 use super::checked;
 use super::list::is_list_name;
 use crate::desired::{ListConfig, Severity};
+use crate::router::endpoint::{API_PORT, API_TLS_PORT};
 use crate::router::{Endpoint, Password, RouterConfig};
 
 #[derive(Deserialize)]
@@ -83,13 +85,13 @@ impl RawRouter {
             return Err(wrong(self.user.span(), &"`user` is empty"));
         }
         let password = match (self.password, self.password_file) {
+            (Some(password), None) if password.get_ref().0.is_empty() => {
+                return Err(wrong(password.span(), &"`password` is empty: give the user one on the router"));
+            }
             (Some(password), None) => password.into_inner().0,
             (None, Some(file)) => {
-                let path = folder.join(file.get_ref());
-                let text = std::fs::read_to_string(&path).map_err(|error| {
-                    wrong(file.span(), &format_args!("cannot read {}: {error}", path.display()))
-                })?;
-                text.trim_end_matches(['\n', '\r']).to_owned()
+                let read = read_password(&folder.join(file.get_ref()), name, warnings);
+                read.map_err(|error| wrong(file.span(), &error))?
             }
             (None, None) => {
                 return Err(wrong(
@@ -106,14 +108,23 @@ impl RawRouter {
             (Some(tls), None) if *tls.get_ref() => {
                 return Err(wrong(
                     tls.span(),
-                    &"TLS needs `fingerprint` too, the SHA-256 of the router's certificate (`/certificate print detail` shows it)",
+                    &format_args!(
+                        "TLS needs `fingerprint` too, the SHA-256 of the certificate that the router is known by; `openssl s_client -connect {} </dev/null | openssl x509 -noout -fingerprint -sha256` shows what it presents, `/certificate print detail` on the router what is right",
+                        Endpoint { port: endpoint.port.or(Some(API_TLS_PORT)), ..endpoint.clone() }
+                    ),
                 ));
             }
             (Some(tls), Some(_)) if !*tls.get_ref() => {
                 return Err(wrong(tls.span(), &"a fingerprint, but no TLS: leave one of the two lines away"));
             }
+            (_, None) if endpoint.port == Some(API_TLS_PORT) => warnings.push(format!(
+                "router {name}: port {API_TLS_PORT} is usually api-ssl's, which speaks TLS: set `fingerprint`, or the port of the plain API ({API_PORT})"
+            )),
             (_, None) => warnings.push(format!(
                 "router {name}: the API password crosses the network unencrypted; give the router a certificate, enable api-ssl, and set `fingerprint`"
+            )),
+            (_, Some(_)) if endpoint.port == Some(API_PORT) => warnings.push(format!(
+                "router {name}: port {API_PORT} is usually the plain API's, and `fingerprint` asks for TLS: set the port of api-ssl ({API_TLS_PORT})"
             )),
             _ => {}
         }
@@ -140,6 +151,29 @@ impl RawRouter {
         limits.set(&mut config, wrong)?;
         Ok(config)
     }
+}
+
+/// The one line of a password file. A file that others may read is warned of.
+fn read_password(path: &Path, router: &Name, warnings: &mut Vec<String>) -> Result<String, String> {
+    let path_shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path_shown}: {error}"))?;
+    let mut lines = text.lines();
+    let password = lines.next().unwrap_or_default();
+    if password.is_empty() {
+        return Err(format!(
+            "{path_shown} is empty, or begins with an empty line; expected the password on its only line"
+        ));
+    }
+    if lines.any(|line| !line.is_empty()) {
+        return Err(format!("{path_shown} has more than one line; expected the password alone"));
+    }
+    let readable = path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
+    if readable {
+        warnings.push(format!(
+            "router {router}: everyone on this host can read the password in {path_shown}: chmod 600 it"
+        ));
+    }
+    Ok(password.to_owned())
 }
 
 // === impl Limits ===

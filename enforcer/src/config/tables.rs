@@ -8,7 +8,7 @@ use atalaya_wire::{BanTime, Escalation, EscalationTable, Name, Networks, Seconds
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::bans::allow::{AllowConfig, is_host_name};
+use crate::bans::allow::{AllowConfig, What};
 use crate::bans::protect::{ProtectConfig, private};
 use crate::bans::widen::WidenConfig;
 use crate::intake::fleet::FleetConfig;
@@ -54,21 +54,10 @@ pub(super) fn check_allow(
 ) -> Result<AllowConfig, ConfigError> {
     let mut config = AllowConfig::default();
     for entry in raw {
-        let text = entry.get_ref().trim();
-        match Networks::try_from(vec![text.to_owned()]) {
-            Ok(network) => config.networks.extend(network.iter()),
-            Err(_) if is_host_name(text) => {
-                config.names.push(text.trim_end_matches('.').to_ascii_lowercase());
-            }
-            Err(_) => {
-                let text = text.escape_debug();
-                return Err(at(
-                    entry.span(),
-                    format!(
-                        "`{text}` is no address, no network and no host name; expected such as `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32` or `admin.example.org`"
-                    ),
-                ));
-            }
+        match What::parse(entry.get_ref()) {
+            Ok(What::Network(network)) => config.networks.insert(network),
+            Ok(What::Name(name)) => config.names.push(name),
+            Err(error) => return Err(at(entry.span(), error.to_string())),
         }
     }
     Ok(config)

@@ -1,28 +1,34 @@
 //! `GET /address`: all that is known of one address or network.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use atalaya_wire::{Problem, ProblemCode};
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::allow::AllowedBecause;
 use super::holding::{self, Goal, RouterHolding};
-use super::{Answer, Control, Refused};
+use super::{Answer, Control};
+use crate::bans::Standing;
 use crate::ledger::{Ban, GoodLogin, Ledger, LedgerError, Selection, Sort, Which};
 
 /// How many bans of each kind are listed at most.
 const MOST: u64 = 100;
+
+/// How long the ledger may take. Another program may hold its lock, and the answer that counts is in memory.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const SLOW: &str = "the ledger does not answer: another program has locked it, or the disk is slow";
 
 /// The query of `GET /address`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddressRequest {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
 }
 
@@ -30,10 +36,15 @@ pub struct AddressRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AddressAnswer {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// When this was so, by the enforcer's clock.
     pub now: Timestamp,
-    /// Its ban that stands.
+    /// What keeps it out now, also where the ledger cannot be read.
+    pub standing: Standing,
+    /// Why its history is not told: the ledger cannot be read. What the ledger tells is left out then.
+    pub history_trouble: Option<String>,
+    /// Its ban that stands, as the ledger has it.
     pub ban: Option<Ban>,
     /// Bans that stand of networks around it, which keep it out too.
     pub around: Vec<Ban>,
@@ -48,6 +59,7 @@ pub struct AddressAnswer {
     /// The successful login that protects it, or a part of it, from bans.
     pub protected: Option<GoodLogin>,
     /// The network that routers hold in its place, because many addresses of it are banned.
+    #[serde(with = "crate::prefixes::json::option")]
     pub widened: Option<IpNet>,
     /// What each router holds for it or for a network around it.
     pub routers: Vec<RouterHolding>,
@@ -60,22 +72,29 @@ pub(super) async fn address(
     let prefix = control.bans.clients(prefix);
     let now = control.clock.now();
     let ledger = control.ledger.clone();
-    let read = tokio::task::spawn_blocking(move || Record::read(&ledger, prefix, now)).await;
-    let unavailable =
-        |why: String| Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
-    let record = read
-        .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
-        .map_err(|error| unavailable(error.to_string()))?;
+    let read = tokio::task::spawn_blocking(move || Record::read(&ledger, prefix, now));
+    let (record, history_trouble) = match tokio::time::timeout(PATIENCE, read).await {
+        Ok(Ok(Ok(record))) => (record, None),
+        Ok(Ok(Err(error))) => (Record::default(), Some(error.to_string())),
+        Ok(Err(_)) => (Record::default(), Some("the enforcer is stopping".to_owned())),
+        Err(_) => (Record::default(), Some(SLOW.to_owned())),
+    };
     let Record { ban, around, within, earlier, login } = record;
-    let widened = control.bans.widened_around(prefix);
-    let prefixes: Vec<IpNet> =
-        [prefix].into_iter().chain(widened).chain(around.iter().map(|ban| ban.prefix)).collect();
-    let routers =
-        holding::ask(&control.routers, |place| control.down_since(place), &prefixes, Goal::Look).await;
-    let (allowed, protected) = (control.allowed_because(prefix), control.bans.protected_by(prefix, now));
+    let standing = control.bans.standing(prefix);
+    let widened = standing.widened.as_ref().map(|widened| widened.prefix);
+    let routers = holding::ask(
+        &control.routers.now(),
+        |router| control.down_since(router),
+        &standing.held_as,
+        Goal::Look,
+    )
+    .await;
+    let (allowed, protected) = (control.bans.allowed_because(prefix), control.bans.protected_by(prefix, now));
     let answer = AddressAnswer {
         prefix,
         now,
+        standing,
+        history_trouble,
         ban,
         around,
         within,
@@ -90,6 +109,7 @@ pub(super) async fn address(
 }
 
 /// What the ledger has.
+#[derive(Default)]
 struct Record {
     ban: Option<Ban>,
     around: Vec<Ban>,
@@ -102,8 +122,7 @@ struct Record {
 
 impl Record {
     fn read(ledger: &Ledger, prefix: IpNet, now: Timestamp) -> Result<Self, LedgerError> {
-        let mut record =
-            Self { ban: None, around: Vec::new(), within: Vec::new(), earlier: Vec::new(), login: None };
+        let mut record = Self::default();
         // Networks around it come before what is within.
         let mut selection = Selection {
             address: Some(prefix),

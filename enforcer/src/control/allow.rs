@@ -7,13 +7,13 @@ use atalaya_wire::{BanTime, Networks, Problem, ProblemCode, Seconds};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::said::{LONGEST_REASON, LONGEST_WHO, clean, committed};
 use super::{Answer, Control, Refused};
-use crate::bans::Allowed;
-use crate::bans::allow::{AllowError, Resolved, What};
+pub use crate::bans::allow::AllowedBecause;
+use crate::bans::allow::{AllowError, Resolved};
+use crate::bans::{AllowEffect, Allowed};
 use crate::ledger::{Allowance, ProtectedOffence};
 
 /// The answer to `GET /allow`.
@@ -59,19 +59,9 @@ pub struct DisallowRequest {
 pub struct AllowedAnswer {
     /// The entry that was made, or taken back.
     pub entry: Allowance,
-    /// How many bans were lifted for it.
-    pub lifted: usize,
-}
-
-/// Why something is never banned.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct AllowedBecause {
-    /// The network of the allow list that it shares addresses with.
-    pub network: IpNet,
-    /// The DNS name that stands for it.
-    pub name: Option<String>,
-    /// The entry that was made at run time.
-    pub entry: Option<Allowance>,
+    /// What it means for the bans that stand.
+    #[serde(flatten)]
+    pub effect: AllowEffect,
 }
 
 /// The query of `GET /protected`.
@@ -102,10 +92,11 @@ pub(super) async fn allow(
     let until = request.time.end(now);
     let (reason, by) = (clean(&request.reason, LONGEST_REASON), clean(&request.by, LONGEST_WHO));
     let done = control.bans.allow_at_run_time(&request.what, until, &reason, &by, now);
-    let Allowed { entry, lifted, receipt } = done.map_err(|error| refused(&error))?;
+    let Allowed { entry, effect, receipt } = done.map_err(|error| refused(&error))?;
     committed(receipt).await?;
-    tracing::info!(what = entry.what, by, reason, lifted, "allowed at run time");
-    Ok(Json(AllowedAnswer { entry, lifted }))
+    let (lifted, cut) = (effect.lifted, effect.cut.len());
+    tracing::info!(what = entry.what, by, reason, lifted, cut, "allowed at run time");
+    Ok(Json(AllowedAnswer { entry, effect }))
 }
 
 pub(super) async fn disallow(
@@ -113,10 +104,10 @@ pub(super) async fn disallow(
     Query(request): Query<DisallowRequest>,
 ) -> Answer<AllowedAnswer> {
     let done = control.bans.disallow(&request.what, control.clock.now());
-    let Allowed { entry, lifted, receipt } = done.map_err(|error| refused(&error))?;
+    let Allowed { entry, effect, receipt } = done.map_err(|error| refused(&error))?;
     committed(receipt).await?;
     tracing::info!(what = entry.what, "taken off the allow list");
-    Ok(Json(AllowedAnswer { entry, lifted }))
+    Ok(Json(AllowedAnswer { entry, effect }))
 }
 
 pub(super) async fn protected(
@@ -140,30 +131,4 @@ fn refused(error: &AllowError) -> Refused {
         _ => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
     };
     Refused(status, Problem::new(code, error.to_string()))
-}
-
-// === impl Control ===
-
-impl Control {
-    /// Why a prefix is never banned, or not as a whole; `None` where it can be.
-    pub(super) fn allowed_because(&self, prefix: IpNet) -> Option<AllowedBecause> {
-        let shares = |network: &IpNet| network.contains(&prefix) || prefix.contains(network);
-        let network = self.bans.allow().iter().find(shares)?;
-        let entry =
-            self.bans.allowances().into_iter().find(
-                |entry| matches!(What::parse(&entry.what), Ok(What::Network(network)) if shares(&network)),
-            );
-        let name = self
-            .bans
-            .answers()
-            .into_iter()
-            .find(|(_, answer)| answer.addresses.iter().any(|address| shares(&IpNet::from(*address))));
-        let name = name.map(|(name, _)| name);
-        // The entry may be for the name.
-        let entry = entry.or_else(|| {
-            let name = name.as_ref()?;
-            self.bans.allowances().into_iter().find(|entry| entry.what == *name)
-        });
-        Some(AllowedBecause { network, name, entry })
-    }
 }

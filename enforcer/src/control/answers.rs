@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::open_files::OpenFiles;
 use super::rates::RatesAnswer;
+use super::untaken::UntakenBans;
 use crate::bans::DecisionCounts;
 use crate::intake::Seen;
 use crate::intake::entrance::ConnectionsStatus;
@@ -30,6 +31,9 @@ pub struct Status {
     pub looking: Vec<Name>,
     /// How many bans stand, on whatever list, by whatever origin.
     pub bans: usize,
+    /// Bans that no router takes.
+    #[serde(default)]
+    pub untaken: UntakenBans,
     /// Networks that routers hold in the place of their addresses, because many of these are banned.
     pub widened: usize,
     /// Entries of the allow list that were made at run time.
@@ -112,6 +116,12 @@ pub enum FaultKind {
     NoRouter,
     /// A router drops nothing by the list: nobody is kept out.
     NotDropped,
+    /// No router takes some bans.
+    NotTaken,
+    /// A router does not hold bans that it should.
+    NotHeld,
+    /// Another enforcer keeps its bans on a router's lists under the same mark.
+    Rivals,
     /// A router is not logged in to.
     RouterDown,
     /// A router refuses commands.

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use atalaya_program::count::counted;
 use atalaya_wire::{BanTime, Problem, ProblemCode};
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
@@ -19,8 +20,9 @@ use tokio::sync::mpsc;
 use super::holding::{self, Goal, RouterHolding};
 use super::said::{by_hand, committed};
 use super::{Answer, Control, Refused};
-use crate::bans::HandError;
-use crate::ledger::{LedgerError, Selection, Sort};
+use crate::bans::{HandError, StandingBan};
+use crate::ledger::{LedgerError, Selection};
+use crate::prefixes::written;
 
 /// How much of a list of bans is gathered before it is sent, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -30,6 +32,7 @@ const PIECE: usize = 64 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct BanRequest {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// For how long, from now.
     pub bantime: BanTime,
@@ -45,6 +48,7 @@ pub struct BanRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BanAnswer {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// When its ban ends; `None` for a permanent one.
     pub until: Option<Timestamp>,
@@ -59,6 +63,7 @@ pub struct BanAnswer {
 #[serde(deny_unknown_fields)]
 pub struct UnbanRequest {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// Who asks, for the ledger.
     #[serde(default)]
@@ -72,9 +77,13 @@ pub struct UnbanRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UnbanAnswer {
     /// What was banned: what was asked for, or the unit around an IPv6 address.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// What each router still holds, up to a second later.
     pub routers: Vec<RouterHolding>,
+    /// The bans of networks around it that keep it out all the same.
+    #[serde(default)]
+    pub still: Vec<StandingBan>,
 }
 
 /// A body that is made while it is sent.
@@ -110,11 +119,14 @@ pub(super) async fn ban(
 ) -> Answer<BanAnswer> {
     let BanRequest { prefix, bantime, reason, force } = request;
     let done = control.bans.ban(prefix, bantime, &reason, force, control.clock.now()).map_err(|error| {
-        let status = match error {
-            HandError::Allowed(_) | HandError::Protected { .. } => StatusCode::CONFLICT,
-            HandError::Everyone(_) | HandError::NoTime => StatusCode::BAD_REQUEST,
+        let (status, code) = match error {
+            HandError::Protected { .. } | HandError::Private(_) => {
+                (StatusCode::CONFLICT, ProblemCode::NeedsForce)
+            }
+            HandError::Allowed { .. } => (StatusCode::CONFLICT, ProblemCode::Malformed),
+            HandError::Everyone(_) | HandError::NoTime => (StatusCode::BAD_REQUEST, ProblemCode::Malformed),
         };
-        Refused(status, Problem::new(ProblemCode::Malformed, error.to_string()))
+        Refused(status, Problem::new(code, error.to_string()))
     })?;
     committed(done.receipt).await?;
     if done.changed {
@@ -135,22 +147,14 @@ pub(super) async fn unban(
     let Some(receipt) = control.bans.unban(prefix, &by, control.clock.now()) else {
         return Err(Refused(
             StatusCode::NOT_FOUND,
-            Problem::new(ProblemCode::NotFound, control.not_banned(prefix).await),
+            Problem::new(ProblemCode::NotFound, control.not_banned(asked)),
         ));
     };
     committed(receipt).await?;
     tracing::info!(%prefix, by, "unbanned");
     let routers = control.ask(prefix, Goal::Gone).await;
-    Ok(Json(UnbanAnswer { prefix, routers }))
-}
-
-/// An address without its length, a network with it.
-fn written(prefix: IpNet) -> String {
-    if prefix.prefix_len() == prefix.max_prefix_len() {
-        prefix.addr().to_string()
-    } else {
-        prefix.to_string()
-    }
+    let still = control.bans.standing(asked).bans;
+    Ok(Json(UnbanAnswer { prefix, routers, still }))
 }
 
 // === impl Control ===
@@ -161,27 +165,31 @@ impl Control {
         let prefixes: Vec<IpNet> = [prefix].into_iter().chain(self.bans.widened_around(prefix)).collect();
         // A network that stays banned for others is no trace of the ban that was lifted.
         let prefixes = if goal == Goal::Gone { &prefixes[..1] } else { &prefixes };
-        holding::ask(&self.routers, |place| self.down_since(place), prefixes, goal).await
+        holding::ask(&self.routers.now(), |router| self.down_since(router), prefixes, goal).await
     }
 
-    /// That a prefix is not banned, and what around it is.
-    async fn not_banned(&self, prefix: IpNet) -> String {
-        let (ledger, now) = (self.ledger.clone(), self.clock.now());
-        let selection = Selection { address: Some(prefix), sort: Sort::Address, ..Selection::default() };
-        let around = tokio::task::spawn_blocking(move || {
-            let mut around = None;
-            let read = ledger.each_ban(&selection, now, &mut |ban| {
-                around = Some(ban.prefix).filter(|other| other.contains(&prefix));
-                around.is_none()
-            });
-            read.ok().and(around)
-        });
-        let prefix = written(prefix);
-        match around.await.ok().flatten().map(written) {
-            Some(around) => format!(
-                "{prefix} has no ban of its own; the network {around} around it is banned: `atalaya-enforcer unban {around}` lifts that, `atalaya-enforcer allow {prefix}` keeps it alone from being banned"
-            ),
-            None => format!("{prefix} is not banned; `atalaya-enforcer bans` lists what is"),
+    /// That a prefix has no ban that could be lifted, and what keeps it out, or in.
+    fn not_banned(&self, prefix: IpNet) -> String {
+        let standing = self.bans.standing(prefix);
+        let allowed = self.bans.allowed_because(prefix).filter(|because| because.network.contains(&prefix));
+        let text = written(prefix);
+        match (standing.bans.first(), allowed) {
+            (_, Some(because)) => {
+                let spares = standing.sparing.first().map_or_else(String::new, |ban| {
+                    format!("; the ban of the network {} around it spares it", written(ban.prefix))
+                });
+                format!("{text} is not banned: {because}, and that is never banned{spares}")
+            }
+            (Some(ban), None) => {
+                let around = written(ban.prefix);
+                let entries = ban.entries + usize::from(prefix.prefix_len() - ban.prefix.prefix_len()) - 1;
+                format!(
+                    "{text} has no ban of its own: the ban of the network {around}, {}, keeps it out; `atalaya-enforcer unban {around}` lifts that for all of the network, `atalaya-enforcer allow {text}` spares it alone, for which each router holds about {} in the place of the network",
+                    ban.origin,
+                    counted(entries, "entry"),
+                )
+            }
+            (None, None) => format!("{text} is not banned; `atalaya-enforcer bans` lists what is"),
         }
     }
 }

@@ -14,13 +14,16 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Control, Refused};
 use crate::desired::Severity;
 use crate::desired::{Desired, Label, Origin, Wanted};
-use crate::ledger::{Change, ListUse};
+use crate::ledger::{Change, Lineage, ListUse};
 
 /// The answer to `GET /desired`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Basis {
     /// The lists and marks that routers were run with.
     pub lists: Vec<ListUse>,
+    /// The word of the ledger, by which the routers' entries are known.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
     /// What the bans share.
     pub labels: Vec<LabelAnswer>,
     /// Each ban: its prefix, its end, and the place of its label.
@@ -40,7 +43,7 @@ pub struct LabelAnswer {
 
 impl Basis {
     /// Of bans in memory.
-    pub fn new(desired: &Desired, lists: Vec<ListUse>) -> Self {
+    pub fn new(desired: &Desired, lists: Vec<ListUse>, lineage: Lineage) -> Self {
         let mut places = std::collections::HashMap::new();
         let mut labels: Vec<Arc<Label>> = Vec::new();
         let mut bans = Vec::with_capacity(desired.len());
@@ -57,7 +60,7 @@ impl Basis {
             severity: label.severity,
             comment: label.comment.clone(),
         });
-        Self { lists, labels: labels.collect(), bans }
+        Self { lists, lineage: Some(lineage), labels: labels.collect(), bans }
     }
 
     /// The bans, for a plan.
@@ -76,7 +79,8 @@ impl Basis {
 
 pub(super) async fn desired(State(control): State<Arc<Control>>) -> Answer<Basis> {
     let (desired, ledger) = (control.desired.clone(), control.ledger.clone());
-    let basis = tokio::task::spawn_blocking(move || Ok(Basis::new(&desired, ledger.lists()?)));
+    let basis =
+        tokio::task::spawn_blocking(move || Ok(Basis::new(&desired, ledger.lists()?, ledger.lineage())));
     let unavailable =
         |why: String| Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, why));
     let basis: Result<Basis, crate::ledger::LedgerError> =
@@ -106,7 +110,7 @@ mod tests {
         for (prefix, until) in bans {
             desired.set(prefix.parse().unwrap(), Wanted { until: until.into(), label: Label::test("x") });
         }
-        let text = serde_json::to_string(&Basis::new(&desired, Vec::new())).unwrap();
+        let text = serde_json::to_string(&Basis::new(&desired, Vec::new(), "k7f2".parse().unwrap())).unwrap();
         let there = serde_json::from_str::<Basis>(&text).unwrap().desired();
         assert_eq!(there.len(), 2);
         for (prefix, until) in bans {

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::answers::{Fault, FaultKind, RouterAnswer, Status};
 use super::open_files::OpenFiles;
 use super::sensor_faults::sensor_faults;
-use crate::router::{Enforcement, RouterStatus};
+use crate::router::address_list::address_text;
+use crate::router::{Enforcement, MissingBans, Rival, Rivals, RouterStatus};
 use atalaya_program::count::{agreeing, count, counted};
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
@@ -20,7 +21,13 @@ impl FaultKind {
     pub fn is_routers(self) -> bool {
         matches!(
             self,
-            Self::NotDropped | Self::RouterDown | Self::RouterRefuses | Self::RouterFull | Self::RulesUnclear
+            Self::NotDropped
+                | Self::NotHeld
+                | Self::Rivals
+                | Self::RouterDown
+                | Self::RouterRefuses
+                | Self::RouterFull
+                | Self::RulesUnclear
         )
     }
 
@@ -42,7 +49,10 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         let text = "no router is configured, nobody is kept out: add a [router.NAME] to the configuration";
         faults.push(of_enforcer(FaultKind::NoRouter, text.to_owned()));
     }
+    faults.extend(not_taken(status));
     faults.extend(status.routers.iter().filter_map(|router| not_dropped(&router.status)));
+    faults.extend(status.routers.iter().filter_map(|router| not_held(&router.status)));
+    faults.extend(status.routers.iter().filter_map(|router| rivals(&router.status)));
     faults.extend(status.routers.iter().filter_map(|router| of_router(router, status.now)));
     faults.extend(status.routers.iter().filter_map(|router| unclear(&router.status)));
     faults.extend(status.routers.iter().filter_map(full));
@@ -106,6 +116,68 @@ fn not_dropped(router: &RouterStatus) -> Option<Fault> {
         text,
         commands: passed.iter().flat_map(|(.., commands)| commands.iter().cloned()).collect(),
     })
+}
+
+/// Bans that no router takes; where there is no router, that is said already.
+fn not_taken(Status { untaken, routers, .. }: &Status) -> Option<Fault> {
+    const NAMED: usize = 3;
+    let bans = untaken.count();
+    if bans == 0 || routers.is_empty() {
+        return None;
+    }
+    let mut jails: Vec<_> = untaken.jails.iter().collect();
+    jails.sort_by_key(|(_, bans)| std::cmp::Reverse(**bans));
+    let mut names: Vec<String> = jails.iter().take(NAMED).map(|(jail, _)| jail.to_string()).collect();
+    if let rest @ 1.. = jails.len().saturating_sub(NAMED) {
+        names.push(counted(rest, "other jail"));
+    }
+    let mut whys: Vec<String> =
+        untaken.routers.iter().take(NAMED).map(|(router, why)| format!("{router} {why}")).collect();
+    if let rest @ 1.. = untaken.routers.len().saturating_sub(NAMED) {
+        whys.push(format!("so it is with {}", counted(rest, "other router")));
+    }
+    let text = format!(
+        "{} of {} {} on no router, nobody is kept out by {}: {}; correct `jails` or `severity` of a [router.NAME]",
+        counted(bans, "ban"),
+        names.join(", "),
+        agreeing(bans, "is", "are"),
+        agreeing(bans, "it", "them"),
+        whys.join(", "),
+    );
+    Some(Fault { kind: FaultKind::NotTaken, name: None, since: None, text, commands: Vec::new() })
+}
+
+/// Bans that a router does not hold; of one that is down that is said already.
+fn not_held(router: &RouterStatus) -> Option<Fault> {
+    let missing = router.missing.as_ref().filter(|_| router.is_up())?;
+    let MissingBans { count, example, since, why } = missing;
+    let example = address_text(*example);
+    let text = match count {
+        1 => format!("does not hold the ban of {example}: {why}; look: atalaya-enforcer show {example}"),
+        many => format!(
+            "does not hold {} that it should, {example} for one: {why}; look: atalaya-enforcer show {example}",
+            counted(*many, "ban")
+        ),
+    };
+    let (name, since) = (Some(router.name.clone()), Some(*since));
+    Some(Fault { kind: FaultKind::NotHeld, name, since, text, commands: Vec::new() })
+}
+
+/// Other enforcers under our mark.
+fn rivals(router: &RouterStatus) -> Option<Fault> {
+    let Rivals { since, ours, others } = router.rivals.as_ref()?;
+    let (first, rest) = others.split_first()?;
+    let more = match rest.len() {
+        0 => String::new(),
+        more => format!(", as do {}", counted(more, "other enforcer")),
+    };
+    let Rival { opens, lineage, entries } = first;
+    let text = format!(
+        "another enforcer keeps {} on the same list with the same mark, `{opens}:` where ours say `{ours}:`{more}; they are left alone, and what both ban has the other's timeout. Give one of the two its own `mark` or `name` in [list]. If they are this enforcer's own, of before its state was lost: `adopt = [\"{lineage}\"]` in [list]",
+        counted(*entries, "entry"),
+    );
+    let name = Some(router.name.clone());
+    Some(Fault { kind: FaultKind::Rivals, name, since: Some(*since), text, commands: Vec::new() })
 }
 
 fn unclear(router: &RouterStatus) -> Option<Fault> {

@@ -1,7 +1,6 @@
 //! Which routers hold a ban, as their workers know it: what a ban by hand has come to a moment later, and
 //! what `show` tells.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_wire::Name;
@@ -12,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::prefixes::Family;
-use crate::router::{Enforcement, Holding, RouterHandle, RouterStatus, State};
+use crate::router::{Crew, Enforcement, Holding, RouterHandle, RouterStatus, State};
 use atalaya_program::count::{agreeing, counted};
 
 /// How long a command waits for the routers.
@@ -26,12 +25,16 @@ pub struct RouterHolding {
     /// The router that was asked.
     pub router: Name,
     /// The prefix that it was asked for: the address itself, or a network around it.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// What it holds for that.
     #[serde(flatten)]
     pub holding: Holding,
     /// Since when it is not logged in to; `None` for one that is.
     pub down_since: Option<Timestamp>,
+    /// Whether the ban that stands is not for this router.
+    #[serde(default)]
+    pub refuses: bool,
     /// Why it does not hold what stands, or why that is not known; of an entry, why it keeps nobody out.
     pub why: Option<String>,
 }
@@ -50,9 +53,9 @@ pub enum Goal {
 // === impl RouterHolding ===
 
 impl RouterHolding {
-    /// Whether the router holds an entry, whoever's.
+    /// Whether the router holds an entry, whoever's, that is not disabled.
     pub fn holds(&self) -> bool {
-        matches!(self.holding, Holding::Entry { .. })
+        matches!(self.holding, Holding::Entry { disabled: false, .. })
     }
 
     fn is_ours(&self) -> bool {
@@ -63,19 +66,19 @@ impl RouterHolding {
 /// Asks all routers at once for the first of some prefixes that each holds; waits for a goal for up to a
 /// second. There must be a prefix.
 pub async fn ask(
-    routers: &Arc<Vec<RouterHandle>>,
-    down_since: impl Fn(usize) -> Option<Timestamp>,
+    routers: &Crew,
+    down_since: impl Fn(&RouterStatus) -> Option<Timestamp>,
     prefixes: &[IpNet],
     goal: Goal,
 ) -> Vec<RouterHolding> {
     let deadline = Instant::now() + PATIENCE;
     let mut asked = JoinSet::new();
-    for place in 0..routers.len() {
-        let (routers, prefixes, down_since) = (routers.clone(), prefixes.to_vec(), down_since(place));
+    for (place, router) in routers.iter().enumerate() {
+        let (router, prefixes, down_since) =
+            (router.clone(), prefixes.to_vec(), down_since(&router.status()));
         asked.spawn(async move {
-            let router = &routers[place];
             loop {
-                let holding = look(router, &prefixes, down_since).await;
+                let holding = look(&router, &prefixes, down_since).await;
                 let settled = match goal {
                     Goal::Held => holding.holds() || !prefixes.iter().any(|prefix| router.takes(*prefix)),
                     Goal::Gone => !holding.is_ours(),
@@ -105,14 +108,22 @@ async fn look(router: &RouterHandle, prefixes: &[IpNet], down_since: Option<Time
     }
     let (prefix, holding) = found;
     let status = router.status();
+    let taken = prefixes.iter().any(|prefix| router.takes(*prefix));
+    let refusal = prefixes.iter().find_map(|prefix| router.refusal(*prefix)).filter(|_| !taken);
+    let refuses = refusal.is_some();
     let why = match holding {
+        Holding::Entry { ours: true, disabled: true, .. } => {
+            Some("it is disabled and keeps nobody out; it is being replaced".to_owned())
+        }
+        Holding::Entry { disabled: true, .. } => Some(
+            "it is disabled and keeps nobody out, and the router takes no other beside it: enable or remove it there".to_owned(),
+        ),
         Holding::Entry { .. } => unenforced(&status, Family::of(prefix)),
         Holding::Nothing | Holding::Unknown => {
-            let taken = prefixes.iter().any(|prefix| router.takes(*prefix));
-            missing(&status, taken)
+            refusal.map(|why| format!("it {why}")).or_else(|| missing(&status, taken))
         }
     };
-    RouterHolding { router: status.name, prefix, holding, down_since, why }
+    RouterHolding { router: status.name, prefix, holding, down_since, refuses, why }
 }
 
 /// Why what a router holds of a family keeps nobody out, where that is known.

@@ -2,8 +2,9 @@
 //! counter and nothing here is on a ban's path. What is kept is 15 minutes of it, some tens of
 //! kilobytes, and for each router its latest latencies.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ pub struct Rates {
     /// The second of the last sample, counted from any fixed moment.
     sampled: Option<u64>,
     seconds: VecDeque<Totals>,
-    routers: Vec<Track>,
+    routers: BTreeMap<Name, Track>,
 }
 
 /// A router over time.
@@ -112,9 +113,9 @@ impl Rates {
     /// Takes a sample, at a second counted from any fixed moment; to be called about once a second.
     /// What came while no sample was taken is spread over that time.
     pub fn sample(&mut self, second: u64, totals: Totals, routers: &[RouterStatus]) {
-        self.routers.resize_with(routers.len(), Track::default);
-        for (track, router) in self.routers.iter_mut().zip(routers) {
-            track.sample(router);
+        self.routers.retain(|name, _| routers.iter().any(|router| router.name == *name));
+        for router in routers {
+            self.routers.entry(router.name.clone()).or_default().sample(router);
         }
         let passed = self.sampled.map_or(1, |sampled| second.saturating_sub(sampled));
         if passed == 0 {
@@ -138,15 +139,15 @@ impl Rates {
         }
     }
 
-    /// The latest latencies of a router, by its place, the oldest first, in microseconds: of the last
+    /// The latest latencies of a router, the oldest first, in microseconds: of the last
     /// command of each of the last 60 seconds in which there was one.
-    pub fn latencies(&self, router: usize) -> Vec<u64> {
+    pub fn latencies(&self, router: &Name) -> Vec<u64> {
         self.routers.get(router).map(|track| track.latencies.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// Since when a router, by its place, is not logged in to; `None` for one that is.
-    pub fn down_since(&self, router: usize, status: &RouterStatus) -> Option<Timestamp> {
-        let before = self.routers.get(router).and_then(|track| track.down_since);
+    /// Since when a router is not logged in to; `None` for one that is.
+    pub fn down_since(&self, status: &RouterStatus) -> Option<Timestamp> {
+        let before = self.routers.get(&status.name).and_then(|track| track.down_since);
         if status.is_up() { None } else { Some(before.unwrap_or(status.since)) }
     }
 
@@ -238,7 +239,7 @@ mod tests {
             // A command every other second.
             rates.sample(second, totals(0), &[router(State::Connected, second / 2 + 1, second, 0)]);
         }
-        let latencies = rates.latencies(0);
+        let latencies = rates.latencies(&"edge".parse().unwrap());
         assert_eq!((latencies.len(), latencies[0], latencies[59]), (60, 80, 198));
     }
 
@@ -250,7 +251,7 @@ mod tests {
         {
             rates.sample(second, totals(0), &[router(state, 0, 0, second.cast_signed())]);
         }
-        let since = |status: &RouterStatus| rates.down_since(0, status).map(Timestamp::as_second);
+        let since = |status: &RouterStatus| rates.down_since(status).map(Timestamp::as_second);
         assert_eq!(since(&router(waiting, 0, 0, 45)), Some(20));
         assert_eq!(since(&router(State::Reading, 0, 0, 45)), None);
     }

@@ -30,7 +30,9 @@ pub(super) fn by_hand(by: &str, reason: &str) -> String {
 
 pub(super) async fn committed(receipt: Receipt) -> Result<(), Refused> {
     receipt.committed().await.map_err(|error| {
-        let message = format!("done on the routers, but {error}; it is tried again until it is written");
+        let message = format!(
+            "done on the routers, but {error}; it is kept in memory until it is written, and forgotten if the enforcer is stopped before"
+        );
         Refused(StatusCode::SERVICE_UNAVAILABLE, Problem::new(ProblemCode::Unavailable, message))
     })
 }

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::Control;
 use super::answers::{RouterAnswer, SensorAnswer, Status};
 use super::fault;
+use super::untaken::UntakenBans;
 use crate::intake::Seen;
-use crate::router::{RouterHandle, RouterStatus};
+use crate::router::RouterStatus;
 
 // === impl Status ===
 
@@ -24,11 +25,11 @@ impl Status {
 }
 
 pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
-    let routers: Vec<RouterStatus> = control.routers.iter().map(RouterHandle::status).collect();
+    let routers: Vec<RouterStatus> = control.routers.now().iter().map(|router| router.status()).collect();
     let rates = control.rates.lock().unwrap_or_else(PoisonError::into_inner);
-    let routers = routers.into_iter().enumerate().map(|(place, status)| RouterAnswer {
-        down_since: rates.down_since(place, &status),
-        latencies_us: rates.latencies(place),
+    let routers = routers.into_iter().map(|status| RouterAnswer {
+        down_since: rates.down_since(&status),
+        latencies_us: rates.latencies(&status.name),
         status,
     });
     let routers = routers.collect();
@@ -40,6 +41,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         faults: Vec::new(),
         looking: Vec::new(),
         bans: control.bans.len(),
+        untaken: UntakenBans::of(&control.desired, &control.routers.now()),
         widened: control.bans.widened(),
         allowances: control.bans.allowances().len(),
         protected: control.bans.protected(),
@@ -49,8 +51,8 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         open_files: control.open_files.look(Instant::now()),
         connections: control.intake.entrance().status(),
         ledger_trouble: control.ledger.trouble(),
-        list: control.list.clone(),
-        fingerprint: control.fingerprint,
+        list: control.list.borrow().clone(),
+        fingerprint: control.presented.fingerprint(),
         routers,
         sensors: sensors(&control),
     };

@@ -1,6 +1,7 @@
 //! What is said of a ban on a router: where it comes from, how bad that is, and the comment of its entry.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use atalaya_wire::Name;
@@ -59,6 +60,12 @@ pub struct ListConfig {
     pub mark: String,
 }
 
+/// How much of a reason a comment has, in characters.
+const LONGEST_REASON: usize = 80;
+
+/// What stands between what a comment always says and the reason of a ban by hand. No name has a colon.
+const BEFORE_REASON: &str = ": ";
+
 // === impl Label ===
 
 impl Label {
@@ -91,6 +98,11 @@ impl Labels {
         Self { list, severity, ..Self::default() }
     }
 
+    /// Whether the labels that these make are those that others make.
+    pub fn say_the_same(&self, other: &Self) -> bool {
+        self.list.comment == other.list.comment && self.severity == other.severity
+    }
+
     /// The label of the bans of one origin, of scans or of anything else.
     pub fn of(&mut self, origin: &Origin, is_scan: bool) -> Arc<Label> {
         let (jail, sensor) = (origin.jail(), origin.sensor());
@@ -109,6 +121,18 @@ impl Labels {
         label
     }
 
+    /// The label of a ban by hand, with the reason that was given; its comment ends with as much of it as RouterOS takes
+    /// in any of its windows.
+    pub fn by_hand(&mut self, reason: &str) -> Arc<Label> {
+        let plain = self.of(&Origin::Hand, false);
+        let reason = printable(reason);
+        if reason.is_empty() {
+            return plain;
+        }
+        let comment = format!("{}{BEFORE_REASON}{reason}", plain.comment);
+        Arc::new(Label { comment, ..plain.as_ref().clone() })
+    }
+
     /// As [`Self::of`], of names as [`Origin`] writes them; `None` where one is no name. Cheaper: it reads a
     /// million bans.
     pub fn of_names(&mut self, jail: &str, sensor: &str, is_scan: bool) -> Option<Arc<Label>> {
@@ -121,6 +145,29 @@ impl Labels {
     fn known(&self, jail: &str, sensor: &str, is_scan: bool) -> Option<Arc<Label>> {
         self.made.get(jail)?.get(sensor)?[usize::from(is_scan)].clone()
     }
+}
+
+// === impl Severity ===
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        })
+    }
+}
+
+/// A reason as a comment holds it: printable ASCII, which every version of RouterOS and WinBox shows alike, and as much of
+/// it as fits. No character of it means anything there: it goes over the API as a value, through no command line.
+fn printable(reason: &str) -> String {
+    let one_by_one = reason.trim().chars().map(|c| match c {
+        ' '..='~' => c,
+        _ if c.is_whitespace() || c.is_control() => ' ',
+        _ => '?',
+    });
+    one_by_one.take(LONGEST_REASON).collect::<String>().trim_end().to_owned()
 }
 
 // === impl ListConfig ===
@@ -142,8 +189,20 @@ impl ListConfig {
     }
 
     /// The jail and the sensor that a comment's text (without the mark) tells of, where it is one of
-    /// [`Self::comment_of`]'s.
+    /// [`Self::comment_of`]'s, or one of a ban by hand with a reason.
     pub fn read_comment(&self, text: &str) -> (Option<Name>, Option<Name>) {
+        let read = self.read_fields(text);
+        if read != (None, None) {
+            return read;
+        }
+        let without_reason = text.match_indices(BEFORE_REASON).map(|(end, _)| self.read_fields(&text[..end]));
+        without_reason
+            .take(LONGEST_REASON)
+            .find(|(jail, sensor)| Origin::found(jail.clone(), sensor.clone()) == Origin::Hand)
+            .unwrap_or_default()
+    }
+
+    fn read_fields(&self, text: &str) -> (Option<Name>, Option<Name>) {
         let (mut jail, mut sensor) = (None, None);
         let mut rest = text;
         let mut template = self.comment.as_str();
@@ -181,7 +240,14 @@ mod tests {
             assert_eq!(jail, name("ssh").filter(|_| template.contains("{jail}")), "{template}");
             assert_eq!(sensor, name("web-1").filter(|_| template.contains("{sensor}")), "{template}");
         }
+        let mut labels = Labels::default();
+        let hand = labels.by_hand("c2: of \"x\"; $y: \u{1b}[2J é\n");
+        assert_eq!(hand.comment, "manual from manual: c2: of \"x\"; $y:  [2J ?");
+        assert_eq!(ListConfig::default().read_comment(&hand.comment), (name("manual"), name("manual")));
+        assert!(Arc::ptr_eq(&labels.by_hand(" \n"), &labels.of(&Origin::Hand, false)));
+        assert_eq!(labels.by_hand(&"x".repeat(500)).comment.len(), "manual from manual: ".len() + 80);
         let list = ListConfig::default();
+        assert_eq!(list.read_comment("ssh from web-1: a reason"), (None, None), "only bans by hand have one");
         for other in ["", "ssh", "ssh at web-1", "s h from web-1", "ssh from web 1"] {
             assert_eq!(list.read_comment(other), (None, None), "{other}");
         }

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use atalaya_program::disk::FileTrouble;
 use jiff::Timestamp;
+use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::EnrolmentError;
-use crate::{database, state};
+use crate::database::{self, DatabaseTrouble};
+use crate::state;
 
 /// The file's format, in SQLite's `user_version`.
 const VERSION: i64 = 2;
@@ -24,27 +27,90 @@ const SECOND: &str = "
     CREATE TABLE addresses (address TEXT PRIMARY KEY, seen INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// The file, opened to be read.
+#[derive(Debug)]
+pub(super) struct Roll {
+    pub connection: Connection,
+    /// Whether it is a copy of what the file held.
+    pub is_copy: bool,
+}
+
+/// Why the file is not one of this release's.
+#[derive(Debug)]
+enum SoundError {
+    Database(rusqlite::Error),
+    /// Its format, a number larger than the one that this release knows.
+    TooNew(i64),
+}
+
+// === impl SoundError ===
+
+impl SoundError {
+    fn on(self, folder: &Path) -> EnrolmentError {
+        match self {
+            Self::Database(error) => failed(folder)(error),
+            Self::TooNew(found) => EnrolmentError::TooNew { path: path(folder), found },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for SoundError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
 /// Opens the file of a state folder, making it where it is missing; also beside a running enforcer. A damaged
 /// one is set aside, and the sensors that can be read of it are taken over.
 pub(super) fn open(folder: &Path) -> Result<Connection, EnrolmentError> {
-    let failed = |source| EnrolmentError::Folder { path: folder.to_owned(), source };
+    let of_folder =
+        |source| EnrolmentError::Folder { path: folder.to_owned(), source: FileTrouble::of(folder, source) };
     // Two programs cannot turn one new file into a database at once.
-    let _held = state::hold(folder).map_err(failed)?;
+    let _held = state::hold(folder).map_err(of_folder)?;
     let path = path(folder);
     let sources = [folder.join("ledger.sqlite3")];
     match sound(&path, &sources) {
-        Err(EnrolmentError::Database(error)) if database::is_damage(&error) => {
-            let aside = database::set_aside(&path, Timestamp::now()).map_err(failed)?;
-            let connection = sound(&path, std::slice::from_ref(&aside))?;
-            let sensors: i64 = connection.query_row("SELECT count(*) FROM sensors", [], |row| row.get(0))?;
+        Err(SoundError::Database(error)) if database::is_damage(&error) => {
+            let aside = database::set_aside(&path, Timestamp::now()).map_err(of_folder)?;
+            let connection = sound(&path, std::slice::from_ref(&aside)).map_err(|error| error.on(folder))?;
+            let sensors = connection.query_row("SELECT count(*) FROM sensors", [], |row| row.get(0));
+            let sensors: i64 = sensors.map_err(failed(folder))?;
             tracing::error!(
                 %error, sensors, aside = %aside.display(),
                 "THE FILE OF THE ENROLLED SENSORS IS DAMAGED and set aside; those that could be read are enrolled still, as `atalaya-enforcer sensors` lists them: enrol the others again"
             );
             Ok(connection)
         }
-        result => result,
+        result => result.map_err(|error| error.on(folder)),
     }
+}
+
+/// Opens the file to read from. Where its disk takes nothing more, not even what SQLite needs beside a database, that is a
+/// copy in memory, and others can get at the file.
+pub(super) fn read(folder: &Path) -> Result<Roll, EnrolmentError> {
+    let error = match open(folder) {
+        Ok(connection) => return Ok(Roll { connection, is_copy: false }),
+        Err(error) => error,
+    };
+    let EnrolmentError::Database { path, .. } = &error else { return Err(error) };
+    let Ok(file) = database::open_as_possible(path) else { return Err(error) };
+    let copy = || {
+        let mut copy = Connection::open_in_memory()?;
+        Backup::new(&file.connection, &mut copy)?.step(-1)?;
+        let found: i64 = copy.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        Ok((copy, found))
+    };
+    match copy().map_err(failed(folder))? {
+        // Whatever only the second form has is missing in the first.
+        (connection, 1 | VERSION) => Ok(Roll { connection, is_copy: true }),
+        _ => Err(error),
+    }
+}
+
+/// What an error of SQLite's is, of the file of a state folder.
+pub(super) fn failed(folder: &Path) -> impl Fn(rusqlite::Error) -> EnrolmentError {
+    let path = path(folder);
+    move |error| EnrolmentError::Database { source: DatabaseTrouble::of(&path, error), path: path.clone() }
 }
 
 /// The file of a state folder.
@@ -52,7 +118,7 @@ pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("sensors.sqlite3")
 }
 
-fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, EnrolmentError> {
+fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, SoundError> {
     let mut connection = database::open(path)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match found {
@@ -65,7 +131,7 @@ fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, EnrolmentError>
             connection.query_row("SELECT count(digest) FROM sensors", [], |_| Ok(()))?;
             connection.query_row("SELECT count(value) FROM meta", [], |_| Ok(()))?;
         }
-        found => return Err(EnrolmentError::TooNew { path: path.to_owned(), found }),
+        found => return Err(SoundError::TooNew(found)),
     }
     Ok(connection)
 }
@@ -94,7 +160,7 @@ fn bring_forward(connection: &mut Connection) -> rusqlite::Result<()> {
 
 /// Makes the tables, with the sensors that another database holds: a ledger of the first release does, and so
 /// do a backup and a damaged file.
-fn make(connection: &mut Connection, sources: &[PathBuf]) -> Result<(), EnrolmentError> {
+fn make(connection: &mut Connection, sources: &[PathBuf]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute_batch(SECOND)?;
@@ -110,7 +176,7 @@ fn make(connection: &mut Connection, sources: &[PathBuf]) -> Result<(), Enrolmen
             Err(error) if database::is_damage(&error) => {
                 tracing::error!(%error, from = %source.display(), "not all enrolled sensors could be taken over");
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     transaction.pragma_update(None, "user_version", VERSION)?;

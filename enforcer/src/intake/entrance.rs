@@ -38,7 +38,6 @@ pub struct ConnectionLimits {
 /// Who is connected.
 #[derive(Debug)]
 pub struct Entrance {
-    limits: ConnectionLimits,
     origins: Arc<Origins>,
     clock: Clock,
     inside: Mutex<Inside>,
@@ -46,6 +45,7 @@ pub struct Entrance {
 
 #[derive(Debug)]
 struct Inside {
+    limits: ConnectionLimits,
     half_open: HalfOpen,
     /// What ends each half-open connection.
     ends: HashMap<u64, CancellationToken>,
@@ -146,6 +146,7 @@ impl Entrance {
     /// Nobody is connected.
     pub fn new(limits: ConnectionLimits, origins: Arc<Origins>, clock: Clock) -> Arc<Self> {
         let inside = Inside {
+            limits,
             half_open: HalfOpen::new(limits.half_open),
             ends: HashMap::new(),
             sensors: HashMap::new(),
@@ -153,7 +154,14 @@ impl Entrance {
             displaced: OfLate::default(),
             refused: OfLate::default(),
         };
-        Arc::new(Self { limits, origins, clock, inside: Mutex::new(inside) })
+        Arc::new(Self { origins, clock, inside: Mutex::new(inside) })
+    }
+
+    /// Lets so many in from here on. Who is connected stays.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        let mut inside = self.inside();
+        inside.limits = limits;
+        inside.half_open.set_limits(limits.half_open);
     }
 
     /// Ends at once the connections of sensors that are enrolled no more, or anew; how many. `enrolled` says when
@@ -176,10 +184,10 @@ impl Entrance {
         let inside = self.inside();
         ConnectionsStatus {
             sensors: inside.count,
-            most_sensors: self.limits.sensors,
+            most_sensors: inside.limits.sensors,
             refused: inside.refused.count(now),
             strangers: inside.half_open.strangers(),
-            most_strangers: self.limits.half_open.strangers,
+            most_strangers: inside.limits.half_open.strangers,
             displaced: inside.displaced.count(now),
             most_of_one: inside.half_open.most_of_one(),
         }
@@ -189,10 +197,10 @@ impl Entrance {
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, stop: &CancellationToken) -> Arc<ConnectionPlace> {
         let now = self.clock.now();
         let is_known = self.origins.knows(origin(address), now);
-        // Where a whole fleet comes back at once, their handshakes take the processors a while.
-        let stay = if is_known { 3 * self.limits.stay } else { self.limits.stay };
         let end = stop.child_token();
         let mut inside = self.inside();
+        // Where a whole fleet comes back at once, their handshakes take the processors a while.
+        let stay = if is_known { 3 * inside.limits.stay } else { inside.limits.stay };
         let (number, goes) = inside.half_open.enter(address, is_known);
         if let Some(goes) = goes {
             inside.displaced.add(now, 1);
@@ -256,7 +264,7 @@ impl Caller {
         }
         let now = entrance.clock.now();
         let mut inside = entrance.inside();
-        let limits = &entrance.limits;
+        let limits = inside.limits;
         let own = inside.sensors.get(sensor).map_or(0, VecDeque::len);
         if inside.count >= limits.sensors && own < limits.of_one_sensor {
             inside.refused.add(now, 1);

@@ -99,9 +99,8 @@ impl Fleet {
 
     /// As [`Self::new`], with other bounds.
     fn bounded(jails: Vec<FleetConfig>, most_offenders: usize, most_events: usize) -> Self {
-        let jail = |config| Jail { config, offenders: HashMap::new(), by_activity: BTreeMap::new(), bans: 0 };
         Self {
-            jails: jails.into_iter().map(jail).collect(),
+            jails: jails.into_iter().map(Jail::new).collect(),
             numbers: HashMap::new(),
             names: Vec::new(),
             most_offenders,
@@ -110,6 +109,23 @@ impl Fleet {
             clock: 0,
             dropped: 0,
         }
+    }
+
+    /// Goes on with these jails. One that counts the failures of the same jails as one of that name before goes on with
+    /// what that counted, though so little was kept of each offender as it needed: more `maxretry`, `findtime` or
+    /// `sensors` hold for failures from here on.
+    pub fn replace(&mut self, jails: Vec<FleetConfig>) {
+        let mut before = std::mem::take(&mut self.jails);
+        for config in jails {
+            let same = |jail: &Jail| jail.config.name == config.name && jail.config.jails == config.jails;
+            self.jails.push(match before.iter().position(same) {
+                Some(place) => Jail { config, ..before.swap_remove(place) },
+                None => Jail::new(config),
+            });
+        }
+        let of_jail =
+            |jail: &Jail| jail.offenders.values().map(|offender| offender.events.len()).sum::<usize>();
+        self.events = self.jails.iter().map(of_jail).sum();
     }
 
     /// Whether there is no jail, so that nothing need be counted.
@@ -214,6 +230,10 @@ impl Fleet {
 // === impl Jail ===
 
 impl Jail {
+    fn new(config: FleetConfig) -> Self {
+        Self { config, offenders: HashMap::new(), by_activity: BTreeMap::new(), bans: 0 }
+    }
+
     fn counts(&self, jail: &Name) -> bool {
         self.config.jails.is_empty() || self.config.jails.contains(jail)
     }
@@ -388,6 +408,22 @@ mod tests {
         assert_eq!(fleet.status()[0].counting, 1);
         fleet.sweep(at(1200));
         assert_eq!((fleet.status()[0].counting, fleet.events), (0, 0));
+    }
+
+    #[test]
+    fn a_jail_goes_on_with_what_it_counted_unless_it_counts_other_jails_from_here_on() {
+        let mut fleet = Fleet::new(vec![config(3, 1)]);
+        assert!(report(&mut fleet, 1, "192.0.2.1", 2, 0).is_empty());
+        let other = FleetConfig { name: name("other"), ..config(2, 1) };
+        fleet.replace(vec![other.clone(), FleetConfig { bantime: BanTime::Permanent, ..config(3, 1) }]);
+        assert_eq!((fleet.status()[1].counting, fleet.events), (1, 1));
+        let offences = report(&mut fleet, 1, "192.0.2.1", 1, 1);
+        assert_eq!((offences.len(), offences[0].jail.as_str()), (1, "everywhere"));
+        assert_eq!(offences[0].bantime, BanTime::Permanent);
+        fleet.replace(vec![FleetConfig { jails: vec![name("ssh")], ..other }]);
+        assert_eq!((fleet.status()[0].counting, fleet.events, fleet.offenders()), (0, 0, 0));
+        fleet.replace(Vec::new());
+        assert!(fleet.is_empty());
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl HalfOpen {
         Self { limits, next: 0, members: BTreeMap::new(), crowds: HashMap::new() }
     }
 
+    /// Has so many places from here on. Who has one keeps it.
+    pub fn set_limits(&mut self, limits: HalfOpenLimits) {
+        self.limits = limits;
+    }
+
     /// Gives a newcomer a place; its number, and that of the connection that has to go for it.
     pub fn enter(&mut self, address: IpAddr, is_known: bool) -> (u64, Option<u64>) {
         let member = Member { address, is_known, has_spoken: false };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use atalaya_program::causes::Causes;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -64,7 +65,7 @@ pub async fn accept(
         let (acceptor, routes, stop) = (acceptor.clone(), routes.clone(), stop.clone());
         tasks.spawn(async move {
             if let Err(error) = serve(stream, peer, acceptor, routes, place, stop).await {
-                tracing::debug!(%peer, error = format!("{error:#}"), "a connection ended");
+                tracing::debug!(%peer, error = Causes(error.as_ref()).to_string(), "a connection ended");
             }
         });
     }

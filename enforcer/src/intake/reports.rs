@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atalaya_wire::{Failures, Name, Offence, Report};
 use jiff::Timestamp;
 
-use super::fleet::{Fleet, FleetStatus};
+use super::fleet::{Fleet, FleetConfig, FleetStatus};
 use super::outboxes::Outboxes;
 use super::skew::Dating;
 use crate::bans::Bans;
@@ -64,6 +64,11 @@ impl Reports {
             offences.extend(fleet.count(sensor, &failures, unit, dating.date(failures.last), now));
         }
         offences
+    }
+
+    /// Counts for these fleet jails from here on; see [`Fleet::replace`].
+    pub fn set_fleet(&self, jails: Vec<FleetConfig>) {
+        self.fleet().replace(jails);
     }
 
     /// Forgets what is too old to count.

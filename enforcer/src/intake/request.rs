@@ -229,6 +229,7 @@ impl IntoResponse for Refusal {
             ProblemCode::Unauthorized => StatusCode::UNAUTHORIZED,
             ProblemCode::UnknownVersion | ProblemCode::Malformed => StatusCode::BAD_REQUEST,
             ProblemCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ProblemCode::NeedsForce => StatusCode::CONFLICT,
             ProblemCode::NotFound => StatusCode::NOT_FOUND,
             ProblemCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ProblemCode::TooMany => StatusCode::TOO_MANY_REQUESTS,

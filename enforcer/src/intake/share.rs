@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use atalaya_wire::{MAX_BATCH, MAX_REPORT, Name, Problem, ProblemCode};
@@ -47,7 +47,7 @@ pub struct SensorLimits {
 /// The shares of all sensors.
 #[derive(Debug)]
 pub(super) struct Shares {
-    limits: SensorLimits,
+    limits: RwLock<SensorLimits>,
     sensors: Mutex<HashMap<Name, Arc<Share>>>,
     /// Places for large bodies, and how many wait for one.
     large: Semaphore,
@@ -134,12 +134,17 @@ impl Default for SensorLimits {
 impl Shares {
     pub fn new(limits: SensorLimits) -> Self {
         Self {
-            limits,
+            limits: RwLock::new(limits),
             sensors: Mutex::default(),
             large: Semaphore::new(LARGE_BODIES),
             waiting: AtomicUsize::new(0),
             senders: Mutex::default(),
         }
+    }
+
+    /// Counts by these limits from here on.
+    pub fn set_limits(&self, limits: SensorLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// The share of a sensor, which is enrolled.
@@ -153,7 +158,7 @@ impl Shares {
 
     /// The most bans that stand for the offences of one sensor.
     pub fn most_bans(&self) -> Option<usize> {
-        self.limits.bans
+        self.limits().bans
     }
 
     /// What a sensor did over its share of late.
@@ -205,8 +210,12 @@ impl Shares {
         if before.as_ref().is_some_and(is_recent) { SLICE } else { MAX_BATCH }
     }
 
+    fn limits(&self) -> SensorLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn offences(&self) -> Option<AllowedRate> {
-        let a_second = f64::from(self.limits.offences?);
+        let a_second = f64::from(self.limits().offences?);
         Some(AllowedRate { a_second, at_once: a_second * BURST_SECONDS })
     }
 }

@@ -2,17 +2,18 @@
 //! and from which all of them come back.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::disk::{self, FileTrouble};
 use jiff::Timestamp;
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::Serialize;
 
 use super::LedgerError;
-use crate::database;
+use crate::database::{self, DatabaseTrouble};
 use crate::enrolment::{self, EnrolmentError};
 
 /// How many pages are copied before progress is told.
@@ -23,8 +24,9 @@ const PAGES: i32 = 256;
 const BESIDE: &str = "
     CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE jails (sensor TEXT NOT NULL, jail TEXT NOT NULL, PRIMARY KEY (sensor, jail)) WITHOUT ROWID;
-    CREATE TABLE files (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID;
 ";
+const FILES_TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID";
 
 /// The certificate that sensors pin, and its key.
 const FILES: [&str; 2] = ["key.pem", "certificate.pem"];
@@ -61,6 +63,19 @@ pub enum BackupError {
         /// Its format, a number larger than the one that this release knows.
         found: i64,
     },
+    /// The backup is of a later release.
+    #[error("{} was saved by {release} (format {found}; this one, {}, knows {}): restore it with that release", path.display(), env!("CARGO_PKG_VERSION"), super::FORM)]
+    TooNew {
+        /// The file that was to be restored.
+        path: PathBuf,
+        /// Its format, a number larger than the one that this release knows.
+        found: i64,
+        /// The release that wrote it, as far as it says.
+        release: String,
+    },
+    /// Another process has the ledger for itself.
+    #[error("the enforcer that runs on {} has its ledger for itself, as one that was started on a full disk has: make room there, then it shares it within seconds; or stop it first", .0.display())]
+    Held(PathBuf),
     /// A file is no backup.
     #[error("{} is no backup of this release: {why}", path.display())]
     NoBackup {
@@ -80,7 +95,7 @@ pub enum BackupError {
         /// The file, with its folder as it was configured.
         path: PathBuf,
         /// What the system or the database said.
-        source: io::Error,
+        source: FileTrouble,
     },
     /// SQLite could not open, read or write it.
     #[error("cannot copy {}: {source}", path.display())]
@@ -88,7 +103,7 @@ pub enum BackupError {
         /// The database that was copied.
         path: PathBuf,
         /// What the system or the database said.
-        source: rusqlite::Error,
+        source: DatabaseTrouble,
     },
     /// The ledger cannot be used.
     #[error(transparent)]
@@ -96,6 +111,18 @@ pub enum BackupError {
     /// The sensors cannot be read.
     #[error(transparent)]
     Sensors(#[from] EnrolmentError),
+}
+
+// === impl BackupError ===
+
+impl BackupError {
+    fn file(path: &Path, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), source: FileTrouble::of(path, source) }
+    }
+
+    fn database(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Database { path: path.to_owned(), source: DatabaseTrouble::of(path, source) }
+    }
 }
 
 /// Saves the state in a folder to a file, also beside a running enforcer, which is not held up. The progress
@@ -113,19 +140,27 @@ pub fn save(
     if !source.exists() {
         return Err(BackupError::Nothing(state.to_owned()));
     }
-    let failed = |error| BackupError::Database { path: source.clone(), source: error };
-    let ledger = database::open_to_read(&source).map_err(failed)?;
+    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy) => BackupError::Held(state.to_owned()),
+        _ => BackupError::database(&source, error),
+    };
+    let ledger = database::open_to_read_as_possible(&source).map_err(failed)?;
     let found = form(&ledger).map_err(failed)?;
     if found != super::FORM {
         return Err(BackupError::OtherForm { path: state.to_owned(), found });
     }
     let draft = UnfinishedFile::new(file)?;
-    let mut copy = Connection::open(&draft.path).map_err(failed)?;
-    copy_pages(&ledger, &mut copy, progress).map_err(failed)?;
+    // What is full is the disk that is written to; where it is not, the ledger cannot be read.
+    let copy_failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => BackupError::file(file, io::ErrorKind::StorageFull.into()),
+        _ => failed(error),
+    };
+    let mut copy = Connection::open(&draft.path).map_err(copy_failed)?;
+    copy_pages(&ledger, &mut copy, progress).map_err(copy_failed)?;
     drop(ledger);
-    add_beside(state, &copy)?;
+    add_beside(state, &copy, &copy_failed)?;
     let summary = checked(&copy, &draft.path)?;
-    copy.close().map_err(|(_, error)| failed(error))?;
+    copy.close().map_err(|(_, error)| copy_failed(error))?;
     draft.finish(file)?;
     let bytes = file.metadata().map_or(0, |file| file.len());
     Ok(Summary { bytes, ..summary })
@@ -139,30 +174,42 @@ pub fn restore(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Summary, BackupError> {
     let no_backup = |why: String| BackupError::NoBackup { path: file.to_owned(), why };
-    let unreadable = |error| BackupError::Database { path: file.to_owned(), source: error };
+    let unreadable = |error| BackupError::database(file, error);
     if let Err(source) = File::open(file) {
-        return Err(BackupError::File { path: file.to_owned(), source });
+        return Err(BackupError::file(file, source));
     }
     let _lock = super::lock(state)?;
-    let saved = database::open_to_read(file).map_err(unreadable)?;
-    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('bans', 'sensors', 'files')";
+    let saved = database::open_to_read_as_possible(file).map_err(|error| {
+        if database::is_damage(&error) { no_backup(error.to_string()) } else { unreadable(error) }
+    })?;
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('bans', 'sensors')";
     let tables: i64 =
         saved.query_row(tables, [], |row| row.get(0)).map_err(|error| no_backup(error.to_string()))?;
     let found = form(&saved).map_err(unreadable)?;
-    if tables != 3 || found != super::FORM {
-        return Err(no_backup(format!(
-            "its format is {found}, with {tables} of the 3 tables that are looked for"
-        )));
+    if found > super::FORM {
+        let release = super::schema::release(&saved);
+        return Err(BackupError::TooNew { path: file.to_owned(), found, release });
+    }
+    if tables != 2 || found < 1 {
+        return Err(no_backup("it has no tables of bans and of sensors".to_owned()));
     }
     let ledger_path = super::path(state);
     let draft = UnfinishedFile::new(&ledger_path)?;
-    let mut copy = Connection::open(&draft.path).map_err(unreadable)?;
-    copy_pages(&saved, &mut copy, progress).map_err(unreadable)?;
+    let copy_failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => BackupError::file(&ledger_path, io::ErrorKind::StorageFull.into()),
+        _ => unreadable(error),
+    };
+    let mut copy = Connection::open(&draft.path).map_err(copy_failed)?;
+    copy_pages(&saved, &mut copy, progress).map_err(copy_failed)?;
+    // What an earlier release saved by copying its ledger lacks this.
+    copy.execute_batch(FILES_TABLE).map_err(copy_failed)?;
     let summary = checked(&copy, &draft.path)?;
-    // Another ledger than the one that was saved, for it lacks what came after.
-    super::sign_as_recovering(&copy).map_err(unreadable)?;
-    let files = files(&copy).map_err(unreadable)?;
-    copy.close().map_err(|(_, error)| unreadable(error))?;
+    if found == super::FORM {
+        // Another ledger than the one that was saved, for it lacks what came after.
+        super::sign_as_recovering(&copy).map_err(copy_failed)?;
+    }
+    let files = files(&copy).map_err(copy_failed)?;
+    copy.close().map_err(|(_, error)| copy_failed(error))?;
 
     for (name, content) in &files {
         bring_back(&state.join(name), content, now)?;
@@ -170,8 +217,9 @@ pub fn restore(
     aside(&state.join("sensors.sqlite3"), now)?;
     aside(&ledger_path, now)?;
     draft.finish(&ledger_path)?;
-    // Takes the sensors over, and forgets what stands beside the ledger's own tables.
-    super::settle(state, now)?;
+    // Brings it forward where it is of an earlier release, takes the sensors over, and forgets what stands beside the
+    // ledger's own tables.
+    super::settle(state, now, found < super::FORM)?;
     let bytes = file.metadata().map_or(0, |file| file.len());
     Ok(Summary { bytes, ..summary })
 }
@@ -210,9 +258,15 @@ fn copy_pages(
     to.pragma_update(None, "journal_mode", "DELETE")
 }
 
-fn add_beside(state: &Path, copy: &Connection) -> Result<(), BackupError> {
-    let failed = |source| BackupError::Database { path: state.to_owned(), source };
-    copy.execute_batch("BEGIN").and_then(|()| copy.execute_batch(BESIDE)).map_err(failed)?;
+fn add_beside(
+    state: &Path,
+    copy: &Connection,
+    failed: &dyn Fn(rusqlite::Error) -> BackupError,
+) -> Result<(), BackupError> {
+    copy.execute_batch("BEGIN")
+        .and_then(|()| copy.execute_batch(BESIDE))
+        .and_then(|()| copy.execute_batch(FILES_TABLE))
+        .map_err(failed)?;
     for (name, digest, enrolled) in enrolment::rows(state)? {
         copy.execute("INSERT INTO sensors VALUES (?1, ?2, ?3)", params![name, digest, enrolled])
             .map_err(failed)?;
@@ -226,7 +280,7 @@ fn add_beside(state: &Path, copy: &Connection) -> Result<(), BackupError> {
                 copy.execute("INSERT INTO files VALUES (?1, ?2)", params![name, content]).map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(BackupError::File { path: state.join(name), source }),
+            Err(source) => return Err(BackupError::file(&state.join(name), source)),
         }
     }
     copy.execute_batch("COMMIT").map_err(failed)
@@ -244,12 +298,12 @@ fn checked(copy: &Connection, path: &Path) -> Result<Summary, BackupError> {
         Ok(Summary {
             bytes: 0,
             standing: count("SELECT count(*) FROM bans WHERE ended IS NULL")?,
-            over: count("SELECT count(*) FROM bans INDEXED BY over WHERE ended IS NOT NULL")?,
+            over: count("SELECT count(*) FROM bans WHERE ended IS NOT NULL")?,
             sensors: count("SELECT count(*) FROM sensors")?,
             certificate: count("SELECT count(*) FROM files")? == FILES.len() as u64,
         })
     };
-    summary().map_err(|source| BackupError::Database { path: path.to_owned(), source })
+    summary().map_err(|source| BackupError::database(path, source))
 }
 
 fn files(copy: &Connection) -> rusqlite::Result<Vec<(&'static str, Vec<u8>)>> {
@@ -267,12 +321,7 @@ fn bring_back(path: &Path, content: &[u8], now: Timestamp) -> Result<(), BackupE
         return Ok(());
     }
     aside(path, now)?;
-    let write = || {
-        let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().map_err(|source| BackupError::File { path: path.to_owned(), source })
+    disk::write_private(path, content).map_err(|source| BackupError::file(path, source))
 }
 
 /// Gives a file another name, and where it is a database, its journal too.
@@ -281,7 +330,7 @@ fn aside(path: &Path, now: Timestamp) -> Result<(), BackupError> {
     for ending in ["-wal", "-shm", ""] {
         match fs::rename(database::beside(path, ending), database::beside(&aside, ending)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(BackupError::File { path: path.to_owned(), source });
+                return Err(BackupError::file(path, source));
             }
             _ => {}
         }
@@ -301,11 +350,16 @@ impl UnfinishedFile {
         let path = database::beside(target, ".new");
         let made = match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => File::options().create_new(true).write(true).mode(0o600).open(&path),
+            _ => File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .and_then(|file| disk::give_to_the_folders_owner(&file, target)),
         };
         match made {
-            Ok(_) => Ok(Self { path }),
-            Err(source) => Err(BackupError::File { path, source }),
+            Ok(()) => Ok(Self { path }),
+            Err(source) => Err(BackupError::file(&path, source)),
         }
     }
 
@@ -314,7 +368,7 @@ impl UnfinishedFile {
             .and_then(|file| file.sync_all())
             .and_then(|()| fs::rename(&self.path, target))
             .and_then(|()| database::sync_folder(target))
-            .map_err(|source| BackupError::File { path: target.to_owned(), source })
+            .map_err(|source| BackupError::file(target, source))
     }
 }
 

@@ -38,12 +38,13 @@ impl Draft {
         for ending in ["", "-journal", "-wal", "-shm"] {
             match fs::remove_file(database::beside(&draft, ending)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(LedgerError::File { path: draft, source });
+                    return Err(LedgerError::file(&draft, source));
                 }
                 _ => {}
             }
         }
         let begin = || {
+            database::make_private(&draft);
             let connection = Connection::open(&draft)?;
             // Nothing of it counts before it is complete, so that nothing is journaled.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -58,7 +59,7 @@ impl Draft {
             Ok(connection) => {
                 Ok(Self { path: path.to_owned(), written: draft, connection, bans: 0, told: Instant::now() })
             }
-            Err(source) => Err(LedgerError::Database { path: draft, source }),
+            Err(source) => Err(LedgerError::database(&draft, source)),
         }
     }
 
@@ -112,10 +113,10 @@ impl Draft {
             connection.execute_batch("COMMIT")?;
             connection.close().map_err(|(_, error)| error)
         };
-        complete().map_err(|source| LedgerError::Database { path: written.clone(), source })?;
+        complete().map_err(|source| LedgerError::database(&written, source))?;
         File::open(&written)
             .and_then(|file| file.sync_all())
-            .map_err(|source| LedgerError::File { path: written.clone(), source })?;
+            .map_err(|source| LedgerError::file(&written, source))?;
         Ok(Finished { path, written })
     }
 }
@@ -147,6 +148,6 @@ impl Finished {
     pub fn take_place(self) -> Result<(), LedgerError> {
         fs::rename(&self.written, &self.path)
             .and_then(|()| database::sync_folder(&self.path))
-            .map_err(|source| LedgerError::File { path: self.path, source })
+            .map_err(|source| LedgerError::file(&self.path, source))
     }
 }

@@ -3,13 +3,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{LedgerError, examination, migration, salvage, schema};
-use crate::{database, enrolment, state};
+use crate::database::{self, DatabaseAccess, OpenedDatabase};
+use crate::{enrolment, state};
 
 /// How much of the file the writer keeps in memory, in kB.
 const CACHE_KILOBYTES: i64 = 32_768;
@@ -24,10 +26,18 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
 
 /// Takes a state folder for this process alone, for as long as the returned file is open.
 pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
-    let failed = |source| LedgerError::Folder { path: folder.to_owned(), source };
+    let failed = |source| LedgerError::folder(folder, source);
     drop(state::hold(folder).map_err(failed)?);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(failed)?;
+    if let Err(error) = state::close_files(folder) {
+        tracing::debug!(folder = %folder.display(), %error, "the rights to the files stay as they are");
+    }
+    let path = folder.join("lock");
+    let file = match File::options().create(true).truncate(false).write(true).mode(0o600).open(&path) {
+        // A disk that is mounted read-only has one of before.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+        opened => opened,
+    };
+    let file = file.map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(LedgerError::Locked { path: folder.to_owned() }),
@@ -41,34 +51,39 @@ pub(super) fn open<T>(
     folder: &Path,
     now: Timestamp,
     read: &mut dyn FnMut(&Connection) -> rusqlite::Result<T>,
-) -> Result<(Connection, T, bool), LedgerError> {
+) -> Result<(OpenedDatabase, T, bool), LedgerError> {
     let path = path(folder);
     let mut attempt = || {
-        let (connection, examined) = sound(folder, &path, now)?;
-        let value = read(&connection).map_err(|source| database_error(&path, source))?;
-        Ok((connection, value, examined))
+        let (opened, examined) = sound(folder, &path, now)?;
+        let value = read(&opened.connection).map_err(|source| LedgerError::database(&path, source))?;
+        Ok((opened, value, examined))
     };
     match attempt() {
         Err(LedgerError::Database { path: broken, source })
-            if broken == path && database::is_damage(&source) =>
+            if broken == path && database::is_damage(&source.error) =>
         {
-            salvage::replace(folder, &path, &source, now)?;
+            salvage::replace(folder, &path, &source.error, now)?;
             attempt()
         }
         result => result,
     }
 }
 
-/// Completes a ledger that a backup was put in the place of.
-pub(crate) fn settle(folder: &Path, now: Timestamp) -> Result<(), LedgerError> {
-    open(folder, now, &mut |_| Ok(())).map(drop)
+/// Completes a ledger that a backup was put in the place of, and says in it that it lacks what came after, where the
+/// backup could not.
+pub(crate) fn settle(folder: &Path, now: Timestamp, sign: bool) -> Result<(), LedgerError> {
+    let complete = &mut |connection: &Connection| {
+        if sign { schema::sign_as_recovering(connection) } else { Ok(()) }
+    };
+    open(folder, now, complete).map(drop)
 }
 
 /// The ledger, in this release's form, and whether all of its file was read; damage is an error.
-fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(Connection, bool), LedgerError> {
-    let failed = |source| database_error(path, source);
+fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(OpenedDatabase, bool), LedgerError> {
+    let failed = |source| LedgerError::database(path, source);
     let new = is_new(path)?;
-    let mut connection = database::open(path).map_err(failed)?;
+    let OpenedDatabase { mut connection, access, trouble } =
+        database::open_as_possible(path).map_err(failed)?;
     let form =
         |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
     match form(&connection).map_err(failed)? {
@@ -89,22 +104,34 @@ fn sound(folder: &Path, path: &Path, now: Timestamp) -> Result<(Connection, bool
             connection = database::open(path).map_err(failed)?;
         }
         schema::VERSION => {}
-        found => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
+        found => {
+            let release = schema::release(&connection);
+            return Err(LedgerError::TooNew { path: path.to_owned(), found, release });
+        }
     }
     if let Some(damage) = enrolment::noted_damage(folder)? {
         return Err(failed(examination::error(&damage)));
     }
     let examined = examination::at_start(&mut connection).map_err(failed)?;
     let identity = schema::meta(&connection, schema::IDENTITY).map_err(failed)?;
-    enrolment::note_ledger(folder, identity.as_deref().unwrap_or_default())?;
-    forget_beside(&connection).map_err(failed)?;
-    // A thousand bans touch some thousand pages of the indices, in no order: they should be in memory, and be
-    // moved from the journal into the file once and not after each commit.
-    connection
-        .pragma_update(None, "cache_size", -CACHE_KILOBYTES)
-        .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", JOURNAL_PAGES))
-        .map_err(failed)?;
-    Ok((connection, examined))
+    match enrolment::note_ledger(folder, identity.as_deref().unwrap_or_default()) {
+        Err(error) if access != DatabaseAccess::Shared => {
+            tracing::warn!(%error, "which ledger is here is not noted beside it");
+        }
+        noted => noted?,
+    }
+    if access == DatabaseAccess::Shared {
+        forget_beside(&connection).and_then(|()| schema::note_release(&connection)).map_err(failed)?;
+    }
+    tune(&connection).map_err(failed)?;
+    Ok((OpenedDatabase { connection, access, trouble }, examined))
+}
+
+/// Sets a connection to how the ledger is written. A thousand bans touch some thousand pages of the indices, in no order:
+/// they should be in memory, and be moved from the journal into the file once and not after each commit.
+pub(super) fn tune(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", -CACHE_KILOBYTES)?;
+    connection.pragma_update(None, "wal_autocheckpoint", JOURNAL_PAGES)
 }
 
 /// Drops what a backup holds beside the ledger: by now the sensors are in a file of their own, and who is
@@ -125,7 +152,7 @@ fn forget_beside(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Whether there is no ledger yet. What is there has to be a file that may be read and written.
 fn is_new(path: &Path) -> Result<bool, LedgerError> {
-    let failed = |source| LedgerError::File { path: path.to_owned(), source };
+    let failed = |source| LedgerError::file(path, source);
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(source) => return Err(failed(source)),
@@ -135,7 +162,11 @@ fn is_new(path: &Path) -> Result<bool, LedgerError> {
         }
         Ok(_) => {}
     }
-    let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+    let file = match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        opened => opened,
+    };
+    let file = file.map_err(failed)?;
     Ok(file.metadata().map_err(failed)?.len() == 0)
 }
 
@@ -150,8 +181,4 @@ fn make(connection: &mut Connection, recovering: bool) -> rusqlite::Result<()> {
     transaction.execute_batch(schema::INDICES)?;
     schema::sign(&transaction, recovering)?;
     transaction.commit()
-}
-
-fn database_error(path: &Path, source: rusqlite::Error) -> LedgerError {
-    LedgerError::Database { path: path.to_owned(), source }
 }

@@ -218,9 +218,10 @@ fn what_cannot_be_a_ledger_is_named_and_left_alone() {
     fs::remove_file(&path).unwrap();
 
     written(folder.path(), Vec::new());
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let later = "UPDATE meta SET value = '9.8.7' WHERE key = 'release'; PRAGMA user_version = 99";
+    Connection::open(&path).unwrap().execute_batch(later).unwrap();
     let error = try_open(folder.path()).unwrap_err();
-    assert!(error.to_string().contains("later release"), "{error}");
+    assert!(error.to_string().contains("written by release 9.8.7 (format 99; "), "{error}");
     assert!(names(folder.path(), "ledger.sqlite3.damaged-").is_empty());
 }
 

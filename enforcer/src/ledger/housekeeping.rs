@@ -2,12 +2,13 @@
 //! is over while there is too much; free pages are given back, and the journal is cut. All of it in slices
 //! of a few milliseconds, between which new bans are written.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{MOST_LOGINS, MOST_PROTECTED, REMEMBERED, Terms};
+use super::{HistoryConfig, MOST_LOGINS, MOST_PROTECTED, REMEMBERED, Terms};
 
 /// How often it is looked whether there is anything to do.
 const ROUND: Duration = Duration::from_secs(60);
@@ -29,6 +30,7 @@ const FREE_SHARE: i64 = 20;
 #[derive(Debug)]
 pub(super) struct Housekeeping {
     terms: Terms,
+    history: Arc<Mutex<HistoryConfig>>,
     step: Phase,
     /// When the next slice is due.
     due: Instant,
@@ -81,6 +83,7 @@ impl Housekeeping {
         }
         Self {
             terms: terms.clone(),
+            history: Arc::new(Mutex::new(terms.history)),
             step: Phase::Age,
             due: Instant::now() + QUIET,
             written: None,
@@ -88,6 +91,15 @@ impl Housekeeping {
             pages: Portion { now: 50, most: 1000 },
             told: Told::default(),
         }
+    }
+
+    /// How much is kept, to be changed from outside; it holds from the next slice on.
+    pub fn shared_history(&self) -> Arc<Mutex<HistoryConfig>> {
+        self.history.clone()
+    }
+
+    fn history(&self) -> HistoryConfig {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long until there is something to do.
@@ -166,13 +178,13 @@ impl Housekeeping {
         match self.step {
             Phase::Rest => Ok(Phase::Rest),
             Phase::Age => {
-                let keep = self.terms.history.keep.signed().max(REMEMBERED);
+                let keep = self.history().keep.signed().max(REMEMBERED);
                 let before = now.saturating_sub(keep).unwrap_or(Timestamp::MIN);
                 let gone = forget(connection, before, self.bans.now)?;
                 Ok(if gone.rows < self.bans.now { Phase::Size } else { Phase::Age })
             }
             Phase::Size => {
-                if Pages::of(connection)?.used_bytes() <= self.terms.history.max_size {
+                if Pages::of(connection)?.used_bytes() <= self.history().max_size {
                     return Ok(Phase::Bounds);
                 }
                 let gone = forget(connection, Timestamp::MAX, self.bans.now)?;
@@ -198,7 +210,7 @@ impl Housekeeping {
 
     /// Says what an administrator should know of bans that went because the ledger is too large.
     fn tell(&mut self, gone: Forgotten, now: Timestamp) {
-        let limit = self.terms.history.max_size;
+        let limit = self.history().max_size;
         if gone.rows == 0 && !std::mem::replace(&mut self.told.only_standing, true) {
             tracing::warn!(
                 limit,

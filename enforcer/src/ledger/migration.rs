@@ -14,7 +14,7 @@ use crate::{database, enrolment};
 
 /// Brings a ledger of the first form forward.
 pub(super) fn from_first(folder: &Path, path: &Path, now: Timestamp) -> Result<(), LedgerError> {
-    let failed = |source| LedgerError::Database { path: path.to_owned(), source };
+    let failed = |source| LedgerError::database(path, source);
     // Its sensors first, for the new ledger has none.
     enrolment::prepare(folder)?;
     tracing::info!(path = %path.display(), "the ledger is of an earlier release: it is brought forward, which may take a minute for each few million bans");
@@ -44,8 +44,7 @@ pub(super) fn from_first(folder: &Path, path: &Path, now: Timestamp) -> Result<(
     }
     let bans = draft.bans();
     let finished = draft.finish(false)?;
-    let kept =
-        keep(path, ".v1", now).map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
+    let kept = keep(path, ".v1", now).map_err(|source| LedgerError::file(path, source))?;
     finished.take_place()?;
     tracing::info!(bans, kept = %kept.display(), "the ledger is brought forward; the file as it was is kept, and may be removed");
     Ok(())

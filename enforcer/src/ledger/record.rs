@@ -15,6 +15,7 @@ use crate::prefixes::Family;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     /// The address or network.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// From when: the time of the offence, not of its arrival.
     pub since: Timestamp,
@@ -34,6 +35,9 @@ pub struct Ban {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<String>,
 }
+
+/// The source of the evidence that holds the reason of a ban by hand.
+pub const BY_HAND: &str = "by hand";
 
 /// An entry of the allow list that was made at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

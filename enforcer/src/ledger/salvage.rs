@@ -43,7 +43,7 @@ pub(super) fn replace(
     let mut draft = Draft::new(path)?;
     let mut others = 0;
     if let Ok(damaged) = database::open_to_read(path) {
-        let failed = |source| LedgerError::Database { path: database::beside(path, ".new"), source };
+        let failed = |source| LedgerError::database(&database::beside(path, ".new"), source);
         // Where the file is shorter than its header says, nothing is read otherwise.
         let _ = damaged.pragma_update(None, "writable_schema", true);
         bans(&damaged, path, &mut draft, now).map_err(failed)?;
@@ -53,8 +53,7 @@ pub(super) fn replace(
     }
     let bans = draft.bans();
     let finished = draft.finish(true)?;
-    let aside = database::set_aside(path, now)
-        .map_err(|source| LedgerError::File { path: path.to_owned(), source })?;
+    let aside = database::set_aside(path, now).map_err(|source| LedgerError::file(path, source))?;
     finished.take_place()?;
     enrolment::note_damage(folder, None)?;
     tracing::error!(

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use atalaya_wire::{Evidence, Name};
+use atalaya_wire::{Evidence, Name, reserved};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite::{Connection, Error, Row, params};
 
-use super::{Allowance, GoodLogin, MOST_LOGINS, Saved, claims, row, schema};
+use super::{Allowance, BY_HAND, GoodLogin, MOST_LOGINS, Saved, claims, row, schema};
 use crate::desired::{Labels, Wanted};
 
 /// So many bans are read at once, where no more than so many rows lie between two of them.
@@ -66,9 +66,10 @@ fn standing(connection: &Connection, labels: &mut Labels) -> rusqlite::Result<Ve
     let query = |which: &str| {
         // What is written of evidence cannot hold this by another's text: quotes are escaped there.
         format!(
-            "SELECT prefix, until, jail, sensor, instr(evidence, '\"source\":\"{}\"') FROM bans NOT INDEXED
-             WHERE {which} AND ended IS NULL",
-            Evidence::SCAN
+            "SELECT prefix, until, jail, sensor, instr(evidence, '\"source\":\"{}\"'),
+             CASE WHEN jail = '{}' THEN evidence END FROM bans NOT INDEXED WHERE {which} AND ended IS NULL",
+            Evidence::SCAN,
+            reserved::HAND
         )
     };
     let mut one = connection.prepare(&query("id = ?1"))?;
@@ -114,6 +115,11 @@ impl SavedBans {
             return Ok(());
         };
         let is_scan = row.get::<_, i64>(4).is_ok_and(|place| place > 0);
+        if let Some(reason) = reason_by_hand(row).filter(|_| sensor == reserved::HAND) {
+            let label = labels.by_hand(&reason);
+            self.bans.push((prefix, Wanted { until: until.into(), label }));
+            return Ok(());
+        }
         let Some(label) = labels.of_names(jail, sensor, is_scan) else {
             self.senseless += 1;
             return Ok(());
@@ -121,6 +127,13 @@ impl SavedBans {
         self.bans.push((prefix, Wanted { until: until.into(), label }));
         Ok(())
     }
+}
+
+/// The reason of a ban by hand, which the comments on routers have too.
+fn reason_by_hand(row: &Row<'_>) -> Option<String> {
+    let evidence: Vec<Evidence> = serde_json::from_str(row.get_ref(5).ok()?.as_str().ok()?).ok()?;
+    let reasons = evidence.into_iter().filter(|evidence| evidence.source == BY_HAND);
+    reasons.max_by_key(|evidence| evidence.time).map(|evidence| evidence.text)
 }
 
 fn through(connection: &Connection) -> rusqlite::Result<HashMap<(Name, Name), u64>> {

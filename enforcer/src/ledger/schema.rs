@@ -56,6 +56,35 @@ pub(crate) fn sign_as_recovering(connection: &Connection) -> rusqlite::Result<()
     sign(connection, true)
 }
 
+/// The key in `meta` of the release that wrote last, for the messages of releases before it.
+const RELEASE: &str = "release";
+
+/// This release, as it is noted.
+const OURS: &str = env!("CARGO_PKG_VERSION");
+
+/// The release that wrote a ledger last, in words.
+pub(super) fn release(connection: &Connection) -> String {
+    match meta(connection, RELEASE) {
+        Ok(Some(release)) => format!("release {}", release.escape_debug()),
+        _ => "a later release".to_owned(),
+    }
+}
+
+/// Notes that this release writes the ledger.
+pub(super) fn note_release(connection: &Connection) -> rusqlite::Result<()> {
+    if meta(connection, RELEASE)?.as_deref() == Some(OURS) {
+        return Ok(());
+    }
+    set_meta(connection, RELEASE, Some(OURS))
+}
+
+/// Writes something that means nothing, to see whether anything can be written. It is another value each time, for SQLite
+/// writes no page whose content stays the same.
+pub(super) fn touch(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('touched', hex(randomblob(8)))";
+    connection.execute(sql, []).map(drop)
+}
+
 /// Sets a key in `meta`, or removes it.
 pub(super) fn set_meta(connection: &Connection, key: &str, value: Option<&str>) -> rusqlite::Result<()> {
     match value {

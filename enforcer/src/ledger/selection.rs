@@ -27,6 +27,7 @@ pub struct Selection {
     /// Only those that share an address with this address or network: its own, those within it, and those
     /// of networks around it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "crate::prefixes::json::option")]
     pub address: Option<IpNet>,
     /// Only those that began at this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]

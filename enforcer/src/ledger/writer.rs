@@ -1,21 +1,24 @@
 //! The thread that writes the ledger: it takes every order that waits, and commits them together.
 //! A disk that is full or broken costs acks, never bans; the thread goes on trying.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use atalaya_program::disk::DiskTrouble;
 use atalaya_wire::Name;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::examination::Examination;
 use super::housekeeping::Housekeeping;
 use super::place::Place;
-use super::{Change, LedgerError, claims, row, schema};
-use crate::database;
+use super::unwritten::UnwrittenChanges;
+use super::{Change, LedgerError, claims, file, row, schema};
+use crate::database::{self, DatabaseAccess, DatabaseTrouble};
 
 /// The most changes in one transaction.
 const MOST: usize = 20_000;
@@ -43,70 +46,94 @@ pub(super) struct WriteOrder {
     pub done: oneshot::Sender<Result<(), String>>,
 }
 
+/// The connection that writes, and in which way the file is open.
+#[derive(Debug)]
+pub(super) struct Pen {
+    /// None where the file could be opened in no way since.
+    connection: Option<Connection>,
+    path: PathBuf,
+    access: Arc<RwLock<DatabaseAccess>>,
+}
+
+/// What is said once when nothing can be written any more.
+pub(super) const CANNOT_BE_WRITTEN: &str = "THE LEDGER CANNOT BE WRITTEN: bans still go to the routers, but nothing is acked, and sensors send again what they saw; what is done by hand is kept in memory and written later, unless the enforcer is stopped before";
+
 /// Writes until the last sender is gone.
 pub(super) fn run(
-    mut connection: Connection,
+    mut pen: Pen,
     inbox: &Receiver<WriteOrder>,
     trouble: &Mutex<Option<String>>,
     mut housekeeping: Housekeeping,
 ) {
-    // Changes that nobody will ask for again, and that could not be written: at most one ban's end for
-    // each ban that stood, and what was done by hand.
-    let mut kept: Vec<Change> = Vec::new();
+    let mut kept = UnwrittenChanges::default();
     loop {
         let wait = housekeeping.wait(Instant::now());
-        let orders = match next_orders(inbox, if kept.is_empty() { wait } else { wait.min(RETRY) }) {
+        let waits = !kept.is_empty() || is_some(trouble) || pen.usual().is_none();
+        let orders = match next_orders(inbox, if waits { wait.min(RETRY) } else { wait }) {
             Some(orders) => orders,
             None if kept.is_empty() => return,
             None => {
-                if let Err(error) = apply(&mut connection, kept.iter()) {
+                if let Err(error) = pen.apply(kept.changes()) {
                     tracing::error!(%error, changes = kept.len(), "stopped with changes that the ledger could not take");
                 }
                 return;
             }
         };
         let quiet = orders.is_empty();
-        if !quiet || !kept.is_empty() {
-            write(&mut connection, orders, &mut kept, trouble);
+        if !quiet || waits {
+            write(&mut pen, orders, &mut kept, trouble);
             housekeeping.wrote(Instant::now());
         }
-        if quiet || housekeeping.is_overdue(Instant::now()) {
-            housekeeping.work(&mut connection);
+        if (quiet || housekeeping.is_overdue(Instant::now()))
+            && let Some(connection) = pen.usual()
+        {
+            housekeeping.work(connection);
         }
     }
 }
 
+fn is_some(trouble: &Mutex<Option<String>>) -> bool {
+    trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
 /// Writes orders together, tells those who wait for them, and keeps what has to be written later.
 fn write(
-    connection: &mut Connection,
+    pen: &mut Pen,
     orders: Vec<WriteOrder>,
-    kept: &mut Vec<Change>,
+    kept: &mut UnwrittenChanges,
     trouble: &Mutex<Option<String>>,
 ) {
-    let changes = kept.iter().chain(orders.iter().flat_map(|order| &order.changes));
-    let result = apply(connection, changes).map_err(|error| {
+    let was_in_trouble = is_some(trouble);
+    // While nothing can be written, little is tried: all that is kept would be sorted into the indices in vain.
+    let tried = if was_in_trouble { pen.try_again() } else { pen.open_as_usual() };
+    let changes = kept.changes().chain(orders.iter().flat_map(|order| &order.changes));
+    let result = tried.and_then(|()| pen.apply(changes)).map_err(|error| {
         if database::is_damage(&error) {
             format!("it is damaged ({error}); a restart sets it aside and gathers a new one")
         } else {
-            error.to_string()
+            DatabaseTrouble::of(&pen.path, error).to_string()
         }
     });
     let failed = result.as_ref().err().cloned();
-    let before = std::mem::replace(&mut *trouble.lock().unwrap_or_else(PoisonError::into_inner), failed);
-    match (&result, before) {
-        (Err(error), None) => tracing::error!(
-            error,
-            "the ledger cannot be written: bans still go to the routers, but nothing is acked, and sensors send again; make room or mend the disk"
-        ),
-        (Ok(()), Some(_)) => tracing::info!("the ledger can be written again"),
+    *trouble.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    match (&result, was_in_trouble) {
+        (Err(error), false) => tracing::error!(error, "{CANNOT_BE_WRITTEN}"),
+        (Ok(()), true) => {
+            tracing::info!(
+                kept = kept.len(),
+                "the ledger can be written again; what was kept in memory is in it"
+            );
+        }
         _ => {}
     }
     if result.is_ok() {
         kept.clear();
     }
     for order in orders {
-        if order.keep && result.is_err() {
-            kept.extend(order.changes);
+        if result.is_err() {
+            // Who sends an offence again finds its claim in memory, so that nothing would ever write it.
+            let is_kept = |change: &Change| order.keep || matches!(change, Change::Claim(_));
+            kept.extend(order.changes.into_iter().filter(is_kept).collect());
         }
         // Nobody waits any more where a connection broke.
         let _ = order.done.send(result.clone());
@@ -129,15 +156,6 @@ fn next_orders(inbox: &Receiver<WriteOrder>, wait: Duration) -> Option<Vec<Write
         orders.push(order);
     }
     Some(orders)
-}
-
-/// Writes changes in one transaction.
-fn apply<'a>(connection: &mut Connection, changes: impl Iterator<Item = &'a Change>) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for change in changes {
-        apply_one(&transaction, change)?;
-    }
-    transaction.commit()
 }
 
 fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
@@ -230,6 +248,60 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
         }
     };
     Ok(())
+}
+
+// === impl Pen ===
+
+impl Pen {
+    /// Of a ledger that is open.
+    pub fn new(connection: Connection, path: PathBuf, access: Arc<RwLock<DatabaseAccess>>) -> Self {
+        Self { connection: Some(connection), path, access }
+    }
+
+    /// Writes changes in one transaction.
+    fn apply<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> rusqlite::Result<()> {
+        let transaction = self.connection()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for change in changes {
+            apply_one(&transaction, change)?;
+        }
+        transaction.commit()
+    }
+
+    /// Looks whether anything can be written now; opens the file as usual where that was not possible before.
+    fn try_again(&mut self) -> rusqlite::Result<()> {
+        self.open_as_usual()?;
+        let transaction = self.connection()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        schema::touch(&transaction)?;
+        transaction.commit()
+    }
+
+    /// The connection, where the file is open as usual.
+    fn usual(&mut self) -> Option<&mut Connection> {
+        let access = *self.access.read().unwrap_or_else(PoisonError::into_inner);
+        self.connection.as_mut().filter(|_| access == DatabaseAccess::Shared)
+    }
+
+    fn connection(&mut self) -> rusqlite::Result<&mut Connection> {
+        let closed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        self.connection.as_mut().ok_or(rusqlite::Error::SqliteFailure(closed, None))
+    }
+
+    /// Opens the file as usual where it is open in another way, and the disk seems to allow it. All connections have to be
+    /// closed in between, so that it waits for whoever reads just now: until the next time.
+    fn open_as_usual(&mut self) -> rusqlite::Result<()> {
+        let Ok(mut access) = self.access.try_write() else { return Ok(()) };
+        if *access == DatabaseAccess::Shared && self.connection.is_some()
+            || DiskTrouble::of(&self.path).is_some()
+        {
+            return Ok(());
+        }
+        self.connection = None;
+        let opened = database::open_as_possible(&self.path)?;
+        file::tune(&opened.connection)?;
+        self.connection = Some(opened.connection);
+        *access = opened.access;
+        Ok(())
+    }
 }
 
 // === impl Receipt ===

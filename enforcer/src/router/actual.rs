@@ -33,8 +33,11 @@ pub struct Held {
     pub slack: u8,
     /// Whether its comment is another than it should have, of before the configuration was changed, say.
     pub stale: bool,
-    /// Whether the router refused to change it, so that it has to be replaced.
+    /// Whether the router refused to change it, so that it has to be replaced; of a disabled one that is not ours,
+    /// whether it refused another beside it.
     pub rigid: bool,
+    /// Whether it is disabled: it keeps nobody out.
+    pub disabled: bool,
 }
 
 /// The mirror. Entries are kept until a print or [`Actual::sweep`] finds them gone.
@@ -67,12 +70,17 @@ struct Flags(u8);
 impl Held {
     /// An entry of ours as we just made it.
     pub fn ours(expires: Moment, id: Option<EntryId>) -> Self {
-        Self { expires, id, owner: Owner::Ours, slack: 0, stale: false, rigid: false }
+        Self { expires, id, owner: Owner::Ours, slack: 0, stale: false, rigid: false, disabled: false }
     }
 
     /// Whether the router has dropped it by now.
     pub fn lapsed(&self, now: Moment) -> bool {
         self.expires <= now
+    }
+
+    /// Whether packets meet it now.
+    pub fn works(&self, now: Moment) -> bool {
+        !self.lapsed(now) && !self.disabled
     }
 }
 
@@ -85,8 +93,14 @@ impl Actual {
     }
 
     /// Notes an entry that was read or acknowledged.
+    ///
+    /// A list may have a disabled entry beside another of the same prefix; the other is the one that counts.
     pub fn insert(&mut self, prefix: IpNet, held: Held) {
-        let Held { expires, id, owner, slack, stale, rigid } = held;
+        let Held { expires, id, owner, slack, stale, rigid, disabled } = held;
+        let shown = self.entries.get(&prefix).filter(|row| row.print == self.print);
+        if disabled && shown.is_some_and(|row| !row.flags.has(Flags::DISABLED) && row.id != id) {
+            return;
+        }
         let mut flags = Flags::default();
         let same = self.entries.get(&prefix).filter(|row| id.is_some() && row.id == id).map(|row| row.flags);
         // A router that keeps comments in a form of its own is told once, not for ever.
@@ -94,6 +108,7 @@ impl Actual {
         flags.set(Flags::TOLD, told);
         flags.set(Flags::STALE, stale && !told);
         flags.set(Flags::RIGID, rigid || same.is_some_and(|flags| flags.has(Flags::RIGID)));
+        flags.set(Flags::DISABLED, disabled);
         let row = Tracked { expires, id, slack, owner, flags, print: self.print };
         let before = self.entries.insert(prefix, row);
         self.ours += usize::from(owner == Owner::Ours);
@@ -189,6 +204,7 @@ impl Tracked {
             slack: self.slack,
             stale: self.flags.has(Flags::STALE),
             rigid: self.flags.has(Flags::RIGID),
+            disabled: self.flags.has(Flags::DISABLED),
         }
     }
 }
@@ -202,6 +218,8 @@ impl Flags {
     const TOLD: u8 = 2;
     /// The router refused a change.
     const RIGID: u8 = 4;
+    /// It is disabled.
+    const DISABLED: u8 = 8;
 
     fn has(self, flag: u8) -> bool {
         self.0 & flag != 0
@@ -264,6 +282,22 @@ mod tests {
         assert!(!actual.get(prefix).unwrap().stale);
         actual.insert(prefix, Held { id: EntryId::parse("*2"), ..stale });
         assert!(actual.get(prefix).unwrap().stale, "another entry was taken for the one we set");
+    }
+
+    #[test]
+    fn of_a_disabled_entry_and_another_beside_it_the_other_counts_in_either_order() {
+        let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
+        let disabled = Held { disabled: true, id: EntryId::parse("*1"), ..held(Owner::Foreign) };
+        let ours = Held::ours(Moment::FOREVER, EntryId::parse("*2"));
+        for order in [[disabled, ours], [ours, disabled]] {
+            let mut actual = Actual::new();
+            actual.begin_print();
+            order.into_iter().for_each(|held| actual.insert(prefix, held));
+            assert_eq!(actual.get(prefix), Some(ours));
+            actual.begin_print();
+            actual.insert(prefix, disabled);
+            assert_eq!(actual.get(prefix), Some(disabled), "what an earlier print showed is gone");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::ledger::Lineage;
 use crate::prefixes::Family;
 
 /// The largest timeout that RouterOS keeps, in seconds: `35w3d13h13m56s`. Past it the IPv4 table refuses and
@@ -28,11 +29,26 @@ pub struct EntryId(NonZeroU32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark(Arc<str>);
 
-/// The mark of our entries, and those that they had before the configuration was changed.
+/// The mark of our entries, and those that they had before the configuration was changed; and the word of the ledger
+/// that they are of, which stands after the mark: `atalaya:k7f2: ssh from web-1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     current: Mark,
     old: Vec<Mark>,
+    /// Without one, entries say only the mark, and every one with the mark is ours.
+    lineage: Option<Lineage>,
+    adopted: Vec<Lineage>,
+}
+
+/// Belonging a comment says that its entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belonging {
+    /// It carries our mark, and no word of another ledger.
+    Ours,
+    /// It carries our mark and the word of another ledger.
+    Rival(Lineage),
+    /// It carries no mark of ours.
+    Other,
 }
 
 // === impl Family ===
@@ -103,9 +119,22 @@ impl Mark {
         comment
     }
 
-    /// Whether the comment is one of ours: the mark alone, or the mark and a colon.
+    /// Whether the comment carries the mark: the mark alone, or the mark and a colon.
     pub fn owns(&self, comment: &[u8]) -> bool {
-        comment.strip_prefix(self.0.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b':')
+        self.read(comment).is_some()
+    }
+
+    /// The word of a ledger that a comment of this mark carries, if any, and where what it says begins.
+    fn read(&self, comment: &[u8]) -> Option<(Option<Lineage>, usize)> {
+        let rest = comment.strip_prefix(self.0.as_bytes())?;
+        let start = self.0.len();
+        let Some(rest) = rest.strip_prefix(b":") else { return rest.is_empty().then_some((None, start)) };
+        match Lineage::at_start(rest) {
+            Some(lineage) if rest.get(lineage.as_str().len()) == Some(&b':') => {
+                Some((Some(lineage), start + lineage.as_str().len() + 2))
+            }
+            _ => Some((None, start + 1)),
+        }
     }
 }
 
@@ -115,7 +144,12 @@ impl Marks {
     /// The mark, and the earlier ones.
     pub fn new(current: Mark, old: impl IntoIterator<Item = Mark>) -> Self {
         let old = old.into_iter().filter(|mark| *mark != current).collect();
-        Self { current, old }
+        Self { current, old, lineage: None, adopted: Vec::new() }
+    }
+
+    /// With the word of the ledger that the entries are of, and those of others that are taken for it.
+    pub fn of_lineage(self, lineage: Option<Lineage>, adopted: &[Lineage]) -> Self {
+        Self { lineage, adopted: adopted.to_vec(), ..self }
     }
 
     /// The mark that new entries get.
@@ -123,16 +157,43 @@ impl Marks {
         &self.current
     }
 
-    /// Whether the comment is one of ours, today's or an earlier one.
-    pub fn own(&self, comment: &[u8]) -> bool {
-        self.current.owns(comment) || self.old.iter().any(|mark| mark.owns(comment))
+    /// The comment of an entry of ours: the mark, the ledger's word, then what is to be said about the ban.
+    pub fn comment(&self, text: &str) -> String {
+        Mark(self.opening(self.lineage).into()).comment(text)
+    }
+
+    /// What opens the comments of a ledger's entries under our mark: `atalaya:k7f2`.
+    pub fn opening(&self, lineage: Option<Lineage>) -> String {
+        lineage.map_or_else(|| self.current.0.to_string(), |lineage| format!("{}:{lineage}", self.current.0))
+    }
+
+    /// The word of the ledger that our entries are of.
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.lineage
+    }
+
+    /// Whether a comment is today's but for the ledger's word, which it lacks: of a release before there was one.
+    pub fn lacks_only_lineage(&self, comment: &str, text: &str) -> bool {
+        self.lineage.is_some() && comment == self.current.comment(text)
+    }
+
+    /// Belonging the entry of a comment is. A ledger's word was not always there, and what has none is ours.
+    pub fn whose(&self, comment: &[u8]) -> Belonging {
+        let mut read = std::iter::once(&self.current).chain(&self.old).filter_map(|mark| mark.read(comment));
+        match (read.next(), self.lineage) {
+            (None, _) => Belonging::Other,
+            (Some((Some(word), _)), Some(ours)) if word != ours && !self.adopted.contains(&word) => {
+                Belonging::Rival(word)
+            }
+            (Some(_), _) => Belonging::Ours,
+        }
     }
 
     /// What a comment of ours says after its mark.
     pub fn text<'a>(&self, comment: &'a str) -> &'a str {
-        let marks = std::iter::once(&self.current).chain(&self.old);
-        let after = marks.filter(|mark| mark.owns(comment.as_bytes())).map(|mark| &comment[mark.0.len()..]);
-        after.map(|text| text.trim_start_matches([':', ' '])).next().unwrap_or_default()
+        let mut marks = std::iter::once(&self.current).chain(&self.old);
+        let start = marks.find_map(|mark| mark.read(comment.as_bytes())).map(|(_, start)| start);
+        start.and_then(|start| comment.get(start..)).unwrap_or_default().trim_start_matches([':', ' '])
     }
 }
 
@@ -301,6 +362,35 @@ mod tests {
         for foreign in ["", "atalayas: x", "atalaya2", "my atalaya: x", "Atalaya: x"] {
             assert!(!mark.owns(foreign.as_bytes()), "{foreign:?} passed for ours");
         }
+    }
+
+    #[test]
+    fn a_comment_tells_which_ledger_its_entry_is_of_and_one_without_is_ours() {
+        let [ours, other, adopted]: [Lineage; 3] = ["k7f2", "x2yz", "aaaa"].map(|word| word.parse().unwrap());
+        let old = Mark::new("watchman");
+        let marks = Marks::new(Mark::new("atalaya"), [old]).of_lineage(Some(ours), &[adopted]);
+        assert_eq!(marks.comment("ssh from web-1"), "atalaya:k7f2: ssh from web-1");
+        for (comment, whose, text) in [
+            ("atalaya:k7f2: ssh from web-1", Belonging::Ours, "ssh from web-1"),
+            ("atalaya: ssh from web-1", Belonging::Ours, "ssh from web-1"),
+            ("atalaya", Belonging::Ours, ""),
+            ("watchman:k7f2: x", Belonging::Ours, "x"),
+            ("atalaya:aaaa: x", Belonging::Ours, "x"),
+            ("atalaya:x2yz: x", Belonging::Rival(other), "x"),
+            ("watchman:x2yz:", Belonging::Rival(other), ""),
+            ("atalaya:x2yz", Belonging::Ours, "x2yz"),
+            ("atalaya: x2yz: x", Belonging::Ours, "x2yz: x"),
+            ("atalayas:k7f2: x", Belonging::Other, ""),
+            ("by hand", Belonging::Other, ""),
+        ] {
+            assert_eq!(marks.whose(comment.as_bytes()), whose, "{comment}");
+            assert_eq!(marks.text(comment), text, "{comment}");
+        }
+        assert!(marks.lacks_only_lineage("atalaya: ssh", "ssh"));
+        assert!(!marks.lacks_only_lineage("atalaya:k7f2: ssh", "ssh"));
+        let without = Marks::new(Mark::new("atalaya"), []);
+        assert_eq!(without.comment("x"), "atalaya: x");
+        assert_eq!(without.whose(b"atalaya:x2yz: x"), Belonging::Ours);
     }
 
     #[test]

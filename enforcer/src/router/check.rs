@@ -17,6 +17,7 @@ mod probe;
 pub mod release;
 mod rights;
 pub mod rules;
+pub mod speed;
 mod system;
 mod visit;
 
@@ -98,6 +99,7 @@ pub fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     let mut findings = entry::examine(config, facts);
     if facts.entry.is_none() {
         findings.extend(system::examine(config, facts));
+        findings.extend(speed::examine(config, facts));
         findings.extend(rights::examine(config, facts));
         findings.extend(rules::examine(config, facts));
         findings.extend(lists::examine(config, facts));

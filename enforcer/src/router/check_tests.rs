@@ -11,6 +11,7 @@ use super::facts::{
     Access, Certificate, ClockFace, Group, IpService, ListContent, Page, Resource, User, WriteTest,
 };
 use super::rules::{Condition, Rule};
+use super::speed::Sample;
 use super::*;
 use crate::prefixes::Family;
 use crate::router::Password;
@@ -129,6 +130,7 @@ fn a_router_as_it_should_be_is_good_in_every_respect() {
             "version",
             "memory",
             "clock",
+            "speed",
             "policies",
             "write",
             "access",
@@ -543,4 +545,29 @@ fn routeros_6_is_told_in_its_own_words() {
         find(&findings, "clock").commands,
         ["/system ntp client set enabled=yes server-dns-names=pool.ntp.org"]
     );
+}
+
+#[test]
+fn how_long_a_list_takes_is_told_by_the_board_or_by_a_sample_and_how_it_is_known_is_said() {
+    let mut facts = facts();
+    let speed = |facts: &Facts| find(&examine(&config(), facts), "speed");
+    let says = speed(&facts).says;
+    assert!(says.contains("about 833 entries a second, as others measured on an RB5009"), "{says}");
+    assert!(says.contains("1000 bans take 2 s, all 131072 that it may hold 2 min"), "{says}");
+    let board = |facts: &mut Facts, name: &str| {
+        let Page::Shown(resource) = &mut facts.resource else { panic!() };
+        resource.board = name.to_owned();
+    };
+    board(&mut facts, "hAP ax^3");
+    assert!(speed(&facts).says.contains("about 147 entries a second"), "{}", speed(&facts).says);
+    board(&mut facts, "hEX");
+    assert!(!examine(&config(), &facts).iter().any(|finding| finding.check == "speed"), "nothing is known");
+    facts.sample = Some(Sample { adds: 24, took: Duration::from_millis(240) });
+    let says = speed(&facts).says;
+    assert!(says.contains("about 100 entries a second, by the 24 adds that this check timed"), "{says}");
+    facts.sample = None;
+    facts.write = WriteTest::Skipped;
+    let finding = speed(&facts);
+    assert_eq!(finding.grade, Grade::Unclear);
+    assert!(finding.says.contains("without --read-only"), "{}", finding.says);
 }

@@ -6,32 +6,45 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::time::{Instant, timeout};
+use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::actual::Owner;
-use super::address_list::{EntryId, Marks, address_text, parse_timeout, timeout_text};
+use super::address_list::{EntryId, Marks};
+use super::audit::{MissingBans, PIECE};
 use super::check::rules::Chains;
-use super::enforcement::Enforcement;
 use super::look::{Look, Next};
-use super::order::{Action, Order, Shown};
+use super::networks::{NetworkPage, NetworksReading};
+use super::order::{Order, Shown};
 use super::pipeline::{Counts, Pipeline, Table};
-use super::sentence::{Row, Trap, TrapMeaning};
+use super::reading::{ListReading, Patience};
+use super::rival::Rivals;
+use super::sentence::Trap;
 use super::session::{CommandAnswer, Session, SessionError};
 use super::status::State;
-use super::view::{View, entries_by_memory};
+use super::view::View;
 use super::workplace::Workplace;
 use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
+mod networks;
+mod orders;
+mod resource;
+mod rest;
+mod shown;
+
 /// The most prefixes that are looked at before the socket is looked at again.
 const LOOKED_AT: usize = 4096;
 
-/// How long what is in flight may take at a stop.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
-
 /// How long a print that would tell an id, an owner or a rule waits for quiet.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// For how long a new session sends the bans that its router does not have yet before it reads the list.
+const SENT_FIRST: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a command was not answered.
+const SWALLOWED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest pause before refused commands are sent again.
 const LONGEST_REFUSED_PAUSE: Duration = Duration::from_mins(5);
@@ -52,28 +65,44 @@ pub(super) struct Link<'a> {
     session: Session<Purpose>,
     pipeline: Pipeline,
     look: Look,
+    networks: NetworksReading,
     marks: Marks,
     began: Instant,
     timers: Timers,
     latency: Option<Duration>,
+    /// When the print that is under way was sent.
+    reading_since: Timestamp,
     /// Prefixes whose commands were not sent to a read-only router since their table was printed.
     withheld: HashSet<IpNet>,
 }
 
-/// What a command in flight was sent for.
+/// What a command in flight was sent for, and when.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Purpose {
-    Order { order: Order, sent: Instant },
+pub(super) struct Purpose {
+    errand: Errand,
+    at: Instant,
+}
+
+/// What a command was sent for.
+#[derive(Clone, Copy, Debug)]
+enum Errand {
+    Order(Order),
     Print(Family),
     Rules(Family, Chains),
     Resource,
     Identity,
+    Networks(NetworkPage),
+    Serial,
 }
 
 /// When to do what next.
 struct Timers {
     /// Ask for the router's resources: the keepalive.
     resource: Instant,
+    /// Whether that was asked and is not answered yet.
+    resource_asked: bool,
+    /// Look for commands that were not answered.
+    swallowed: Instant,
     /// Read the lists anew, whatever is believed to be on them.
     reconcile: Instant,
     /// Send refused commands again; set while there are any.
@@ -85,6 +114,12 @@ struct Timers {
     learn_after: Instant,
     learn_gap: Duration,
     print_began: Instant,
+    /// When a row of the print that is under way came last, or it was sent.
+    print_heard: Instant,
+    /// Whether since then a command was answered that was sent after the print: the router does not merely scan.
+    overtaken: bool,
+    /// Whether all bans were sent because the first reading took long.
+    unread_sent: bool,
     print_ended: Instant,
     /// No look at the rules before this.
     look: Instant,
@@ -107,9 +142,15 @@ impl<'a> Link<'a> {
         let mut pipeline = Pipeline::new(view, marks.clone(), config.ipv6, counts);
         pipeline.note_missed(missed, undone);
         pipeline.set_limit(config.max_entries.or(workplace.memory_limit));
+        if workplace.unread {
+            // No print came to its end in the last session, so nothing may wait for one in this.
+            pipeline.send_unread();
+        }
         let now = Instant::now();
         let timers = Timers {
             resource: now,
+            resource_asked: false,
+            swallowed: now,
             reconcile: now + jittered(workplace.config.reconcile_every),
             retry: None,
             retry_pause: workplace.config.deadlines.refused_pause,
@@ -117,34 +158,65 @@ impl<'a> Link<'a> {
             learn_after: now,
             learn_gap: Duration::ZERO,
             print_began: now,
+            print_heard: now,
+            overtaken: false,
+            unread_sent: false,
             print_ended: now,
             look: now,
             look_began: now,
             look_heard: now,
             look_ended: now,
         };
-        let (look, withheld) = (Look::default(), HashSet::new());
-        Self { workplace, session, pipeline, look, marks, began: now, timers, latency: None, withheld }
+        let (look, withheld, reading_since) = (Look::default(), HashSet::new(), workplace.clock.now());
+        let networks = NetworksReading::default();
+        Self {
+            workplace,
+            session,
+            pipeline,
+            look,
+            networks,
+            marks,
+            began: now,
+            timers,
+            latency: None,
+            reading_since,
+            withheld,
+        }
     }
 
-    /// Works until the service stops (`Ok`) or the session ends.
+    /// Works until the service stops, or there are other settings (`Ok`), or the session ends.
     pub(super) async fn run(&mut self) -> Result<(), SessionError> {
-        self.ask("/system/identity/print", Purpose::Identity, |command| command);
+        self.ask("/system/identity/print", Errand::Identity, |command| command);
+        self.ask_for_networks(NetworkPage::FIRST);
+        self.ask("/system/routerboard/print", Errand::Serial, |command| {
+            command.attribute(".proplist", Some("serial-number"))
+        });
         loop {
             self.on_time();
             let more = self.fill();
             self.publish();
             let wake = self.next_timer();
             let Deadlines { idle, answer, .. } = self.workplace.config.deadlines;
+            self.audit();
             if self.look_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 // It answers everything else, so that the session would not notice.
                 return Err(SessionError::Silent(idle));
             }
-            self.session.set_idle(if self.pipeline.printing().is_some() { idle } else { answer });
+            self.session.set_idle(match self.pipeline.printing() {
+                Some(_) => self.workplace.patience.of(self.workplace.config.deadlines.scan),
+                None => answer,
+            });
             tokio::select! {
                 biased;
                 () = self.workplace.stop.cancelled() => return self.finish().await,
+                Ok(()) = self.workplace.settings.changed() => {
+                    self.workplace.settings.mark_changed();
+                    return self.come_to_rest().await;
+                }
                 answer = self.session.answer() => {
+                    if self.pipeline.printing().is_some() && matches!(answer, Err(SessionError::Silent(_))) {
+                        self.workplace.patience.was_too_short();
+                    }
                     self.take(answer?)?;
                     while let Some(answer) = self.session.received()? {
                         self.take(answer)?;
@@ -165,6 +237,8 @@ impl<'a> Link<'a> {
     /// Leaves what was not carried out to the next session.
     pub(super) fn leave(&mut self) {
         self.workplace.undone = self.pipeline.undone();
+        self.workplace.unread = !self.pipeline.is_known();
+        self.workplace.desired.disclaim(&self.workplace.config.name);
     }
 
     /// Whether adds, sets or removes were in flight.
@@ -175,22 +249,6 @@ impl<'a> Link<'a> {
     /// Whether the whole list was read once.
     pub(super) fn was_good(&self) -> bool {
         self.pipeline.is_known()
-    }
-
-    /// Sends what has already changed and awaits what is in flight, for a second at most.
-    async fn finish(&mut self) -> Result<(), SessionError> {
-        self.pipeline.drop_backlog();
-        let rest = async {
-            loop {
-                self.fill();
-                if !self.pipeline.has_changes() {
-                    return Ok(());
-                }
-                let answer = self.session.answer().await?;
-                self.take(answer)?;
-            }
-        };
-        timeout(LAST_ANSWERS, rest).await.unwrap_or(Ok(()))
     }
 
     /// Fills the window. True where prefixes were left unlooked at although the window is open.
@@ -222,38 +280,15 @@ impl<'a> Link<'a> {
         false
     }
 
-    fn send(&mut self, order: Order) {
-        let Order { prefix, action } = order;
-        let family = order.family();
-        let command = match action {
-            Action::Add { timeout } => {
-                let comment = self.comment(prefix);
-                self.session
-                    .command(family.add())
-                    .attribute("list", Some(self.workplace.config.list(family)))
-                    .attribute("address", Some(&address_text(prefix)))
-                    .attribute("timeout", Some(&timeout_text(timeout)))
-                    .attribute("comment", Some(&comment))
-            }
-            Action::Set { id, timeout } => {
-                let comment = self.comment(prefix);
-                self.session
-                    .command(family.set())
-                    .attribute(".id", Some(&id.to_string()))
-                    .attribute("timeout", Some(&timeout_text(timeout)))
-                    .attribute("comment", Some(&comment))
-            }
-            Action::Remove { id } => {
-                self.session.command(family.remove()).attribute(".id", Some(&id.to_string()))
-            }
-        };
-        self.session.send(command, Purpose::Order { order, sent: Instant::now() });
-    }
-
-    fn comment(&self, prefix: IpNet) -> String {
-        // A ban that was lifted this moment has no label; its entry goes next.
-        let label = self.pipeline.view().label(prefix);
-        label.map_or_else(|| self.marks.current().comment(""), |label| self.pipeline.comment(&label))
+    /// Looks whether the router holds what it should, a piece at a time.
+    fn audit(&mut self) {
+        if self.workplace.config.read_only {
+            return;
+        }
+        let (pipeline, now) = (&self.pipeline, self.workplace.now());
+        self.workplace
+            .audit
+            .piece(Instant::now(), |after, tell| pipeline.missing_after(after, PIECE, now, tell));
     }
 
     /// Answers a question about the mirror.
@@ -264,6 +299,7 @@ impl<'a> Link<'a> {
         let holding = match held {
             Some(held) => Holding::Entry {
                 ours: held.owner == Owner::Ours,
+                disabled: held.disabled,
                 left: (held.expires != Moment::FOREVER).then(|| held.expires.seconds_after(now)),
             },
             None if self.pipeline.is_known() => Holding::Nothing,
@@ -274,48 +310,58 @@ impl<'a> Link<'a> {
     }
 
     fn take(&mut self, answer: CommandAnswer<Purpose>) -> Result<(), SessionError> {
-        match answer {
-            CommandAnswer::Row(Purpose::Print(family), row) => {
+        let (CommandAnswer::Row(sent, _) | CommandAnswer::Done(sent, _) | CommandAnswer::Trap(sent, _)) =
+            &answer;
+        let Purpose { errand, at } = *sent;
+        let of_print = matches!(errand, Errand::Print(_));
+        self.timers.overtaken |=
+            !of_print && self.pipeline.printing().is_some() && at > self.timers.print_began;
+        match (errand, answer) {
+            (Errand::Print(family), CommandAnswer::Row(_, row)) => {
+                (self.timers.print_heard, self.timers.overtaken) = (Instant::now(), false);
+                self.pipeline.listed();
                 if let Some(shown) = Shown::read(family, &row, &self.marks) {
                     self.pipeline.row(shown, self.workplace.now());
                 }
             }
-            CommandAnswer::Row(Purpose::Rules(family, _), row) => {
-                self.timers.look_heard = Instant::now();
-                self.look.row(family, &row);
-            }
-            CommandAnswer::Done(Purpose::Rules(family, table), _) => self.rules_end(family, table, None),
-            CommandAnswer::Trap(Purpose::Rules(family, table), trap) => {
-                self.rules_end(family, table, Some(&trap));
-            }
-            CommandAnswer::Row(Purpose::Resource, row) => self.note_resource(&row),
-            CommandAnswer::Row(Purpose::Identity, row) => {
-                self.workplace.status.send_modify(|status| status.identity = row.shown("name"));
-            }
-            CommandAnswer::Done(Purpose::Order { order, sent }, ret) => {
-                self.note_answer(sent);
-                let id = ret.as_deref().and_then(EntryId::parse);
-                self.pipeline.done(order, id, self.workplace.now());
-            }
-            CommandAnswer::Trap(Purpose::Order { order, sent }, trap) => {
-                self.note_answer(sent);
-                self.take_refusal(order, &trap);
-            }
-            CommandAnswer::Done(Purpose::Print(_), _) => self.print_ended(),
-            CommandAnswer::Trap(Purpose::Print(Family::V6), trap) => {
+            (Errand::Print(_), CommandAnswer::Done(..)) => self.print_ended(),
+            (Errand::Print(Family::V6), CommandAnswer::Trap(_, trap)) => {
                 self.pipeline.missing(Family::V6);
                 self.workplace.fail(format!(
                     "the IPv6 address list cannot be read, so IPv6 bans are not on this router: {trap}; enable the ipv6 package, or set `ipv6 = false` for this router"
                 ));
                 self.settle();
             }
-            CommandAnswer::Trap(Purpose::Print(family), trap) => {
+            (Errand::Print(family), CommandAnswer::Trap(_, trap)) => {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
+            (Errand::Networks(page), CommandAnswer::Row(_, row)) => self.networks.row(page, &row),
+            (Errand::Networks(page), _) => self.networks_end(page),
+            (Errand::Rules(family, _), CommandAnswer::Row(_, row)) => {
+                self.timers.look_heard = Instant::now();
+                self.look.row(family, &row);
+            }
+            (Errand::Rules(family, table), CommandAnswer::Done(..)) => self.rules_end(family, table, None),
+            (Errand::Rules(family, table), CommandAnswer::Trap(_, trap)) => {
+                self.rules_end(family, table, Some(&trap));
+            }
+            (Errand::Resource, CommandAnswer::Row(_, row)) => self.note_resource(&row),
+            (Errand::Resource, _) => self.timers.resource_asked = false,
+            (Errand::Identity, CommandAnswer::Row(_, row)) => {
+                self.workplace.status.send_modify(|status| status.identity = row.shown("name"));
+            }
+            (Errand::Serial, CommandAnswer::Row(_, row)) => self.claim(&row)?,
+            (Errand::Order(order), CommandAnswer::Done(_, ret)) => {
+                self.note_answer(at);
+                let id = ret.as_deref().and_then(EntryId::parse);
+                self.pipeline.done(order, id, self.workplace.now());
+            }
+            (Errand::Order(order), CommandAnswer::Trap(_, trap)) => {
+                self.note_answer(at);
+                self.take_refusal(order, &trap);
+            }
             // Nice to know, but nothing depends on it.
-            CommandAnswer::Trap(Purpose::Resource | Purpose::Identity, _)
-            | CommandAnswer::Done(Purpose::Resource | Purpose::Identity, _)
-            | CommandAnswer::Row(Purpose::Order { .. }, _) => {}
+            (Errand::Identity | Errand::Serial, _) | (Errand::Order(_), CommandAnswer::Row(..)) => {}
         }
         Ok(())
     }
@@ -326,10 +372,17 @@ impl<'a> Link<'a> {
         if let Some(recovery) = self.workplace.recovery.as_ref().filter(|_| !found.is_empty()) {
             (recovery.adopt)(&self.workplace.config.name, found);
         }
+        if let Some(family) = self.pipeline.printing() {
+            self.workplace.rows[family.index()] = Some(self.pipeline.rows());
+        }
         self.pipeline.print_ends();
+        self.note_rivals();
+        self.workplace.patience = Patience::default();
         let took = self.timers.print_began.elapsed();
         self.timers.print_ended = now;
         self.timers.learn_after = now + self.timers.learn_gap.max(took * 2);
+        // New bans wait for the scan of a large table, so that is not done all the time.
+        self.timers.reconcile = self.timers.reconcile.max(now + took * LEFT_ALONE);
         self.settle();
     }
 
@@ -351,92 +404,12 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn note_answer(&mut self, sent: Instant) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(sent);
-        self.latency = Some(took);
-        self.workplace.pace.done();
-        // What waited behind a print says nothing about the router's speed.
-        let printing = self.pipeline.printing().is_some() || self.look.is_under_way();
-        if !printing && sent > self.timers.print_ended.max(self.timers.look_ended) {
-            self.workplace.pace.answered(took, self.pipeline.in_flight().saturating_sub(1), now);
-        }
-    }
-
     /// Shows that the first reading is over, once it is.
     fn settle(&self) {
         let reading = self.workplace.status.borrow().state == State::Reading;
         if reading && self.pipeline.is_known() {
             self.workplace.enter(State::Connected);
         }
-    }
-
-    fn take_refusal(&mut self, order: Order, trap: &Trap) {
-        if matches!(trap.meaning, TrapMeaning::Other | TrapMeaning::Permission) {
-            self.workplace.pace.refused(Instant::now());
-        }
-        if !self.pipeline.refused(order, trap, self.workplace.now()) {
-            return;
-        }
-        if trap.meaning == TrapMeaning::NoSuchCommand && order.family() == Family::V6 {
-            self.pipeline.missing(Family::V6);
-        }
-        if self.timers.retry.is_some() {
-            // Said already, for another entry; it is counted.
-            return;
-        }
-        self.timers.retry = Some(Instant::now() + self.timers.retry_pause);
-        let advice = match trap.meaning {
-            TrapMeaning::Permission => "; the user's group needs the policies read, write and api",
-            _ => "",
-        };
-        self.workplace.fail(format!(
-            "{} of {} was refused: {trap}{advice}; sent again in {} s",
-            match order.action {
-                Action::Add { .. } => "the add",
-                Action::Set { .. } => "the new timeout",
-                Action::Remove { .. } => "the removal",
-            },
-            address_text(order.prefix),
-            self.timers.retry_pause.as_secs_f64(),
-        ));
-        self.timers.retry_pause = (self.timers.retry_pause * 2).min(LONGEST_REFUSED_PAUSE);
-    }
-
-    fn note_resource(&mut self, row: &Row) {
-        let load: Option<u8> = row.text("cpu-load").and_then(|load| load.parse().ok());
-        self.workplace.status.send_modify(|status| {
-            status.version = row.shown("version");
-            status.uptime = row.shown("uptime");
-            status.cpu_load = load;
-        });
-        if let Some(load) = load {
-            self.workplace.pace.loaded(load, Instant::now());
-        }
-        if let Some(uptime) = row.text("uptime").and_then(parse_timeout) {
-            self.note_uptime(Duration::from_secs(uptime));
-        }
-        let memory: Option<u64> = row.text("total-memory").and_then(|bytes| bytes.parse().ok());
-        self.workplace.memory_limit = memory.map(entries_by_memory).or(self.workplace.memory_limit);
-        self.pipeline.set_limit(self.workplace.config.max_entries.or(self.workplace.memory_limit));
-    }
-
-    /// A router that booted lately has lost its list, also where the session seems to have survived.
-    fn note_uptime(&mut self, uptime: Duration) {
-        let booted = Instant::now().checked_sub(uptime);
-        let later = match (self.workplace.booted, booted) {
-            (Some(before), Some(booted)) => booted > before + BOOT_TOLERANCE,
-            _ => false,
-        };
-        if later {
-            tracing::warn!(router = %self.workplace.config.name, ?uptime, "the router has rebooted");
-            self.workplace.status.send_modify(|status| status.reboots += 1);
-            if booted > Some(self.began) {
-                self.pipeline.reconcile_all();
-                self.timers.look = Instant::now();
-            }
-        }
-        self.workplace.booted = booted.or(self.workplace.booted);
     }
 
     /// Does what is due.
@@ -446,15 +419,27 @@ impl<'a> Link<'a> {
             .set_recovering(self.workplace.recovery.as_ref().is_some_and(|recovery| recovery.is_active()));
         if self.timers.resource <= now {
             self.timers.resource = now + self.workplace.config.deadlines.keepalive;
-            self.ask("/system/resource/print", Purpose::Resource, |command| {
-                command.attribute(".proplist", Some("uptime,version,cpu-load,total-memory"))
-            });
+            if !self.timers.resource_asked {
+                self.timers.resource_asked = true;
+                self.ask("/system/resource/print", Errand::Resource, |command| {
+                    command.attribute(".proplist", Some("uptime,version,cpu-load,total-memory"))
+                });
+            }
             self.pipeline.sweep(self.workplace.now());
+        }
+        self.give_up_swallowed(now);
+        if self.unread_due().is_some_and(|due| due <= now) {
+            self.timers.unread_sent = true;
+            self.pipeline.send_unread();
+        }
+        if self.print_deadline().is_some_and(|deadline| deadline <= now) {
+            self.give_up_print();
         }
         if self.timers.reconcile <= now {
             self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);
             self.pipeline.reconcile_all();
             self.timers.look = now;
+            self.ask_for_networks(NetworkPage::FIRST);
         }
         if self.timers.retry.is_some_and(|retry| retry <= now) {
             self.timers.retry = None;
@@ -464,7 +449,9 @@ impl<'a> Link<'a> {
         }
         self.pipeline.look_again(self.workplace.now());
         if let Some(family) = self.pipeline.print_due() {
-            self.print(family);
+            if !self.sends_first(now) {
+                self.print(family);
+            }
         } else if let Some(family) = self.pipeline.learn_due() {
             let since = *self.timers.learn_since.get_or_insert(now);
             if now >= self.timers.learn_after && (self.is_quiet() || now >= since + QUIET) {
@@ -477,6 +464,20 @@ impl<'a> Link<'a> {
         if self.next_look().is_some_and(|look| look <= now) {
             self.look_at_rules();
         }
+    }
+
+    /// Whether bans go out before the list is read for the first time: a router may do one command at a time, and
+    /// its scan may take minutes.
+    fn sends_first(&self, now: Instant) -> bool {
+        let waiting = self.pipeline.has_next() || self.pipeline.in_flight() > 0;
+        !self.pipeline.is_known() && waiting && now < self.began + SENT_FIRST
+    }
+
+    /// When all bans are to go out although the first reading is not over: it may take minutes, or never end.
+    fn unread_due(&self) -> Option<Instant> {
+        let waits =
+            self.pipeline.printing().is_some() && !self.pipeline.is_known() && !self.timers.unread_sent;
+        waits.then(|| self.timers.print_began + self.workplace.config.deadlines.answer)
     }
 
     /// Whether nothing waits and nothing is in flight.
@@ -514,7 +515,7 @@ impl<'a> Link<'a> {
 
     fn ask_for_rules(&mut self, family: Family, table: Chains) {
         let list = self.workplace.config.list(family).to_owned();
-        let asked = Purpose::Rules(family, table);
+        let asked = Errand::Rules(family, table);
         self.ask(table.print(family), asked, |command| table.ask(command, family, &list));
     }
 
@@ -536,45 +537,34 @@ impl<'a> Link<'a> {
             let at = if self.is_quiet() { now } else { since + QUIET };
             next = next.min(self.timers.learn_after.max(at));
         }
+        if self.session.in_flight() > 0 {
+            next = next.min(self.timers.swallowed);
+        }
+        if self.sends_first(now) {
+            next = next.min(self.began + SENT_FIRST);
+        }
+        next = next.min(self.unread_due().unwrap_or(next));
+        next = next.min(self.print_deadline().unwrap_or(next));
+        if !self.workplace.config.read_only {
+            next = next.min(self.workplace.audit.next(now));
+        }
         next.min(self.next_look().or_else(|| self.look_deadline()).unwrap_or(next))
     }
 
     fn print(&mut self, family: Family) {
         self.timers.learn_since = None;
-        self.timers.print_began = Instant::now();
+        let now = Instant::now();
+        (self.timers.print_began, self.timers.print_heard, self.timers.overtaken) = (now, now, false);
+        self.reading_since = self.workplace.clock.now();
         self.pipeline.print_begins(family, self.workplace.now());
         self.withheld.retain(|prefix| Family::of(*prefix) != family);
         let list = self.workplace.config.list(family).to_owned();
-        self.ask(family.print(), Purpose::Print(family), |command| Shown::ask(command, &list));
+        self.ask(family.print(), Errand::Print(family), |command| Shown::ask(command, &list));
     }
 
-    fn ask(&mut self, path: &str, asked: Purpose, arguments: impl FnOnce(Building) -> Building) {
+    fn ask(&mut self, path: &str, asked: Errand, arguments: impl FnOnce(Building) -> Building) {
         let command = arguments(self.session.command(path));
-        self.session.send(command, asked);
-    }
-
-    fn publish(&self) {
-        let pipeline = &self.pipeline;
-        let [ipv4, ipv6] = pipeline.tables();
-        self.workplace.status.send_modify(|status| {
-            status.ipv4 = ipv4;
-            status.ipv6 = ipv6;
-            if matches!(ipv6, Table::Off | Table::Missing) {
-                status.ipv6_rule = Enforcement::Off;
-            }
-            status.ours = pipeline.actual().ours();
-            status.foreign = pipeline.actual().others();
-            status.queued = pipeline.queued();
-            status.in_flight = pipeline.in_flight();
-            status.counts = pipeline.counts();
-            status.latency_us = self.latency.map(|latency| latency.as_micros() as u64);
-            status.round_trip_us = self.workplace.pace.round_trip().map(|trip| trip.as_micros() as u64);
-            status.window = self.workplace.pace.window();
-            status.most_a_second = self.workplace.pace.most_a_second().map(f64::round);
-            status.limit = pipeline.view().limit();
-            status.left_out = pipeline.view().left_out();
-            status.withheld = self.withheld.len();
-        });
+        self.session.send(command, Purpose { errand: asked, at: Instant::now() });
     }
 }
 

@@ -4,9 +4,10 @@ use ipnet::IpNet;
 use mikrotik_rs::CommandBuilder;
 use mikrotik_rs::proto::command::Cmd;
 
-use super::address_list::{EntryId, Marks, parse_address, parse_timeout};
+use super::address_list::{Belonging, EntryId, Marks, parse_address, parse_timeout};
 use super::sentence::Row;
 use crate::desired::Moment;
+use crate::ledger::Lineage;
 use crate::prefixes::Family;
 
 /// A command to send.
@@ -49,8 +50,12 @@ pub struct Shown {
     pub id: Option<EntryId>,
     /// Seconds until the router drops it; `None` for a static entry.
     pub timeout: Option<u64>,
-    /// Its comment, where that carries a mark of ours.
+    /// Whether it is disabled.
+    pub disabled: bool,
+    /// Its comment, where that says that the entry is ours.
     pub comment: Option<String>,
+    /// The word of another ledger that its comment carries beside our mark.
+    pub rival: Option<Lineage>,
 }
 
 /// An entry that carries our mark and that no ban explains, found while the ledger is being recovered.
@@ -73,25 +78,42 @@ impl Order {
     }
 }
 
+// === impl Action ===
+
+impl Action {
+    /// What it is called in a sentence.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Add { .. } => "the add",
+            Self::Set { .. } => "the new timeout",
+            Self::Remove { .. } => "the removal",
+        }
+    }
+}
+
 // === impl Shown ===
 
 impl Shown {
     /// Completes a `print` of one list: with the properties that are needed and no others, for the router's
     /// time goes by them.
     pub fn ask(print: CommandBuilder<Cmd>, list: &str) -> CommandBuilder<Cmd> {
-        print.attribute(".proplist", Some(".id,address,timeout,comment")).query_equal("list", list)
+        print.attribute(".proplist", Some(".id,address,timeout,disabled,comment")).query_equal("list", list)
     }
 
     /// Reads a row; `None` for what is no prefix, such as a range or a DNS name.
     pub fn read(family: Family, row: &Row, marks: &Marks) -> Option<Self> {
+        let comment = row.raw("comment").unwrap_or_default();
+        let whose = marks.whose(comment);
         Some(Self {
             prefix: parse_address(family, row.text("address")?)?,
             id: row.text(".id").and_then(EntryId::parse),
             timeout: row.text("timeout").and_then(parse_timeout),
-            comment: row
-                .raw("comment")
-                .filter(|comment| marks.own(comment))
-                .map(|comment| String::from_utf8_lossy(comment).into_owned()),
+            disabled: matches!(row.raw("disabled"), Some(b"true" | b"yes")),
+            comment: (whose == Belonging::Ours).then(|| String::from_utf8_lossy(comment).into_owned()),
+            rival: match whose {
+                Belonging::Rival(rival) => Some(rival),
+                Belonging::Ours | Belonging::Other => None,
+            },
         })
     }
 }

@@ -3,19 +3,30 @@
 //! Every difference takes one path: a prefix is queued, its [`step`] is computed when its turn comes, and
 //! at most one command is in flight for it. New bans go before the backlog of a reconciliation.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::actual::{Actual, Held, Owner};
 use super::address_list::{EntryId, Marks};
-use super::order::{Action, Order, Shown, Unexplained};
+use super::order::{Action, Order, Unexplained};
 use super::reconcile::{Step, step};
 use super::sentence::{Trap, TrapMeaning};
 use super::view::View;
 use crate::desired::{Changes, Label, Moment};
+use crate::ledger::Lineage;
 use crate::prefixes::{Family, network_length};
+
+mod missing;
+mod print;
+mod room;
+
+/// How many comments that only lack the ledger's word are set anew for each print.
+const COMMENTS: usize = 1000;
+
+/// How many other ledgers are told apart on one list.
+const RIVALS: usize = 8;
 
 /// What was done since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +43,9 @@ pub struct Counts {
     pub traps: u64,
     /// Prints of a whole list that came to their end.
     pub prints: u64,
+    /// Adds, sets and removes that were not answered although others were, and sent again.
+    #[serde(default)]
+    pub unanswered: u64,
 }
 
 /// Where one of the two tables stands.
@@ -81,6 +95,8 @@ pub struct Pipeline {
     print: Option<Print>,
     /// Tables to print at once.
     due: [bool; 2],
+    /// Entries of other ledgers under our mark, on each list as it was read last.
+    rivals: [BTreeMap<Lineage, usize>; 2],
     /// Tables to print when there is time, because an owner or an id is not known.
     learn: [bool; 2],
     counts: Counts,
@@ -90,6 +106,12 @@ pub struct Pipeline {
 struct Print {
     family: Family,
     began: Moment,
+    /// Entries told so far.
+    rows: usize,
+    /// Entries of other ledgers under our mark.
+    rivals: BTreeMap<Lineage, usize>,
+    /// How many comments of before may still be set anew, so that an update does not change a whole list at once.
+    comments: usize,
     /// Prefixes that our commands changed since it began: its rows may be older than that.
     touched: HashSet<IpNet>,
 }
@@ -119,16 +141,29 @@ impl Pipeline {
             covered: BTreeSet::new(),
             print: None,
             due: [true, ipv6],
+            rivals: Default::default(),
             learn: [false; 2],
             counts,
         }
     }
 
-    /// Takes in what changed in the bans while there was no session, and what the last one left undone.
+    /// Takes in what changed in the bans while there was no session, and what the last one left undone. What is
+    /// to be banned goes at once, before the list is read: an entry that is there already is no error.
     pub fn note_missed(&mut self, changes: Changes, undone: HashSet<IpNet>) {
         self.missed = undone;
         if let Changes::Prefixes(prefixes) = changes {
             self.missed.extend(prefixes);
+        }
+        let view = &self.view;
+        self.fresh.extend(self.missed.extract_if(|prefix| view.until(*prefix).is_some()));
+    }
+
+    /// Sends all bans before the list is read, because the last session came to no end of that.
+    pub fn send_unread(&mut self) {
+        for family in [Family::V4, Family::V6] {
+            if self.tables[family.index()] == Table::Unknown {
+                self.backlog.extend(self.view.prefixes(family));
+            }
         }
     }
 
@@ -249,7 +284,10 @@ impl Pipeline {
         let shown = match (trap.meaning, action) {
             (TrapMeaning::Duplicate, Action::Add { .. }) => {
                 self.counts.duplicates += 1;
-                if self.actual.get(prefix).is_none_or(|held| held.lapsed(now)) {
+                let held = self.actual.get(prefix).filter(|held| !held.lapsed(now));
+                if held.is_some_and(|held| held.disabled && held.owner == Owner::Foreign) {
+                    self.actual.is_rigid(prefix);
+                } else if held.is_none() {
                     let unknown = Held { owner: Owner::Unknown, ..Held::ours(Moment::FOREVER, None) };
                     self.actual.insert(prefix, unknown);
                 }
@@ -279,60 +317,16 @@ impl Pipeline {
         shown
     }
 
-    /// The table to print now, if any and no print is running.
-    pub fn print_due(&self) -> Option<Family> {
-        self.wanted_print(self.due)
-    }
-
-    /// The table to print when there is time, if any and no print is running.
-    pub fn learn_due(&self) -> Option<Family> {
-        self.wanted_print(self.learn)
-    }
-
-    /// Takes in that a print was sent.
-    pub fn print_begins(&mut self, family: Family, now: Moment) {
-        self.due[family.index()] = false;
-        self.learn[family.index()] = false;
-        self.actual.begin_print();
-        self.print = Some(Print { family, began: now, touched: HashSet::new() });
-    }
-
-    /// Takes in a row of the print that is running.
-    pub fn row(&mut self, shown: Shown, now: Moment) {
-        let Some(print) = &self.print else { return };
-        // Our own command is newer than the row, whose very entry may be gone.
-        if print.touched.contains(&shown.prefix) {
-            return;
-        }
-        let owner = if shown.comment.is_some() { Owner::Ours } else { Owner::Foreign };
-        let slack = now.seconds_after(print.began).try_into().unwrap_or(u8::MAX);
-        let expires = shown.timeout.map_or(Moment::FOREVER, |seconds| now.plus_seconds(seconds));
-        let label = self.view.label(shown.prefix);
-        let stale = match (&shown.comment, &label) {
-            (Some(comment), Some(label)) => *comment != self.comment(label),
-            _ => false,
-        };
-        self.actual.insert(shown.prefix, Held { owner, slack, stale, ..Held::ours(expires, shown.id) });
-        if let (true, None, Some(comment)) = (self.recovering, label, shown.comment) {
-            let text = self.marks.text(&comment).to_owned();
-            self.unexplained.push(Unexplained { prefix: shown.prefix, expires, text });
-        }
+    /// Takes in that a command was not answered: whether it was carried out is not known, so it is sent again.
+    pub fn swallowed(&mut self, order: Order) {
+        self.counts.unanswered += 1;
+        self.release(order);
+        self.fresh.push_back(order.prefix);
     }
 
     /// The comment of an entry of ours.
     pub fn comment(&self, label: &Label) -> String {
-        self.marks.current().comment(&label.comment)
-    }
-
-    /// Takes in the end of the print: what it did not show is gone, and everything is looked at.
-    pub fn print_ends(&mut self) {
-        let Some(Print { family, touched, .. }) = self.print.take() else { return };
-        self.actual.finish_print(family, |prefix| touched.contains(prefix));
-        self.tables[family.index()] = Table::Known;
-        self.counts.prints += 1;
-        self.covered.retain(|(_, prefix)| Family::of(*prefix) != family);
-        self.behind.retain(|network, _| Family::of(*network) != family);
-        self.queue_all(family);
+        self.marks.comment(&label.comment)
     }
 
     /// Takes in that the router has no such table.
@@ -364,25 +358,6 @@ impl Pipeline {
         {
             self.covered.remove(&(at, prefix));
             self.fresh.push_back(prefix);
-        }
-    }
-
-    /// Forgets lapsed entries, and looks whether there is room for what was left out.
-    pub fn sweep(&mut self, now: Moment) {
-        self.actual.sweep(now);
-        self.made_room = false;
-        self.fresh.extend(self.no_room.drain(..));
-        let free = self.view.limit().unwrap_or(0).saturating_sub(self.actual.ours() + self.adding);
-        if self.view.is_bordered() && free > 2 * self.view.margin() && !self.has_next() {
-            self.redraw();
-        }
-    }
-
-    /// Sets how many entries of ours the router may hold.
-    pub fn set_limit(&mut self, limit: Option<usize>) {
-        if limit != self.view.limit() {
-            self.view.set_limit(limit);
-            self.queue_known();
         }
     }
 
@@ -474,11 +449,6 @@ impl Pipeline {
         self.counts
     }
 
-    fn wanted_print(&self, wanted: [bool; 2]) -> Option<Family> {
-        let wanted = [Family::V4, Family::V6].into_iter().find(|family| wanted[family.index()]);
-        wanted.filter(|_| self.print.is_none())
-    }
-
     fn queue_all(&mut self, family: Family) {
         self.backlog.retain(|prefix| Family::of(*prefix) != family);
         self.view.settle();
@@ -510,36 +480,6 @@ impl Pipeline {
             && self.view.until(network).is_some()
             && self.actual.get(network).is_none_or(|held| held.lapsed(now));
         missing.then_some(network)
-    }
-
-    /// Whether the router holds as many entries of ours as it may.
-    fn is_full(&self) -> bool {
-        self.view.limit().is_some_and(|limit| self.actual.ours() + self.adding >= limit)
-    }
-
-    /// A ban finds the router full: what is worth least goes, or this ban is left out.
-    fn make_room(&mut self, prefix: IpNet, now: Moment) {
-        self.actual.sweep(now);
-        if !self.is_full() {
-            self.fresh.push_back(prefix);
-            return;
-        }
-        if !self.made_room {
-            self.made_room = true;
-            self.view.settle();
-            let mut surplus = self.actual.perhaps_ours(Family::V4);
-            surplus.append(&mut self.actual.perhaps_ours(Family::V6));
-            self.view.keep_unwanted(&mut surplus);
-            self.fresh.extend(surplus);
-        }
-        if self.view.until(prefix).is_some() {
-            self.no_room.push_back(prefix);
-        }
-    }
-
-    fn redraw(&mut self) {
-        self.view.settle();
-        self.queue_known();
     }
 
     fn touch(&mut self, prefix: IpNet) {

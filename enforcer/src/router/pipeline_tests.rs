@@ -12,6 +12,7 @@ use crate::desired::{Desired, Subscription};
 use crate::desired::{Label, Wanted};
 use crate::router::address_list::LARGEST_TIMEOUT;
 use crate::router::address_list::Mark;
+use crate::router::order::Shown;
 use crate::router::reconcile::TOLERANCE;
 use crate::router::view::Takes;
 
@@ -128,6 +129,8 @@ impl Model {
                 prefix: *prefix,
                 id: Some(id(entry.id)),
                 timeout: entry.expires.map(left),
+                disabled: false,
+                rival: None,
                 comment: entry.ours.then(|| "atalaya: test".to_owned()),
             })
             .collect()

@@ -54,6 +54,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Planned {
     /// The prefix of the entry that would change.
+    #[serde(with = "crate::prefixes::json")]
     pub prefix: IpNet,
     /// What would be done with it.
     #[serde(flatten)]
@@ -69,11 +70,13 @@ pub enum Does {
     /// Add an entry that is missing.
     Add {
         /// The timeout, in seconds.
+        #[serde(rename = "timeout_seconds")]
         timeout: u64,
     },
     /// Give an entry this timeout, and its comment.
     Set {
         /// The timeout, in seconds.
+        #[serde(rename = "timeout_seconds")]
         timeout: u64,
     },
     /// Remove an entry of ours that no ban explains.
@@ -212,6 +215,9 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
         if held.expires == Moment::FOREVER { "no timeout".to_owned() } else { format!("{seconds} s left") }
     };
     match (order.action, held) {
+        (Action::Add { .. }, Some(held)) if held.disabled => {
+            format!("{what}, and the entry that the router holds is disabled")
+        }
         (Action::Add { .. }, Some(held)) if held.owner != Owner::Foreign => format!("{what}; it expires now"),
         (Action::Add { .. }, _) => format!("{what}, and the router does not hold it"),
         (Action::Set { timeout, .. }, Some(held)) if held.stale => {
@@ -219,6 +225,11 @@ fn why(pipeline: &Pipeline, order: Order, now: Moment) -> String {
         }
         (Action::Set { timeout, .. }, Some(held)) => {
             format!("{what} for {timeout} s more, and the router has {}", left(held))
+        }
+        (Action::Remove { .. }, Some(held))
+            if held.disabled && pipeline.view().until(order.prefix).is_some() =>
+        {
+            format!("{what}, but the entry is disabled: it is replaced")
         }
         (Action::Remove { .. }, Some(held)) if pipeline.view().until(order.prefix).is_some() => {
             format!("{what}, but the entry has {}: it is replaced", left(held))
@@ -242,7 +253,7 @@ impl PlanSession {
             .map_err(|_| SessionError::ConnectDeadline(deadline))?
             .map_err(|source| SessionError::Resolve { host: config.address.host.clone(), source })?;
         let mut session = Session::open(config, &addresses).await?;
-        session.set_idle(config.deadlines.idle);
+        session.set_idle(config.deadlines.scan);
         Ok(Self { session, marks: config.marks() })
     }
 
@@ -295,7 +306,8 @@ impl PlanSession {
     ) -> Result<Vec<Leftover>, SessionError> {
         let mut found = Vec::new();
         for used in before.iter().filter(|used| is_of_before(config, used)) {
-            self.marks = Marks::new(Mark::new(&used.mark), []);
+            let marks = Marks::new(Mark::new(&used.mark), []);
+            self.marks = marks.of_lineage(config.lineage, &config.adopted);
             let mut ids = Vec::new();
             self.print(used.family, &used.list, |shown| {
                 ids.extend(shown.id.filter(|_| shown.comment.is_some()));

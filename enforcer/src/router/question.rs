@@ -15,7 +15,11 @@ pub enum Holding {
         /// Whether it carries our mark.
         ours: bool,
         /// In how many seconds the router drops it; `None` for a static one.
+        #[serde(rename = "left_seconds")]
         left: Option<u64>,
+        /// Whether it is disabled, so that it keeps nobody out.
+        #[serde(default)]
+        disabled: bool,
     },
     /// The router is away, or its list has not been read yet.
     Unknown,

@@ -62,8 +62,13 @@ fn step_wanted(until: Moment, held: Option<Held>, now: Moment) -> Step {
     let look_again = Step::LookAgain { at: held.expires.plus_seconds(1) };
     match held.owner {
         Owner::Unknown => return Step::Learn,
+        // It keeps nobody out. Whether the router takes another beside it is not known before it is tried.
+        Owner::Foreign if held.disabled && !held.rigid => return Step::Do(Action::Add { timeout }),
         Owner::Foreign if held.expires >= until => return Step::Nothing,
         Owner::Foreign => return look_again,
+        Owner::Ours if held.disabled => {
+            return held.id.map_or(Step::Learn, |id| Step::Do(Action::Remove { id }));
+        }
         Owner::Ours => {}
     }
     if held.expires == Moment::FOREVER {
@@ -149,6 +154,18 @@ mod tests {
         Some(at(60_000)), Some(Held { rigid: true, ..ours(at(30_000)) }), Step::Do(Remove { id: id() }))]
     #[case::what_cannot_be_set_and_is_right_stays(
         Some(at(60_000)), Some(Held { rigid: true, ..ours(at(60_000)) }), Step::Nothing)]
+    #[case::disabled_of_ours_is_replaced(
+        Some(at(60_000)), Some(Held { disabled: true, ..ours(at(60_000)) }), Step::Do(Remove { id: id() }))]
+    #[case::disabled_of_ours_is_removed(
+        None, Some(Held { disabled: true, ..ours(at(60_000)) }), Step::Do(Remove { id: id() }))]
+    #[case::disabled_of_others_covers_nothing(
+        Some(at(60_000)), Some(Held { disabled: true, ..foreign(Moment::FOREVER) }), Step::Do(Add { timeout: 60 }))]
+    #[case::disabled_of_others_that_bars_ours(
+        Some(at(60_000)), Some(Held { disabled: true, rigid: true, ..foreign(Moment::FOREVER) }), Step::Nothing)]
+    #[case::disabled_of_others_that_bars_ours_for_a_while(
+        Some(at(60_000)),
+        Some(Held { disabled: true, rigid: true, ..foreign(at(30_000)) }),
+        Step::LookAgain { at: at(31_000) })]
     #[case::static_of_ours_is_replaced(Some(at(60_000)), Some(ours(Moment::FOREVER)), Step::Do(Remove { id: id() }))]
     #[case::static_of_ours_for_a_permanent_ban(
         Some(Moment::FOREVER),
@@ -181,14 +198,16 @@ mod tests {
 
     fn helds() -> impl Strategy<Value = Option<Held>> {
         let owner = prop_oneof![Just(Owner::Ours), Just(Owner::Foreign), Just(Owner::Unknown)];
-        prop::option::of((moments(), any::<bool>(), owner, 0..3_u8, any::<bool>(), any::<bool>()).prop_map(
-            |(expires, known, owner, slack, stale, rigid)| Held {
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        prop::option::of((moments(), any::<bool>(), owner, 0..3_u8, flags).prop_map(
+            |(expires, known, owner, slack, (stale, rigid, disabled))| Held {
                 expires,
                 id: known.then(id),
                 owner,
                 slack,
                 stale,
                 rigid,
+                disabled,
             },
         ))
     }
@@ -202,7 +221,8 @@ mod tests {
             let is_ours = held.is_some_and(|held| held.owner == Owner::Ours);
             match step(wanted, held, now) {
                 Step::Do(Add { timeout }) => {
-                    prop_assert!(held.is_none_or(|held| held.lapsed(now)));
+                    let barely = |held: Held| held.lapsed(now) || held.owner == Owner::Foreign && held.disabled;
+                    prop_assert!(held.is_none_or(barely));
                     prop_assert!((1..=LARGEST_TIMEOUT).contains(&timeout));
                 }
                 Step::Do(Set { timeout, .. }) => {

@@ -133,6 +133,11 @@ impl Row {
         words.filter_map(attribute)
     }
 
+    /// How many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.encoded.len()
+    }
+
     /// The raw value of an attribute; empty where it has none, `None` where the row has no such.
     pub fn raw(&self, key: &str) -> Option<&[u8]> {
         self.attributes().find(|(name, _)| *name == key.as_bytes()).map(|(_, value)| value)

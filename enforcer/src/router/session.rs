@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use atalaya_wire::Fingerprint;
+use atalaya_wire::{Fingerprint, Name};
 use mikrotik_rs::proto::codec::{self, Decode};
 use mikrotik_rs::proto::command::Cmd;
 use mikrotik_rs::{CommandBuilder, Tag};
@@ -32,10 +32,20 @@ pub const LONGEST_SENTENCE: usize = 1024 * 1024;
 /// How much is read at once, in bytes.
 const READ: usize = 64 * 1024;
 
+/// The most rows that are taken in answer to one command. Tables of 185,000 entries were seen; what sends more
+/// than ten times as many is no router that works.
+pub const MOST_ROWS: u32 = 2_097_152;
+
+/// After how long without a packet the system asks whether a router's host is there, how long it waits for each
+/// answer, and how many may stay out.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 4);
+
 /// A logged-in session. Each command carries a context of type `C` that comes back with its answers.
 pub struct Session<C> {
     wire: Wire,
-    in_flight: HashMap<Tag, C>,
+    /// What is in flight, and how many rows came in answer.
+    in_flight: HashMap<Tag, (C, u32)>,
+    most_rows: u32,
     last_tag: u32,
     idle: Duration,
     /// Since when the router owes us a sentence, where commands are in flight.
@@ -90,12 +100,27 @@ pub enum SessionError {
         "the TLS handshake failed: {0}; does the API-SSL service have a certificate (/ip/service set api-ssl certificate=…)?"
     )]
     Tls(io::Error),
+    /// The router closed the connection in the middle of the TLS handshake.
+    #[error(
+        "port {0} closed the connection in the TLS handshake: it speaks no TLS, as the plain API's (8728) does not, or api-ssl has no certificate (/ip/service set api-ssl certificate=…); the port of api-ssl is usually 8729"
+    )]
+    TlsClosed(u16),
     /// The TLS handshake took too long.
     #[error(
-        "connected, but no TLS handshake within {}; is the port the API-SSL service's (8729)?",
+        "connected, but no TLS handshake within {}: it seems to speak no TLS, as the plain API's (8728) does not; the port of api-ssl is usually 8729",
         seconds(.0)
     )]
     TlsDeadline(Duration),
+    /// What came back to the plain API is TLS.
+    #[error(
+        "port {0} speaks TLS: it is api-ssl's; set `fingerprint` for it, or the port of the plain API (8728)"
+    )]
+    SpeaksTls(u16),
+    /// What came back to TLS is none.
+    #[error(
+        "port {0} does not speak TLS: it is the plain API's, or another service's; set the port of api-ssl (8729)"
+    )]
+    SpeaksPlain(u16),
     /// The router refused the login.
     #[error(
         "the router refused the login of `{user}`: {reason}; check user and password, and that the user's group has the policies read, write and api"
@@ -123,6 +148,23 @@ pub enum SessionError {
     /// The router owed an answer for too long.
     #[error("the router was silent for {} with commands in flight", seconds(.0))]
     Silent(Duration),
+    /// Another section of the configuration is for the same router.
+    #[error(
+        "this is the same router as [router.{other}], by its serial number {serial}: both sections are for list {list}, and each would remove what the other adds. Make them one section, with the jails of both, or give one a `list` of its own"
+    )]
+    SameRouter {
+        /// The router's name in the section that keeps it.
+        other: Name,
+        /// The board's serial number.
+        serial: String,
+        /// The list that both are for.
+        list: String,
+    },
+    /// A command was answered with rows without end.
+    #[error(
+        "the router answered one command with over {MOST_ROWS} rows, more than any router holds: is it a router, and is it well?"
+    )]
+    Flood,
     /// The socket failed, or the router closed it.
     #[error("the connection broke: {0}")]
     Io(io::Error),
@@ -138,6 +180,10 @@ pub enum SessionError {
         trap: Trap,
     },
 }
+
+/// How the record of an alert begins, by which TLS answers what it does not understand (RFC 8446, 5.1): its type, and the
+/// first byte of every version. As the API's it would be a word of 21 bytes that begins with a control character.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// Bytes to and from the router, in both directions at once.
 struct Wire {
@@ -165,11 +211,21 @@ impl<C: Copy> Session<C> {
     pub async fn open(config: &RouterConfig, addresses: &[SocketAddr]) -> Result<Self, SessionError> {
         let Deadlines { connect, login, answer, .. } = config.deadlines;
         let stream = connect_first(addresses, connect).await?;
+        let port = stream.peer_addr().map_or(0, |address| address.port());
         let mut wire = Wire::new(secure(stream, config).await?);
-        timeout(login, wire.login(&config.user, config.password.expose()))
-            .await
-            .unwrap_or(Err(SessionError::LoginDeadline(login)))?;
-        Ok(Self { wire, in_flight: HashMap::new(), last_tag: 0, idle: answer, quiet_since: Instant::now() })
+        let admitted = timeout(login, wire.login(&config.user, config.password.expose())).await;
+        if config.tls.is_none() && wire.inbox.starts_with(&TLS_ALERT) {
+            return Err(SessionError::SpeaksTls(port));
+        }
+        admitted.unwrap_or(Err(SessionError::LoginDeadline(login)))?;
+        Ok(Self {
+            wire,
+            in_flight: HashMap::new(),
+            most_rows: MOST_ROWS,
+            last_tag: 0,
+            idle: answer,
+            quiet_since: Instant::now(),
+        })
     }
 
     /// Begins a command; end it with [`Session::send`].
@@ -190,7 +246,7 @@ impl<C: Copy> Session<C> {
         if self.in_flight.is_empty() {
             self.quiet_since = Instant::now();
         }
-        self.in_flight.insert(command.tag, context);
+        self.in_flight.insert(command.tag, (context, 0));
         self.wire.outbox.extend_from_slice(command.data());
     }
 
@@ -216,10 +272,20 @@ impl<C: Copy> Session<C> {
     pub fn received(&mut self) -> Result<Option<CommandAnswer<C>>, SessionError> {
         while let Some((tag, reply)) = self.wire.reply()? {
             self.quiet_since = Instant::now();
-            let context = tag.and_then(|tag| self.in_flight.get(&tag).copied());
+            let asked = tag.and_then(|tag| self.in_flight.get_mut(&tag));
+            let context = asked.as_ref().map(|(context, _)| *context);
             return Ok(Some(match (context, reply) {
                 (_, Reply::Fatal(reason)) => return Err(SessionError::Fatal(reason)),
-                (Some(context), Reply::Row(row)) => CommandAnswer::Row(context, row),
+                (Some(context), Reply::Row(row)) => {
+                    let rows = asked.map_or(0, |(_, rows)| {
+                        *rows += 1;
+                        *rows
+                    });
+                    if rows > self.most_rows {
+                        return Err(SessionError::Flood);
+                    }
+                    CommandAnswer::Row(context, row)
+                }
                 (Some(context), Reply::Done { ret }) => {
                     self.retire(tag);
                     CommandAnswer::Done(context, ret)
@@ -231,7 +297,7 @@ impl<C: Copy> Session<C> {
                 (None, Reply::Trap(trap)) if tag.is_none() => {
                     return Err(ProtocolBreach(format!("a trap for no command: {trap}")).into());
                 }
-                // The `!done` that follows a trap or an `!empty`.
+                // The `!done` that follows a trap or an `!empty`, or an answer that came too late.
                 (None, _) => continue,
             }));
         }
@@ -241,6 +307,12 @@ impl<C: Copy> Session<C> {
     /// For how long the router may owe the next sentence from here on.
     pub fn set_idle(&mut self, idle: Duration) {
         self.idle = idle;
+    }
+
+    /// Gives up the commands in flight for which the function returns true: what is answered to them from here
+    /// on is ignored.
+    pub fn give_up(&mut self, mut lost: impl FnMut(&C) -> bool) -> Vec<C> {
+        self.in_flight.extract_if(|_, (context, _)| lost(context)).map(|(_, (context, _))| context).collect()
     }
 
     /// How many commands await their end.
@@ -359,6 +431,7 @@ impl Wire {
 async fn secure(stream: TcpStream, config: &RouterConfig) -> Result<Box<dyn Stream>, SessionError> {
     // Without it a command waits for the acknowledgement of the one before; it works without.
     let _ = stream.set_nodelay(true);
+    probe(&stream);
     let Some(expected) = config.tls else { return Ok(Box::new(stream)) };
     let deadline = config.deadlines.connect;
     let pin = Pin::new(expected);
@@ -366,14 +439,40 @@ async fn secure(stream: TcpStream, config: &RouterConfig) -> Result<Box<dyn Stre
     // The name is not sent and not checked: the pin says who the router is.
     let name = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let port = stream.peer_addr().map_or(0, |address| address.port());
     match timeout(deadline, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(error)) => Err(match pin.mismatch() {
             Some(presented) => SessionError::WrongCertificate { presented, expected },
+            None if is_plain(&error) => SessionError::SpeaksPlain(port),
+            None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                SessionError::TlsClosed(port)
+            }
             None => SessionError::Tls(error),
         }),
         Err(_) => Err(SessionError::TlsDeadline(deadline)),
     }
+}
+
+/// Lets the system find out that a router's host is gone while we wait for it to read a large table: it may do
+/// one command at a time, so that no other tells whether it lives.
+///
+/// Not with `TCP_USER_TIMEOUT`, which also ends a connection whose peer answers but does not read for so long, as
+/// a router in a long scan may. What that would find beside, the deadline for a whole scan does.
+fn probe(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let (idle, apart, count) = PROBES;
+    // It works without; the deadlines are longer then.
+    let _ = sockopt::set_tcp_keepidle(stream, idle);
+    let _ = sockopt::set_tcp_keepintvl(stream, apart);
+    let _ = sockopt::set_tcp_keepcnt(stream, count);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+}
+
+/// Whether a handshake failed because what came back is no record of TLS.
+fn is_plain(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// Tries one address after the other, each for its share of the deadline.

@@ -230,6 +230,30 @@ async fn a_peer_that_writes_without_reading_does_not_lock_us_up() {
     assert_eq!(rows, ROWS);
 }
 
+#[tokio::test]
+async fn rows_without_end_end_the_session_whatever_they_answer() {
+    let (config, address) = peer(|mut stream| async move {
+        log_in(&mut stream).await;
+        let tag = heard(&mut stream).await;
+        let row = sentence(&["!re", &tag, "=address=192.0.2.1"]);
+        while stream.write_all(&row).await.is_ok() {}
+    })
+    .await;
+    let mut session = open(&config, address).await.unwrap();
+    session.most_rows = 1000;
+    let command = session.command("/system/resource/print");
+    session.send(command, 1);
+    let mut rows = 0;
+    let error = loop {
+        match session.answer().await {
+            Ok(CommandAnswer::Row(..)) => rows += 1,
+            other => break other.unwrap_err(),
+        }
+    };
+    assert_eq!(rows, 1000);
+    assert!(error.to_string().contains("more than any router holds"), "{error}");
+}
+
 #[test]
 fn commands_are_encoded_as_routeros_reads_them() {
     let builder = CommandBuilder::with_tag(Tag::from_raw(3)).command("/x/print");

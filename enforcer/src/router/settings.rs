@@ -1,18 +1,20 @@
 //! One router's settings: where it is, which bans are for it, and how long things may take.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atalaya_wire::{Fingerprint, Name};
 
 use super::address_list::{Mark, Marks};
 use super::endpoint::Endpoint;
-use super::view;
-use crate::desired::Severity;
+use super::view::{self, View};
+use crate::desired::{Desired, Severity};
+use crate::ledger::Lineage;
 use crate::prefixes::Family;
 
 /// One router, and how to treat it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
     /// The name in logs and status.
     pub name: Name,
@@ -30,6 +32,10 @@ pub struct RouterConfig {
     pub mark: String,
     /// What opened it before the configuration was changed: such entries are ours too, and get the mark.
     pub old_marks: Vec<String>,
+    /// The word of the ledger that our entries are of; without one every entry with the mark is ours.
+    pub lineage: Option<Lineage>,
+    /// Words of other ledgers whose entries are taken for ours.
+    pub adopted: Vec<Lineage>,
     /// Whether nothing is sent that would change the router.
     pub read_only: bool,
     /// Whether to keep the IPv6 list too.
@@ -59,16 +65,24 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For the answer to the login.
     pub login: Duration,
-    /// For the next sentence of a print, not for the whole of it. A big router scans its list before the
-    /// first row.
+    /// For the answer to one command while others are answered: it was swallowed, and is sent again. Of a print,
+    /// for the next row; each time that it was too short for a router's scan it doubles.
     pub idle: Duration,
     /// For the next answer while no print is in flight.
     pub answer: Duration,
+    /// For the next sentence while a print is in flight and nothing at all is heard: a router scans its whole table
+    /// before the first row, and may do nothing else meanwhile. That its host lives, TCP's keepalive tells.
+    /// Each time that it was too short it doubles.
+    pub scan: Duration,
+    /// For a whole print, however busily its rows come; each time that it was too short it doubles.
+    pub print: Duration,
     /// Between two questions for the router's load and uptime, which also keep an idle session alive and
     /// find a dead one.
     pub keepalive: Duration,
     /// Between two looks at the firewall rules; longer where a look takes the router long.
     pub rules: Duration,
+    /// After how long a ban that the router should hold and does not is a fault.
+    pub late: Duration,
     /// The first pause after a failure.
     pub shortest_pause: Duration,
     /// The longest pause between two attempts.
@@ -94,9 +108,22 @@ impl RouterConfig {
         view::Takes { jails: self.jails.clone(), severity: self.severity }
     }
 
+    /// What of the desired bans is for this router, before any limit.
+    pub(super) fn view(&self, desired: &Arc<Desired>) -> View {
+        View::new(Arc::clone(desired), self.takes(), self.ipv6)
+    }
+
+    /// Whether a session that was opened with these settings does for others: what was connected to, and as whom, is
+    /// the same.
+    pub fn shares_session(&self, other: &Self) -> bool {
+        let way = |config: &Self| (config.address.clone(), config.user.clone(), config.tls);
+        way(self) == way(other) && self.password == other.password
+    }
+
     /// What tells our entries from everyone else's.
     pub fn marks(&self) -> Marks {
-        Marks::new(Mark::new(&self.mark), self.old_marks.iter().map(|mark| Mark::new(mark)))
+        let marks = Marks::new(Mark::new(&self.mark), self.old_marks.iter().map(|mark| Mark::new(mark)));
+        marks.of_lineage(self.lineage, &self.adopted)
     }
 
     /// A router on the plain API with the defaults: list `spammer`, mark `atalaya`, both families, 128
@@ -111,6 +138,8 @@ impl RouterConfig {
             lists: ["spammer".to_owned(), "spammer".to_owned()],
             mark: "atalaya".to_owned(),
             old_marks: Vec::new(),
+            lineage: None,
+            adopted: Vec::new(),
             read_only: false,
             ipv6: true,
             jails: Vec::new(),
@@ -134,8 +163,11 @@ impl Default for Deadlines {
             login: Duration::from_secs(5),
             idle: Duration::from_secs(30),
             answer: Duration::from_secs(10),
+            scan: Duration::from_mins(5),
+            print: Duration::from_hours(1),
             keepalive: Duration::from_secs(5),
             rules: Duration::from_secs(30),
+            late: Duration::from_mins(1),
             shortest_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
             refused_pause: Duration::from_secs(5),

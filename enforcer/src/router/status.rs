@@ -6,8 +6,12 @@ use atalaya_wire::Name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::audit::MissingBans;
 use super::enforcement::Enforcement;
+use super::networks::RouterNetworks;
 use super::pipeline::{Counts, Table};
+use super::reading::ListReading;
+use super::rival::Rivals;
 use crate::prefixes::Family;
 
 /// A router and its worker at one moment.
@@ -19,6 +23,9 @@ pub struct RouterStatus {
     pub address: String,
     /// What the address resolved to last; empty until it has.
     pub addresses: Vec<IpAddr>,
+    /// Its own addresses and the private networks that it is connected to, which are never banned; none until it has told.
+    #[serde(default)]
+    pub networks: RouterNetworks,
     /// What the worker is at.
     pub state: State,
     /// Since when it is at it.
@@ -41,6 +48,15 @@ pub struct RouterStatus {
     pub ipv4_rule: Enforcement,
     /// What becomes of packets from the IPv6 list.
     pub ipv6_rule: Enforcement,
+    /// Bans that it should hold and does not, for over a minute; `None` where there are none.
+    #[serde(default)]
+    pub missing: Option<MissingBans>,
+    /// Other enforcers that keep their bans on its lists under our mark, as these were read last.
+    #[serde(default)]
+    pub rivals: Option<Rivals>,
+    /// The list that is being read, where one is.
+    #[serde(default)]
+    pub reading: Option<ListReading>,
     /// Entries of the list that are ours. Lapsed ones are counted for up to a minute.
     pub ours: usize,
     /// Entries of the list that are someone else's, or may be.
@@ -114,6 +130,7 @@ impl RouterStatus {
             name,
             address,
             addresses: Vec::new(),
+            networks: RouterNetworks::default(),
             state: State::Connecting,
             since: now,
             last_error: None,
@@ -125,6 +142,9 @@ impl RouterStatus {
             ipv6: Table::Unknown,
             ipv4_rule: Enforcement::Unread,
             ipv6_rule: Enforcement::Unread,
+            missing: None,
+            rivals: None,
+            reading: None,
             ours: 0,
             foreign: 0,
             desired: 0,

@@ -137,6 +137,37 @@ impl View {
         prefixes
     }
 
+    /// Tells the next prefixes after one that the router should hold, of at most so many bans that it looks at, and
+    /// when their bans end; after which it ended, or `None` at the end of all.
+    pub fn each_after(
+        &self,
+        after: Option<IpNet>,
+        most: usize,
+        mut tell: impl FnMut(IpNet, Moment),
+    ) -> Option<IpNet> {
+        let (mut looked_at, mut last) = (0, None);
+        self.desired.each_after(after, most, |prefix, until, label| {
+            (looked_at, last) = (looked_at + 1, Some(prefix));
+            if self.wants(prefix, until, label) {
+                tell(prefix, until);
+            }
+        });
+        last.filter(|_| looked_at == most)
+    }
+
+    /// Why bans of this kind are not for the router, whatever its limit; `None` where they are.
+    pub fn refusal(&self, family: Family, jail: &Name, severity: Severity) -> Option<String> {
+        let Takes { jails, severity: least } = &self.takes;
+        if !jails.is_empty() && !jails.contains(jail) {
+            let jails: Vec<&str> = jails.iter().map(Name::as_str).collect();
+            return Some(format!("takes the bans of {} alone", jails.join(", ")));
+        }
+        if severity < *least {
+            return Some(format!("takes bans of severity {least} and above alone"));
+        }
+        (!self.families[family.index()]).then(|| format!("keeps no {family} list"))
+    }
+
     /// Keeps of these (canonical) prefixes those that the router should not hold.
     pub fn keep_unwanted(&self, prefixes: &mut Vec<IpNet>) {
         prefixes.retain(|prefix| self.until(*prefix).is_none());

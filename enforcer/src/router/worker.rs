@@ -4,7 +4,7 @@
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::timeout;
 
-use super::endpoint::{API_PORT, API_TLS_PORT, Endpoint};
+use super::endpoint::{API_PORT, API_TLS_PORT};
 use super::link::{Link, Purpose};
 use super::pipeline::Counts;
 use super::session::{Session, SessionError};
@@ -12,21 +12,30 @@ use super::status::State;
 use super::workplace::Workplace;
 
 /// Holds the router to what is desired until the service stops.
-pub(super) async fn run(mut workplace: Workplace, endpoint: Endpoint) {
+pub(super) async fn run(mut workplace: Workplace) {
     let stop = workplace.stop.clone();
     let mut pauses = pauses(&workplace);
     let mut counts = Counts::default();
+    // A session that goes on with other settings.
+    let mut kept = None;
     loop {
-        workplace.enter(State::Connecting);
+        if !workplace.take_settings() {
+            kept = None;
+            pauses = self::pauses(&workplace);
+        }
+        // What has been seen of the settings by now is what the copy has seen.
+        let mut settings = workplace.settings.clone();
+        if kept.is_none() {
+            workplace.enter(State::Connecting);
+        }
         let failure = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            opened = open(&workplace, &endpoint) => match opened {
+            Ok(()) = settings.changed() => continue,
+            opened = open(&workplace, kept.take()) => match opened {
                 Err(failure) => failure,
                 Ok(session) => {
                     workplace.enter(State::Reading);
-                    workplace.status.send_modify(|status| status.sessions += 1);
-                    tracing::info!(router = %workplace.config.name, "logged in");
                     workplace.pace.begin();
                     let mut link = Link::new(&mut workplace, session, counts);
                     let ended = link.run().await;
@@ -34,6 +43,7 @@ pub(super) async fn run(mut workplace: Workplace, endpoint: Endpoint) {
                     link.leave();
                     let broke = ended.is_err() && link.was_sending();
                     let good = link.was_good();
+                    let session = link.into_session();
                     if good {
                         pauses = self::pauses(&workplace);
                     }
@@ -41,7 +51,11 @@ pub(super) async fn run(mut workplace: Workplace, endpoint: Endpoint) {
                         workplace.pace.broke();
                     }
                     match ended {
-                        Ok(()) => break,
+                        Ok(()) if stop.is_cancelled() => break,
+                        Ok(()) => {
+                            kept = session;
+                            continue;
+                        }
                         Err(failure) => failure,
                     }
                 }
@@ -57,21 +71,32 @@ pub(super) async fn run(mut workplace: Workplace, endpoint: Endpoint) {
         let longest = workplace.config.deadlines.longest_pause;
         let pause = match failure {
             // Each attempt is a line in the router's log.
-            SessionError::Login { .. } | SessionError::ChallengeLogin => longest * 6,
+            SessionError::Login { .. } | SessionError::ChallengeLogin | SessionError::SameRouter { .. } => {
+                longest * 6
+            }
             _ => pauses.next().unwrap_or(longest),
         };
         workplace.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            Ok(()) = settings.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
     workplace.enter(State::Stopped);
 }
 
-async fn open(workplace: &Workplace, endpoint: &Endpoint) -> Result<Session<Purpose>, SessionError> {
+/// A session that is logged in: the one that was kept, or a new one.
+async fn open(
+    workplace: &Workplace,
+    kept: Option<Session<Purpose>>,
+) -> Result<Session<Purpose>, SessionError> {
+    if let Some(session) = kept {
+        return Ok(session);
+    }
     let config = &workplace.config;
+    let endpoint = &config.address;
     let port = if config.tls.is_some() { API_TLS_PORT } else { API_PORT };
     let deadline = config.deadlines.connect;
     let addresses = timeout(deadline, endpoint.resolve(port))
@@ -82,7 +107,10 @@ async fn open(workplace: &Workplace, endpoint: &Endpoint) -> Result<Session<Purp
         status.addresses = addresses.iter().map(std::net::SocketAddr::ip).collect();
         status.addresses.dedup();
     });
-    Session::open(config, &addresses).await
+    let session = Session::open(config, &addresses).await?;
+    workplace.status.send_modify(|status| status.sessions += 1);
+    tracing::info!(router = %config.name, "logged in");
+    Ok(session)
 }
 
 /// Pauses that double from the shortest to the longest, each with jitter on top, without end.

@@ -1,13 +1,14 @@
 //! After the loss of a ledger: the routers' own entries that carry our mark become bans again, instead of
 //! being removed because no ban explains them. It goes on until every router has been read once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::desired::{ListConfig, Origin};
 use crate::ledger::{Change, Ledger};
-use crate::router::{Recovery, RouterHandle, State, Unexplained};
+use crate::router::{Recovery, RouterSet, State, Unexplained};
 
 /// Takes over what routers hold and the lost ledger knew of.
 pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery> {
@@ -24,14 +25,17 @@ pub fn begin(bans: &Arc<Bans>, list: &ListConfig, clock: &Clock) -> Arc<Recovery
     })
 }
 
-/// Ends the recovery once every router has been read.
-pub async fn keep(recovery: Arc<Recovery>, routers: Arc<Vec<RouterHandle>>, ledger: Ledger) {
+/// Ends the recovery once every router has been read, those included that a reload adds meanwhile.
+pub async fn keep(recovery: Arc<Recovery>, routers: Arc<RouterSet>, ledger: Ledger) {
     tracing::warn!(
         "the ledger was lost: until every router has been read once, entries of ours that no ban explains become bans"
     );
-    for router in routers.iter() {
-        // Its sender lives as long as the worker.
-        let _ = router.watch().wait_for(|status| status.state == State::Connected).await;
+    let mut read = BTreeSet::new();
+    while let Some(router) = routers.now().iter().find(|router| !read.contains(&router.name())).cloned() {
+        // Its sender lives as long as the worker; one that a reload takes away need not be read.
+        let is_done = |state| matches!(state, State::Connected | State::Stopped);
+        let _ = router.watch().wait_for(|status| is_done(status.state)).await;
+        read.insert(router.name());
     }
     recovery.end();
     match ledger.write_surely(vec![Change::Recovered]).committed().await {

@@ -4,13 +4,16 @@
 #![allow(dead_code, reason = "each test binary uses another part of it")]
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
+use atalaya_enforcer::control::reload::{ReloadAnswer, ReloadRequest};
 use atalaya_enforcer::enrolment;
 use atalaya_enforcer::router::pin::Pin;
 use atalaya_enforcer::service::{self, Service};
+use atalaya_program::config_file::ConfigError;
 use atalaya_wire::{
     ALLOW_PATH, Ack, BanTime, Batch, Evidence, JoinToken, NumberedOffence, OFFENCES_PATH, Offence, Problem,
     REPORTS_PATH, Report, Seconds, VERSION,
@@ -23,6 +26,9 @@ use tempfile::TempDir;
 
 /// How long anything may take before a test fails; nothing is expected to take as long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The configuration file's name.
+const FILE: &str = "enforcer.toml";
 
 /// A running enforcer and what is around it.
 pub struct Scene {
@@ -52,7 +58,7 @@ impl Scene {
         let clock = Clock::system();
         let mut config = config(&folder, &routers, more);
         configure(&mut config);
-        let service = service::start(config, clock.clone()).await.unwrap();
+        let service = start(&folder, config, &clock).await;
         let token = enrol(&folder, &service, "web-1", false);
         let client = client(&service);
         Self { folder, routers, clock, service, token, client, more: more.to_owned() }
@@ -67,9 +73,20 @@ impl Scene {
         let Self { folder, routers, clock, service, token, more, .. } = self;
         service.stop().await;
         meanwhile(&routers, &clock).await;
-        let service = service::start(config(&folder, &routers, &more), clock.clone()).await.unwrap();
+        let service = start(&folder, config(&folder, &routers, &more), &clock).await;
         let client = client(&service);
         Self { folder, routers, clock, service, token, client, more }
+    }
+
+    /// Edits the configuration file, of which the enforcer takes notice at a reload.
+    pub fn edit(&self, edit: impl FnOnce(String) -> String) {
+        let path = self.folder.path().join(FILE);
+        std::fs::write(&path, edit(std::fs::read_to_string(&path).unwrap())).unwrap();
+    }
+
+    /// Reloads the configuration, which must have no mistake.
+    pub async fn reload(&self) -> ReloadAnswer {
+        in_time(self.service.reload(ReloadRequest::default())).await.unwrap()
     }
 
     /// Moves the clocks of the enforcer and of every router.
@@ -204,7 +221,6 @@ pub fn enrol(folder: &TempDir, service: &Service, name: &str, replace: bool) -> 
 }
 
 pub fn config(folder: &TempDir, routers: &[Router], more: &str) -> Config {
-    use std::fmt::Write;
     let path = folder.path().display();
     // Tests ban whole networks, and count single entries.
     let widen = if more.contains("[widen]") { "" } else { "[widen]\nipv4 = 0" };
@@ -212,19 +228,31 @@ pub fn config(folder: &TempDir, routers: &[Router], more: &str) -> Config {
         "listen = \"127.0.0.1:0\"\nstate = \"{path}/state\"\nsocket = \"{path}/enforcer.sock\"\n{more}\n{widen}\n"
     );
     for (number, router) in routers.iter().enumerate() {
-        writeln!(
-            text,
-            "[router.r{number}]\naddress = \"{}\"\nuser = \"atalaya\"\npassword = \"secret\"",
-            router.address()
-        )
-        .unwrap();
+        text.push_str(&section(&format!("r{number}"), router));
     }
-    let mut config = Config::parse(&text, &folder.path().join("enforcer.toml")).unwrap();
+    std::fs::write(folder.path().join(FILE), text).unwrap();
+    read(&folder.path().join(FILE)).unwrap()
+}
+
+/// The section of a router.
+pub fn section(name: &str, router: &Router) -> String {
+    let address = router.address();
+    format!("[router.{name}]\naddress = \"{address}\"\nuser = \"atalaya\"\npassword = \"secret\"\n")
+}
+
+/// The configuration file, with deadlines short enough for tests.
+fn read(path: &Path) -> Result<Config, ConfigError> {
+    let mut config = Config::parse(&std::fs::read_to_string(path).unwrap(), path)?;
     for router in &mut config.routers {
         router.deadlines.shortest_pause = Duration::from_millis(5);
         router.deadlines.longest_pause = Duration::from_millis(50);
     }
-    config
+    Ok(config)
+}
+
+async fn start(folder: &TempDir, config: Config, clock: &Clock) -> Service {
+    let path = folder.path().join(FILE);
+    service::start_rereading(config, clock.clone(), Box::new(move || read(&path))).await.unwrap()
 }
 
 pub fn advance(routers: &[Router], clock: &Clock, seconds: u64) {
@@ -267,4 +295,16 @@ fn client(service: &Service) -> Client {
 /// Waits for an event with a deadline.
 pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event).await.expect("it takes too long")
+}
+
+/// The word of the ledger in an entry's comment; empty where there is none.
+pub fn word(entry: &Entry) -> String {
+    let word = entry.comment.split(':').nth(1).filter(|word| word.len() == 4);
+    word.unwrap_or_default().to_owned()
+}
+
+/// That an entry is one of ours, with the word of our ledger, and says this.
+pub fn says(entry: &Entry, text: &str) {
+    let word = entry.comment.strip_prefix("atalaya:").and_then(|rest| rest.strip_suffix(text));
+    assert!(word.is_some_and(|word| word.len() == 6 && word.ends_with(": ")), "{}", entry.comment);
 }

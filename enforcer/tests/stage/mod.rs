@@ -87,6 +87,13 @@ impl Stage {
         }
     }
 
+    /// Waits until the router holds this address, whatever else it holds.
+    pub async fn holds_beside_strangers(&self, address: &str) {
+        let there = |entries: &[Entry]| entries.iter().any(|entry| entry.address == address);
+        let came = self.router.wait_for(there, PATIENCE).await.is_ok();
+        assert!(came, "{address} should be there: {:#?}", self.worker.status());
+    }
+
     /// Waits until the entry has this much left, to the second either way.
     pub async fn has_left(&self, address: &str, seconds: u64) {
         let close = |entries: &[Entry]| {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use atalaya_program::config_file::ConfigError;
+use atalaya_program::disk::FileTrouble;
 use atalaya_wire::JoinToken;
 
 use super::runtime;
@@ -67,13 +68,19 @@ pub fn run(
 }
 
 /// Writes the first configuration, never over another.
-fn write_first(path: &Path) -> io::Result<()> {
+fn write_first(path: &Path) -> Result<(), FileTrouble> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder).map_err(|error| FileTrouble::of(path, error))?;
     }
-    let mut file = std::fs::File::options().write(true).create_new(true).open(path)?;
-    file.write_all(FIRST.as_bytes())?;
-    file.sync_all()
+    let write = || {
+        let mut file = std::fs::File::options().write(true).create_new(true).open(path)?;
+        let written = file.write_all(FIRST.as_bytes()).and_then(|()| file.sync_all());
+        // Half of it would bar the next try, as a file that is there.
+        written.inspect_err(|_| {
+            let _ = std::fs::remove_file(path);
+        })
+    };
+    write().map_err(|error| FileTrouble::of(path, error))
 }
 
 #[cfg(test)]

@@ -90,10 +90,20 @@ pub fn table(status: &Status, addresses: bool, out: &mut impl Write) -> io::Resu
             agreeing(jail.maxretry, "bans", "ban"),
             jail.bantime
         )?;
-        let mut banned = new_table(["banned", "until", "dropped here"]);
+        let mut banned = new_table(["banned", "until", "enforcer", "dropped here"]);
         for ban in jail.banned.iter().take(LISTED) {
             let dropped = ban.dropped.map(|dropped| counted(dropped.packets, "packet"));
-            banned.add_row([ban.address.to_string(), end(ban.until), dropped.unwrap_or_default()]);
+            let verdict = match (ban.net, &status.enforcer) {
+                (Some(_), _) => "bans it",
+                (None, Some(_)) => "has not answered yet",
+                (None, None) => "not joined",
+            };
+            banned.add_row([
+                ban.address.to_string(),
+                end(ban.until),
+                verdict.to_owned(),
+                dropped.unwrap_or_default(),
+            ]);
         }
         writeln!(out, "{banned}")?;
         more(jail.banned.len(), out)?;

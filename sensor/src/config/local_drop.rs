@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use atalaya_sensor_ebpf::local_drop::BANS;
-use atalaya_wire::Networks;
+use atalaya_wire::{Networks, Seconds};
 use ipnet::IpNet;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
@@ -17,6 +17,8 @@ use crate::pinned::Mode;
 
 /// The most that can be asked for.
 const MOST_ENTRIES: u32 = 4_194_304;
+/// Long enough for an enforcer that is started anew, and short enough for whom it protects.
+const UNANSWERED: Seconds = Seconds(300);
 /// `IFNAMSIZ` of linux/if.h, with the final NUL.
 const LONGEST_NAME: usize = 16;
 
@@ -27,6 +29,9 @@ pub struct LocalDropConfig {
     pub settings: Settings,
     /// Whether the enforcer's bans of the whole fleet are dropped too.
     pub fleet: bool,
+    /// For how long an offence of this host's own is dropped before the enforcer has said that it is banned; 0 for not
+    /// before it has. Without an enforcer it is dropped for its whole time.
+    pub unanswered: Seconds,
     /// Whether the configuration may run although it spares not even the client of the ssh session in which
     /// it is started.
     pub even_my_session: bool,
@@ -44,6 +49,7 @@ struct RawTable {
     max_entries: u32,
     mode: Mode,
     fleet: bool,
+    unanswered: Seconds,
     even_my_session: bool,
 }
 
@@ -52,7 +58,7 @@ struct RawTable {
 impl Default for LocalDropConfig {
     fn default() -> Self {
         let settings = Settings { interfaces: None, max_entries: BANS, mode: Mode::Auto };
-        Self { settings, fleet: true, even_my_session: false }
+        Self { settings, fleet: true, unanswered: UNANSWERED, even_my_session: false }
     }
 }
 
@@ -80,7 +86,11 @@ impl fmt::Display for LocalDropConfig {
             Mode::Generic => write!(f, ", after the driver")?,
         }
         let whose = if self.fleet { "bans of its own and of the fleet" } else { "bans of its own" };
-        write!(f, "; {max_entries} {whose} at most")
+        write!(
+            f,
+            "; {max_entries} {whose} at most, its own for {} until the enforcer confirms them",
+            self.unanswered
+        )
     }
 }
 
@@ -144,9 +154,9 @@ impl<'de> Visitor<'de> for SwitchOrTable {
                 return Err(A::Error::custom(format!("`{wrong}` is no name of an interface")));
             }
         }
-        let RawTable { enabled, interfaces, max_entries, mode, fleet, even_my_session } = table;
+        let RawTable { enabled, interfaces, max_entries, mode, fleet, unanswered, even_my_session } = table;
         let settings = Settings { interfaces, max_entries, mode };
-        Ok(RawLocalDrop(enabled.then_some(LocalDropConfig { settings, fleet, even_my_session })))
+        Ok(RawLocalDrop(enabled.then_some(LocalDropConfig { settings, fleet, unanswered, even_my_session })))
     }
 }
 
@@ -154,9 +164,9 @@ impl<'de> Visitor<'de> for SwitchOrTable {
 
 impl Default for RawTable {
     fn default() -> Self {
-        let LocalDropConfig { settings, fleet, even_my_session } = LocalDropConfig::default();
+        let LocalDropConfig { settings, fleet, unanswered, even_my_session } = LocalDropConfig::default();
         let Settings { interfaces, max_entries, mode } = settings;
-        Self { enabled: true, interfaces, max_entries, mode, fleet, even_my_session }
+        Self { enabled: true, interfaces, max_entries, mode, fleet, unanswered, even_my_session }
     }
 }
 
@@ -182,7 +192,7 @@ mod tests {
             "[local_drop]\ninterfaces = [\"eth0\"]\nmax_entries = 9\nmode = \"generic\"\nfleet = false\n",
         );
         let said = config.unwrap().to_string();
-        let expected = "local drop: on eth0, after the driver; 9 bans of its own at most";
+        let expected = "local drop: on eth0, after the driver; 9 bans of its own at most, its own for 5m until the enforcer confirms them";
         assert!(said.contains(expected), "{said}");
     }
 
@@ -192,6 +202,7 @@ mod tests {
             ("local_drop = \"yes\"\n", "sensor.toml:1:14", "`true`, `false` or a table"),
             ("[local_drop]\nmode = \"fast\"\n", "sensor.toml:", "native"),
             ("[local_drop]\nmax_entries = 0\n", "sensor.toml:", "1 to 4194304"),
+            ("[local_drop]\nunanswered = \"soon\"\n", "sensor.toml:", "10m"),
             ("[local_drop]\ninterfaces = []\n", "sensor.toml:", "at least one"),
             ("[local_drop]\ninterfaces = [\"a/b\"]\n", "sensor.toml:", "a/b"),
             ("[local_drop]\ninterface = [\"a\"]\n", "sensor.toml:", "interfaces"),

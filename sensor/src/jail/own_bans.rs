@@ -30,6 +30,9 @@ pub struct OwnBan {
     pub net: Option<IpNet>,
     /// Whether this host lets it pass until the enforcer says that it is banned.
     pub held: bool,
+    /// When the jail asked for it last; long ago where an earlier release saved it.
+    #[serde(default)]
+    pub asked: Timestamp,
 }
 
 /// A ban that the enforcer refused.
@@ -68,12 +71,21 @@ pub struct OwnBans {
 impl OwnBan {
     /// One of which no more is known: it counts as not answered yet.
     pub fn unknown(until: BanEnd) -> Self {
-        Self { until, sequence: Some(0), net: None, held: false }
+        Self { until, sequence: Some(0), net: None, held: false, asked: Timestamp::default() }
     }
 
     /// Whether its time is not over.
     pub fn stands(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)
+    }
+
+    /// Until when this host drops it by itself: to its end where the enforcer has said that it is banned, and before that
+    /// for so long after the jail asked, where there is an enforcer to answer.
+    pub fn drops_until(&self, unanswered: Option<SignedDuration>) -> BanEnd {
+        match unanswered.filter(|_| self.net.is_none()) {
+            Some(patience) => sooner(self.until, self.asked, patience),
+            None => self.until,
+        }
     }
 
     /// Whether this host drops it by itself: the enforcer bans it, or has not answered yet.
@@ -101,10 +113,10 @@ impl OwnBans {
         let ban = match self.bans.get(&address) {
             Some(before) if before.stands(time) => {
                 let until = before.until.zip(until).map(|(before, until)| before.max(until));
-                OwnBan { until, ..*before }
+                OwnBan { until, asked: time, ..*before }
             }
             None if self.bans.len() >= limit => return,
-            _ => OwnBan { until, sequence: None, net: None, held: false },
+            _ => OwnBan { until, sequence: None, net: None, held: false, asked: time },
         };
         self.bans.insert(address, ban);
     }
@@ -137,7 +149,8 @@ impl OwnBans {
             Ruling::Banned { net, ms } => {
                 // The enforcer's certificate is pinned; all the same it bans nobody else with this one.
                 let net = Some(net).filter(|net| net.contains(&address)).unwrap_or_else(|| address.into());
-                *ban = OwnBan { until: end(ms, now), sequence: Some(sequence), net: Some(net), held: false };
+                let until = end(ms, now);
+                *ban = OwnBan { until, sequence: Some(sequence), net: Some(net), held: false, ..*ban };
             }
             Ruling::Refused(grounds) => {
                 let refused = RefusedBan { until: ban.until, at: now, grounds };
@@ -231,6 +244,12 @@ impl OwnBans {
     }
 }
 
+/// The end of a ban, or so long after a time where that is sooner.
+pub fn sooner(until: BanEnd, time: Timestamp, patience: SignedDuration) -> BanEnd {
+    let limit = time.saturating_add(patience).unwrap_or(Timestamp::MAX);
+    Some(until.map_or(limit, |until| until.min(limit)))
+}
+
 /// The end of a ban of which so much is left.
 fn end(left: Left, now: Timestamp) -> BanEnd {
     match left {
@@ -255,6 +274,24 @@ mod tests {
 
     const REFUSED: Ruling = Ruling::Refused(Grounds::Protected);
     const HOST: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7));
+
+    #[test]
+    fn a_ban_without_an_answer_drops_for_a_while_after_it_was_asked_for_last_and_an_answered_one_to_its_end()
+    {
+        let mut bans = one();
+        let patience = Some(SignedDuration::from_secs(300));
+        assert_eq!(the_one(&bans).drops_until(None), Some(at(1800)), "there is no enforcer to answer");
+        assert_eq!(the_one(&bans).drops_until(patience), Some(at(300)));
+        bans.ask(HOST, at(1600), Some(at(3400)), 10);
+        assert_eq!(the_one(&bans).drops_until(patience), Some(at(1900)));
+        bans.ask(HOST, at(1610), None, 10);
+        assert_eq!(the_one(&bans).drops_until(patience), Some(at(1910)));
+        bans.sent(HOST, 6, false);
+        assert!(bans.rule(HOST, 6, banned("2001:db8::/64", 3000), at(1611)));
+        assert_eq!(the_one(&bans).drops_until(patience), Some(at(4611)));
+        // As an earlier release saved it.
+        assert_eq!(OwnBan::unknown(None).drops_until(patience), Some(Timestamp::from_second(300).unwrap()));
+    }
 
     /// One ban, sent under number 5, until 1800.
     fn one() -> OwnBans {
@@ -326,7 +363,10 @@ mod tests {
         assert_eq!(the_one(&bans).until, Some(at(71)));
         // Long after its end it begins anew, not answered.
         bans.ask(HOST, at(100), Some(at(160)), 10);
-        assert_eq!(the_one(&bans), OwnBan { sequence: None, ..OwnBan::unknown(Some(at(160))) });
+        assert_eq!(
+            the_one(&bans),
+            OwnBan { sequence: None, asked: at(100), ..OwnBan::unknown(Some(at(160))) }
+        );
     }
 
     #[test]

@@ -81,7 +81,10 @@ pub(super) async fn send(desk: Desk, state: impl AsRef<Path>, told: Resumed) {
     let refresh = async {
         let mut interval = tokio::time::interval(REFRESH_INTERVAL);
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = local_drop.allow_changed() => {}
+            }
             match uplink.allow().await {
                 Ok(allow) => {
                     let networks = allow.networks.clone();

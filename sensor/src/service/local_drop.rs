@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atalaya_wire::Name;
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{REFRESH_INTERVAL, Shared, Watch, lock};
 use crate::channel::local_drop::WantedLocalDrop;
@@ -51,6 +51,8 @@ pub(super) struct LocalDrop {
     trusted: Arc<Mutex<Trusted>>,
     /// Whether the fleet's bans are wanted, and have a place to go.
     follows: Arc<watch::Sender<bool>>,
+    /// The enforcer said with its bans that its allow list is another one.
+    allow_changed: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -116,6 +118,11 @@ impl LocalDrop {
     /// Where successful logins are noted.
     pub(super) fn trusted(&self) -> Arc<Mutex<Trusted>> {
         self.trusted.clone()
+    }
+
+    /// Waits until the enforcer says that its allow list is another one.
+    pub(super) async fn allow_changed(&self) {
+        self.allow_changed.notified().await;
     }
 
     /// Whether it is wanted.

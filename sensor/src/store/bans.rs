@@ -118,8 +118,9 @@ mod tests {
             sequence: Some(7),
             net: Some("192.0.2.1/32".parse().unwrap()),
             held: false,
+            asked: at(3),
         };
-        let waiting = OwnBan { until: None, sequence: Some(8), net: None, held: true };
+        let waiting = OwnBan { until: None, sequence: Some(8), net: None, held: true, asked: at(4) };
         let refused = RefusedBan { until: Some(at(60)), at: at(1), grounds: Grounds::Protected };
         let all = vec![
             named("192.0.2.1", Fate::Stands(ban)),

@@ -8,11 +8,12 @@ use std::path::Path;
 /// Everybody's rights but the owner's.
 const OTHERS: u32 = 0o077;
 /// What a sensor puts there.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "control.sock",
     "control.sock.new",
     "lock",
     "membership.json",
+    "membership.json.new",
     "membership.new",
     "sensor.sqlite3",
     "sensor.sqlite3-shm",

@@ -41,6 +41,8 @@ pub enum BanChange {
     /// Everything before this is what the position says; never within a snapshot. Who keeps the bans beyond the
     /// end of the process keeps this after them, and begins there the next time.
     Reached(Position),
+    /// The allow list is another one than when this was told last: it is to be read anew.
+    AllowList,
 }
 
 /// When a ban ends, by this host's monotonic clock.
@@ -61,6 +63,8 @@ pub struct Reading {
     stream: Option<Name>,
     /// As [`BanChange::Reset`] tells it.
     answered: u64,
+    /// How often the allow list had changed, and in which stream, when that was told last.
+    allow: Option<(Name, u64)>,
     /// The beginning of a line whose end has not come yet; shorter than [`MAX_BAN_LINE`].
     rest: Vec<u8>,
 }
@@ -164,7 +168,10 @@ impl Reading {
                 changes.push(BanChange::Ban { network, ends: Ends::of(ms, now) });
             }
             BanLine::Lift { net: network } => changes.push(BanChange::Lift { network }),
-            BanLine::Mark { through, after } => self.mark(through, after, changes)?,
+            BanLine::Mark { through, after, allow } => {
+                self.mark(through, after, changes)?;
+                self.note_allow(allow, changes);
+            }
         }
         Ok(())
     }
@@ -212,6 +219,14 @@ impl Reading {
         }
         self.position = Some(reached);
         Ok(())
+    }
+
+    fn note_allow(&mut self, allow: Option<u64>, changes: &mut Vec<BanChange>) {
+        let told = self.stream.clone().zip(allow);
+        if told.is_some() && told != self.allow {
+            changes.push(BanChange::AllowList);
+            self.allow = told;
+        }
     }
 }
 

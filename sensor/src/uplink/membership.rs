@@ -1,10 +1,9 @@
 //! Whose sensor this is: the enforcer's URL and certificate, this sensor's name and its secret, as
 //! `atalaya-sensor join` stored them.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::disk::{self, FileTrouble};
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +35,7 @@ pub enum MembershipError {
         /// The membership file in the state folder.
         path: PathBuf,
         /// What reading, writing or replacing it failed with.
-        source: std::io::Error,
+        source: FileTrouble,
     },
     /// The file's content is damaged.
     #[error("{} is damaged: {source}; join again with `atalaya-sensor join URL TOKEN`", path.display())]
@@ -46,6 +45,14 @@ pub enum MembershipError {
         /// Where in the JSON it is, and what was expected there.
         source: serde_json::Error,
     },
+}
+
+// === impl MembershipError ===
+
+impl MembershipError {
+    fn file(path: PathBuf, source: std::io::Error) -> Self {
+        Self::File { source: FileTrouble::of(&path, source), path }
+    }
 }
 
 // === impl Membership ===
@@ -70,23 +77,19 @@ impl Membership {
                 .map(Some)
                 .map_err(|source| MembershipError::Content { path, source }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(MembershipError::File { path, source }),
+            Err(source) => Err(MembershipError::file(path, source)),
         }
     }
 
     /// Stores the membership, readable by this user alone; an older one is replaced in one step.
     pub fn store(&self, state: &Path) -> Result<PathBuf, MembershipError> {
         let path = path(state);
-        let draft = path.with_extension("new");
-        let failed = |source| MembershipError::File { path: path.clone(), source };
-        make_private(state).map_err(failed)?;
-        let _ = std::fs::remove_file(&draft);
-        let mut file =
-            std::fs::File::options().create_new(true).write(true).mode(0o600).open(&draft).map_err(failed)?;
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&draft, &path).map_err(failed)?;
-        Ok(path)
+        let stored = make_private(state).and_then(|()| disk::write_private(&path, text.as_bytes()));
+        match stored {
+            Ok(()) => Ok(path),
+            Err(source) => Err(MembershipError::file(path, source)),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use atalaya_wire::{Name, NumberedOffence, Offence};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use crate::store::{Saved, Store};
 
 /// How many offences are held in memory, beside the disk.
 const IN_MEMORY: usize = 10_000;
+
+/// The pause before what waits on disk is read again, where it could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// The queue of offences between the jails and the uplink. Clones share it.
 #[derive(Clone, Debug)]
@@ -112,7 +116,11 @@ impl Outbox {
             };
             if let Some(after) = after {
                 let before = self.lock().next_sequence;
-                let stored = self.store.load(after, most).await;
+                let Some(stored) = self.store.load(after, most).await else {
+                    // Taking that for nothing would leave behind what waits there.
+                    tokio::time::sleep(READ_AGAIN).await;
+                    continue;
+                };
                 let mut queue = self.lock();
                 if let Some(last) = stored.last() {
                     queue.taken = last.sequence;
@@ -231,6 +239,30 @@ mod tests {
         assert_eq!(seen.len(), count as usize);
         outbox.push(offence(1));
         assert_eq!(outbox.next(10).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_refuses_leaves_at_once_and_once_although_offences_of_before_wait_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outbox, writer) = open(folder.path());
+        let earlier = outbox.push(offence(1));
+        outbox.store.flush().await;
+        drop(outbox);
+        writer.join();
+
+        let (outbox, _writer) = open(folder.path());
+        let disk = rusqlite::Connection::open(folder.path().join("sensor.sqlite3")).unwrap();
+        let refuse = "CREATE TRIGGER refused BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END";
+        disk.execute_batch(refuse).unwrap();
+        let later = [2, 3].map(|host| outbox.push(offence(host)));
+        let mut left = Vec::new();
+        while left.len() < 3 {
+            left.extend(outbox.next(100).await.iter().map(|offence| offence.sequence));
+        }
+        assert_eq!(left, [earlier, later[0], later[1]]);
+        disk.execute_batch("DROP TRIGGER refused").unwrap();
+        let last = outbox.push(offence(4));
+        assert_eq!(outbox.next(100).await[0].sequence, last);
     }
 
     #[tokio::test]

@@ -254,6 +254,7 @@ impl Held {
                 }
             }
             BanChange::Reached(position) => self.reached = Some(position),
+            BanChange::AllowList => {}
         }
     }
 }

@@ -194,7 +194,7 @@ impl Follower {
                 BanChange::Lift { network } => {
                     self.held.remove(&network);
                 }
-                BanChange::Whole | BanChange::Reached(_) => {}
+                BanChange::Whole | BanChange::Reached(_) | BanChange::AllowList => {}
             }
             if is_last {
                 return Ok(());

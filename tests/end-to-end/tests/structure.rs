@@ -29,7 +29,7 @@ const SENSOR: Table = Table {
 };
 
 /// Names that a crate may define more than once, and why.
-const DEFINED_TWICE: [(&str, &[(&str, &str)]); 8] = [
+const DEFINED_TWICE: [(&str, &[(&str, &str)]); 9] = [
     ("enforcer", &[("Arguments", COMMANDS)]),
     ("sensor", &[("Arguments", COMMANDS)]),
     ("wire", &[]),
@@ -38,6 +38,7 @@ const DEFINED_TWICE: [(&str, &[(&str, &str)]); 8] = [
     ("sensor-ebpf", &[]),
     ("tests/routeros-sim", &[]),
     ("tests/end-to-end", &[]),
+    ("tests/faults", &[]),
 ];
 const COMMANDS: &str = "what a command takes is spoken of with the command's module: `lint::Arguments`";
 

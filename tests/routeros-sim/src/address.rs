@@ -23,7 +23,7 @@ pub enum Family {
 pub enum Address {
     /// An IPv4 network; a single address is a /32 and printed without it.
     V4(Ipv4Net),
-    /// An IPv4 range, first and last.
+    /// An IPv4 range that is no network, first and last.
     Range(Ipv4Addr, Ipv4Addr),
     /// An IPv6 network, always printed with its length.
     V6(Ipv6Net),
@@ -68,13 +68,21 @@ impl Display for Address {
 fn parse_v4(text: &str) -> Option<Address> {
     if let Some((first, last)) = text.split_once('-') {
         let (first, last): (Ipv4Addr, Ipv4Addr) = (first.parse().ok()?, last.parse().ok()?);
-        return (first <= last).then_some(Address::Range(first, last));
+        return (first <= last)
+            .then(|| network_of(first, last).map_or(Address::Range(first, last), Address::V4));
     }
     let network = match text.split_once('/') {
         Some(_) => text.parse::<Ipv4Net>().ok()?.trunc(),
         None => text.parse::<Ipv4Addr>().ok()?.into(),
     };
     Some(Address::V4(network))
+}
+
+/// The network of which these are the first and the last address, if they are.
+fn network_of(first: Ipv4Addr, last: Ipv4Addr) -> Option<Ipv4Net> {
+    let host_bits = first.to_bits() ^ last.to_bits();
+    let is_whole = host_bits & host_bits.wrapping_add(1) == 0 && first.to_bits() & host_bits == 0;
+    is_whole.then(|| Ipv4Net::new(first, host_bits.leading_zeros() as u8).ok())?
 }
 
 fn parse_v6(text: &str) -> Option<Address> {
@@ -104,6 +112,10 @@ mod tests {
     #[case(Family::V4, "1.2.3.4", "1.2.3.4")]
     #[case(Family::V4, "0.0.0.0/0", "0.0.0.0/0")]
     #[case(Family::V4, "203.0.113.1-203.0.113.9", "203.0.113.1-203.0.113.9")]
+    #[case(Family::V4, "192.168.0.0-192.168.1.255", "192.168.0.0/23")]
+    #[case(Family::V4, "192.168.1.0-192.168.2.255", "192.168.1.0-192.168.2.255")]
+    #[case(Family::V4, "198.51.100.1-198.51.100.1", "198.51.100.1")]
+    #[case(Family::V4, "0.0.0.0-255.255.255.255", "0.0.0.0/0")]
     #[case(Family::V4, "203.0.113.1-254", "203.0.113.1-254")]
     #[case(Family::V4, "1.2.3.4.5", "1.2.3.4.5")]
     #[case(Family::V4, "example.org", "example.org")]

@@ -90,6 +90,8 @@ pub(crate) struct Table {
     index: HashMap<(Box<[u8]>, Address), u64>,
     lapses: BTreeSet<(Timestamp, u64)>,
     last_id: u64,
+    /// Whether an add is taken beside a disabled entry of the same address. Which RouterOS does is not known.
+    pub(crate) beside_disabled: bool,
     text: usize,
     capacity: usize,
 }
@@ -126,6 +128,7 @@ impl Table {
             index: HashMap::new(),
             lapses: BTreeSet::new(),
             last_id: 0,
+            beside_disabled: false,
             text: 0,
             capacity,
         }
@@ -145,12 +148,11 @@ impl Table {
             return Err(ListError::Full);
         }
         let key = (Box::from(list), address.clone());
-        if self.index.contains_key(&key) {
+        if self.bars(&key, None, disabled) {
             return Err(ListError::Duplicate);
         }
         self.last_id += 1;
         let id = self.last_id;
-        self.index.insert(key, id);
         self.insert(
             id,
             Record {
@@ -191,11 +193,10 @@ impl Table {
             record.dynamic = dynamic || record.expires.is_some();
         }
         let key = (record.list.clone(), record.address.clone());
-        if self.index.get(&key).is_some_and(|&other| other != id) {
+        if self.bars(&key, Some(id), record.disabled) {
             return Err(ListError::Duplicate);
         }
         self.remove(id);
-        self.index.insert(key, id);
         self.insert(id, record);
         Ok(())
     }
@@ -207,8 +208,17 @@ impl Table {
         if let Some(expires) = record.expires {
             self.lapses.remove(&(expires, id));
         }
-        self.index.remove(&(record.list.clone(), record.address.clone()));
+        let key = (record.list.clone(), record.address.clone());
+        if self.index.get(&key) == Some(&id) {
+            self.index.remove(&key);
+        }
         Some(record)
+    }
+
+    /// Whether an entry that is there stands in the way of another with its list and address.
+    fn bars(&self, key: &(Box<[u8]>, Address), other_than: Option<u64>, disabled: bool) -> bool {
+        let there = self.index.get(key).filter(|there| Some(**there) != other_than);
+        there.is_some_and(|there| !self.beside_disabled || !disabled && !self.records[there].disabled)
     }
 
     /// Takes out one entry whose time is over, the earliest first.
@@ -256,6 +266,11 @@ impl Table {
 
     fn insert(&mut self, id: u64, record: Record) {
         self.text += record.list.len() + record.comment.len();
+        let key = (record.list.clone(), record.address.clone());
+        // An enabled one stands in the way of more than a disabled one.
+        if !record.disabled || !self.index.contains_key(&key) {
+            self.index.insert(key, id);
+        }
         if let Some(expires) = record.expires {
             self.lapses.insert((expires, id));
         }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::board::{Board, Model};
 use crate::clock::Clock;
 use crate::cost::Costs;
 use crate::event::Event;
-use crate::page::{Board, Zone};
+use crate::page::Zone;
 use crate::router::{Router, StartError};
 use crate::site::Site;
 use crate::state::{Settings, State};
@@ -20,6 +21,8 @@ pub struct Builder {
     listen: SocketAddr,
     users: Vec<NewUser>,
     identity: String,
+    addresses: Vec<String>,
+    leases: Vec<(String, String)>,
     version: String,
     costs: Costs,
     clock: Clock,
@@ -66,6 +69,8 @@ impl Builder {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             users: vec![NewUser::new("atalaya", "secret", &["read", "write", "api"])],
             identity: "MikroTik".to_owned(),
+            addresses: Vec::new(),
+            leases: Vec::new(),
             version: "7.24".to_owned(),
             costs: Costs::default(),
             clock: Clock::new(),
@@ -75,7 +80,7 @@ impl Builder {
             journal: 100_000,
             table_capacity: 2_000_000,
             events: None,
-            board: Board { name: "RB5009UG+S+".to_owned(), memory: 1024 * 1024 * 1024 },
+            board: Board::named("RB5009UG+S+".to_owned(), 1024 * 1024 * 1024),
             zone: Zone { name: "UTC".to_owned(), minutes: 0 },
             ipv6: true,
             refused: Vec::new(),
@@ -118,6 +123,18 @@ impl Builder {
         Self { identity: identity.into(), ..self }
     }
 
+    /// An address of one of its interfaces, with the length of its network: `192.168.88.1/24`. Nothing listens there.
+    pub fn connected(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// An address that it has by DHCP, with the length of its network, and the gateway there: its uplink.
+    pub fn leased(mut self, address: impl Into<String>, gateway: impl Into<String>) -> Self {
+        self.leases.push((address.into(), gateway.into()));
+        self
+    }
+
     /// The RouterOS version, such as `7.24` or `6.49.10`; it decides about challenge logins (before
     /// 6.43), how dates are written (7.10), `!empty` (7.18), and the name of a service's `available-from` (7.24).
     /// Default 7.24.
@@ -133,7 +150,7 @@ impl Builder {
 
     /// How long each `add`, `set` and `remove` occupies the router. Default zero.
     pub fn insert_cost(mut self, insert: Duration) -> Self {
-        self.costs.insert = insert;
+        (self.costs.insert, self.costs.remove) = (insert, None);
         self
     }
 
@@ -160,7 +177,14 @@ impl Builder {
 
     /// The board's name and its memory in bytes. Default an RB5009 with 1 GiB.
     pub fn board(self, name: impl Into<String>, memory: u64) -> Self {
-        Self { board: Board { name: name.into(), memory }, ..self }
+        Self { board: Board::named(name.into(), memory), ..self }
+    }
+
+    /// A board that someone measured: its name, memory and processor, and what commands cost on it. The round trip stays.
+    pub fn model(mut self, model: Model) -> Self {
+        self.board = model.board();
+        self.costs = Costs { round_trip: self.costs.round_trip, ..model.costs() };
+        self
     }
 
     /// The time zone that the clock shows: its name, and how many minutes it is ahead of UTC. Default UTC.
@@ -217,9 +241,14 @@ impl Builder {
             users.push(User { name, password, group, address: String::new(), disabled: false });
         }
         let version = self.version.parse()?;
+        let site = Site {
+            addresses: self.addresses,
+            leases: self.leases,
+            ..Site::new(version, users, groups, Vec::new())
+        };
         let state = State::new(
             self.clock.now(),
-            Site::new(version, users, groups, Vec::new()),
+            site,
             self.costs,
             self.table_capacity,
             self.journal,

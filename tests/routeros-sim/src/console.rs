@@ -30,6 +30,8 @@ pub(crate) struct Caller {
     /// The policies of who is logged in.
     pub(crate) policies: Option<Policies>,
     challenge: Option<[u8; 16]>,
+    /// How many properties the last print of an address list showed.
+    pub(crate) shown: u32,
 }
 
 /// The moment a command is carried out.
@@ -56,7 +58,7 @@ const PRINT_FLAGS: [&[u8]; 8] =
 
 impl Caller {
     pub(crate) fn new(session: u64, settings: Arc<Settings>) -> Self {
-        Self { session, settings, policies: None, challenge: None }
+        Self { session, settings, policies: None, challenge: None, shown: 0 }
     }
 
     /// Carries out a command and writes the reply to `out`. After [`Outcome::Fatal`] the connection ends.
@@ -150,7 +152,7 @@ impl Caller {
     }
 
     fn print(
-        &self,
+        &mut self,
         state: &mut State,
         family: Family,
         command: &Command<'_>,
@@ -190,6 +192,7 @@ impl Caller {
             reply.row();
             for name in &properties {
                 if let Some(value) = record.property(name, id, now) {
+                    self.shown = self.shown.saturating_add(1);
                     reply.attribute(name, &value);
                 }
             }
@@ -280,8 +283,10 @@ impl Caller {
             Page::Clock => vec![page::clock(settings.version, &settings.zone, now)],
             Page::Resource => {
                 let uptime = now.duration_since(state.booted).as_secs().try_into().unwrap_or(0);
-                let load = state.cpu_load.unwrap_or_else(|| state.processor.load(Instant::now()));
-                vec![page::resource(settings.version, &settings.board, uptime, load)]
+                let load = state
+                    .cpu_load
+                    .unwrap_or_else(|| state.processor.load(Instant::now(), settings.board.cores));
+                vec![page::resource(settings.version, &settings.board, state.sessions, uptime, load)]
             }
             _ => state.site.lines(page),
         };

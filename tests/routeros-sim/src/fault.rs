@@ -10,6 +10,13 @@ pub enum Fault {
     CloseMidReply,
     /// The command is carried out; its reply is lost and the connection closes.
     DropReply,
+    /// The command gets no answer, while the session lives and answers all others.
+    Swallow {
+        /// Whether it is carried out all the same.
+        applied: bool,
+    },
+    /// The command, a print, is answered with rows that never end.
+    EndlessRows,
     /// The command is not carried out and answered with this trap.
     Trap {
         /// The text, such as `failure: out of memory`.
@@ -39,6 +46,16 @@ struct Planned {
 impl Faults {
     pub(crate) fn plan(&mut self, fault: Fault, path: &str, after: usize) {
         self.planned.push(Planned { fault, path: path.to_owned(), after });
+    }
+
+    /// How many are still to come.
+    pub(crate) fn to_come(&self) -> usize {
+        self.planned.len()
+    }
+
+    /// Forgets those that are still to come.
+    pub(crate) fn forget(&mut self) {
+        self.planned.clear();
     }
 
     /// The fault that strikes at this command, if one does: one a command, the first planned first.

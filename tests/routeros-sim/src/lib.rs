@@ -23,6 +23,7 @@
 
 mod address;
 mod address_list;
+mod board;
 mod builder;
 mod clock;
 mod command;
@@ -47,6 +48,7 @@ mod user;
 mod version;
 
 pub use address::Family;
+pub use board::Model;
 pub use builder::{ApiSsl, Builder};
 pub use clock::Clock;
 pub use cost::Costs;

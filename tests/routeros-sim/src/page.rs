@@ -8,6 +8,7 @@ use jiff::tz::Offset;
 
 use crate::address::Family;
 use crate::address_list::print_id;
+use crate::board::Board;
 use crate::site::{Certificate, Chains, Rule, Service, Site};
 use crate::timeout::Timeout;
 use crate::user::{Group, User};
@@ -19,23 +20,18 @@ pub(crate) enum Page {
     Identity,
     Resource,
     Clock,
+    Routerboard,
     Users,
     Groups,
     Services,
     Certificates,
+    Addresses(Family),
+    DhcpClients,
     Rules(Family, Chains),
 }
 
 /// One row of a page: properties in order.
 pub(crate) struct Line(Vec<(Cow<'static, str>, String)>);
-
-/// The board that the router claims to be.
-#[derive(Clone)]
-pub(crate) struct Board {
-    pub(crate) name: String,
-    /// All of it, in bytes, as `total-memory` tells it.
-    pub(crate) memory: u64,
-}
 
 /// Where the router stands.
 #[derive(Clone)]
@@ -54,10 +50,14 @@ impl Page {
             b"/system/identity" => Self::Identity,
             b"/system/resource" => Self::Resource,
             b"/system/clock" => Self::Clock,
+            b"/system/routerboard" => Self::Routerboard,
             b"/user" => Self::Users,
             b"/user/group" => Self::Groups,
             b"/ip/service" => Self::Services,
             b"/certificate" => Self::Certificates,
+            b"/ip/address" => Self::Addresses(Family::V4),
+            b"/ipv6/address" => Self::Addresses(Family::V6),
+            b"/ip/dhcp-client" => Self::DhcpClients,
             b"/ip/firewall/raw" => Self::Rules(Family::V4, Chains::Raw),
             b"/ip/firewall/filter" => Self::Rules(Family::V4, Chains::Filter),
             b"/ipv6/firewall/raw" => Self::Rules(Family::V6, Chains::Raw),
@@ -75,10 +75,19 @@ impl Site {
             rows.iter().enumerate().map(|(at, row)| line(row, number(at))).collect()
         }
         match page {
+            Page::Routerboard => vec![routerboard(self.serial.as_deref())],
             Page::Users => numbered(&self.users, user),
             Page::Groups => numbered(&self.groups, group),
             Page::Services => numbered(&self.services, |row, line| service(self.version, row, line)),
             Page::Certificates => numbered(&self.certificates, certificate),
+            Page::Addresses(family) => {
+                let leased = self.leases.iter().map(|(address, _)| (address, true));
+                let all = self.addresses.iter().map(|address| (address, false)).chain(leased);
+                let here: Vec<_> =
+                    all.filter(|(address, _)| address.contains(':') == (family == Family::V6)).collect();
+                numbered(&here, |(address, dynamic), line| interface_address(address, *dynamic, line))
+            }
+            Page::DhcpClients => numbered(&self.leases, dhcp_client),
             Page::Rules(family, chains) => {
                 let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
                 self.rules.iter().filter(here).map(line_of).collect()
@@ -89,9 +98,8 @@ impl Site {
 }
 
 /// The one row of `/system/resource`.
-pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -> Line {
-    // About what an RB5009 has free with a small configuration.
-    let free = board.memory / 1000 * 806;
+pub(crate) fn resource(version: Version, board: &Board, sessions: usize, uptime: u64, load: u8) -> Line {
+    let free = board.free(sessions);
     let built = if version.dates_as_iso() { "2026-09-14 08:21:03" } else { "Sep/14/2026 08:21:03" };
     Line::new()
         .and("uptime", Timeout(uptime).to_string())
@@ -100,18 +108,27 @@ pub(crate) fn resource(version: Version, board: &Board, uptime: u64, load: u8) -
         .and("factory-software", "7.4.1")
         .and("free-memory", free.to_string())
         .and("total-memory", board.memory.to_string())
-        .and("cpu", "ARM64")
-        .and("cpu-count", "4")
-        .and("cpu-frequency", "1400")
+        .and("cpu", board.cpu)
+        .and("cpu-count", board.cores.to_string())
+        .and("cpu-frequency", board.megahertz.to_string())
         .and("cpu-load", load.to_string())
         .and("free-hdd-space", "1006186496")
         .and("total-hdd-space", "1073741824")
         .and("write-sect-since-reboot", "3584")
         .and("write-sect-total", "181344")
         .and("bad-blocks", "0")
-        .and("architecture-name", "arm64")
+        .and("architecture-name", board.architecture)
         .and("board-name", board.name.clone())
         .and("platform", "MikroTik")
+}
+
+/// The one row of `/system/routerboard`; other machines than MikroTik's have no serial number.
+fn routerboard(serial: Option<&str>) -> Line {
+    let line = Line::new().and("routerboard", serial.is_some().to_string());
+    match serial {
+        Some(serial) => line.and("serial-number", serial.to_owned()),
+        None => line,
+    }
 }
 
 /// The one row of `/system/identity`.
@@ -162,6 +179,26 @@ fn service(version: Version, service: &Service, line: Line) -> Line {
         .and("dynamic", "false")
         .and("invalid", "false")
         .and("disabled", service.disabled.to_string())
+}
+
+fn interface_address(address: &str, dynamic: bool, line: Line) -> Line {
+    line.and("address", address)
+        .and("interface", if dynamic { "ether1" } else { "bridge" })
+        .and("actual-interface", if dynamic { "ether1" } else { "bridge" })
+        .and("invalid", "false")
+        .and("dynamic", dynamic.to_string())
+        .and("disabled", "false")
+}
+
+fn dhcp_client((address, gateway): &(String, String), line: Line) -> Line {
+    line.and("interface", "ether1")
+        .and("add-default-route", "yes")
+        .and("status", "bound")
+        .and("address", address.clone())
+        .and("gateway", gateway.clone())
+        .and("dynamic", "false")
+        .and("invalid", "false")
+        .and("disabled", "false")
 }
 
 fn certificate(certificate: &Certificate, line: Line) -> Line {

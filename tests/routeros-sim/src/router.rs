@@ -355,6 +355,20 @@ impl Router {
         self.edit(family, id, Fields { disabled: Some(disabled), ..Fields::default() })
     }
 
+    /// Makes it a board with a serial number, as MikroTik's have.
+    pub fn set_serial(&self, serial: &str) {
+        self.shared.lock().site.serial = Some(serial.to_owned());
+    }
+
+    /// Whether an add is taken beside a disabled entry of the same address. At first it is refused; which RouterOS
+    /// does is not known.
+    pub fn take_beside_disabled(&self, takes: bool) {
+        let mut state = self.shared.lock();
+        for family in [Family::V4, Family::V6] {
+            state.table_mut(family).beside_disabled = takes;
+        }
+    }
+
     /// Removes an entry, as an administrator would; false when there is none.
     pub fn remove_entry(&self, family: Family, id: &str) -> bool {
         let mut state = self.lock_now();
@@ -380,6 +394,16 @@ impl Router {
     /// such commands. The empty path is any command.
     pub fn inject(&self, fault: Fault, path: &str, after: usize) {
         self.shared.lock().faults.plan(fault, path, after);
+    }
+
+    /// How many planned faults are still to come.
+    pub fn faults_to_come(&self) -> usize {
+        self.shared.lock().faults.to_come()
+    }
+
+    /// Forgets the planned faults that are still to come.
+    pub fn forget_faults(&self) {
+        self.shared.lock().faults.forget();
     }
 
     /// Lets stalled sessions go on.
@@ -569,26 +593,38 @@ fn admit(stream: TcpStream, shared: &Arc<Shared>, acceptor: Option<tokio_rustls:
         return shared.commit(state);
     }
     state.counts.sessions += 1;
+    state.sessions += 1;
     let number = state.counts.sessions;
     shared.commit(state);
     let (shared, gone) = (Arc::clone(shared), generation.gone.clone());
     generation.tasks.spawn(async move {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "replies may be slow");
-        }
-        let Some(acceptor) = acceptor else {
-            return session::serve(stream, shared, number, gone).await;
-        };
-        let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
-        tokio::select! {
-            () = gone.cancelled() => {}
-            shaken = handshake => match shaken {
-                Ok(Ok(stream)) => session::serve(stream, shared, number, gone.clone()).await,
-                Ok(Err(error)) => tracing::debug!(session = number, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(session = number, "TLS handshake took too long"),
-            },
-        }
+        attend(stream, &shared, number, acceptor, gone).await;
+        shared.lock().sessions -= 1;
     });
+}
+
+async fn attend(
+    stream: TcpStream,
+    shared: &Arc<Shared>,
+    number: u64,
+    acceptor: Option<tokio_rustls::TlsAcceptor>,
+    gone: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "replies may be slow");
+    }
+    let Some(acceptor) = acceptor else {
+        return session::serve(stream, Arc::clone(shared), number, gone).await;
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+    tokio::select! {
+        () = gone.cancelled() => {}
+        shaken = handshake => match shaken {
+            Ok(Ok(stream)) => session::serve(stream, Arc::clone(shared), number, gone.clone()).await,
+            Ok(Err(error)) => tracing::debug!(session = number, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(session = number, "TLS handshake took too long"),
+        },
+    }
 }
 
 fn entries(state: &mut State, family: Family, clock: &Clock) -> Vec<Entry> {

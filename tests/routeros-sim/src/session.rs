@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::address_list::print_id;
 use crate::command::{Command, Verb};
 use crate::console::{Caller, Moment};
 use crate::cost::Turn;
@@ -31,6 +32,8 @@ const MAX_QUEUED: usize = 4096;
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 /// With this many bytes of replies unsent, no further command is carried out.
 const MAX_UNSENT: usize = 1024 * 1024;
+/// In what pieces rows leave that take time to be made, in bytes.
+const PIECE: usize = 1024;
 /// How much one read may bring.
 const READ: usize = 64 * 1024;
 
@@ -45,6 +48,8 @@ struct Session {
     replies: Replies,
     arrived: Arrival,
     stage: Stage,
+    /// The tag of a print whose rows never end, and how many were sent.
+    endless: Option<(Option<Vec<u8>>, u32)>,
 }
 
 /// A command that waits for its turn.
@@ -97,6 +102,7 @@ where
         replies: Replies::default(),
         arrived,
         stage: Stage::Open,
+        endless: None,
     };
     match session.run(stream, gone).await {
         Ok(()) => tracing::debug!(session = number, "session ended"),
@@ -115,6 +121,7 @@ impl Session {
         loop {
             self.read_ahead();
             self.execute();
+            self.add_rows();
             self.shared.drain_events_if_many().await;
             let now = Instant::now();
             let idle = self.queue.is_empty() && self.running.is_none();
@@ -145,6 +152,13 @@ impl Session {
                 _ = resumed.changed(), if stalled => {
                     self.stage = Stage::Open;
                 }
+                // Before what is sent, which may never end.
+                read = reader.read_buf(buffer), if self.stage == Stage::Open && room => {
+                    if read? == 0 {
+                        self.stage = Stage::HalfClosed;
+                    }
+                    self.arrived = Arrival { instant: Instant::now(), clock: self.shared.clock.now() };
+                }
                 sent = send(&mut writer, due), if !stalled && (!due.is_empty() || unflushed) => {
                     match sent? {
                         Some(0) => return Ok(()),
@@ -154,12 +168,6 @@ impl Session {
                         }
                         None => unflushed = false,
                     }
-                }
-                read = reader.read_buf(buffer), if self.stage == Stage::Open && room => {
-                    if read? == 0 {
-                        self.stage = Stage::HalfClosed;
-                    }
-                    self.arrived = Arrival { instant: Instant::now(), clock: self.shared.clock.now() };
                 }
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() && !stalled => {}
             }
@@ -271,6 +279,26 @@ impl Session {
         }
     }
 
+    /// Keeps some rows unsent, where a print never ends.
+    fn add_rows(&mut self) {
+        let Some((tag, sent)) = &mut self.endless else { return };
+        if self.stage == Stage::Stalled {
+            return;
+        }
+        while self.replies.bytes < READ {
+            *sent = sent.wrapping_add(1);
+            let address = std::net::Ipv4Addr::from(0x0B00_0000 | *sent & 0x00FF_FFFF).to_string();
+            self.replies.push(Instant::now(), |out| {
+                let mut reply = Reply::new(out, tag.as_deref());
+                reply.row();
+                reply.attribute(b".id", print_id(u64::from(*sent)).as_bytes());
+                reply.attribute(b"list", b"endless");
+                reply.attribute(b"address", address.as_bytes());
+                reply.end();
+            });
+        }
+    }
+
     fn apply(&mut self, state: &mut State, job: Job, turn: Turn, now: Timestamp) {
         let command = Command::parse(&job.sentence);
         let moment = Moment { received: job.arrived.clock, now };
@@ -283,8 +311,13 @@ impl Session {
                 Outcome::Done { ret: None }
             }
             None => {
-                let caller = &mut self.caller;
-                let outcome = self.replies.push(due, |out| caller.execute(state, &command, moment, out));
+                self.caller.shown = 0;
+                let mut whole = Vec::new();
+                let outcome = self.caller.execute(state, &command, moment, &mut whole);
+                // Rows leave while they are made, and occupy the router meanwhile.
+                let making = state.costs.print_per_property.saturating_mul(self.caller.shown);
+                let rows = state.processor.reserve(turn.end, making);
+                self.replies.push_over(due, rows.end - turn.end, &whole);
                 if matches!(outcome, Outcome::Fatal { .. }) {
                     self.stage = Stage::Closing;
                 }
@@ -305,6 +338,16 @@ impl Session {
                 self.caller.execute(state, &command, moment, &mut Vec::new());
                 self.stage = Stage::Closing;
                 Outcome::Lost { applied: true }
+            }
+            Some(Fault::EndlessRows) => {
+                self.endless = Some((command.tag.map(<[u8]>::to_vec), 0));
+                Outcome::Lost { applied: false }
+            }
+            Some(Fault::Swallow { applied }) => {
+                if applied {
+                    self.caller.execute(state, &command, moment, &mut Vec::new());
+                }
+                Outcome::Lost { applied }
             }
             Some(Fault::Trap { message, category }) => {
                 state.counts.commands += 1;
@@ -341,6 +384,19 @@ impl Replies {
         result
     }
 
+    /// Appends a reply whose bytes become due one after another within this time.
+    fn push_over(&mut self, due: Instant, within: Duration, bytes: &[u8]) {
+        if within.is_zero() {
+            return self.push(due, |out| out.extend_from_slice(bytes));
+        }
+        let mut before = 0;
+        for piece in bytes.chunks(PIECE) {
+            before += piece.len();
+            let share = before as f64 / bytes.len() as f64;
+            self.push(due + within.mul_f64(share), |out| out.extend_from_slice(piece));
+        }
+    }
+
     fn due(&self, now: Instant) -> &[u8] {
         match self.chunks.front() {
             Some((due, bytes)) if *due <= now => &bytes[self.sent..],
@@ -375,7 +431,8 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resul
 fn cost(state: &mut State, sentence: &Sentence) -> Duration {
     let costs = state.costs;
     match Command::verb_of(Command::parse_path(sentence)) {
-        Verb::Add(_) | Verb::Set(_) | Verb::Remove(_) => costs.insert,
+        Verb::Add(_) | Verb::Set(_) => costs.insert,
+        Verb::Remove(_) => costs.remove.unwrap_or(costs.insert),
         Verb::Print(family) => {
             let entries = u32::try_from(state.table_mut(family).len()).unwrap_or(u32::MAX);
             costs.scan_per_entry.saturating_mul(entries)

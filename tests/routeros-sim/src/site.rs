@@ -7,6 +7,8 @@ use crate::version::Version;
 
 /// What an administrator configured: users, groups, rules and services. A reboot keeps it.
 pub(crate) struct Site {
+    /// The board's, where it is one of MikroTik's.
+    pub(crate) serial: Option<String>,
     /// What it is written and typed as.
     pub(crate) version: Version,
     pub(crate) users: Vec<User>,
@@ -16,6 +18,10 @@ pub(crate) struct Site {
     pub(crate) last_rule: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) certificates: Vec<Certificate>,
+    /// The addresses of its interfaces, each with the length of its network, as `192.168.88.1/24`.
+    pub(crate) addresses: Vec<String>,
+    /// What it has by DHCP: an address like those above, and the gateway.
+    pub(crate) leases: Vec<(String, String)>,
 }
 
 /// The two tables of rules that can use an address list.
@@ -84,7 +90,18 @@ impl Site {
         for (name, policies) in [("read", read), ("write", write), ("full", Policies::FULL)] {
             groups.push(Group { name: name.to_owned(), policies });
         }
-        Self { version, users, groups, rules: Vec::new(), last_rule: 0, services, certificates: Vec::new() }
+        Self {
+            serial: None,
+            version,
+            users,
+            groups,
+            rules: Vec::new(),
+            last_rule: 0,
+            services,
+            certificates: Vec::new(),
+            addresses: Vec::new(),
+            leases: Vec::new(),
+        }
     }
 
     /// The rules that use a list as the senders that they are for.

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 use crate::address::Family;
 use crate::address_list::{Record, Table, print_id};
+use crate::board::Board;
 use crate::cost::{Costs, Processor};
 use crate::event::{Event, EventEntry, EventKind};
 use crate::fault::Faults;
 use crate::journal::{Counts, Journal};
-use crate::page::{Board, Zone};
+use crate::page::Zone;
 use crate::site::Site;
 use crate::timeout::Timeout;
 use crate::version::Version;
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub(crate) journal: Journal,
     pub(crate) counts: Counts,
     pub(crate) booted: Timestamp,
+    /// How many connections there are.
+    pub(crate) sessions: usize,
     /// Overrides the measured load, in percent.
     pub(crate) cpu_load: Option<u8>,
     /// Events not yet handed to the watcher; `None` when nobody watches.
@@ -67,6 +70,7 @@ impl State {
             journal: Journal::new(journal),
             counts: Counts::default(),
             booted: now,
+            sessions: 0,
             cpu_load: None,
             events: watched.then(VecDeque::new),
             lapse_awaited: None,

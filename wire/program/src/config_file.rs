@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use crate::toml_words;
+
 /// The text of a configuration file, and where it came from.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigFile<'a> {
@@ -59,7 +61,7 @@ impl ConfigFile<'_> {
     /// The file as it is written, without a look at what its values mean.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         toml::from_str(self.text)
-            .map_err(|error| self.at(error.span().unwrap_or(0..0), error.message().to_owned()))
+            .map_err(|error| self.at(error.span().unwrap_or(0..0), toml_words::plain(error.message())))
     }
 
     /// A mistake at a place of the text, which is counted in bytes.

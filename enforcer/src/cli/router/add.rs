@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use atalaya_enforcer::bans::allow::{AllowError, What};
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::desired::ListConfig;
@@ -22,7 +23,9 @@ use tokio::time::timeout;
 use super::check::{commands, show};
 use super::prompt::Prompt;
 use super::section::{PasswordPlace, Section};
+use super::unfinished::{Answers, Unfinished};
 use crate::cli::paint::Paint;
+use crate::cli::reload;
 
 /// How long a port may take to present a certificate before it is taken for one without.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -58,6 +61,10 @@ pub struct Arguments {
     /// Change nothing on the router: do not try to add an entry to a scratch list and remove it again
     #[arg(long)]
     read_only: bool,
+    /// A network, an address or a DNS name of your own, which is never banned; once for each. Only where the
+    /// configuration has no `allow` yet
+    #[arg(long, value_name = "NETWORK")]
+    allow: Vec<String>,
     /// Append the section to the configuration file without asking
     #[arg(long)]
     write: bool,
@@ -67,6 +74,8 @@ pub struct Arguments {
 struct NewRouter {
     router: RouterConfig,
     place: PasswordPlace,
+    allow: Vec<String>,
+    unfinished: Unfinished,
     prompt: Prompt,
     runtime: Runtime,
     writes: bool,
@@ -77,47 +86,78 @@ struct NewRouter {
 impl Arguments {
     /// Asks for what was not given, checks the router, and prints or writes its section.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let (lists, taken) = match Config::read(config) {
+        let (lists, taken, has_allow) = match Config::read(config) {
             Ok(config) => {
-                (config.list, config.routers.into_iter().map(|router| router.name).collect::<Vec<_>>())
+                let has_allow = !config.allow.networks.is_empty() || !config.allow.names.is_empty();
+                let taken = config.routers.into_iter().map(|router| router.name).collect::<Vec<_>>();
+                (config.list, taken, has_allow)
             }
             // The first router may be the beginning of the configuration.
             Err(ConfigError::Read { path, source })
                 if path == config && source.kind() == io::ErrorKind::NotFound =>
             {
-                (ListConfig::default(), Vec::new())
+                (ListConfig::default(), Vec::new(), false)
             }
             Err(error) => return Err(error.into()),
         };
+        if has_allow && !self.allow.is_empty() {
+            bail!("{} has `allow` already: add to it there", config.display());
+        }
         let prompt = Prompt::new();
-        let name: Name = prompt.value(self.name, "Name of the router, such as edge", None, "NAME")?;
+        let mut unfinished = Unfinished::beside(config);
+        let before = earlier(&unfinished, prompt, &taken)?;
+        let name: Name =
+            prompt.value(self.name.or(before.name), "Name of the router, such as edge", None, "NAME")?;
         if taken.contains(&name) {
             bail!(
                 "{} has a router {name} already; `atalaya-enforcer router check {name}` looks at it",
                 config.display()
             );
         }
+        unfinished.answers.name = Some(name.clone());
+        let known = self.address.or(before.address.and_then(|address| address.parse().ok()));
         let address: Endpoint = prompt.value(
-            self.address,
+            known,
             "Its address, with a port where it is not the usual one",
             None,
             "--address",
         )?;
-        let user: String = prompt.value(self.user, "API user", Some("atalaya"), "--user")?;
+        unfinished.answers.address = Some(address.to_string());
+        let user: String = prompt.value(self.user.or(before.user), "API user", Some("atalaya"), "--user")?;
         if user.is_empty() {
             bail!("the user's name is empty");
+        }
+        unfinished.answers.user = Some(user.clone());
+        let allow = match before.allow {
+            _ if has_allow => Vec::new(),
+            Some(allow) if self.allow.is_empty() => allow,
+            _ => own_networks(self.allow, prompt)?,
+        };
+        unfinished.answers.allow = Some(allow.clone());
+        if prompt.is_somebody() {
+            unfinished.keep()?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut router = RouterConfig::new(name, address, user, Password::new(""));
         router.lists.clone_from(&lists.names);
         router.mark.clone_from(&lists.mark);
-        router.tls = self.fingerprint;
+        router.tls = self.fingerprint.or(before.fingerprint);
         let place = PasswordPlace::New(Password::new(""));
-        let mut walk = NewRouter { router, place, prompt, runtime, writes: !self.read_only };
+        let mut walk =
+            NewRouter { router, place, allow, unfinished, prompt, runtime, writes: !self.read_only };
         if walk.router.tls.is_none() {
             walk.find_certificate()?;
         }
-        let is_new = walk.take_password(self.password_file, self.new_user)?;
+        let is_new = match before.password {
+            // Its user may be on the router already.
+            Some(password) if self.password_file.is_none() && !self.new_user => {
+                walk.set_password(&password);
+                before.is_new
+            }
+            _ => walk.take_password(self.password_file, self.new_user)?,
+        };
+        walk.unfinished.answers.is_new = is_new;
+        walk.keep()?;
         if is_new {
             let user = command::add_user(&walk.router.user, walk.router.password.expose());
             commands(out, &walk.router.name, &[&command::add_group(), &user])?;
@@ -133,6 +173,20 @@ impl Arguments {
 // === impl NewRouter ===
 
 impl NewRouter {
+    /// Keeps what was answered, for another walk; where nobody answers there is nothing to keep.
+    fn keep(&mut self) -> anyhow::Result<()> {
+        if !self.prompt.is_somebody() {
+            return Ok(());
+        }
+        self.unfinished.answers.fingerprint = self.router.tls;
+        self.unfinished.answers.address = Some(self.router.address.to_string());
+        self.unfinished.answers.password = match &self.place {
+            PasswordPlace::New(password) => Some(password.expose().to_owned()),
+            PasswordPlace::Kept(_) => None,
+        };
+        self.unfinished.keep()
+    }
+
     /// Pins what api-ssl presents, where somebody agrees or nobody is there to ask.
     fn find_certificate(&mut self) -> anyhow::Result<()> {
         let router = &self.router;
@@ -240,6 +294,7 @@ impl NewRouter {
             {
                 self.place = PasswordPlace::New(Password::new(""));
                 self.set_password(&password);
+                self.keep()?;
                 continue;
             }
             if !self.prompt.agrees("Check again?", report.worst() == Grade::Fault)? {
@@ -257,9 +312,11 @@ impl NewRouter {
         out: &mut impl Write,
     ) -> anyhow::Result<ExitCode> {
         self.router.ipv6 = report.is_none_or(|report| !report.lacks_ipv6);
-        let Self { router, place, prompt, .. } = self;
-        let section = Section { router: &router, password: place };
-        writeln!(out, "For {}:\n\n{}", config.display(), section.text())?;
+        self.keep()?;
+        let Self { router, place, allow, unfinished, prompt, .. } = self;
+        let section = Section { router: &router, password: place, allow };
+        let allow = section.allow_line().map(|line| line + "\n").unwrap_or_default();
+        writeln!(out, "For {}:\n\n{allow}{}", config.display(), section.text())?;
         out.flush()?;
         let admitted = report.is_none_or(Readiness::admitted);
         let name = &router.name;
@@ -273,11 +330,8 @@ impl NewRouter {
                 .agrees(&format!("Append it to {}?", config.display()), admitted && prompt.is_somebody())?
         {
             section.append_to(config)?;
-            writeln!(
-                out,
-                "Appended to {}; the enforcer takes it up when it starts again.",
-                config.display()
-            )?;
+            writeln!(out, "Appended to {}.", config.display())?;
+            reload::after_adding(name, config, prompt, out)?;
         } else if let PasswordPlace::New(_) = &section.password {
             let file = section.password_file();
             writeln!(
@@ -286,6 +340,8 @@ impl NewRouter {
                 file.display()
             )?;
         }
+        // Appended, or deliberately not: there is nothing to go on with.
+        unfinished.done();
         if report.is_none() {
             writeln!(
                 out,
@@ -294,6 +350,36 @@ impl NewRouter {
         }
         let faulty = report.is_some_and(|report| report.worst() == Grade::Fault);
         Ok(if faulty { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// What was answered to a walk that was broken off, where somebody wants to go on with it.
+fn earlier(unfinished: &Unfinished, prompt: Prompt, taken: &[Name]) -> anyhow::Result<Answers> {
+    let unfinished =
+        unfinished.earlier().filter(|answers| !answers.name.iter().any(|name| taken.contains(name)));
+    let Some(answers) = unfinished.filter(|_| prompt.is_somebody()) else { return Ok(Answers::default()) };
+    let name = answers.name.as_ref().map(Name::as_str).unwrap_or_default();
+    let address = answers.address.as_deref().unwrap_or("no address yet");
+    let question =
+        format!("Router {name} ({address}) was begun before and not finished. Go on with those answers?");
+    Ok(if prompt.agrees(&question, true)? { answers } else { Answers::default() })
+}
+
+/// The administrators' own networks, which are never banned: what was given, or what is answered.
+fn own_networks(given: Vec<String>, prompt: Prompt) -> anyhow::Result<Vec<String>> {
+    let parse = |texts: Vec<String>| -> Result<Vec<String>, AllowError> {
+        texts.iter().map(|text| Ok(What::parse(text)?.key())).collect()
+    };
+    if !given.is_empty() || !prompt.is_somebody() {
+        return Ok(parse(given)?);
+    }
+    loop {
+        let question = "Your own networks, addresses or names, with blanks between them: they are never banned (Enter alone: none)";
+        let answer: String = prompt.value(None, question, Some(""), "--allow")?;
+        match parse(answer.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect()) {
+            Ok(networks) => return Ok(networks),
+            Err(error) => eprintln!("{error}"),
+        }
     }
 }
 

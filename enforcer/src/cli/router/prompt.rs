@@ -54,7 +54,9 @@ impl Prompt {
                 _ => bail!("{flag} is missing, and there is no terminal to ask at"),
             }
         }
-        let hint = default.map_or_else(String::new, |default| format!(" [{default}]"));
+        let hint = default
+            .filter(|default| !default.is_empty())
+            .map_or_else(String::new, |default| format!(" [{default}]"));
         loop {
             let answer = ask(&format!("{question}{hint}: "))?;
             let answer = if answer.is_empty() { default.unwrap_or_default() } else { &answer };

@@ -9,12 +9,17 @@ use anyhow::{Context, bail};
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::router::{Password, RouterConfig};
 
+use super::unfinished::make_folder;
+
 /// What a router's section says.
 pub struct Section<'a> {
     /// What is written of it: address, user, the certificate that is pinned, and `ipv6` where it is off.
     pub router: &'a RouterConfig,
     /// Where its password is.
     pub password: PasswordPlace,
+    /// What is never banned, for a configuration that says nothing of it; as [`What`](atalaya_enforcer::bans::allow::What)
+    /// reads it.
+    pub allow: Vec<String>,
 }
 
 /// Where the password is, or goes.
@@ -31,6 +36,13 @@ struct TentativeFile(Option<PathBuf>);
 // === impl Section ===
 
 impl Section<'_> {
+    /// The line that goes to the beginning of the configuration, before every table; none where nothing was said.
+    pub fn allow_line(&self) -> Option<String> {
+        let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
+        let all: Vec<String> = self.allow.iter().map(quoted).collect();
+        (!all.is_empty()).then(|| format!("allow = [{}]\n", all.join(", ")))
+    }
+
     /// As it goes to the end of the configuration: `[router.NAME]` and its settings.
     pub fn text(&self) -> String {
         let router = self.router;
@@ -60,6 +72,7 @@ impl Section<'_> {
     /// in one step, and only by one that parses; a password goes into a new file beside it that its owner
     /// alone can read. Where anything fails, both are as before.
     pub fn append_to(&self, config: &Path) -> anyhow::Result<()> {
+        make_folder(config)?;
         // What a link leads to is replaced, not the link.
         let path = match config.canonicalize() {
             Ok(path) => path,
@@ -73,7 +86,7 @@ impl Section<'_> {
         };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let owner = path.metadata().ok();
-        let mut after = before;
+        let mut after = self.allow_line().unwrap_or_default() + &before;
         if !after.is_empty() && !after.ends_with('\n') {
             after.push('\n');
         }
@@ -165,7 +178,7 @@ mod tests {
     }
 
     fn section(router: &RouterConfig) -> Section<'_> {
-        Section { router, password: PasswordPlace::New(router.password.clone()) }
+        Section { router, password: PasswordPlace::New(router.password.clone()), allow: Vec::new() }
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -192,7 +205,9 @@ mod tests {
         first.tls = Some(atalaya_wire::Fingerprint::of(b"x"));
         first.ipv6 = false;
         section(&first).append_to(&path).unwrap();
-        section(&router("a.b")).append_to(&path).unwrap();
+        let mut second = router("a.b");
+        second.address = "192.0.2.2".parse().unwrap();
+        section(&second).append_to(&path).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# mine\nlisten = \"127.0.0.1:0\" # why\n\n[router.edge]\n"), "{text}");
         let config = Config::read(&path).unwrap();
@@ -202,6 +217,20 @@ mod tests {
         assert_eq!(b.name.as_str(), "a.b");
         assert_eq!((mode(&path), mode(&folder.path().join("router-edge.password"))), (0o604, 0o600));
         assert_eq!(names(folder.path()), ["enforcer.toml", "router-a.b.password", "router-edge.password"]);
+    }
+
+    #[test]
+    fn what_is_never_banned_goes_before_every_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enforcer.toml");
+        fs::write(&path, "[list]\nname = \"bad\"").unwrap();
+        let router = router("edge");
+        let allow = vec!["192.0.2.0/24".to_owned(), "admin.example.org".to_owned()];
+        Section { allow, ..section(&router) }.append_to(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("allow = [\"192.0.2.0/24\", \"admin.example.org\"]\n[list]\n"), "{text}");
+        let config = Config::read(&path).unwrap();
+        assert_eq!((config.list.names[0].as_str(), config.allow.names.len()), ("bad", 1));
     }
 
     #[test]
@@ -229,7 +258,9 @@ mod tests {
         assert!(error.contains("--password-file"), "{error}");
         assert_eq!((fs::read_to_string(&secret).unwrap().as_str(), path.exists()), ("old", false));
         let kept = router("edge");
-        Section { router: &kept, password: PasswordPlace::Kept(secret) }.append_to(&path).unwrap();
+        Section { router: &kept, password: PasswordPlace::Kept(secret), allow: Vec::new() }
+            .append_to(&path)
+            .unwrap();
         assert_eq!(Config::read(&path).unwrap().routers[0].password.expose(), "old");
         assert_eq!(mode(&path), 0o640);
     }

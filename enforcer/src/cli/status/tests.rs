@@ -1,5 +1,6 @@
 use atalaya_enforcer::control::rates::RatesAnswer;
-use atalaya_enforcer::router::RouterStatus;
+use atalaya_enforcer::prefixes::Family;
+use atalaya_enforcer::router::{ListReading, RouterStatus};
 use serde_json::json;
 
 use super::*;
@@ -180,4 +181,32 @@ fn what_is_not_known_yet_is_not_well() {
         assert!(line.contains(says) && line.ends_with("not read yet)") && !line.contains("well"), "{line}");
         assert!(!status.is_well());
     }
+}
+
+#[test]
+fn a_reading_of_over_a_minute_tells_how_far_it_is() {
+    let reading = |rows, before| ListReading { family: Family::V4, since: at(9928), rows, before };
+    let mut status = site(3, 1, false);
+    for (reading, expected) in [
+        (
+            reading(0, None),
+            "edge-0: reading its IPv4 list for 1m 12s: it scans its table and has told nothing yet; new",
+        ),
+        (
+            reading(1, None),
+            "edge-0: reading its IPv4 list for 1m 12s: 1 entry so far; new bans are sent meanwhile",
+        ),
+        (reading(4000, Some(50_000)), "for 1m 12s: 4,000 entries so far, of 50,000 the last time; new bans"),
+    ] {
+        status.routers[0].status.reading = Some(reading);
+        let screen = screen(&status, Paint::plain(200, 24), 23).join("\n");
+        assert!(screen.contains(expected), "{screen}");
+    }
+    status.routers[0].status.reading = Some(ListReading { since: at(9945), ..reading(7, None) });
+    assert!(!screen(&status, Paint::plain(200, 24), 23).join("\n").contains("reading its"));
+    for router in &mut status.routers {
+        router.status.reading = Some(reading(7, None));
+    }
+    let screen = screen(&status, Paint::plain(200, 24), 23).join("\n");
+    assert!(screen.contains("and 1 other for over a minute: atalaya-enforcer routers"), "{screen}");
 }

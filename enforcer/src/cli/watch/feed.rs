@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use atalaya_enforcer::control::answers::Status;
 use atalaya_enforcer::ledger::{Ban, Selection, Which};
+use atalaya_program::causes::Causes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -68,7 +69,7 @@ async fn ask(socket: &Socket, reports: &Sender<News>) {
         interval.tick().await;
         let report = match timeout(DEADLINE, answers(socket)).await {
             Ok(Ok((status, latest))) => News::Now { status: Box::new(status), latest },
-            Ok(Err(error)) => News::Lost(format!("{error:#}")),
+            Ok(Err(error)) => News::Lost(Causes(error.as_ref()).to_string()),
             Err(_) => News::Lost(format!("no answer within {} s", DEADLINE.as_secs())),
         };
         if reports.send(report).is_err() {

@@ -131,7 +131,7 @@ fn draw_headline(frame: &mut Frame, picture: &Picture, status: &Status, now: Tim
         Span::styled(well, picture.style(tint)),
         Span::raw(format!("  {}", words::counted(status.bans, "ban"))),
         Span::raw(format!("  up {up}")),
-        Span::raw(format!("  {}", status.now.strftime("%H:%M:%SZ"))),
+        Span::raw(format!("  {}", words::hour_of_zone(status.now))),
     ];
     // Last, for it is the first to be cut off where the row is short.
     line.extend(status.open_files.map(|files| Span::raw(format!("  {}", open_files(files)))));

@@ -21,6 +21,8 @@ use crate::desired::journal::{Journal, PrefixChange};
 pub struct Follower {
     desired: Arc<Desired>,
     journal: watch::Receiver<Journal>,
+    /// How often the allow list changed, seen as far as it was told.
+    allow_changes: watch::Receiver<u64>,
     names: Names,
     /// The most changes, and the most bans of a snapshot, that are told at once.
     piece: usize,
@@ -57,8 +59,8 @@ enum Rest {
 impl Follower {
     /// A follower that says that it stands there, and is told so many changes, and bans of a snapshot, at once.
     pub fn new(desired: Arc<Desired>, names: Names, asked: Option<Position>, piece: usize) -> Self {
-        let journal = desired.journal();
-        Self { desired, journal, names, piece: piece.max(1), place: None, asked }
+        let (journal, allow_changes) = (desired.journal(), desired.allow_changes());
+        Self { desired, journal, allow_changes, names, piece: piece.max(1), place: None, asked }
     }
 
     /// Tells what comes next, one piece at most; a mark alone where nothing is new.
@@ -78,7 +80,8 @@ impl Follower {
             Rest::After(after) => after,
             Rest::Nothing => None,
         };
-        tell(BanLine::Mark { through: place.through, after });
+        let allow = Some(*self.allow_changes.borrow_and_update());
+        tell(BanLine::Mark { through: place.through, after, allow });
         self.place = Some(place);
     }
 
@@ -91,7 +94,11 @@ impl Follower {
     pub async fn has_more(&mut self) {
         let Some(place) = self.place.as_ref().filter(|place| place.rest == Rest::Nothing) else { return };
         let through = place.through;
-        if self.journal.wait_for(|journal| journal.last() > through).await.is_err() {
+        let ended = tokio::select! {
+            changed = self.journal.wait_for(|journal| journal.last() > through) => changed.is_err(),
+            changed = self.allow_changes.changed() => changed.is_err(),
+        };
+        if ended {
             std::future::pending::<()>().await;
         }
     }
@@ -136,7 +143,7 @@ impl Follower {
 
     fn tell_bans(&self, after: Option<IpNet>, now: Moment, tell: &mut impl FnMut(BanLine)) -> Rest {
         let mut bans = Vec::with_capacity(self.piece);
-        self.desired.each_after(after, self.piece, |net, until| bans.push((net, until)));
+        self.desired.each_after(after, self.piece, |net, until, _| bans.push((net, until)));
         let rest = match bans.last() {
             Some((last, _)) if bans.len() == self.piece => Rest::After(Some(*last)),
             _ => Rest::Nothing,

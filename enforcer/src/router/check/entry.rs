@@ -52,9 +52,12 @@ fn certificate(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
             );
             return Some(Finding::new(CHECK, Grade::Fault, says));
         }
-        Some(error @ (SessionError::Tls(_) | SessionError::TlsDeadline(_))) => {
+        Some(error @ (SessionError::Tls(_) | SessionError::TlsClosed(_) | SessionError::TlsDeadline(_))) => {
             let fault = Finding::new(CHECK, Grade::Fault, error.to_string());
             return Some(fault.mended_by(make_certificate(config, facts)));
+        }
+        Some(error @ SessionError::SpeaksPlain(_)) => {
+            return Some(Finding::new(CHECK, Grade::Fault, error.to_string()));
         }
         Some(error) if is_unreached(error) => return None,
         _ => {}
@@ -165,9 +168,11 @@ fn login(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
             "{error} before the login: `/ip/service print detail` at the router shows from which addresses the service may be used, and how many sessions it takes"
         )),
         error if is_unreached(error) => return None,
-        SessionError::WrongCertificate { .. } | SessionError::Tls(_) | SessionError::TlsDeadline(_) => {
-            return None;
-        }
+        SessionError::WrongCertificate { .. }
+        | SessionError::Tls(_)
+        | SessionError::TlsClosed(_)
+        | SessionError::TlsDeadline(_)
+        | SessionError::SpeaksPlain(_) => return None,
         error => fault(error.to_string()),
     })
 }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::release::Release;
 use super::rules::{Chains, Rule};
+use super::speed::Sample;
 use crate::prefixes::Family;
 use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::SessionError;
@@ -57,6 +58,8 @@ pub struct Facts {
     pub lists: [Page<ListContent>; 2],
     /// Whether the user could change a list.
     pub write: WriteTest,
+    /// Some adds that were timed, where nobody measured the board.
+    pub sample: Option<Sample>,
 }
 
 /// A page of the router.

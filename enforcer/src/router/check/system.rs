@@ -115,7 +115,7 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 /// Roughly how long, in words.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
         120..=7199 => format!("{} min", seconds / 60),

@@ -2,7 +2,7 @@
 //! to change a scratch list. Every step has its deadline of the configuration; nothing else is changed.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use mikrotik_rs::CommandBuilder;
@@ -17,6 +17,7 @@ use super::facts::{
 };
 use super::probe::presented_certificate;
 use super::rules::{Chains, Reading};
+use super::speed::{Sample, measured};
 use crate::clock::Clock;
 use crate::prefixes::Family;
 use crate::router::RouterConfig;
@@ -31,8 +32,15 @@ pub const SCRATCH_LIST: &str = "atalaya-check";
 /// What it puts there: an address of TEST-NET-1 (RFC 5737), which is nobody's.
 const SCRATCH_ADDRESS: &str = "192.0.2.1";
 
+/// How many adds are timed, and the address before theirs, of TEST-NET-2 (RFC 5737).
+const SAMPLE: u32 = 24;
+const SAMPLE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
+
 /// The most rows that are kept of a page that is no list.
 const MOST_ROWS: usize = 2000;
+
+/// The most bytes of rows that are kept in one visit. Those of a router that is well are a few hundred each.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Which page was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +64,8 @@ struct Visit<'a> {
     clock: &'a Clock,
     session: Session<PageName>,
     rows: HashMap<PageName, Vec<Row>>,
+    /// How many bytes of rows were kept.
+    kept: usize,
     asked_at: Instant,
     facts: Facts,
 }
@@ -95,6 +105,7 @@ pub async fn visit(config: &RouterConfig, clock: &Clock, writes: bool) -> Facts 
                 clock,
                 session,
                 rows: HashMap::new(),
+                kept: 0,
                 asked_at: Instant::now(),
                 facts,
             };
@@ -186,7 +197,7 @@ impl Visit<'_> {
         }
         self.read_all().await?;
         // The lists come last, for a big one keeps the router busy before its first row.
-        self.session.set_idle(self.config.deadlines.idle);
+        self.session.set_idle(self.config.deadlines.scan);
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
             self.ask(family.print(), PageName::List(family), |command| {
@@ -194,9 +205,13 @@ impl Visit<'_> {
             });
             self.read_all().await?;
         }
-        self.session.set_idle(self.config.deadlines.answer);
+        // So does the write test where it finds its entry there already.
         if writes {
             self.facts.write = self.try_to_write().await?;
+            let board = self.facts.resource.shown().map(|resource| resource.board.as_str());
+            if self.facts.write == WriteTest::Passed && board.is_some_and(|board| measured(board).is_none()) {
+                self.facts.sample = self.time_adds().await?;
+            }
         }
         Ok(())
     }
@@ -234,7 +249,8 @@ impl Visit<'_> {
                 }
                 CommandAnswer::Row(asked, row) => {
                     let rows = self.rows.entry(asked).or_default();
-                    if rows.len() < MOST_ROWS {
+                    if rows.len() < MOST_ROWS && self.kept + row.size() <= MOST_BYTES {
+                        self.kept += row.size();
                         rows.push(row);
                     }
                 }
@@ -333,6 +349,44 @@ impl Visit<'_> {
             Err(trap) if trap.meaning != TrapMeaning::NoSuchItem => failed("remove", trap),
             _ => Ok(WriteTest::Passed),
         }
+    }
+
+    /// Adds some entries to the scratch list at once, and removes them. `None` where one is refused, as where those of
+    /// another check are there; what is not removed ends by its own timeout.
+    async fn time_adds(&mut self) -> Result<Option<Sample>, SessionError> {
+        let comment = self.mark.comment("check");
+        let began = Instant::now();
+        for place in 1..=SAMPLE {
+            let address = Ipv4Addr::from(SAMPLE_ADDRESS.to_bits() + place).to_string();
+            let add = self
+                .session
+                .command(Family::V4.add())
+                .attribute("list", Some(SCRATCH_LIST))
+                .attribute("address", Some(&address))
+                .attribute("timeout", Some("10s"))
+                .attribute("comment", Some(&comment));
+            self.session.send(add, PageName::Write);
+        }
+        let mut ids = Vec::new();
+        let (mut refused, mut first) = (false, None);
+        while self.session.in_flight() > 0 {
+            let answer = self.session.answer().await?;
+            first = first.or_else(|| Some(Instant::now()));
+            match answer {
+                CommandAnswer::Done(_, id) => ids.extend(id),
+                CommandAnswer::Trap(..) => refused = true,
+                CommandAnswer::Row(..) => {}
+            }
+        }
+        // Both leave out the way; where either was held up, the other is longer.
+        let after_first = first.map_or(Duration::ZERO, |first| first.elapsed());
+        let took = began.elapsed().saturating_sub(self.facts.round_trip.unwrap_or_default()).max(after_first);
+        if !ids.is_empty() {
+            let remove = self.session.command(Family::V4.remove()).attribute(".id", Some(&ids.join(",")));
+            // One that ended meanwhile is no harm.
+            let _ = self.carry_out(remove).await?;
+        }
+        Ok((!refused).then_some(Sample { adds: SAMPLE, took }))
     }
 
     /// The id of the entry that the write test finds in its place.

@@ -98,6 +98,7 @@ impl LocalDrop {
                     state.settle_own_bans(detector, outbox, now);
                 }
                 BanChange::Reached(_) => state.review(detector, outbox, now),
+                BanChange::AllowList => self.allow_changed.notify_one(),
             }
         }
     }

@@ -6,10 +6,11 @@ use std::sync::PoisonError;
 
 use atalaya_wire::{Name, Offence, canonical};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 use super::{LocalDrop, State};
 use crate::detector::Detector;
-use crate::jail::OwnBan;
+use crate::jail::{OwnBan, sooner};
 use crate::local_drop::moment::Moment;
 use crate::local_drop::table::{By, Deadline, Table};
 
@@ -43,6 +44,7 @@ impl LocalDrop {
             return true;
         }
         let until = offence.bantime.end(offence.time);
+        let until = state.unanswered().map_or(until, |patience| sooner(until, offence.time, patience));
         state.ban(By::Own, network, now.deadline(until), now);
         false
     }
@@ -118,13 +120,20 @@ impl State {
         ban.net.unwrap_or_else(|| self.network(jail, address))
     }
 
+    /// For how long a ban is dropped that the enforcer has not confirmed; for its whole time where none was joined, for
+    /// then the jails here are all there is.
+    fn unanswered(&self) -> Option<SignedDuration> {
+        self.config.as_ref().filter(|_| self.has_joined).map(|config| config.unanswered.signed())
+    }
+
     /// Drops for the jails here what they ban, and nothing else.
     pub(super) fn take_own_bans(&mut self, detector: &Detector, now: Moment) {
         let mut wanted: HashMap<IpNet, Deadline> = HashMap::new();
         for (jail, address, ban) in detector.own_bans(None, now.wall).filter(|(_, _, ban)| ban.drops()) {
             let deadline = wanted.entry(self.network_of(jail, address, ban)).or_default();
-            *deadline = now.deadline(ban.until).max(*deadline);
+            *deadline = now.deadline(ban.drops_until(self.unanswered())).max(*deadline);
         }
+        wanted.retain(|_, deadline| *deadline > now.boot);
         self.change(|table: &mut Table| {
             let gone: Vec<IpNet> =
                 table.banned_by(By::Own).filter(|network| !wanted.contains_key(network)).collect();
@@ -159,7 +168,8 @@ impl State {
             let of_it = detector.own_bans(Some(network), now.wall).filter(|(jail, address, ban)| {
                 ban.drops() && self.network_of(jail, *address, ban) == network
             });
-            let deadline = of_it.map(|(_, _, ban)| now.deadline(ban.until)).max().unwrap_or(0);
+            let deadline = of_it.map(|(_, _, ban)| now.deadline(ban.drops_until(self.unanswered())));
+            let deadline = deadline.filter(|deadline| *deadline > now.boot).max().unwrap_or(0);
             self.change(|table| table.say(By::Own, network, deadline, now.boot));
         }
     }

@@ -30,6 +30,29 @@ fn network() -> IpNet {
 }
 
 #[test]
+fn the_allow_list_is_read_anew_where_its_number_or_the_stream_is_another_and_not_after_a_cut() {
+    let (mut reading, now) = (Reading::default(), Instant::now());
+    let other = BEGIN.replace(r#""s""#, r#""t""#);
+    let mark = |allow: u64| format!(r#"{{"mark":{{"through":7,"allow":{allow}}}}}"#);
+    for (lines, expected) in [
+        (vec![BEGIN.to_owned(), mark(0)], 1),
+        (vec![mark(0)], 0),
+        (vec![mark(1), mark(1), MARK.to_owned(), mark(1)], 1),
+        (vec!["cut".to_owned(), RESUMED.to_owned(), mark(1)], 0),
+        (vec!["cut".to_owned(), other, mark(1)], 1),
+    ] {
+        let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        if lines[0] == "cut" {
+            reading.connect(0);
+            lines.remove(0);
+        }
+        let changes = read(&mut reading, &lines, now).unwrap();
+        let allow = changes.iter().filter(|change| **change == BanChange::AllowList).count();
+        assert_eq!(allow, expected, "{lines:?}");
+    }
+}
+
+#[test]
 fn a_snapshot_that_is_cut_goes_on_and_is_whole_at_the_first_mark_outside_it() {
     let (mut reading, now) = (Reading::default(), Instant::now());
     assert_eq!(reading.connect(3), None);

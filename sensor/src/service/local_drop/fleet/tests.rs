@@ -1,10 +1,11 @@
 //! With the kernel's own maps, which need root; no program looks at them.
 
 use atalaya_sensor_ebpf::local_drop::{ALLOW_MAP, BANS_MAP, KINDS_MAP, PREFIXES_MAP, TOTALS_MAP};
-use atalaya_wire::{BanTime, Grounds, Left, Ruling};
+use atalaya_wire::{BanTime, Grounds, Left, Ruling, Seconds};
 use jiff::Timestamp;
 
 use super::*;
+use crate::config::LocalDropConfig;
 use crate::detector::Sent;
 use crate::kernel::maps::Maps;
 use crate::loader::local_drop::OBJECT;
@@ -105,6 +106,36 @@ fn reset(ledger: &str, answered: u64) -> BanChange {
 
 fn mark() -> BanChange {
     BanChange::Reached(atalaya_wire::Position { stream: "s".parse().unwrap(), through: 1, after: None })
+}
+
+#[tokio::test]
+async fn what_the_enforcer_has_not_confirmed_is_dropped_for_a_while_only_and_not_anew_by_a_restart() {
+    let mut scene = Scene::new();
+    let config = LocalDropConfig { unanswered: Seconds(300), ..LocalDropConfig::default() };
+    scene.drop.lock().config = Some(config);
+    scene.drop.lock().has_joined = true;
+    scene.ban("a", "192.0.2.1", 1);
+    scene.ban("a", "192.0.2.2", 2);
+    scene.rule("a", "192.0.2.2", 2, banned("192.0.2.2"));
+    let ends = |scene: &Scene| -> Vec<(String, bool)> {
+        let state = scene.drop.lock();
+        let mut there = state.running.as_ref().unwrap().bans.all();
+        there.sort_unstable();
+        let forever = |deadline: Deadline| deadline == Deadline::MAX;
+        there.into_iter().map(|(network, end)| (shown(network), forever(end))).collect()
+    };
+    let expected = [("192.0.2.1".to_owned(), false), ("192.0.2.2".to_owned(), true)];
+    assert_eq!(ends(&scene), expected);
+    // As a restart does, and after the while is over, an hour later.
+    scene.drop.lock().take_own_bans(&scene.watch.detector, Moment::now());
+    assert_eq!(ends(&scene), expected);
+    let now = Moment::now();
+    let later = Moment { wall: now.wall + AN_HOUR, boot: now.boot + 3_600_000_000_000 };
+    scene.drop.lock().take_own_bans(&scene.watch.detector, later);
+    assert_eq!(ends(&scene), expected[1..]);
+    // The answer makes it whole.
+    scene.rule("a", "192.0.2.1", 1, banned("192.0.2.1"));
+    assert_eq!(ends(&scene), [("192.0.2.1".to_owned(), true), expected[1].clone()]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use routeros_sim::{ApiSsl, Router};
+use routeros_sim::{ApiSsl, Model, Router};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -69,13 +69,18 @@ struct Cli {
     #[arg(long, value_name = "PATH")]
     refuse: Vec<String>,
 
-    /// The board's name
+    /// The board: rb5009, hap-ax3, hex or rb951 with the memory, the processor and the costs that were measured of it;
+    /// or any other name, which costs nothing
     #[arg(long, value_name = "NAME", default_value = "RB5009UG+S+")]
     board: String,
 
-    /// The board's memory in MiB
+    /// The memory in MiB of a board of another name
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u64,
+
+    /// Take an add beside a disabled entry of the same address; it is not known whether RouterOS does
+    #[arg(long)]
+    beside_disabled: bool,
 
     /// Do without /ipv6
     #[arg(long)]
@@ -90,12 +95,12 @@ struct Cli {
     round_trip: Duration,
 
     /// How long each add, set and remove occupies the router; 1.2ms on an RB5009
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = time)]
-    insert_cost: Duration,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    insert_cost: Option<Duration>,
 
     /// How long print occupies the router for each entry of the table; 50us on an RB5009
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = time)]
-    scan_cost: Duration,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    scan_cost: Option<Duration>,
 
     /// The most connections at once
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -125,7 +130,7 @@ const EXAMPLES: &str = "\
 Examples:
   routeros-sim --listen 127.0.0.1:8728 --user u --password p
       a router that costs nothing, for tests of clients
-  routeros-sim --round-trip 33ms --insert-cost 1.2ms --scan-cost 50us --events json
+  routeros-sim --board rb5009 --round-trip 33ms --events json
       one like an RB5009 across a WAN
   routeros-sim --tls --listen 127.0.0.1:8729 --certificate /tmp/router.der
       api-ssl, with the certificate for clients to pin
@@ -169,12 +174,19 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
             ApiSslState::WithoutCertificate => ApiSsl::WithoutCertificate,
             ApiSslState::WithCertificate => ApiSsl::WithCertificate,
         })
-        .board(&cli.board, cli.memory.saturating_mul(1024 * 1024))
         .ipv6(!cli.no_ipv6)
         .round_trip(cli.round_trip)
-        .insert_cost(cli.insert_cost)
-        .scan_cost_per_entry(cli.scan_cost)
         .max_sessions(cli.max_sessions);
+    builder = match Model::of(&cli.board) {
+        Some(model) => builder.model(model),
+        None => builder.board(&cli.board, cli.memory.saturating_mul(1024 * 1024)),
+    };
+    if let Some(insert) = cli.insert_cost {
+        builder = builder.insert_cost(insert);
+    }
+    if let Some(scan) = cli.scan_cost {
+        builder = builder.scan_cost_per_entry(scan);
+    }
     for path in &cli.refuse {
         builder = builder.refuse(path);
     }
@@ -188,6 +200,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         events = Some(receiver);
     }
     let router = builder.start().await?;
+    router.take_beside_disabled(cli.beside_disabled);
     if let (Some(file), Some(certificate)) = (&cli.certificate, router.certificate()) {
         std::fs::write(file, certificate).with_context(|| format!("cannot write {}", file.display()))?;
     }

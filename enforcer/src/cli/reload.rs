@@ -1,0 +1,140 @@
+//! `reload`: the running enforcer goes on with the configuration as it is now, after it was printed what that changes.
+
+use std::io::Write;
+use std::path::Path;
+
+use atalaya_enforcer::config::Config;
+use atalaya_enforcer::control::reload::{ReloadAnswer, ReloadRequest};
+use atalaya_wire::Name;
+
+use super::router::prompt::Prompt;
+use super::socket::{Socket, print_json};
+use super::words;
+
+/// The socket's resource.
+const PATH: &str = "reload";
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    atalaya-enforcer reload --dry-run   # prints what would change, and changes nothing\n  \
+    atalaya-enforcer reload\n\n\
+    A mistake anywhere leaves everything as it was. Sensors stay connected; a router logs in anew only where its address, \
+    user, password or fingerprint is another. SIGHUP does the same, and logs what changes.")]
+pub struct Arguments {
+    /// Change nothing: only print what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Present a new certificate although enrolled sensors pin the one before; each must then join again
+    #[arg(long)]
+    new_certificate: bool,
+    /// Print JSON: {changes, unchanged, warnings, applied, lifted, routers}
+    #[arg(long)]
+    json: bool,
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    /// Prints what changes, then lets it change.
+    pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+        // A mistake is told here as `check` tells it, also where no enforcer runs.
+        let read = Config::read(config)?;
+        let socket = Socket::at(&read.socket)?;
+        let Self { dry_run, new_certificate, json } = self;
+        let would: ReloadAnswer = socket.post(PATH, &ReloadRequest { dry_run: true, new_certificate })?;
+        if !json {
+            print(out, &would)?;
+        }
+        if dry_run {
+            return if json { print_json(out, &would) } else { Ok(()) };
+        }
+        let done = apply(&socket, &would, new_certificate)?;
+        if json { print_json(out, &done) } else { print_done(out, &would, &done) }
+    }
+}
+
+/// Lets the enforcer that runs take up a router that was appended to the configuration; says how to start one where
+/// none runs. Where other changes wait in the configuration too, they are made only if somebody agrees.
+pub fn after_adding(
+    router: &Name,
+    config: &Path,
+    prompt: Prompt,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let socket = Socket::of(config)?;
+    if !socket.answers() {
+        writeln!(
+            out,
+            "No enforcer runs: `atalaya-enforcer run` or `systemctl start atalaya-enforcer` starts it."
+        )?;
+        return Ok(());
+    }
+    let would =
+        match socket.post::<ReloadAnswer>(PATH, &ReloadRequest { dry_run: true, ..Default::default() }) {
+            Ok(would) => would,
+            Err(error) => {
+                writeln!(out, "The enforcer that runs cannot take it up: {error:#}")?;
+                return Ok(());
+            }
+        };
+    let of_router = format!("router {router}: ");
+    if !would.changes.iter().any(|line| line.starts_with(&of_router)) {
+        writeln!(
+            out,
+            "The enforcer that runs reads another configuration; mend that, and let it take the router up with `atalaya-enforcer reload`."
+        )?;
+        return Ok(());
+    }
+    let alone = would.changes.iter().all(|line| line.starts_with(&of_router));
+    if !alone {
+        writeln!(out, "The configuration has other changes too, which the enforcer has not taken up yet:")?;
+        print(out, &would)?;
+    }
+    if !prompt.agrees("Let the running enforcer take it up now?", alone)? {
+        writeln!(out, "`atalaya-enforcer reload` lets the running enforcer take it up.")?;
+        return Ok(());
+    }
+    let done = apply(&socket, &would, false)?;
+    writeln!(out, "The running enforcer has taken it up:")?;
+    print(out, &done)
+}
+
+/// Lets the changes be made that were looked at before.
+fn apply(socket: &Socket, would: &ReloadAnswer, new_certificate: bool) -> anyhow::Result<ReloadAnswer> {
+    let done: ReloadAnswer = socket.post(PATH, &ReloadRequest { dry_run: false, new_certificate })?;
+    if done.changes != would.changes {
+        eprintln!("The configuration was changed in between; this is what was reloaded:");
+    }
+    Ok(done)
+}
+
+fn print(out: &mut impl Write, answer: &ReloadAnswer) -> anyhow::Result<()> {
+    for line in &answer.changes {
+        writeln!(out, "{}", words::harmless(line))?;
+    }
+    for line in &answer.unchanged {
+        writeln!(out, "left as it is: {}", words::harmless(line))?;
+    }
+    for warning in &answer.warnings {
+        writeln!(out, "warning: {}", words::harmless(warning))?;
+    }
+    if answer.changes.is_empty() {
+        writeln!(out, "nothing to change")?;
+    }
+    Ok(out.flush()?)
+}
+
+fn print_done(out: &mut impl Write, would: &ReloadAnswer, done: &ReloadAnswer) -> anyhow::Result<()> {
+    if done.changes != would.changes {
+        print(out, done)?;
+    }
+    let (changes, routers) =
+        (words::counted(done.changes.len(), "change"), words::counted(done.routers, "router"));
+    write!(out, "reloaded: {changes}, {routers}")?;
+    if done.lifted > 0 {
+        let bans = words::counted(done.lifted, "ban");
+        let whose = words::agreeing(done.lifted, "its address is", "their addresses are");
+        write!(out, "; {bans} lifted: {whose} allowed now")?;
+    }
+    Ok(writeln!(out)?)
+}

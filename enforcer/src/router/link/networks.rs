@@ -1,0 +1,27 @@
+//! A worker asks its router for the networks that it is connected to.
+
+use super::{Errand, Link};
+use crate::router::networks::{NetworkPage, NetworksReading};
+
+impl Link<'_> {
+    /// One page after the other, so that bans wait for none of them.
+    pub(super) fn ask_for_networks(&mut self, page: NetworkPage) {
+        if page == NetworkPage::FIRST {
+            self.networks = NetworksReading::default();
+        }
+        let (path, properties) = page.print();
+        self.ask(path, Errand::Networks(page), |command| command.attribute(".proplist", Some(properties)));
+    }
+
+    /// Asks for the next page, or shows what they come to. A page that the router refuses (it has no IPv6, or lets the user
+    /// read less) is as one without rows.
+    pub(super) fn networks_end(&mut self, page: NetworkPage) {
+        match page.next(self.workplace.config.ipv6) {
+            Some(next) => self.ask_for_networks(next),
+            None => {
+                let networks = self.networks.networks();
+                self.workplace.status.send_modify(|status| status.networks = networks);
+            }
+        }
+    }
+}
