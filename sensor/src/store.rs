@@ -430,7 +430,7 @@ fn gather(
             // Dropping the reply answers: not now.
             Ok(Order::Flush(_)) => {}
             Ok(Order::Load { after, most, reply }) => {
-                waiting::answer(connection, changes, after, most, reply)
+                waiting::answer(connection, changes, after, most, reply);
             }
             Ok(change) => {
                 changes.push(change);
