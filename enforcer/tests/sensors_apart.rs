@@ -31,7 +31,7 @@ fn offence(scene: &Scene, sequence: u64, address: &str, jail: &str, seconds: u64
 
 async fn ban_of(scene: &Scene, address: &str) -> Option<Value> {
     let bans = scene.bans().await;
-    bans.into_iter().find(|ban| ban["prefix"] == format!("{address}/32"))
+    bans.into_iter().find(|ban| ban["prefix"] == address)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +84,7 @@ async fn all_that_a_sensor_asked_for_is_lifted_at_once_and_nothing_that_others_d
         .collect();
     left.sort();
     let mut expected = [(1, "web-1"), (2, "manual"), (9000, "web-1")]
-        .map(|(number, sensor)| format!("{}/32 {sensor}", attacker(number)));
+        .map(|(number, sensor)| format!("{} {sensor}", attacker(number)));
     expected.sort();
     assert_eq!(left, expected);
     scene.holds(|entries| entries.len() == 3).await;
@@ -106,4 +106,29 @@ async fn a_sensor_that_has_its_share_of_bans_gets_no_more_and_others_do() {
     scene.command(Method::DELETE, &format!("bans?prefix={}/32", attacker(1)), None).await;
     let ack = scene.post(vec![scene.offence(104, &attacker(104))]).await;
     assert_eq!(ack.refused, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_up_what_a_sensor_may_take_and_keeps_who_asked_for_which_ban() {
+    let routers = vec![routeros_sim::Router::builder().start().await.unwrap()];
+    let scene = Scene::with(routers, "[sensors]\nbans = 100\n").await;
+    let web_2 = enrol(&scene.folder, &scene.service, "web-2", false);
+    let (web_1, address) = (scene.token.clone(), attacker(1));
+    let many = (1..=101).map(|number| scene.offence(number, &attacker(number as u32))).collect();
+    assert_eq!(scene.post(many).await.refused.len(), 1);
+    send(&scene, &web_2, vec![offence(&scene, 1, &address, "smtp", 60)]).await;
+
+    // Another comment makes all labels anew.
+    scene.edit(|text| text.replace("bans = 100\n", "bans = 0\nlogins = 7\n[list]\ncomment = \"{jail}\"\n"));
+    let answer = scene.reload().await;
+    let said = [
+        "list: comment \"{jail} from {sensor}\" → \"{jail}\"",
+        "sensors: bans 100 → 0 (any number)",
+        "sensors: logins 2000 → 7",
+    ];
+    assert_eq!(answer.changes, said);
+    assert_eq!(scene.post(vec![scene.offence(102, &attacker(102))]).await.refused, []);
+    assert_eq!(unban(&scene, &web_1, &address, None).await, 200);
+    let ban = ban_of(&scene, &address).await.unwrap();
+    assert_eq!((ban["sensor"].as_str(), ban["jail"].as_str()), (Some("web-2"), Some("smtp")));
 }

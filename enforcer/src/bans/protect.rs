@@ -321,6 +321,27 @@ mod tests {
     }
 
     #[test]
+    fn other_settings_forget_the_logins_that_they_do_not_protect_and_of_each_sensor_the_earliest() {
+        let config = ProtectConfig { within: Some(Seconds(1000)), ..ProtectConfig::default() };
+        let mut protect = Protect::new(config.clone(), 10, None);
+        for (sensor, host) in [("one", 1), ("one", 2), ("one", 3), ("two", 1), ("two", 4)] {
+            let login = login(&format!("10.0.0.{host}"), i64::from(host));
+            protect.note(GoodLogin { sensor: sensor.parse().unwrap(), ..login }, at(10));
+        }
+        let protected = |protect: &Protect| -> Vec<u8> {
+            (1..=4).filter(|host| protect.of(IpAddr::from([10, 0, 0, *host]), at(10)).is_some()).collect()
+        };
+        protect.configure(config.clone(), Some(2), at(10));
+        assert_eq!(protected(&protect), [1, 2, 3, 4], "the other sensor saw the first too");
+        protect.configure(config.clone(), Some(1), at(10));
+        assert_eq!(protected(&protect), [3, 4]);
+        let networks = ["10.0.0.4/32".parse::<IpNet>().unwrap()].into_iter().collect();
+        protect.configure(ProtectConfig { networks, ..config }, Some(1), at(10));
+        assert_eq!((protected(&protect), protect.by_sensor().len()), (vec![4], 1));
+        assert_eq!((protect.count, protect.by_time.len()), (1, 1));
+    }
+
+    #[test]
     fn nobody_is_protected_where_that_is_switched_off() {
         let off = ProtectConfig { within: None, ..ProtectConfig::default() };
         assert_eq!(Protect::new(off, 10, None).note(login("10.0.0.1", 0), at(0)), None);

@@ -4,11 +4,10 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
+use atalaya_program::disk;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -112,20 +111,15 @@ pub(super) fn settle(connection: &Connection, folder: &Path) -> Lineage {
         tracing::warn!(%error, "the ledger's word cannot be written; it is at the next start");
     }
     if beside != Some(lineage)
-        && let Err(error) = write(&path, lineage)
+        && let Err(error) = disk::write_private(&path, format!("{lineage}\n").as_bytes())
     {
         tracing::warn!(path = %path.display(), %error, "the ledger's word cannot be written; it is at the next start");
     }
+    // One that a release before this one, or a copy, left open to others.
+    if let Err(error) = disk::close_to_others(&path) {
+        tracing::debug!(path = %path.display(), %error, "its rights stay as they are");
+    }
     lineage
-}
-
-/// Whole, or not at all.
-fn write(path: &Path, lineage: Lineage) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{lineage}")?;
-    file.sync_all()?;
-    fs::rename(draft, path)
 }
 
 #[cfg(test)]
