@@ -36,7 +36,7 @@
 //! | `Desired::bans` | what routers should hold | writers under `Bans::book`; workers and followers to read a prefix |
 //! | `Desired::subscribers`, and one for each mailbox | which prefixes changed | whoever sets a ban, after `Desired::bans` is free again; the worker |
 //! | `Bans::{allow, rules}`, `Enrolled::known`, `RouterSet::crew`, `Presented::current` | an `Arc` that is replaced as a whole | readers for the time of a clone |
-//! | `Intake::{through, seen, refusals}`, `Reports::{fleet, through}`, `Control::rates` | counters | their own room; none inside another |
+//! | `Intake::{through, seen, refusals}`, the limits and shares in `intake/share.rs`, `Reports::{fleet, through}`, `Control::rates` | counters, and what they are counted against | their own room; none inside another |
 //! | the insides of [`Entrance`](intake::entrance::Entrance) and [`Origins`](intake::origins::Origins) | who is connected, and from where sensors came | `https::accept`, each first request of a connection; none inside another |
 //! | a sensor's turns, in `intake/share.rs` | that one of its bodies is read at a time, and one of its batches is decided; held over an `await`, and waited for by that sensor's requests alone | its own requests: the batch's before the body's |
 //! | `Ledger::reader` | a connection for looking up earlier bans, before `Bans::book` is taken | threads for blocking work |

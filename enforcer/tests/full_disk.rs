@@ -211,6 +211,28 @@ async fn who_asks_for_a_ban_while_the_disk_is_full_has_asked_for_it_also_after_a
     assert_eq!(host.banned(), ["198.51.100.1"]);
 }
 
+#[test]
+fn sensors_in_a_file_of_the_release_before_are_let_in_while_the_disk_is_full() {
+    let host = Host::new();
+    let disk = SmallDisk::mount(host.state(""), "4m");
+    let running = host.start();
+    let token = host.prints(&["enrol", "web-1"]);
+    running.stop();
+    let file = Connection::open(host.state("sensors.sqlite3")).unwrap();
+    file.execute_batch("DROP TABLE jails; DROP TABLE addresses; PRAGMA user_version = 1;").unwrap();
+    drop(file);
+    fill(&host, &disk);
+    let mut running = host.spawn();
+    let port = port(&running.says("ready"));
+    assert_eq!(post(&port, &token, 1, "198.51.100.1"), "503", "only the ledger refuses it");
+    assert!(host.prints(&["sensors"]).contains("web-1"));
+    disk.free();
+    running.says("can be written again");
+    assert_eq!(post(&port, &token, 1, "198.51.100.1"), "200");
+    host.prints(&["jails", "web-1", "ssh"]);
+    assert!(host.prints(&["jails", "web-1"]).contains("ssh"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_on_a_disk_that_is_mounted_read_only_is_told_as_such_and_goes_on_as_on_a_full_one() {
     for how in [End::Stopped, End::Killed] {
