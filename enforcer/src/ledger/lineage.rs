@@ -4,11 +4,10 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
+use atalaya_program::disk;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -111,21 +110,15 @@ pub(super) fn settle(connection: &Connection, folder: &Path) -> Lineage {
     {
         tracing::warn!(%error, "the ledger's word cannot be written; it is at the next start");
     }
-    if beside != Some(lineage)
-        && let Err(error) = write(&path, lineage)
-    {
+    let kept = if beside == Some(lineage) {
+        disk::close_to_others(&path)
+    } else {
+        disk::write_private(&path, format!("{lineage}\n").as_bytes())
+    };
+    if let Err(error) = kept {
         tracing::warn!(path = %path.display(), %error, "the ledger's word cannot be written; it is at the next start");
     }
     lineage
-}
-
-/// Whole, or not at all.
-fn write(path: &Path, lineage: Lineage) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{lineage}")?;
-    file.sync_all()?;
-    fs::rename(draft, path)
 }
 
 #[cfg(test)]
