@@ -16,13 +16,14 @@ use tokio::sync::Notify;
 
 use crate::desired::{Desired, Labels, Moment, Origin, Wanted};
 use crate::ledger::{
-    Allowance, Change, EXPIRED, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
+    Allowance, Change, Claim, EXPIRED, GoodLogin, Ledger, LedgerError, MOST_LOGINS, ProtectedOffence, Receipt,
 };
 use crate::prefixes::{self, canonical};
 
 pub mod allow;
 mod allowing;
 mod book;
+mod claims;
 mod counts;
 mod cut;
 mod decided;
@@ -35,6 +36,7 @@ mod reachable;
 mod reconfigure;
 mod rulings;
 mod standing;
+mod take_back;
 pub mod widen;
 
 pub use allowing::{AllowEffect, Allowed, CutNetwork};
@@ -43,6 +45,7 @@ pub use earlier::Earlier;
 pub use hand::{ByHand, HandError};
 pub use reachable::EXEMPT;
 pub use standing::{Standing, StandingBan, WidenedNetwork};
+pub use take_back::{TakenBack, TakenBackAll};
 
 use allow::{Allow, AllowedBecause, OwnNetwork, Resolved};
 use book::{Book, Growth, NewBan};
@@ -65,6 +68,8 @@ pub struct Rules {
     pub escalation: Option<Escalation>,
     /// Who is not banned without a word.
     pub protect: ProtectConfig,
+    /// The most addresses that the logins of one sensor protect; any number without it.
+    pub protected_by_one: Option<usize>,
     /// The prefixes of NAT64 beside the well-known one.
     pub nat64: Nat64,
 }
@@ -97,7 +102,7 @@ impl Bans {
         let mut ended: Vec<Change> =
             allow.expire(now).into_iter().map(|entry| Change::Disallow { what: entry.what }).collect();
         let networks = rules.nat64.networks(&allow.networks());
-        let mut protect = Protect::new(rules.protect.clone(), MOST_LOGINS);
+        let mut protect = Protect::new(rules.protect.clone(), MOST_LOGINS, rules.protected_by_one);
         for login in logins {
             protect.note(login, now);
         }
@@ -134,6 +139,21 @@ impl Bans {
             counters: Counters::default(),
             names_changed: Notify::new(),
         }
+    }
+
+    /// Takes over who asked for bans that stand, where several did.
+    pub fn load_claims(&self, claims: Vec<Claim>) {
+        let mut book = self.lock();
+        for claim in claims {
+            if let Some((owner, end)) = book.owner(claim.prefix) {
+                book.claims.load_claim(claim, (&owner, end));
+            }
+        }
+    }
+
+    /// How many addresses each sensor's logins protect.
+    pub fn protected_by_sensor(&self) -> BTreeMap<Name, usize> {
+        self.lock().reachable.protect.by_sensor()
     }
 
     /// Looks up the earlier bans by which those of a batch grow, to be handed to [`Self::take`]. Costs nothing where

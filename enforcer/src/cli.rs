@@ -96,6 +96,8 @@ enum Command {
     Sensors(status::Sensors),
     /// Let a sensor send, and print the token with which it joins
     Enrol(enrolment::Enrol),
+    /// Show or change which jails a sensor may name
+    Jails(enrolment::Jails),
     /// Take a sensor's right to send; its bans stand
     Revoke(enrolment::Revoke),
     /// Save the ledger, the enrolled sensors and the certificate to one file
@@ -153,6 +155,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Backup(backup) => backup.run(config, &mut out)?,
         Command::Restore(restore) => restore.run(config, &mut out)?,
         Command::Enrol(enrol) => enrol.run(config, &mut out)?,
+        Command::Jails(jails) => jails.run(config, &mut out)?,
         Command::Revoke(revoke) => revoke.run(config, &mut out)?,
         Command::Sensors(sensors) => sensors.run(config, &mut out)?,
         Command::Status(status) => return status.run(config, &mut out),

@@ -17,6 +17,7 @@ use crate::bans::allow::AllowConfig;
 use crate::bans::protect::ProtectConfig;
 use crate::bans::widen::WidenConfig;
 use crate::desired::{ListConfig, Severity};
+use crate::intake::SensorLimits;
 use crate::intake::fleet::FleetConfig;
 use crate::ledger::HistoryConfig;
 use crate::router::RouterConfig;
@@ -25,12 +26,14 @@ pub mod changes;
 mod jails;
 mod list;
 mod router;
+mod sensors;
 mod tables;
 mod twins;
 
 use list::RawList;
 
 use router::RawRouter;
+use sensors::RawSensors;
 use tables::{RawFleet, RawHistory, RawProtect, RawWiden, check_allow, check_escalation};
 
 /// Where the configuration is, unless `--config` says otherwise.
@@ -61,6 +64,8 @@ pub struct Config {
     pub protect: ProtectConfig,
     /// How much of what is over is kept.
     pub history: HistoryConfig,
+    /// What one sensor may take of what all share.
+    pub sensors: SensorLimits,
     /// The prefixes of NAT64 beside the well-known one.
     pub nat64: Nat64,
     /// The routers, in the order of their names.
@@ -94,6 +99,8 @@ struct RawConfig {
     protect: RawProtect,
     #[serde(default)]
     history: RawHistory,
+    #[serde(default)]
+    sensors: RawSensors,
     #[serde(default)]
     router: BTreeMap<Name, Spanned<RawRouter>>,
 }
@@ -160,6 +167,7 @@ impl Config {
                 .collect::<Result<_, _>>()?,
             protect: raw.protect.check(&at)?,
             history: raw.history.check(&at)?,
+            sensors: raw.sensors.check(&at)?,
             nat64: raw.nat64,
             routers,
             warnings,

@@ -32,6 +32,8 @@ pub mod open_files;
 pub mod rates;
 pub mod reload;
 mod said;
+mod sensor_faults;
+pub mod sensors;
 pub mod socket;
 pub mod status;
 pub mod untaken;
@@ -91,6 +93,8 @@ impl Control {
             // As releases before named it.
             .route("/spared", get(allow::protected))
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
+            .route("/enrolled/refresh", post(sensors::refresh))
+            .route("/sensors/unban", post(sensors::unban))
             .with_state(Arc::new(self))
     }
 

@@ -1,7 +1,8 @@
 //! Which sensors may send. A sensor's secret is kept as its digest; it is checked in constant time,
 //! and a revocation is noticed within a second.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -33,6 +34,9 @@ pub struct Sensor {
     pub name: Name,
     /// When it was enrolled.
     pub enrolled: Timestamp,
+    /// The jails that it may name; any where there is no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jails: Option<BTreeSet<Name>>,
 }
 
 /// The enrolled sensors, as a running enforcer knows them.
@@ -45,10 +49,11 @@ pub struct Enrolled {
 }
 
 /// What is kept of a sensor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     digest: [u8; 32],
     enrolled: Timestamp,
+    jails: Option<Arc<BTreeSet<Name>>>,
 }
 
 /// The file, and which state of it was read last.
@@ -137,25 +142,85 @@ pub fn enrol(
 
 /// Takes a sensor's right to send.
 pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
-    let connection = roll::open(state)?;
-    let done = connection.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()]);
-    if done.map_err(failed(state))? == 0 {
+    let mut connection = roll::open(state)?;
+    let revoke = || {
+        let transaction = connection.transaction()?;
+        if transaction.execute("DELETE FROM sensors WHERE name = ?1", [name.as_str()])? == 0 {
+            return Ok(false);
+        }
+        if roll::has_table(&transaction, "jails")? {
+            transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
+        }
+        transaction.commit()?;
+        Ok(true)
+    };
+    let revoked = { revoke }().map_err(failed(state))?;
+    if !revoked {
         return Err(EnrolmentError::Unknown(name.clone()));
     }
     Ok(())
 }
 
+/// Lets a sensor name these jails alone from now on; any where none is given.
+pub fn restrict(state: &Path, name: &Name, jails: &BTreeSet<Name>) -> Result<(), EnrolmentError> {
+    let mut connection = roll::open(state)?;
+    let restrict = || {
+        let transaction = connection.transaction()?;
+        let enrolled = "SELECT count(*) FROM sensors WHERE name = ?1";
+        if transaction.query_row(enrolled, [name.as_str()], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(false);
+        }
+        transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
+        for jail in jails {
+            transaction.execute("INSERT INTO jails VALUES (?1, ?2)", [name.as_str(), jail.as_str()])?;
+        }
+        transaction.commit()?;
+        Ok(true)
+    };
+    let is_enrolled = { restrict }().map_err(failed(state))?;
+    if is_enrolled { Ok(()) } else { Err(EnrolmentError::Unknown(name.clone())) }
+}
+
+/// The addresses from which sensors came, and when they did last.
+pub fn addresses(state: &Path) -> Result<Vec<(IpAddr, Timestamp)>, EnrolmentError> {
+    let connection = roll::read(state)?.connection;
+    let rows = || -> rusqlite::Result<Vec<(String, i64)>> {
+        if !roll::has_table(&connection, "addresses")? {
+            return Ok(Vec::new());
+        }
+        let mut statement = connection.prepare("SELECT address, seen FROM addresses ORDER BY seen DESC")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    let kept = |(address, seen): (String, i64)| {
+        Some((address.parse().ok()?, Timestamp::from_millisecond(seen).ok()?))
+    };
+    Ok(rows().map_err(failed(state))?.into_iter().filter_map(kept).collect())
+}
+
 /// The enrolled sensors, by name.
 pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
-    let named = |(name, _, enrolled): (String, Vec<u8>, i64)| {
-        Some(Sensor { name: name.parse().ok()?, enrolled: Timestamp::from_millisecond(enrolled).ok()? })
-    };
-    Ok(rows(state)?.into_iter().filter_map(named).collect())
+    let known = known(&roll::read(state)?.connection).map_err(failed(state))?;
+    let mut sensors: Vec<Sensor> = known.into_iter().map(Sensor::from).collect();
+    sensors.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(sensors)
 }
 
 /// Whether a sensor is enrolled, as far as is known: one that cannot be read may be.
 pub fn is_any(state: &Path) -> bool {
     rows(state).map_or(true, |rows| !rows.is_empty())
+}
+
+/// The jails that sensors may name, as they are kept: sensor, jail.
+pub(crate) fn jail_rows(state: &Path) -> Result<Vec<(String, String)>, EnrolmentError> {
+    let connection = roll::read(state)?.connection;
+    let rows = || {
+        if !roll::has_table(&connection, "jails")? {
+            return Ok(Vec::new());
+        }
+        let mut statement = connection.prepare("SELECT sensor, jail FROM jails ORDER BY sensor, jail")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    rows().map_err(failed(state))
 }
 
 /// Sees to it that the sensors have a file of their own, which a ledger of the first release has not.
@@ -257,7 +322,22 @@ impl Enrolled {
     /// Who is enrolled, in no order; at most [`REFRESH`] old while [`Self::refresh`] is called.
     pub fn sensors(&self) -> Vec<Sensor> {
         let known = self.known();
-        known.iter().map(|(name, known)| Sensor { name: name.clone(), enrolled: known.enrolled }).collect()
+        known.iter().map(|(name, known)| Sensor::from((name.clone(), known.clone()))).collect()
+    }
+
+    /// The jails that a sensor may name; any where there is no list.
+    pub fn jails(&self, name: &Name) -> Option<Arc<BTreeSet<Name>>> {
+        self.known().get(name)?.jails.clone()
+    }
+
+    /// Remembers that sensors came from these addresses, and forgets those of `before` and earlier. Blocks.
+    pub fn keep_addresses(
+        &self,
+        addresses: &[(IpAddr, Timestamp)],
+        before: Timestamp,
+    ) -> Result<(), EnrolmentError> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        source.keep_addresses(addresses, before).map_err(failed(&source.state))
     }
 
     /// When a sensor was enrolled, by what is known; `None` for one that is not.
@@ -279,6 +359,28 @@ impl Enrolled {
 // === impl Source ===
 
 impl Source {
+    /// Writes addresses, where the file is open as usual: from a copy in memory nothing gets to it.
+    fn keep_addresses(
+        &mut self,
+        addresses: &[(IpAddr, Timestamp)],
+        before: Timestamp,
+    ) -> rusqlite::Result<()> {
+        if self.roll.is_copy {
+            return Ok(());
+        }
+        let transaction = self.roll.connection.transaction()?;
+        if !roll::has_table(&transaction, "addresses")? {
+            return Ok(());
+        }
+        for (address, seen) in addresses {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO addresses VALUES (?1, ?2)")?
+                .execute(params![address.to_string(), seen.as_millisecond()])?;
+        }
+        transaction.execute("DELETE FROM addresses WHERE seen <= ?1", [before.as_millisecond()])?;
+        transaction.commit()
+    }
+
     /// Who is enrolled; `None` where nobody wrote to the file since the last time.
     fn read_if_changed(&mut self) -> Result<Option<HashMap<Name, Known>>, EnrolmentError> {
         if self.roll.is_copy
@@ -300,14 +402,31 @@ impl Source {
     }
 }
 
+impl From<(Name, Known)> for Sensor {
+    fn from((name, Known { enrolled, jails, .. }): (Name, Known)) -> Self {
+        Self { name, enrolled, jails: jails.map(Arc::unwrap_or_clone) }
+    }
+}
+
 fn known(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Error> {
+    let mut jails: HashMap<String, BTreeSet<Name>> = HashMap::new();
+    if roll::has_table(connection, "jails")? {
+        let mut statement = connection.prepare("SELECT sensor, jail FROM jails")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let sensors = jails.entry(row.get(0)?).or_default();
+            // A jail that no sensor can name is a restriction all the same.
+            sensors.extend(row.get::<_, String>(1)?.parse());
+        }
+    }
     let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))?;
     let mut known = HashMap::new();
     for row in rows {
         let (name, digest, enrolled) = row?;
+        let jails = jails.remove(&name).map(Arc::new);
         if let (Ok(name), Ok(enrolled)) = (name.parse(), Timestamp::from_millisecond(enrolled)) {
-            known.insert(name, Known { digest, enrolled });
+            known.insert(name, Known { digest, enrolled, jails });
         }
     }
     Ok(known)
@@ -340,6 +459,50 @@ mod tests {
         enrolled.refresh().await.unwrap();
         assert!(!enrolled.knows(&name, &again.secret).await);
         assert!(matches!(revoke(state.path(), &name), Err(EnrolmentError::Unknown(_))));
+    }
+
+    #[test]
+    fn the_jails_that_a_sensor_may_name_are_kept_with_it_and_a_new_secret_changes_none() {
+        let state = tempfile::tempdir().unwrap();
+        let [web, ssh, smtp] = ["web-1", "ssh", "smtp"].map(|name| name.parse::<Name>().unwrap());
+        let fingerprint = Fingerprint::of(b"x");
+        let allowed: BTreeSet<Name> = [ssh.clone(), smtp].into();
+        let unknown = restrict(state.path(), &web, &allowed);
+        assert!(matches!(unknown, Err(EnrolmentError::Unknown(_))));
+        enrol(state.path(), web.clone(), fingerprint, false).unwrap();
+        let enrolled = Enrolled::new(state.path()).unwrap();
+        assert_eq!(enrolled.jails(&web), None);
+        restrict(state.path(), &web, &allowed).unwrap();
+        enrol(state.path(), web.clone(), fingerprint, true).unwrap();
+        let again = Enrolled::new(state.path()).unwrap();
+        assert_eq!(again.jails(&web).as_deref(), Some(&allowed));
+        assert_eq!(sensors(state.path()).unwrap()[0].jails.as_ref(), Some(&allowed));
+        restrict(state.path(), &web, &[ssh].into()).unwrap();
+        assert_eq!(sensors(state.path()).unwrap()[0].jails.as_ref().unwrap().len(), 1);
+        restrict(state.path(), &web, &BTreeSet::new()).unwrap();
+        assert_eq!(sensors(state.path()).unwrap()[0].jails, None);
+    }
+
+    #[test]
+    fn a_file_of_the_release_before_keeps_its_sensors_and_gets_the_new_tables() {
+        let state = tempfile::tempdir().unwrap();
+        let file = Connection::open(state.path().join("sensors.sqlite3")).unwrap();
+        file.execute_batch(
+            "CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+             INSERT INTO sensors VALUES ('web-1', zeroblob(32), 1000);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        let web: Name = "web-1".parse().unwrap();
+        assert_eq!(sensors(state.path()).unwrap()[0].name, web);
+        restrict(state.path(), &web, &["ssh".parse().unwrap()].into()).unwrap();
+        let enrolled = Enrolled::new(state.path()).unwrap();
+        let (address, seen) = ("192.0.2.1".parse().unwrap(), Timestamp::from_second(1_800_000_000).unwrap());
+        enrolled.keep_addresses(&[(address, seen)], Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(addresses(state.path()).unwrap(), [(address, seen)]);
+        enrolled.keep_addresses(&[], seen).unwrap();
+        assert_eq!(addresses(state.path()).unwrap(), []);
     }
 
     #[test]

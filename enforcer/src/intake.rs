@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, Name, NumberedOffence, NumberedRuling,
-    OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling, Secret, UNBAN_PATH,
-    Unban, VERSION, reserved,
+    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, MAX_BATCH, Name, NumberedOffence,
+    NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
+    Secret, UNBAN_PATH, Unban, VERSION, reserved,
 };
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::HeaderMap;
@@ -20,32 +21,40 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::bans::Bans;
+use crate::bans::{Bans, TakenBack};
 use crate::clock::Clock;
-use crate::enrolment::Enrolled;
-use crate::ledger::{Ledger, Selection};
+use crate::enrolment::{Enrolled, EnrolmentError};
 
+pub mod entrance;
 pub mod fleet;
 pub mod followers;
+mod half_open;
 pub mod https;
+mod of_late;
+pub mod origins;
 mod outboxes;
 pub mod reports;
 mod request;
 mod seen;
+mod share;
 pub mod skew;
 
+pub use half_open::HalfOpenLimits;
 pub use seen::Seen;
+pub use share::{Oddities, SensorLimits};
 
+use entrance::{Caller, ConnectionLimits, Entrance};
 use followers::Followers;
-use https::Caller;
 use outboxes::Outboxes;
 use reports::Reports;
 use request::{
-    Refusal, credentials, drain, malformed, parse, parse_report, parsed, read_body, unknown_version,
+    BODY_DEADLINE, Refusal, credentials, drain, malformed, parse, parse_report, parse_unban, parsed,
+    read_body, unknown_version,
 };
 use seen::Refusals;
+use share::{Oddity, Share, Shares, turn};
 use skew::Dating;
 
 /// How long a batch waits for the ledger before its sensor is told to send it again.
@@ -57,7 +66,6 @@ pub struct Intake {
     bans: Arc<Bans>,
     reports: Arc<Reports>,
     followers: Arc<Followers>,
-    ledger: Ledger,
     /// Which ledger it is.
     ledger_id: Name,
     enrolled: Arc<Enrolled>,
@@ -66,6 +74,8 @@ pub struct Intake {
     through: Mutex<Outboxes>,
     seen: Mutex<HashMap<Name, Seen>>,
     refusals: Mutex<Refusals>,
+    entrance: Arc<Entrance>,
+    shares: Shares,
 }
 
 // === impl Intake ===
@@ -76,22 +86,23 @@ impl Intake {
         bans: Arc<Bans>,
         reports: Arc<Reports>,
         followers: Arc<Followers>,
-        (ledger, ledger_id): (Ledger, Name),
+        (ledger_id, saved): (Name, HashMap<(Name, Name), u64>),
         enrolled: Arc<Enrolled>,
         clock: Clock,
-        saved: HashMap<(Name, Name), u64>,
+        (entrance, limits): (Arc<Entrance>, SensorLimits),
     ) -> Self {
         Self {
             bans,
             reports,
             followers,
-            ledger,
             ledger_id,
             enrolled,
             clock,
             through: Mutex::new(saved.into_iter().collect()),
             seen: Mutex::default(),
             refusals: Mutex::default(),
+            entrance,
+            shares: Shares::new(limits),
         }
     }
 
@@ -117,11 +128,33 @@ impl Intake {
         self.enrolled.sensors()
     }
 
+    /// Lets sensors take so much from here on.
+    pub fn set_limits(&self, of_each: SensorLimits, connections: ConnectionLimits) {
+        self.shares.set_limits(of_each);
+        self.entrance.set_limits(connections);
+    }
+
+    /// Who is connected.
+    pub fn entrance(&self) -> &Entrance {
+        &self.entrance
+    }
+
+    /// Reads who is enrolled, where that may have changed, and ends the connections of those that are no more; how
+    /// many.
+    pub async fn refresh(&self) -> Result<usize, EnrolmentError> {
+        self.enrolled.refresh().await?;
+        self.shares.retain(|name| self.enrolled.since(name).is_some());
+        Ok(self.entrance.end_of_revoked(|name| self.enrolled.since(name)))
+    }
+
     /// What is known of each sensor since the start.
     pub fn seen(&self) -> HashMap<Name, Seen> {
+        let (now, protects) = (self.clock.now(), self.bans.protected_by_sensor());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (sensor, seen) in &mut seen {
             seen.follows = self.followers.includes(sensor);
+            seen.oddities = self.shares.oddities(sensor, now);
+            seen.protects = protects.get(sensor).copied().unwrap_or(0);
         }
         seen
     }
@@ -131,8 +164,9 @@ impl Intake {
         &self.reports
     }
 
-    /// Takes a batch: bans at once, and acks with what became of each offence once the ledger has them.
-    async fn take(&self, sensor: Name, mut batch: Batch) -> Result<Ack, Problem> {
+    /// Takes a batch: bans at once, and acks with what became of each offence once the ledger has them. Beside others
+    /// that send it is taken a few offences at a time, so that nobody waits for a thousand of one sensor's.
+    async fn take(&self, sensor: &Name, share: &Share, mut batch: Batch) -> Result<Ack, Problem> {
         let now = self.clock.now();
         let all = batch.offences.len() as u64;
         // Of sensors that do not know of our prefixes.
@@ -141,10 +175,10 @@ impl Intake {
         }
         let offenders: Vec<(u64, IpAddr)> =
             batch.offences.iter().map(|numbered| (numbered.sequence, numbered.offence.address)).collect();
-        let through = self.through(&sensor, &batch.outbox)?;
+        let through = self.through(sensor, &batch.outbox)?;
         batch.offences.retain(|offence| offence.sequence > through);
         let dating = Dating::new(batch.sent, now);
-        self.heard(&sensor, &dating, now);
+        self.heard(sensor, &dating, now);
         for NumberedOffence { offence, .. } in &mut batch.offences {
             offence.time = dating.date(offence.time);
             for evidence in &mut offence.evidence {
@@ -152,83 +186,167 @@ impl Intake {
             }
         }
         let fresh = batch.offences.len() as u64;
+        self.shares.sent(share, fresh, all - fresh);
         let last = batch.offences.last().map_or(through, |last| last.sequence);
-        let refused = refuse_reserved(&sensor, &mut batch.offences);
-        let earlier = self.bans.earlier(&batch.offences, now).await;
-        // Two posts of the same offences at once are both decided on, which is as good as once: the second
-        // finds the ban standing, and its ack too follows the commit.
-        let receipt = self.bans.take(&sensor, (&batch.outbox, last), batch.offences, &earlier, now);
-        self.note(&sensor, |seen| {
+        let mut refused = refuse_reserved(sensor, &mut batch.offences);
+        refused.extend(self.refuse_jails(sensor, share, &mut batch.offences, now));
+        refused.extend(self.refuse_surplus(sensor, share, &mut batch.offences, now));
+        self.note(sensor, |seen| {
             seen.offences += fresh;
             seen.again += all - fresh;
         });
-        let unavailable = |why: String| {
-            let message = format!("{why}; the bans are on their way to the routers; send again for the ack");
-            Problem::new(ProblemCode::Unavailable, message)
-        };
-        timeout(COMMIT_DEADLINE, receipt.committed())
-            .await
-            .map_err(|_| unavailable("the ledger is slow".to_owned()))?
-            .map_err(|error| unavailable(error.to_string()))?;
+        self.decide(sensor, (&batch.outbox, through, last), batch.offences, now).await?;
         let through =
-            self.through.lock().unwrap_or_else(PoisonError::into_inner).note(&sensor, &batch.outbox, last);
+            self.through.lock().unwrap_or_else(PoisonError::into_inner).note(sensor, &batch.outbox, last);
         let mut rulings = self.bans.rulings(&offenders, self.clock.now());
         for NumberedRuling { sequence, ruling } in &mut rulings {
             if refused.iter().any(|refused| refused.sequence == *sequence) {
                 *ruling = Ruling::Refused(Grounds::Unusable);
             }
         }
+        refused.sort_by_key(|refused| refused.sequence);
         Ok(Ack { through, ledger: Some(self.ledger_id.clone()), rulings, refused })
     }
 
-    async fn take_report(&self, sensor: &Name, report: &Report) {
+    /// Decides on offences after one sequence and up to another, and waits until the ledger has them. Where it cannot
+    /// have them all are decided on at once, and nothing is acked.
+    async fn decide(
+        &self,
+        sensor: &Name,
+        (outbox, through, last): (&Name, u64, u64),
+        mut offences: Vec<NumberedOffence>,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        let mut written = through;
+        let mut failed = None;
+        loop {
+            let count = if failed.is_some() { MAX_BATCH } else { self.shares.slice(sensor, Instant::now()) };
+            let rest = offences.split_off(count.min(offences.len()));
+            let slice = std::mem::replace(&mut offences, rest);
+            let is_last = offences.is_empty();
+            let until = if is_last { last } else { slice.last().map_or(written, |last| last.sequence) };
+            let earlier = self.bans.earlier(&slice, now).await;
+            // What follows something that could not be written is not acked either.
+            let acked = if failed.is_some() { written } else { until };
+            let receipt = self.bans.take(sensor, (outbox, acked), slice, &earlier, now);
+            if failed.is_none() {
+                failed = match timeout_at(deadline, receipt.committed()).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("the ledger is slow".to_owned()),
+                };
+                written = if failed.is_none() { until } else { written };
+            }
+            if is_last {
+                break;
+            }
+        }
+        failed.map_or(Ok(()), |why| {
+            let message = format!("{why}; the bans are on their way to the routers; send again for the ack");
+            Err(Problem::new(ProblemCode::Unavailable, message))
+        })
+    }
+
+    /// Takes the offences out of a batch for whose bans the sensor has no room left.
+    fn refuse_surplus(
+        &self,
+        sensor: &Name,
+        share: &Share,
+        offences: &mut Vec<NumberedOffence>,
+        now: Timestamp,
+    ) -> Vec<RefusedOffence> {
+        let Some(most) = self.shares.most_bans() else { return Vec::new() };
+        let room = self.bans.room_for(sensor, most);
+        if offences.len() <= room {
+            return Vec::new();
+        }
+        let reason = format!(
+            "{most} bans stand that {sensor} asked for, as many as one sensor may have: `bans` in [sensors] of the enforcer's configuration"
+        );
+        let surplus = offences.split_off(room);
+        if share.note(Oddity::OverShare, surplus.len() as u64, now) == 0 {
+            tracing::warn!(%sensor, offences = surplus.len(), reason, "refused offences; the next line comes in a minute at the soonest");
+        }
+        let refused = |numbered: NumberedOffence| RefusedOffence {
+            sequence: numbered.sequence,
+            reason: reason.clone(),
+        };
+        surplus.into_iter().map(refused).collect()
+    }
+
+    /// Takes the offences out of a batch whose jails the sensor may not name. They are answered with the others.
+    fn refuse_jails(
+        &self,
+        sensor: &Name,
+        share: &Share,
+        offences: &mut Vec<NumberedOffence>,
+        now: Timestamp,
+    ) -> Vec<RefusedOffence> {
+        let allowed = self.enrolled.jails(sensor);
+        let mut refused = Vec::new();
+        offences.retain(|NumberedOffence { sequence, offence }| {
+            if share.may_name(&offence.jail, allowed.as_deref()) {
+                return true;
+            }
+            let jail = &offence.jail;
+            let reason = match &allowed {
+                Some(_) => format!(
+                    "{sensor} may not name the jail {jail}: `atalaya-enforcer jails {sensor}` on the enforcer's host shows which it may, and changes them"
+                ),
+                None => format!(
+                    "{sensor} has named so many jails that {jail} is one too many: `atalaya-enforcer jails {sensor} JAIL,…` on the enforcer's host says which it may name"
+                ),
+            };
+            refused.push(RefusedOffence { sequence: *sequence, reason });
+            false
+        });
+        if let Some(first) = refused.first()
+            && share.note(Oddity::JailRefused, refused.len() as u64, now) == 0
+        {
+            tracing::warn!(%sensor, offences = refused.len(), reason = first.reason, "refused offences; the rest of their batch is taken, and the next line comes in a minute at the soonest");
+        }
+        refused
+    }
+
+    async fn take_report(&self, sensor: &Name, share: &Share, report: &mut Report) {
         let now = self.clock.now();
         self.heard(sensor, &Dating::new(Some(report.sent), now), now);
+        share.reported(report.failures.len() + report.logins.len());
+        let (allowed, all) = (self.enrolled.jails(sensor), report.failures.len());
+        report.failures.retain(|failures| share.may_name(&failures.jail, allowed.as_deref()));
+        let refused = all - report.failures.len();
+        if refused > 0 && share.note(Oddity::JailRefused, refused as u64, now) == 0 {
+            tracing::warn!(%sensor, failures = refused, "a report names jails that the sensor may not name; the rest is taken, and the next line comes in a minute at the soonest");
+        }
         if self.reports.take(sensor, report, now).await {
             self.note(sensor, |seen| seen.reports += 1);
         }
     }
 
-    /// Lifts a ban that this sensor asked for; one of another sensor's is none of its business.
+    /// Takes back what this sensor asked for; a ban that others asked for too stands on for these.
     async fn unban(&self, sensor: &Name, unban: Unban) -> Result<(), Problem> {
         let prefix = IpNet::from(self.bans.client(unban.address));
-        let now = self.clock.now();
-        let selection = Selection {
-            jail: unban.jail,
-            sensor: Some(sensor.clone()),
-            address: Some(prefix),
-            ..Selection::default()
+        let taken = self.bans.take_back(prefix, sensor, unban.jail.as_ref(), self.clock.now());
+        let (receipt, done) = match taken {
+            Some(TakenBack::Lifted(receipt)) => (receipt, "lifted on the routers"),
+            Some(TakenBack::Stands(receipt)) => (receipt, "taken back, though others asked for the ban too"),
+            None => {
+                return Err(Problem::new(
+                    ProblemCode::NotFound,
+                    format!(
+                        "{sensor} asked for no ban of {} that stands; `atalaya-enforcer unban` lifts others",
+                        unban.address
+                    ),
+                ));
+            }
         };
-        let (ledger, unit) = (self.ledger.clone(), self.bans.unit_of(prefix.addr()));
-        let look = tokio::task::spawn_blocking(move || {
-            let mut own = false;
-            ledger
-                .each_ban(&selection, now, &mut |ban| {
-                    own |= ban.prefix == prefix || ban.prefix == unit;
-                    !own
-                })
-                .map(|()| own)
-        });
+        tracing::info!(%sensor, %prefix, "a sensor takes its ban back: {done}");
         let unavailable = |why: String| Problem::new(ProblemCode::Unavailable, why);
-        let own = look
-            .await
-            .map_err(|_| unavailable("the enforcer is stopping".to_owned()))?
-            .map_err(|error| unavailable(error.to_string()))?;
-        let receipt = if own { self.bans.unban(prefix, &format!("sensor {sensor}"), now) } else { None };
-        let Some(receipt) = receipt else {
-            return Err(Problem::new(
-                ProblemCode::NotFound,
-                format!(
-                    "{sensor} asked for no ban of {} that stands; `atalaya-enforcer unban` lifts others",
-                    unban.address
-                ),
-            ));
-        };
-        tracing::info!(%sensor, %prefix, "unbanned by a sensor");
         timeout(COMMIT_DEADLINE, receipt.committed())
             .await
-            .map_err(|_| unavailable("lifted on the routers, but the ledger is slow".to_owned()))?
-            .map_err(|error| unavailable(format!("lifted on the routers, but {error}")))
+            .map_err(|_| unavailable(format!("{done}, but the ledger is slow")))?
+            .map_err(|error| unavailable(format!("{done}, but {error}")))
     }
 
     /// The largest committed sequence of an outbox.
@@ -281,8 +399,8 @@ impl Intake {
         if let (Ok(name), Ok(secret)) = (name.parse::<Name>(), secret.parse::<Secret>())
             && self.enrolled.knows(&name, &secret).await
         {
-            if let Some(caller) = caller {
-                caller.is_known();
+            if let (Some(caller), Some(enrolled)) = (caller, self.enrolled.since(&name)) {
+                caller.admit(&name, enrolled)?;
             }
             // Releases before enrolled one of them.
             return match reserved::meaning(&name) {
@@ -299,23 +417,63 @@ impl Intake {
         )))
     }
 
-    /// Who sent a request, and its body, which is read for enrolled sensors alone.
-    async fn receive(&self, request: Request) -> Result<(Name, Vec<u8>), Problem> {
+    /// Who sent a request, whose body is read for enrolled sensors alone. `may` says whether the sensor may send more
+    /// of this now.
+    async fn receive(
+        &self,
+        request: Request,
+        may: impl FnOnce(&Name, &Share) -> Result<(), Problem>,
+    ) -> Result<(Name, Arc<Share>, Body), Problem> {
         let (parts, body) = request.into_parts();
-        match self.authenticate(&parts.headers, parts.extensions.get()).await {
-            Ok(sensor) => Ok((sensor, read_body(body).await?)),
+        let admitted = self.authenticate(&parts.headers, parts.extensions.get()).await.and_then(|sensor| {
+            let share = self.shares.of(&sensor);
+            may(&sensor, &share).map(|()| (sensor, share))
+        });
+        match admitted {
+            Ok((sensor, share)) => Ok((sensor, share, body)),
             Err(problem) => {
                 drain(body).await;
                 Err(problem)
             }
         }
     }
+
+    /// Reads and checks a body, one of a sensor at a time.
+    async fn read<T: Send + 'static>(
+        &self,
+        (sensor, share): (&Name, &Share),
+        body: Body,
+        parse: fn(&[u8]) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let deadline = Instant::now() + BODY_DEADLINE;
+        let _turn = turn(&share.body, deadline).await?;
+        let understood = async {
+            let (bytes, _place) = read_body(body, &self.shares, deadline).await?;
+            parsed(bytes, parse).await
+        };
+        understood.await.inspect_err(|problem| {
+            if matches!(
+                problem.code,
+                ProblemCode::Malformed | ProblemCode::TooLarge | ProblemCode::UnknownVersion
+            ) {
+                share.reject(sensor, problem, self.clock.now());
+            }
+        })
+    }
+
+    /// Counts a request that carries no offences.
+    fn may_ask(&self, sensor: &Name, share: &Share) -> Result<(), Problem> {
+        share.request(sensor, self.clock.now())
+    }
 }
 
 async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<Ack>, Refusal> {
-    let (sensor, body) = intake.receive(request).await?;
-    let batch = parsed(body, parse, &sensor).await?;
-    let problem = match intake.take(sensor.clone(), batch).await {
+    let may =
+        |sensor: &Name, share: &Share| intake.shares.may_send_offences(sensor, share, intake.clock.now());
+    let (sensor, share, body) = intake.receive(request, may).await?;
+    let _turn = turn(&share.batch, Instant::now() + BODY_DEADLINE).await?;
+    let batch = intake.read((&sensor, &share), body, parse).await?;
+    let problem = match intake.take(&sensor, &share, batch).await {
         Ok(ack) => return Ok(Json(ack)),
         Err(problem) => problem,
     };
@@ -328,6 +486,7 @@ async fn allow(State(intake): State<Arc<Intake>>, request: Request) -> Result<Js
     // Consumed, so that the connection lives on.
     drop(body);
     let sensor = intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    intake.may_ask(&sensor, &intake.shares.of(&sensor))?;
     let now = intake.clock.now();
     intake.note(&sensor, |seen| seen.last = Some(now));
     let networks = intake.bans.allow().as_ref().clone();
@@ -342,6 +501,7 @@ async fn follow(
     let (parts, body) = request.into_parts();
     drop(body);
     let sensor = intake.authenticate(&parts.headers, parts.extensions.get()).await?;
+    intake.may_ask(&sensor, &intake.shares.of(&sensor))?;
     let Query(follow) = follow.map_err(|error| {
         let why: String = error.body_text().escape_debug().take(300).collect();
         malformed(&format!("what is asked for is not understood: {why}"))
@@ -356,18 +516,18 @@ async fn follow(
 }
 
 async fn unban(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
-    let (sensor, body) = intake.receive(request).await?;
-    let unban = serde_json::from_slice(&body).map_err(|error| {
-        Problem::new(ProblemCode::Malformed, format!("the request cannot be understood: {error}"))
-    })?;
+    let (sensor, share, body) =
+        intake.receive(request, |sensor, share| intake.may_ask(sensor, share)).await?;
+    let unban = intake.read((&sensor, &share), body, parse_unban).await?;
     intake.unban(&sensor, unban).await?;
     Ok(Json(()))
 }
 
 async fn report(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<()>, Refusal> {
-    let (sensor, body) = intake.receive(request).await?;
-    let report = parsed(body, parse_report, &sensor).await?;
-    intake.take_report(&sensor, &report).await;
+    let (sensor, share, body) =
+        intake.receive(request, |sensor, share| intake.may_ask(sensor, share)).await?;
+    let mut report = intake.read((&sensor, &share), body, parse_report).await?;
+    intake.take_report(&sensor, &share, &mut report).await;
     Ok(Json(()))
 }
 

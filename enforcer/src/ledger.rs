@@ -15,6 +15,7 @@ use crate::database::{self, DatabaseAccess, OpenedDatabase};
 use crate::desired::Labels;
 
 pub mod backup;
+mod claims;
 mod draft;
 mod error;
 mod examination;
@@ -37,7 +38,7 @@ pub use error::LedgerError;
 pub use jails::jails;
 pub use lineage::{Lineage, LineageError};
 pub use record::{
-    Allowance, BY_HAND, Ban, Change, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
+    Allowance, BY_HAND, Ban, Change, Claim, EarlierBan, GoodLogin, HistoryConfig, ListUse, ProtectedOffence,
     REMEMBERED, Saved, Terms,
 };
 pub use selection::{Selection, Sort, Which};

@@ -17,7 +17,7 @@
 //! | the thread `ledger` ([`ledger`], `writer.rs`) | commits all orders that wait in one transaction | an unbounded queue of orders; answers each by a oneshot, the [`Receipt`](ledger::Receipt) |
 //! | the thread `ledger-check` | once after a start: reads the whole file for damage | nothing |
 //! | a worker for each router ([`router::spawn`]) | keeps the router's lists as [`desired::Desired`] says | a [`Subscription`](desired::Subscription) of at most 65,536 prefixes; 64 questions; tells its status by a `watch` |
-//! | `https::accept`, and a task for each connection | takes offences and reports, answers | the sockets; so many connections, and fewer of strangers |
+//! | `https::accept`, and a task for each connection | takes offences and reports, answers | the sockets; as many connections as [`intake::entrance`] lets in |
 //! | a task for each follower's stream | tells a sensor the bans | a `watch` of the [`Journal`](desired::journal::Journal); 10 MB remembered |
 //! | the commands' socket ([`control`]) | answers the commands of this host | a Unix socket |
 //! | `expire` | ends what is over, every 250 ms | the clock |
@@ -28,7 +28,7 @@
 //!
 //! # Who locks what
 //!
-//! No lock is held over an `await`, and none but the last two while a disk is read or written.
+//! No lock is held over an `await`, but for a sensor's turns, and none but the last two while a disk is read or written.
 //!
 //! | lock | guards | taken by |
 //! |---|---|---|
@@ -37,6 +37,8 @@
 //! | `Desired::subscribers`, and one for each mailbox | which prefixes changed | whoever sets a ban, after `Desired::bans` is free again; the worker |
 //! | `Bans::{allow, rules}`, `Enrolled::known`, `RouterSet::crew`, `Presented::current` | an `Arc` that is replaced as a whole | readers for the time of a clone |
 //! | `Intake::{through, seen, refusals}`, `Reports::{fleet, through}`, `Control::rates` | counters | their own room; none inside another |
+//! | the insides of [`Entrance`](intake::entrance::Entrance) and [`Origins`](intake::origins::Origins) | who is connected, and from where sensors came | `https::accept`, each first request of a connection; none inside another |
+//! | a sensor's turns, in `intake/share.rs` | that one of its bodies is read at a time, and one of its batches is decided; held over an `await`, and waited for by that sensor's requests alone | its own requests: the batch's before the body's |
 //! | `Ledger::reader` | a connection for looking up earlier bans, before `Bans::book` is taken | threads for blocking work |
 //! | `Enrolled::source` | the connection to the enrolled sensors | threads for blocking work |
 

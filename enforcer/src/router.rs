@@ -44,6 +44,7 @@ pub mod sentence;
 pub mod session;
 mod set;
 mod settings;
+mod share;
 pub mod status;
 pub mod view;
 mod worker;

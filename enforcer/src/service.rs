@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atalaya_wire::{Fingerprint, Name};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -28,9 +29,11 @@ use crate::control::{Control, socket};
 use crate::desired::{Desired, Labels};
 use crate::enrolment::{self, Enrolled};
 use crate::intake::Intake;
+use crate::intake::entrance::{ConnectionLimits, Entrance};
 use crate::intake::fleet::Fleet;
 use crate::intake::followers::Followers;
-use crate::intake::https::{self, ConnectionLimits};
+use crate::intake::https;
+use crate::intake::origins::Origins;
 use crate::intake::reports::Reports;
 use crate::ledger::{self, Ledger, Saved, Terms};
 use crate::router::{self, Crew, RouterSet};
@@ -100,7 +103,6 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
     let own = own::keep(bans.clone(), routers.clone(), clock.clone());
     tasks.spawn(until(stop.clone(), own));
     tasks.spawn(until(stop.clone(), names::keep(bans.clone(), config.allow.lookups, clock.clone())));
-    tasks.spawn(until(stop.clone(), keep_enrolled(enrolled.clone())));
     let rates = Arc::new(Mutex::new(Rates::default()));
     tasks.spawn(until(
         stop.clone(),
@@ -111,16 +113,19 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
     let followers =
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
+    let (origins, entrance) = entrance(&config, &clock).await?;
     let intake = Arc::new(Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
-        (ledger.clone(), id),
+        (id, through),
         enrolled.clone(),
         clock.clone(),
-        through,
+        (entrance.clone(), config.sensors),
     ));
-    let listener = listen(config.listen).await?;
+    let keep = keep_enrolled(intake.clone(), enrolled.clone(), origins, clock.clone());
+    tasks.spawn(until(stop.clone(), keep));
+    let listener = listen(config.listen)?;
     let address = listener.local_addr()?;
     let commands = socket::listen(&config.socket)?;
     let (reloads, reload_calls) = Reloads::new();
@@ -141,8 +146,8 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         started,
     };
     tasks.spawn(answer_commands(commands, control, stop.clone()));
-    let (routes, limits) = (intake.routes(), ConnectionLimits::default());
-    tasks.spawn(https::accept(listener, acceptor, routes, limits, stop.clone(), tasks.clone()));
+    let routes = intake.clone().routes();
+    tasks.spawn(https::accept(listener, acceptor, routes, entrance, stop.clone(), tasks.clone()));
     tracing::info!(
         %address, socket = %config.socket.display(), list = config.list.names[0], routers = config.routers.len(), bans = bans.len(), "ready"
     );
@@ -154,6 +159,7 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         desired,
         ledger,
         reports: reports.clone(),
+        intake,
         routers: routers.clone(),
         recovery,
         enrolled,
@@ -188,12 +194,13 @@ fn ground(config: &Config, clock: &Clock) -> anyhow::Result<Ground> {
     let mut labels = Labels::new(config.list.clone(), config.severity.clone());
     let terms = Terms { history: config.history, logins: config.protect.within, clock: clock.clone() };
     let (ledger, saved, writer) = Ledger::open(&config.state, &terms, &mut labels)?;
-    let Saved { id, bans, through, allowances, logins, recovering } = saved;
+    let Saved { id, bans, claims, through, allowances, logins, recovering } = saved;
     let desired = Arc::new(Desired::new());
     let mut allow = Allow::new(config.allow.clone(), allowances);
     allow.set_own(own::at_start(config));
     let bans =
         Bans::new(rules(config, labels), ledger.clone(), desired.clone(), allow, bans, logins, clock.now());
+    bans.load_claims(claims);
     Ok(Ground { ledger, id, through, recovering, writer, desired, bans: Arc::new(bans) })
 }
 
@@ -205,6 +212,7 @@ fn rules(config: &Config, labels: Labels) -> Rules {
         by_jail: config.routers.iter().any(|router| !router.jails.is_empty()),
         escalation: config.escalation.clone(),
         protect: config.protect.clone(),
+        protected_by_one: config.sensors.logins,
         nat64: config.nat64.clone(),
     }
 }
@@ -264,9 +272,22 @@ impl Service {
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("cannot listen on {address}; is another program there?"))
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    https::listen(address).with_context(|| format!("cannot listen on {address}; is another program there?"))
+}
+
+/// Lets nobody in yet, and knows from where sensors came before.
+async fn entrance(config: &Config, clock: &Clock) -> anyhow::Result<(Arc<Origins>, Arc<Entrance>)> {
+    let state = config.state.clone();
+    let addresses = tokio::task::spawn_blocking(move || enrolment::addresses(&state)).await??;
+    let origins = Arc::new(Origins::new(addresses));
+    let entrance = Entrance::new(connection_limits(config.routers.len()), origins.clone(), clock.clone());
+    Ok((origins, entrance))
+}
+
+/// How many connections there may be beside sessions with so many routers.
+fn connection_limits(routers: usize) -> ConnectionLimits {
+    ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers)
 }
 
 async fn answer_commands(commands: UnixListener, control: Control, stop: CancellationToken) {
@@ -289,12 +310,22 @@ async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     }
 }
 
-async fn keep_enrolled(enrolled: Arc<Enrolled>) {
+async fn keep_enrolled(intake: Arc<Intake>, enrolled: Arc<Enrolled>, origins: Arc<Origins>, clock: Clock) {
     let mut interval = tokio::time::interval(enrolment::REFRESH);
     loop {
         interval.tick().await;
-        if let Err(error) = enrolled.refresh().await {
+        if let Err(error) = intake.refresh().await {
             tracing::debug!(%error, "who is enrolled could not be read; the last known hold");
+        }
+        let (fresh, now) = (origins.take_fresh(), clock.now());
+        if fresh.is_empty() {
+            continue;
+        }
+        let enrolled = enrolled.clone();
+        let kept =
+            tokio::task::spawn_blocking(move || enrolled.keep_addresses(&fresh, Origins::forgotten(now)));
+        if let Ok(Err(error)) = kept.await {
+            tracing::debug!(%error, "from where sensors came is not kept over a restart");
         }
     }
 }

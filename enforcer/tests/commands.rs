@@ -65,6 +65,41 @@ fn enrol_prints_a_token_and_nothing_else_and_keeps_no_secret() {
 }
 
 #[test]
+fn a_sensors_jails_are_shown_and_changed_and_revoking_it_says_what_stays() {
+    let host = Host::new("");
+    host.prints(&["enrol", "web-1", "--jails", "ssh,smtp"]);
+    assert_eq!(host.prints(&["jails", "web-1"]), "web-1 may name smtp, ssh\n");
+    let running = host.start();
+    assert_eq!(host.prints(&["jails", "web-1", "ssh"]), "web-1 may name ssh\n");
+    assert_eq!(host.json(&["jails", "web-1", "--json"])["jails"], serde_json::json!(["ssh"]));
+    assert_eq!(host.json(&["status", "--json"])["sensors"]["web-1"]["jails"], serde_json::json!(["ssh"]));
+    assert_eq!(host.prints(&["jails", "web-1", "--any"]), "web-1 may name any jail\n");
+    assert!(host.fails(&["jails", "web-2", "ssh"]).contains("no sensor named web-2 is enrolled"));
+    assert_eq!(
+        host.prints(&["revoke", "web-1"]),
+        "web-1 can send no more; what it reported stays banned: atalaya-enforcer unban --sensor web-1 lifts it\n"
+    );
+    assert_eq!(host.prints(&["unban", "--sensor", "web-1"]), "lifted 0 bans that only web-1 asked for\n");
+    running.stop();
+}
+
+#[test]
+fn an_enforcer_raises_how_many_files_it_may_have_open() {
+    let host = Host::new("");
+    // As a shell and systemd begin it.
+    let run = host.command(&["run"]);
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=1024:4096", "--"]).arg(run.get_program()).args(run.get_args());
+    let running = Running::of(limited);
+    let status = host.json(&["status", "--json"]);
+    assert_eq!(status["open_files"]["limit"], 4096);
+    let places = &status["connections"];
+    let most = places["most_sensors"].as_u64().unwrap() + places["most_strangers"].as_u64().unwrap();
+    assert!(most > 2000 && most < 4096 - 96, "{places}");
+    running.stop();
+}
+
+#[test]
 fn without_a_running_enforcer_commands_say_which_socket_and_how_to_start_it() {
     let host = Host::new("");
     for command in [

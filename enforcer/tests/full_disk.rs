@@ -98,8 +98,12 @@ async fn is_on(router: &Router, address: &str) {
 
 /// Posts an offence as a sensor; the status of the answer.
 fn post(port: &str, token: &str, sequence: u32, address: &str) -> String {
+    post_of(port, token, sequence, address, jiff::Timestamp::now())
+}
+
+/// As [`post`], of an offence at a time.
+fn post_of(port: &str, token: &str, sequence: u32, address: &str, time: jiff::Timestamp) -> String {
     let parts: Vec<&str> = token.trim().split(':').collect();
-    let time = jiff::Timestamp::now();
     let batch = format!(
         r#"{{"version":1,"outbox":"o1","offences":[{{"sequence":{sequence},"jail":"ssh","address":"{address}","time":"{time}","failures":3,"bantime":3600}}]}}"#
     );
@@ -177,6 +181,34 @@ async fn a_start_on_a_full_disk_goes_on_from_what_is_there_and_writes_once_there
         assert_eq!(host.banned(), all);
         assert!(host.prints(&["sensors"]).contains("web-2"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_ban_while_the_disk_is_full_has_asked_for_it_also_after_a_restart() {
+    let router = Router::builder().start().await.unwrap();
+    let host = Host::with(&section(&router));
+    let disk = SmallDisk::mount(host.state(""), "4m");
+    let mut running = host.spawn();
+    let before = port(&running.says("ready"));
+    let [one, two] = ["web-1", "web-2"].map(|name| host.prints(&["enrol", name]));
+    host.prints(&["jails", "web-2", "ssh"]);
+    assert_eq!(post(&before, &one, 1, "198.51.100.1"), "200");
+    running.stop();
+    fill(&host, &disk);
+
+    let mut running = host.spawn();
+    let port = port(&running.says("ready"));
+    assert!(host.prints(&["jails", "web-2"]).contains("ssh"), "what it may name is not read");
+    let time = jiff::Timestamp::now();
+    assert_eq!(post_of(&port, &two, 1, "198.51.100.1", time), "503", "it is acked and not written");
+    disk.free();
+    running.says("can be written again");
+    assert_eq!(post_of(&port, &two, 1, "198.51.100.1", time), "200");
+    drop(running);
+    let _running = host.start();
+    let lifted = host.prints(&["unban", "--sensor", "web-1", "--json"]);
+    assert_eq!(lifted.trim(), r#"{"sensor":"web-1","lifted":0,"stand":1}"#);
+    assert_eq!(host.banned(), ["198.51.100.1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,10 @@ mod scene;
 
 use std::time::Duration;
 
-use atalaya_enforcer::intake::https::{self, Caller, ConnectionLimits};
+use atalaya_enforcer::clock::Clock;
+use atalaya_enforcer::intake::HalfOpenLimits;
+use atalaya_enforcer::intake::entrance::{Caller, ConnectionLimits, Entrance};
+use atalaya_enforcer::intake::https;
 use atalaya_enforcer::router::pin::Pin;
 use atalaya_enforcer::tls::Identity;
 use atalaya_wire::{Evidence, Fingerprint, JoinToken, MAX_BODY, OFFENCES_PATH, ProblemCode, Secret};
@@ -140,7 +143,16 @@ async fn a_sensor_enrolled_this_moment_may_send_and_a_revoked_one_may_not() {
 
     let state = scene.folder.path().join("state");
     atalaya_enforcer::enrolment::revoke(&state, &token.sensor).unwrap();
-    let refused = async { while scene.send(body(4), &replaced).await.is_ok() {} };
+    // Its connections end, perhaps in the middle of a request.
+    let refused = async {
+        loop {
+            let request = scene.client.post(scene.url(OFFENCES_PATH)).body(body(4));
+            let request = request.basic_auth(&replaced.sensor, Some(replaced.secret.expose()));
+            if request.send().await.is_ok_and(|response| response.status() == 401) {
+                break;
+            }
+        }
+    };
     tokio::time::timeout(Duration::from_secs(5), refused).await.expect("a revoked sensor may go on");
     scene.post(vec![scene.offence(5, "198.51.100.8")]).await;
     assert_eq!(scene.bans().await.len(), 2, "what the revoked sensor reported stands");
@@ -180,22 +192,25 @@ async fn garbage_and_connections_that_say_nothing_do_not_keep_an_offence_waiting
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_is_sent_away_after_a_while_and_a_sensors_connection_stays() {
+async fn a_stranger_is_sent_away_for_a_newcomer_or_after_a_while_and_a_sensors_connection_stays() {
     let folder = tempfile::tempdir().unwrap();
     let identity = Identity::load_or_make(folder.path(), || true).unwrap();
     let fingerprint = identity.fingerprint();
     let acceptor = TlsAcceptor::from(identity.presented().unwrap().server_config().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let know = |Extension(caller): Extension<Caller>| async move { caller.is_known() };
+    let know = |Extension(caller): Extension<Caller>| async move {
+        caller.admit(&"web-1".parse().unwrap(), jiff::Timestamp::UNIX_EPOCH).unwrap();
+    };
     let routes = axum::Router::new().route("/know", axum::routing::get(know));
     let limits = ConnectionLimits {
-        stay: Duration::from_millis(300),
-        strangers_of_one: 3,
+        stay: Duration::from_millis(100),
+        half_open: HalfOpenLimits { strangers: 3, strangers_of_one: 3, known: 3 },
         ..ConnectionLimits::default()
     };
+    let entrance = Entrance::new(limits, std::sync::Arc::default(), Clock::system());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tasks.spawn(https::accept(listener, acceptor, routes, limits, stop.clone(), tasks.clone()));
+    tasks.spawn(https::accept(listener, acceptor, routes, entrance.clone(), stop.clone(), tasks.clone()));
 
     let mut sensor = connect(address, fingerprint).await;
     let ask = b"GET /know HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -208,10 +223,12 @@ async fn a_stranger_is_sent_away_after_a_while_and_a_sensors_connection_stays() 
     for _ in 0..3 {
         strangers.push(connect(address, fingerprint).await);
     }
-    let mut fourth = TcpStream::connect(address).await.unwrap();
-    assert!(!matches!(in_time(fourth.read(&mut answer)).await, Ok(1..)), "one address may have any number");
+    assert_eq!(entrance.status().displaced, 0);
+    strangers.push(connect(address, fingerprint).await);
+    assert_eq!(entrance.status().displaced, 1, "one address may have any number, or the newcomer is refused");
+    assert_eq!(in_time(rest(&mut strangers[0])).await, "", "the oldest stays");
     for mut stranger in strangers {
-        stranger.write_all(b"GET /x HTTP/1.1\r\nslow: ").await.unwrap();
+        let _ = stranger.write_all(b"GET /x HTTP/1.1\r\nslow: ").await;
         assert_eq!(in_time(rest(&mut stranger)).await, "");
     }
     sensor.write_all(ask).await.unwrap();
@@ -219,4 +236,96 @@ async fn a_stranger_is_sent_away_after_a_while_and_a_sensors_connection_stays() 
     stop.cancel();
     tasks.close();
     in_time(tasks.wait()).await;
+}
+
+/// A sensor's connection: a request of its own was answered.
+async fn joined(scene: &Scene, token: &JoinToken) -> TlsStream<TcpStream> {
+    let mut stream = connect(scene.service.address(), scene.service.fingerprint()).await;
+    stream.write_all(request(token, "GET /v1/allow", 0).as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    stream
+}
+
+fn request(token: &JoinToken, what: &str, length: usize) -> String {
+    let credentials = format!("{}:{}", token.sensor, token.secret.expose());
+    let credentials = data_encoding::BASE64.encode(credentials.as_bytes());
+    format!(
+        "{what} HTTP/1.1\r\nhost: x\r\nauthorization: Basic {credentials}\r\ncontent-length: {length}\r\n\r\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_sensors_connections_and_stream_end_with_the_command_and_others_stay() {
+    let scene = Scene::new().await;
+    let web_2 = enrol(&scene.folder, &scene.service, "web-2", false);
+    let mut other = joined(&scene, &scene.token).await;
+    let mut idle = joined(&scene, &web_2).await;
+    let mut stream = connect(scene.service.address(), scene.service.fingerprint()).await;
+    stream.write_all(request(&web_2, "GET /v1/bans?version=1", 0).as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+
+    let state = scene.folder.path().join("state");
+    atalaya_enforcer::enrolment::revoke(&state, &web_2.sensor).unwrap();
+    let (status, text) = scene.command(reqwest::Method::POST, "enrolled/refresh", None).await;
+    assert_eq!((status.as_u16(), text.as_str()), (200, r#"{"ended":2}"#));
+    in_time(rest(&mut idle)).await;
+    in_time(rest(&mut stream)).await;
+    other.write_all(request(&scene.token, "GET /v1/allow", 0).as_bytes()).await.unwrap();
+    in_time(other.read_exact(&mut answer)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_has_eight_connections_and_one_unfinished_body_of_its_keeps_nobody_elses_waiting() {
+    let scene = Scene::new().await;
+    let web_2 = enrol(&scene.folder, &scene.service, "web-2", false);
+    let mut links = Vec::new();
+    for _ in 0..9 {
+        links.push(joined(&scene, &web_2).await);
+    }
+    in_time(rest(&mut links[0])).await;
+    for link in &mut links[1..] {
+        link.write_all(request(&web_2, "POST /v1/offences", MAX_BODY).as_bytes()).await.unwrap();
+        link.write_all(b"{\"version\":1,").await.unwrap();
+    }
+    in_time(scene.post(vec![scene.offence(1, "198.51.100.7")])).await;
+    scene.banned("198.51.100.7").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_that_sends_too_much_is_told_how_long_to_wait_and_status_names_it() {
+    let routers = vec![routeros_sim::Router::builder().start().await.unwrap()];
+    let scene = Scene::with(routers, "[sensors]\noffences = 1\n").await;
+    let many = (1..=200).map(|number| scene.offence(number, &attacker(number as u32))).collect();
+    scene.post(many).await;
+    let again = batch(vec![scene.offence(201, "198.51.100.7")]);
+    let (status, problem) = scene.try_post(&again).await.unwrap_err();
+    assert_eq!((status.as_u16(), problem.code), (429, ProblemCode::TooMany));
+    assert!(problem.message.starts_with("web-1 sends more than 1 offences a second"), "{problem}");
+    assert!(problem.wait().unwrap() >= Duration::from_secs(30), "{problem:?}");
+    let web_2 = enrol(&scene.folder, &scene.service, "web-2", false);
+    scene.send(serde_json::to_vec(&again).unwrap(), &web_2).await.unwrap();
+    let (_, text) = scene.command(reqwest::Method::GET, "status", None).await;
+    assert!(text.contains("1 request had to wait, because it sends too much"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offence_of_a_jail_that_the_sensor_may_not_name_bans_nobody_and_the_rest_of_its_batch_does() {
+    let scene = Scene::new().await;
+    let state = scene.folder.path().join("state");
+    let ssh = "ssh".parse().unwrap();
+    atalaya_enforcer::enrolment::restrict(&state, &scene.token.sensor, &[ssh].into()).unwrap();
+    scene.command(reqwest::Method::POST, "enrolled/refresh", None).await;
+    let mut other = scene.offence(1, "198.51.100.7");
+    other.offence.jail = "smtp".parse().unwrap();
+    let ack = scene.post(vec![other, scene.offence(2, "198.51.100.8")]).await;
+    assert_eq!((ack.through, ack.refused.len(), ack.refused[0].sequence), (2, 1, 1));
+    assert!(ack.refused[0].reason.starts_with("web-1 may not name the jail smtp"), "{:?}", ack.refused);
+    scene.banned("198.51.100.8").await;
+    assert_eq!(scene.bans().await.len(), 1);
+    let (_, text) = scene.command(reqwest::Method::GET, "status", None).await;
+    assert!(text.contains("it named a jail that it may not name 1 time, which led to no ban"), "{text}");
 }

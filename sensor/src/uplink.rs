@@ -91,6 +91,14 @@ impl UplinkError {
             _ => None,
         }
     }
+
+    /// How long to wait before sending again, where the enforcer said so.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { problem, .. } => problem.wait(),
+            _ => None,
+        }
+    }
 }
 
 // === impl Uplink ===
@@ -231,6 +239,7 @@ impl Uplink {
             stack.push(offences);
             let pause = match code {
                 Some(ProblemCode::Unauthorized | ProblemCode::UnknownVersion) => REFUSED_PAUSE,
+                _ if let Some(wait) = error.wait() => wait,
                 _ => backoff.next().unwrap_or(REFUSED_PAUSE),
             };
             tokio::time::sleep(pause).await;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::allow::Allow;
+use super::claims::Claims;
 use super::cut::Cuts;
 use super::decided::Decided;
 use super::decision::{self, Decision, Exemption};
@@ -18,7 +19,7 @@ use super::earlier::{Earlier, Recent};
 use super::reachable::Reachable;
 use super::widen::Widen;
 use crate::desired::{Desired, Label, Labels, Moment, Origin, Wanted};
-use crate::ledger::{BY_HAND, Ban, Change, EXPIRED, EarlierBan};
+use crate::ledger::{BY_HAND, Ban, Change, Claim, EXPIRED, EarlierBan};
 
 /// The bans that stand.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Book {
     /// When to look at which ban; a ban that was extended meanwhile is put
     /// back, one that was lifted falls out.
     pub ends: BinaryHeap<Reverse<(Moment, IpNet)>>,
+    /// Who asked for which ban.
+    pub claims: Claims,
     pub labels: Labels,
     recent: Recent,
 }
@@ -63,16 +66,17 @@ impl Book {
         allow: Allow,
         labels: Labels,
     ) -> Self {
-        let (ends, recent) = (BinaryHeap::new(), Recent::default());
-        Self { entries: Cuts::new(desired), widen, reachable, allow, ends, labels, recent }
+        let (ends, claims, recent) = (BinaryHeap::new(), Claims::default(), Recent::default());
+        Self { entries: Cuts::new(desired), widen, reachable, allow, ends, claims, labels, recent }
     }
 
     /// Takes over the bans that stood before, and what routers are to hold for them. Those that the allow list leaves too
     /// many entries of are returned, and are to be lifted.
     pub fn load(&mut self, bans: impl Iterator<Item = (IpNet, Wanted)>, now: Timestamp) -> Vec<IpNet> {
-        let Self { entries, widen, reachable, ends, .. } = self;
+        let Self { entries, widen, reachable, ends, claims, .. } = self;
         entries.desired().set_many(bans.map(|(prefix, ban)| {
             widen.load(prefix, ban.label.is_scan);
+            claims.load(&ban.label.origin);
             if ban.until != Moment::FOREVER {
                 ends.push(Reverse((ban.until, prefix)));
             }
@@ -94,6 +98,12 @@ impl Book {
     /// The ban of exactly this prefix.
     pub fn standing(&self, prefix: IpNet) -> Option<Moment> {
         Some(self.widen.standing(prefix, &self.entries)?.until)
+    }
+
+    /// Who asked for the ban of exactly this prefix so that it ends when it does, and when that is.
+    pub fn owner(&self, prefix: IpNet) -> Option<(Origin, Moment)> {
+        let standing = self.widen.standing(prefix, &self.entries)?;
+        Some((standing.label.origin.clone(), standing.until))
     }
 
     /// As what a prefix is banned: as itself, or as the unit around it, unless that is held without it.
@@ -163,6 +173,10 @@ impl Book {
         let (time, failures) = (offence.time, offence.failures);
         let decided = Decided { decision, address, prefix, origin: origin.clone(), time, failures, login };
         let since = time.min(now);
+        if matches!(decision, Decision::AlreadyBanned) {
+            let until = bantime.end(since).into();
+            changes.extend(self.join(prefix, &origin, until));
+        }
         let ban = |until| NewBan { prefix, since, until, origin, evidence: offence.evidence.clone() };
         match (decision, before) {
             (Decision::Banned(until), _) => changes.extend(self.set(ban(until), true, before, now)),
@@ -177,6 +191,14 @@ impl Book {
     /// Begins a ban, or changes the one that stands, also on the routers; what changes in the ledger.
     pub fn set(&mut self, ban: NewBan, new: bool, before: Option<Moment>, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::with_capacity(2);
+        if new {
+            if before.is_some() {
+                self.forget_claims(ban.prefix);
+            }
+            self.claims.begin(&ban.origin);
+        } else {
+            changes.extend(self.join(ban.prefix, &ban.origin, ban.until));
+        }
         self.reachable.banned_again(ban.prefix);
         let is_scan = ban.evidence.iter().any(|evidence| evidence.source == Evidence::SCAN);
         let wanted = Wanted { until: ban.until, label: self.label(&ban, is_scan) };
@@ -196,6 +218,37 @@ impl Book {
         changes
     }
 
+    /// Lets a ban stand for what is left of it, once somebody took back what they had asked for.
+    pub fn hand_over(&mut self, left: &Claim, now: Timestamp) {
+        let Some(standing) = self.widen.standing(left.prefix, &self.entries) else { return };
+        if standing.until == left.until && standing.label.origin == left.origin {
+            return;
+        }
+        let label = self.labels.of(&left.origin, standing.label.is_scan);
+        let wanted = Wanted { until: left.until, label };
+        let Self { entries, widen, reachable, .. } = self;
+        // As two changes, for a ban that ends sooner may be one that a network covers from now on. None covers one that is
+        // held in parts, and what is allowed in it stays spared throughout.
+        if entries.parts_of(left.prefix).is_none() {
+            widen.lift(left.prefix, entries, &|network| reachable.touches(network, now));
+        }
+        widen.ban(left.prefix, wanted, entries, &|network| reachable.touches(network, now));
+        self.watch(left.prefix, left.until);
+    }
+
+    /// Takes note that somebody asks for a ban that stands; what to write of it.
+    pub fn join(&mut self, prefix: IpNet, origin: &Origin, until: Moment) -> Vec<Change> {
+        let Some((owner, end)) = self.owner(prefix) else { return Vec::new() };
+        let claims = self.claims.join(prefix, (&owner, end), origin, until);
+        claims.into_iter().map(|claim| Change::Claim(Box::new(claim))).collect()
+    }
+
+    fn forget_claims(&mut self, prefix: IpNet) {
+        if let Some((owner, _)) = self.owner(prefix) {
+            self.claims.end(prefix, &owner);
+        }
+    }
+
     /// What is said of a ban on routers. One by hand that is made longer without a word keeps the reason that it had.
     fn label(&mut self, ban: &NewBan, is_scan: bool) -> Arc<Label> {
         let reason = ban.evidence.iter().rev().find(|evidence| evidence.source == BY_HAND);
@@ -211,6 +264,7 @@ impl Book {
 
     /// Lifts a ban before its end, also on the routers.
     pub fn lift(&mut self, prefix: IpNet, now: Timestamp) {
+        self.forget_claims(prefix);
         let Self { entries, widen, reachable, .. } = self;
         widen.lift(prefix, entries, &|network| reachable.touches(network, now));
         self.recent.end(prefix, now);
@@ -227,6 +281,7 @@ impl Book {
             let Some(until) = self.standing(prefix) else { continue };
             match until.timestamp() {
                 Some(end) if until <= moment => {
+                    self.forget_claims(prefix);
                     self.widen.expire(prefix, &mut self.entries);
                     ended(prefix, end);
                 }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::Bans;
 use super::allow::{AllowReason, AllowedBecause};
-use super::book::NewBan;
+use super::book::{Book, NewBan};
 use super::decision::{self, Decision};
 use super::protect;
 use crate::clock::in_zone;
@@ -112,7 +112,10 @@ impl Bans {
             Decision::Banned(_) if is_private => return Err(HandError::Private(prefix)),
             Decision::AlreadyBanned => {
                 let until = before.and_then(Moment::timestamp);
-                return Ok(ByHand { changed: false, until, receipt: self.ledger.write(Vec::new()) });
+                // It stands on for this where the sensor that asked for it takes that back.
+                let claims = book.join(prefix, &Origin::Hand, bantime.end(now).into());
+                let receipt = self.ledger.write_surely(claims);
+                return Ok(ByHand { changed: false, until, receipt });
             }
             Decision::Extended(until) => (until, false),
             Decision::Banned(until) => (until, true),
@@ -145,8 +148,17 @@ impl Bans {
     /// 192.0.2.7, sets the other 39 singly, and removes the /24 last. `unban 192.0.2.200`, which has no ban, does the same
     /// with all 40.
     pub fn unban(&self, prefix: IpNet, by: &str, at: Timestamp) -> Option<Receipt> {
-        let prefix = self.clients(prefix);
-        let mut book = self.lock();
+        self.unban_in(&mut self.lock(), self.clients(prefix), by, at)
+    }
+
+    /// As [`Self::unban`], of who holds the lock.
+    pub(super) fn unban_in(
+        &self,
+        book: &mut Book,
+        prefix: IpNet,
+        by: &str,
+        at: Timestamp,
+    ) -> Option<Receipt> {
         let banned = book.banned_as(prefix);
         let network = book.widen.wide_around(prefix);
         if banned.is_none() && network.is_none() {

@@ -1,7 +1,7 @@
 //! Protection against locking oneself out: who logged in successfully lately, from which address. An offence of such an
 //! address is not banned without a word, and no widened network covers it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use atalaya_wire::{Login, Name, Networks, Seconds, canonical};
@@ -17,10 +17,15 @@ const WRITE_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Debug)]
 pub struct Protect {
     config: ProtectConfig,
-    /// The most addresses; the latest stay.
+    /// The most logins, each the last of one sensor from one address. Of the sensor that has the most, the latest stay.
     most: usize,
-    logins: BTreeMap<IpAddr, Remembered>,
-    by_time: BTreeSet<(Timestamp, IpAddr)>,
+    /// The most of one sensor.
+    most_of_one: usize,
+    /// By address, of each sensor that saw one.
+    logins: BTreeMap<IpAddr, Vec<Remembered>>,
+    count: usize,
+    by_time: BTreeSet<(Timestamp, IpAddr, Name)>,
+    by_sensor: HashMap<Name, BTreeSet<(Timestamp, IpAddr)>>,
 }
 
 #[derive(Debug)]
@@ -42,52 +47,68 @@ pub struct Noted {
 // === impl Protect ===
 
 impl Protect {
-    /// Knows of no login yet, and will know of so many addresses at most.
-    pub fn new(config: ProtectConfig, most: usize) -> Self {
-        Self { config, most, logins: BTreeMap::new(), by_time: BTreeSet::new() }
+    /// Knows of no login yet, and will know of so many at most, and of so many of one sensor.
+    pub fn new(config: ProtectConfig, most: usize, most_of_one: Option<usize>) -> Self {
+        let most_of_one = most_of_one.unwrap_or(most).min(most);
+        let (logins, by_time, by_sensor) = (BTreeMap::new(), BTreeSet::new(), HashMap::new());
+        Self { config, most, most_of_one, logins, count: 0, by_time, by_sensor }
     }
 
-    /// Protects by other settings from here on: of the logins that are known those that they protect.
-    pub fn configure(&mut self, config: ProtectConfig, now: Timestamp) {
-        if self.config == config {
+    /// Protects by other settings from here on, with so many logins of one sensor at most: of the logins that are known
+    /// those that they protect, and of one sensor the latest.
+    pub fn configure(&mut self, config: ProtectConfig, most_of_one: Option<usize>, now: Timestamp) {
+        let most_of_one = most_of_one.unwrap_or(self.most).min(self.most);
+        if self.config == config && self.most_of_one == most_of_one {
             return;
         }
-        self.config = config;
-        self.by_time.clear();
-        for (address, remembered) in std::mem::take(&mut self.logins) {
-            let last = remembered.login.last;
-            if self.is_young(last, now) && self.config.networks.contains(address) {
-                self.by_time.insert((last, address));
-                self.logins.insert(address, remembered);
-            }
+        (self.config, self.most_of_one) = (config, most_of_one);
+        let gone: Vec<_> = self
+            .by_time
+            .iter()
+            .filter(|(last, address, _)| {
+                !(self.is_young(*last, now) && self.config.networks.contains(*address))
+            })
+            .cloned()
+            .collect();
+        for (last, address, sensor) in gone {
+            self.forget(last, address, &sensor);
+        }
+        let sensors: Vec<Name> = self.by_sensor.keys().cloned().collect();
+        for sensor in &sensors {
+            self.keep_latest_of(sensor);
         }
     }
 
-    /// Remembers a login; `None` where it protects nobody.
+    /// Remembers a login; `None` where it protects nobody. A sensor that reports too many displaces its own, and no
+    /// other's, not even from the same address.
     pub fn note(&mut self, login: GoodLogin, now: Timestamp) -> Option<Noted> {
-        let address = login.address;
+        let (address, last, sensor) = (login.address, login.last, login.sensor.clone());
         let within = self.config.within?;
-        if login.last.min(now) < now - within.signed() || !self.config.networks.contains(address) {
+        if last.min(now) < now - within.signed() || !self.config.networks.contains(address) {
             return None;
         }
-        let last = login.last;
-        let before = self.logins.get(&address);
+        let known = self.logins.get(&address).map_or(&[][..], Vec::as_slice);
+        let before = known.iter().find(|known| known.login.sensor == sensor);
         if before.is_some_and(|before| before.login.last >= last) {
             return None;
         }
-        let written = before.map(|before| before.written);
+        let written = known.iter().map(|known| known.written).max();
         let write = written.is_none_or(|written| last.duration_since(written) >= WRITE_AGAIN);
-        let new = !before.is_some_and(|before| self.is_young(before.login.last, now));
-        if let Some(before) = before {
-            self.by_time.remove(&(before.login.last, address));
+        let new = !known.iter().any(|known| self.is_young(known.login.last, now));
+        if let Some(before) = before.map(|before| before.login.last) {
+            self.forget(before, address, &sensor);
         }
-        self.by_time.insert((last, address));
         let written = written.filter(|_| !write).unwrap_or(last);
-        self.logins.insert(address, Remembered { login, written });
-        while self.logins.len() > self.most
-            && let Some((_, oldest)) = self.by_time.pop_first()
+        self.logins.entry(address).or_default().push(Remembered { login, written });
+        self.count += 1;
+        self.by_time.insert((last, address, sensor.clone()));
+        self.by_sensor.entry(sensor.clone()).or_default().insert((last, address));
+        self.keep_latest_of(&sensor);
+        while self.count > self.most
+            && let Some((sensor, own)) = self.by_sensor.iter().max_by_key(|(_, own)| own.len())
+            && let Some((last, address)) = own.first().copied()
         {
-            self.logins.remove(&oldest);
+            self.forget(last, address, &sensor.clone());
         }
         Some(Noted { new, write })
     }
@@ -95,28 +116,26 @@ impl Protect {
     /// Forgets logins that protect no longer; their addresses.
     pub fn expire(&mut self, now: Timestamp) -> Vec<IpAddr> {
         let mut expired = Vec::new();
-        while let Some((last, address)) = self.by_time.first().copied()
+        while let Some((last, address, sensor)) = self.by_time.first().cloned()
             && !self.is_young(last, now)
         {
-            self.by_time.pop_first();
-            self.logins.remove(&address);
-            expired.push(address);
+            self.forget(last, address, &sensor);
+            if !self.logins.contains_key(&address) {
+                expired.push(address);
+            }
         }
         expired
     }
 
-    /// The login that protects an address.
+    /// The login that protects an address, the latest of several.
     pub fn of(&self, address: IpAddr, now: Timestamp) -> Option<&GoodLogin> {
-        let login = &self.logins.get(&canonical(address))?.login;
-        self.is_young(login.last, now).then_some(login)
+        self.latest(self.logins.get(&canonical(address))?, now)
     }
 
     /// A login that protects an address of a network.
     pub fn within(&self, network: IpNet, now: Timestamp) -> Option<&GoodLogin> {
-        self.logins
-            .range(network.network()..=network.broadcast())
-            .map(|(_, remembered)| &remembered.login)
-            .find(|login| self.is_young(login.last, now))
+        let addresses = self.logins.range(network.network()..=network.broadcast());
+        addresses.into_iter().find_map(|(_, logins)| self.latest(logins, now))
     }
 
     /// How many addresses are protected.
@@ -124,9 +143,46 @@ impl Protect {
         self.logins.len()
     }
 
+    /// How many addresses the logins of each sensor protect.
+    pub fn by_sensor(&self) -> BTreeMap<Name, usize> {
+        self.by_sensor.iter().map(|(sensor, own)| (sensor.clone(), own.len())).collect()
+    }
+
     /// Whether no address is protected at the moment.
     pub fn is_empty(&self) -> bool {
         self.logins.is_empty()
+    }
+
+    fn latest<'a>(&self, logins: &'a [Remembered], now: Timestamp) -> Option<&'a GoodLogin> {
+        let logins = logins.iter().map(|remembered| &remembered.login);
+        logins.max_by_key(|login| login.last).filter(|login| self.is_young(login.last, now))
+    }
+
+    /// Forgets the earliest logins of a sensor that has too many.
+    fn keep_latest_of(&mut self, sensor: &Name) {
+        while let Some(own) = self.by_sensor.get(sensor)
+            && own.len() > self.most_of_one
+            && let Some((last, address)) = own.first().copied()
+        {
+            self.forget(last, address, sensor);
+        }
+    }
+
+    fn forget(&mut self, last: Timestamp, address: IpAddr, sensor: &Name) {
+        self.by_time.remove(&(last, address, sensor.clone()));
+        if let Some(own) = self.by_sensor.get_mut(sensor) {
+            own.remove(&(last, address));
+            if own.is_empty() {
+                self.by_sensor.remove(sensor);
+            }
+        }
+        let Some(logins) = self.logins.get_mut(&address) else { return };
+        let before = logins.len();
+        logins.retain(|known| known.login.sensor != *sensor);
+        self.count -= before - logins.len();
+        if logins.is_empty() {
+            self.logins.remove(&address);
+        }
     }
 
     fn is_young(&self, last: Timestamp, now: Timestamp) -> bool {
@@ -199,7 +255,7 @@ mod tests {
     }
 
     fn protect(most: usize) -> Protect {
-        Protect::new(ProtectConfig { within: Some(Seconds(1000)), ..ProtectConfig::default() }, most)
+        Protect::new(ProtectConfig { within: Some(Seconds(1000)), ..ProtectConfig::default() }, most, None)
     }
 
     #[test]
@@ -240,9 +296,55 @@ mod tests {
     }
 
     #[test]
+    fn invented_logins_of_one_sensor_displace_its_own_and_leave_the_others_protected() {
+        let config = ProtectConfig { within: Some(Seconds(1000)), ..ProtectConfig::default() };
+        let mut protect = Protect::new(config, 6, Some(4));
+        let by = |sensor: &str, host: u8, second| GoodLogin {
+            sensor: sensor.parse().unwrap(),
+            ..login(&format!("10.0.0.{host}"), second)
+        };
+        protect.note(by("good", 1, 0), at(0));
+        // Also from the address that the other sensor saw.
+        for host in 1..=9 {
+            protect.note(by("evil", host, host.into()), at(10));
+        }
+        let protected = |protect: &Protect| -> Vec<u8> {
+            (1..=9).filter(|host| protect.of(IpAddr::from([10, 0, 0, *host]), at(10)).is_some()).collect()
+        };
+        assert_eq!(protected(&protect), [1, 6, 7, 8, 9]);
+        assert_eq!(protect.of("10.0.0.1".parse().unwrap(), at(10)).unwrap().sensor.as_str(), "good");
+        for host in 11..=14 {
+            protect.note(by(&format!("other-{host}"), host, 10), at(10));
+        }
+        assert_eq!(protected(&protect), [1, 9], "of the sensor with the most, while all are too many");
+        assert_eq!(protect.by_sensor()[&"evil".parse::<Name>().unwrap()], 1);
+    }
+
+    #[test]
+    fn other_settings_forget_the_logins_that_they_do_not_protect_and_of_each_sensor_the_earliest() {
+        let config = ProtectConfig { within: Some(Seconds(1000)), ..ProtectConfig::default() };
+        let mut protect = Protect::new(config.clone(), 10, None);
+        for (sensor, host) in [("one", 1), ("one", 2), ("one", 3), ("two", 1), ("two", 4)] {
+            let login = login(&format!("10.0.0.{host}"), i64::from(host));
+            protect.note(GoodLogin { sensor: sensor.parse().unwrap(), ..login }, at(10));
+        }
+        let protected = |protect: &Protect| -> Vec<u8> {
+            (1..=4).filter(|host| protect.of(IpAddr::from([10, 0, 0, *host]), at(10)).is_some()).collect()
+        };
+        protect.configure(config.clone(), Some(2), at(10));
+        assert_eq!(protected(&protect), [1, 2, 3, 4], "the other sensor saw the first too");
+        protect.configure(config.clone(), Some(1), at(10));
+        assert_eq!(protected(&protect), [3, 4]);
+        let networks = ["10.0.0.4/32".parse::<IpNet>().unwrap()].into_iter().collect();
+        protect.configure(ProtectConfig { networks, ..config }, Some(1), at(10));
+        assert_eq!((protected(&protect), protect.by_sensor().len()), (vec![4], 1));
+        assert_eq!((protect.count, protect.by_time.len()), (1, 1));
+    }
+
+    #[test]
     fn nobody_is_protected_where_that_is_switched_off() {
         let off = ProtectConfig { within: None, ..ProtectConfig::default() };
-        assert_eq!(Protect::new(off, 10).note(login("10.0.0.1", 0), at(0)), None);
+        assert_eq!(Protect::new(off, 10, None).note(login("10.0.0.1", 0), at(0)), None);
     }
 
     #[test]

@@ -28,9 +28,10 @@ impl Bans {
         let anew = relabel
             || (before.widen, before.by_jail) != (rules.widen, rules.by_jail)
             || before.protect != rules.protect
+            || before.protected_by_one != rules.protected_by_one
             || before.nat64 != rules.nat64;
         book.allow.configure(allow);
-        book.reachable.protect.configure(rules.protect.clone(), now);
+        book.reachable.protect.configure(rules.protect.clone(), rules.protected_by_one, now);
         book.reachable.set_nat64(rules.nat64.clone());
         let widen = Widen::new(rules.widen, rules.by_jail);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);

@@ -46,6 +46,7 @@ impl Settings {
             by_jail: self.by_jail,
             escalation: None,
             protect: if self.protect { protect } else { ProtectConfig { within: None, ..protect } },
+            protected_by_one: None,
             nat64: Nat64::default(),
         }
     }

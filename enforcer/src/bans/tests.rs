@@ -586,3 +586,24 @@ async fn a_widened_network_is_let_go_for_what_is_allowed_in_it() {
     let effect = scene.bans.disallow("192.0.2.4", at(2)).unwrap().effect;
     assert_eq!((effect.still, effect.held_by, effect.more_entries), (None, Vec::new(), -2));
 }
+
+#[test]
+fn what_is_allowed_in_a_ban_stays_spared_when_the_ban_is_handed_over_to_who_else_asked_for_it() {
+    let scene = scene(&[], "192.0.2.0/24");
+    scene.take(offence(1, "2001:db8::1", 0), 0);
+    let (other, outbox) = ("web-2".parse().unwrap(), "o".parse().unwrap());
+    let mut shorter = offence(1, "2001:db8::2", 0);
+    shorter.offence.bantime = BanTime::For(Seconds(600));
+    scene.bans.take(&other, (&outbox, 1), vec![shorter], &Earlier::default(), at(0));
+    scene.allow("2001:db8::7", None, 1);
+    let held = scene.wanted();
+    assert_eq!(held.len(), 64);
+    let web_1 = "web-1".parse().unwrap();
+    let taken = scene.bans.take_back(net("2001:db8::1/128"), &web_1, None, at(2));
+    assert!(matches!(taken, Some(TakenBack::Stands(_))), "{taken:?}");
+    assert_eq!(scene.wanted(), held);
+    assert!(held.iter().all(|part| scene.until(part) == Some(at(600))));
+    let taken = scene.bans.take_back(net("2001:db8::1/128"), &other, None, at(3));
+    assert!(matches!(taken, Some(TakenBack::Lifted(_))), "{taken:?}");
+    assert_eq!(scene.wanted(), [""; 0]);
+}

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::bail;
 use atalaya_enforcer::control::bans::{BanAnswer, BanRequest, UnbanAnswer, UnbanRequest};
 use atalaya_enforcer::control::holding::RouterHolding;
+use atalaya_enforcer::control::sensors::{SensorUnbanAnswer, SensorUnbanRequest};
 use atalaya_enforcer::router::Holding;
-use atalaya_wire::{BanTime, Problem, ProblemCode, Seconds};
+use atalaya_wire::{BanTime, Name, Problem, ProblemCode, Seconds};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -44,12 +45,17 @@ pub struct BanArguments {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     atalaya-enforcer unban 192.0.2.1 --reason 'our own scanner'\n  \
-    atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n\n\
-    The JSON is {prefix, routers, still}, a line for each address; routers as in `show --json`, still as its standing.bans.")]
+    atalaya-enforcer unban 198.51.100.7 2001:db8::/64\n  \
+    atalaya-enforcer unban --sensor web-1   # all that this sensor asked for, and nobody else\n\n\
+    The JSON is {prefix, routers, still}, a line for each address; routers as in `show --json`, still as its \
+    standing.bans; with --sensor it is {sensor, lifted, stand}.")]
 pub struct UnbanArguments {
     /// The addresses or networks, as they were banned
-    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required = true)]
+    #[arg(value_parser = super::prefix, value_name = "ADDRESS|NETWORK", required_unless_present = "sensor")]
     prefixes: Vec<IpNet>,
+    /// Lift all that this sensor asked for; what others asked for too stands on for these
+    #[arg(long, value_name = "NAME", conflicts_with = "prefixes")]
+    sensor: Option<Name>,
     /// Why; kept in the ledger
     #[arg(long, default_value = "")]
     reason: String,
@@ -112,11 +118,33 @@ fn needs_force(error: &anyhow::Error) -> bool {
 impl UnbanArguments {
     pub fn run(&self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let socket = Socket::of(config)?;
+        if let Some(sensor) = self.sensor.clone() {
+            let request = SensorUnbanRequest { sensor, by: super::who(), reason: self.reason.clone() };
+            let done: SensorUnbanAnswer = socket.post("sensors/unban", &request)?;
+            return self.print_all(&done, out).map(|()| ExitCode::SUCCESS);
+        }
         each(&self.prefixes, |&prefix| {
             let request = UnbanRequest { prefix, by: super::who(), reason: self.reason.clone() };
             let done = socket.delete("bans", &request)?;
             self.print(&done, out)
         })
+    }
+
+    fn print_all(&self, done: &SensorUnbanAnswer, out: &mut impl Write) -> anyhow::Result<()> {
+        if self.json {
+            return print_json(out, done);
+        }
+        let stand = match done.stand {
+            0 => String::new(),
+            stand => format!(
+                "; {} {}, because others asked for {} too",
+                words::counted(stand, "ban"),
+                words::agreeing(stand, "stands", "stand"),
+                words::agreeing(stand, "it", "them")
+            ),
+        };
+        let lifted = words::counted(done.lifted, "ban");
+        Ok(writeln!(out, "lifted {lifted} that only {} asked for{stand}", done.sensor)?)
     }
 
     fn print(&self, done: &UnbanAnswer, out: &mut impl Write) -> anyhow::Result<()> {

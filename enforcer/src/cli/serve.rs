@@ -9,11 +9,14 @@ use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::reload::ReloadRequest;
 use atalaya_enforcer::service::{self, Reread};
+use atalaya_program::open_files;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the service until SIGTERM or SIGINT. `reread` reads the configuration again, at SIGHUP and at
 /// `atalaya-enforcer reload`.
 pub fn run(config: Config, reread: Reread) -> anyhow::Result<()> {
+    // Each sensor's connections are open files.
+    open_files::raise(0);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

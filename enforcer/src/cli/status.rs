@@ -159,7 +159,7 @@ impl Sensors {
             .into_iter()
             .map(|sensor| {
                 let seen = known(&sensor.name).map(|known| known.seen.clone()).unwrap_or_default();
-                (sensor.name, SensorAnswer { enrolled: Some(sensor.enrolled), seen })
+                (sensor.name, SensorAnswer { enrolled: Some(sensor.enrolled), jails: sensor.jails, seen })
             })
             .collect();
         let paint = Paint::of_stdout();
@@ -202,16 +202,28 @@ pub fn screen(status: &Status, paint: Paint, lines: usize) -> Vec<String> {
     screen.extend(readings(status, 2, paint));
     screen.push(String::new());
     let faulty = |name: &Name| status.faults.iter().any(|fault| is_sensors(fault, name));
-    let mut rows: Vec<_> = status.sensors.iter().collect();
+    // Many that have not joined yet hide none of those that have.
+    let is_heard = |(_, sensor): &(&Name, &SensorAnswer)| sensor.seen.last.is_some();
+    let (mut rows, unheard): (Vec<_>, Vec<_>) = status.sensors.iter().partition(is_heard);
+    let unheard = if unheard.len() > 1 {
+        unheard.len()
+    } else {
+        rows.extend(unheard);
+        0
+    };
     rows.sort_by_key(|(name, _)| !faulty(name));
-    let rows =
+    let rows: Vec<_> =
         rows.iter().map(|(name, sensor)| sensor_row(name, sensor, &status.faults, status.now)).collect();
-    let room = lines.saturating_sub(screen.len() + 1).max(3);
+    let room = lines.saturating_sub(screen.len() + 1 + usize::from(unheard > 0)).max(3);
     if sensors == 0 {
         screen.push("no sensor is enrolled: atalaya-enforcer enrol NAME".to_owned());
-    } else {
+    } else if !rows.is_empty() {
         let table = paint.table(SENSOR_HEADER, &SENSOR_NUMBERS, rows);
         screen.extend(cut_rows(table, room, "atalaya-enforcer sensors"));
+    }
+    if unheard > 0 {
+        let enrolled = words::counted(unheard, "enrolled sensor");
+        screen.push(format!("{enrolled} not heard yet: atalaya-enforcer sensors"));
     }
     screen
 }
@@ -308,7 +320,10 @@ pub fn fault_text(fault: &Fault, now: Timestamp) -> String {
         | FaultKind::RouterRefuses
         | FaultKind::RouterFull
         | FaultKind::RulesUnclear => "router",
-        FaultKind::SensorSilent | FaultKind::SensorClock => "sensor",
+        FaultKind::SensorSilent if fault.name.is_none() => "sensors",
+        FaultKind::SensorOdd | FaultKind::SensorSilent | FaultKind::SensorClock => "sensor",
+        FaultKind::Connections => "connections",
+        FaultKind::Strangers => "strangers",
         FaultKind::OpenFiles => "open files",
         FaultKind::FleetFull => "memory",
     };

@@ -7,6 +7,7 @@ use atalaya_wire::{Escalation, Name};
 
 use super::Config;
 use crate::bans::protect::ProtectConfig;
+use crate::intake::SensorLimits;
 use crate::intake::fleet::FleetConfig;
 use crate::router::RouterConfig;
 use crate::router::check::command::quoted;
@@ -38,6 +39,7 @@ impl Differences {
             fleet: _,
             protect: _,
             history: _,
+            sensors: _,
             nat64: _,
             routers: _,
             warnings: _,
@@ -51,6 +53,7 @@ impl Differences {
         found.set("allow", &allowed(before), &allowed(after));
         found.set("nat64", &Vec::from(before.nat64.clone()), &Vec::from(after.nat64.clone()));
         found.policy(before, after);
+        found.sensors(before.sensors, after.sensors);
         found.fleet(&before.fleet, &after.fleet);
         found
     }
@@ -201,6 +204,15 @@ impl Differences {
         self.value("history: max_megabytes", megabytes(before), megabytes(after));
     }
 
+    fn sensors(&mut self, before: SensorLimits, after: SensorLimits) {
+        let SensorLimits { offences, bans, logins } = after;
+        let most = |most: Option<usize>| most.map_or("0 (any number)".to_owned(), |most| most.to_string());
+        let rate = |rate: Option<u32>| most(rate.map(|rate| rate as usize));
+        self.value("sensors: offences", rate(before.offences), rate(offences));
+        self.value("sensors: bans", most(before.bans), most(bans));
+        self.value("sensors: logins", most(before.logins), most(logins));
+    }
+
     fn fleet(&mut self, before: &[FleetConfig], after: &[FleetConfig]) {
         let (old, new) = (by_name(before, |jail| &jail.name), by_name(after, |jail| &jail.name));
         for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
@@ -323,6 +335,15 @@ mod tests {
             ),
             ("", "[history]\nkeep = \"60d\"", vec!["history: keep 365d → 60d"]),
             ("", "[history]\nmax_megabytes = 10", vec!["history: max_megabytes 4000 → 10"]),
+            (
+                "[sensors]\nbans = 0",
+                "[sensors]\noffences = 50\nlogins = 0",
+                vec![
+                    "sensors: offences 1000 → 50",
+                    "sensors: bans 0 (any number) → 200000",
+                    "sensors: logins 2000 → 0 (any number)",
+                ],
+            ),
             ("", "[fleet.a]", vec!["fleet.a: added"]),
             (
                 "[fleet.a]",

@@ -1,6 +1,6 @@
 //! What `GET /status` answers: the enforcer, its routers and its sensors at one moment, and what is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atalaya_wire::{Fingerprint, Name};
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use super::rates::RatesAnswer;
 use super::untaken::UntakenBans;
 use crate::bans::DecisionCounts;
 use crate::intake::Seen;
+use crate::intake::entrance::ConnectionsStatus;
 use crate::intake::fleet::FleetStatus;
 use crate::router::RouterStatus;
 
@@ -48,6 +49,9 @@ pub struct Status {
     /// The enforcer's open descriptors and how many it may have; `None` where the system does not say.
     #[serde(default)]
     pub open_files: Option<OpenFiles>,
+    /// Who is connected.
+    #[serde(default)]
+    pub connections: ConnectionsStatus,
     /// Why the ledger cannot be written; `None` when all is well.
     pub ledger_trouble: Option<String>,
     /// The address list's name.
@@ -78,6 +82,9 @@ pub struct RouterAnswer {
 pub struct SensorAnswer {
     /// When it was enrolled; `None` for one that is no more.
     pub enrolled: Option<Timestamp>,
+    /// The jails that it may name; any where there is no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jails: Option<BTreeSet<Name>>,
     /// What is known of it since the start.
     #[serde(flatten)]
     pub seen: Seen,
@@ -125,7 +132,13 @@ pub enum FaultKind {
     RulesUnclear,
     /// Nearly all descriptors that the enforcer may have are open.
     OpenFiles,
-    /// A sensor is silent.
+    /// Sensors find no place for their connections.
+    Connections,
+    /// Strangers hold all places that strangers may have.
+    Strangers,
+    /// A sensor sends too much, or what it may not.
+    SensorOdd,
+    /// A sensor is silent, or several were never heard.
     SensorSilent,
     /// A sensor's clock is wrong.
     SensorClock,

@@ -4,18 +4,15 @@
 use atalaya_wire::Name;
 use jiff::{SignedDuration, Timestamp};
 
-use super::answers::{Fault, FaultKind, RouterAnswer, SensorAnswer, Status};
+use super::answers::{Fault, FaultKind, RouterAnswer, Status};
 use super::open_files::OpenFiles;
-use crate::intake::skew::TOLERATED;
+use super::sensor_faults::sensor_faults;
 use crate::router::address_list::address_text;
 use crate::router::{Enforcement, MissingBans, Rival, Rivals, RouterStatus};
 use atalaya_program::count::{agreeing, count, counted};
 
 /// How long a router may take to be logged in to, at the start or after it broke off.
 const ROUTER_GRACE: SignedDuration = SignedDuration::from_secs(5);
-/// After how long without a word a sensor counts as silent. Ours are heard every minute, however quiet
-/// their hosts are.
-const SILENCE: SignedDuration = SignedDuration::from_mins(10);
 
 // === impl FaultKind ===
 
@@ -36,7 +33,7 @@ impl FaultKind {
 
     /// Whether it is a sensor's.
     pub fn is_sensors(self) -> bool {
-        matches!(self, Self::SensorSilent | Self::SensorClock)
+        matches!(self, Self::SensorOdd | Self::SensorSilent | Self::SensorClock)
     }
 }
 
@@ -67,10 +64,7 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         );
         faults.push(of_enforcer(FaultKind::OpenFiles, text));
     }
-    let sensors = status.sensors.iter();
-    faults.extend(sensors.filter_map(|(name, sensor)| silent(name, sensor, status)));
-    let sensors = status.sensors.iter();
-    faults.extend(sensors.filter_map(|(name, sensor)| clock(name, sensor)));
+    faults.extend(sensor_faults(status));
     if status.rates.fleet_dropped.last_15_minutes > 0 {
         let text = format!(
             "the fleet jails forgot {} in the last 15 minutes because there were too many: their counts begin anew",
@@ -226,7 +220,7 @@ fn of_router(RouterAnswer { status, down_since, .. }: &RouterAnswer, now: Timest
 fn full(RouterAnswer { status, .. }: &RouterAnswer) -> Option<Fault> {
     let limit = status.limit.filter(|_| status.left_out > 0)?;
     let text = format!(
-        "full: {} of {} {} left out, those of the lowest severity that end first; it may hold {} (`max_entries`, or what its memory allows)",
+        "full: {} of {} {} left out, of the sensors that have the most, the lowest severity and what ends first; it may hold {} (`max_entries`, or what its memory allows)",
         count(status.left_out),
         counted(status.desired, "ban"),
         agreeing(status.left_out, "is", "are"),
@@ -236,44 +230,19 @@ fn full(RouterAnswer { status, .. }: &RouterAnswer) -> Option<Fault> {
     Some(Fault { kind: FaultKind::RouterFull, name, since: None, text, commands: Vec::new() })
 }
 
-fn silent(name: &Name, sensor: &SensorAnswer, status: &Status) -> Option<Fault> {
-    // One that is enrolled no more may be silent.
-    let enrolled = sensor.enrolled?;
-    let heard = sensor.seen.last;
-    let since = heard.unwrap_or(status.started.max(enrolled));
-    if status.now.duration_since(since) < SILENCE {
-        return None;
-    }
-    let what = if heard.is_some() { "silent: is its host up?" } else { "not heard yet: has it joined?" };
-    let text = format!("{what} If it is gone for good: atalaya-enforcer revoke {name}");
-    let (name, since) = (Some(name.clone()), Some(since));
-    Some(Fault { kind: FaultKind::SensorSilent, name, since, text, commands: Vec::new() })
-}
-
-fn clock(name: &Name, sensor: &SensorAnswer) -> Option<Fault> {
-    let skew =
-        sensor.seen.skew_seconds.filter(|skew| skew.unsigned_abs() > TOLERATED.as_secs().unsigned_abs())?;
-    let way = if skew > 0 { "behind" } else { "ahead" };
-    let text = format!(
-        "its clock is {} s {way}, so that what it reports is dated by when it arrives: is NTP on there (`timedatectl`)?",
-        skew.unsigned_abs()
-    );
-    let name = Some(name.clone());
-    Some(Fault { kind: FaultKind::SensorClock, name, since: None, text, commands: Vec::new() })
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::answers::SensorAnswer;
     use super::*;
     use crate::intake::Seen;
     use crate::router::State;
     use crate::router::status::RouterError;
 
-    fn at(second: i64) -> Timestamp {
+    pub fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn status(now: i64) -> Status {
+    pub fn status(now: i64) -> Status {
         serde_json::from_value(serde_json::json!({
             "release": "1", "now": at(now), "started": at(0), "faults": [], "bans": 0, "widened": 0,
             "allowances": 0, "protected": 0, "fleet": [],
@@ -436,7 +405,7 @@ mod tests {
             ("revoked", None, Some(1)),
         ] {
             let seen = Seen { last: last.map(at), ..Seen::default() };
-            let sensor = SensorAnswer { enrolled: enrolled.map(at), seen };
+            let sensor = SensorAnswer { enrolled: enrolled.map(at), jails: None, seen };
             status.sensors.insert(name.parse().unwrap(), sensor);
         }
         assert_eq!(kinds(&status), [FaultKind::Ledger, FaultKind::SensorSilent, FaultKind::SensorSilent]);
@@ -448,6 +417,10 @@ mod tests {
         assert!(faults(&status)[3].text.contains("95 s ahead"), "{:?}", faults(&status)[3]);
         status.sensors.remove(&heard_name);
         let names: Vec<_> = faults(&status).into_iter().filter_map(|fault| fault.name).collect();
-        assert_eq!(names.iter().map(Name::as_str).collect::<Vec<_>>(), ["never", "quiet"]);
+        assert_eq!(
+            names.iter().map(Name::as_str).collect::<Vec<_>>(),
+            ["never", "quiet"],
+            "the longest first"
+        );
     }
 }

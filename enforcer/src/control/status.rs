@@ -49,6 +49,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         decisions: control.bans.counts(),
         rates,
         open_files: control.open_files.look(Instant::now()),
+        connections: control.intake.entrance().status(),
         ledger_trouble: control.ledger.trouble(),
         list: control.list.borrow().clone(),
         fingerprint: control.presented.fingerprint(),
@@ -62,13 +63,18 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
 
 fn sensors(control: &Control) -> BTreeMap<Name, SensorAnswer> {
     let seen = control.intake.seen();
-    let mut sensors: BTreeMap<Name, SensorAnswer> =
-        seen.into_iter().map(|(name, seen)| (name, SensorAnswer { enrolled: None, seen })).collect();
+    let mut sensors: BTreeMap<Name, SensorAnswer> = seen
+        .into_iter()
+        .map(|(name, seen)| (name, SensorAnswer { enrolled: None, jails: None, seen }))
+        .collect();
     for sensor in control.intake.enrolled() {
-        let known = sensors
-            .entry(sensor.name)
-            .or_insert_with(|| SensorAnswer { enrolled: None, seen: Seen::default() });
+        let known = sensors.entry(sensor.name).or_insert_with(|| SensorAnswer {
+            enrolled: None,
+            jails: None,
+            seen: Seen::default(),
+        });
         known.enrolled = Some(sensor.enrolled);
+        known.jails = sensor.jails;
     }
     sensors
 }

@@ -5,19 +5,26 @@ use std::path::{Path, PathBuf};
 use atalaya_program::disk::FileTrouble;
 use jiff::Timestamp;
 use rusqlite::backup::Backup;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::EnrolmentError;
 use crate::database::{self, DatabaseTrouble};
 use crate::state;
 
 /// The file's format, in SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// `enrolled` is in milliseconds since 1970. `meta` names the ledger beside it, so that its loss is noticed.
 const SCHEMA: &str = "
     CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// What the second form has beside the first: the jails that a sensor may name, any where it has no row, and the
+/// addresses from which sensors came, with when that was.
+const SECOND: &str = "
+    CREATE TABLE jails (sensor TEXT NOT NULL, jail TEXT NOT NULL, PRIMARY KEY (sensor, jail)) WITHOUT ROWID;
+    CREATE TABLE addresses (address TEXT PRIMARY KEY, seen INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// The file, opened to be read.
@@ -94,7 +101,8 @@ pub(super) fn read(folder: &Path) -> Result<Roll, EnrolmentError> {
         Ok((copy, found))
     };
     match copy().map_err(failed(folder))? {
-        (connection, VERSION) => Ok(Roll { connection, is_copy: true }),
+        // Whatever only the second form has is missing in the first.
+        (connection, 1 | VERSION) => Ok(Roll { connection, is_copy: true }),
         _ => Err(error),
     }
 }
@@ -115,7 +123,10 @@ fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, SoundError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match found {
         0 => make(&mut connection, sources)?,
-        VERSION => {
+        1 | VERSION => {
+            if found == 1 {
+                bring_forward(&mut connection)?;
+            }
             // Small enough to be looked at whole each time.
             connection.query_row("SELECT count(digest) FROM sensors", [], |_| Ok(()))?;
             connection.query_row("SELECT count(value) FROM meta", [], |_| Ok(()))?;
@@ -125,11 +136,34 @@ fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, SoundError> {
     Ok(connection)
 }
 
+/// Brings a file of the first form forward. On a full disk it stays as it is, for the sensors in it are to be let in;
+/// what only the second form has is then missing.
+fn bring_forward(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another program may have been first.
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found != 1 {
+        return Ok(());
+    }
+    let done = transaction.execute_batch(SECOND).and_then(|()| {
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()
+    });
+    match done {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            tracing::warn!(%error, "the file of the enrolled sensors stays in the form of the release before: make room on the disk");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 /// Makes the tables, with the sensors that another database holds: a ledger of the first release does, and so
 /// do a backup and a damaged file.
 fn make(connection: &mut Connection, sources: &[PathBuf]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(SECOND)?;
     for source in sources {
         if !source.metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
             continue;
@@ -152,8 +186,7 @@ fn make(connection: &mut Connection, sources: &[PathBuf]) -> rusqlite::Result<()
 
 fn take_over(connection: &Connection, source: &Path) -> rusqlite::Result<usize> {
     let source = database::open_to_read(source)?;
-    let there = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'sensors'";
-    if source.query_row(there, [], |row| row.get::<_, i64>(0))? == 0 {
+    if !has_table(&source, "sensors")? {
         return Ok(0);
     }
     let mut statement = source.prepare("SELECT name, digest, enrolled FROM sensors")?;
@@ -166,5 +199,19 @@ fn take_over(connection: &Connection, source: &Path) -> rusqlite::Result<usize> 
             rusqlite::params![name, digest, enrolled],
         )?;
     }
+    if has_table(&source, "jails")? {
+        let mut statement = source.prepare("SELECT sensor, jail FROM jails")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (sensor, jail): (String, String) = (row.get(0)?, row.get(1)?);
+            connection.execute("INSERT OR IGNORE INTO jails VALUES (?1, ?2)", [sensor, jail])?;
+        }
+    }
     Ok(count)
+}
+
+/// Whether a database has such a table: a file of the first form has not all.
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let there = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    connection.query_row(there, [name], |row| Ok(row.get::<_, i64>(0)? > 0))
 }

@@ -4,21 +4,26 @@
 use std::time::Duration;
 
 use atalaya_wire::{
-    Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Name, Problem, ProblemCode, Report, VERSION,
+    Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Problem, ProblemCode, Report, Unban, VERSION,
 };
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::share::{LargeBody, Shares};
 use atalaya_program::count::counted;
 
 /// How long a request's body may take to arrive.
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a large body may take while others wait for its place, and how often that is looked at.
+const SLOW_BODY: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The largest body that is read where offences are decided; a larger one would hold up others.
 const QUICK_BODY: usize = 64 * 1024;
@@ -31,46 +36,55 @@ pub(super) struct Refusal(pub Problem);
 pub(super) async fn parsed<T: Send + 'static>(
     body: Vec<u8>,
     parse: fn(&[u8]) -> Result<T, Problem>,
-    sensor: &Name,
 ) -> Result<T, Problem> {
-    let parsed = if body.len() > QUICK_BODY {
-        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
-        parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
-    } else {
-        parse(&body)
-    };
-    parsed.inspect_err(|problem| {
-        tracing::warn!(%sensor, code = ?problem.code, problem = problem.message, "refused what a sensor sent");
-    })
+    if body.len() <= QUICK_BODY {
+        return parse(&body);
+    }
+    let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
+    parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
 }
 
-pub(super) async fn read_body(mut body: Body) -> Result<Vec<u8>, Problem> {
+/// Reads a body, in its sensor's turn. Of large ones only so many are in memory at once.
+/// The place of a large one is to be kept for as long as it is.
+pub(super) async fn read_body(
+    mut body: Body,
+    shares: &Shares,
+    deadline: Instant,
+) -> Result<(Vec<u8>, Option<LargeBody<'_>>), Problem> {
     let too_large = || {
         Problem::new(
             ProblemCode::TooLarge,
             format!("the body is larger than {MAX_BODY} bytes: send fewer offences at once"),
         )
     };
-    let deadline = Instant::now() + BODY_DEADLINE;
-    let expected = body.size_hint().lower();
-    if expected > MAX_BODY as u64 {
+    let expected = body.size_hint();
+    if expected.lower() > MAX_BODY as u64 {
         drain(body).await;
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(expected as usize);
-    while let Some(data) = timeout_at(deadline, next(&mut body))
-        .await
-        .map_err(|_| Problem::new(ProblemCode::Unavailable, "the body did not arrive in time"))?
-    {
+    let is_large = expected.upper().is_none_or(|most| most > QUICK_BODY as u64);
+    let place = if is_large { Some(shares.large_body(deadline).await?) } else { None };
+    let begun = Instant::now();
+    let mut bytes = Vec::with_capacity((expected.lower() as usize).min(QUICK_BODY));
+    loop {
+        let is_waited_for = || place.as_ref().is_some_and(LargeBody::is_waited_for);
+        if Instant::now() >= deadline || begun.elapsed() >= SLOW_BODY && is_waited_for() {
+            return Err(Problem::new(ProblemCode::Unavailable, "the body did not arrive in time"));
+        }
+        let data = match timeout_at(deadline.min(Instant::now() + LOOK), next(&mut body)).await {
+            Ok(Some(data)) => data,
+            Ok(None) => return Ok((bytes, place)),
+            Err(_) => continue,
+        };
         let data = data
             .map_err(|error| Problem::new(ProblemCode::Malformed, format!("the body is cut off: {error}")))?;
         if bytes.len() + data.len() > MAX_BODY {
+            drop(place);
             drain(body).await;
             return Err(too_large());
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes)
 }
 
 /// Reads on for a while, so that a client that sends first and listens later gets to see its refusal.
@@ -150,6 +164,14 @@ pub(super) fn parse_report(body: &[u8]) -> Result<Report, Problem> {
     Ok(report)
 }
 
+/// Reads what a sensor wants to be lifted.
+pub(super) fn parse_unban(body: &[u8]) -> Result<Unban, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let why: String = error.to_string().escape_debug().take(300).collect();
+        malformed(&format!("the request cannot be understood: {why}"))
+    })
+}
+
 /// Reads a body of our version.
 pub(super) fn understand<T: DeserializeOwned>(
     body: &[u8],
@@ -210,9 +232,14 @@ impl IntoResponse for Refusal {
             ProblemCode::NeedsForce => StatusCode::CONFLICT,
             ProblemCode::NotFound => StatusCode::NOT_FOUND,
             ProblemCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ProblemCode::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ProblemCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
         };
+        let wait = self.0.wait().map(|wait| wait.as_secs_f64().ceil() as u64);
         let mut response = (status, Json(self.0)).into_response();
+        if let Some(wait) = wait {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
+        }
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()

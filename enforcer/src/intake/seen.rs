@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::https::Caller;
+use super::entrance::Caller;
+use super::share::Oddities;
 use super::skew::{Dating, TOLERATED};
 
 /// The shortest time between two log lines about refused requests.
@@ -29,6 +30,10 @@ pub struct Seen {
     /// How many seconds its clock is behind ours (negative: ahead), the way of what it sent included; `None` where
     /// it does not say.
     pub skew_seconds: Option<i64>,
+    /// How many addresses its reports of successful logins protect.
+    pub protects: usize,
+    /// What it did within the last 15 minutes that an honest one does not.
+    pub oddities: Oddities,
     /// The skew that was logged last, while the clock is wrong.
     #[serde(skip)]
     pub told_skew: Option<i64>,

@@ -23,6 +23,7 @@ const PAGES: i32 = 256;
 /// takes it over.
 const BESIDE: &str = "
     CREATE TABLE sensors (name TEXT PRIMARY KEY, digest BLOB NOT NULL, enrolled INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE jails (sensor TEXT NOT NULL, jail TEXT NOT NULL, PRIMARY KEY (sensor, jail)) WITHOUT ROWID;
 ";
 const FILES_TABLE: &str =
     "CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID";
@@ -269,6 +270,9 @@ fn add_beside(
     for (name, digest, enrolled) in enrolment::rows(state)? {
         copy.execute("INSERT INTO sensors VALUES (?1, ?2, ?3)", params![name, digest, enrolled])
             .map_err(failed)?;
+    }
+    for (sensor, jail) in enrolment::jail_rows(state)? {
+        copy.execute("INSERT INTO jails VALUES (?1, ?2)", params![sensor, jail]).map_err(failed)?;
     }
     for name in FILES {
         match fs::read(state.join(name)) {

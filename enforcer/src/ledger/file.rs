@@ -137,12 +137,13 @@ pub(super) fn tune(connection: &Connection) -> rusqlite::Result<()> {
 /// Drops what a backup holds beside the ledger: by now the sensors are in a file of their own, and who is
 /// revoked there must not come back.
 fn forget_beside(connection: &Connection) -> rusqlite::Result<()> {
-    let beside = "SELECT count(*) FROM sqlite_schema WHERE name IN ('sensors', 'files')";
+    let beside = "SELECT count(*) FROM sqlite_schema WHERE name IN ('sensors', 'jails', 'files')";
     if connection.query_row(beside, [], |row| row.get::<_, i64>(0))? > 0 {
         // Overwritten with zeros, for there are secrets among it.
         connection.pragma_update(None, "secure_delete", true)?;
         connection.execute_batch(
-            "BEGIN IMMEDIATE; DROP TABLE IF EXISTS sensors; DROP TABLE IF EXISTS files; COMMIT",
+            "BEGIN IMMEDIATE; DROP TABLE IF EXISTS sensors; DROP TABLE IF EXISTS jails;
+             DROP TABLE IF EXISTS files; COMMIT",
         )?;
         connection.pragma_update(None, "secure_delete", false)?;
     }

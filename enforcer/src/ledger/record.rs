@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::desired::{Origin, Wanted};
+use crate::desired::{Moment, Origin, Wanted};
 use crate::prefixes::Family;
 
 /// A ban as the ledger keeps it.
@@ -99,11 +99,33 @@ pub struct ListUse {
     pub mark: String,
 }
 
+/// That somebody asked for a ban.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The prefix whose ban it is.
+    pub prefix: IpNet,
+    /// Who asked.
+    pub origin: Origin,
+    /// Until when.
+    pub until: Moment,
+}
+
 /// A change to the ledger. Making the same change again changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A ban, or a later end of the one that stands.
     Ban(Box<Ban>),
+    /// Somebody asks for a ban that others asked for too.
+    Claim(Box<Claim>),
+    /// A sensor takes back what it asked for; the ban stands on for others.
+    TakeBack {
+        /// Who asked for what is left of it, and until when.
+        left: Box<Claim>,
+        /// Who takes it back.
+        sensor: Name,
+        /// What it asked for by this jail; by all where there is none.
+        jail: Option<Name>,
+    },
     /// The ban that stands has ended.
     End {
         /// The prefix whose ban it is.
@@ -161,6 +183,8 @@ pub struct Saved {
     pub id: Name,
     /// The bans that stand, also those whose time is over and whose end is not written yet.
     pub bans: Vec<(IpNet, Wanted)>,
+    /// Who asked for bans that several asked for.
+    pub claims: Vec<Claim>,
     /// The largest sequence by sensor and outbox.
     pub through: HashMap<(Name, Name), u64>,
     /// The entries of the allow list that were made at run time, also those whose time is over.

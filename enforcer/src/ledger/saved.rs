@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite::{Connection, Error, Row, params};
 
-use super::{Allowance, BY_HAND, GoodLogin, MOST_LOGINS, Saved, row, schema};
+use super::{Allowance, BY_HAND, GoodLogin, MOST_LOGINS, Saved, claims, row, schema};
 use crate::desired::{Labels, Wanted};
 
 /// So many bans are read at once, where no more than so many rows lie between two of them.
@@ -26,6 +26,7 @@ pub(super) fn read(
     Ok(Saved {
         id,
         bans: standing(connection, labels)?,
+        claims: claims::read(connection)?,
         through: through(connection)?,
         allowances: allowances(connection)?,
         logins: match logins_since {

@@ -75,11 +75,17 @@ fn weight_of(change: &Change) -> Weight {
     match change {
         Change::Login(_) | Change::Protected(_) | Change::Through { .. } => Weight::Passing,
         Change::Ban(ban) if ban.origin == Origin::Hand => Weight::ByHand,
+        Change::Claim(claim) if claim.origin == Origin::Hand => Weight::ByHand,
         Change::End { by, .. } if by != super::EXPIRED => Weight::ByHand,
-        Change::Allow(_) | Change::Disallow { .. } => Weight::ByHand,
-        Change::Ban(_) | Change::End { .. } | Change::List(_) | Change::ForgetList(_) | Change::Recovered => {
-            Weight::Recoverable
-        }
+        // Nobody says again that a ban is taken back: without it, it would stand until the end that it had before.
+        Change::TakeBack { .. } | Change::Allow(_) | Change::Disallow { .. } => Weight::ByHand,
+        // The offence that a sensor's claim is of is not acked, and comes again after the next start.
+        Change::Ban(_)
+        | Change::Claim(_)
+        | Change::End { .. }
+        | Change::List(_)
+        | Change::ForgetList(_)
+        | Change::Recovered => Weight::Recoverable,
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use atalaya_program::disk::DiskTrouble;
+use atalaya_wire::Name;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::oneshot;
@@ -16,7 +17,7 @@ use super::examination::Examination;
 use super::housekeeping::Housekeeping;
 use super::place::Place;
 use super::unwritten::UnwrittenChanges;
-use super::{Change, LedgerError, file, row, schema};
+use super::{Change, LedgerError, claims, file, row, schema};
 use crate::database::{self, DatabaseAccess, DatabaseTrouble};
 
 /// The most changes in one transaction.
@@ -129,8 +130,10 @@ fn write(
         kept.clear();
     }
     for order in orders {
-        if order.keep && result.is_err() {
-            kept.extend(order.changes);
+        if result.is_err() {
+            // Who sends an offence again finds its claim in memory, so that nothing would ever write it.
+            let is_kept = |change: &Change| order.keep || matches!(change, Change::Claim(_));
+            kept.extend(order.changes.into_iter().filter(is_kept).collect());
         }
         // Nobody waits any more where a connection broke.
         let _ = order.done.send(result.clone());
@@ -176,6 +179,10 @@ fn apply_one(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
                     ban.origin.sensor().as_str(),
                     evidence
                 ])?
+        }
+        Change::Claim(claim) => claims::join(connection, claim)?,
+        Change::TakeBack { left, sensor, jail } => {
+            claims::take_back(connection, left, sensor.as_str(), jail.as_ref().map(Name::as_str))?
         }
         Change::End { prefix, at, by } => connection
             .prepare_cached("UPDATE bans SET ended = ?2, ended_by = ?3 WHERE place = ?1 AND ended IS NULL")?

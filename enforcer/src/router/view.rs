@@ -1,16 +1,19 @@
 //! What one router should hold: of all bans those that it takes, and of these no more than it can.
 //!
-//! Where there are more bans than a router may hold entries, those of the lowest severity are left out,
-//! and of one severity those that end first: of them the least is lost. Which come first does not change
-//! with time, so that one rank is the border, and moving it is all there is to do.
+//! Where there are more bans than a router may hold entries, each sensor gets its share ([`share`](super::share)), so
+//! that one that fills the router displaces its own bans alone; bans by hand come before all. Of what is over a share
+//! the lowest severity is left out, and of one severity what ends first: of that the least is lost. Which come first
+//! does not change with time, so that one rank is a sensor's border, and moving it is all there is to do.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use atalaya_wire::Name;
 use ipnet::IpNet;
 
-use crate::desired::{Desired, Label, Moment, Severity};
+use super::share::fair_shares;
+use crate::desired::{Desired, Label, Moment, Origin, Severity};
 use crate::prefixes::Family;
 
 /// Which bans are for a router.
@@ -30,8 +33,8 @@ pub struct View {
     /// Of which families the router has a table.
     families: [bool; 2],
     limit: Option<usize>,
-    /// Bans below this rank are left out.
-    border: u64,
+    /// Bans below these ranks are left out, by the name of the sensor, or of what stands in its place.
+    borders: HashMap<Name, u64>,
     left_out: usize,
 }
 
@@ -54,7 +57,7 @@ impl Takes {
 impl View {
     /// A view without a limit.
     pub fn new(desired: Arc<Desired>, takes: Takes, ipv6: bool) -> Self {
-        Self { desired, takes, families: [true, ipv6], limit: None, border: 0, left_out: 0 }
+        Self { desired, takes, families: [true, ipv6], limit: None, borders: HashMap::new(), left_out: 0 }
     }
 
     /// Sets how many entries the router may hold.
@@ -71,23 +74,45 @@ impl View {
     /// Draws the border anew. A limited router is given a little less than its limit, so that what comes
     /// next does not move the border each time.
     pub fn settle(&mut self) {
-        (self.border, self.left_out) = (0, 0);
+        self.borders.clear();
+        self.left_out = 0;
         let Some(limit) = self.limit else { return };
         if self.taken() <= limit {
             return;
         }
-        let mut ranks = Vec::new();
+        let mut by_hand = Vec::new();
+        let mut ranks: HashMap<Name, Vec<u64>> = HashMap::new();
         self.desired.each(|prefix, until, label| {
             if self.takes(prefix, label) {
-                ranks.push(rank(prefix, until, label.severity));
+                let rank = rank(prefix, until, label.severity);
+                match label.origin {
+                    Origin::Hand => by_hand.push(rank),
+                    _ => match ranks.get_mut(label.origin.sensor()) {
+                        Some(ranks) => ranks.push(rank),
+                        None => drop(ranks.insert(label.origin.sensor().clone(), vec![rank])),
+                    },
+                }
             }
         });
         let keep = limit - self.margin();
-        if keep < ranks.len() {
-            let border = ranks.len() - keep;
-            self.border = *ranks.select_nth_unstable(border).1;
-            self.left_out = border;
+        let left = keep.saturating_sub(by_hand.len());
+        let (names, mut ranks): (Vec<Name>, Vec<Vec<u64>>) = ranks.into_iter().unzip();
+        let asked: Vec<usize> = ranks.iter().map(Vec::len).collect();
+        for ((name, ranks), share) in names.into_iter().zip(&mut ranks).zip(fair_shares(&asked, left)) {
+            self.draw(name, ranks, share);
         }
+        self.draw(Origin::Hand.sensor().clone(), &mut by_hand, keep);
+    }
+
+    /// Leaves out what is more than a share.
+    fn draw(&mut self, name: Name, ranks: &mut [u64], share: usize) {
+        let over = ranks.len().saturating_sub(share);
+        if over == 0 {
+            return;
+        }
+        let border = if over == ranks.len() { u64::MAX } else { *ranks.select_nth_unstable(over).1 };
+        self.borders.insert(name, border);
+        self.left_out += over;
     }
 
     /// When the ban of this (canonical) prefix ends; `None` where none stands that the router should hold.
@@ -171,7 +196,7 @@ impl View {
 
     /// Whether any ban is left out.
     pub fn is_bordered(&self) -> bool {
-        self.border > 0
+        !self.borders.is_empty()
     }
 
     fn takes(&self, prefix: IpNet, label: &Label) -> bool {
@@ -179,7 +204,9 @@ impl View {
     }
 
     fn wants(&self, prefix: IpNet, until: Moment, label: &Label) -> bool {
-        self.takes(prefix, label) && (self.border == 0 || rank(prefix, until, label.severity) >= self.border)
+        let border = if self.borders.is_empty() { None } else { self.borders.get(label.origin.sensor()) };
+        let is_over = border.is_some_and(|border| rank(prefix, until, label.severity) < *border);
+        self.takes(prefix, label) && !is_over
     }
 }
 
@@ -254,6 +281,34 @@ mod tests {
                 prop_assert!(best <= worst);
             }
         }
+    }
+
+    #[test]
+    fn a_sensor_that_fills_a_router_displaces_its_own_bans_alone_and_none_by_hand() {
+        let desired = Arc::new(Desired::new());
+        let sensor =
+            |name: &str| Origin::Sensor { jail: "x".parse().unwrap(), sensor: name.parse().unwrap() };
+        let ban = |number: u16, origin: Origin, severity, until: i64| {
+            let label = Label { origin, severity, ..(*Label::test("x")).clone() };
+            let until = Some(Timestamp::from_second(1_800_000_000 + until).unwrap());
+            desired.set(prefix(number), Wanted { until: until.into(), label: label.into() });
+        };
+        for number in 0..1000 {
+            ban(number, sensor("evil"), Severity::High, 100_000 + i64::from(number));
+        }
+        for number in 1000..1020 {
+            ban(number, sensor("good"), Severity::Low, 1);
+        }
+        for number in 1020..1030 {
+            ban(number, Origin::Hand, Severity::Medium, 2);
+        }
+        let mut view = View::new(Arc::clone(&desired), Takes::all(), true);
+        view.set_limit(Some(100));
+        let held = |range: std::ops::Range<u16>| -> Vec<u16> {
+            range.filter(|number| view.until(prefix(*number)).is_some()).collect()
+        };
+        assert_eq!(held(0..1000), (1000 - 67..1000).collect::<Vec<_>>(), "of its own, those that end last");
+        assert_eq!((held(1000..1020).len(), held(1020..1030).len(), view.left_out()), (20, 10, 933));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::past::{uses, with_their_past};
-use super::{own, rules};
+use super::{connection_limits, own, rules};
 use crate::bans::Bans;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -21,6 +21,7 @@ use crate::config::changes::Differences;
 use crate::control::reload::{ReloadAnswer, ReloadCall, ReloadError, ReloadRequest};
 use crate::desired::{Desired, Labels};
 use crate::enrolment::Enrolled;
+use crate::intake::Intake;
 use crate::intake::reports::Reports;
 use crate::ledger::{Ledger, ListUse};
 use crate::router::{self, Recovery, RouterConfig, RouterHandle, RouterSet};
@@ -38,6 +39,7 @@ pub(super) struct Reloader {
     pub desired: Arc<Desired>,
     pub ledger: Ledger,
     pub reports: Arc<Reports>,
+    pub intake: Arc<Intake>,
     pub routers: Arc<RouterSet>,
     pub recovery: Option<Arc<Recovery>>,
     pub enrolled: Arc<Enrolled>,
@@ -145,6 +147,7 @@ impl Reloader {
             !labels.say_the_same(&Labels::new(self.running.list.clone(), self.running.severity.clone()));
         let mut lifted = self.bans.reconfigure(rules(&config, labels), config.allow.clone(), now);
         self.reports.set_fleet(config.fleet.clone());
+        self.intake.set_limits(config.sensors, connection_limits(config.routers.len()));
         self.list.send_replace(config.list.names[0].clone());
 
         // The ledger may not have written yet what this run began with.

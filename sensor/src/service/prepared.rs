@@ -3,11 +3,16 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use atalaya_program::open_files;
+
 use super::kernel::Kernel;
 use crate::config::Config;
 use crate::confine::files::Reach;
 use crate::confine::{self, Confinement};
 use crate::store::make_private;
+
+/// As many files as systemd allows a service.
+const MOST_OPEN: u64 = 524_288;
 
 /// What comes before the runtime and its threads.
 pub struct Prepared {
@@ -27,7 +32,8 @@ pub(super) struct Bounds {
 /// Starts the loader, whose command line begins with `loader`, and gives up what the worker does not need.
 /// `file` is where the configuration was read from.
 pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
-    raise_open_files();
+    // Every log that is followed is open.
+    open_files::raise(MOST_OPEN);
     let kernel = Kernel::start(loader, config.logs());
     // What is not there cannot be reached later.
     if let Err(error) = make_private(&config.state) {
@@ -45,20 +51,6 @@ pub fn prepare(config: &Config, file: &Path, loader: &[OsString]) -> Prepared {
         Err(why) => tracing::warn!("the sensor is not confined: {why}"),
     }
     Prepared { kernel, bounds: Bounds { reach: reach.ok(), file: file.to_owned() }, confinement }
-}
-
-/// Lets as many files be open as the service may: every log that is followed is.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    /// As many as systemd allows a service.
-    const MOST: u64 = 524_288;
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let raised = Some(maximum.map_or(MOST, |maximum| maximum.max(MOST)));
-    // Root may raise the limit itself.
-    let set = |most| setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
-    if let Err(error) = set(raised).or_else(|_| set(maximum)) {
-        tracing::debug!(%error, "no more files can be open than before");
-    }
 }
 
 // === impl Bounds ===

@@ -76,7 +76,7 @@ pub(super) async fn tell<Answer: Future<Output = Result<(), UplinkError>>>(
                     continue;
                 }
                 Some(ProblemCode::Unauthorized | ProblemCode::UnknownVersion) => pause = Some(REFUSED_PAUSE),
-                _ => pause = Some(pauses.next().unwrap_or(REFUSED_PAUSE)),
+                _ => pause = Some(error.wait().or_else(|| pauses.next()).unwrap_or(REFUSED_PAUSE)),
             }
             if is_new && error.code() != Some(ProblemCode::NotFound) {
                 tracing::warn!(%error, "reports wait, an hour at most; offences have a way of their own");
@@ -116,7 +116,10 @@ mod tests {
                     let _ = sender.send((Instant::now(), report));
                     let refused = answers.next().flatten().map(|code| UplinkError::Refused {
                         url: "https://x".to_owned(),
-                        problem: Problem::new(code, "no"),
+                        problem: match code {
+                            ProblemCode::TooMany => Problem::too_many("no", WAIT),
+                            code => Problem::new(code, "no"),
+                        },
                     });
                     async move { refused.map_or(Ok(()), Err) }
                 };
@@ -130,6 +133,24 @@ mod tests {
         let (jail, now): (Name, _) = ("a".parse().unwrap(), Timestamp::now());
         let mut watch = lock(watch);
         watch.detector.pending().unwrap().failures(jail, "192.0.2.1".parse().unwrap(), count, now);
+    }
+
+    /// For how long an enforcer lets a sensor wait that sends too much.
+    const WAIT: Duration = Duration::from_secs(42);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sensor_that_sends_too_much_waits_for_as_long_as_it_is_told_and_loses_nothing() {
+        let (watch, mut reports, task) = enforcer(vec![Some(ProblemCode::TooMany)]);
+        fail(&watch, 2);
+        let (start, first) = reports.recv().await.unwrap();
+        let (again, second) = reports.recv().await.unwrap();
+        assert!(
+            again - start >= WAIT && again - start < WAIT + Duration::from_secs(3),
+            "{:?}",
+            again - start
+        );
+        assert_eq!((second.sequence, second.failures[0].count), (first.sequence, 2));
+        task.abort();
     }
 
     // The clock of these tests runs ahead as soon as nothing else is to do.

@@ -32,7 +32,7 @@ pub fn site(routers: usize, sensors: usize, faults: bool) -> Status {
     let sensor = |place: usize| {
         let heard = at(if bad(place) { 0 } else { 9990 });
         let seen = Seen { last: Some(heard), offences: 12, ..Seen::default() };
-        (format!("web-{place}"), json!(SensorAnswer { enrolled: Some(at(0)), seen }))
+        (format!("web-{place}"), json!(SensorAnswer { enrolled: Some(at(0)), jails: None, seen }))
     };
     let mut status: Status = serde_json::from_value(json!({
         "release": "0.1.0", "now": at(10_000), "started": at(-80_000), "faults": [], "bans": 25_000,
