@@ -156,7 +156,7 @@ async fn an_address_in_a_widened_network_is_headed_banned_and_what_allowing_it_c
 async fn what_is_private_is_banned_by_hand_only_after_a_question_and_what_is_nobodys_never() {
     let (router, host) = host_with_router("allow = [\"192.0.2.0/24\"]").await;
     let running = host.start();
-    for private in ["10.0.0.0/8", "192.168.88.1", "fd00::7", "8.0.0.0/6"] {
+    for private in ["172.30.254.0/24", "192.168.88.1", "fd00::7", "172.0.0.0/6"] {
         let refused = host.fails(&["ban", private]);
         for says in [
             "which nobody outside has",

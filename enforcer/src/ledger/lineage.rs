@@ -110,14 +110,13 @@ pub(super) fn settle(connection: &Connection, folder: &Path) -> Lineage {
     {
         tracing::warn!(%error, "the ledger's word cannot be written; it is at the next start");
     }
-    if beside != Some(lineage)
-        && let Err(error) = disk::write_private(&path, format!("{lineage}\n").as_bytes())
-    {
+    let kept = if beside == Some(lineage) {
+        disk::close_to_others(&path)
+    } else {
+        disk::write_private(&path, format!("{lineage}\n").as_bytes())
+    };
+    if let Err(error) = kept {
         tracing::warn!(path = %path.display(), %error, "the ledger's word cannot be written; it is at the next start");
-    }
-    // One that a release before this one, or a copy, left open to others.
-    if let Err(error) = disk::close_to_others(&path) {
-        tracing::debug!(path = %path.display(), %error, "its rights stay as they are");
     }
     lineage
 }

@@ -431,13 +431,13 @@ fn the_fleets_bans_come_by_the_enforcers_stream_outlast_it_and_are_lifted_by_it(
     let enforce = |arguments: &[&str]| output(scene.stage.enforcer().args(arguments));
     scene.configure("", "")?;
     scene.stage.join(&scene.stage.enrol("web-1")?)?;
-    enforce(&["ban", single, "--for", "1h"])?;
+    enforce(&["ban", single, "--for", "1h", "--force"])?;
     let streams: Vec<Stream> =
         [single, of_network, own, spared].iter().map(|from| scene.stream(from)).collect::<Result<_>>()?;
     let sensor = scene.start("", "")?;
     // One that stood before, in the snapshot, and then a whole network.
     streams[0].ends()?;
-    enforce(&["ban", "10.217.19.2/31", "--for", "1h"])?;
+    enforce(&["ban", "10.217.19.2/31", "--for", "1h", "--force"])?;
     streams[1].ends()?;
     scene.fail(own)?;
     streams[2].ends()?;
@@ -464,7 +464,7 @@ fn the_fleets_bans_come_by_the_enforcers_stream_outlast_it_and_are_lifted_by_it(
     let _enforcer = scene.stage.start_enforcer()?;
     enforce(&["unban", single])?;
     streams[0].flows()?;
-    enforce(&["ban", single, "--for", "1h"])?;
+    enforce(&["ban", single, "--for", "1h", "--force"])?;
     streams[0].ends()?;
     // Not wanted any more, they are gone.
     scene.configure("", "fleet = false")?;

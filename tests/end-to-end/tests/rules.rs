@@ -156,7 +156,8 @@ fn a_disabled_rule_is_enabled_by_the_command_that_is_printed() -> Result<()> {
 fn a_rule_for_ipv4_alone_leaves_ipv6_a_fault_unless_the_router_holds_no_ipv6() -> Result<()> {
     let stage = Stage::of_this_test()?;
     let router = Simulated::start(&stage, &RULES[..1], &[])?;
-    let mut site = Site::new(stage, &[("both", router.address), ("four", router.address)], OFTEN)?;
+    let other = Simulated::start(&stage, &RULES[..1], &[])?;
+    let mut site = Site::new(stage, &[("both", router.address), ("four", other.address)], OFTEN)?;
     let status = site.shows("look at both", |status| status["looking"] == none())?;
     ensure!(status["faults"].as_array().is_some_and(|faults| faults.len() == 2), "{status:#}");
     let screen = site.is_not_well()?;

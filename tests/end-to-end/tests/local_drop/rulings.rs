@@ -261,7 +261,7 @@ fn unban_lifts_what_the_kernel_drops_for_whomever_and_says_what_was_there() -> R
     let (scene, enforcer) = Scene::joined(&[of_fleet, own], None, "[protect]\nwithin = 0\n")?;
     let sensor = scene.start("", "")?;
     let streams = [scene.stream(of_fleet)?, scene.stream(own)?];
-    scene.enforce(&["ban", of_fleet, "--for", "1h"])?;
+    scene.enforce(&["ban", of_fleet, "--for", "1h", "--force"])?;
     streams[0].ends()?;
     let (done, said) = scene.unban(of_fleet)?;
     ensure!(done && said.contains("is no longer dropped on this host; no jail here had banned it"), "{said}");
