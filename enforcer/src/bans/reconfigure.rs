@@ -12,7 +12,7 @@ use super::book::Book;
 use super::cut::Cuts;
 use super::widen::Widen;
 use super::{Bans, Rules};
-use crate::desired::{Desired, Wanted};
+use crate::desired::{Desired, Labels, Wanted};
 use crate::ledger::Change;
 
 // === impl Bans ===
@@ -36,11 +36,9 @@ impl Bans {
         let widen = Widen::new(rules.widen, rules.by_jail);
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         let mut lifted = self.apply_allow(&mut book, now).lifted;
-        if relabel {
-            book.labels = labels;
-        }
+        let others = relabel.then(|| std::mem::replace(&mut book.labels, labels));
         if anew {
-            let too_many = book.rebuild(widen, now);
+            let too_many = book.rebuild(widen, others.as_ref(), now);
             let end = |prefix| Change::End { prefix, at: now, by: "allow list".to_owned() };
             lifted += too_many.len();
             self.ledger.write_surely(too_many.into_iter().map(end).collect());
@@ -54,9 +52,9 @@ impl Bans {
 // === impl Book ===
 
 impl Book {
-    /// Labels the bans that stand anew, widens them anew, and tells routers and followers the difference. The bans that
-    /// were lifted, because the allow list leaves too many parts of them.
-    fn rebuild(&mut self, widen: Widen, now: Timestamp) -> Vec<IpNet> {
+    /// Labels the bans that stand anew where `others` labelled them, widens them anew, and tells routers and followers the
+    /// difference. The bans that were lifted, because the allow list leaves too many parts of them.
+    fn rebuild(&mut self, widen: Widen, others: Option<&Labels>, now: Timestamp) -> Vec<IpNet> {
         let before = std::mem::replace(&mut self.widen, widen);
         let mut entries: Vec<(IpNet, Wanted)> = Vec::new();
         let everything = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
@@ -64,7 +62,10 @@ impl Book {
         for prefix in offenders.chain(before.bans().others()) {
             let Some(Wanted { until, label }) = before.standing(prefix, &self.entries) else { continue };
             self.widen.load(prefix, before.is_scan(prefix));
-            let label = self.labels.of(&label.origin, label.is_scan);
+            let label = match others {
+                Some(others) => self.labels.again(&label, others),
+                None => label,
+            };
             entries.push((prefix, Wanted { until, label }));
         }
         let mut anew = Cuts::new(Arc::new(Desired::new()));

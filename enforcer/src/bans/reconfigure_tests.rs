@@ -61,7 +61,11 @@ impl Settings {
         let saved = standing.iter().map(|(prefix, seconds, number, is_scan)| {
             let until = if *seconds == 0 { Moment::FOREVER } else { at(*seconds).into() };
             let origin = Origin::Sensor { jail: jail(*number), sensor: "web-1".parse().unwrap() };
-            (*prefix, Wanted { until, label: rules.labels.of(&origin, *is_scan) })
+            let label = match (number, is_scan) {
+                (1, false) => rules.labels.by_hand("it scans us"),
+                _ => rules.labels.of(&origin, *is_scan),
+            };
+            (*prefix, Wanted { until, label })
         });
         let saved: BTreeMap<IpNet, Wanted> = saved.collect();
         let login = GoodLogin {

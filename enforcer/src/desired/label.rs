@@ -133,6 +133,16 @@ impl Labels {
         Arc::new(Label { comment, ..plain.as_ref().clone() })
     }
 
+    /// What these say where others said a label: a ban by hand keeps its reason.
+    pub fn again(&mut self, label: &Label, others: &Self) -> Arc<Label> {
+        let plain = others.list.comment_of(label.origin.jail().as_str(), label.origin.sensor().as_str());
+        let reason = label.comment.strip_prefix(&plain).and_then(|rest| rest.strip_prefix(BEFORE_REASON));
+        match reason.filter(|_| label.origin == Origin::Hand) {
+            Some(reason) => self.by_hand(reason),
+            None => self.of(&label.origin, label.is_scan),
+        }
+    }
+
     /// As [`Self::of`], of names as [`Origin`] writes them; `None` where one is no name. Cheaper: it reads a
     /// million bans.
     pub fn of_names(&mut self, jail: &str, sensor: &str, is_scan: bool) -> Option<Arc<Label>> {
