@@ -19,7 +19,7 @@ const MARK: &str = "atalaya";
 /// Which of the invariants does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
-    /// What was acked is in the ledger, whatever happens after.
+    /// What was acked, or written to a log that a sensor follows, is in the ledger, whatever happens after.
     NothingAckedIsLost,
     /// No entry outlives its ban.
     NothingOutlivesItsBan,
@@ -76,7 +76,7 @@ pub struct Moment<'a> {
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NothingAckedIsLost => "nothing acked is lost",
+            Self::NothingAckedIsLost => "nothing acked or logged is lost",
             Self::NothingOutlivesItsBan => "nothing outlives its ban",
             Self::NobodyAllowedIsBanned => "no allowed address is on a router",
             Self::StrangersAreLeftAlone => "strangers' entries stay as they are",
@@ -194,7 +194,9 @@ pub fn judge_ledger(
             && until > Timestamp::MIN
             && !rows.iter().any(|ban| ban.until.is_none_or(|row| row + ROUNDING + clock_off >= until))
         {
-            let what = format!("{prefix} was acked as banned until {until:.1}; the ledger has {rows:?}");
+            let what = format!(
+                "{prefix} was acked, or logged, to be banned until {until:.1}; the ledger has {rows:?}"
+            );
             breaches.push(Breach { invariant: Invariant::NothingAckedIsLost, what });
         }
         // What was acked and lifted since is there, too: as a ban that is over.
@@ -203,7 +205,8 @@ pub fn judge_ledger(
                 && claim.done.is_some()
         });
         if acked && rows.is_empty() && !may_be_allowed(claims, prefix) {
-            let what = format!("{prefix} was acked as banned, and the ledger knows nothing of it");
+            let what =
+                format!("{prefix} was acked, or logged, to be banned, and the ledger knows nothing of it");
             breaches.push(Breach { invariant: Invariant::NothingAckedIsLost, what });
         }
         if let Some(ban) = rows.iter().find(stands) {
