@@ -327,8 +327,10 @@ impl Intake {
         if refused > 0 && share.note(Oddity::JailRefused, refused as u64, now) == 0 {
             tracing::warn!(%sensor, failures = refused, "a report names jails that the sensor may not name; the rest is taken, and the next line comes in a minute at the soonest");
         }
-        if self.reports.take(sensor, report, now).await {
-            self.note(sensor, |seen| seen.reports += 1);
+        let Some(displaced) = self.reports.take(sensor, report, now).await else { return };
+        self.note(sensor, |seen| seen.reports += 1);
+        if displaced > 0 && share.note(Oddity::LoginsDisplaced, displaced, now) == 0 {
+            tracing::warn!(%sensor, logins = displaced, "the sensor reports so many logins that its earlier ones protect no more (`logins` in [sensors]); the next line comes in a minute at the soonest");
         }
     }
 
