@@ -5,6 +5,7 @@ mod attack;
 mod files;
 mod filters;
 mod kernel;
+mod local_drop;
 mod routers;
 mod sensors;
 mod stream;
@@ -59,6 +60,8 @@ enum Which {
     Sensors,
     /// What the kernel programs cost: an event, a connection, a packet, an idle sensor
     Kernel,
+    /// From `ban`, `unban` and `allow` at the enforcer to the packets that a host drops
+    LocalDrop,
 }
 
 /// How many single bans the latency is taken over, and the pause between them.
@@ -105,6 +108,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Kernel) {
         kernel::run()?;
+    }
+    if wanted(Which::LocalDrop) {
+        local_drop::run()?;
     }
     Ok(())
 }
