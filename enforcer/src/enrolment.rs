@@ -530,6 +530,49 @@ mod tests {
         assert!((50..500).contains(&left.len()), "{} are left", left.len());
         assert_eq!(sensors(state.path()).unwrap(), left);
         enrol(state.path(), "another".parse().unwrap(), fingerprint, false).unwrap();
+    }
+
+    #[test]
+    fn damage_to_the_sensors_leaves_the_jails_that_the_others_may_name_and_the_reverse() {
+        use std::os::unix::fs::FileExt;
+        const SENSORS: usize = 200;
+        let whole = tempfile::tempdir().unwrap();
+        let path = |state: &Path| state.join("sensors.sqlite3");
+        let (fingerprint, ssh) = (Fingerprint::of(b"x"), BTreeSet::from(["ssh".parse().unwrap()]));
+        for number in 0..SENSORS {
+            let name: Name = format!("sensor-{number}").parse().unwrap();
+            enrol(whole.path(), name.clone(), fingerprint, false).unwrap();
+            restrict(whole.path(), &name, &ssh).unwrap();
+        }
+        let file = Connection::open(path(whole.path())).unwrap();
+        file.pragma_update(None, "journal_mode", "DELETE").unwrap();
+        drop(file);
+        let pages = path(whole.path()).metadata().unwrap().len() / 4096;
+        let (mut fewer, mut free) = (0, 0);
+        for page in 1..pages {
+            let state = tempfile::tempdir().unwrap();
+            std::fs::copy(path(whole.path()), path(state.path())).unwrap();
+            let file = std::fs::File::options().write(true).open(path(state.path())).unwrap();
+            file.write_all_at(&[7; 4096], page * 4096).unwrap();
+            let left = sensors(state.path()).unwrap();
+            let restricted = left.iter().filter(|sensor| sensor.jails.as_ref() == Some(&ssh)).count();
+            assert!(
+                left.len() == SENSORS || restricted == left.len(),
+                "page {page}: {restricted} of {}",
+                left.len()
+            );
+            fewer += usize::from(left.len() < SENSORS);
+            free += usize::from(restricted < left.len());
+        }
+        assert!(fewer > 0 && free > 0, "{fewer} {free}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_any_more_is_set_aside_each_time() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join("sensors.sqlite3");
+        std::fs::write(&path, "few bytes, and no database at all\n".repeat(300)).unwrap();
+        assert!(sensors(state.path()).unwrap().is_empty());
 
         std::fs::write(&path, "no database, but something else\n".repeat(300)).unwrap();
         assert!(sensors(state.path()).unwrap().is_empty());

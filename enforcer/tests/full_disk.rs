@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-mod own_state;
+mod host;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use routeros_sim::{Family, Router};
 use rusqlite::Connection;
 
-use own_state::{Host, Running};
+use host::{Host, Running};
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -133,7 +133,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 async fn a_start_on_a_full_disk_goes_on_from_what_is_there_and_writes_once_there_is_room() {
     for how in [End::Stopped, End::Killed] {
         let router = Router::builder().start().await.unwrap();
-        let host = Host::with(&section(&router));
+        let host = Host::new(&section(&router));
         let disk = SmallDisk::mount(host.state(""), "4m");
         let running = host.start();
         let token = host.prints(&["enrol", "web-1"]);
@@ -142,7 +142,7 @@ async fn a_start_on_a_full_disk_goes_on_from_what_is_there_and_writes_once_there
         router.reboot().await;
         fill(&host, &disk);
 
-        let mut running = host.spawn();
+        let running = host.spawn();
         let said = running.says("ready");
         let state = host.state("").display().to_string();
         let full =
@@ -186,9 +186,9 @@ async fn a_start_on_a_full_disk_goes_on_from_what_is_there_and_writes_once_there
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_a_ban_while_the_disk_is_full_has_asked_for_it_also_after_a_restart() {
     let router = Router::builder().start().await.unwrap();
-    let host = Host::with(&section(&router));
+    let host = Host::new(&section(&router));
     let disk = SmallDisk::mount(host.state(""), "4m");
-    let mut running = host.spawn();
+    let running = host.spawn();
     let before = port(&running.says("ready"));
     let [one, two] = ["web-1", "web-2"].map(|name| host.prints(&["enrol", name]));
     host.prints(&["jails", "web-2", "ssh"]);
@@ -196,7 +196,7 @@ async fn who_asks_for_a_ban_while_the_disk_is_full_has_asked_for_it_also_after_a
     running.stop();
     fill(&host, &disk);
 
-    let mut running = host.spawn();
+    let running = host.spawn();
     let port = port(&running.says("ready"));
     assert!(host.prints(&["jails", "web-2"]).contains("ssh"), "what it may name is not read");
     let time = jiff::Timestamp::now();
@@ -213,7 +213,7 @@ async fn who_asks_for_a_ban_while_the_disk_is_full_has_asked_for_it_also_after_a
 
 #[test]
 fn sensors_in_a_file_of_the_release_before_are_let_in_while_the_disk_is_full() {
-    let host = Host::new();
+    let host = Host::new("");
     let disk = SmallDisk::mount(host.state(""), "4m");
     let running = host.start();
     let token = host.prints(&["enrol", "web-1"]);
@@ -222,7 +222,7 @@ fn sensors_in_a_file_of_the_release_before_are_let_in_while_the_disk_is_full() {
     file.execute_batch("DROP TABLE jails; DROP TABLE addresses; PRAGMA user_version = 1;").unwrap();
     drop(file);
     fill(&host, &disk);
-    let mut running = host.spawn();
+    let running = host.spawn();
     let port = port(&running.says("ready"));
     assert_eq!(post(&port, &token, 1, "198.51.100.1"), "503", "only the ledger refuses it");
     assert!(host.prints(&["sensors"]).contains("web-1"));
@@ -237,14 +237,14 @@ fn sensors_in_a_file_of_the_release_before_are_let_in_while_the_disk_is_full() {
 async fn a_start_on_a_disk_that_is_mounted_read_only_is_told_as_such_and_goes_on_as_on_a_full_one() {
     for how in [End::Stopped, End::Killed] {
         let router = Router::builder().start().await.unwrap();
-        let host = Host::with(&section(&router));
+        let host = Host::new(&section(&router));
         let disk = SmallDisk::mount(host.state(""), "4m");
         let running = host.start();
         host.prints(&["ban", "198.51.100.1", "--for", "1h"]);
         end(running, how);
         router.reboot().await;
         disk.remount("ro");
-        let mut running = host.spawn();
+        let running = host.spawn();
         let said = running.says("ready");
         assert!(said.contains("is mounted read-only; "), "{how:?}: {said}");
         is_on(&router, "198.51.100.1").await;
@@ -264,9 +264,9 @@ async fn a_start_on_a_disk_that_is_mounted_read_only_is_told_as_such_and_goes_on
 fn a_first_start_on_a_full_disk_leaves_nothing_that_bars_the_next_one() {
     // From no room at all up to where the ledger's index is the last that does not fit.
     for kilobytes in (4..160).step_by(8) {
-        let host = Host::new();
+        let host = Host::new("");
         let disk = SmallDisk::mount(host.state(""), &format!("{kilobytes}k"));
-        let mut running = host.spawn();
+        let running = host.spawn();
         let output = running.ends_or_is_ready();
         if let Some(said) = &output {
             assert!(said.contains("is full ("), "{kilobytes} kB: {said}");
@@ -288,10 +288,10 @@ fn a_first_start_on_a_full_disk_leaves_nothing_that_bars_the_next_one() {
 #[test]
 fn a_first_start_that_is_killed_at_any_moment_leaves_nothing_that_bars_the_next_one() {
     let begun = Instant::now();
-    Host::new().start().stop();
+    Host::new("").start().stop();
     let whole = begun.elapsed();
     for kill in 0..KILLS {
-        let host = Host::new();
+        let host = Host::new("");
         let mut running = host.spawn();
         // No event tells of most moments.
         #[expect(
@@ -315,7 +315,7 @@ fn a_first_start_that_is_killed_at_any_moment_leaves_nothing_that_bars_the_next_
 
 #[test]
 fn state_files_and_backups_are_their_owners_alone_whatever_the_umask_and_those_of_before_are_closed() {
-    let host = Host::new();
+    let host = Host::new("");
     let with_open_umask = |arguments: &[&str]| {
         let real = host.command(arguments);
         let mut command = Command::new("sh");
@@ -353,7 +353,7 @@ fn state_files_and_backups_are_their_owners_alone_whatever_the_umask_and_those_o
 
 #[test]
 fn a_backup_to_a_full_disk_says_which_disk_is_full_and_leaves_no_piece_there() {
-    let host = Host::new();
+    let host = Host::new("");
     let _running = host.start();
     let disk = SmallDisk::mount(host.folder.path().join("backups"), "64k");
     let said = host.fails(&["backup", disk.0.join("saved").to_str().unwrap()]);
@@ -365,7 +365,7 @@ fn a_backup_to_a_full_disk_says_which_disk_is_full_and_leaves_no_piece_there() {
 #[test]
 fn a_backup_of_a_ledger_whose_disk_is_full_is_made_on_another_disk() {
     for how in [End::Stopped, End::Killed] {
-        let host = Host::new();
+        let host = Host::new("");
         let disk = SmallDisk::mount(host.state(""), "4m");
         let running = host.start();
         host.prints(&["enrol", "web-1"]);
@@ -378,7 +378,7 @@ fn a_backup_of_a_ledger_whose_disk_is_full_is_made_on_another_disk() {
             said.contains("bans that stand: 1, that are over: 0; sensors: 1; with the certificate"),
             "{said}"
         );
-        let mut running = host.spawn();
+        let running = host.spawn();
         running.says("ready");
         let said = host.fails(&["backup", "--force", file.to_str().unwrap()]);
         assert!(said.contains("has its ledger for itself"), "{said}");
@@ -390,7 +390,7 @@ fn a_backup_of_a_ledger_whose_disk_is_full_is_made_on_another_disk() {
 
 #[test]
 fn a_backup_of_a_later_release_is_refused_by_its_name_and_one_of_an_earlier_is_brought_forward() {
-    let host = Host::new();
+    let host = Host::new("");
     let running = host.start();
     host.prints(&["ban", "198.51.100.1"]);
     let file = host.folder.path().join("saved");
@@ -411,7 +411,7 @@ fn a_backup_of_a_later_release_is_refused_by_its_name_and_one_of_an_earlier_is_b
 
     fs::remove_file(&file).unwrap();
     let first = Connection::open(&file).unwrap();
-    own_state::first_release(&first, 300);
+    host::first_release(&first, 300);
     drop(first);
     let said = host.prints(&["restore", name]);
     assert!(said.contains("bans that stand: 300"), "{said}");

@@ -8,19 +8,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-mod own_state;
+mod host;
 
 use rusqlite::Connection;
 use serde_json::Value;
 
-use own_state::Host;
+use host::Host;
 
 #[test]
 fn a_migration_that_is_killed_over_and_over_loses_nothing() {
     const BANS: u32 = 30_000;
-    let host = Host::new();
+    let host = Host::new("");
     fs::create_dir_all(host.state("")).unwrap();
-    own_state::first_release(&Connection::open(host.state("ledger.sqlite3")).unwrap(), BANS);
+    host::first_release(&Connection::open(host.state("ledger.sqlite3")).unwrap(), BANS);
     let new = host.state("ledger.sqlite3.new");
     let mut killed_in_the_middle = 0;
     // Killed when the new file has so many bytes, each time with another amount of work done.
@@ -52,7 +52,7 @@ fn a_migration_that_is_killed_over_and_over_loses_nothing() {
 
 #[test]
 fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_host() {
-    let host = Host::new();
+    let host = Host::new("");
     let running = host.start();
     let token = host.prints(&["enrol", "web-1"]);
     host.prints(&["ban", "198.51.100.7", "--for", "permanent"]);
@@ -78,7 +78,7 @@ fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_hos
     assert_eq!(host.banned(), ["198.51.100.7", "198.51.100.9"]);
     drop(running);
 
-    let other = Host::new();
+    let other = Host::new("");
     // Something is there already, of which a part is in the journal alone.
     let there = other.start();
     other.prints(&["enrol", "stranger"]);
@@ -124,7 +124,7 @@ fn a_backup_made_beside_a_running_enforcer_brings_everything_back_on_another_hos
 
 #[test]
 fn what_is_no_backup_restores_nothing_and_changes_nothing() {
-    let host = Host::new();
+    let host = Host::new("");
     host.prints(&["enrol", "web-1"]);
     let before = names(&host);
     let file = host.folder.path().join("file");
@@ -144,7 +144,7 @@ fn what_is_no_backup_restores_nothing_and_changes_nothing() {
 
 #[test]
 fn a_ledger_that_this_user_may_not_read_is_named() {
-    let host = Host::new();
+    let host = Host::new("");
     drop(host.start());
     for path in [host.folder.path().to_owned(), host.state("")] {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();

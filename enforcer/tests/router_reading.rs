@@ -28,7 +28,8 @@ async fn scanning(scan: Duration) -> Router {
 
 /// Deadlines far shorter than those in use.
 fn hasty(config: &mut RouterConfig) {
-    config.deadlines.idle = Duration::from_millis(300);
+    config.deadlines.overtaken = Duration::from_millis(300);
+    config.deadlines.idle = Duration::from_millis(400);
     config.deadlines.answer = Duration::from_millis(1500);
     config.deadlines.keepalive = Duration::from_millis(50);
     config.deadlines.scan = Duration::from_secs(10);
@@ -123,6 +124,38 @@ async fn an_add_whose_answer_is_swallowed_is_sent_again_in_the_same_session() {
         stage.unban("192.0.2.1");
         stage.holds(&[]).await;
     }
+}
+
+#[tokio::test]
+async fn a_swallowed_answer_is_missed_though_nothing_else_is_asked_of_the_router() {
+    let stage = Stage::with(Router::builder(), |config| {
+        config.deadlines.overtaken = Duration::from_millis(300);
+        config.deadlines.idle = Duration::from_hours(1);
+        config.deadlines.answer = Duration::from_hours(1);
+        config.deadlines.keepalive = Duration::from_hours(1);
+    })
+    .await;
+    stage.router.inject(Fault::Swallow { applied: false }, ADD, 0);
+    stage.ban("192.0.2.1", 1800);
+    stage.holds(&["192.0.2.1"]).await;
+    assert_eq!(stage.worker.status().counts.unanswered, 1);
+}
+
+#[tokio::test]
+async fn a_router_that_answers_no_change_is_left_more_time_with_each_that_is_given_up() {
+    let stage = Stage::with(Router::builder(), |config| {
+        hasty(config);
+        config.deadlines.overtaken = Duration::from_millis(100);
+        config.deadlines.idle = Duration::from_hours(1);
+    })
+    .await;
+    for _ in 0..4 {
+        stage.router.inject(Fault::Swallow { applied: false }, ADD, 0);
+    }
+    stage.ban("192.0.2.1", 1800);
+    stage.holds(&["192.0.2.1"]).await;
+    let text = stage.worker.status().last_error.unwrap().text;
+    assert!(text.starts_with("no answer to the add of 192.0.2.1 within 0.8 s"), "{text}");
 }
 
 #[tokio::test]

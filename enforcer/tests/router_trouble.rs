@@ -233,6 +233,28 @@ async fn a_router_without_ipv6_gets_its_ipv4_bans() {
 }
 
 #[tokio::test]
+async fn an_ipv6_list_that_is_not_told_once_is_asked_for_again_and_its_bans_go_out_meanwhile() {
+    let router = Router::builder().start().await.unwrap();
+    let message = "failure: out of memory".to_owned();
+    router.inject(Fault::Trap { message, category: None }, "/ipv6/firewall/address-list/print", 0);
+    let desired = Desired::new();
+    let forever = Wanted { until: Moment::FOREVER, label: Label::test("x") };
+    desired.set(stage::parse("2001:db8::1"), forever);
+    let stage = Stage::raise(router, desired, |config| {
+        config.deadlines.refused_pause = Duration::from_millis(200);
+    });
+    stage.holds(&["2001:db8::1/128"]).await;
+    stage.shows(|status| status.state == State::Connected && status.counts.prints == 2).await;
+    let status = stage.worker.status();
+    let text = status.last_error.unwrap().text;
+    assert!(
+        text.starts_with("the IPv6 address list was not told: failure: out of memory; asked for again"),
+        "{text}"
+    );
+    assert_eq!((status.sessions, status.ours), (1, 1));
+}
+
+#[tokio::test]
 async fn ipv6_is_left_alone_where_it_is_switched_off() {
     let stage = Stage::with(Router::builder(), |config| config.ipv6 = false).await;
     stage.ban("2001:db8::1", 1800);

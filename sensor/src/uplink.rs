@@ -362,11 +362,12 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// 0.1 s, doubling with jitter up to 10 s.
+/// 0.1 s, doubling up to 2 s, each with jitter of as much again: an enforcer that is back, or has room on its disk again,
+/// hears of an attacker within four seconds.
 pub(crate) fn backoff() -> impl Iterator<Item = Duration> {
     backon::ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(10))
+        .with_max_delay(Duration::from_secs(2))
         .with_jitter()
         .without_max_times()
         .build()

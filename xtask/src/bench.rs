@@ -5,6 +5,7 @@ mod attack;
 mod files;
 mod filters;
 mod kernel;
+mod local_drop;
 mod routers;
 mod stream;
 
@@ -56,6 +57,8 @@ enum Which {
     Files,
     /// What the kernel programs cost: an event, a connection, a packet, an idle sensor
     Kernel,
+    /// From `ban`, `unban` and `allow` at the enforcer to the packets that a host drops
+    LocalDrop,
 }
 
 /// How many single bans the latency is taken over, and the pause between them.
@@ -99,6 +102,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Kernel) {
         kernel::run()?;
+    }
+    if wanted(Which::LocalDrop) {
+        local_drop::run()?;
     }
     Ok(())
 }

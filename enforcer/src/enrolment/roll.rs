@@ -130,6 +130,10 @@ fn sound(path: &Path, sources: &[PathBuf]) -> Result<Connection, SoundError> {
             // Small enough to be looked at whole each time.
             connection.query_row("SELECT count(digest) FROM sensors", [], |_| Ok(()))?;
             connection.query_row("SELECT count(value) FROM meta", [], |_| Ok(()))?;
+            if has_table(&connection, "jails")? {
+                connection
+                    .query_row("SELECT count(*) FROM jails WHERE sensor || jail > ''", [], |_| Ok(()))?;
+            }
         }
         found => return Err(SoundError::TooNew(found)),
     }
@@ -184,9 +188,25 @@ fn make(connection: &mut Connection, sources: &[PathBuf]) -> rusqlite::Result<()
     Ok(())
 }
 
+/// Takes the sensors over, and the jails that they may name, as far as each can be read; the first error ends neither.
 fn take_over(connection: &Connection, source: &Path) -> rusqlite::Result<usize> {
     let source = database::open_to_read(source)?;
-    if !has_table(&source, "sensors")? {
+    let sensors = take_sensors(connection, &source);
+    let jails = take_jails(connection, &source);
+    if let Err(error) = &jails
+        && database::is_damage(error)
+    {
+        tracing::error!(
+            %error,
+            "WHICH JAILS SENSORS MAY NAME could not all be read: those of which it is not known may name any; `atalaya-enforcer jails` shows them and says it anew"
+        );
+    }
+    let sensors = sensors?;
+    jails.map(|()| sensors)
+}
+
+fn take_sensors(connection: &Connection, source: &Connection) -> rusqlite::Result<usize> {
+    if !has_table(source, "sensors")? {
         return Ok(0);
     }
     let mut statement = source.prepare("SELECT name, digest, enrolled FROM sensors")?;
@@ -199,15 +219,20 @@ fn take_over(connection: &Connection, source: &Path) -> rusqlite::Result<usize> 
             rusqlite::params![name, digest, enrolled],
         )?;
     }
-    if has_table(&source, "jails")? {
-        let mut statement = source.prepare("SELECT sensor, jail FROM jails")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (sensor, jail): (String, String) = (row.get(0)?, row.get(1)?);
-            connection.execute("INSERT OR IGNORE INTO jails VALUES (?1, ?2)", [sensor, jail])?;
-        }
-    }
     Ok(count)
+}
+
+fn take_jails(connection: &Connection, source: &Connection) -> rusqlite::Result<()> {
+    if !has_table(source, "jails")? {
+        return Ok(());
+    }
+    let mut statement = source.prepare("SELECT sensor, jail FROM jails")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (sensor, jail): (String, String) = (row.get(0)?, row.get(1)?);
+        connection.execute("INSERT OR IGNORE INTO jails VALUES (?1, ?2)", [sensor, jail])?;
+    }
+    Ok(())
 }
 
 /// Whether a database has such a table: a file of the first form has not all.

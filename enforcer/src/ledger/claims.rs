@@ -15,12 +15,23 @@ const TABLE: &str = "
         BEGIN DELETE FROM claims WHERE place = NEW.place; END;
 ";
 
+/// Makes the table, where there is none.
+pub(super) fn make(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(TABLE)
+}
+
+/// Drops what is of bans that do not stand.
+pub(super) fn leave_those_of_bans(connection: &Connection) -> rusqlite::Result<()> {
+    let gone = "DELETE FROM claims WHERE place NOT IN (SELECT place FROM bans WHERE ended IS NULL)";
+    connection.execute(gone, []).map(drop)
+}
+
 /// Somebody asks for a ban, or for longer.
 pub(super) fn join(
     connection: &Connection,
     Claim { prefix, origin, until }: &Claim,
 ) -> rusqlite::Result<usize> {
-    connection.execute_batch(TABLE)?;
+    make(connection)?;
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO claims (place, prefix, jail, sensor, until) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -41,7 +52,7 @@ pub(super) fn take_back(
     sensor: &str,
     jail: Option<&str>,
 ) -> rusqlite::Result<usize> {
-    connection.execute_batch(TABLE)?;
+    make(connection)?;
     let place = Place::of(left.prefix);
     connection
         .prepare_cached("DELETE FROM claims WHERE place = ?1 AND sensor = ?2 AND (?3 IS NULL OR jail = ?3)")?

@@ -7,7 +7,8 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::scene::{at, ban, ban_of, bans, name, open, try_open, written};
-use super::{Change, LedgerError, Selection, Which, file};
+use super::{Change, Claim, LedgerError, Selection, Which, file};
+use crate::desired::{Moment, Origin};
 use crate::enrolment;
 
 /// The ledger of the first release.
@@ -176,6 +177,11 @@ fn of_a_ledger_with_an_overwritten_page_everything_else_is_kept() {
     const BANS: usize = 800;
     let whole = tempfile::tempdir().unwrap();
     let mut changes: Vec<Change> = (0..BANS).map(numbered).collect();
+    for number in 0..BANS {
+        let Change::Ban(ban) = numbered(number) else { continue };
+        let origin = Origin::Sensor { jail: name("ssh"), sensor: name("web-2") };
+        changes.push(Change::Claim(Box::new(Claim { prefix: ban.prefix, origin, until: Moment::FOREVER })));
+    }
     changes.push(Change::Through { sensor: name("web-1"), outbox: name("o"), sequence: 7 });
     let before = written(whole.path(), changes);
     let sound = fs::read(file::path(whole.path())).unwrap();
@@ -192,6 +198,11 @@ fn of_a_ledger_with_an_overwritten_page_everything_else_is_kept() {
         let inner = sound[page * 4096] == 5;
         if !inner {
             assert!(saved.bans.len() + 60 >= BANS, "page {page}: only {} bans are left", saved.bans.len());
+            let claims = saved.claims.len();
+            assert!(
+                claims + 120 >= BANS,
+                "page {page}: it is known of {claims} bans alone who else asked for them"
+            );
         }
         let set_aside = !names(folder.path(), "ledger.sqlite3.damaged-").is_empty();
         assert_eq!((saved.recovering, saved.id != before.id), (set_aside, set_aside), "page {page}");

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
-use super::LedgerError;
 use super::draft::{COLUMNS, Draft};
+use super::{LedgerError, claims};
 use crate::{database, enrolment};
 
 /// Bans that are over are taken over if they ended so lately that later ones are longer because of them;
@@ -20,11 +20,12 @@ const FIRST_SKIP: i64 = 4;
 const LARGEST_SKIP: i64 = 4096;
 
 /// The tables beside the bans, each with its key and its columns.
-const OTHERS: [(&str, &str, &str); 4] = [
+const OTHERS: [(&str, &str, &str); 5] = [
     ("intake", "sensor, outbox", "sensor, outbox, through"),
     ("allowances", "what", "what, since, until, reason, by"),
     ("logins", "address", "address, last, sensor, service, account"),
     ("lists", "router, family, list, mark", "router, family, list, mark"),
+    ("claims", "place, sensor, jail", "place, prefix, jail, sensor, until"),
 ];
 
 /// Replaces a damaged ledger with a new one that holds what can be read of it.
@@ -47,9 +48,11 @@ pub(super) fn replace(
         // Where the file is shorter than its header says, nothing is read otherwise.
         let _ = damaged.pragma_update(None, "writable_schema", true);
         bans(&damaged, path, &mut draft, now).map_err(failed)?;
+        claims::make(draft.connection()).map_err(failed)?;
         for (table, key, columns) in OTHERS {
             others += rows(&damaged, draft.connection(), table, key, columns).map_err(failed)?;
         }
+        claims::leave_those_of_bans(draft.connection()).map_err(failed)?;
     }
     let bans = draft.bans();
     let finished = draft.finish(true)?;

@@ -28,8 +28,10 @@ use super::{Deadlines, Holding, Question};
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
+mod first;
 mod networks;
 mod orders;
+mod print;
 mod resource;
 mod rest;
 mod shown;
@@ -39,9 +41,6 @@ const LOOKED_AT: usize = 4096;
 
 /// How long a print that would tell an id, an owner or a rule waits for quiet.
 const QUIET: Duration = Duration::from_secs(5);
-
-/// For how long a new session sends the bans that its router does not have yet before it reads the list.
-const SENT_FIRST: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a command was not answered.
 const SWALLOWED_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,6 +103,14 @@ struct Timers {
     resource_asked: bool,
     /// Look for commands that were not answered.
     swallowed: Instant,
+    /// How often commands were given up since one was answered.
+    given_up: u32,
+    /// When the latest of the commands that were answered was sent.
+    answered_sent: Instant,
+    /// When an add, set or remove was sent last.
+    order_sent: Instant,
+    /// When one was answered last.
+    order_answered: Instant,
     /// Read the lists anew, whatever is believed to be on them.
     reconcile: Instant,
     /// Send refused commands again; set while there are any.
@@ -119,6 +126,9 @@ struct Timers {
     print_heard: Instant,
     /// Whether since then a command was answered that was sent after the print: the router does not merely scan.
     overtaken: bool,
+    /// Read the IPv6 list, which was refused.
+    print_again: Option<Instant>,
+    print_pause: Duration,
     /// Whether all bans were sent because the first reading took long.
     unread_sent: bool,
     print_ended: Instant,
@@ -152,6 +162,10 @@ impl<'a> Link<'a> {
             resource: now,
             resource_asked: false,
             swallowed: now,
+            given_up: 0,
+            answered_sent: now,
+            order_sent: now,
+            order_answered: now,
             reconcile: now + jittered(workplace.config.reconcile_every),
             retry: None,
             retry_pause: workplace.config.deadlines.refused_pause,
@@ -161,6 +175,8 @@ impl<'a> Link<'a> {
             print_began: now,
             print_heard: now,
             overtaken: false,
+            print_again: None,
+            print_pause: workplace.config.deadlines.refused_pause,
             unread_sent: false,
             print_ended: now,
             look: now,
@@ -317,6 +333,9 @@ impl<'a> Link<'a> {
             &answer;
         let Purpose { errand, at } = *sent;
         let of_print = matches!(errand, Errand::Print(_));
+        if !matches!(answer, CommandAnswer::Row(..)) {
+            self.timers.answered_sent = self.timers.answered_sent.max(at);
+        }
         self.timers.overtaken |=
             !of_print && self.pipeline.printing().is_some() && at > self.timers.print_began;
         match (errand, answer) {
@@ -328,13 +347,7 @@ impl<'a> Link<'a> {
                 }
             }
             (Errand::Print(_), CommandAnswer::Done(..)) => self.print_ended(),
-            (Errand::Print(Family::V6), CommandAnswer::Trap(_, trap)) => {
-                self.pipeline.missing(Family::V6);
-                self.workplace.fail(format!(
-                    "the IPv6 address list cannot be read, so IPv6 bans are not on this router: {trap}; enable the ipv6 package, or set `ipv6 = false` for this router"
-                ));
-                self.settle();
-            }
+            (Errand::Print(Family::V6), CommandAnswer::Trap(_, trap)) => self.no_ipv6_list(&trap),
             (Errand::Print(family), CommandAnswer::Trap(_, trap)) => {
                 return Err(SessionError::Refused { command: family.print(), trap });
             }
@@ -379,6 +392,7 @@ impl<'a> Link<'a> {
             self.workplace.rows[family.index()] = Some(self.pipeline.rows());
         }
         self.pipeline.print_ends();
+        self.timers.print_pause = self.workplace.config.deadlines.refused_pause;
         self.note_rivals();
         self.workplace.patience = Patience::default();
         let took = self.timers.print_began.elapsed();
@@ -420,7 +434,7 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         self.pipeline
             .set_recovering(self.workplace.recovery.as_ref().is_some_and(|recovery| recovery.is_active()));
-        if self.timers.resource <= now {
+        if self.resource_due() <= now {
             self.timers.resource = now + self.workplace.config.deadlines.keepalive;
             if !self.timers.resource_asked {
                 self.timers.resource_asked = true;
@@ -437,6 +451,10 @@ impl<'a> Link<'a> {
         }
         if self.print_deadline().is_some_and(|deadline| deadline <= now) {
             self.give_up_print();
+        }
+        if self.timers.print_again.is_some_and(|again| again <= now) {
+            self.timers.print_again = None;
+            self.pipeline.print_again(Family::V6);
         }
         if self.timers.reconcile <= now {
             self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);
@@ -467,20 +485,6 @@ impl<'a> Link<'a> {
         if self.next_look().is_some_and(|look| look <= now) {
             self.look_at_rules();
         }
-    }
-
-    /// Whether bans go out before the list is read for the first time: a router may do one command at a time, and
-    /// its scan may take minutes.
-    fn sends_first(&self, now: Instant) -> bool {
-        let waiting = self.pipeline.has_next() || self.pipeline.in_flight() > 0;
-        !self.pipeline.is_known() && waiting && now < self.began + SENT_FIRST
-    }
-
-    /// When all bans are to go out although the first reading is not over: it may take minutes, or never end.
-    fn unread_due(&self) -> Option<Instant> {
-        let waits =
-            self.pipeline.printing().is_some() && !self.pipeline.is_known() && !self.timers.unread_sent;
-        waits.then(|| self.timers.print_began + self.workplace.config.deadlines.answer)
     }
 
     /// Whether nothing waits and nothing is in flight.
@@ -525,7 +529,7 @@ impl<'a> Link<'a> {
     /// When [`Link::on_time`] has something to do at the latest.
     fn next_timer(&self) -> Instant {
         let now = Instant::now();
-        let mut next = self.timers.resource.min(self.timers.reconcile);
+        let mut next = self.resource_due().min(self.timers.reconcile);
         next = next.min(self.timers.retry.unwrap_or(next));
         if self.pipeline.has_next() {
             next = next.min(self.workplace.pace.next(now).unwrap_or(next));
@@ -544,10 +548,10 @@ impl<'a> Link<'a> {
             next = next.min(self.timers.swallowed);
         }
         if self.sends_first(now) {
-            next = next.min(self.began + SENT_FIRST);
+            next = next.min(self.sends_first_until());
         }
         next = next.min(self.unread_due().unwrap_or(next));
-        next = next.min(self.print_deadline().unwrap_or(next));
+        next = next.min(self.print_deadline().or(self.timers.print_again).unwrap_or(next));
         if !self.workplace.config.read_only {
             next = next.min(self.workplace.audit.next(now));
         }
@@ -574,7 +578,7 @@ impl<'a> Link<'a> {
 type Building = mikrotik_rs::CommandBuilder<mikrotik_rs::proto::command::Cmd>;
 
 /// The duration, up to a tenth shorter, so that many routers are not printed at once.
-fn jittered(duration: Duration) -> Duration {
+pub(super) fn jittered(duration: Duration) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
     duration.mul_f64(1.0 - random / 10.0)
 }

@@ -203,6 +203,22 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+// === impl SessionError ===
+
+impl SessionError {
+    /// Whether nothing that is the router's answered, where the login was not done yet: it is away or starts just now.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve { .. }
+                | Self::Connect { .. }
+                | Self::ConnectDeadline(_)
+                | Self::Closed
+                | Self::Io(_)
+        )
+    }
+}
+
 // === impl Session ===
 
 impl<C: Copy> Session<C> {

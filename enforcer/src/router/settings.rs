@@ -65,8 +65,11 @@ pub struct Deadlines {
     pub connect: Duration,
     /// For the answer to the login.
     pub login: Duration,
-    /// For the answer to one command while others are answered: it was swallowed, and is sent again. Of a print,
-    /// for the next row; each time that it was too short for a router's scan it doubles.
+    /// For the answer to an add, set or remove once a command that was sent later is answered: it was swallowed, and
+    /// is sent again. It doubles up to `idle` until such a command is answered.
+    pub overtaken: Duration,
+    /// The same while nothing that was sent later is answered. Of a print, for the next row; each time that it was too
+    /// short for a router's scan it doubles.
     pub idle: Duration,
     /// For the next answer while no print is in flight.
     pub answer: Duration,
@@ -87,6 +90,9 @@ pub struct Deadlines {
     pub shortest_pause: Duration,
     /// The longest pause between two attempts.
     pub longest_pause: Duration,
+    /// The longest pause while nothing answers at the router's address: it is to have its bans soon after it is back, and
+    /// such an attempt is no line in its log.
+    pub absence: Duration,
     /// The first pause before commands that were refused are sent again; it doubles up to five minutes.
     pub refused_pause: Duration,
 }
@@ -161,6 +167,7 @@ impl Default for Deadlines {
         Self {
             connect: Duration::from_secs(5),
             login: Duration::from_secs(5),
+            overtaken: Duration::from_secs(2),
             idle: Duration::from_secs(30),
             answer: Duration::from_secs(10),
             scan: Duration::from_mins(5),
@@ -170,6 +177,7 @@ impl Default for Deadlines {
             late: Duration::from_mins(1),
             shortest_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
+            absence: Duration::from_secs(3),
             refused_pause: Duration::from_secs(5),
         }
     }

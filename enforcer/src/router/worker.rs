@@ -4,8 +4,9 @@
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::timeout;
 
+use super::Deadlines;
 use super::endpoint::{API_PORT, API_TLS_PORT};
-use super::link::{Link, Purpose};
+use super::link::{Link, Purpose, jittered};
 use super::pipeline::Counts;
 use super::session::{Session, SessionError};
 use super::status::State;
@@ -28,12 +29,16 @@ pub(super) async fn run(mut workplace: Workplace) {
         if kept.is_none() {
             workplace.enter(State::Connecting);
         }
+        let mut is_away = false;
         let failure = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Ok(()) = settings.changed() => continue,
             opened = open(&workplace, kept.take()) => match opened {
-                Err(failure) => failure,
+                Err(failure) => {
+                    is_away = failure.is_absence();
+                    failure
+                }
                 Ok(session) => {
                     workplace.enter(State::Reading);
                     workplace.pace.begin();
@@ -68,13 +73,16 @@ pub(super) async fn run(mut workplace: Workplace) {
             status.forget_rules(ipv6);
         });
         workplace.fail(failure.to_string());
-        let longest = workplace.config.deadlines.longest_pause;
+        let Deadlines { longest_pause: longest, absence, .. } = workplace.config.deadlines;
         let pause = match failure {
             // Each attempt is a line in the router's log.
             SessionError::Login { .. } | SessionError::ChallengeLogin | SessionError::SameRouter { .. } => {
                 longest * 6
             }
-            _ => pauses.next().unwrap_or(longest),
+            _ => {
+                let pause = pauses.next().unwrap_or(longest);
+                if is_away { pause.min(jittered(absence)) } else { pause }
+            }
         };
         workplace.enter(State::Waiting { retry_ms: pause.as_millis() as u64 });
         tokio::select! {

@@ -151,8 +151,8 @@ pub fn judge_settled(router: &str, standing: &[LedgerBan], entries: &[Entry], no
         .filter_map(|entry| Some((prefix_of(entry)?, entry)))
         .collect();
     let ends = |ban: &LedgerBan| ban.until.unwrap_or(Timestamp::MAX);
-    // What ends about now is there or not.
-    for ban in standing.iter().filter(|ban| ends(ban) > now + ROUNDING) {
+    // What ends about now is there or not: a ban that grew by a few seconds alone is not sent anew.
+    for ban in standing.iter().filter(|ban| ends(ban) > now + ENTRY_TOLERANCE) {
         match held.get(&ban.prefix) {
             None => broken(format!("does not hold {}, banned until {:.1}", ban.prefix, ends(ban))),
             // A stranger's entry bans as well as ours.

@@ -30,8 +30,9 @@ const SETTLES: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(200);
 /// How much time the machine may take from everything to settle, at most.
 const MOST_LATE: Duration = Duration::from_secs(30);
-/// How long the enforcer waits for the answer to one command while others are answered, and a little.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(32);
+/// In how much time the enforcer misses an answer to one command: it asks for another after a second, waits two
+/// seconds, and longer where it was given no answer the time before.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
 /// How long it takes at most until it sends again what was refused twice.
 const REFUSED_PAUSES: Duration = Duration::from_secs(16);
 /// How long a message may be on its way, and is then taken for a clock's error.
@@ -60,6 +61,8 @@ struct Run {
     record: Arc<Record>,
     /// What is broken, and what was: since when it is whole again.
     troubles: Mutex<BTreeMap<Part, Option<Instant>>>,
+    /// In how much time what goes wrong with the answers of each router is noticed.
+    noticed: Mutex<BTreeMap<usize, Duration>>,
     /// Who breaks a part, until it is whole again.
     turns: Mutex<BTreeMap<Part, Arc<tokio::sync::Mutex<()>>>>,
     /// The claims that came by sensors' logs, and by which.
@@ -75,6 +78,7 @@ pub async fn run(schedule: &Schedule, plant: Option<Plant>, folder: &Path, means
         stage,
         record: Arc::new(Record::new()),
         troubles: Mutex::default(),
+        noticed: Mutex::default(),
         turns: Mutex::default(),
         clocks: Mutex::default(),
         by_log: Mutex::default(),
@@ -129,7 +133,8 @@ impl Run {
                 self.record.breach(Invariant::ProcessesLive, format!("{error:#}"));
             }
         }
-        for seat in &self.stage.routers {
+        for (place, seat) in self.stage.routers.iter().enumerate() {
+            self.look_for_faults(place);
             seat.router.forget_faults();
         }
         self.record.tell("everything is whole again");
@@ -232,11 +237,16 @@ impl Run {
                     Fault::Trap { .. } => REFUSED_PAUSES,
                     _ => Duration::ZERO,
                 };
-                self.trouble(Part::Router(router), Some(Instant::now() + noticed));
+                {
+                    let mut all = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
+                    let longest = all.entry(router).or_default();
+                    *longest = noticed.max(*longest);
+                }
                 if matches!(fault, Fault::Swallow { .. }) {
                     path.push_str("/add");
                 }
                 self.stage.routers[router].router.inject(fault, &path, after);
+                self.look_for_faults(router);
             }
             Event::Attack { .. } | Event::Post { .. } | Event::Break(..) => {}
         }
@@ -342,9 +352,7 @@ impl Run {
 
     /// Whether nothing stood between the enforcer and this router for so long.
     fn whole_for(&self, router: usize, patience: Duration) -> bool {
-        if self.stage.routers[router].router.faults_to_come() > 0 {
-            self.trouble(Part::Router(router), Some(Instant::now()));
-        }
+        self.look_for_faults(router);
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         let concerns = [Part::Enforcer, Part::EnforcerDisk, Part::Router(router), Part::Downlink(router)];
         concerns.iter().all(|part| match troubles.get(part) {
@@ -352,6 +360,15 @@ impl Run {
             Some(None) => false,
             Some(Some(since)) => *since + patience <= Instant::now(),
         })
+    }
+
+    /// What is still to go wrong with a router's answers may go wrong now.
+    fn look_for_faults(&self, router: usize) {
+        if self.stage.routers[router].router.faults_to_come() == 0 {
+            return;
+        }
+        let noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner).get(&router).copied();
+        self.trouble(Part::Router(router), Some(Instant::now() + noticed.unwrap_or_default()));
     }
 
     /// Waits until everything is as it should be. That it comes to be so in time is one of the invariants.

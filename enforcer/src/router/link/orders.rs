@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Errand, LONGEST_REFUSED_PAUSE, Link, Purpose, SWALLOWED_INTERVAL};
 use crate::prefixes::Family;
+use crate::router::Deadlines;
 use crate::router::address_list::{address_text, timeout_text};
 use crate::router::order::{Action, Order};
 use crate::router::sentence::{Trap, TrapMeaning};
@@ -37,7 +38,9 @@ impl Link<'_> {
                 self.session.command(family.remove()).attribute(".id", Some(&id.to_string()))
             }
         };
-        self.session.send(command, Purpose { errand: Errand::Order(order), at: Instant::now() });
+        let now = Instant::now();
+        self.timers.order_sent = now;
+        self.session.send(command, Purpose { errand: Errand::Order(order), at: now });
     }
 
     fn comment(&self, prefix: IpNet) -> String {
@@ -48,6 +51,7 @@ impl Link<'_> {
 
     pub(super) fn note_answer(&mut self, sent: Instant) {
         let now = Instant::now();
+        (self.timers.order_answered, self.timers.given_up) = (now, 0);
         let took = now.saturating_duration_since(sent);
         self.latency = Some(took);
         self.workplace.pace.done();
@@ -92,21 +96,26 @@ impl Link<'_> {
         if now < self.timers.swallowed || self.pipeline.printing().is_some() || self.look.is_under_way() {
             return;
         }
-        let deadline = self.workplace.config.deadlines.idle;
-        self.timers.swallowed = now + SWALLOWED_INTERVAL.min(deadline / 4);
-        let held_up_until = self.timers.print_ended.max(self.timers.look_ended);
-        let lost = self.session.give_up(|sent| sent.at.max(held_up_until) + deadline <= now);
+        let Deadlines { overtaken, idle, .. } = self.workplace.config.deadlines;
+        // A router that is busy with its lists may answer other commands: it is not sent the same again and again.
+        let overtaken = (overtaken * 2u32.saturating_pow(self.timers.given_up)).min(idle);
+        self.timers.swallowed = now + SWALLOWED_INTERVAL.min(overtaken / 4);
+        let (held_up_until, answered) =
+            (self.timers.print_ended.max(self.timers.look_ended), self.timers.answered_sent);
+        let deadline = |sent: &Purpose| if sent.at < answered { overtaken } else { idle };
+        let lost = self.session.give_up(|sent| sent.at.max(held_up_until) + deadline(sent) <= now);
         let mut orders = lost.into_iter().filter_map(|sent| match sent.errand {
-            Errand::Order(order) => Some(order),
+            Errand::Order(order) => Some((order, deadline(&sent))),
             Errand::Resource => {
                 self.timers.resource_asked = false;
                 None
             }
             _ => None,
         });
-        let Some(first) = orders.next() else { return };
+        let Some((first, within)) = orders.next() else { return };
+        self.timers.given_up = self.timers.given_up.saturating_add(1);
         let mut count = 0;
-        for order in std::iter::once(first).chain(orders) {
+        for order in std::iter::once(first).chain(orders.map(|(order, _)| order)) {
             count += 1;
             self.pipeline.swallowed(order);
         }
@@ -118,32 +127,7 @@ impl Link<'_> {
             "no answer to {} of {}{others} within {} s, while others were answered; sent again",
             first.action.noun(),
             address_text(first.prefix),
-            deadline.as_secs_f64(),
-        ));
-    }
-
-    /// By when more is to be heard of the print that is under way. While a router scans its table nothing is, and how
-    /// long that takes is its own affair; but where it answers what was sent after the print, the print's
-    /// answer may be lost.
-    pub(super) fn print_deadline(&self) -> Option<Instant> {
-        self.pipeline.printing()?;
-        let (patience, deadlines) = (self.workplace.patience, &self.workplace.config.deadlines);
-        let whole = self.timers.print_began + patience.of(deadlines.print);
-        let row = self.timers.print_heard + patience.of(deadlines.idle);
-        Some(if self.timers.overtaken { whole.min(row) } else { whole })
-    }
-
-    /// Gives up the print that is under way, and has it sent again.
-    pub(super) fn give_up_print(&mut self) {
-        let Some(family) = self.pipeline.printing() else { return };
-        self.session.give_up(|sent| matches!(sent.errand, Errand::Print(_)));
-        self.pipeline.print_lost();
-        self.workplace.patience.was_too_short();
-        let now = Instant::now();
-        self.timers.print_ended = now;
-        self.workplace.fail(format!(
-            "the {family} list was not told to its end within {} s, while other commands were answered; it is read again, with more patience",
-            now.duration_since(self.timers.print_began).as_secs(),
+            within.as_secs_f64(),
         ));
     }
 }

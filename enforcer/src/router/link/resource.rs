@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BOOT_TOLERANCE, Link};
+use super::{BOOT_TOLERANCE, Link, SWALLOWED_INTERVAL, Timers};
 use crate::desired::ListPlace;
 use crate::prefixes::Family;
 use crate::router::address_list::parse_timeout;
@@ -13,6 +13,19 @@ use crate::router::session::SessionError;
 use crate::router::view::entries_by_memory;
 
 impl Link<'_> {
+    /// When to ask for the router's resources next: now and then, and where the last add, set or remove is not answered,
+    /// for the answer tells whether the router lives.
+    pub(super) fn resource_due(&self) -> Instant {
+        let Timers { resource, order_sent, order_answered, .. } = self.timers;
+        let waits = self.pipeline.in_flight() > 0 && !self.timers.resource_asked;
+        if !waits || self.pipeline.printing().is_some() {
+            return resource;
+        }
+        let keepalive = self.workplace.config.deadlines.keepalive;
+        let asked = resource.checked_sub(keepalive).unwrap_or(resource);
+        resource.min(order_sent.max(order_answered).max(asked) + SWALLOWED_INTERVAL)
+    }
+
     /// Takes the router's lists for this section of the configuration, unless another has them. Only boards of MikroTik's
     /// own say who they are; a machine that is a copy of another would pass for it by anything else.
     pub(super) fn claim(&mut self, row: &Row) -> Result<(), SessionError> {

@@ -42,6 +42,16 @@ impl Pipeline {
         }
     }
 
+    /// Takes in that the router refused the print, for now: it is due with [`Self::print_again`].
+    pub fn print_refused(&mut self) {
+        self.print = None;
+    }
+
+    /// Asks for a print of a table.
+    pub fn print_again(&mut self, family: Family) {
+        self.due[family.index()] |= matches!(self.tables[family.index()], Table::Known | Table::Unknown);
+    }
+
     /// Counts an entry that the print told, whatever stands in it.
     pub fn listed(&mut self) {
         if let Some(print) = &mut self.print {
