@@ -59,7 +59,8 @@ impl Enforcement {
                     Some(Self::Passed { since, .. }) => *since,
                     _ => now,
                 };
-                let commands = commands.into_iter().map(|command| command.for_release(release).typed()).collect();
+                let commands =
+                    commands.into_iter().map(|command| command.for_release(release).typed()).collect();
                 Self::Passed { since, why: says, commands }
             }
             Grade::Unclear => {
@@ -92,7 +93,8 @@ mod tests {
         };
         let first = judged(Grade::Fault, None, 1, Release::parse("7.24"));
         let again = judged(Grade::Fault, Some(&first), 2, Release::parse("6.49"));
-        let mending = "/ip firewall raw add chain=prerouting action=drop src-address-list=bad comment=\"atalaya\"";
+        let mending =
+            "/ip firewall raw add chain=prerouting action=drop src-address-list=bad comment=\"atalaya\"";
         let Enforcement::Passed { since, commands, .. } = &again else { panic!("{again:?}") };
         assert_eq!((*since, commands[0].as_str()), (at(1), mending));
         let unclear = judged(Grade::Unclear, Some(&again), 3, None);

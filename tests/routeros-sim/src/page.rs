@@ -117,8 +117,7 @@ impl Site {
                 let by_hand =
                     self.addresses.iter().map(|(address, interface)| (address, interface.as_str(), false));
                 let is_here = |address: &str| address.contains(':') == (family == Family::V6);
-                let here: Vec<_> =
-                    by_hand.chain(leased).filter(|(address, ..)| is_here(address)).collect();
+                let here: Vec<_> = by_hand.chain(leased).filter(|(address, ..)| is_here(address)).collect();
                 numbered(&here, |(address, interface, dynamic), line| {
                     interface_address(address, interface, *dynamic, line)
                 })

@@ -143,7 +143,8 @@ impl Site {
 
     /// Has api-ssl present its certificate, or none.
     pub(crate) fn present(&self) {
-        if let Some(certificate) = self.service("api-ssl").and_then(|service| service.certificate.as_deref()) {
+        if let Some(certificate) = self.service("api-ssl").and_then(|service| service.certificate.as_deref())
+        {
             self.presented.store(certificate != "none", Ordering::Relaxed);
         }
     }

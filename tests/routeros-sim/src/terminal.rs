@@ -146,7 +146,7 @@ impl Site {
                 let item = typed.item()?;
                 typed.end()?;
                 let certificate = self.certificates.iter_mut().find(|certificate| certificate.name == item);
-                certificate.ok_or(TerminalError::NoSuchItem)?.fingerprint = self.fingerprint.clone();
+                certificate.ok_or(TerminalError::NoSuchItem)?.fingerprint.clone_from(&self.fingerprint);
                 Ok(())
             }
             // Where the time comes from is not simulated; that it can be set is.

@@ -19,11 +19,11 @@ use atalaya_wire::{Fingerprint, Name};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::apply::Application;
 use super::check::{commands, show};
+use super::own;
 use super::prompt::Prompt;
 use super::section::{PasswordPlace, Section};
-use super::apply::Application;
-use super::own;
 use super::unfinished::{Answers, Unfinished};
 use crate::cli::paint::Paint;
 use crate::cli::reload;
@@ -105,8 +105,8 @@ impl Arguments {
         if has_allow && !self.allow.is_empty() {
             bail!("{} has `allow` already: add to it there", config.display());
         }
-        own::parse(self.allow.clone())?;
-        let result = self.walk(config, lists, &taken, has_allow, out);
+        own::parse(&self.allow)?;
+        let result = self.walk(config, &lists, &taken, has_allow, out);
         if result.is_err() && Prompt::new().is_somebody() && Unfinished::beside(config).earlier().is_some() {
             eprintln!("Your answers are kept: `atalaya-enforcer router add` goes on with them.");
         }
@@ -116,7 +116,7 @@ impl Arguments {
     fn walk(
         self,
         config: &Path,
-        lists: ListConfig,
+        lists: &ListConfig,
         taken: &[Name],
         has_allow: bool,
         out: &mut impl Write,
@@ -156,8 +156,7 @@ impl Arguments {
         router.mark.clone_from(&lists.mark);
         router.tls = self.fingerprint.or(before.fingerprint);
         let place = PasswordPlace::New(Password::new(""));
-        let mut walk =
-            NewRouter { router, place, unfinished, prompt, runtime, writes: !self.read_only };
+        let mut walk = NewRouter { router, place, unfinished, prompt, runtime, writes: !self.read_only };
         if walk.router.tls.is_none() {
             walk.find_certificate()?;
         }
@@ -193,7 +192,7 @@ impl Arguments {
         let report = if is_new && !prompt.is_somebody() { None } else { Some(walk.check_until_good(out)?) };
         let allow = match (has_allow, self.allow.is_empty()) {
             (true, _) => Vec::new(),
-            (false, false) => own::parse(self.allow)?,
+            (false, false) => own::parse(&self.allow)?,
             (false, true) => walk.own_networks(report.as_ref())?,
         };
         walk.finish(config, allow, report.as_ref(), self.write || applies, out)

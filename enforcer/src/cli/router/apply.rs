@@ -63,8 +63,12 @@ impl Application {
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
         let prompt = walk.prompt;
-        let admin: String =
-            prompt.value(self.admin, "Administrator of the router, for this once", Some("admin"), "--admin")?;
+        let admin: String = prompt.value(
+            self.admin,
+            "Administrator of the router, for this once",
+            Some("admin"),
+            "--admin",
+        )?;
         if admin == walk.router.user {
             bail!(
                 "`{admin}` cannot be the administrator and the user for bans at once, who may do less: give --user or --admin another name"
@@ -206,7 +210,9 @@ impl Undertaking<'_> {
         let Some((port, own)) = own else { return Ok(()) };
         match self.walk.presented(port) {
             Ok(presented) if presented == own => {
-                eprintln!("api-ssl presents the certificate that the router says is its own; it is pinned:\n  {own}");
+                eprintln!(
+                    "api-ssl presents the certificate that the router says is its own; it is pinned:\n  {own}"
+                );
                 self.walk.pin(own, port);
             }
             Ok(presented) => bail!(
@@ -266,7 +272,10 @@ fn remedies(findings: &[Finding], user: Option<Remedy>, facts: &Facts) -> Vec<Re
     let mut all: Vec<Remedy> = Vec::new();
     let mut users: Vec<Remedy> = Vec::new();
     if matches!(&facts.user, Page::Shown(None)) {
-        let is_there = facts.groups.shown().is_some_and(|groups| groups.iter().any(|group| group.name == command::GROUP));
+        let is_there = facts
+            .groups
+            .shown()
+            .is_some_and(|groups| groups.iter().any(|group| group.name == command::GROUP));
         users.push(if is_there { command::set_group() } else { command::add_group() });
     }
     users.extend(user);

@@ -14,7 +14,7 @@ use super::prompt::Prompt;
 const MOST_PARENTS: usize = 32;
 
 /// What was given, each as the configuration has it.
-pub fn parse(texts: Vec<String>) -> Result<Vec<String>, AllowError> {
+pub fn parse(texts: &[String]) -> Result<Vec<String>, AllowError> {
     texts.iter().map(|text| Ok(What::parse(text)?.key())).collect()
 }
 
@@ -30,7 +30,8 @@ pub fn ask(prompt: Prompt, suggestion: &[String]) -> anyhow::Result<Vec<String>>
         if answer.trim() == "none" {
             return Ok(Vec::new());
         }
-        match parse(answer.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect()) {
+        let words = answer.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned);
+        match parse(&words.collect::<Vec<_>>()) {
             Ok(networks) => return Ok(networks),
             Err(error) => eprintln!("{error}"),
         }
@@ -47,9 +48,9 @@ pub fn suggestion(networks: Option<&RouterNetworks>, from: Option<IpAddr>) -> Ve
         all.push(from.into());
     }
     // As they would be typed: a single address without the length of its network.
-    let typed = |network: &IpNet| match network.prefix_len() == network.max_prefix_len() {
-        true => network.addr().to_string(),
-        false => network.to_string(),
+    let typed = |network: &IpNet| {
+        let single = network.prefix_len() == network.max_prefix_len();
+        if single { network.addr().to_string() } else { network.to_string() }
     };
     all.iter().map(typed).collect()
 }

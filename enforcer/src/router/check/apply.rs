@@ -97,7 +97,8 @@ impl Administrator {
     /// none.
     pub async fn api_ssl(&mut self) -> Result<Option<(u16, Fingerprint)>, ApplyError> {
         let services = self.print("/ip/service", &[("name", "api-ssl")]).await?;
-        let Some(service) = services.iter().filter_map(IpService::read).find(|service| !service.disabled) else {
+        let Some(service) = services.iter().filter_map(IpService::read).find(|service| !service.disabled)
+        else {
             return Ok(None);
         };
         let (Some(port), Some(name)) = (service.port, service.certificate) else { return Ok(None) };

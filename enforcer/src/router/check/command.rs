@@ -123,7 +123,8 @@ pub fn sign_certificate() -> Remedy {
 
 /// Turns api-ssl on with a certificate.
 pub fn enable_api_ssl(certificate: &str) -> Remedy {
-    let properties = vec![("certificate", TypedValue::word(certificate)), ("disabled", TypedValue::bare("no"))];
+    let properties =
+        vec![("certificate", TypedValue::word(certificate)), ("disabled", TypedValue::bare("no"))];
     Remedy::of("/ip/service", "set", ItemName::Named("api-ssl".to_owned()), properties)
 }
 
@@ -206,9 +207,10 @@ impl Remedy {
     }
 
     fn text(&self, hides: bool) -> String {
-        let path = match self.spaced {
-            true => format!("/{}", self.directory[1..].replace('/', " ")),
-            false => self.directory.to_owned(),
+        let path = if self.spaced {
+            format!("/{}", self.directory[1..].replace('/', " "))
+        } else {
+            self.directory.to_owned()
         };
         let mut text = format!("{path} {}", self.verb);
         match &self.item {

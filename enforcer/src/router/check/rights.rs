@@ -65,9 +65,10 @@ fn policies(config: &RouterConfig, facts: &Facts) -> Finding {
 fn write(config: &RouterConfig, facts: &Facts) -> Finding {
     const CHECK: &str = "write";
     match &facts.write {
-        WriteTest::Passed => {
-            Finding::good(CHECK, "an entry could be added, was held, and could be changed and removed (list atalaya-check)")
-        }
+        WriteTest::Passed => Finding::good(
+            CHECK,
+            "an entry could be added, was held, and could be changed and removed (list atalaya-check)",
+        ),
         WriteTest::Vanished => Finding::new(
             CHECK,
             Grade::Fault,
