@@ -127,7 +127,7 @@ async fn routeros_6_is_read_and_told_in_its_own_words() {
 /// Types what the report offers at the router's terminal.
 fn mend(router: &Router, report: &Readiness) {
     for command in report.commands() {
-        router.terminal(command).unwrap_or_else(|error| panic!("{command}: {error}"));
+        router.terminal(&command).unwrap_or_else(|error| panic!("{command}: {error}"));
     }
 }
 

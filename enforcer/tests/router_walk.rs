@@ -19,7 +19,7 @@ fn add(folder: &TempDir, arguments: &[&str]) -> Terminal {
 
 fn add_to(config: &Path, arguments: &[&str]) -> Terminal {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atalaya-enforcer"));
-    command.env_remove("ATALAYA_LOG").env("NO_COLOR", "1");
+    command.env_remove("ATALAYA_LOG").env("NO_COLOR", "1").env("SSH_CONNECTION", "");
     command.arg("--config").arg(config).args(["router", "add"]).args(arguments);
     Terminal::start(&mut command)
 }
@@ -54,10 +54,6 @@ async fn from_nothing_to_a_router_that_is_ready_by_answering_and_pasting() {
         terminal.types(&address);
         terminal.shows("API user [atalaya]: ");
         terminal.types("");
-        terminal.shows("Your own networks, addresses or names");
-        terminal.types("0.0.0.0/0");
-        terminal.shows("so large that next to nobody could be banned");
-        terminal.types("192.0.2.0/24, admin.example.org");
         terminal.shows("Password of `atalaya`");
         terminal.types("");
         let user = terminal.shows("Press Enter when that is done.");
@@ -71,7 +67,11 @@ async fn from_nothing_to_a_router_that_is_ready_by_answering_and_pasting() {
         let certificate = Fingerprint::of(&router.certificate().unwrap());
         assert!(presented.contains(&certificate.to_string()), "{presented}");
         terminal.types("");
-        let good = terminal.shows("Append it to");
+        let good = terminal.shows("Your own networks, addresses or names");
+        terminal.types("0.0.0.0/0");
+        terminal.shows("so large that next to nobody could be banned");
+        terminal.types("192.0.2.0/24, admin.example.org");
+        terminal.shows("Append it to");
         assert!(!good.contains("FAULT") && good.contains("the pinned certificate"), "{good}");
         terminal.types("y");
         terminal.shows("Appended to");
@@ -95,8 +95,6 @@ async fn a_typed_password_is_not_shown_and_a_wrong_one_can_be_typed_again() {
     let address = router.address().to_string();
     let walk = tokio::task::spawn_blocking(move || {
         let mut terminal = add(&folder, &["edge", "--address", &address, "--user", "atalaya"]);
-        terminal.shows("Your own networks");
-        terminal.types("");
         terminal.shows("Pin it? [Y/n] ");
         terminal.types("y");
         terminal.shows("Password of `atalaya`");
@@ -105,6 +103,8 @@ async fn a_typed_password_is_not_shown_and_a_wrong_one_can_be_typed_again() {
         terminal.types("secret");
         terminal.shows("Check again?");
         terminal.types("n");
+        terminal.shows("Your own networks");
+        terminal.types("");
         terminal.shows("Append it to");
         terminal.types("n");
         terminal.shows("belongs into router-edge.password");
@@ -129,8 +129,6 @@ async fn a_walk_that_was_broken_off_goes_on_with_its_answers_and_the_same_passwo
         terminal.types(&address);
         terminal.shows("API user [atalaya]: ");
         terminal.types("guard");
-        terminal.shows("Your own networks");
-        terminal.types("192.0.2.0/24");
         terminal.shows("Password of `guard`");
         terminal.types("");
         let first = terminal.shows("Press Enter when that is done.");
@@ -149,6 +147,8 @@ async fn a_walk_that_was_broken_off_goes_on_with_its_answers_and_the_same_passwo
         terminal.types("");
         terminal.shows("Check again?");
         terminal.types("n");
+        terminal.shows("Your own networks");
+        terminal.types("192.0.2.0/24");
         terminal.shows("Append it to");
         terminal.types("y");
         terminal.shows("Appended to");

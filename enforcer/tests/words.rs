@@ -229,6 +229,21 @@ async fn the_private_networks_behind_a_router_are_never_banned_and_it_is_said_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_private_uplink_that_was_configured_by_hand_is_no_network_of_ones_own() {
+    let router = Router::builder().connected("192.168.88.1/24");
+    let router = router.terminal("/ip/address add address=192.168.1.2/24 interface=ether1");
+    let router = router.terminal("/ip/route add dst-address=10.0.0.0/8 gateway=192.168.88.2");
+    let (router, host) = host_with("", router.terminal("/ip/route add gateway=192.168.1.1%ether1")).await;
+    let running = host.start();
+    until_it_prints(&host, &["show", "192.168.88.7"], "never banned");
+    let networks = &host.json(&["status", "--json"])["routers"][0]["networks"];
+    assert_eq!(networks["private"], serde_json::json!(["192.168.88.0/24"]));
+    host.prints(&["ban", "192.168.1.77", "--force"]);
+    holds(&router, &["192.168.1.77"]).await;
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_reason_of_a_ban_by_hand_is_in_the_routers_comment_whatever_it_holds() {
     let (router, host) = host_with_router("").await;
     let running = host.start();

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 mod add;
+mod apply;
 mod check;
+mod own;
 pub mod prompt;
 mod section;
 mod unfinished;
@@ -14,12 +16,12 @@ pub use prompt::Prompt;
 
 /// The examples of `router --help`.
 pub const EXAMPLES: &str = "Examples:\n  \
-    atalaya-enforcer router add edge --address 192.0.2.1\n  \
+    atalaya-enforcer router add edge --address 192.0.2.1 --apply\n  \
     atalaya-enforcer router check";
 
 #[derive(clap::Subcommand)]
 pub enum RouterCommand {
-    /// Connect to a router, print the RouterOS commands for what is missing, and configure it
+    /// Connect to a router, print the RouterOS commands for what is missing or do them, and configure it
     Add(add::Arguments),
     /// Look whether the routers are ready for bans; exit status 1 where there is a fault
     Check(check::Arguments),

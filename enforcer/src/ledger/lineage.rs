@@ -44,6 +44,11 @@ impl Lineage {
         word.iter().all(|byte| ALPHABET.contains(byte)).then_some(Self(word))
     }
 
+    /// That of the state in this folder; `None` where it cannot be read, or there is none yet.
+    pub fn of_state(folder: &Path) -> Option<Self> {
+        fs::read_to_string(folder.join(LINEAGE)).ok()?.trim().parse().ok()
+    }
+
     /// The characters.
     pub fn as_str(&self) -> &str {
         // All of them are of the alphabet.
@@ -101,7 +106,7 @@ impl From<Lineage> for String {
 pub(super) fn settle(connection: &Connection, folder: &Path) -> Lineage {
     let path = folder.join(LINEAGE);
     let written = schema::meta(connection, LINEAGE).ok().flatten().and_then(|text| text.parse().ok());
-    let beside = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    let beside = Lineage::of_state(folder);
     let lineage = written.or(beside).unwrap_or_else(|| {
         Lineage::of_identity(&schema::meta(connection, schema::IDENTITY).ok().flatten().unwrap_or_default())
     });

@@ -7,8 +7,10 @@ use atalaya_wire::{Fingerprint, Name};
 use serde::Serialize;
 
 use super::RouterConfig;
+use super::networks::RouterNetworks;
 use crate::clock::Clock;
 
+pub mod apply;
 pub mod command;
 mod entry;
 pub mod facts;
@@ -21,9 +23,10 @@ pub mod speed;
 mod system;
 mod visit;
 
+pub use command::Remedy;
 pub use facts::Facts;
 pub use probe::presented_certificate;
-pub use visit::visit;
+pub use visit::{visit, visit_as};
 
 /// How good a finding is, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,7 +52,8 @@ pub struct Finding {
     /// What was found, and what to do.
     pub says: String,
     /// The RouterOS commands that mend it, in order; safe to be pasted into the router's terminal.
-    pub commands: Vec<String>,
+    #[serde(serialize_with = "as_typed")]
+    pub commands: Vec<Remedy>,
 }
 
 /// Everything that was found about a router.
@@ -72,6 +76,9 @@ pub struct Readiness {
     /// SHA-256 of the certificate that api-ssl presented, where none is pinned, and the port.
     #[serde(skip)]
     pub certificate: Option<(Fingerprint, u16)>,
+    /// Its own addresses, and the private networks behind it.
+    #[serde(skip)]
+    pub networks: RouterNetworks,
     /// Whether the router has no `/ipv6`.
     #[serde(skip)]
     pub lacks_ipv6: bool,
@@ -91,6 +98,7 @@ pub async fn check(config: &RouterConfig, clock: &Clock, writes: bool) -> Readin
         findings: examine(config, &facts),
         certificate: facts.presented.as_ref().and_then(|(port, seen)| Some((*seen.as_ref().ok()?, *port))),
         lacks_ipv6: facts.lacks_ipv6(),
+        networks: facts.networks,
     }
 }
 
@@ -113,7 +121,7 @@ pub fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     }
     let release = facts.release();
     for command in findings.iter_mut().flat_map(|finding| &mut finding.commands) {
-        *command = command::spoken(command, release);
+        *command = command.clone().for_release(release);
     }
     findings
 }
@@ -129,7 +137,7 @@ impl Finding {
         Self::new(check, Grade::Good, says)
     }
 
-    fn mended_by(self, commands: impl IntoIterator<Item = String>) -> Self {
+    fn mended_by(self, commands: impl IntoIterator<Item = Remedy>) -> Self {
         Self { commands: commands.into_iter().collect(), ..self }
     }
 }
@@ -148,15 +156,20 @@ impl Readiness {
     }
 
     /// All commands that mend something, each once, in order.
-    pub fn commands(&self) -> Vec<&str> {
-        let mut all: Vec<&str> = Vec::new();
+    pub fn commands(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
         for command in self.findings.iter().flat_map(|finding| &finding.commands) {
-            if !all.contains(&command.as_str()) {
-                all.push(command);
+            let typed = command.typed();
+            if !all.contains(&typed) {
+                all.push(typed);
             }
         }
         all
     }
+}
+
+fn as_typed<S: serde::Serializer>(commands: &[Remedy], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(commands.iter().map(Remedy::typed))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::check::Grade;
-use super::check::command::spoken;
 use super::check::release::Release;
 use super::check::rules::Judgement;
 
@@ -60,7 +59,8 @@ impl Enforcement {
                     Some(Self::Passed { since, .. }) => *since,
                     _ => now,
                 };
-                let commands = commands.iter().map(|command| spoken(command, release)).collect();
+                let commands =
+                    commands.into_iter().map(|command| command.for_release(release).typed()).collect();
                 Self::Passed { since, why: says, commands }
             }
             Grade::Unclear => {
@@ -77,9 +77,11 @@ impl Enforcement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prefixes::Family;
+    use crate::router::check::command::add_rule;
 
     fn judgement(grade: Grade) -> Judgement {
-        let command = "/ip/firewall/raw add chain=prerouting".to_owned();
+        let command = add_rule(Family::V4, "bad", None);
         Judgement { grade, says: "x".to_owned(), commands: vec![command], packets: Some(7) }
     }
 
@@ -91,8 +93,10 @@ mod tests {
         };
         let first = judged(Grade::Fault, None, 1, Release::parse("7.24"));
         let again = judged(Grade::Fault, Some(&first), 2, Release::parse("6.49"));
+        let mending =
+            "/ip firewall raw add chain=prerouting action=drop src-address-list=bad comment=\"atalaya\"";
         let Enforcement::Passed { since, commands, .. } = &again else { panic!("{again:?}") };
-        assert_eq!((*since, commands[0].as_str()), (at(1), "/ip firewall raw add chain=prerouting"));
+        assert_eq!((*since, commands[0].as_str()), (at(1), mending));
         let unclear = judged(Grade::Unclear, Some(&again), 3, None);
         assert!(matches!(unclear, Enforcement::Unclear { since, .. } if since == at(3)), "{unclear:?}");
         let well = judged(Grade::Warning, Some(&unclear), 4, None);

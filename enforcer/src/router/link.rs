@@ -65,6 +65,7 @@ pub(super) struct Link<'a> {
     pipeline: Pipeline,
     look: Look,
     networks: NetworksReading,
+    networks_asked: Option<NetworkPage>,
     marks: Marks,
     began: Instant,
     timers: Timers,
@@ -191,6 +192,7 @@ impl<'a> Link<'a> {
             pipeline,
             look,
             networks,
+            networks_asked: None,
             marks,
             began: now,
             timers,
@@ -220,6 +222,7 @@ impl<'a> Link<'a> {
             }
             self.session.set_idle(match self.pipeline.printing() {
                 Some(_) => self.workplace.patience.of(self.workplace.config.deadlines.scan),
+                None if self.is_scanning_routes() => self.workplace.config.deadlines.scan,
                 None => answer,
             });
             tokio::select! {

@@ -21,7 +21,7 @@ pub struct Builder {
     listen: SocketAddr,
     users: Vec<NewUser>,
     identity: String,
-    addresses: Vec<String>,
+    addresses: Vec<(String, String)>,
     leases: Vec<(String, String)>,
     version: String,
     costs: Costs,
@@ -125,7 +125,7 @@ impl Builder {
 
     /// An address of one of its interfaces, with the length of its network: `192.168.88.1/24`. Nothing listens there.
     pub fn connected(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.addresses.push((address.into(), "bridge".to_owned()));
         self
     }
 

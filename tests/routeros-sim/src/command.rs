@@ -3,6 +3,7 @@
 use crate::address::Family;
 use crate::page::Page;
 use crate::sentence::Sentence;
+use crate::terminal::VERBS;
 
 /// The parts of a command sentence.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) enum Verb {
     Remove(Family),
     /// Prints what is no address list.
     Page(Page),
+    /// Sets up what the page shows.
+    Setup(Page),
     /// The directory exists but has no such command.
     UnknownCommand,
     /// There is no such directory.
@@ -88,11 +91,16 @@ impl<'a> Command<'a> {
             b"/ip" | b"/ip/firewall" | b"/ipv6" | b"/ipv6/firewall" | b"/system" => Verb::UnknownCommand,
             _ => match Page::of(directory) {
                 Some(page) if matches!(name, b"/print" | b"/getall") => Verb::Page(page),
+                Some(page) if is_setup(name) => Verb::Setup(page),
                 Some(_) => Verb::UnknownCommand,
                 None => Verb::UnknownPrefix,
             },
         }
     }
+}
+
+fn is_setup(name: &[u8]) -> bool {
+    VERBS.iter().any(|verb| name.strip_prefix(b"/") == Some(verb.as_bytes()))
 }
 
 fn table_verb(family: Family, name: &[u8]) -> Verb {
@@ -135,7 +143,8 @@ mod tests {
             ("/ip/firewall/address-list/destroy", Verb::UnknownCommand),
             ("/ip/firewall/print", Verb::UnknownCommand),
             ("/user/group/print", Verb::Page(Page::Groups)),
-            ("/user/group/add", Verb::UnknownCommand),
+            ("/user/group/add", Verb::Setup(Page::Groups)),
+            ("/user/group/destroy", Verb::UnknownCommand),
             ("/no/such/print", Verb::UnknownPrefix),
             ("nonsense", Verb::UnknownCommand),
             ("/", Verb::UnknownCommand),

@@ -20,6 +20,7 @@ use crate::page::{self, Page};
 use crate::query::Query;
 use crate::reply::Reply;
 use crate::state::{Settings, State, lossy};
+use crate::terminal::Typed;
 use crate::timeout::Timeout;
 use crate::user::Policies;
 
@@ -90,6 +91,7 @@ impl Caller {
             Verb::Set(family) => self.set(state, family, command, moment),
             Verb::Remove(family) => self.remove(state, family, command, moment),
             Verb::Page(page) => self.page(state, page, command, moment.now, &mut reply),
+            Verb::Setup(page) => self.set_up(state, page, command),
             // The session has already looked for what to cancel.
             Verb::Cancel | Verb::Quit => Ok(None),
             Verb::UnknownCommand => Err(Refusal::new("no such command", Some(0))),
@@ -319,6 +321,36 @@ impl Caller {
             reply.empty();
         }
         Ok(None)
+    }
+
+    /// What an administrator can do at the terminal too, with ids in place of names and of `[find …]`.
+    fn set_up(
+        &self,
+        state: &mut State,
+        page: Page,
+        command: &Command<'_>,
+    ) -> Result<Option<String>, Refusal> {
+        self.need(Policies::write)?;
+        if matches!(page, Page::Users | Page::Groups) {
+            self.need(Policies::policy)?;
+        }
+        let path = lossy(command.path);
+        let (directory, verb) = path.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
+        let named = |name: &[u8]| matches!(name, b".id" | b"numbers");
+        let parameters = command.attributes.iter().filter(|(name, _)| !named(name));
+        let parameters: Vec<_> = parameters.map(|(name, value)| (lossy(name), lossy(value))).collect();
+        let ids = named_ids(command).map(lossy).ok();
+        let items: Vec<Option<String>> = match &ids {
+            Some(ids) => ids.split(',').map(|id| Some(state.site.item(page, id))).collect(),
+            None => vec![None],
+        };
+        for item in items {
+            let (directory, verb) = (directory.to_owned(), verb.to_owned());
+            let typed = Typed { directory, verb, item, parameters: parameters.clone() };
+            state.site.carry_out(typed).map_err(|error| Refusal::new(error.to_string(), None))?;
+        }
+        state.site.present();
+        Ok((verb == "add").then(|| state.site.last_id(page)).flatten())
     }
 
     fn is_refused(&self, path: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use jiff::tz::Offset;
 use crate::address::Family;
 use crate::address_list::print_id;
 use crate::board::Board;
-use crate::site::{Certificate, Chains, Rule, Service, Site};
+use crate::site::{Certificate, Chains, Route, Rule, Service, Site};
 use crate::timeout::Timeout;
 use crate::user::{Group, User};
 use crate::version::Version;
@@ -27,6 +27,9 @@ pub(crate) enum Page {
     Certificates,
     Addresses(Family),
     DhcpClients,
+    /// `/system/ntp/client`, which shows nothing here.
+    TimeSource,
+    Routes(Family),
     Rules(Family, Chains),
 }
 
@@ -58,6 +61,9 @@ impl Page {
             b"/ip/address" => Self::Addresses(Family::V4),
             b"/ipv6/address" => Self::Addresses(Family::V6),
             b"/ip/dhcp-client" => Self::DhcpClients,
+            b"/ip/route" => Self::Routes(Family::V4),
+            b"/ipv6/route" => Self::Routes(Family::V6),
+            b"/system/ntp/client" => Self::TimeSource,
             b"/ip/firewall/raw" => Self::Rules(Family::V4, Chains::Raw),
             b"/ip/firewall/filter" => Self::Rules(Family::V4, Chains::Filter),
             b"/ipv6/firewall/raw" => Self::Rules(Family::V6, Chains::Raw),
@@ -68,6 +74,32 @@ impl Page {
 }
 
 impl Site {
+    /// What the terminal calls the row of this id: its name, or of a rule the id itself.
+    pub(crate) fn item(&self, page: Page, id: &str) -> String {
+        let lines = self.lines(page);
+        let line = lines.iter().find(|line| line.get(b".id") == Some(id));
+        line.and_then(|line| line.get(b"name")).unwrap_or(id).to_owned()
+    }
+
+    /// The id of the row that was added last.
+    pub(crate) fn last_id(&self, page: Page) -> Option<String> {
+        if let Page::Rules(..) = page {
+            return Some(print_id(self.last_rule));
+        }
+        self.lines(page).last().and_then(|line| line.get(b".id")).map(str::to_owned)
+    }
+
+    /// All that the API can set up, as it is printed; passwords too, which RouterOS prints nowhere.
+    pub(crate) fn setup(&self) -> Vec<String> {
+        let rules = [Family::V4, Family::V6]
+            .into_iter()
+            .flat_map(|family| [Chains::Raw, Chains::Filter].map(|chains| Page::Rules(family, chains)));
+        let pages = [Page::Users, Page::Groups, Page::Services, Page::Certificates].into_iter().chain(rules);
+        let text = |line: Line| line.0.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        let passwords = self.users.iter().map(|user| format!("{} has {}", user.name, user.password));
+        pages.flat_map(|page| self.lines(page)).map(text).chain(passwords).collect()
+    }
+
     /// The rows of a page that shows what is configured; none for the others.
     pub(crate) fn lines(&self, page: Page) -> Vec<Line> {
         fn numbered<T>(rows: &[T], line: impl Fn(&T, Line) -> Line) -> Vec<Line> {
@@ -81,18 +113,30 @@ impl Site {
             Page::Services => numbered(&self.services, |row, line| service(self.version, row, line)),
             Page::Certificates => numbered(&self.certificates, certificate),
             Page::Addresses(family) => {
-                let leased = self.leases.iter().map(|(address, _)| (address, true));
-                let all = self.addresses.iter().map(|address| (address, false)).chain(leased);
-                let here: Vec<_> =
-                    all.filter(|(address, _)| address.contains(':') == (family == Family::V6)).collect();
-                numbered(&here, |(address, dynamic), line| interface_address(address, *dynamic, line))
+                let leased = self.leases.iter().map(|(address, _)| (address, "ether1", true));
+                let by_hand =
+                    self.addresses.iter().map(|(address, interface)| (address, interface.as_str(), false));
+                let is_here = |address: &str| address.contains(':') == (family == Family::V6);
+                let here: Vec<_> = by_hand.chain(leased).filter(|(address, ..)| is_here(address)).collect();
+                numbered(&here, |(address, interface, dynamic), line| {
+                    interface_address(address, interface, *dynamic, line)
+                })
             }
             Page::DhcpClients => numbered(&self.leases, dhcp_client),
+            Page::Routes(family) => {
+                let leased: Vec<Route> = match family {
+                    Family::V4 => self.leases.iter().map(|(_, gateway)| Route::leased(gateway)).collect(),
+                    Family::V6 => Vec::new(),
+                };
+                let by_hand = self.routes.iter().filter(|route| route.family == family);
+                let here: Vec<&Route> = by_hand.chain(&leased).collect();
+                numbered(&here, |row, line| route(self.version, row, line))
+            }
             Page::Rules(family, chains) => {
                 let here = |rule: &&Rule| rule.family == family && rule.chains == chains;
                 self.rules.iter().filter(here).map(line_of).collect()
             }
-            Page::Identity | Page::Resource | Page::Clock => Vec::new(),
+            Page::Identity | Page::Resource | Page::Clock | Page::TimeSource => Vec::new(),
         }
     }
 }
@@ -181,10 +225,42 @@ fn service(version: Version, service: &Service, line: Line) -> Line {
         .and("disabled", service.disabled.to_string())
 }
 
-fn interface_address(address: &str, dynamic: bool, line: Line) -> Line {
+/// RouterOS 7's form; 6 has `gateway-status` in place of `immediate-gw`.
+fn route(version: Version, route: &Route, line: Line) -> Line {
+    let line = line.and("dst-address", route.destination.clone()).and("gateway", route.gateway.clone());
+    let line = if version.routes_immediately() {
+        line.and("immediate-gw", route.gateway.clone()).and("routing-table", "main")
+    } else {
+        line.and("gateway-status", format!("{} reachable", route.gateway))
+    };
+    line.and("distance", route.distance.clone())
+        .and("scope", "30")
+        .and("target-scope", "10")
+        .and("dynamic", route.dynamic.to_string())
+        .and("inactive", "false")
+        .and("active", (!route.disabled).to_string())
+        .and("static", (!route.dynamic).to_string())
+        .and("disabled", route.disabled.to_string())
+}
+
+impl Route {
+    /// The default route of a DHCP client.
+    fn leased(gateway: &str) -> Self {
+        Self {
+            family: Family::V4,
+            destination: "0.0.0.0/0".to_owned(),
+            gateway: gateway.to_owned(),
+            distance: "1".to_owned(),
+            dynamic: true,
+            disabled: false,
+        }
+    }
+}
+
+fn interface_address(address: &str, interface: &str, dynamic: bool, line: Line) -> Line {
     line.and("address", address)
-        .and("interface", if dynamic { "ether1" } else { "bridge" })
-        .and("actual-interface", if dynamic { "ether1" } else { "bridge" })
+        .and("interface", interface)
+        .and("actual-interface", interface)
         .and("invalid", "false")
         .and("dynamic", dynamic.to_string())
         .and("disabled", "false")

@@ -157,6 +157,8 @@ impl Router {
         let named = Tls::new(&settings.identity);
         let tls = if api_ssl.is_some() { named.or_else(|_| Tls::new("router")) } else { named }?;
         let fingerprint = tls.fingerprint();
+        state.site.fingerprint = Some(fingerprint.clone());
+        state.site.presented = Arc::clone(&tls.given);
         let (api, beside) = match api_ssl {
             None => (hold_api("api-ssl", listen, Some(tls))?, None),
             Some(_) => {
@@ -204,7 +206,7 @@ impl Router {
                 end: end.clone(),
             }),
         };
-        router.give_certificate();
+        router.shared.lock().site.present();
         router.open().await?;
         let shared = Arc::clone(&router.shared);
         let ended = end.clone();
@@ -238,15 +240,19 @@ impl Router {
 
     /// Carries out a command as typed at the router's own terminal: `add` in `/ip/firewall/raw`,
     /// `/ip/firewall/filter` and their IPv6 twins, in `/user/group`, `/user` and `/certificate`; `set` in `/user`,
-    /// `/user/group`, `/ip/service` and `/system/ntp/client`; `enable`, `disable`, `remove` and `move` of rules, by
+    /// `/user/group`, `/ip/service` and `/system/ntp/client`; `add` in `/ip/address` and `/ip/route`; `enable`, `disable`, `remove` and `move` of rules, by
     /// `*ID` or `[find …]`; and `/certificate sign`.
     pub fn terminal(&self, command: &str) -> Result<(), TerminalError> {
-        let fingerprint = self.plant.tls().map(Tls::fingerprint);
         let mut state = self.shared.lock();
-        state.site.obey(command, fingerprint.as_deref())?;
+        state.site.obey(command)?;
         self.shared.commit(state);
-        self.give_certificate();
         Ok(())
+    }
+
+    /// The rules, users, groups, services and certificates, a line each: two routers that were set up alike say the same.
+    /// Passwords are in it.
+    pub fn setup(&self) -> Vec<String> {
+        self.shared.lock().site.setup()
     }
 
     /// Whether the rules that use a list are invalid, as when the interface that they name is gone.
@@ -508,15 +514,6 @@ impl Router {
         let mut state = self.shared.lock();
         state.tell(kind, self.shared.clock.now());
         self.shared.commit(state);
-    }
-
-    /// Has api-ssl present its certificate, or none.
-    fn give_certificate(&self) {
-        let state = self.shared.lock();
-        let certificate = state.site.service("api-ssl").and_then(|service| service.certificate.as_deref());
-        if let Some(tls) = self.plant.tls() {
-            tls.give(certificate.is_some_and(|name| name != "none"));
-        }
     }
 
     async fn open(&self) -> Result<(), StartError> {

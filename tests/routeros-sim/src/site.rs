@@ -1,6 +1,9 @@
 //! How the router is set up beside its address lists: rules, users, services, certificates. An
 //! administrator's commands change it ([`terminal`](crate::terminal)), pages show it ([`page`](crate::page)).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::address::Family;
 use crate::user::{Group, Policies, User};
 use crate::version::Version;
@@ -18,10 +21,27 @@ pub(crate) struct Site {
     pub(crate) last_rule: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) certificates: Vec<Certificate>,
-    /// The addresses of its interfaces, each with the length of its network, as `192.168.88.1/24`.
-    pub(crate) addresses: Vec<String>,
+    /// The addresses of its interfaces, each with the length of its network, as `192.168.88.1/24`, and the interface.
+    pub(crate) addresses: Vec<(String, String)>,
     /// What it has by DHCP: an address like those above, and the gateway.
     pub(crate) leases: Vec<(String, String)>,
+    /// SHA-256 of the certificate that a signature makes, in hexadecimal digits.
+    pub(crate) fingerprint: Option<String>,
+    /// Whether api-ssl presents it.
+    pub(crate) presented: Arc<AtomicBool>,
+    /// The routes that were configured by hand.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// A row of `/ip/route` or `/ipv6/route`. Nothing goes by it here.
+pub(crate) struct Route {
+    pub(crate) family: Family,
+    pub(crate) destination: String,
+    /// An address, `address%interface`, or an interface, as written.
+    pub(crate) gateway: String,
+    pub(crate) distance: String,
+    pub(crate) dynamic: bool,
+    pub(crate) disabled: bool,
 }
 
 /// The two tables of rules that can use an address list.
@@ -101,6 +121,9 @@ impl Site {
             certificates: Vec::new(),
             addresses: Vec::new(),
             leases: Vec::new(),
+            fingerprint: None,
+            presented: Arc::new(AtomicBool::new(true)),
+            routes: Vec::new(),
         }
     }
 
@@ -116,6 +139,14 @@ impl Site {
     pub(crate) fn policies(&self, user: &User) -> Policies {
         let group = self.groups.iter().find(|group| group.name == user.group);
         group.map_or(Policies::FULL.without(&["api"]), |group| group.policies)
+    }
+
+    /// Has api-ssl present its certificate, or none.
+    pub(crate) fn present(&self) {
+        if let Some(certificate) = self.service("api-ssl").and_then(|service| service.certificate.as_deref())
+        {
+            self.presented.store(certificate != "none", Ordering::Relaxed);
+        }
     }
 
     /// The service of this name.

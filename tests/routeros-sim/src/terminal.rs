@@ -8,7 +8,7 @@ use std::str::Chars;
 
 use crate::address::Family;
 use crate::address_list::parse_id;
-use crate::site::{Certificate, Chains, Rule, Site};
+use crate::site::{Certificate, Chains, Route, Rule, Site};
 use crate::user::{Group, User};
 
 /// A command that the terminal refuses; the texts are RouterOS's as far as they are known.
@@ -37,22 +37,29 @@ pub enum TerminalError {
     Exists(&'static str),
 }
 
-const VERBS: [&str; 7] = ["add", "set", "sign", "enable", "disable", "remove", "move"];
+/// The commands that change something.
+pub(crate) const VERBS: [&str; 7] = ["add", "set", "sign", "enable", "disable", "remove", "move"];
 
 /// A line taken apart.
-struct Typed {
+pub(crate) struct Typed {
     /// Without its first slash: `ip/firewall/raw`.
-    directory: String,
-    verb: String,
+    pub(crate) directory: String,
+    pub(crate) verb: String,
     /// What stands between the verb and the parameters.
-    item: Option<String>,
-    parameters: Vec<(String, String)>,
+    pub(crate) item: Option<String>,
+    pub(crate) parameters: Vec<(String, String)>,
 }
 
 impl Site {
-    /// Carries out one line. `fingerprint` is that of the certificate which a signature makes.
-    pub(crate) fn obey(&mut self, line: &str, fingerprint: Option<&str>) -> Result<(), TerminalError> {
-        let mut typed = Typed::read(line)?;
+    /// Carries out one line.
+    pub(crate) fn obey(&mut self, line: &str) -> Result<(), TerminalError> {
+        self.carry_out(Typed::read(line)?)?;
+        self.present();
+        Ok(())
+    }
+
+    /// Carries out a command that was taken apart.
+    pub(crate) fn carry_out(&mut self, mut typed: Typed) -> Result<(), TerminalError> {
         let rules = match typed.directory.as_str() {
             "ip/firewall/raw" => Some((Family::V4, Chains::Raw)),
             "ip/firewall/filter" => Some((Family::V4, Chains::Filter)),
@@ -112,6 +119,14 @@ impl Site {
                 typed.end()
             }
             ("ip/service", "set") => self.set_service(typed),
+            ("ip/address" | "ipv6/address", "add") => {
+                let address = (typed.need("address")?, typed.need("interface")?);
+                typed.end()?;
+                self.addresses.push(address);
+                Ok(())
+            }
+            ("ip/route", "add") => self.add_route(typed, Family::V4),
+            ("ipv6/route", "add") => self.add_route(typed, Family::V6),
             ("certificate", "add") => {
                 let certificate = Certificate {
                     name: typed.need("name")?,
@@ -131,7 +146,7 @@ impl Site {
                 let item = typed.item()?;
                 typed.end()?;
                 let certificate = self.certificates.iter_mut().find(|certificate| certificate.name == item);
-                certificate.ok_or(TerminalError::NoSuchItem)?.fingerprint = fingerprint.map(str::to_owned);
+                certificate.ok_or(TerminalError::NoSuchItem)?.fingerprint.clone_from(&self.fingerprint);
                 Ok(())
             }
             // Where the time comes from is not simulated; that it can be set is.
@@ -207,6 +222,21 @@ impl Site {
     fn place_of(&self, before: Option<u64>) -> usize {
         let at = before.and_then(|id| self.rules.iter().position(|rule| rule.id == id));
         at.unwrap_or(self.rules.len())
+    }
+
+    fn add_route(&mut self, mut typed: Typed, family: Family) -> Result<(), TerminalError> {
+        let any = if family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
+        let route = Route {
+            family,
+            destination: typed.take("dst-address").unwrap_or_else(|| any.to_owned()),
+            gateway: typed.need("gateway")?,
+            distance: typed.take("distance").unwrap_or_else(|| "1".to_owned()),
+            dynamic: false,
+            disabled: typed.take_flag("disabled")?.unwrap_or(false),
+        };
+        typed.end()?;
+        self.routes.push(route);
+        Ok(())
     }
 
     fn set_service(&mut self, mut typed: Typed) -> Result<(), TerminalError> {
@@ -368,7 +398,7 @@ mod tests {
     fn quotes_are_read_as_routeros_reads_them(#[case] typed: &str, #[case] comment: &str) {
         for path in ["/ip/firewall/raw add", "/ip firewall raw add", "/ip/firewall/raw/add"] {
             let mut site = site();
-            site.obey(&format!("{path} chain=prerouting comment={typed} action=drop"), None).unwrap();
+            site.obey(&format!("{path} chain=prerouting comment={typed} action=drop")).unwrap();
             assert_eq!(site.rules[0].comment, comment);
             assert_eq!(site.rules[0].attributes[1], ("action".to_owned(), "drop".to_owned()));
         }
@@ -387,7 +417,7 @@ mod tests {
     #[case("/certificate sign api", "no such item")]
     #[case("reboot", "bad command name reboot")]
     fn what_is_wrong_is_refused(#[case] line: &str, #[case] says: &str) {
-        assert_eq!(site().obey(line, None).unwrap_err().to_string(), says);
+        assert_eq!(site().obey(line).unwrap_err().to_string(), says);
     }
 
     #[test]
@@ -395,11 +425,11 @@ mod tests {
         let mut site = site();
         for list in ["a", "b"] {
             let rule = format!("/ip/firewall/raw add chain=prerouting src-address-list={list} disabled=yes");
-            site.obey(&rule, None).unwrap();
+            site.obey(&rule).unwrap();
         }
-        site.obey("/ip/firewall/raw enable [find src-address-list=\"a\" action=accept]", None).unwrap();
+        site.obey("/ip/firewall/raw enable [find src-address-list=\"a\" action=accept]").unwrap();
         assert_eq!(site.rules.iter().map(|rule| rule.disabled).collect::<Vec<_>>(), [false, true]);
-        assert!(site.obey("/ip/firewall/raw enable [nothing]", None).is_err());
+        assert!(site.obey("/ip/firewall/raw enable [nothing]").is_err());
     }
 
     #[test]
@@ -416,7 +446,7 @@ mod tests {
             format!("{raw} move *3 destination=*4"),
             format!("{raw} disable *5"),
         ] {
-            site.obey(&line, None).unwrap();
+            site.obey(&line).unwrap();
         }
         let ids = |site: &Site| {
             let raw = site.rules.iter().filter(|rule| rule.chains == Chains::Raw);
@@ -426,10 +456,10 @@ mod tests {
         assert!(site.rules.iter().all(|rule| rule.disabled == (rule.id == 5)));
         // An id is another table's, or nobody's.
         for wrong in ["move *3 destination=*2", "remove *9", "add chain=prerouting place-before=*9"] {
-            assert_eq!(site.obey(&format!("{raw} {wrong}"), None), Err(TerminalError::NoSuchItem));
+            assert_eq!(site.obey(&format!("{raw} {wrong}")), Err(TerminalError::NoSuchItem));
         }
-        site.obey(&format!("{raw} remove [find src-address-list=b]"), None).unwrap();
-        site.obey(&add, None).unwrap();
+        site.obey(&format!("{raw} remove [find src-address-list=b]")).unwrap();
+        site.obey(&add).unwrap();
         assert_eq!(ids(&site), [3, 1, 5, 6]);
     }
 
@@ -444,11 +474,12 @@ mod tests {
             certificate: tls,
         };
         let mut site = Site::new(Version::new(7, 24, 0), Vec::new(), Vec::new(), vec![service]);
-        site.obey("/certificate add name=api common-name=edge key-usage=tls-server", Some("ab")).unwrap();
+        site.fingerprint = Some("ab".to_owned());
+        site.obey("/certificate add name=api common-name=edge key-usage=tls-server").unwrap();
         let set = "/ip/service set api-ssl certificate=api disabled=no";
-        assert_eq!(site.obey(set, None), Err(TerminalError::Value("certificate")));
-        site.obey("/certificate sign api", Some("ab")).unwrap();
-        site.obey(set, None).unwrap();
+        assert_eq!(site.obey(set), Err(TerminalError::Value("certificate")));
+        site.obey("/certificate sign api").unwrap();
+        site.obey(set).unwrap();
         assert!(!site.services[0].disabled && site.services[0].certificate.as_deref() == Some("api"));
     }
 }

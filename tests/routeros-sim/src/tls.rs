@@ -30,7 +30,8 @@ pub enum TlsError {
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) certificate: CertificateDer<'static>,
-    shelf: Arc<Shelf>,
+    /// Whether the service has it.
+    pub(crate) given: Arc<AtomicBool>,
 }
 
 /// The router's one certificate, given to the service or not. Without it RouterOS offers anonymous
@@ -38,7 +39,7 @@ pub(crate) struct Tls {
 #[derive(Debug)]
 struct Shelf {
     key: Arc<CertifiedKey>,
-    given: AtomicBool,
+    given: Arc<AtomicBool>,
 }
 
 impl Tls {
@@ -50,18 +51,13 @@ impl Tls {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = Arc::new(CertifiedKey::from_der(vec![certificate.clone()], key, &provider)?);
-        let shelf = Arc::new(Shelf { key, given: AtomicBool::new(true) });
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shelf>::clone(&shelf);
+        let given = Arc::new(AtomicBool::new(true));
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::new(Shelf { key, given: Arc::clone(&given) });
         let config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(resolver);
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate, shelf })
-    }
-
-    /// Gives the service its certificate, or takes it.
-    pub(crate) fn give(&self, given: bool) {
-        self.shelf.given.store(given, Ordering::Relaxed);
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate, given })
     }
 
     /// SHA-256 of the certificate, in hexadecimal digits.

@@ -68,6 +68,11 @@ impl Policies {
         self.grants("write")
     }
 
+    /// Whether it may change users and groups, along with `write`.
+    pub(crate) fn policy(self) -> bool {
+        self.grants("policy")
+    }
+
     /// Whether it may log in over the API.
     pub(crate) fn api(self) -> bool {
         self.grants("api")

@@ -39,6 +39,11 @@ impl Version {
         if self >= Self::new(7, 24, 0) { "available-from" } else { "address" }
     }
 
+    /// From 7 a route shows its `immediate-gw`, before its `gateway-status`.
+    pub(crate) fn routes_immediately(self) -> bool {
+        self.major >= 7
+    }
+
     /// Before 6.43 login takes an answer to a challenge and no plain password.
     pub(crate) fn challenges(self) -> bool {
         self < Self::new(6, 43, 0)

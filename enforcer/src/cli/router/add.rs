@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use atalaya_enforcer::bans::allow::{AllowError, What};
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::desired::ListConfig;
@@ -20,7 +19,9 @@ use atalaya_wire::{Fingerprint, Name};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::apply::Application;
 use super::check::{commands, show};
+use super::own;
 use super::prompt::Prompt;
 use super::section::{PasswordPlace, Section};
 use super::unfinished::{Answers, Unfinished};
@@ -68,16 +69,17 @@ pub struct Arguments {
     /// Append the section to the configuration file without asking
     #[arg(long)]
     write: bool,
+    #[command(flatten)]
+    apply: Application,
 }
 
 /// A router on its way into the configuration.
-struct NewRouter {
-    router: RouterConfig,
-    place: PasswordPlace,
-    allow: Vec<String>,
-    unfinished: Unfinished,
-    prompt: Prompt,
-    runtime: Runtime,
+pub struct NewRouter {
+    pub router: RouterConfig,
+    pub place: PasswordPlace,
+    pub unfinished: Unfinished,
+    pub prompt: Prompt,
+    pub runtime: Runtime,
     writes: bool,
 }
 
@@ -103,9 +105,25 @@ impl Arguments {
         if has_allow && !self.allow.is_empty() {
             bail!("{} has `allow` already: add to it there", config.display());
         }
+        own::parse(&self.allow)?;
+        let result = self.walk(config, &lists, &taken, has_allow, out);
+        if result.is_err() && Prompt::new().is_somebody() && Unfinished::beside(config).earlier().is_some() {
+            eprintln!("Your answers are kept: `atalaya-enforcer router add` goes on with them.");
+        }
+        result
+    }
+
+    fn walk(
+        self,
+        config: &Path,
+        lists: &ListConfig,
+        taken: &[Name],
+        has_allow: bool,
+        out: &mut impl Write,
+    ) -> anyhow::Result<ExitCode> {
         let prompt = Prompt::new();
         let mut unfinished = Unfinished::beside(config);
-        let before = earlier(&unfinished, prompt, &taken)?;
+        let before = earlier(&unfinished, prompt, taken)?;
         let name: Name =
             prompt.value(self.name.or(before.name), "Name of the router, such as edge", None, "NAME")?;
         if taken.contains(&name) {
@@ -114,7 +132,8 @@ impl Arguments {
                 config.display()
             );
         }
-        unfinished.answers.name = Some(name.clone());
+        unfinished.answers = Answers { name: Some(name.clone()), ..Answers::default() };
+        unfinished.keep_of(prompt);
         let known = self.address.or(before.address.and_then(|address| address.parse().ok()));
         let address: Endpoint = prompt.value(
             known,
@@ -123,79 +142,97 @@ impl Arguments {
             "--address",
         )?;
         unfinished.answers.address = Some(address.to_string());
+        unfinished.keep_of(prompt);
         let user: String = prompt.value(self.user.or(before.user), "API user", Some("atalaya"), "--user")?;
         if user.is_empty() {
             bail!("the user's name is empty");
         }
         unfinished.answers.user = Some(user.clone());
-        let allow = match before.allow {
-            _ if has_allow => Vec::new(),
-            Some(allow) if self.allow.is_empty() => allow,
-            _ => own_networks(self.allow, prompt)?,
-        };
-        unfinished.answers.allow = Some(allow.clone());
-        if prompt.is_somebody() {
-            unfinished.keep()?;
-        }
+        unfinished.answers.allow = before.allow.filter(|_| !has_allow);
+        unfinished.keep_of(prompt);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut router = RouterConfig::new(name, address, user, Password::new(""));
         router.lists.clone_from(&lists.names);
         router.mark.clone_from(&lists.mark);
         router.tls = self.fingerprint.or(before.fingerprint);
         let place = PasswordPlace::New(Password::new(""));
-        let mut walk =
-            NewRouter { router, place, allow, unfinished, prompt, runtime, writes: !self.read_only };
+        let mut walk = NewRouter { router, place, unfinished, prompt, runtime, writes: !self.read_only };
         if walk.router.tls.is_none() {
             walk.find_certificate()?;
         }
-        let is_new = match before.password {
-            // Its user may be on the router already.
-            Some(password) if self.password_file.is_none() && !self.new_user => {
-                walk.set_password(&password);
-                before.is_new
+        let kept = before.password.filter(|_| self.password_file.is_none() && !self.new_user);
+        let applies = self.apply.is_wanted();
+        let is_new = if applies {
+            let given = match &self.password_file {
+                Some(file) => Some(walk.password_of(file)?),
+                // Its user may be on the router already.
+                None => kept,
+            };
+            self.apply.run(&mut walk, given, config, out)?;
+            false
+        } else {
+            match kept {
+                Some(password) => {
+                    walk.set_password(&password);
+                    before.is_new
+                }
+                None => walk.take_password(self.password_file, self.new_user)?,
             }
-            _ => walk.take_password(self.password_file, self.new_user)?,
         };
-        walk.unfinished.answers.is_new = is_new;
-        walk.keep()?;
+        if !applies {
+            walk.keep(is_new);
+        }
         if is_new {
             let user = command::add_user(&walk.router.user, walk.router.password.expose());
-            commands(out, &walk.router.name, &[&command::add_group(), &user])?;
+            commands(out, &walk.router.name, &[command::add_group().typed(), user.typed()])?;
             writeln!(out)?;
             out.flush()?;
-            prompt.wait("Press Enter when that is done.")?;
+            walk.prompt.wait("Press Enter when that is done.")?;
         }
         let report = if is_new && !prompt.is_somebody() { None } else { Some(walk.check_until_good(out)?) };
-        walk.finish(config, report.as_ref(), self.write, out)
+        let allow = match (has_allow, self.allow.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, false) => own::parse(&self.allow)?,
+            (false, true) => walk.own_networks(report.as_ref())?,
+        };
+        walk.finish(config, allow, report.as_ref(), self.write || applies, out)
     }
 }
 
 // === impl NewRouter ===
 
 impl NewRouter {
-    /// Keeps what was answered, for another walk; where nobody answers there is nothing to keep.
-    fn keep(&mut self) -> anyhow::Result<()> {
-        if !self.prompt.is_somebody() {
-            return Ok(());
-        }
-        self.unfinished.answers.fingerprint = self.router.tls;
-        self.unfinished.answers.address = Some(self.router.address.to_string());
-        self.unfinished.answers.password = match &self.place {
-            PasswordPlace::New(password) => Some(password.expose().to_owned()),
-            PasswordPlace::Kept(_) => None,
+    /// Keeps what was answered, for another walk. Of passwords only one that was made here, for nobody else knows it.
+    pub fn keep(&mut self, is_new: bool) {
+        let answers = &mut self.unfinished.answers;
+        answers.fingerprint = self.router.tls;
+        answers.address = Some(self.router.address.to_string());
+        answers.is_new = is_new;
+        answers.password = match &self.place {
+            PasswordPlace::New(password) if is_new => Some(password.expose().to_owned()),
+            PasswordPlace::New(_) | PasswordPlace::Kept(_) => None,
         };
-        self.unfinished.keep()
+        self.unfinished.keep_of(self.prompt);
     }
 
     /// Pins what api-ssl presents, where somebody agrees or nobody is there to ask.
     fn find_certificate(&mut self) -> anyhow::Result<()> {
-        let router = &self.router;
-        let port = match router.address.port {
+        let port = match self.router.address.port {
             None | Some(API_PORT) => API_TLS_PORT,
             Some(port) => port,
         };
+        match self.presented(port) {
+            Ok(fingerprint) => self.offer(fingerprint, port)?,
+            Err(why) => eprintln!("No api-ssl with a certificate ({why}): the plain API is tried."),
+        }
+        Ok(())
+    }
+
+    /// What is presented at this port.
+    pub fn presented(&self, port: u16) -> Result<Fingerprint, String> {
+        let router = &self.router;
         let deadline = router.deadlines.connect;
-        let presented = self.runtime.block_on(async {
+        self.runtime.block_on(async {
             let resolved = timeout(deadline, router.address.resolve(port)).await;
             let addresses = resolved.map_err(|_| "its name is not resolved".to_owned())?;
             let addresses: Vec<SocketAddr> = addresses
@@ -204,12 +241,22 @@ impl NewRouter {
                 .map(|address| SocketAddr::new(address.ip(), port))
                 .collect();
             check::presented_certificate(&addresses, deadline.min(HANDSHAKE)).await
-        });
-        match presented {
-            Ok(fingerprint) => self.offer(fingerprint, port)?,
-            Err(why) => eprintln!("No api-ssl with a certificate ({why}): the plain API is tried."),
+        })
+    }
+
+    /// The administrators' own networks: those of an earlier walk, or what is answered.
+    fn own_networks(&mut self, report: Option<&Readiness>) -> anyhow::Result<Vec<String>> {
+        if let Some(allow) = self.unfinished.answers.allow.clone() {
+            return Ok(allow);
         }
-        Ok(())
+        if !self.prompt.is_somebody() {
+            return Ok(Vec::new());
+        }
+        let suggestion = own::suggestion(report.map(|report| &report.networks), own::logged_in_from());
+        let allow = own::ask(self.prompt, &suggestion)?;
+        self.unfinished.answers.allow = Some(allow.clone());
+        self.unfinished.keep_of(self.prompt);
+        Ok(allow)
     }
 
     fn offer(&mut self, fingerprint: Fingerprint, port: u16) -> anyhow::Result<()> {
@@ -220,8 +267,7 @@ impl NewRouter {
             if !self.prompt.is_somebody() {
                 eprintln!("It is pinned as it is.");
             }
-            self.router.tls = Some(fingerprint);
-            self.router.address.port = Some(port).filter(|port| *port != API_TLS_PORT);
+            self.pin(fingerprint, port);
         }
         Ok(())
     }
@@ -230,18 +276,7 @@ impl NewRouter {
     fn take_password(&mut self, file: Option<PathBuf>, new_user: bool) -> anyhow::Result<bool> {
         let mut is_new = false;
         let text = match file {
-            Some(file) if file.as_os_str() == "-" => {
-                let mut line = String::new();
-                io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
-                line.trim_end_matches(['\n', '\r']).to_owned()
-            }
-            Some(file) => {
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("cannot read the password from {}", file.display()))?;
-                let file = std::path::absolute(&file)?;
-                self.place = PasswordPlace::Kept(file);
-                text.trim_end_matches(['\n', '\r']).to_owned()
-            }
+            Some(file) => self.password_of(&file)?,
             None => {
                 let question = format!(
                     "Password of `{}` on the router (Enter alone: the user is not there yet): ",
@@ -259,7 +294,16 @@ impl NewRouter {
         Ok(is_new)
     }
 
-    fn set_password(&mut self, text: &str) {
+    /// The password in a file that stays where it is, or from standard input.
+    fn password_of(&mut self, file: &Path) -> anyhow::Result<String> {
+        let text = read_password(file)?;
+        if file.as_os_str() != "-" {
+            self.place = PasswordPlace::Kept(std::path::absolute(file)?);
+        }
+        Ok(text)
+    }
+
+    pub fn set_password(&mut self, text: &str) {
         self.router.password = Password::new(text);
         if let PasswordPlace::New(_) = self.place {
             self.place = PasswordPlace::New(self.router.password.clone());
@@ -294,7 +338,7 @@ impl NewRouter {
             {
                 self.place = PasswordPlace::New(Password::new(""));
                 self.set_password(&password);
-                self.keep()?;
+                self.keep(false);
                 continue;
             }
             if !self.prompt.agrees("Check again?", report.worst() == Grade::Fault)? {
@@ -307,13 +351,14 @@ impl NewRouter {
     fn finish(
         mut self,
         config: &Path,
+        allow: Vec<String>,
         report: Option<&Readiness>,
         write: bool,
         out: &mut impl Write,
     ) -> anyhow::Result<ExitCode> {
         self.router.ipv6 = report.is_none_or(|report| !report.lacks_ipv6);
-        self.keep()?;
-        let Self { router, place, allow, unfinished, prompt, .. } = self;
+        self.keep(self.unfinished.answers.is_new);
+        let Self { router, place, unfinished, prompt, .. } = self;
         let section = Section { router: &router, password: place, allow };
         let allow = section.allow_line().map(|line| line + "\n").unwrap_or_default();
         writeln!(out, "For {}:\n\n{allow}{}", config.display(), section.text())?;
@@ -329,7 +374,7 @@ impl NewRouter {
             || prompt
                 .agrees(&format!("Append it to {}?", config.display()), admitted && prompt.is_somebody())?
         {
-            section.append_to(config)?;
+            append(&section, config, prompt, &unfinished)?;
             writeln!(out, "Appended to {}.", config.display())?;
             reload::after_adding(name, config, prompt, out)?;
         } else if let PasswordPlace::New(_) = &section.password {
@@ -353,6 +398,39 @@ impl NewRouter {
     }
 }
 
+/// Appends the section, and tries again while somebody mends what is in the way. What cannot be written can be pasted.
+fn append(
+    section: &Section<'_>,
+    config: &Path,
+    prompt: Prompt,
+    unfinished: &Unfinished,
+) -> anyhow::Result<()> {
+    loop {
+        let Err(error) = section.append_to(config) else { return Ok(()) };
+        if prompt.is_somebody() {
+            eprintln!("{error:#}");
+            if prompt.agrees("Try again?", true)? {
+                continue;
+            }
+        }
+        let password = match &section.password {
+            PasswordPlace::New(password) if unfinished.answers.is_new && !unfinished.is_kept() => format!(
+                ", and its password, which is `{}`, into {} beside it, readable for its owner alone",
+                password.expose(),
+                section.password_file().display()
+            ),
+            PasswordPlace::New(_) => {
+                format!(", and its password into {} beside it", section.password_file().display())
+            }
+            PasswordPlace::Kept(_) => String::new(),
+        };
+        return Err(error.context(format!(
+            "the section above is not in {}: run the command again once that is mended, or paste it there yourself{password}",
+            config.display()
+        )));
+    }
+}
+
 /// What was answered to a walk that was broken off, where somebody wants to go on with it.
 fn earlier(unfinished: &Unfinished, prompt: Prompt, taken: &[Name]) -> anyhow::Result<Answers> {
     let unfinished =
@@ -365,26 +443,21 @@ fn earlier(unfinished: &Unfinished, prompt: Prompt, taken: &[Name]) -> anyhow::R
     Ok(if prompt.agrees(&question, true)? { answers } else { Answers::default() })
 }
 
-/// The administrators' own networks, which are never banned: what was given, or what is answered.
-fn own_networks(given: Vec<String>, prompt: Prompt) -> anyhow::Result<Vec<String>> {
-    let parse = |texts: Vec<String>| -> Result<Vec<String>, AllowError> {
-        texts.iter().map(|text| Ok(What::parse(text)?.key())).collect()
+/// The first line of a file, or of standard input.
+pub fn read_password(file: &Path) -> anyhow::Result<String> {
+    let text = if file.as_os_str() == "-" {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
+        line
+    } else {
+        std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the password from {}", file.display()))?
     };
-    if !given.is_empty() || !prompt.is_somebody() {
-        return Ok(parse(given)?);
-    }
-    loop {
-        let question = "Your own networks, addresses or names, with blanks between them: they are never banned (Enter alone: none)";
-        let answer: String = prompt.value(None, question, Some(""), "--allow")?;
-        match parse(answer.split([' ', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect()) {
-            Ok(networks) => return Ok(networks),
-            Err(error) => eprintln!("{error}"),
-        }
-    }
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// A password of 144 random bits, in characters that need no quotes anywhere.
-fn new_password() -> anyhow::Result<String> {
+pub fn new_password() -> anyhow::Result<String> {
     let mut bytes = [0; 18];
     getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
     Ok(data_encoding::BASE64URL_NOPAD.encode(&bytes))

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use atalaya_enforcer::clock::Clock;
 use atalaya_enforcer::config::Config;
+use atalaya_enforcer::ledger::Lineage;
 use atalaya_enforcer::router::RouterConfig;
 use atalaya_enforcer::router::check::{Finding, Grade, Readiness, check};
 use atalaya_wire::Name;
@@ -38,7 +39,7 @@ struct Whole<'a> {
     #[serde(flatten)]
     report: &'a Readiness,
     worst: Grade,
-    commands: Vec<&'a str>,
+    commands: Vec<String>,
 }
 
 // === impl Arguments ===
@@ -46,7 +47,9 @@ struct Whole<'a> {
 impl Arguments {
     /// Looks, prints, and tells of a fault by the exit code.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let mut routers = Config::read(config)?.routers;
+        let Config { mut routers, state, .. } = Config::read(config)?;
+        let lineage = Lineage::of_state(&state);
+        routers.iter_mut().for_each(|router| router.lineage = lineage);
         if let Some(name) = &self.name {
             let names: Vec<String> = routers.iter().map(|router| router.name.to_string()).collect();
             routers.retain(|router| router.name == *name);
@@ -113,7 +116,7 @@ pub fn show(out: &mut impl Write, report: &Readiness, paint: Paint) -> io::Resul
 }
 
 /// The commands as one block, without anything before them on their lines.
-pub fn commands(out: &mut impl Write, router: &Name, commands: &[&str]) -> io::Result<()> {
+pub fn commands(out: &mut impl Write, router: &Name, commands: &[String]) -> io::Result<()> {
     if commands.is_empty() {
         return Ok(());
     }

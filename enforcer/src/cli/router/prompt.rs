@@ -27,6 +27,11 @@ impl Prompt {
         Self { somebody: io::stdin().is_terminal() }
     }
 
+    /// Nobody, where all was said before.
+    pub fn nobody() -> Self {
+        Self { somebody: false }
+    }
+
     /// Whether standard input is a terminal, so that questions are answered.
     pub fn is_somebody(self) -> bool {
         self.somebody

@@ -1,6 +1,6 @@
 //! What was answered to `router add` so far, in a file beside the configuration: a walk that was broken off, by Ctrl-C, a
-//! full disk or a lost connection, goes on from there. It holds the password, which may be on the router already, so that
-//! nobody else may read it.
+//! full disk or a lost connection, goes on from there. A password is in it only where it was made for a new user, for it may
+//! be on the router already; so nobody else may read it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,6 +11,8 @@ use anyhow::Context;
 use atalaya_wire::{Fingerprint, Name};
 use serde::{Deserialize, Serialize};
 
+use super::prompt::Prompt;
+
 /// The answers. Those that were not given yet are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
@@ -20,8 +22,9 @@ pub struct Answers {
     pub fingerprint: Option<Fingerprint>,
     /// One's own networks; `None` where it was not asked.
     pub allow: Option<Vec<String>>,
+    /// The password that was made for a new user; none that somebody typed.
     pub password: Option<String>,
-    /// Whether the password is one that the router may not know yet.
+    /// Whether the user is one that the router may not know yet.
     #[serde(default)]
     pub is_new: bool,
 }
@@ -30,6 +33,8 @@ pub struct Answers {
 pub struct Unfinished {
     path: PathBuf,
     pub answers: Answers,
+    /// Whether it was said that they cannot be kept.
+    warned: bool,
 }
 
 // === impl Unfinished ===
@@ -39,7 +44,7 @@ impl Unfinished {
     pub fn beside(config: &Path) -> Self {
         let mut name = config.file_name().unwrap_or_default().to_owned();
         name.push(".router-add");
-        Self { path: config.with_file_name(name), answers: Answers::default() }
+        Self { path: config.with_file_name(name), answers: Answers::default(), warned: false }
     }
 
     /// What was answered before, where a walk was broken off.
@@ -63,6 +68,24 @@ impl Unfinished {
             written
         };
         write().with_context(|| format!("cannot keep the answers in {}", self.path.display()))
+    }
+
+    /// Keeps the answers of somebody; where nobody answers there is nothing to keep. That it cannot be done ends no walk: what
+    /// is answered is still in memory.
+    pub fn keep_of(&mut self, prompt: Prompt) {
+        if prompt.is_somebody()
+            && let Err(error) = self.keep()
+        {
+            if !self.warned {
+                eprintln!("{error:#}; a walk that is broken off now begins anew.");
+            }
+            self.warned = true;
+        }
+    }
+
+    /// Whether the answers of this moment are in the file.
+    pub fn is_kept(&self) -> bool {
+        self.earlier().as_ref() == Some(&self.answers)
     }
 
     /// Forgets them: all that they are for is done.

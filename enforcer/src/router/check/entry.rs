@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::command::Remedy;
 use super::facts::{Facts, Page};
 use super::{Finding, Grade, command};
 use crate::router::RouterConfig;
@@ -132,7 +133,7 @@ const THEN: &str = "give it a certificate, check again, and pin what it presents
 const DISABLE: &str = "and only then turn the plain API off (/ip/service set api disabled=yes)";
 
 /// The commands for a certificate, without those for what is there already.
-fn make_certificate(config: &RouterConfig, facts: &Facts) -> Vec<String> {
+fn make_certificate(config: &RouterConfig, facts: &Facts) -> Vec<Remedy> {
     let certificates = facts.certificates.shown().map_or(&[][..], Vec::as_slice);
     let in_use = facts.service("api-ssl").and_then(|service| service.certificate.as_deref());
     if let Some(name) = in_use {
@@ -178,7 +179,7 @@ fn login(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
 }
 
 /// The commands that give the user what it needs.
-pub(super) fn grant(config: &RouterConfig, facts: &Facts) -> Vec<String> {
+pub(super) fn grant(config: &RouterConfig, facts: &Facts) -> Vec<Remedy> {
     let here = matches!(&facts.groups, Page::Shown(groups) if groups.iter().any(|group| group.name == command::GROUP));
     let group = if here { command::set_group() } else { command::add_group() };
     let moved = !matches!(&facts.user, Page::Shown(Some(user)) if user.group == command::GROUP);

@@ -11,7 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::release::Release;
 use super::rules::{Chains, Rule};
 use super::speed::Sample;
+use crate::ledger::Lineage;
 use crate::prefixes::Family;
+use crate::router::address_list::Belonging;
+use crate::router::networks::RouterNetworks;
 use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::SessionError;
 
@@ -54,6 +57,8 @@ pub struct Facts {
     pub raw: [Page<Vec<Rule>>; 2],
     /// The same of the filter rules.
     pub filter: [Page<Vec<Rule>>; 2],
+    /// Its own addresses, and the private networks behind it.
+    pub networks: RouterNetworks,
     /// What each family's list holds.
     pub lists: [Page<ListContent>; 2],
     /// Whether the user could change a list.
@@ -164,6 +169,8 @@ pub struct ListContent {
     pub foreign: usize,
     /// Of these, how many have which other mark of an enforcer; at most [`MARKS`] marks.
     pub marks: BTreeMap<String, usize>,
+    /// Of these, how many have our mark and the word of which other ledger; at most [`MARKS`] words.
+    pub rivals: BTreeMap<Lineage, usize>,
 }
 
 /// How many other marks are told apart.
@@ -181,6 +188,8 @@ pub enum WriteTest {
         /// What the router said.
         trap: Trap,
     },
+    /// What was added was not there a moment later.
+    Vanished,
     /// It was not to be tried.
     #[default]
     Skipped,
@@ -366,12 +375,18 @@ impl Certificate {
 
 impl ListContent {
     /// Counts an entry by its comment.
-    pub(super) fn count(&mut self, comment: &str, ours: bool) {
-        if ours {
-            self.ours += 1;
-            return;
+    pub(super) fn count(&mut self, comment: &str, whose: Belonging) {
+        match whose {
+            Belonging::Ours => return self.ours += 1,
+            Belonging::Rival(word) => {
+                self.foreign += 1;
+                if self.rivals.contains_key(&word) || self.rivals.len() < MARKS {
+                    *self.rivals.entry(word).or_default() += 1;
+                }
+                return;
+            }
+            Belonging::Other => self.foreign += 1,
         }
-        self.foreign += 1;
         // An enforcer's comment: its mark, a colon, the jail and the sensor.
         let Some((mark, _)) = comment.split_once(": ").filter(|(_, rest)| rest.contains(" from ")) else {
             return;
@@ -440,13 +455,13 @@ mod tests {
     #[test]
     fn another_enforcers_entries_are_told_from_a_persons() {
         let mut list = ListContent::default();
-        list.count("atalaya: ssh from web-1", true);
-        list.count("other: ssh from web-1", false);
-        list.count("other: smtp from mx", false);
-        list.count("bad guy: from the forum", false);
-        list.count("manual", false);
+        list.count("atalaya: ssh from web-1", Belonging::Ours);
+        list.count("other: ssh from web-1", Belonging::Other);
+        list.count("other: smtp from mx", Belonging::Other);
+        list.count("bad guy: from the forum", Belonging::Other);
+        list.count("manual", Belonging::Other);
         for number in 0..100 {
-            list.count(&format!("m{number}: ssh from web-1"), false);
+            list.count(&format!("m{number}: ssh from web-1"), Belonging::Other);
         }
         assert_eq!((list.ours, list.foreign, list.marks.len()), (1, 104, MARKS));
         assert_eq!(list.marks["other"], 2);
@@ -461,7 +476,7 @@ mod tests {
                 moment("2026-11-25", "12:00:00", text);
                 granted(text);
                 Release::parse(text);
-                ListContent::default().count(text, false);
+                ListContent::default().count(text, Belonging::Other);
             }
         }
     }

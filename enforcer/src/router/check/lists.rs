@@ -28,6 +28,19 @@ fn family(config: &RouterConfig, facts: &Facts, family: Family) -> Finding {
             return Finding::new(check, Grade::Unclear, says);
         }
     };
+    if !content.rivals.is_empty() {
+        let words: Vec<String> =
+            content.rivals.iter().map(|(word, count)| format!("word {word}: {count}")).collect();
+        let all: usize = content.rivals.values().sum();
+        let says = format!(
+            "list {name} holds {} of ours and {} of {} with the same mark ({}): they stay as they are, and what both ban has the other's timeout. Give one of the two its own `mark` or `name` in [list]; if they are this enforcer's own, of before its state was lost, take them over with `adopt` in [list]",
+            counted(content.ours, "entry"),
+            counted(all, "entry"),
+            agreeing(words.len(), "another enforcer", "other enforcers"),
+            words.join(", ")
+        );
+        return Finding::new(check, Grade::Warning, says);
+    }
     if !content.marks.is_empty() {
         let marks: Vec<String> =
             content.marks.iter().map(|(mark, count)| format!("`{mark}` ({count})")).collect();

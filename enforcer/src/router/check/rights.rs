@@ -65,9 +65,15 @@ fn policies(config: &RouterConfig, facts: &Facts) -> Finding {
 fn write(config: &RouterConfig, facts: &Facts) -> Finding {
     const CHECK: &str = "write";
     match &facts.write {
-        WriteTest::Passed => {
-            Finding::good(CHECK, "an entry could be added, changed and removed (list atalaya-check)")
-        }
+        WriteTest::Passed => Finding::good(
+            CHECK,
+            "an entry could be added, was held, and could be changed and removed (list atalaya-check)",
+        ),
+        WriteTest::Vanished => Finding::new(
+            CHECK,
+            Grade::Fault,
+            "an entry was added to list atalaya-check and was not there a moment later: something on the router removes entries, a script or another enforcer",
+        ),
         WriteTest::Skipped => {
             Finding::new(CHECK, Grade::Unclear, "whether lists can be changed was not tried (--read-only)")
         }
@@ -131,6 +137,6 @@ fn sessions(config: &RouterConfig, facts: &Facts) -> Option<Finding> {
             Grade::Warning,
             format!("the service {name} takes {} at once: after a broken connection the enforcer may find no place", counted(most, "session")),
         )
-        .mended_by([format!("/ip/service set {name} max-sessions=20")])
+        .mended_by([command::set_max_sessions(name)])
     })
 }

@@ -1,6 +1,7 @@
 //! Whether a firewall rule uses the lists: without one, bans are kept and nothing is dropped. `router check`
 //! asks once, and the worker of a router again and again; both are told the same.
 
+use super::command::Remedy;
 use super::facts::{Facts, Page, families};
 use super::{Finding, Grade, command};
 use crate::prefixes::Family;
@@ -21,7 +22,7 @@ pub struct Judgement {
     /// What was found. Of a fault the cause alone, which two families may share.
     pub says: String,
     /// The RouterOS 7 commands that mend it, in order.
-    pub commands: Vec<String>,
+    pub commands: Vec<Remedy>,
     /// How many packets the rules dropped since their counters began, where the router tells.
     pub packets: Option<u64>,
 }
@@ -149,7 +150,7 @@ fn cause(Idle { rule, why, after }: Idle<'_>, table: Chains, list: &str) -> Stri
 }
 
 /// The commands that put a rule into force; `None` where a new one is better.
-fn mended(idle: Idle<'_>, table: Chains, family: Family, list: &str) -> Option<Vec<String>> {
+fn mended(idle: Idle<'_>, table: Chains, family: Family, list: &str) -> Option<Vec<Remedy>> {
     let Idle { rule, why, after } = idle;
     let begins = table == Chains::Raw && table.entries().contains(&rule.chain.as_str());
     if !begins || rule.dynamic || !matches!(why, Why::Disabled | Why::After) {

@@ -21,8 +21,9 @@ use super::speed::{Sample, measured};
 use crate::clock::Clock;
 use crate::prefixes::Family;
 use crate::router::RouterConfig;
-use crate::router::address_list::Mark;
+use crate::router::address_list::{Belonging, Marks};
 use crate::router::endpoint::{API_PORT, API_TLS_PORT};
+use crate::router::networks::{NetworkPage, NetworksReading};
 use crate::router::sentence::{Row, Trap, TrapMeaning};
 use crate::router::session::{CommandAnswer, Session, SessionError};
 
@@ -53,6 +54,7 @@ enum PageName {
     Services,
     Certificates,
     Rules(Family, Chains),
+    Networks(NetworkPage),
     List(Family),
     Write,
 }
@@ -60,7 +62,8 @@ enum PageName {
 /// A session and what its answers brought.
 struct Visit<'a> {
     config: &'a RouterConfig,
-    mark: Mark,
+    marks: Marks,
+    networks: NetworksReading,
     clock: &'a Clock,
     session: Session<PageName>,
     rows: HashMap<PageName, Vec<Row>>,
@@ -72,6 +75,11 @@ struct Visit<'a> {
 
 /// Looks at a router. `writes` says whether the write test may be made.
 pub async fn visit(config: &RouterConfig, clock: &Clock, writes: bool) -> Facts {
+    visit_as(config, config, clock, writes).await
+}
+
+/// Looks at a router as somebody else: what of users is asked for is the configured one's.
+pub async fn visit_as(config: &RouterConfig, login: &RouterConfig, clock: &Clock, writes: bool) -> Facts {
     let mut facts = Facts::default();
     let connect = config.deadlines.connect;
     let port = if config.tls.is_some() { API_TLS_PORT } else { API_PORT };
@@ -97,13 +105,14 @@ pub async fn visit(config: &RouterConfig, clock: &Clock, writes: bool) -> Facts 
     let (mut order, rest): (Vec<SocketAddr>, Vec<SocketAddr>) =
         addresses.iter().partition(|address| taken(address));
     order.extend(rest);
-    let facts = match Session::open(config, &order).await {
+    let facts = match Session::open(login, &order).await {
         Ok(session) => {
             let mut visit = Visit {
                 config,
-                mark: Mark::new(&config.mark),
+                marks: config.marks(),
                 clock,
                 session,
+                networks: NetworksReading::default(),
                 rows: HashMap::new(),
                 kept: 0,
                 asked_at: Instant::now(),
@@ -196,8 +205,10 @@ impl Visit<'_> {
             }
         }
         self.read_all().await?;
-        // The lists come last, for a big one keeps the router busy before its first row.
+        // Routes too may be many.
         self.session.set_idle(self.config.deadlines.scan);
+        self.read_networks().await?;
+        // The lists come last, for a big one keeps the router busy before its first row.
         for family in families(self.config.ipv6) {
             let list = self.config.list(family).to_owned();
             self.ask(family.print(), PageName::List(family), |command| {
@@ -213,6 +224,24 @@ impl Visit<'_> {
                 self.facts.sample = self.time_adds().await?;
             }
         }
+        Ok(())
+    }
+
+    async fn read_networks(&mut self) -> Result<(), SessionError> {
+        let mut page = Some(NetworkPage::FIRST);
+        while let Some(asked) = page {
+            let (path, properties) = asked.print();
+            self.ask(path, PageName::Networks(asked), |command| {
+                let command = command.attribute(".proplist", Some(properties));
+                match asked.destination() {
+                    Some(destination) => command.query_equal("dst-address", destination),
+                    None => command,
+                }
+            });
+            self.read_all().await?;
+            page = asked.next(self.config.ipv6);
+        }
+        self.facts.networks = self.networks.networks();
         Ok(())
     }
 
@@ -242,11 +271,12 @@ impl Visit<'_> {
             match answer {
                 CommandAnswer::Row(PageName::List(_), row) => {
                     let comment = row.raw("comment").unwrap_or_default();
-                    content.count(&String::from_utf8_lossy(comment), self.mark.owns(comment));
+                    content.count(&String::from_utf8_lossy(comment), self.marks.whose(comment));
                 }
                 CommandAnswer::Row(asked @ PageName::Rules(..), row) => {
                     rules.entry(asked).or_default().take(&row);
                 }
+                CommandAnswer::Row(PageName::Networks(page), row) => self.networks.row(page, &row),
                 CommandAnswer::Row(asked, row) => {
                     let rows = self.rows.entry(asked).or_default();
                     if rows.len() < MOST_ROWS && self.kept + row.size() <= MOST_BYTES {
@@ -289,7 +319,7 @@ impl Visit<'_> {
             PageName::Certificates => {
                 facts.certificates = Page::Shown(rows.iter().map(Certificate::read).collect());
             }
-            PageName::Rules(..) | PageName::List(_) | PageName::Write => {}
+            PageName::Rules(..) | PageName::Networks(_) | PageName::List(_) | PageName::Write => {}
         }
     }
 
@@ -306,7 +336,7 @@ impl Visit<'_> {
             PageName::Certificates => facts.certificates = Page::refused(trap),
             PageName::Rules(family, table) => *facts.rules(family, table) = Page::refused(trap),
             PageName::List(family) => facts.lists[family.index()] = Page::refused(trap),
-            PageName::Write => {}
+            PageName::Networks(_) | PageName::Write => {}
         }
     }
 
@@ -314,7 +344,7 @@ impl Visit<'_> {
     /// entry's own timeout removes it.
     async fn try_to_write(&mut self) -> Result<WriteTest, SessionError> {
         let failed = |step, trap| Ok(WriteTest::Failed { step, trap });
-        let comment = self.mark.comment("check");
+        let comment = self.marks.current().comment("check");
         let add = self
             .session
             .command(Family::V4.add())
@@ -329,7 +359,13 @@ impl Visit<'_> {
             Err(trap) => return failed("add", trap),
         };
         let id = match id {
-            Some(id) => id,
+            Some(id) => match self.scratch_entry().await? {
+                Ok(Some(_)) => id,
+                Ok(None) => return Ok(WriteTest::Vanished),
+                // Who may not read finds out elsewhere.
+                Err(trap) if trap.meaning == TrapMeaning::Permission => id,
+                Err(trap) => return failed("print", trap),
+            },
             None => match self.scratch_entry().await? {
                 Ok(Some(id)) => id,
                 // It lapsed meanwhile, or is another's. The add was permitted in any case.
@@ -354,7 +390,7 @@ impl Visit<'_> {
     /// Adds some entries to the scratch list at once, and removes them. `None` where one is refused, as where those of
     /// another check are there; what is not removed ends by its own timeout.
     async fn time_adds(&mut self) -> Result<Option<Sample>, SessionError> {
-        let comment = self.mark.comment("check");
+        let comment = self.marks.current().comment("check");
         let began = Instant::now();
         for place in 1..=SAMPLE {
             let address = Ipv4Addr::from(SAMPLE_ADDRESS.to_bits() + place).to_string();
@@ -397,7 +433,7 @@ impl Visit<'_> {
             return Ok(Err(trap));
         }
         let rows = self.rows.remove(&PageName::Write).unwrap_or_default();
-        let ours = |row: &&Row| self.mark.owns(row.raw("comment").unwrap_or_default());
+        let ours = |row: &&Row| self.marks.whose(row.raw("comment").unwrap_or_default()) == Belonging::Ours;
         Ok(Ok(rows.iter().find(ours).and_then(|row| row.shown(".id"))))
     }
 

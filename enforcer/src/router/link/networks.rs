@@ -10,7 +10,19 @@ impl Link<'_> {
             self.networks = NetworksReading::default();
         }
         let (path, properties) = page.print();
-        self.ask(path, Errand::Networks(page), |command| command.attribute(".proplist", Some(properties)));
+        self.networks_asked = Some(page);
+        self.ask(path, Errand::Networks(page), |command| {
+            let command = command.attribute(".proplist", Some(properties));
+            match page.destination() {
+                Some(destination) => command.query_equal("dst-address", destination),
+                None => command,
+            }
+        });
+    }
+
+    /// Whether the router looks through its routes, of which it may have a million.
+    pub(super) fn is_scanning_routes(&self) -> bool {
+        self.networks_asked.is_some_and(|page| page.destination().is_some())
     }
 
     /// Asks for the next page, or shows what they come to. A page that the router refuses (it has no IPv6, or lets the user
@@ -19,6 +31,7 @@ impl Link<'_> {
         match page.next(self.workplace.config.ipv6) {
             Some(next) => self.ask_for_networks(next),
             None => {
+                self.networks_asked = None;
                 let networks = self.networks.networks();
                 self.workplace.status.send_modify(|status| status.networks = networks);
             }
