@@ -16,6 +16,8 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Long enough for a busy machine, and much shorter than that minute.
 const SOON: Duration = Duration::from_secs(10);
+/// What the start of a process is known to.
+const TICK: Duration = Duration::from_millis(10);
 const AUDIT: &str = "logins: audit";
 const LOGINS: &str = "ignoreself = false\n[jail.all]\nsource = \"logins\"\nmaxretry = 100\n";
 
@@ -253,7 +255,10 @@ fn who_runs_on_what_no_sensor_can_reach_any_more_is_told_of_as_unseen() -> Resul
     let old = Container::start_in_root_and_network(&root, &network, 2222)?;
     // When a process was started is known to a hundredth of a second: one that was started in that of the copy may as
     // well run on the copy.
-    std::thread::sleep(Duration::from_millis(50));
+    let listens = Instant::now();
+    while listens.elapsed() < 3 * TICK {
+        std::thread::yield_now();
+    }
     // Its second name makes the overlay copy the file up: old's own lies below since, where no path leads to.
     OwnHost::upgrade(&root.library("libaudit.so.1")?)?;
     stage.write_sensor_config(LOGINS)?;
