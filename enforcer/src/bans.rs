@@ -240,17 +240,19 @@ impl Bans {
         over
     }
 
-    /// Remembers a successful login, which protects its address.
-    pub fn note_login(&self, login: GoodLogin, now: Timestamp) {
+    /// Remembers a successful login, which protects its address; how many earlier ones of its sensor protect no more for
+    /// it.
+    pub fn note_login(&self, login: GoodLogin, now: Timestamp) -> u64 {
         let prefix = IpNet::from(login.address);
         let mut book = self.lock();
-        let Some(noted) = book.reachable.protect.note(login.clone(), now) else { return };
+        let Some(noted) = book.reachable.protect.note(login.clone(), now) else { return 0 };
         if noted.new {
             book.review(prefix, now);
         }
         if noted.write {
             self.ledger.write_surely(vec![Change::Login(Box::new(login))]);
         }
+        noted.displaced
     }
 
     /// Replaces what is ours without being configured (addresses of this host and of routers, and private networks behind

@@ -27,6 +27,7 @@ use crate::bans::{Bans, TakenBack};
 use crate::clock::Clock;
 use crate::enrolment::{Enrolled, EnrolmentError};
 
+mod aside;
 pub mod entrance;
 pub mod fleet;
 pub mod followers;
@@ -45,16 +46,17 @@ pub use half_open::HalfOpenLimits;
 pub use seen::Seen;
 pub use share::{Oddities, SensorLimits};
 
+use aside::Aside;
 use entrance::{Caller, ConnectionLimits, Entrance};
 use followers::Followers;
 use outboxes::Outboxes;
 use reports::Reports;
 use request::{
-    BODY_DEADLINE, Refusal, credentials, drain, malformed, parse, parse_report, parse_unban, parsed,
+    BODY_DEADLINE, Refusal, acked, credentials, drain, malformed, parse, parse_report, parse_unban, parsed,
     read_body, unknown_version,
 };
 use seen::Refusals;
-use share::{Oddity, Share, Shares, turn};
+use share::{Oddity, SLICE, Share, Shares, turn};
 use skew::Dating;
 
 /// How long a batch waits for the ledger before its sensor is told to send it again.
@@ -76,6 +78,7 @@ pub struct Intake {
     refusals: Mutex<Refusals>,
     entrance: Arc<Entrance>,
     shares: Shares,
+    aside: Aside,
 }
 
 // === impl Intake ===
@@ -90,8 +93,8 @@ impl Intake {
         enrolled: Arc<Enrolled>,
         clock: Clock,
         (entrance, limits): (Arc<Entrance>, SensorLimits),
-    ) -> Self {
-        Self {
+    ) -> std::io::Result<Self> {
+        Ok(Self {
             bans,
             reports,
             followers,
@@ -103,7 +106,8 @@ impl Intake {
             refusals: Mutex::default(),
             entrance,
             shares: Shares::new(limits),
-        }
+            aside: Aside::new()?,
+        })
     }
 
     /// The paths that sensors use.
@@ -198,13 +202,17 @@ impl Intake {
         self.decide(sensor, (&batch.outbox, through, last), batch.offences, now).await?;
         let through =
             self.through.lock().unwrap_or_else(PoisonError::into_inner).note(sensor, &batch.outbox, last);
-        let mut rulings = self.bans.rulings(&offenders, self.clock.now());
+        refused.sort_by_key(|refused| refused.sequence);
+        let mut rulings = Vec::with_capacity(offenders.len());
+        for offenders in offenders.chunks(SLICE) {
+            rulings.extend(self.bans.rulings(offenders, self.clock.now()));
+            tokio::task::yield_now().await;
+        }
         for NumberedRuling { sequence, ruling } in &mut rulings {
-            if refused.iter().any(|refused| refused.sequence == *sequence) {
+            if refused.binary_search_by_key(sequence, |refused| refused.sequence).is_ok() {
                 *ruling = Ruling::Refused(Grounds::Unusable);
             }
         }
-        refused.sort_by_key(|refused| refused.sequence);
         Ok(Ack { through, ledger: Some(self.ledger_id.clone()), rulings, refused })
     }
 
@@ -319,8 +327,10 @@ impl Intake {
         if refused > 0 && share.note(Oddity::JailRefused, refused as u64, now) == 0 {
             tracing::warn!(%sensor, failures = refused, "a report names jails that the sensor may not name; the rest is taken, and the next line comes in a minute at the soonest");
         }
-        if self.reports.take(sensor, report, now).await {
-            self.note(sensor, |seen| seen.reports += 1);
+        let Some(displaced) = self.reports.take(sensor, report, now).await else { return };
+        self.note(sensor, |seen| seen.reports += 1);
+        if displaced > 0 && share.note(Oddity::LoginsDisplaced, displaced, now) == 0 {
+            tracing::warn!(%sensor, logins = displaced, "the sensor reports so many logins that its earlier ones protect no more (`logins` in [sensors]); the next line comes in a minute at the soonest");
         }
     }
 
@@ -449,7 +459,7 @@ impl Intake {
         let _turn = turn(&share.body, deadline).await?;
         let understood = async {
             let (bytes, _place) = read_body(body, &self.shares, deadline).await?;
-            parsed(bytes, parse).await
+            parsed(bytes, parse, &self.aside).await
         };
         understood.await.inspect_err(|problem| {
             if matches!(
@@ -467,14 +477,14 @@ impl Intake {
     }
 }
 
-async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Json<Ack>, Refusal> {
+async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result<Response, Refusal> {
     let may =
         |sensor: &Name, share: &Share| intake.shares.may_send_offences(sensor, share, intake.clock.now());
     let (sensor, share, body) = intake.receive(request, may).await?;
     let _turn = turn(&share.batch, Instant::now() + BODY_DEADLINE).await?;
     let batch = intake.read((&sensor, &share), body, parse).await?;
     let problem = match intake.take(&sensor, &share, batch).await {
-        Ok(ack) => return Ok(Json(ack)),
+        Ok(ack) => return Ok(acked(ack, &intake.aside).await?),
         Err(problem) => problem,
     };
     tracing::debug!(%sensor, problem = problem.message, "no ack");

@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | the thread `ledger` ([`ledger`], `writer.rs`) | commits all orders that wait in one transaction | an unbounded queue of orders; answers each by a oneshot, the [`Receipt`](ledger::Receipt) |
 //! | the thread `ledger-check` | once after a start: reads the whole file for damage | nothing |
+//! | the thread `aside` (`intake/aside.rs`) | understands large bodies and writes long answers, nicer than all others | a queue of at most one work of each sensor |
 //! | a worker for each router ([`router::spawn`]) | keeps the router's lists as [`desired::Desired`] says | a [`Subscription`](desired::Subscription) of at most 65,536 prefixes; 64 questions; tells its status by a `watch` |
 //! | `https::accept`, and a task for each connection | takes offences and reports, answers | the sockets; as many connections as [`intake::entrance`] lets in |
 //! | a task for each follower's stream | tells a sensor the bans | a `watch` of the [`Journal`](desired::journal::Journal); 10 MB remembered |

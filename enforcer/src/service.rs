@@ -114,7 +114,7 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         Followers::new(desired.clone(), id.clone(), enrolled.clone(), clock.clone(), stop.clone());
     let followers = Arc::new(followers.context("the system gives no random bytes")?);
     let (origins, entrance) = entrance(&config, &clock).await?;
-    let intake = Arc::new(Intake::new(
+    let intake = Intake::new(
         bans.clone(),
         reports.clone(),
         followers,
@@ -122,7 +122,8 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         enrolled.clone(),
         clock.clone(),
         (entrance.clone(), config.sensors),
-    ));
+    );
+    let intake = Arc::new(intake.context("cannot start a thread")?);
     let keep = keep_enrolled(intake.clone(), enrolled.clone(), origins, clock.clone());
     tasks.spawn(until(stop.clone(), keep));
     let listener = listen(config.listen)?;

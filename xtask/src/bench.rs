@@ -7,6 +7,7 @@ mod filters;
 mod kernel;
 mod local_drop;
 mod routers;
+mod sensors;
 mod stream;
 
 use std::collections::HashMap;
@@ -55,6 +56,8 @@ enum Which {
     Filters,
     /// A host with 25,000 logs, beside Debian's fail2ban
     Files,
+    /// 2,000 sensors at once: acks by load, beside a noisy neighbour, unfinished bodies, and a fleet that comes back
+    Sensors,
     /// What the kernel programs cost: an event, a connection, a packet, an idle sensor
     Kernel,
     /// From `ban`, `unban` and `allow` at the enforcer to the packets that a host drops
@@ -99,6 +102,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Which::Files) {
         files::run()?;
+    }
+    if wanted(Which::Sensors) {
+        sensors::run()?;
     }
     if wanted(Which::Kernel) {
         kernel::run()?;

@@ -42,6 +42,8 @@ pub struct Noted {
     pub new: bool,
     /// Whether it is worth writing.
     pub write: bool,
+    /// Addresses that the sensor's earlier logins protect no more, because it has so many.
+    pub displaced: u64,
 }
 
 // === impl Protect ===
@@ -103,14 +105,14 @@ impl Protect {
         self.count += 1;
         self.by_time.insert((last, address, sensor.clone()));
         self.by_sensor.entry(sensor.clone()).or_default().insert((last, address));
-        self.keep_latest_of(&sensor);
+        let displaced = self.keep_latest_of(&sensor);
         while self.count > self.most
             && let Some((sensor, own)) = self.by_sensor.iter().max_by_key(|(_, own)| own.len())
             && let Some((last, address)) = own.first().copied()
         {
             self.forget(last, address, &sensor.clone());
         }
-        Some(Noted { new, write })
+        Some(Noted { new, write, displaced })
     }
 
     /// Forgets logins that protect no longer; their addresses.
@@ -158,14 +160,17 @@ impl Protect {
         logins.max_by_key(|login| login.last).filter(|login| self.is_young(login.last, now))
     }
 
-    /// Forgets the earliest logins of a sensor that has too many.
-    fn keep_latest_of(&mut self, sensor: &Name) {
+    /// Forgets the earliest logins of a sensor that has too many; how many.
+    fn keep_latest_of(&mut self, sensor: &Name) -> u64 {
+        let mut forgotten = 0;
         while let Some(own) = self.by_sensor.get(sensor)
             && own.len() > self.most_of_one
             && let Some((last, address)) = own.first().copied()
         {
             self.forget(last, address, sensor);
+            forgotten += 1;
         }
+        forgotten
     }
 
     fn forget(&mut self, last: Timestamp, address: IpAddr, sensor: &Name) {
@@ -261,7 +266,10 @@ mod tests {
     #[test]
     fn a_login_protects_its_address_for_as_long_as_is_said_and_only_in_these_networks() {
         let mut protect = protect(10);
-        assert_eq!(protect.note(login("10.0.0.1", 0), at(0)), Some(Noted { new: true, write: true }));
+        assert_eq!(
+            protect.note(login("10.0.0.1", 0), at(0)),
+            Some(Noted { new: true, write: true, displaced: 0 })
+        );
         assert_eq!(protect.note(login("192.0.2.1", 0), at(0)), None);
         assert_eq!(protect.note(login("10.0.0.2", -1001), at(0)), None);
         let address = "::ffff:10.0.0.1".parse().unwrap();
@@ -305,9 +313,10 @@ mod tests {
         };
         protect.note(by("good", 1, 0), at(0));
         // Also from the address that the other sensor saw.
-        for host in 1..=9 {
-            protect.note(by("evil", host, host.into()), at(10));
-        }
+        let displaced: Vec<u64> = (1..=9)
+            .map(|host| protect.note(by("evil", host, host.into()), at(10)).unwrap().displaced)
+            .collect();
+        assert_eq!(displaced, [0, 0, 0, 0, 1, 1, 1, 1, 1]);
         let protected = |protect: &Protect| -> Vec<u8> {
             (1..=9).filter(|host| protect.of(IpAddr::from([10, 0, 0, *host]), at(10)).is_some()).collect()
         };

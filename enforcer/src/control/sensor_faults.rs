@@ -7,7 +7,7 @@ use super::answers::{Fault, FaultKind, SensorAnswer, Status};
 use crate::intake::Oddities;
 use crate::intake::entrance::ConnectionsStatus;
 use crate::intake::skew::TOLERATED;
-use atalaya_program::count::{count, counted};
+use atalaya_program::count::{agreeing, count, counted};
 
 /// After how long without a word a sensor counts as silent. Ours are heard every minute, however quiet
 /// their hosts are.
@@ -62,7 +62,7 @@ fn connections(connections: &ConnectionsStatus) -> Vec<Fault> {
 
 /// What a sensor does that an honest one does not.
 fn odd(name: &Name, oddities: &Oddities) -> Option<Fault> {
-    let Oddities { over_rate, jails_refused, rejected, over_share } = *oddities;
+    let Oddities { over_rate, jails_refused, rejected, over_share, logins_displaced } = *oddities;
     let what: Vec<String> = [
         (over_rate, format!("{} had to wait, because it sends too much", counted(over_rate, "request"))),
         (
@@ -74,6 +74,14 @@ fn odd(name: &Name, oddities: &Oddities) -> Option<Fault> {
             format!(
                 "it named a jail that it may not name {}, which led to no ban",
                 counted(jails_refused, "time")
+            ),
+        ),
+        (
+            logins_displaced,
+            format!(
+                "{} {} no more, because it reports so many logins (`logins` in [sensors])",
+                counted(logins_displaced, "address"),
+                agreeing(logins_displaced, "is protected", "are protected")
             ),
         ),
         (rejected, format!("{} could not be understood", counted(rejected, "request"))),
@@ -181,7 +189,8 @@ mod tests {
     #[test]
     fn a_sensor_that_behaves_oddly_is_named_with_what_it_did() {
         let mut status = status(100);
-        let oddities = Oddities { over_rate: 1, jails_refused: 2, rejected: 3, over_share: 4 };
+        let oddities =
+            Oddities { over_rate: 1, jails_refused: 2, rejected: 3, over_share: 4, logins_displaced: 5 };
         status.sensors.insert("evil".parse().unwrap(), sensor(0, Some(90), oddities));
         status.sensors.insert("good".parse().unwrap(), sensor(0, Some(90), Oddities::default()));
         let [fault] = &sensor_faults(&status)[..] else { panic!("one fault") };
@@ -190,6 +199,7 @@ mod tests {
             "1 request had to wait",
             "4 offences led to no ban, because so many of its bans stand",
             "it named a jail that it may not name 2 times",
+            "5 addresses are protected no more, because it reports so many logins",
             "3 requests could not be understood",
             "unban --sensor evil",
         ] {

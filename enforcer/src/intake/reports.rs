@@ -28,23 +28,25 @@ impl Reports {
         Self { bans, fleet: Mutex::new(fleet), through: Mutex::default() }
     }
 
-    /// Takes a report that arrived at a time. Whether it is new: one that was taken before changes nothing.
-    pub async fn take(&self, sensor: &Name, report: &Report, now: Timestamp) -> bool {
+    /// Takes a report that arrived at a time; how many earlier logins of its sensor protect no more for it. `None` where it
+    /// is not new: one that was taken before changes nothing.
+    pub async fn take(&self, sensor: &Name, report: &Report, now: Timestamp) -> Option<u64> {
         if !self.is_new(sensor, report) {
-            return false;
+            return None;
         }
+        let mut displaced = 0;
         let dating = Dating::new(Some(report.sent), now);
         for login in &report.logins {
             let mut login = protect::good_login(login, dating.date(login.time), sensor);
             login.address = self.bans.client(login.address);
-            self.bans.note_login(login, now);
+            displaced += self.bans.note_login(login, now);
         }
         let offences = self.count(sensor, report, &dating, now);
         if !offences.is_empty() {
             // What could not be written is tried again by the ledger's writer.
             drop(self.bans.take_fleet(offences, now).await);
         }
-        true
+        Some(displaced)
     }
 
     /// What the fleet jails make of the failures of a report.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use atalaya_wire::{
-    Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Problem, ProblemCode, Report, Unban, VERSION,
+    Ack, Batch, Evidence, MAX_BATCH, MAX_BODY, MAX_REPORT, Problem, ProblemCode, Report, Unban, VERSION,
 };
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
@@ -15,6 +15,7 @@ use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::aside::Aside;
 use super::share::{LargeBody, Shares};
 use atalaya_program::count::counted;
 
@@ -28,20 +29,28 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The largest body that is read where offences are decided; a larger one would hold up others.
 const QUICK_BODY: usize = 64 * 1024;
 
+/// The most rulings of an ack that is written there.
+const QUICK_ACK: usize = 64;
+
 /// A refusal: the status, and the problem as JSON.
 #[derive(Debug)]
 pub(super) struct Refusal(pub Problem);
 
-/// Reads and checks a body without holding up others.
+/// Understands and checks a body without holding up others.
 pub(super) async fn parsed<T: Send + 'static>(
     body: Vec<u8>,
     parse: fn(&[u8]) -> Result<T, Problem>,
+    aside: &Aside,
 ) -> Result<T, Problem> {
-    if body.len() <= QUICK_BODY {
-        return parse(&body);
+    if body.len() <= QUICK_BODY { parse(&body) } else { aside.run(move || parse(&body)).await? }
+}
+
+/// Writes an ack without holding up others.
+pub(super) async fn acked(ack: Ack, aside: &Aside) -> Result<Response, Problem> {
+    if ack.rulings.len() <= QUICK_ACK {
+        return Ok(Json(ack).into_response());
     }
-    let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
-    parsed.map_err(|_| Problem::new(ProblemCode::Unavailable, "the enforcer is stopping"))?
+    aside.run(move || Json(ack).into_response()).await
 }
 
 /// Reads a body, in its sensor's turn. Of large ones only so many are in memory at once.

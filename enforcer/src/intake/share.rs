@@ -29,7 +29,8 @@ const REQUESTS: AllowedRate = AllowedRate { a_second: 50.0, at_once: 500.0 };
 const REPORTED: AllowedRate = AllowedRate { a_second: 2000.0, at_once: 8.0 * MAX_REPORT as f64 };
 
 /// How many of its offences are decided and written at once while other sensors send too: what they wait for at most.
-const SLICE: usize = 64;
+/// Fewer let others wait no less, for a commit costs as much by itself.
+pub(super) const SLICE: usize = 16;
 /// For how long a sensor counts as sending after its last batch.
 const SENDING: Duration = Duration::from_secs(1);
 
@@ -76,6 +77,7 @@ struct Used {
     jails_refused: OfLate,
     rejected: OfLate,
     over_share: OfLate,
+    logins_displaced: OfLate,
 }
 
 /// What a sensor did within the last 15 minutes that an honest one does not.
@@ -90,6 +92,8 @@ pub struct Oddities {
     pub rejected: u64,
     /// Offences that were taken for none because so many of its bans stand.
     pub over_share: u64,
+    /// Addresses that its logins protect no more because it reported so many.
+    pub logins_displaced: u64,
 }
 
 /// What a sensor is noted for.
@@ -99,6 +103,7 @@ pub(super) enum Oddity {
     JailRefused,
     Rejected,
     OverShare,
+    LoginsDisplaced,
 }
 
 /// How much a second, and how much at once after a quiet time.
@@ -252,6 +257,7 @@ impl Share {
             Oddity::JailRefused => &mut used.jails_refused,
             Oddity::Rejected => &mut used.rejected,
             Oddity::OverShare => &mut used.over_share,
+            Oddity::LoginsDisplaced => &mut used.logins_displaced,
         };
         counts.add(now, count)
     }
@@ -331,6 +337,7 @@ impl Used {
             jails_refused: self.jails_refused.count(now),
             rejected: self.rejected.count(now),
             over_share: self.over_share.count(now),
+            logins_displaced: self.logins_displaced.count(now),
         }
     }
 }
