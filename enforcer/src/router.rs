@@ -107,6 +107,7 @@ pub fn spawn(
         unread: false,
         audit: audit::Audit::new(config.deadlines.late, tokio::time::Instant::now()),
         patience: Patience::default(),
+        silent_routes: 0,
         rows: [None, None],
         rivals: None,
         enforced: [None, None],

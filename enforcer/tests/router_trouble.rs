@@ -288,3 +288,18 @@ async fn a_worker_that_cannot_connect_stops_at_once() {
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(2), worker.stopped()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_router_that_is_silent_over_its_routes_is_asked_for_them_twice_and_then_holds_its_bans() {
+    let stage = Stage::with(Router::builder(), |config| {
+        config.deadlines.answer = Duration::from_millis(100);
+    })
+    .await;
+    for _ in 0..4 {
+        stage.router.inject(Fault::Stall, "/ip/route/print", 0);
+    }
+    stage.ban("192.0.2.1", 1800);
+    stage.holds(&["192.0.2.1"]).await;
+    stage.shows(|status| status.sessions == 3 && status.state == State::Connected).await;
+    assert_eq!(stage.router.faults_to_come(), 2);
+}

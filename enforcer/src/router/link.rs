@@ -222,7 +222,6 @@ impl<'a> Link<'a> {
             }
             self.session.set_idle(match self.pipeline.printing() {
                 Some(_) => self.workplace.patience.of(self.workplace.config.deadlines.scan),
-                None if self.is_scanning_routes() => self.workplace.config.deadlines.scan,
                 None => answer,
             });
             tokio::select! {
@@ -235,6 +234,9 @@ impl<'a> Link<'a> {
                 answer = self.session.answer() => {
                     if self.pipeline.printing().is_some() && matches!(answer, Err(SessionError::Silent(_))) {
                         self.workplace.patience.was_too_short();
+                    }
+                    if self.is_scanning_routes() && matches!(answer, Err(SessionError::Silent(_))) {
+                        self.workplace.silent_routes += 1;
                     }
                     self.take(answer?)?;
                     while let Some(answer) = self.session.received()? {

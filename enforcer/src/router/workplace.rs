@@ -39,6 +39,8 @@ pub(super) struct Workplace {
     pub(super) unread: bool,
     /// How long this router is waited for while it prints.
     pub(super) patience: Patience,
+    /// How many sessions in a row fell silent while the router looked through its routes.
+    pub(super) silent_routes: u32,
     /// How many entries of each list the last print told that came to its end.
     pub(super) rows: [Option<usize>; 2],
     /// Other enforcers under our mark.

@@ -3,6 +3,9 @@
 use super::{Errand, Link};
 use crate::router::networks::{NetworkPage, NetworksReading};
 
+/// After how many sessions that fell silent over it no routes are asked for any more.
+const SILENT_ROUTES: u32 = 2;
+
 impl Link<'_> {
     /// One page after the other, so that bans wait for none of them.
     pub(super) fn ask_for_networks(&mut self, page: NetworkPage) {
@@ -28,9 +31,15 @@ impl Link<'_> {
     /// Asks for the next page, or shows what they come to. A page that the router refuses (it has no IPv6, or lets the user
     /// read less) is as one without rows.
     pub(super) fn networks_end(&mut self, page: NetworkPage) {
-        match page.next(self.workplace.config.ipv6) {
+        let next = page.next(self.workplace.config.ipv6);
+        // Some routers have too many routes to find one in time: they lose the look, not their bans.
+        let skips = self.workplace.silent_routes >= SILENT_ROUTES;
+        match next.filter(|next| next.destination().is_none() || !skips) {
             Some(next) => self.ask_for_networks(next),
             None => {
+                if next.is_none() {
+                    self.workplace.silent_routes = 0;
+                }
                 self.networks_asked = None;
                 let networks = self.networks.networks();
                 self.workplace.status.send_modify(|status| status.networks = networks);
