@@ -170,7 +170,8 @@ mod tests {
     /// Lines that end at an offset of the file with this inode.
     fn unpack(pieces: &mut Pieces, inode: u64, offset: usize, lines: &str) -> Vec<String> {
         let (first, last) = (Fingerprint::default(), Fingerprint::default());
-        let after = Position { device: 1, inode, born: None, offset: offset as u64, first, last };
+        let after =
+            Position { device: 1, inode, born: None, modified: None, offset: offset as u64, first, last };
         let carried = pieces.unpack(&file(), lines.as_bytes(), &after).unwrap();
         carried.iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect()
     }
