@@ -32,11 +32,24 @@ pub(super) fn follow(
     if patterns.is_empty() {
         return Ok(None);
     }
-    let saved = lock(watch).positions.values().cloned().collect();
-    let mut follower = Follower::new(&patterns, saved, Start::End)?.with_access(access);
+    let (saved, followed) = {
+        let watch = lock(watch);
+        (watch.positions.values().cloned().collect(), watch.followed.clone())
+    };
+    let mut follower =
+        Follower::new(&patterns, saved, Start::End)?.with_access(access).with_followed(&followed);
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern, pieces: Pieces::default() };
     follower.begin(&mut sink);
+    patterns.sort_unstable();
+    patterns.dedup();
+    let mut guard = lock(watch);
+    if guard.followed != patterns {
+        // With the positions that were just taken, so that none is missing of what is known.
+        guard.unsaved.followed = Some(patterns.clone());
+        guard.followed = patterns;
+    }
+    drop(guard);
     let thread = std::thread::Builder::new()
         .name("files".into())
         .spawn(move || follower.run(&mut sink))

@@ -123,6 +123,8 @@ pub struct Follower {
     stale: Vec<SavedPosition>,
     /// Paths that an earlier run followed: what is new there now is read from its start.
     known: HashSet<PathBuf>,
+    /// Places of the patterns that an earlier run followed: a file of theirs that has no position came since.
+    followed: HashSet<usize>,
     /// Where reading of files ended that were let go of, the oldest first.
     finished: VecDeque<Position>,
     /// What the files read into, one after another.
@@ -186,6 +188,7 @@ impl Follower {
             known: saved.iter().map(|saved| saved.path.clone()).collect(),
             saved,
             stale: Vec::new(),
+            followed: HashSet::new(),
             finished: VecDeque::new(),
             buffer: Vec::new(),
             most: most_files(),
@@ -206,6 +209,15 @@ impl Follower {
     #[must_use]
     pub fn with_access(mut self, access: Access) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Reads files of these paths and patterns from their start where they have no position: an earlier run followed
+    /// them too, so they are new.
+    #[must_use]
+    pub fn with_followed(mut self, texts: &[String]) -> Self {
+        let was_followed = |(_, text): &(usize, &String)| texts.contains(text);
+        self.followed = self.texts.iter().enumerate().filter(was_followed).map(|(place, _)| place).collect();
         self
     }
 
@@ -305,7 +317,10 @@ impl Follower {
                     continue;
                 }
             }
-            let is_at_end = !self.running && !self.known.contains(&*path) && self.start == Start::End;
+            let is_at_end = !self.running
+                && self.start == Start::End
+                && !self.known.contains(&*path)
+                && !patterns.iter().any(|pattern| self.followed.contains(pattern));
             let mut is_passed_over = false;
             let offset = if let Some(offset) = finished {
                 tracing::info!(path = %path.display(), "it is back; reading on where it was let go of");
