@@ -73,6 +73,8 @@ struct Watch {
     unsaved: Snapshot,
     /// Where reading of each file stands, by the positions' keys.
     positions: HashMap<String, SavedPosition>,
+    /// The paths and patterns whose files are followed, or were in the run before.
+    followed: Vec<String>,
     /// How many entries of each file of the journal are read, by the number of the file.
     journal: HashMap<String, u64>,
     /// Where an earlier release's reading of the journal stood, until it is followed.
@@ -238,6 +240,7 @@ fn open(config: &Config, kernel: Kernel, confinement: Confinement) -> anyhow::Re
         detector,
         unsaved: Snapshot::default(),
         positions,
+        followed: saved.followed,
         journal: saved.journal.into_iter().map(|one| (one.file, one.entries)).collect(),
         cursor: saved.cursor,
         asked,
@@ -301,6 +304,8 @@ impl Service {
         match self.start(config, dropping).await {
             Ok(started) => {
                 *sources = started;
+                save(&self.desk.watch, &self.desk.store);
+                self.desk.store.flush().await;
                 told.lines().for_each(|line| tracing::info!("{line}"));
                 let jails = lock(&self.desk.watch).detector.totals().count();
                 tracing::info!(jails, sources = sources.names.join(","), "reloaded");
@@ -445,6 +450,7 @@ impl Watch {
             }),
             unsaved: Snapshot::default(),
             positions: HashMap::new(),
+            followed: Vec::new(),
             journal: HashMap::new(),
             cursor: None,
             asked: Arc::default(),

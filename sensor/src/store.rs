@@ -67,6 +67,8 @@ pub struct Saved {
     pub span: Option<(u64, u64)>,
     /// Where reading of log files stood.
     pub positions: Vec<SavedPosition>,
+    /// The paths and patterns whose files were followed: a file of theirs without a position is new.
+    pub followed: Vec<String>,
     /// Failures that were counted, by jail and address.
     pub counters: Vec<(Name, IpAddr, Counter)>,
     /// The bans that the jails asked for, and what became of them.
@@ -89,6 +91,8 @@ pub struct Saved {
 pub struct Snapshot {
     /// Of files that were read further since, by [`SavedPosition::key`].
     pub positions: HashMap<String, SavedPosition>,
+    /// The paths and patterns whose files are followed now, where they changed.
+    pub followed: Option<Vec<String>>,
     /// Files that are gone and drained, by [`SavedPosition::key`].
     pub forgotten: HashSet<String>,
     /// Counters that changed; `None` where an address is no longer counted.
@@ -139,6 +143,7 @@ impl Snapshot {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
+            && self.followed.is_none()
             && self.forgotten.is_empty()
             && self.counters.is_empty()
             && self.bans.is_empty()
@@ -331,6 +336,9 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         .iter()
         .map(|(_, position, _)| serde_json::from_str(position).map_err(|_| row("a file's position")))
         .collect::<Result<_, _>>()?;
+    let followed = meta(connection, "followed").map_err(database)?;
+    let followed = followed.map_or(Ok(Vec::new()), |text| serde_json::from_str(&text));
+    let followed = followed.map_err(|_| row("the paths that are followed"))?;
     let counters = texts("SELECT jail, address, counter FROM counters")
         .map_err(database)?
         .iter()
@@ -355,6 +363,7 @@ fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
         waiting,
         span,
         positions,
+        followed,
         counters,
         bans,
         journal,
@@ -493,6 +502,9 @@ fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> r
 
 fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
     journal::write(connection, &snapshot.journal)?;
+    if let Some(followed) = &snapshot.followed {
+        set_meta(connection, "followed", &serde_json::to_string(followed).unwrap_or_default())?;
+    }
     for key in &snapshot.forgotten {
         connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
     }

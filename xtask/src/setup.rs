@@ -37,6 +37,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/setpriv", "util-linux"),
     ("/usr/bin/xz", "xz-utils"),
+    ("/usr/sbin/logrotate", "logrotate"),
 ];
 
 /// Packages that Debian builds in one go, and that accept only each other's very version: the first is asked for

@@ -98,12 +98,18 @@ struct Step {
     is_roots: bool,
 }
 
-/// Whether a file of that name is what `log` was rotated to: `mail.log.1`, `mail.log-20260101`, `mail-20260101.log`.
+/// Whether a file of that name is what `log` was rotated to: `mail.log.1`, `mail.log-20260101`, `mail-20260101.log`,
+/// `mail.log.old`. Another log's name may begin in the same way: `mail-errors.log` and `mail.log.errors` are none.
 pub fn is_archive(name: &str, log: &str) -> bool {
+    const WORDS: [&str; 6] = ["old", "bak", "back", "prev", "save", "orig"];
     let (stem, _) = log.split_once('.').unwrap_or((log, ""));
-    let continues =
-        |base: &str, with: &[char]| name.strip_prefix(base).is_some_and(|rest| rest.starts_with(with));
-    name != log && (continues(log, &['.', '-', '_', '~']) || continues(stem, &['-', '_']))
+    let after = |base: &str, with: &[char]| name.strip_prefix(base)?.strip_prefix(with);
+    let has_digit = |rest: &str| rest.bytes().any(|byte| byte.is_ascii_digit());
+    let is_one = |rest: &str| has_digit(rest) || WORDS.contains(&rest);
+    let begins_with_digit = |rest: &str| rest.starts_with(|letter: char| letter.is_ascii_digit());
+    after(log, &['.', '-', '_']).is_some_and(is_one)
+        || name.strip_prefix(log).is_some_and(|rest| rest.starts_with('~'))
+        || after(stem, &['-', '_']).is_some_and(begins_with_digit)
 }
 
 /// Whether an error says that this process may not open what another one may.
@@ -370,6 +376,17 @@ mod tests {
             opened.file.read_to_string(&mut text).unwrap();
             Ok(text)
         }
+    }
+
+    #[test]
+    fn what_rotation_makes_of_a_log_is_told_from_another_log_by_its_name() {
+        let of_mail = ["mail.log.1", "mail.log-20260101", "mail-20260101.log", "mail.log.old", "mail.log~"];
+        assert!(of_mail.iter().all(|name| is_archive(name, "mail.log")));
+        let others =
+            ["mail.log", "mail-errors.log", "mail_out.log", "mail.err", "mail.log.errors", "mailx.log.1"];
+        assert!(others.iter().all(|name| !is_archive(name, "mail.log")));
+        assert!(is_archive("messages.1", "messages") && is_archive("messages-20260101", "messages"));
+        assert!(!is_archive("messages-debug", "messages"));
     }
 
     #[test]

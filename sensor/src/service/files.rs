@@ -32,11 +32,24 @@ pub(super) fn follow(
     if patterns.is_empty() {
         return Ok(None);
     }
-    let saved = lock(watch).positions.values().cloned().collect();
-    let mut follower = Follower::new(&patterns, saved, Start::End)?.with_access(access);
+    let (saved, followed) = {
+        let watch = lock(watch);
+        (watch.positions.values().cloned().collect(), watch.followed.clone())
+    };
+    let mut follower =
+        Follower::new(&patterns, saved, Start::End)?.with_access(access).with_followed(&followed);
     let handle = follower.handle();
     let mut sink = FileSink { watch: watch.clone(), jail_of_pattern, pieces: Pieces::default() };
     follower.begin(&mut sink);
+    patterns.sort_unstable();
+    patterns.dedup();
+    let mut guard = lock(watch);
+    if guard.followed != patterns {
+        // With the positions that were just taken, so that none is missing of what is known.
+        guard.unsaved.followed = Some(patterns.clone());
+        guard.followed = patterns;
+    }
+    drop(guard);
     let thread = std::thread::Builder::new()
         .name("files".into())
         .spawn(move || follower.run(&mut sink))
@@ -170,7 +183,8 @@ mod tests {
     /// Lines that end at an offset of the file with this inode.
     fn unpack(pieces: &mut Pieces, inode: u64, offset: usize, lines: &str) -> Vec<String> {
         let (first, last) = (Fingerprint::default(), Fingerprint::default());
-        let after = Position { device: 1, inode, born: None, offset: offset as u64, first, last };
+        let after =
+            Position { device: 1, inode, born: None, modified: None, offset: offset as u64, first, last };
         let carried = pieces.unpack(&file(), lines.as_bytes(), &after).unwrap();
         carried.iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect()
     }

@@ -7,19 +7,24 @@
 //!   [`QUIET`], for daemons write on until they reopen. The new file is read after it.
 //! - *Copy and truncate*: a file that became shorter than what was read, or whose first bytes changed,
 //!   was truncated. Lines that came between the last read and the truncation are in the copy beside
-//!   it, which is known by the same first bytes; they are read there, then the file from its start.
+//!   it, which is known by the same first bytes; they are read there, then what was copied since, then the
+//!   file from its start.
 //!   A block counts only if, *after* it was read, the file is still the same, so that a truncation in
 //!   the midst of reading cannot pass off new bytes as old ones.
 //! - *Restart*: positions name device, inode, birth, offset and hashes of bytes. A file that was
-//!   rotated meanwhile is found in its folder by inode or by hash, and so are those that came and went
-//!   between it and the present one.
+//!   rotated meanwhile is found in its folder by inode or by hash, and those that came and went between it
+//!   and the present one are the archives that are later than it ([`archives`]).
+//! - Whatever is to be read has its position saved before what comes after it has one: a process that is
+//!   killed leaves no gap.
 //! - *Missed events*: inotify's are a hint. A full scan every [`RESCAN`] finds what they did not tell.
 
 mod access;
+mod archives;
 mod followed;
 mod index;
 mod opened;
 mod position;
+mod rotation;
 mod sink;
 mod status;
 mod survey;
@@ -41,7 +46,6 @@ pub use access::Access;
 use followed::{Followed, TurnEnd};
 use index::Index;
 pub(crate) use opened::Opened;
-use opened::settled_archives;
 pub use position::{Fingerprint, Position, SavedPosition};
 pub use sink::{FollowedFile, Sink};
 pub use status::{FilesStatus, MOST_TROUBLES, Troubles};
@@ -115,8 +119,12 @@ pub struct Follower {
     /// In the order in which they are read: an old file stands before the one that replaced it.
     files: Vec<Followed>,
     saved: Vec<SavedPosition>,
+    /// Saved positions of which the file is gone, or another one goes on.
+    stale: Vec<SavedPosition>,
     /// Paths that an earlier run followed: what is new there now is read from its start.
     known: HashSet<PathBuf>,
+    /// Places of the patterns that an earlier run followed: a file of theirs that has no position came since.
+    followed: HashSet<usize>,
     /// Where reading of files ended that were let go of, the oldest first.
     finished: VecDeque<Position>,
     /// What the files read into, one after another.
@@ -133,6 +141,8 @@ pub struct Follower {
     /// What could not be read at the last try, by path.
     unreadable: Troubles,
     handle: FollowerHandle,
+    /// Whether something has to be found out of a file before it is read on.
+    is_doubtful: bool,
     /// Whether the first scan is over: files that appear later are read from their start.
     running: bool,
 }
@@ -177,6 +187,8 @@ impl Follower {
             files: Vec::new(),
             known: saved.iter().map(|saved| saved.path.clone()).collect(),
             saved,
+            stale: Vec::new(),
+            followed: HashSet::new(),
             finished: VecDeque::new(),
             buffer: Vec::new(),
             most: most_files(),
@@ -187,6 +199,7 @@ impl Follower {
             file_watches: HashMap::new(),
             unreadable: Troubles::new(),
             handle,
+            is_doubtful: false,
             running: false,
         })
     }
@@ -196,6 +209,15 @@ impl Follower {
     #[must_use]
     pub fn with_access(mut self, access: Access) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Reads files of these paths and patterns from their start where they have no position: an earlier run followed
+    /// them too, so they are new.
+    #[must_use]
+    pub fn with_followed(mut self, texts: &[String]) -> Self {
+        let was_followed = |(_, text): &(usize, &String)| texts.contains(text);
+        self.followed = self.texts.iter().enumerate().filter(was_followed).map(|(place, _)| place).collect();
         self
     }
 
@@ -210,6 +232,7 @@ impl Follower {
         if !self.running {
             self.resume(sink);
             self.scan(sink);
+            self.forget_stale(sink);
             self.running = true;
         }
     }
@@ -220,6 +243,7 @@ impl Follower {
         let (mut next_scan, mut not_before) = (Instant::now() + RESCAN, Instant::now());
         while !self.handle.stopped() {
             let more = self.read(sink);
+            self.resolve_doubts(sink);
             if self.handle.stopped() {
                 break;
             }
@@ -237,59 +261,6 @@ impl Follower {
                 not_before = Instant::now() + begin.elapsed() * REST;
                 next_scan = if names_changed { not_before } else { Instant::now() + RESCAN };
             }
-        }
-    }
-
-    /// Opens the files of the saved positions, wherever rotation took them, and those that came
-    /// and went meanwhile, in the order in which they were written.
-    fn resume(&mut self, sink: &mut impl Sink) {
-        let mut moved = Vec::new();
-        for saved in std::mem::take(&mut self.saved) {
-            let patterns = self.patterns_of(&saved.path);
-            if patterns.is_empty() {
-                // No jail reads it any more; its position stays in case one will again.
-                continue;
-            }
-            let Some((at, opened)) = position::find(&self.access, &saved) else {
-                tracing::warn!(path = %saved.path.display(), "the file that was followed is gone; what was written to it since is lost");
-                sink.forget(&saved);
-                continue;
-            };
-            let path: Arc<Path> = saved.path.as_path().into();
-            if opened.id() != saved.position.id() {
-                // A copy: its own inode carries the position from now on.
-                sink.forget(&saved);
-            }
-            if at != saved.path {
-                tracing::info!(path = %saved.path.display(), now = %at.display(), "rotated meanwhile; reading on there");
-                moved.push((path.clone(), patterns.clone(), opened.metadata.modified().ok()));
-            }
-            self.add(Followed::new(path, patterns, opened, saved.position.offset));
-        }
-        for (path, patterns, modified) in moved {
-            self.add_between(&path, &patterns, modified);
-        }
-        self.files.sort_by_key(Followed::modified);
-        self.place();
-    }
-
-    /// Adds the archives of a path that were last written after the given moment and were never
-    /// followed: they came and went while nobody looked.
-    fn add_between(&mut self, path: &Arc<Path>, patterns: &[usize], after: Option<std::time::SystemTime>) {
-        let Some(after) = after else { return };
-        let known = |opened: &Opened| {
-            self.finished_in(opened).is_some() || self.files.iter().any(|file| file.id() == opened.id())
-        };
-        let mut between: Vec<_> = settled_archives(&self.access, path)
-            .into_iter()
-            .filter(|(_, file)| file.metadata.modified().is_ok_and(|modified| modified >= after))
-            .filter(|(_, file)| !known(file))
-            .filter(|(_, file)| !self.files.iter().any(|followed| followed.is_copied_by(&file.file)))
-            .collect();
-        between.sort_by_key(|(_, file)| file.metadata.modified().ok());
-        for (at, file) in between {
-            tracing::info!(path = %path.display(), archive = %at.display(), "came and went meanwhile; reading it");
-            self.add(Followed::new(path.clone(), patterns.to_vec(), file, 0));
         }
     }
 
@@ -335,18 +306,22 @@ impl Follower {
             let path: Arc<Path> = path.into();
             let index = index.get_or_insert_with(|| Index::of(&self.files));
             let replaced = index.paths.get(&path).copied();
+            let mut before = None;
             if let Some(old) = replaced {
                 self.handle.status.rotations.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(path = %path.display(), "rotated; the old file is read to its end first");
-                let modified = self.files[old].modified();
-                self.add_between(&path, &patterns, modified);
+                before = Some(self.add_between(&path, &patterns, old, sink));
                 // Rotated once more since it was opened, it was found among the archives.
                 if self.places.contains_key(&id) {
                     live.insert(id);
                     continue;
                 }
             }
-            let is_at_end = !self.running && !self.known.contains(&*path) && self.start == Start::End;
+            let is_at_end = !self.running
+                && self.start == Start::End
+                && !self.known.contains(&*path)
+                && !patterns.iter().any(|pattern| self.followed.contains(pattern));
+            let mut is_passed_over = false;
             let offset = if let Some(offset) = finished {
                 tracing::info!(path = %path.display(), "it is back; reading on where it was let go of");
                 offset
@@ -355,11 +330,13 @@ impl Follower {
             } else if index.has_copied(&self.files, &opened) {
                 // copytruncate's copy, under a name that a pattern matches: its lines were read.
                 tracing::debug!(path = %path.display(), "a copy of a followed file; passed over");
+                is_passed_over = true;
                 opened.metadata.len()
             } else {
                 0
             };
             let mut file = Followed::new(path, patterns, opened, offset);
+            (file.before, file.is_passed_over) = (before, is_passed_over);
             if offset > 0 && finished.is_none() {
                 file.start_at_line();
             }
@@ -387,6 +364,8 @@ impl Follower {
     fn read(&mut self, sink: &mut impl Sink) -> bool {
         let mut more = false;
         let mut backlog = 0;
+        // Paths of which an older file has more to read, among those that have several.
+        let mut behind: HashSet<Arc<Path>> = HashSet::new();
         for index in 0..self.files.len() {
             if !self.files[index].dirty {
                 continue;
@@ -394,7 +373,8 @@ impl Follower {
             // An old file is drained before the one that took its name.
             let path = self.files[index].file.path.clone();
             let is_alone = self.names.get(&path).is_none_or(|files| *files < 2);
-            if !is_alone && self.files[..index].iter().any(|older| older.dirty && older.file.path == path) {
+            if self.files[index].doubt.is_some() || (!is_alone && behind.contains(&path)) {
+                behind.insert(path);
                 more = true;
                 continue;
             }
@@ -408,9 +388,8 @@ impl Follower {
             match progress {
                 Ok(TurnEnd::AtEnd) => file.dirty = false,
                 Ok(TurnEnd::More) => more = true,
-                Ok(TurnEnd::Truncated) => {
-                    status.truncations.fetch_add(1, Ordering::Relaxed);
-                    file.restart(&self.access);
+                Ok(TurnEnd::Doubted) => {
+                    self.is_doubtful = true;
                     more = true;
                 }
                 Err(error) => {
@@ -420,6 +399,9 @@ impl Follower {
                 }
             }
             backlog += self.files[index].backlog();
+            if !is_alone && self.files[index].dirty {
+                behind.insert(path);
+            }
             if self.handle.stopped() {
                 break;
             }
@@ -517,6 +499,13 @@ impl Follower {
     }
 
     fn add(&mut self, mut file: Followed) {
+        self.watch(&mut file);
+        self.places.insert(file.id(), self.files.len());
+        self.files.push(file);
+    }
+
+    /// Watches a file, which is to be read.
+    fn watch(&mut self, file: &mut Followed) {
         // Through the open file, so that a symlink's target and a renamed file are watched too.
         let mask = WatchMask::MODIFY | WatchMask::ATTRIB | WatchMask::MOVE_SELF;
         match self.inotify.watches().add(file.open_path(), mask) {
@@ -529,9 +518,7 @@ impl Follower {
             }
         }
         file.dirty = true;
-        self.places.insert(file.id(), self.files.len());
         *self.names.entry(file.file.path.clone()).or_default() += 1;
-        self.files.push(file);
     }
 
     /// Ends the watch of a file that is let go of: nobody would know what its events are about.

@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Dir;
 
 use super::Opened;
+use super::archives::keep_latest;
 use crate::confine::logs::{LogPart, OpenedLog, Side, WantedLogs, is_archive, is_compressed, is_denied};
 use crate::kernel::logs::LogOpener;
+
+/// The most archives of one log that are looked at; the latest, where there are more.
+const MOST_ARCHIVES: usize = 1000;
 
 /// Who opens files, and where links may lead.
 #[derive(Clone, Debug, Default)]
@@ -68,15 +72,14 @@ impl Access {
                 _ => path.file_name()?.to_owned(),
             };
             let log = log.to_string_lossy().into_owned();
-            let names = list(folder)
-                .ok()?
-                .into_iter()
-                .filter(|name| is_archive(&name.to_string_lossy(), &log) && !is_compressed(Path::new(name)));
+            let mut names = list(folder).ok()?;
+            names.retain(|name| is_archive(&name.to_string_lossy(), &log) && !is_compressed(Path::new(name)));
+            keep_latest(&mut names, MOST_ARCHIVES);
             let open = |name: OsString| {
                 let opened = self.open(path, LogPart::Archive(side, name)).ok()?;
                 Some((opened.at.clone()?, Opened::new(opened).ok()?))
             };
-            Some(names.filter_map(open).collect())
+            Some(names.into_iter().filter_map(open).collect())
         };
         listed().unwrap_or_default()
     }

@@ -11,9 +11,11 @@ use std::time::{Instant, SystemTime};
 use memchr::{memchr, memrchr};
 use rustix::fs::SeekFrom;
 
+use super::archives::Era;
 use super::index::TELLING;
+use super::opened::nanoseconds;
 use super::position::{Fingerprint, HEAD, LAST, Position, SavedPosition, bytes_at};
-use super::{Access, FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
+use super::{FilesStatus, FollowedFile, LONGEST_LINE, Opened, Sink};
 use crate::carrier::{self, FirstLines};
 
 /// How much of a file its first lines are looked for in, in bytes: engines part lines at 16 KiB.
@@ -28,6 +30,12 @@ pub(super) struct Followed {
     open: File,
     id: (u64, u64),
     born: Option<u64>,
+    /// When it was written to last, at the last look at which it held what was read.
+    modified: Option<u64>,
+    /// The same at the last look, whatever it held.
+    looked: Option<u64>,
+    /// The file of the log that was read before this one, where that is known.
+    pub(super) before: Option<(u64, u64)>,
     /// After the last line that was handed over.
     offset: u64,
     /// The file's size at the last look.
@@ -55,8 +63,24 @@ pub(super) struct Followed {
     block: Vec<u8>,
     /// Bytes after the last line's end, as of the last read.
     tail: u64,
-    /// The file itself, while `open` is the copy that was made of it before it was truncated.
-    original: Option<File>,
+    /// What has to be found out before it is read on.
+    pub(super) doubt: Option<Doubtful>,
+    /// Whether no archive was left out between the file before it and its first line.
+    pub(super) is_next: bool,
+    /// Whether it is a copy, in which nobody writes on.
+    pub(super) is_copy: bool,
+    /// Whether it was taken for a copy of what was read, and nothing of it was handed over.
+    pub(super) is_passed_over: bool,
+}
+
+/// What has to be found out of a file before it is read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubtful {
+    /// It no longer holds what was read: where the rest of that is, and what came before that what it holds now.
+    Content,
+    /// Its first lines are there, or it was truncated before they were seen: whether it held others before, which were
+    /// copied.
+    Beginning,
 }
 
 /// How a turn of reading ended.
@@ -65,8 +89,8 @@ pub(super) enum TurnEnd {
     AtEnd,
     /// The turn is over, and there is more.
     More,
-    /// The file is no longer what was read: it was truncated.
-    Truncated,
+    /// Something has to be found out first, as [`Followed::doubt`] says.
+    Doubted,
 }
 
 // === impl Followed ===
@@ -74,12 +98,15 @@ pub(super) enum TurnEnd {
 impl Followed {
     /// A file from an offset on.
     pub(super) fn new(path: Arc<Path>, patterns: Vec<usize>, opened: Opened, offset: u64) -> Self {
-        let (id, born) = (opened.id(), opened.born());
+        let (id, born, modified) = (opened.id(), opened.born(), opened.modified());
         let mut followed = Self {
             file: FollowedFile { path, patterns, carrier: None },
             open: opened.file,
             id,
             born,
+            modified,
+            looked: modified,
+            before: None,
             offset,
             seen: opened.metadata.len(),
             head: Vec::new(),
@@ -94,10 +121,34 @@ impl Followed {
             quiet_since: None,
             block: Vec::new(),
             tail: 0,
-            original: None,
+            doubt: None,
+            is_next: false,
+            is_copy: false,
+            is_passed_over: false,
         };
         followed.learn();
         followed
+    }
+
+    /// A file where reading of it stood.
+    pub(super) fn resumed(path: Arc<Path>, patterns: Vec<usize>, opened: Opened, at: &Position) -> Self {
+        let is_its_own = opened.id() == at.id();
+        let mut followed = Self::new(path, patterns, opened, at.offset);
+        if is_its_own {
+            followed.modified = at.modified.or(followed.modified);
+        } else {
+            followed.is_copy = true;
+        }
+        followed
+    }
+
+    /// The copy of a file that was truncated, from where reading of that stood.
+    pub(super) fn copy_of(truncated: &Self, opened: Opened) -> Self {
+        let FollowedFile { path, patterns, .. } = truncated.file.clone();
+        let mut copy = Self::new(path, patterns, opened, truncated.offset);
+        copy.skipping = truncated.skipping;
+        copy.is_copy = true;
+        copy
     }
 
     /// The first bytes, as far as they were read.
@@ -120,8 +171,18 @@ impl Followed {
 
     pub(super) fn position(&self) -> Position {
         let last = Fingerprint::of(&self.last);
-        let ((device, inode), born) = (self.id, self.born);
-        Position { device, inode, born, offset: self.offset, first: self.first, last }
+        let ((device, inode), born, modified) = (self.id, self.born, self.modified);
+        Position { device, inode, born, modified, offset: self.offset, first: self.first, last }
+    }
+
+    /// When it was written, where no archive's name tells more.
+    pub(super) fn era(&self) -> Era {
+        Era { id: self.id, label: None, born: self.born, modified: self.modified }
+    }
+
+    /// The file as it is now.
+    pub(super) fn open(&self) -> &File {
+        &self.open
     }
 
     pub(super) fn saved_position(&self) -> SavedPosition {
@@ -162,8 +223,7 @@ impl Followed {
         self.learn();
     }
 
-    /// Hands over at most about `most` bytes of whole lines, of the copy first where there is one to read. `buffer` is
-    /// all files'.
+    /// Hands over at most about `most` bytes of whole lines. `buffer` is all files'.
     pub(super) fn read(
         &mut self,
         most: usize,
@@ -178,18 +238,13 @@ impl Followed {
             _ => 0,
         };
         *buffer = std::mem::take(&mut self.block);
-        if self.original.is_none() || matches!(ended, Ok(TurnEnd::More)) {
-            return ended;
+        if self.is_copy && self.tail > 0 {
+            // What stands after its last line's end is all there will be.
+            let tail = self.tail;
+            self.hand_over_tail(buffer, sink, status);
+            self.tail = tail.min(self.backlog());
         }
-        match ended {
-            // Nobody writes to the copy any more: what stands after its last line's end is all there will be.
-            Ok(_) => self.hand_over_tail(buffer, sink, status),
-            Err(error) => {
-                tracing::warn!(path = %self.file.path.display(), %error, "the copy cannot be read to its end");
-            }
-        }
-        self.begin_anew();
-        Ok(TurnEnd::More)
+        ended
     }
 
     fn read_blocks(
@@ -203,7 +258,17 @@ impl Followed {
             let before = self.offset;
             let filled = self.fill(BLOCK)?;
             if !self.is_same()? {
-                return Ok(TurnEnd::Truncated);
+                return Ok(self.doubt(Doubtful::Content));
+            }
+            // Empty, it may have held lines and been truncated since.
+            let has_news = || match filled {
+                0 => self.looked != self.modified,
+                _ => self.block.iter().any(|byte| *byte != 0),
+            };
+            if self.offset == 0 && !self.is_next && has_news() {
+                self.head = self.block[..filled.min(HEAD)].to_vec();
+                self.first = Fingerprint::of(&self.head);
+                return Ok(self.doubt(Doubtful::Beginning));
             }
             if self.block.first() == Some(&0) {
                 handed += filled;
@@ -221,7 +286,7 @@ impl Followed {
                 // A line longer than the block.
                 let filled = self.fill(LONGEST_LINE)?;
                 if !self.is_same()? {
-                    return Ok(TurnEnd::Truncated);
+                    return Ok(self.doubt(Doubtful::Content));
                 }
                 self.hand_over(filled, sink, status);
                 if self.offset == before {
@@ -236,27 +301,24 @@ impl Followed {
         Ok(TurnEnd::More)
     }
 
-    /// After a truncation: what the copy has beyond what was handed over comes next, in turns like all else, then the
-    /// file from its start. Positions name what was read of the copy, by which it is found after a restart too.
-    pub(super) fn restart(&mut self, access: &Access) {
-        let copies = access.archives(&self.file.path);
-        let copy =
-            copies.into_iter().find(|(_, opened)| opened.id() != self.id && self.is_copied_by(&opened.file));
-        if let Some((at, opened)) = copy {
-            tracing::debug!(path = %self.file.path.display(), copy = %at.display(), "reading the rest in the copy");
-            self.original = Some(std::mem::replace(&mut self.open, opened.file));
-        } else {
-            tracing::debug!(path = %self.file.path.display(), "truncated, and no copy is beside it");
-            self.begin_anew();
-        }
+    fn doubt(&mut self, what: Doubtful) -> TurnEnd {
+        self.doubt = Some(what);
+        TurnEnd::Doubted
     }
 
-    /// Reads the file itself, from its start.
-    fn begin_anew(&mut self) {
-        if let Some(original) = self.original.take() {
-            self.open = original;
-        }
+    /// Goes on with its first lines, before which nothing was left out.
+    pub(super) fn begin_next(&mut self) {
+        self.doubt = None;
+        self.is_next = !self.head.is_empty();
+        self.modified = self.looked;
+    }
+
+    /// Reads the file from its start, after a truncation; `modified` is from before its copies were looked for.
+    pub(super) fn begin_anew(&mut self, modified: Option<u64>) {
         tracing::info!(path = %self.file.path.display(), "truncated; reading from its start");
+        self.doubt = None;
+        self.is_next = false;
+        self.modified = modified;
         self.offset = 0;
         self.tail = 0;
         self.skipping = false;
@@ -266,6 +328,14 @@ impl Followed {
         self.first_lines = FirstLines::default();
         self.file.carrier = None;
         self.last.clear();
+    }
+
+    /// Reads a copy that was passed over from where reading of its original stood.
+    pub(super) fn take_over(&mut self, truncated: &Self) {
+        self.offset = truncated.offset;
+        self.skipping = truncated.skipping;
+        (self.is_copy, self.is_passed_over, self.dirty, self.begun) = (true, false, true, false);
+        self.learn();
     }
 
     /// Hands over what stands after the last line's end in a file that ended for good.
@@ -342,11 +412,18 @@ impl Followed {
     /// Whether the file still begins as it did and is as long as what was read of it. Asked after
     /// reading: what was read before a truncation is good.
     fn is_same(&mut self) -> std::io::Result<bool> {
-        self.seen = self.open.metadata()?.len();
+        let metadata = self.open.metadata()?;
+        self.seen = metadata.len();
+        self.looked = nanoseconds(metadata.modified());
         if self.seen < self.offset + self.block.len() as u64 {
             return Ok(false);
         }
-        self.has_same_bytes(&self.open)
+        let is_same = self.has_same_bytes(&self.open)?;
+        // Of a file of which nothing was read there is nothing by which it could be known.
+        if is_same && self.offset > 0 {
+            self.modified = self.looked;
+        }
+        Ok(is_same)
     }
 
     fn has_same_bytes(&self, other: &File) -> std::io::Result<bool> {
@@ -403,6 +480,10 @@ impl Followed {
 
     /// Moves the offset over bytes that were read, and keeps what tells the file from others.
     fn advance(&mut self, bytes: &[u8]) {
+        self.is_passed_over = false;
+        if self.offset == 0 {
+            self.head.clear();
+        }
         let room = HEAD - self.head.len();
         if room > 0 && self.head.len() as u64 == self.offset {
             self.head.extend_from_slice(&bytes[..room.min(bytes.len())]);

@@ -1,12 +1,10 @@
 //! Files as they were when they were opened.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Access;
 use crate::confine::logs::OpenedLog;
 
 /// An open file with what was known of it when it was opened.
@@ -37,29 +35,17 @@ impl Opened {
 
     /// When it was made, in nanoseconds since 1970, where its file system says so.
     pub(super) fn born(&self) -> Option<u64> {
-        let since = self.metadata.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        u64::try_from(since.as_nanos()).ok()
+        nanoseconds(self.metadata.created())
+    }
+
+    /// When it was written to last before it was opened, in nanoseconds since 1970.
+    pub(super) fn modified(&self) -> Option<u64> {
+        nanoseconds(self.metadata.modified())
     }
 }
 
-/// The archives of a path, each file once. A rotation that goes on renames them while they are listed, and
-/// one may be passed over or met twice: they are listed until two lists agree.
-pub(super) fn settled_archives(access: &Access, path: &Path) -> Vec<(PathBuf, Opened)> {
-    const LISTS: usize = 8;
-    let mut all: Vec<(PathBuf, Opened)> = Vec::new();
-    let mut before = HashSet::new();
-    for _ in 0..LISTS {
-        let listed = access.archives(path);
-        let ids: HashSet<_> = listed.iter().map(|(_, file)| file.id()).collect();
-        for (at, file) in listed {
-            if !all.iter().any(|(_, known)| known.id() == file.id()) {
-                all.push((at, file));
-            }
-        }
-        if ids == before {
-            break;
-        }
-        before = ids;
-    }
-    all
+/// Since 1970, where it is known.
+pub(super) fn nanoseconds(time: std::io::Result<SystemTime>) -> Option<u64> {
+    let since = time.ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
 }

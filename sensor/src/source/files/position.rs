@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::archives::settled_archives;
 use super::{Access, Opened};
 
 /// The most first bytes, and the most bytes before the offset, that tell a file from another. The
@@ -36,6 +37,10 @@ pub struct Position {
     /// positions that were saved before this was kept.
     #[serde(default)]
     pub born: Option<u64>,
+    /// When the file was written to last, in nanoseconds since 1970, at a look at which it still held what was read:
+    /// what is rotated away later is written later. `None` in positions that were saved before this was kept.
+    #[serde(default)]
+    pub modified: Option<u64>,
     /// Bytes from the start, after the last line that was handed over.
     pub offset: u64,
     /// The file's first bytes, at most 256.
@@ -117,7 +122,7 @@ pub(super) fn bytes_at(file: &File, offset: u64, length: usize) -> std::io::Resu
 }
 
 /// Finds the file of a saved position, under its own path or among its archives: by its inode, else
-/// (a copy) by its first bytes.
+/// (a copy) by its first bytes. Of several copies, the first one that was made after the last look at the file.
 pub(super) fn find(access: &Access, saved: &SavedPosition) -> Option<(PathBuf, Opened)> {
     let named = access.file(&saved.path);
     if let Ok(opened) = &named
@@ -125,17 +130,21 @@ pub(super) fn find(access: &Access, saved: &SavedPosition) -> Option<(PathBuf, O
     {
         return Some((saved.path.clone(), named.ok()?));
     }
-    let mut candidates = access.archives(&saved.path);
+    let archives = settled_archives(access, &saved.path).into_iter();
+    let mut candidates: Vec<_> = archives.map(|archive| (archive.at, archive.opened)).collect();
     if let Ok(opened) = named {
         candidates.insert(0, (saved.path.clone(), opened));
     }
     let position = &saved.position;
     candidates.retain(|(_, opened)| !position.is_before(opened) && position.is_of_content(opened));
     let same = |(_, opened): &(PathBuf, Opened)| opened.id() == position.id();
-    // First bytes that are few, or none, are no proof of a copy.
-    let place = candidates
-        .iter()
-        .position(same)
-        .or_else(|| (position.first.length >= 16 && !candidates.is_empty()).then_some(0))?;
+    let place = candidates.iter().position(same).or_else(|| {
+        // First bytes that are few, or none, are no proof of a copy.
+        let copies = candidates.iter().enumerate().filter(|_| position.first.length >= 16);
+        let modified = copies.map(|(place, (_, opened))| (place, opened.modified()));
+        modified
+            .min_by_key(|(_, modified)| (*modified < position.modified, *modified))
+            .map(|(place, _)| place)
+    })?;
     Some(candidates.swap_remove(place))
 }
