@@ -29,7 +29,6 @@ const REQUESTS: AllowedRate = AllowedRate { a_second: 50.0, at_once: 500.0 };
 const REPORTED: AllowedRate = AllowedRate { a_second: 2000.0, at_once: 8.0 * MAX_REPORT as f64 };
 
 /// How many of its offences are decided and written at once while other sensors send too: what they wait for at most.
-/// Fewer let others wait no less, for a commit costs as much by itself.
 pub(super) const SLICE: usize = 16;
 /// For how long a sensor counts as sending after its last batch.
 const SENDING: Duration = Duration::from_secs(1);

@@ -275,6 +275,8 @@ impl Run {
                 let mut daemon = self.daemon(part).lock().await;
                 match how {
                     Breakage::Kill => daemon.kill()?,
+                    // A sensor that found no room on its disk may have ended just before.
+                    Breakage::Restart if self.may_wait_for_room(part) && daemon.ended().is_some() => {}
                     Breakage::Restart => daemon.terminate().await?,
                     _ => daemon.signal(Signal::STOP)?,
                 }
@@ -318,10 +320,7 @@ impl Run {
                 let Ok(mut daemon) = self.daemon(part).try_lock() else { continue };
                 let Some(how) = daemon.ended() else { continue };
                 self.record.tell(format!("{part:?} {how}"));
-                // A sensor may wait for room on its disk, as long as its service starts it again.
-                let waits =
-                    matches!(part, Part::Sensor(place) if self.was_lately_broken(Part::SensorDisk(place)));
-                if !waits {
+                if !self.may_wait_for_room(part) {
                     self.record.breach(Invariant::ProcessesLive, format!("{part:?} {how}"));
                 }
                 if let Err(error) = daemon.start() {
@@ -518,6 +517,11 @@ impl Run {
     fn clock(&self, sensor: usize) -> (i64, Option<Instant>) {
         let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         clocks.get(&sensor).map_or((0, None), |(off, set)| (*off, Some(*set)))
+    }
+
+    /// Whether a process may end by itself: a sensor may wait for room on its disk, as long as its service starts it again.
+    fn may_wait_for_room(&self, part: Part) -> bool {
+        matches!(part, Part::Sensor(place) if self.was_lately_broken(Part::SensorDisk(place)))
     }
 
     /// Whether a part is broken, or was a moment ago.
