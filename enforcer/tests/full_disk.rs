@@ -233,6 +233,30 @@ fn sensors_in_a_file_of_the_release_before_are_let_in_while_the_disk_is_full() {
     assert!(host.prints(&["jails", "web-1"]).contains("ssh"));
 }
 
+#[test]
+fn what_went_to_routers_while_the_disk_was_full_is_in_the_ledger_though_no_sensor_sends_it_again() {
+    let host = Host::new("");
+    let disk = SmallDisk::mount(host.state(""), "4m");
+    let running = host.start();
+    let token = host.prints(&["enrol", "web-1"]);
+    running.stop();
+    fill(&host, &disk);
+    let running = host.spawn();
+    let port = port(&running.says("ready"));
+    for _ in 0..3 {
+        assert_eq!(post(&port, &token, 1, "198.51.100.1"), "503");
+    }
+    disk.free();
+    running.says("can be written again");
+    assert_eq!(host.banned(), ["198.51.100.1"]);
+    assert_eq!(post(&port, &token, 1, "198.51.100.1"), "200", "it is acked when it is sent again");
+    drop(running);
+    let _running = host.start();
+    assert_eq!(host.banned(), ["198.51.100.1"]);
+    let history = host.json(&["history", "--json"]);
+    assert_eq!(history.as_array().unwrap().len(), 1, "it counts once: {history:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_on_a_disk_that_is_mounted_read_only_is_told_as_such_and_goes_on_as_on_a_full_one() {
     for how in [End::Stopped, End::Killed] {

@@ -1,6 +1,11 @@
 //! What waits in memory while the ledger cannot be written: changes that nobody will ask for again. There is room for so
 //! many; of more, what costs least goes first, and what was done by hand last.
 
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
 use super::Change;
 use crate::desired::Origin;
 
@@ -22,6 +27,8 @@ enum Weight {
 #[derive(Debug, Default)]
 pub(super) struct UnwrittenChanges {
     changes: Vec<Change>,
+    /// The bans among them that have not ended, each with its last end: an offence that is sent again and again is one.
+    bans: HashMap<IpNet, Option<Timestamp>>,
     /// Whether it was told that some are lost.
     told: bool,
 }
@@ -31,7 +38,11 @@ pub(super) struct UnwrittenChanges {
 impl UnwrittenChanges {
     /// Keeps some more.
     pub fn extend(&mut self, changes: Vec<Change>) {
-        self.changes.extend(changes);
+        for change in changes {
+            if self.is_new(&change) {
+                self.changes.push(change);
+            }
+        }
         if self.changes.len() <= MOST {
             return;
         }
@@ -44,6 +55,8 @@ impl UnwrittenChanges {
                 !goes
             });
         }
+        // A ban that went may come again.
+        self.bans.clear();
         if !std::mem::replace(&mut self.told, true) {
             tracing::warn!(
                 most = MOST,
@@ -54,8 +67,18 @@ impl UnwrittenChanges {
 
     /// All of them are written.
     pub fn clear(&mut self) {
-        self.changes = Vec::new();
-        self.told = false;
+        *self = Self::default();
+    }
+
+    fn is_new(&mut self, change: &Change) -> bool {
+        match change {
+            Change::Ban(ban) => self.bans.insert(ban.prefix, ban.until) != Some(ban.until),
+            Change::End { prefix, .. } => {
+                self.bans.remove(prefix);
+                true
+            }
+            _ => true,
+        }
     }
 
     pub fn changes(&self) -> impl Iterator<Item = &Change> {
@@ -94,6 +117,18 @@ mod tests {
     use super::super::scene::{at, ban_of};
     use super::super::{Ban, GoodLogin};
     use super::*;
+
+    #[test]
+    fn a_ban_that_is_sent_again_and_again_is_kept_once_and_again_after_it_ended() {
+        let prefix = "192.0.2.7/32";
+        let ban = |until: i64| Change::Ban(Box::new(ban_of(prefix, Some(until))));
+        let end = Change::End { prefix: prefix.parse().unwrap(), at: at(5), by: "by hand, ana".to_owned() };
+        let mut kept = UnwrittenChanges::default();
+        for change in [ban(60), ban(60), ban(90), ban(90), end.clone(), ban(90), ban(90)] {
+            kept.extend(vec![change]);
+        }
+        assert_eq!(kept.changes().collect::<Vec<_>>(), [&ban(60), &ban(90), &end, &ban(90)]);
+    }
 
     #[test]
     fn of_too_many_changes_those_stay_that_somebody_made_by_hand_in_their_order() {

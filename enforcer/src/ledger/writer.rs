@@ -131,8 +131,9 @@ fn write(
     }
     for order in orders {
         if result.is_err() {
-            // Who sends an offence again finds its claim in memory, so that nothing would ever write it.
-            let is_kept = |change: &Change| order.keep || matches!(change, Change::Claim(_));
+            // Who sends an offence again finds its claim in memory, so that nothing would ever write it; and a ban that
+            // routers hold may be over, or refused for another reason, when its offence is sent again.
+            let is_kept = |change: &Change| order.keep || matches!(change, Change::Claim(_) | Change::Ban(_));
             kept.extend(order.changes.into_iter().filter(is_kept).collect());
         }
         // Nobody waits any more where a connection broke.

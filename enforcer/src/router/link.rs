@@ -103,6 +103,8 @@ struct Timers {
     resource_asked: bool,
     /// Look for commands that were not answered.
     swallowed: Instant,
+    /// When this process was last held up, and answers waited.
+    held_up: Instant,
     /// How often commands were given up since one was answered.
     given_up: u32,
     /// When the latest of the commands that were answered was sent.
@@ -162,6 +164,7 @@ impl<'a> Link<'a> {
             resource: now,
             resource_asked: false,
             swallowed: now,
+            held_up: now,
             given_up: 0,
             answered_sent: now,
             order_sent: now,

@@ -93,15 +93,25 @@ impl Link<'_> {
     /// Gives up commands that were not answered although the router lives: they are sent again, which does no harm
     /// where they were carried out. What waits behind a print or a look at the rules is not late.
     pub(super) fn give_up_swallowed(&mut self, now: Instant) {
-        if now < self.timers.swallowed || self.pipeline.printing().is_some() || self.look.is_under_way() {
+        if now < self.timers.swallowed {
             return;
         }
         let Deadlines { overtaken, idle, .. } = self.workplace.config.deadlines;
         // A router that is busy with its lists may answer other commands: it is not sent the same again and again.
         let overtaken = (overtaken * 2u32.saturating_pow(self.timers.given_up)).min(idle);
-        self.timers.swallowed = now + SWALLOWED_INTERVAL.min(overtaken / 4);
-        let (held_up_until, answered) =
-            (self.timers.print_ended.max(self.timers.look_ended), self.timers.answered_sent);
+        let interval = SWALLOWED_INTERVAL.min(overtaken / 4);
+        if now > self.timers.swallowed + SWALLOWED_INTERVAL {
+            // This process was held up: what was answered meanwhile is not read yet.
+            self.timers.held_up = now;
+        }
+        self.timers.swallowed = now + interval;
+        if self.pipeline.printing().is_some() || self.look.is_under_way() {
+            return;
+        }
+        let (held_up_until, answered) = (
+            self.timers.print_ended.max(self.timers.look_ended).max(self.timers.held_up),
+            self.timers.answered_sent,
+        );
         let deadline = |sent: &Purpose| if sent.at < answered { overtaken } else { idle };
         let lost = self.session.give_up(|sent| sent.at.max(held_up_until) + deadline(sent) <= now);
         let mut orders = lost.into_iter().filter_map(|sent| match sent.errand {
