@@ -275,8 +275,14 @@ impl Run {
                 let mut daemon = self.daemon(part).lock().await;
                 match how {
                     Breakage::Kill => daemon.kill()?,
-                    // A sensor that found no room on its disk may have ended just before.
-                    Breakage::Restart if self.may_wait_for_room(part) && daemon.ended().is_some() => {}
+                    // A sensor that finds no room on its disk may end just then.
+                    Breakage::Restart if self.may_wait_for_room(part) => {
+                        let ended = daemon.terminate().await.err().map(|error| error.to_string());
+                        if let Some(ended) = ended {
+                            self.record.tell(format!("{part:?} {ended}"));
+                            anyhow::ensure!(ended.starts_with("ended with"), "{ended}");
+                        }
+                    }
                     Breakage::Restart => daemon.terminate().await?,
                     _ => daemon.signal(Signal::STOP)?,
                 }
