@@ -39,7 +39,7 @@ impl Sensor {
             match self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) if words.iter().all(|word| line.contains(word)) => return,
                 Ok(line) => before.push(line),
-                Err(_) => panic!("{words:?} was not said, but:\n{}", before.join("\n")),
+                Err(error) => panic!("{words:?} was not said ({error}), but:\n{}", before.join("\n")),
             }
         }
     }
