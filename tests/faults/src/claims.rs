@@ -49,9 +49,9 @@ pub struct Claims {
     of: HashMap<IpNet, Vec<Claim>>,
 }
 
-/// By how much an entry's end may differ from its ban's: the enforcer sends no command for five seconds of difference, and
-/// some are lost on the way of a command.
-pub const ENTRY_TOLERANCE: SignedDuration = SignedDuration::from_secs(7);
+/// By how much an entry's end may differ from its ban's: the enforcer sends no command for five seconds of difference, for
+/// as many more as the print took that showed the entry, and some are lost on the way of a command.
+pub const ENTRY_TOLERANCE: SignedDuration = SignedDuration::from_secs(9);
 /// How much a date may be off: whole seconds on routers, rounded up, and the way of a command.
 pub const ROUNDING: SignedDuration = SignedDuration::from_secs(2);
 
