@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use atalaya_program::disk::FileTrouble;
 use atalaya_wire::{BanTime, Name};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ use crate::confine::Confinement;
 use crate::detector::JailStatus;
 use crate::local_drop::status::LocalDropStatus;
 use crate::source::logins::seen::SeenService;
+use crate::store::StateTrouble;
 use crate::uplink::outbox::OutboxStatus;
 use crate::uplink::report::ReportStatus;
 
@@ -132,6 +134,9 @@ pub struct Status {
     pub journal: Option<JournalCounters>,
     /// In the order of the settings; only the one that was asked for, where one was.
     pub jails: Vec<JailStatus>,
+    /// Why the state cannot be written, where that is so.
+    #[serde(default)]
+    pub state_trouble: Option<StateTrouble>,
     /// The offences on their way to the enforcer.
     #[serde(default)]
     pub outbox: OutboxStatus,
@@ -203,19 +208,30 @@ pub enum ControlError {
         reason: String,
     },
     /// The socket cannot be made.
-    #[error("cannot open the socket {}: {source}", path.display())]
+    #[error("cannot open the socket {}: {}", path.display(), source.or("check that this user may write there"))]
     Socket {
         /// Where it was to be made: `control.sock` of the state folder.
         path: PathBuf,
         /// What making, binding or protecting it failed with.
-        source: io::Error,
+        source: FileTrouble,
     },
+}
+
+// === impl ControlError ===
+
+impl ControlError {
+    /// Whether it is for the disk, which may take a socket later.
+    fn is_of_the_disk(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(self, Self::Socket { source, .. }
+            if matches!(source.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull))
+    }
 }
 
 /// Opens the socket in a state folder, whose lock this process holds.
 pub fn listen(state: &Path) -> Result<UnixListener, ControlError> {
     let path = state.join(SOCKET);
-    let failed = |source| ControlError::Socket { path: path.clone(), source };
+    let failed = |source| ControlError::Socket { path: path.clone(), source: FileTrouble::of(&path, source) };
     // Under another name until its mode is right, so that nobody else gets in between.
     let draft = state.join(format!("{SOCKET}.new"));
     match std::fs::remove_file(&draft) {
@@ -226,6 +242,27 @@ pub fn listen(state: &Path) -> Result<UnixListener, ControlError> {
     std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     std::fs::rename(&draft, &path).map_err(failed)?;
     Ok(listener)
+}
+
+/// As [`listen`]; `None` where the disk takes no socket now, which [`listen_later`] waits for.
+pub fn listen_as_possible(state: &Path) -> Result<Option<UnixListener>, ControlError> {
+    match listen(state) {
+        Err(error) if error.is_of_the_disk() => {
+            tracing::error!("{error}; until then no command of this host is answered, `status` among them");
+            Ok(None)
+        }
+        listener => listener.map(Some),
+    }
+}
+
+/// Opens the socket as soon as the disk takes it.
+pub async fn listen_later(state: &Path) -> UnixListener {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Ok(listener) = listen(state) {
+            return listener;
+        }
+    }
 }
 
 /// Answers requests, for ever.

@@ -26,7 +26,7 @@
 //!
 //! | task or thread | does | hears through |
 //! |---|---|---|
-//! | the thread `store` ([`store`]) | writes offences, positions, counters and bans to SQLite, in the order in which they were told | an unbounded queue of orders; of offences that wait, 1,000,000 at most |
+//! | the thread `store` ([`store`]) | writes offences, positions, counters and bans to SQLite, in the order in which they were told; what the disk refuses it keeps, and tries again every second | an unbounded queue of orders; of offences that wait, 1,000,000 at most on disk, 100,000 for a disk that refuses them |
 //! | the thread `files` ([`source::files`]) | follows log files and hands whole lines to the detector | inotify, and a look every two seconds |
 //! | the thread `loader` (`kernel/process.rs`) | hears what the loader says, and wakes who asked | the socket pair |
 //! | the thread `journal` ([`source::journal`]) | follows the files of systemd's journals and hands their entries to the detector | inotify, and a look every two seconds |

@@ -136,8 +136,8 @@ pub async fn run(
     let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let Idle { mut service, told, counted, doubts, writer } = open(&config, kernel, confinement)?;
-    let listener = control::listen(&config.state)?;
-    let state = config.state.clone();
+    let listener = control::listen_as_possible(&config.state)?;
+    let (state, folder) = (config.state.clone(), config.state.clone());
     let Desk { watch, local_drop, outbox, store, .. } = service.desk.clone();
 
     // Before it is told that there is no enforcer: for hosts without a router that is as it should be. And before
@@ -154,7 +154,13 @@ pub async fn run(
     service.spawn(tell_drops(watch.clone(), store.clone()));
     service.spawn(local_drop.keep(state.clone(), watch.clone()));
     let (calls, mut requests) = mpsc::channel(16);
-    service.spawn(control::serve(listener, calls));
+    service.spawn(async move {
+        let listener = match listener {
+            Some(listener) => listener,
+            None => control::listen_later(&state).await,
+        };
+        control::serve(listener, calls).await;
+    });
 
     let jails = lock(&watch).detector.totals().count();
     tracing::info!(jails, sources = sources.names.join(","), "ready");
@@ -190,7 +196,7 @@ pub async fn run(
             },
         };
         let answer = match reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new)) {
-            Ok(config) => service.reload(config, &state, &mut sources).await,
+            Ok(config) => service.reload(config, &folder, &mut sources).await,
             Err(error) => Answer::Failed { message: format!("{error}; the sensor runs on as before") },
         };
         if let Answer::Failed { message } = &answer {

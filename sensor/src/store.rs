@@ -4,16 +4,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use atalaya_program::disk;
+use atalaya_program::database::{DatabaseTrouble, OpenedDatabase};
 use atalaya_wire::{AllowList, Name, NumberedOffence};
-use rusqlite::{Connection, OptionalExtension, params};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::jail::{Counter, Fate};
 use crate::source::files::SavedPosition;
@@ -21,38 +21,25 @@ use crate::source::journal::{Cursor, JournalPosition};
 
 mod bans;
 mod error;
+mod file;
 mod folder;
 mod journal;
+mod numbers;
+mod unwritten;
 mod waiting;
+mod writer;
 
 pub use error::StoreError;
 pub use folder::make_private;
+use numbers::{RESERVE, SequenceNumbers};
+use unwritten::Unwritten;
+use writer::{Pen, Scribe};
 
 /// The most offences kept for an enforcer that is away; past it the oldest are dropped and counted.
 pub const OUTBOX_LIMIT: u64 = 1_000_000;
 
-/// How many sequence numbers are set aside at once, so that a number given out just before a crash
-/// is never given out again.
-const RESERVE: u64 = 1 << 20;
-
-const SCHEMA_VERSION: i64 = 1;
-
-const SCHEMA: &str = "
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE outbox (sequence INTEGER PRIMARY KEY, offence TEXT NOT NULL);
-    CREATE TABLE positions (file TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE counters (jail TEXT NOT NULL, address TEXT NOT NULL, counter TEXT NOT NULL,
-                           PRIMARY KEY (jail, address)) WITHOUT ROWID;
-";
-
-/// Added later, to files of the same format too.
-const ADDITIONS: &str = "
-    CREATE TABLE IF NOT EXISTS bans (jail TEXT NOT NULL, address TEXT NOT NULL, until TEXT NOT NULL,
-                                     PRIMARY KEY (jail, address)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS fates (jail TEXT NOT NULL, address TEXT NOT NULL, fate TEXT NOT NULL,
-                                      PRIMARY KEY (jail, address)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS journal (file TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID;
-";
+/// Under which key it is up to where sequence numbers are set aside.
+const RESERVED: &str = "reserved";
 
 /// What the state holds when a sensor starts.
 #[derive(Debug)]
@@ -114,8 +101,25 @@ pub struct Store {
 /// Counters of the outbox's offences that can be read while the thread writes.
 #[derive(Debug, Default)]
 struct Offences {
+    /// On disk.
     waiting: AtomicU64,
+    /// Of these the enforcer has so many, which the disk cannot forget.
+    answered: AtomicU64,
+    /// Not on disk, because it takes nothing.
+    unwritten: AtomicU64,
     dropped: AtomicU64,
+    trouble: Mutex<Option<StateTrouble>>,
+}
+
+/// That the state cannot be written, and what hangs on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateTrouble {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, and what to do, such as `the disk of /var/lib/atalaya is full (0 bytes free); make room there`.
+    pub text: String,
+    /// Offences that are in memory alone and that the enforcer does not have; a stop loses them.
+    pub offences: u64,
 }
 
 enum Order {
@@ -154,23 +158,20 @@ impl Snapshot {
 // === impl Store ===
 
 impl Store {
-    /// Opens or makes the state in a folder, reads it, and starts the writing thread.
+    /// Opens or makes the state in a folder, reads it, and starts the writing thread. Where the disk takes nothing, what
+    /// is there is read, and written once there is room; a first start fails.
     pub fn open(folder: &Path) -> Result<(Self, Saved, Writer), StoreError> {
         let lock = lock(folder)?;
         let path = folder.join("sensor.sqlite3");
-        let database = |error| StoreError::Database { path: path.clone(), error };
-        let mut connection = connect(&path)?;
-        let saved = read(&mut connection, &path)?;
+        let opened = file::open(&path)?;
+        let mut saved = file::read(&opened.connection, &path)?;
+        let offences = Arc::new(Offences { waiting: AtomicU64::new(saved.waiting), ..Offences::default() });
+        let scribe = reserve(folder, path, opened, &mut saved, offences.clone())?;
 
         let (orders, inbox) = mpsc::channel();
-        let offences = Arc::new(Offences { waiting: AtomicU64::new(saved.waiting), ..Offences::default() });
-        set_meta(&connection, "reserved", &(saved.next_sequence + RESERVE).to_string()).map_err(database)?;
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn({
-                let offences = offences.clone();
-                move || write(connection, &inbox, &offences)
-            })
+            .spawn(move || scribe.run(&inbox))
             .map_err(|source| StoreError::folder(folder, source))?;
         Ok((Self { orders, offences }, saved, Writer { thread, _lock: lock }))
     }
@@ -216,7 +217,7 @@ impl Store {
         answer.await.ok()
     }
 
-    /// Returns when all that was given before is on disk.
+    /// Returns when all that was given before is on disk, or cannot be written.
     pub async fn flush(&self) {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.send(Order::Flush(reply));
@@ -228,14 +229,35 @@ impl Store {
         self.offences.dropped.load(Ordering::Relaxed)
     }
 
-    /// Offences that are on disk and not acked, at most [`OUTBOX_LIMIT`].
+    /// Offences that are kept and not acked, at most [`OUTBOX_LIMIT`] of them on disk.
     pub fn waiting(&self) -> u64 {
-        self.offences.waiting.load(Ordering::Relaxed)
+        let Offences { waiting, answered, unwritten, .. } = &*self.offences;
+        let [waiting, answered, unwritten] =
+            [waiting, answered, unwritten].map(|count| count.load(Ordering::Relaxed));
+        waiting.saturating_sub(answered) + unwritten
+    }
+
+    /// Why nothing can be written, where that is so.
+    pub fn trouble(&self) -> Option<StateTrouble> {
+        let offences = self.offences.unwritten.load(Ordering::Relaxed);
+        self.offences.trouble().map(|trouble| StateTrouble { offences, ..trouble })
     }
 
     fn send(&self, order: Order) {
         // The thread ends only after the last sender is gone.
         let _ = self.orders.send(order);
+    }
+}
+
+// === impl Offences ===
+
+impl Offences {
+    fn trouble(&self) -> Option<StateTrouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<StateTrouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }
 
@@ -257,11 +279,14 @@ pub fn is_locked(folder: &Path) -> bool {
 fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
     let failed = |source| StoreError::folder(folder, source);
     make_private(folder).map_err(failed)?;
+    let path = folder.join("lock");
+    // A lock needs no right to write, which a disk that is mounted read-only gives nobody.
     let file = std::fs::File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(folder.join("lock"))
+        .open(&path)
+        .or_else(|error| std::fs::File::open(&path).map_err(|_| error))
         .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -270,274 +295,36 @@ fn lock(folder: &Path) -> Result<std::fs::File, StoreError> {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let database = |error| StoreError::Database { path: path.to_owned(), error };
-    // SQLite leaves to the umask who may read it.
-    if let Err(error) = disk::make_private_file(path, &["-wal", "-shm"]) {
-        tracing::debug!(path = %path.display(), %error, "its owner and rights stay as they are");
-    }
-    let mut connection = Connection::open(path).map_err(database)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(database)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(database)?;
-    // FULL: an offence that is in the outbox survives a power cut too.
-    connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
-    let found: i64 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
-    if found > SCHEMA_VERSION {
-        return Err(StoreError::TooNew { path: path.to_owned(), found });
-    }
-    if found == 0 {
-        let transaction = connection.transaction().map_err(database)?;
-        transaction.execute_batch(SCHEMA).map_err(database)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(database)?;
-        transaction.commit().map_err(database)?;
-    }
-    connection.execute_batch(ADDITIONS).map_err(database)?;
-    Ok(connection)
-}
-
-fn read(connection: &mut Connection, path: &Path) -> Result<Saved, StoreError> {
-    let database = |error| StoreError::Database { path: path.to_owned(), error };
-    let row = |what| StoreError::Row { path: path.to_owned(), what };
-
-    let outbox = match meta(connection, "outbox").map_err(database)? {
-        Some(name) => name.parse().map_err(|_| row("the outbox's name"))?,
-        None => {
-            let mut bytes = [0; 12];
-            getrandom::fill(&mut bytes).map_err(StoreError::Random)?;
-            let name = data_encoding::HEXLOWER.encode(&bytes);
-            set_meta(connection, "outbox", &name).map_err(database)?;
-            name.parse().map_err(|_| row("the outbox's name"))?
-        }
-    };
-    let reserved = meta(connection, "reserved").map_err(database)?;
-    let next_sequence = reserved.map_or(Ok(1), |text| text.parse()).map_err(|_| row("the next sequence"))?;
-    let (waiting, span) = connection
-        .query_row("SELECT count(*), min(sequence), max(sequence) FROM outbox", [], |row| {
-            let numbers = row.get::<_, Option<i64>>(1)?.zip(row.get::<_, Option<i64>>(2)?);
-            let numbers = numbers.map(|(first, last)| (first.cast_unsigned(), last.cast_unsigned()));
-            Ok((row.get::<_, i64>(0)?.cast_unsigned(), numbers))
-        })
-        .map_err(database)?;
-    let allow = match meta(connection, "allow").map_err(database)? {
-        Some(text) => serde_json::from_str(&text).map_err(|_| row("the allow list"))?,
-        None => AllowList::default(),
-    };
-    let ledger = meta(connection, "ledger").map_err(database)?;
-    let ledger = ledger.map(|name| name.parse().map_err(|_| row("the ledger's name"))).transpose()?;
-    let reports = meta(connection, "reports").map_err(database)?;
-    let reports = reports.map_or(Ok(0), |text| text.parse()).map_err(|_| row("the sequence of reports"))?;
-
-    let texts = |sql: &str| -> rusqlite::Result<Vec<(String, String, String)>> {
-        connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
-    };
-    let positions = texts("SELECT file, position, '' FROM positions")
-        .map_err(database)?
-        .iter()
-        .map(|(_, position, _)| serde_json::from_str(position).map_err(|_| row("a file's position")))
-        .collect::<Result<_, _>>()?;
-    let followed = meta(connection, "followed").map_err(database)?;
-    let followed = followed.map_or(Ok(Vec::new()), |text| serde_json::from_str(&text));
-    let followed = followed.map_err(|_| row("the paths that are followed"))?;
-    let counters = texts("SELECT jail, address, counter FROM counters")
-        .map_err(database)?
-        .iter()
-        .map(|(jail, address, counter)| {
-            let bad = || row("a jail's counter");
-            Ok((
-                jail.parse().map_err(|_| bad())?,
-                address.parse().map_err(|_| bad())?,
-                serde_json::from_str(counter).map_err(|_| bad())?,
-            ))
-        })
-        .collect::<Result<_, StoreError>>()?;
-    let bans = bans::read(connection).map_err(database)?.ok_or_else(|| row("a ban"))?;
-    let cursor = match meta(connection, "journal").map_err(database)? {
-        Some(text) => Some(serde_json::from_str(&text).map_err(|_| row("the journal's cursor"))?),
-        None => None,
-    };
-    let journal = journal::read(connection).map_err(database)?;
-    Ok(Saved {
-        outbox,
-        next_sequence,
-        waiting,
-        span,
-        positions,
-        followed,
-        counters,
-        bans,
-        journal,
-        cursor,
-        allow,
-        ledger,
-        reports,
-    })
-}
-
-/// The writing thread: takes all orders that are there, and commits them together.
-fn write(mut connection: Connection, inbox: &mpsc::Receiver<Order>, offences: &Offences) {
-    let mut failing = false;
-    let mut waiting = offences.waiting.load(Ordering::Relaxed);
-    while let Ok(first) = inbox.recv() {
-        let mut changes = Vec::new();
-        let mut flushes = Vec::new();
-        let mut loads = Vec::new();
-        let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
-                Order::Flush(reply) => flushes.push(reply),
-                Order::Load { after, most, reply } => loads.push((after, most, reply)),
-                change => changes.push(change),
+/// Sets numbers aside for this run, in the way that the disk allows.
+fn reserve(
+    folder: &Path,
+    path: PathBuf,
+    opened: OpenedDatabase,
+    saved: &mut Saved,
+    offences: Arc<Offences>,
+) -> Result<Scribe, StoreError> {
+    let numbers = SequenceNumbers::new(folder.join("lock"), saved.next_sequence);
+    saved.next_sequence = numbers.next();
+    let mut unwritten = Unwritten::default();
+    unwritten.reserve(saved.next_sequence + RESERVE);
+    let mut pen = Pen::new(opened, path.clone(), numbers);
+    let result = pen.write(&unwritten, saved.waiting, false);
+    let mut scribe = Scribe { pen, unwritten, offences };
+    match result {
+        Ok(_) => scribe.unwritten = Unwritten::default(),
+        Err(error) => {
+            let trouble = DatabaseTrouble::of(&path, error);
+            if !trouble.is_of_the_disk() {
+                return Err(StoreError::Database { path, error: trouble.error });
             }
-            next = if changes.len() < 10_000 { inbox.try_recv().ok() } else { None };
-        }
-        while !changes.is_empty() {
-            match commit(&mut connection, &changes, waiting) {
-                Ok((now, lost)) => {
-                    waiting = now;
-                    offences.waiting.store(now, Ordering::Relaxed);
-                    offences.dropped.fetch_add(lost, Ordering::Relaxed);
-                    if failing {
-                        tracing::info!("the state can be written again");
-                        failing = false;
-                    }
-                    changes.clear();
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::error!(%error, "cannot write the state: offences still leave at once, but would not survive a restart; make room or mend the disk, it is tried again every second");
-                        failing = true;
-                    }
-                    for (after, most, reply) in loads.drain(..) {
-                        waiting::answer(&connection, &changes, after, most, reply);
-                    }
-                    if !gather(&connection, inbox, &mut changes, &offences.dropped) {
-                        return;
-                    }
-                }
+            if scribe.pen.numbers().set_aside(saved.next_sequence + RESERVE).is_err() {
+                // Nothing can be noted on this disk: what grows without it is the time.
+                let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
+                saved.next_sequence = saved.next_sequence.max(now);
+                scribe.unwritten.reserve(saved.next_sequence + RESERVE);
             }
-        }
-        for (after, most, reply) in loads {
-            waiting::answer(&connection, &[], after, most, reply);
-        }
-        for reply in flushes {
-            let _ = reply.send(());
+            scribe.fail(trouble.error);
         }
     }
-}
-
-/// Takes along what comes within a second; false when nobody is left to send.
-fn gather(
-    connection: &Connection,
-    inbox: &mpsc::Receiver<Order>,
-    changes: &mut Vec<Order>,
-    dropped: &AtomicU64,
-) -> bool {
-    let until = Instant::now() + Duration::from_secs(1);
-    loop {
-        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            // Dropping the reply answers: not now.
-            Ok(Order::Flush(_)) => {}
-            Ok(Order::Load { after, most, reply }) => {
-                waiting::answer(connection, changes, after, most, reply);
-            }
-            Ok(change) => {
-                changes.push(change);
-                shed(changes, dropped);
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => return true,
-            Err(mpsc::RecvTimeoutError::Disconnected) => return false,
-        }
-    }
-}
-
-/// Bounds what is held in memory while the disk refuses.
-fn shed(changes: &mut Vec<Order>, dropped: &AtomicU64) {
-    const MOST: usize = 100_000;
-    if changes.len() > MOST {
-        let before = changes.len();
-        changes.drain(..MOST / 10);
-        dropped.fetch_add((before - changes.len()) as u64, Ordering::Relaxed);
-    }
-}
-
-fn commit(connection: &mut Connection, changes: &[Order], mut waiting: u64) -> rusqlite::Result<(u64, u64)> {
-    let mut lost = 0;
-    let transaction = connection.transaction()?;
-    for change in changes {
-        match change {
-            Order::Offence(offence) => {
-                let json = serde_json::to_string(&offence.offence).unwrap_or_default();
-                waiting += transaction
-                    .prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2)")?
-                    .execute(params![offence.sequence.cast_signed(), json])?
-                    as u64;
-                if waiting > OUTBOX_LIMIT {
-                    let sql = "DELETE FROM outbox WHERE sequence IN (SELECT sequence FROM outbox ORDER BY sequence LIMIT 1000)";
-                    let gone = transaction.prepare_cached(sql)?.execute([])? as u64;
-                    waiting -= gone;
-                    lost += gone;
-                }
-            }
-            Order::Acked(through) => {
-                waiting -= transaction
-                    .prepare_cached("DELETE FROM outbox WHERE sequence <= ?1")?
-                    .execute([through.cast_signed()])? as u64;
-            }
-            Order::Reserve(next) => {
-                set_meta(&transaction, "reserved", &next.to_string())?;
-            }
-            Order::Allow(allow) => {
-                set_meta(&transaction, "allow", &serde_json::to_string(allow).unwrap_or_default())?;
-            }
-            Order::Ledger(ledger) => set_meta(&transaction, "ledger", ledger.as_str())?,
-            Order::Reports(reserved) => set_meta(&transaction, "reports", &reserved.to_string())?,
-            Order::Snapshot(snapshot) => write_snapshot(&transaction, snapshot)?,
-            Order::Load { .. } | Order::Flush(_) => {}
-        }
-    }
-    transaction.commit()?;
-    Ok((waiting, lost))
-}
-
-fn write_snapshot(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<()> {
-    journal::write(connection, &snapshot.journal)?;
-    if let Some(followed) = &snapshot.followed {
-        set_meta(connection, "followed", &serde_json::to_string(followed).unwrap_or_default())?;
-    }
-    for key in &snapshot.forgotten {
-        connection.prepare_cached("DELETE FROM positions WHERE file = ?1")?.execute([key])?;
-    }
-    for (key, position) in &snapshot.positions {
-        let json = serde_json::to_string(position).unwrap_or_default();
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO positions VALUES (?1, ?2)")?
-            .execute(params![key, json])?;
-    }
-    for (jail, address, counter) in &snapshot.counters {
-        let address = address.to_string();
-        match counter {
-            Some(counter) => {
-                let json = serde_json::to_string(counter).unwrap_or_default();
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO counters VALUES (?1, ?2, ?3)")?
-                    .execute(params![jail.as_str(), address, json])?;
-            }
-            None => {
-                connection
-                    .prepare_cached("DELETE FROM counters WHERE jail = ?1 AND address = ?2")?
-                    .execute(params![jail.as_str(), address])?;
-            }
-        }
-    }
-    bans::write(connection, &snapshot.bans)
-}
-
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
-}
-
-fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute([key, value])?;
-    Ok(())
+    Ok(scribe)
 }

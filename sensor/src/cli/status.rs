@@ -12,6 +12,7 @@ use crate::control::{FileStatus, JournalCounters, Status};
 use crate::jail::BanEnd;
 use crate::local_drop::status::{DroppedBan, LocalDropStatus};
 use crate::source::logins::seen::SeenService;
+use crate::store::StateTrouble;
 use crate::uplink::outbox::OutboxStatus;
 use atalaya_program::count::{agreeing, counted};
 
@@ -145,6 +146,9 @@ fn head(status: &Status, out: &mut impl Write) -> io::Result<()> {
     if let Some(read) = &status.journal {
         writeln!(out, "{}", journal(read))?;
     }
+    if let Some(trouble) = &status.state_trouble {
+        writeln!(out, "{}", state_trouble(trouble))?;
+    }
     if status.enforcer.is_some() || status.outbox != OutboxStatus::default() {
         writeln!(out, "{}", outbox(status.outbox))?;
     }
@@ -242,6 +246,26 @@ fn end(until: BanEnd) -> String {
     until.map_or_else(
         || "permanent".to_owned(),
         |until| until.round(Unit::Second).unwrap_or(until).to_string(),
+    )
+}
+
+/// Why the state cannot be written, and what a restart would lose, in three lines.
+fn state_trouble(StateTrouble { since, text, offences }: &StateTrouble) -> String {
+    let lost = match offences {
+        0 => "no offence is lost, for the enforcer has all that are not on disk".to_owned(),
+        _ => format!(
+            "{} that the enforcer does not have {} lost",
+            counted(*offences, "offence"),
+            agreeing(*offences, "is", "are")
+        ),
+    };
+    format!(
+        "THE STATE CANNOT BE WRITTEN since {}: {}\n  \
+         offences leave as ever; the rest is kept in memory, and written once that is mended\n  \
+         if the sensor is stopped or restarted before: {lost}; logs are read again from where they stood then; \
+         failures seen since by syslog or in the kernel are forgotten",
+        end(Some(*since)),
+        printable(text.as_bytes())
     )
 }
 

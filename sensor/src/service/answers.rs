@@ -126,6 +126,7 @@ impl Service {
             files,
             jails,
             local_drop: None,
+            state_trouble: self.desk.store.trouble(),
             outbox: self.desk.outbox.status(),
             reports: match watch.detector.reporting() {
                 Some(pending) => ReportStatus { on: true, ..watch.reports.clone() }.with(pending),

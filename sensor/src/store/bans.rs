@@ -11,16 +11,20 @@ use std::net::IpAddr;
 use atalaya_wire::Name;
 use rusqlite::{Connection, params};
 
+use super::file::has_table;
 use crate::jail::{BanEnd, Fate, OwnBan};
 
 /// All bans, and what became of them; `None` where a row cannot be read.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Option<Vec<(Name, IpAddr, Fate)>>> {
-    let texts = |sql: &str| -> rusqlite::Result<Vec<(String, String, String)>> {
+    let texts = |table: &str, sql: &str| -> rusqlite::Result<Vec<(String, String, String)>> {
+        if !has_table(connection, table)? {
+            return Ok(Vec::new());
+        }
         connection.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
     };
     let key = |jail: &str, address: &str| Some((jail.parse().ok()?, address.parse().ok()?));
     let mut fates: HashMap<(Name, IpAddr), Fate> = HashMap::new();
-    for (jail, address, fate) in texts("SELECT jail, address, fate FROM fates")? {
+    for (jail, address, fate) in texts("fates", "SELECT jail, address, fate FROM fates")? {
         let Some(key) = key(&jail, &address) else { return Ok(None) };
         // One of a later release is not understood, which is as if it were missing.
         if let Ok(fate) = serde_json::from_str(&fate) {
@@ -28,7 +32,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Option<Vec<(Name
         }
     }
     let mut bans = Vec::new();
-    for (jail, address, until) in texts("SELECT jail, address, until FROM bans")? {
+    for (jail, address, until) in texts("bans", "SELECT jail, address, until FROM bans")? {
         let (Some(key), Ok(until)) = (key(&jail, &address), serde_json::from_str::<BanEnd>(&until)) else {
             return Ok(None);
         };
@@ -44,8 +48,8 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Option<Vec<(Name
 }
 
 /// Writes what became of bans.
-pub(super) fn write(connection: &Connection, bans: &[(Name, IpAddr, Fate)]) -> rusqlite::Result<()> {
-    for (jail, address, fate) in bans {
+pub(super) fn write(connection: &Connection, bans: &HashMap<(Name, IpAddr), Fate>) -> rusqlite::Result<()> {
+    for ((jail, address), fate) in bans {
         let address = address.to_string();
         let key = params![jail.as_str(), address];
         let until = match fate {

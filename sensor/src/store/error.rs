@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use atalaya_program::disk::{DiskTrouble, FileTrouble};
 
-use super::SCHEMA_VERSION;
+use super::file::SCHEMA_VERSION;
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,14 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, params};
 
+use super::file::has_table;
 use crate::source::journal::JournalPosition;
 
 /// All that was written.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<JournalPosition>> {
+    if !has_table(connection, "journal")? {
+        return Ok(Vec::new());
+    }
     let position = |row: &Row<'_>| {
         Ok(JournalPosition { file: row.get(0)?, entries: row.get::<_, i64>(1)?.cast_unsigned() })
     };

@@ -3,25 +3,20 @@
 use atalaya_wire::NumberedOffence;
 use rusqlite::{Connection, params};
 
-use super::Order;
+use super::unwritten::Unwritten;
 
 /// To whom they go. Dropping it says that they cannot be read now.
 pub(super) type Reply = tokio::sync::oneshot::Sender<Vec<NumberedOffence>>;
 
-/// Answers with what waits, on disk and then among the changes that the disk refuses.
-pub(super) fn answer(connection: &Connection, refused: &[Order], after: u64, most: usize, reply: Reply) {
+/// Answers with what waits, on disk and then among what the disk did not take yet.
+pub(super) fn answer(connection: &Connection, unwritten: &Unwritten, after: u64, most: usize, reply: Reply) {
+    // What is acked may still be on the disk.
+    let after = after.max(unwritten.acked());
     match load(connection, after, most) {
         Ok(mut rows) => {
             let after = rows.last().map_or(after, |last| last.sequence);
-            rows.extend(
-                refused
-                    .iter()
-                    .filter_map(|change| match change {
-                        Order::Offence(offence) if offence.sequence > after => Some(offence.clone()),
-                        _ => None,
-                    })
-                    .take(most - rows.len().min(most)),
-            );
+            let left = most - rows.len().min(most);
+            rows.extend(unwritten.offences().filter(|offence| offence.sequence > after).take(left).cloned());
             let _ = reply.send(rows);
         }
         // No answer is none: whoever asks tries again.

@@ -32,7 +32,7 @@ pub struct Outbox {
 /// How many offences did not reach the enforcer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxStatus {
-    /// On disk, until the enforcer has them; an earlier run's too.
+    /// Kept, on disk or for it, until the enforcer has them; an earlier run's too.
     pub waiting: u64,
     /// Dropped since the start, because too many waited.
     pub dropped: u64,

@@ -6,6 +6,7 @@ pub mod namespace;
 pub mod own_host;
 pub mod packets;
 pub mod process;
+pub mod small_disk;
 pub mod sshd;
 pub mod stage;
 pub mod structure;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use atalaya_end_to_end::namespace::Namespace;
 use atalaya_end_to_end::process::{Process, output};
+use atalaya_end_to_end::small_disk::SmallDisk;
 use atalaya_end_to_end::sshd::Sshd;
 use atalaya_end_to_end::stage::Stage;
 use serde_json::Value;
@@ -472,4 +473,18 @@ fn the_fleets_bans_come_by_the_enforcers_stream_outlast_it_and_are_lifted_by_it(
     streams[0].flows()?;
     sensor.terminate(PATIENCE)?;
     Ok(())
+}
+
+#[test]
+fn who_offends_is_dropped_also_by_a_sensor_that_started_on_a_full_disk() -> Result<()> {
+    let attacker = "10.216.10.2";
+    let scene = Scene::new(&[attacker])?;
+    let disk = SmallDisk::mount(&scene.stage.folder().join("sensor"), "8m")?;
+    scene.start("", "")?.terminate(PATIENCE)?;
+    disk.fill()?;
+    let _sensor = scene.start("", "")?;
+    ensure!(!scene.status()?["state_trouble"].is_null());
+    let stream = scene.stream(attacker)?;
+    scene.fail(attacker)?;
+    stream.ends()
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use atalaya_end_to_end::process::{Process, output, output_with_input, signal};
+use atalaya_end_to_end::small_disk::SmallDisk;
 use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage};
 use routeros_sim::{Entry, Router};
 use serde_json::Value;
@@ -185,7 +186,7 @@ async fn fail2bans_own_jail_bans_on_the_router_for_its_bantime() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_and_loses_no_ban() -> Result<()> {
     let scene = Scene::new("").await?;
-    let disk = SmallDisk::mount(&scene.stage.folder().join("enforcer"))?;
+    let disk = SmallDisk::mount(&scene.stage.folder().join("enforcer"), "8m")?;
     let mut enforcer = scene.stage.start_enforcer()?;
     scene.join()?;
     let _sensor = scene.stage.start_sensor()?;
@@ -202,37 +203,6 @@ async fn a_full_disk_is_told_and_loses_no_ban() -> Result<()> {
         scene.wait_for(&format!("198.51.100.{host}")).await?;
     }
     scene.wait_for_bans(40).await
-}
-
-/// A file system of 8 MB, which is unmounted with its owner. Needs root.
-struct SmallDisk(std::path::PathBuf);
-
-// === impl SmallDisk ===
-
-impl SmallDisk {
-    fn mount(at: &std::path::Path) -> Result<Self> {
-        std::fs::create_dir_all(at)?;
-        let mut mount = std::process::Command::new("mount");
-        output(mount.args(["-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs"]).arg(at))?;
-        Ok(Self(at.to_owned()))
-    }
-
-    /// Writes until nothing more fits.
-    fn fill(&self) -> Result<()> {
-        let mut file = std::fs::File::create(self.0.join("filling"))?;
-        while file.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
-        Ok(())
-    }
-
-    fn free(&self) -> Result<()> {
-        Ok(std::fs::remove_file(self.0.join("filling"))?)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
