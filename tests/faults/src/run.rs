@@ -275,14 +275,6 @@ impl Run {
                 let mut daemon = self.daemon(part).lock().await;
                 match how {
                     Breakage::Kill => daemon.kill()?,
-                    // A sensor that finds no room on its disk may end just then.
-                    Breakage::Restart if self.may_wait_for_room(part) => {
-                        let ended = daemon.terminate().await.err().map(|error| error.to_string());
-                        if let Some(ended) = ended {
-                            self.record.tell(format!("{part:?} {ended}"));
-                            anyhow::ensure!(ended.starts_with("ended with"), "{ended}");
-                        }
-                    }
                     Breakage::Restart => daemon.terminate().await?,
                     _ => daemon.signal(Signal::STOP)?,
                 }
@@ -326,9 +318,7 @@ impl Run {
                 let Ok(mut daemon) = self.daemon(part).try_lock() else { continue };
                 let Some(how) = daemon.ended() else { continue };
                 self.record.tell(format!("{part:?} {how}"));
-                if !self.may_wait_for_room(part) {
-                    self.record.breach(Invariant::ProcessesLive, format!("{part:?} {how}"));
-                }
+                self.record.breach(Invariant::ProcessesLive, format!("{part:?} {how}"));
                 if let Err(error) = daemon.start() {
                     self.record.tell(format!("{part:?} cannot be started again: {error:#}"));
                 }
@@ -523,19 +513,6 @@ impl Run {
     fn clock(&self, sensor: usize) -> (i64, Option<Instant>) {
         let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         clocks.get(&sensor).map_or((0, None), |(off, set)| (*off, Some(*set)))
-    }
-
-    /// Whether a process may end by itself: a sensor may wait for room on its disk, as long as its service starts it again.
-    fn may_wait_for_room(&self, part: Part) -> bool {
-        matches!(part, Part::Sensor(place) if self.was_lately_broken(Part::SensorDisk(place)))
-    }
-
-    /// Whether a part is broken, or was a moment ago.
-    fn was_lately_broken(&self, part: Part) -> bool {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles
-            .get(&part)
-            .is_some_and(|until| until.is_none_or(|until| until.elapsed() < Duration::from_secs(2)))
     }
 
     /// When the last of what was broken is whole again.
