@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod add;
 mod apply;
 mod check;
+mod hush;
 mod own;
 pub mod prompt;
 mod section;

@@ -5,11 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -69,10 +71,31 @@ impl Terminal {
         self.master.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
+    /// Presses a key as it is sent, such as Ctrl-C.
+    pub fn presses(&mut self, key: u8) {
+        self.master.write_all(&[key]).unwrap();
+    }
+
+    /// Whether the terminal shows what is typed.
+    pub fn echoes(&self) -> bool {
+        tcgetattr(&self.master).unwrap().local_modes.contains(LocalModes::ECHO)
+    }
+
+    /// Of the program.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The person leaves, without a signal to the program; the terminal is gone once it has shown one thing more.
     pub fn hangs_up(&mut self) {
         self.shown = mpsc::channel().1;
         self.master = File::open("/dev/null").unwrap();
+    }
+
+    /// The signal that ended the program, once it has ended.
+    pub fn ends_by(&mut self) -> Option<i32> {
+        self.ends();
+        self.child.wait().unwrap().signal()
     }
 
     /// The exit status, once the program has ended.

@@ -6,17 +6,13 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::str::FromStr;
 
 use anyhow::bail;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use super::hush::Hush;
 
 /// Somebody who answers, or nobody.
 #[derive(Clone, Copy)]
 pub struct Prompt {
     somebody: bool,
-}
-
-/// The terminal without echo, until it is dropped.
-struct Hush {
-    before: Termios,
 }
 
 // === impl Prompt ===
@@ -100,29 +96,11 @@ impl Prompt {
         if !self.somebody {
             return Ok(None);
         }
-        let hush = Hush::new()?;
+        let hush = Hush::new(question)?;
         let answer = ask(question);
         drop(hush);
         eprintln!();
         Ok(Some(answer?).filter(|answer| !answer.is_empty()))
-    }
-}
-
-// === impl Hush ===
-
-impl Hush {
-    fn new() -> anyhow::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Hush {
-    fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
