@@ -3,10 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
 
+mod host;
 mod terminal;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -17,6 +19,7 @@ use atalaya_enforcer::router::check::apply::{Administrator, Applied};
 use atalaya_enforcer::router::check::release::Release;
 use atalaya_enforcer::router::check::{Remedy, command};
 use atalaya_enforcer::router::{Password, RouterConfig};
+use host::{Host, PATIENCE, Running};
 use routeros_sim::{Builder, Family as Table, Fault, Router};
 use tempfile::TempDir;
 use terminal::Terminal;
@@ -295,4 +298,81 @@ async fn a_full_disk_loses_no_answer_and_the_section_is_written_once_there_is_ro
     });
     walk.await.unwrap();
     drop(full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_set_up_while_an_enforcer_runs_is_written_taken_up_and_held() {
+    let router = fresh().start().await.unwrap();
+    let host = Host::new("");
+    let _running = host.start();
+    host.prints(&["ban", "198.51.100.7", "--for", "1h"]);
+    let address = router.address().to_string();
+    let done =
+        run(&host.folder, &["edge", "--address", &address, "--apply", "--yes", "--admin-password-file", "-"])
+            .await;
+    let says = told(&done);
+    assert_eq!(done.status.code(), Some(0), "{says}");
+    let config = host.folder.path().join("enforcer.toml");
+    let appended = format!(
+        "Appended to {}.\nThe running enforcer has taken it up:\nrouter edge: added (",
+        config.display()
+    );
+    assert!(says.contains(&appended), "{says}");
+    let there =
+        router.wait_for(|all| all.iter().any(|entry| entry.address == "198.51.100.7"), PATIENCE).await;
+    assert!(there.is_ok(), "{:?}", router.entries(Table::V4));
+    assert!(fs::read_to_string(&config).unwrap().contains("[router.edge]"));
+    let routers = host.json(&["routers", "--json"]);
+    assert_eq!(
+        (&routers[0]["name"], &routers[0]["read_only"]),
+        (&"edge".into(), &false.into()),
+        "{routers:#}"
+    );
+}
+
+/// An enforcer of another user, who may not read what root's files hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_router_that_the_running_enforcer_refuses_is_so() {
+    const NOBODY: u32 = 65534;
+    let router = fresh().start().await.unwrap();
+    let host = Host::new("");
+    let folder = host.folder.path();
+    let open_to_all = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    open_to_all(folder);
+    for name in ["state", "run"] {
+        let path = folder.join(name);
+        fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let real = host.command(&["run"]);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.arg(real.get_program()).args(real.get_args());
+    let running = Running::of(command);
+    host.prints(&["ban", "198.51.100.7", "--for", "1h"]);
+    let address = router.address().to_string();
+    let add = ["edge", "--address", &address, "--apply", "--yes", "--admin-password-file", "-"];
+    let refused = run(&host.folder, &add).await;
+    let says = told(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{says}");
+    let config = folder.join("enforcer.toml");
+    let what = format!(
+        "edge is in {}, but the running enforcer refused it and goes on as before; mend that, ",
+        config.display()
+    );
+    assert!(says.contains(&what) && says.contains("Permission denied"), "{says}");
+    assert!(fs::read_to_string(&config).unwrap().contains("[router.edge]"));
+    assert_eq!(host.json(&["routers", "--json"]), serde_json::json!([]));
+    assert_eq!(host.banned(), ["198.51.100.7"]);
+
+    let secret = folder.join("router-edge.password");
+    std::os::unix::fs::chown(secret, Some(NOBODY), Some(NOBODY)).unwrap();
+    host.prints(&["reload"]);
+    let there =
+        router.wait_for(|all| all.iter().any(|entry| entry.address == "198.51.100.7"), PATIENCE).await;
+    assert!(there.is_ok(), "{:?}", router.entries(Table::V4));
+    // Nothing was begun that is not finished.
+    let again = told(&run(&host.folder, &["edge", "--address", &address]).await);
+    assert!(!again.contains("was begun before"), "{again}");
+    drop(running);
 }

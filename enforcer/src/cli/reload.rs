@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
+use anyhow::Context;
 use atalaya_enforcer::config::Config;
 use atalaya_enforcer::control::reload::{ReloadAnswer, ReloadRequest};
-use atalaya_wire::Name;
+use atalaya_wire::{Name, Problem};
 
 use super::router::prompt::Prompt;
 use super::socket::{Socket, print_json};
@@ -62,21 +63,30 @@ pub fn after_adding(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let socket = Socket::of(config)?;
-    if !socket.answers() {
+    let is_running = socket.answers().with_context(|| {
+        format!(
+            "{router} is in {}, but whether an enforcer runs cannot be told; `atalaya-enforcer reload`, by who may ask it, lets one that does take the router up",
+            config.display()
+        )
+    })?;
+    if !is_running {
         writeln!(
             out,
             "No enforcer runs: `atalaya-enforcer run` or `systemctl start atalaya-enforcer` starts it."
         )?;
         return Ok(());
     }
-    let would =
-        match socket.post::<ReloadAnswer>(PATH, &ReloadRequest { dry_run: true, ..Default::default() }) {
-            Ok(would) => would,
-            Err(error) => {
-                writeln!(out, "The enforcer that runs cannot take it up: {error:#}")?;
-                return Ok(());
-            }
+    // Where the enforcer refused, it goes on as before; where no answer came, nobody knows what it did.
+    let not_taken_up = |error: anyhow::Error| {
+        let what = if error.is::<Problem>() {
+            "the running enforcer refused it and goes on as before; mend that, and let it take the router up with `atalaya-enforcer reload`"
+        } else {
+            "the running enforcer gave no answer that says what it did; `atalaya-enforcer routers` tells, and `atalaya-enforcer reload` lets it take the router up"
         };
+        error.context(format!("{router} is in {}, but {what}", config.display()))
+    };
+    let look = ReloadRequest { dry_run: true, ..Default::default() };
+    let would: ReloadAnswer = socket.post(PATH, &look).map_err(not_taken_up)?;
     let of_router = format!("router {router}: ");
     if !would.changes.iter().any(|line| line.starts_with(&of_router)) {
         writeln!(
@@ -94,7 +104,7 @@ pub fn after_adding(
         writeln!(out, "`atalaya-enforcer reload` lets the running enforcer take it up.")?;
         return Ok(());
     }
-    let done = apply(&socket, &would, false)?;
+    let done = apply(&socket, &would, false).map_err(not_taken_up)?;
     writeln!(out, "The running enforcer has taken it up:")?;
     print(out, &done)
 }

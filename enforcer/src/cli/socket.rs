@@ -1,6 +1,6 @@
 //! The running enforcer, as the commands reach it: over its Unix socket.
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,9 +53,15 @@ impl Socket {
         Ok(Self { path: path.to_owned(), client, runtime })
     }
 
-    /// Whether an enforcer answers there.
-    pub fn answers(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(&self.path).is_ok()
+    /// Whether an enforcer answers there; an error where that cannot be told, because this user may not ask it.
+    pub fn answers(&self) -> io::Result<bool> {
+        match std::os::unix::net::UnixStream::connect(&self.path) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The answer to `GET /PATH`, from JSON.
@@ -202,7 +208,7 @@ pub fn each<T>(all: &[T], mut one: impl FnMut(&T) -> anyhow::Result<()>) -> anyh
     for single in all {
         if let Err(error) = one(single) {
             // Nobody reads on.
-            if error.is::<std::io::Error>() {
+            if error.is::<io::Error>() {
                 return Err(error);
             }
             eprintln!("atalaya-enforcer: {}", Causes(error.as_ref()));

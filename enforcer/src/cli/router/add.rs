@@ -376,6 +376,8 @@ impl NewRouter {
         {
             append(&section, config, prompt, &unfinished)?;
             writeln!(out, "Appended to {}.", config.display())?;
+            // Whatever comes of that, the walk itself is done.
+            unfinished.done();
             reload::after_adding(name, config, prompt, out)?;
         } else if let PasswordPlace::New(_) = &section.password {
             let file = section.password_file();
