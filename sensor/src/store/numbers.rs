@@ -1,7 +1,7 @@
 //! Which sequence numbers were given out, also by runs that could not write it into the database. A run that gave one out
 //! again would have its offence taken for one that the enforcer has.
 //!
-//! SequenceNumbers are set aside in the database. Where the disk takes nothing, they are set aside in the length of the file
+//! Numbers are set aside in the database. Where the disk takes nothing, they are set aside in the length of the file
 //! `lock`, in steps of [`RESERVE`]: a length without content takes no room on a disk.
 
 use std::fs::File;
