@@ -82,6 +82,8 @@ pub struct Bans {
     /// What is never banned, for those who only read it.
     allow: RwLock<Arc<Networks>>,
     book: Mutex<Book>,
+    /// Held while one waits for the book, so that who takes it again and again lets others in between.
+    turn: Mutex<()>,
     counters: Counters,
     names_changed: Notify,
 }
@@ -136,6 +138,7 @@ impl Bans {
             ledger,
             allow,
             book: Mutex::new(book),
+            turn: Mutex::new(()),
             counters: Counters::default(),
             names_changed: Notify::new(),
         }
@@ -413,6 +416,7 @@ impl Bans {
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
