@@ -11,12 +11,9 @@ use super::allow::AllowConfig;
 use super::book::Book;
 use super::cut::Cuts;
 use super::widen::Widen;
-use super::{Bans, Rules};
+use super::{Bans, Rules, TOGETHER};
 use crate::desired::{Desired, Wanted};
 use crate::ledger::Change;
-
-/// So many bans are gone through under one lock.
-const TOGETHER: usize = 256;
 
 /// How far the bans were gone through.
 #[derive(Debug, Default)]
