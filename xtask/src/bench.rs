@@ -2,6 +2,7 @@
 //! The router is the simulator; beside it, where there is a peer, the peer runs in the same run.
 
 mod attack;
+mod crowdsec;
 mod files;
 mod filters;
 mod kernel;

@@ -1,7 +1,7 @@
 //! The cast of an end-to-end run in one temporary folder: the simulated router, the enforcer and
 //! the sensor, from the programs that cargo built.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -150,9 +150,15 @@ pub fn is_ready(line: &str) -> bool {
     line.contains("\"message\":\"ready\"")
 }
 
-/// A TCP port of the loopback that is free now.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// A TCP and UDP port of the loopback that is free now, and that no connection takes meanwhile: the kernel gives those
+/// ports from 32,768 on.
+pub fn free_port() -> Result<u16> {
+    let is_free = |port: &u16| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+    };
+    let mut tries = std::iter::repeat_with(|| fastrand::u16(10_000..32_768)).take(1000);
+    tries.find(is_free).context("no port of the loopback is free")
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use atalaya_end_to_end::process::{Process, output, output_with_input, signal};
-use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage};
+use atalaya_end_to_end::stage::{ROUTER_PASSWORD, ROUTER_USER, RULES, Stage, free_port};
 use routeros_sim::{Entry, Router};
 use serde_json::Value;
 
@@ -120,7 +120,7 @@ async fn messages_of_other_hosts_by_syslog_reach_the_router() -> Result<()> {
     let scene = Scene::new("").await?;
     let _enforcer = scene.stage.start_enforcer()?;
     scene.join()?;
-    let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     scene.stage.write_sensor_config(&format!(
         "[syslog]\nudp = [\"127.0.0.1:{port}\"]\ntcp = [\"127.0.0.1:{port}\"]\n[jail.routeros]\nsource = \"syslog\"\n\
          [jail.others]\nsource = \"syslog\"\nfailregex = '^\\s*edge system: login failure for user .* from <HOST> via \\w+$'\n"

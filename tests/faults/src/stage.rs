@@ -82,8 +82,7 @@ impl Stage {
     /// Sets everyone up in a folder; sensors have joined and everyone runs.
     pub async fn set(cast: &Cast, folder: &Path, means: &Means) -> Result<Self> {
         let programs = means.programs.as_path();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = free_address()?;
         let mut disks = BTreeMap::new();
         if cast.small_disks {
             disks.insert(Part::EnforcerDisk, SmallDisk::mount(&folder.join("enforcer"), SMALL)?);
@@ -280,6 +279,14 @@ async fn join(sensor: &Daemon, url: &str, token: &str) -> Result<()> {
     let joined = join.wait_with_output().await?;
     anyhow::ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     Ok(())
+}
+
+/// A port of the loopback that is free now, and that no connection takes meanwhile: the kernel gives those ports from
+/// 32,768 on.
+fn free_address() -> Result<SocketAddr> {
+    let mut tries = std::iter::repeat_with(|| fastrand::u16(10_000..32_768)).take(1000);
+    let free = tries.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free.context("no port of the loopback is free")?)))
 }
 
 fn enforcer_config(folder: &Path, listen: SocketAddr, routers: &[Seat]) -> String {
