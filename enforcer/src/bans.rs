@@ -74,6 +74,9 @@ pub struct Rules {
     pub nat64: Nat64,
 }
 
+/// So many bans are gone through under one lock, so that no decision waits for long.
+const TOGETHER: usize = 256;
+
 /// The bans, and what follows from a decision.
 #[derive(Debug)]
 pub struct Bans {
@@ -82,6 +85,8 @@ pub struct Bans {
     /// What is never banned, for those who only read it.
     allow: RwLock<Arc<Networks>>,
     book: Mutex<Book>,
+    /// Held while one waits for the book, so that who takes it again and again lets others in between.
+    turn: Mutex<()>,
     counters: Counters,
     names_changed: Notify,
 }
@@ -136,6 +141,7 @@ impl Bans {
             ledger,
             allow,
             book: Mutex::new(book),
+            turn: Mutex::new(()),
             counters: Counters::default(),
             names_changed: Notify::new(),
         }
@@ -212,12 +218,30 @@ impl Bans {
     }
 
     /// Ends what is over: bans, of which the routers let go by themselves, entries of the allow list, and
-    /// protection. Returns how many bans.
+    /// protection. Returns how many bans. Where many end at once, decisions go on in between.
     pub fn expire(&self, now: Timestamp) -> usize {
-        let mut book = self.lock();
-        let mut changes = Vec::new();
-        book.expire(now, |prefix, at| changes.push(Change::End { prefix, at, by: EXPIRED.to_owned() }));
-        let over = changes.len();
+        self.expire_between(now, |_| {})
+    }
+
+    /// The same; between two holds of the lock a function is told how many bans ended in the one before.
+    fn expire_between(&self, now: Timestamp, mut between: impl FnMut(usize)) -> usize {
+        let mut over = 0;
+        let mut book = loop {
+            let mut book = self.lock();
+            let mut changes = Vec::new();
+            let end = |prefix, at| changes.push(Change::End { prefix, at, by: EXPIRED.to_owned() });
+            let all = book.expire(now, TOGETHER, end);
+            let ended = changes.len();
+            over += ended;
+            if ended > 0 {
+                self.ledger.write_surely(changes);
+            }
+            if all {
+                break book;
+            }
+            drop(book);
+            between(ended);
+        };
         for prefix in book.reachable.expire(now) {
             book.review(prefix, now);
         }
@@ -226,9 +250,9 @@ impl Bans {
         } else {
             Vec::new()
         };
-        changes.extend(expired.iter().map(|entry| Change::Disallow { what: entry.what.clone() }));
-        self.ledger.write_surely(changes);
         if !expired.is_empty() {
+            let changes = expired.iter().map(|entry| Change::Disallow { what: entry.what.clone() });
+            self.ledger.write_surely(changes.collect());
             self.apply_allow(&mut book, now);
         }
         drop(book);
@@ -413,6 +437,7 @@ impl Bans {
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

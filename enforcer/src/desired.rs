@@ -94,12 +94,17 @@ impl Desired {
         Self::default()
     }
 
-    /// Bans the prefix, or changes its ban, and tells every worker.
+    /// Bans the prefix, or changes its ban, and tells every worker; followers, who know of no labels, only where it ends at
+    /// another time.
     pub fn set(&self, prefix: IpNet, wanted: Wanted) {
         let prefix = canonical(prefix);
-        self.write().insert(prefix, wanted);
+        let until = wanted.until;
+        // The lock is not held while others are told.
+        let before = self.write().insert(prefix, wanted);
         self.tell(|changes| changes.add(prefix));
-        self.journal.send_modify(|journal| journal.note(PrefixChange::Set(prefix)));
+        if before != Some(until) {
+            self.journal.send_modify(|journal| journal.note(PrefixChange::Set(prefix)));
+        }
     }
 
     /// Bans many prefixes at once, and tells every worker once.
@@ -142,7 +147,9 @@ impl Desired {
         for chunk in Chunks(called.into_iter()) {
             let prefixes: Vec<IpNet> = chunk.iter().map(|(prefix, _)| *prefix).collect();
             let mut table = self.write();
-            chunk.into_iter().for_each(|(prefix, entry)| table.insert(prefix, entry));
+            for (prefix, entry) in chunk {
+                table.insert(prefix, entry);
+            }
             drop(table);
             self.tell(|changes| prefixes.iter().for_each(|prefix| changes.add(*prefix)));
         }
@@ -274,16 +281,16 @@ impl Desired {
 // === impl Counted ===
 
 impl Counted {
-    fn insert(&mut self, prefix: IpNet, entry: Wanted) {
+    /// Sets the ban; when the one that it replaces would have ended.
+    fn insert(&mut self, prefix: IpNet, entry: Wanted) -> Option<Moment> {
         if self.entries.get(&prefix).is_some_and(|before| Arc::ptr_eq(&before.label, &entry.label)) {
-            self.entries.insert(prefix, entry);
-            return;
+            return self.entries.insert(prefix, entry).map(|before| before.until);
         }
         let kind = Self::kind(prefix, &entry.label);
         *self.counts.entry(kind).or_default() += 1;
-        if let Some(before) = self.entries.insert(prefix, entry) {
-            self.uncount(prefix, &before.label);
-        }
+        let before = self.entries.insert(prefix, entry)?;
+        self.uncount(prefix, &before.label);
+        Some(before.until)
     }
 
     /// Removes the ban; when it would have ended.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Bound;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,27 @@ impl Prefixes {
     /// What one IPv6 or IPv4 offender is banned by: the address of IPv4, the unit around one of IPv6.
     pub fn unit_of(&self, address: IpAddr) -> IpNet {
         unit_of(address, self.unit)
+    }
+
+    /// The prefixes that come after one of them, which may be gone, or all: single IPv4 addresses, then IPv6 units, then
+    /// the others, each in their order.
+    pub fn after(&self, last: Option<IpNet>) -> impl Iterator<Item = IpNet> + '_ {
+        let (mut ipv4, mut ipv6, mut others) = (Bound::Unbounded, Bound::Unbounded, Bound::Unbounded);
+        if let Some(last) = last {
+            ipv4 = Bound::Excluded(u32::MAX);
+            match last.network() {
+                IpAddr::V4(address) if last.prefix_len() == 32 => ipv4 = Bound::Excluded(address.to_bits()),
+                IpAddr::V6(address) if last.prefix_len() == self.unit => {
+                    ipv6 = Bound::Excluded(address.to_bits());
+                }
+                _ => (ipv6, others) = (Bound::Excluded(u128::MAX), Bound::Excluded(last)),
+            }
+        }
+        let ipv4 = self.ipv4.range((ipv4, Bound::Unbounded));
+        let ipv6 = self.ipv6.range((ipv6, Bound::Unbounded));
+        ipv4.map(|bits| IpNet::from(IpAddr::V4(Ipv4Addr::from_bits(*bits))))
+            .chain(ipv6.map(|bits| self.unit_of(Ipv6Addr::from_bits(*bits).into())))
+            .chain(self.others.range((others, Bound::Unbounded)).copied())
     }
 
     /// What is neither a single IPv4 address nor an IPv6 unit.
@@ -215,6 +237,14 @@ mod tests {
             let mut found = set.touching(network);
             found.sort();
             prop_assert_eq!(found, expected);
+            let all: Vec<IpNet> = set.after(None).collect();
+            prop_assert_eq!(all.iter().copied().collect::<BTreeSet<_>>(), plain);
+            for (place, last) in all.iter().enumerate() {
+                set.remove(*last);
+                let after: Vec<IpNet> = set.after(Some(*last)).collect();
+                set.insert(*last);
+                prop_assert_eq!(&after, &all[place + 1..]);
+            }
         }
     }
 }

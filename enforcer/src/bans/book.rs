@@ -271,12 +271,18 @@ impl Book {
         self.forget_lifted();
     }
 
-    /// Ends the bans that are over; each is handed to a function with its end.
-    pub fn expire(&mut self, now: Timestamp, mut ended: impl FnMut(IpNet, Timestamp)) {
+    /// Ends the bans that are over, of at most so many that are looked at; each is handed to a function with its end.
+    /// Whether all were looked at; networks are made narrow only then.
+    pub fn expire(&mut self, now: Timestamp, most: usize, mut ended: impl FnMut(IpNet, Timestamp)) -> bool {
         let moment = Moment::from(now);
+        let mut looked_at = 0;
         while let Some(Reverse((end, prefix))) = self.ends.peek().copied()
             && end <= moment
         {
+            if looked_at == most {
+                return false;
+            }
+            looked_at += 1;
             self.ends.pop();
             let Some(until) = self.standing(prefix) else { continue };
             match until.timestamp() {
@@ -290,6 +296,7 @@ impl Book {
         }
         let Self { entries, widen, reachable, .. } = self;
         widen.settle(moment, entries, &|network| reachable.touches(network, now));
+        true
     }
 
     /// Weighs the networks around a prefix anew, after what is to be kept reachable there changed.

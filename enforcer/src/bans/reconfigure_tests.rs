@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use atalaya_wire::{Name, Nat64, Networks};
+use atalaya_wire::{BanTime, Name, Nat64, Networks, NumberedOffence, Offence, Seconds};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::bans::allow::Allow;
+use crate::bans::earlier::Earlier;
 use crate::bans::protect::ProtectConfig;
 use crate::bans::widen::WidenConfig;
 use crate::desired::{Desired, Labels, ListConfig, Moment, Origin, Severity};
@@ -202,4 +203,111 @@ fn followers_hear_nothing_of_labels_and_workers_do() {
     let changed = crate::desired::Changes::Prefixes([net("198.51.100.7/32")].into());
     assert_eq!(subscription.take(), changed, "the jail of the other is of the same severity");
     assert_eq!(journal.borrow().last(), last);
+}
+
+/// What happens while a reload goes on: it is done between two holds of the lock, by the thread that reloads, which would
+/// wait for ever were the lock still held.
+#[derive(Clone, Debug)]
+enum Step {
+    Offence(IpAddr, u8),
+    Ban(IpNet),
+    Unban(IpNet),
+    /// So many seconds from the start.
+    Expire(i64),
+}
+
+impl Scene {
+    fn step(&self, step: &Step) {
+        match step {
+            Step::Offence(address, number) => {
+                let offence = Offence {
+                    jail: jail(*number),
+                    address: *address,
+                    time: at(0),
+                    failures: 3,
+                    bantime: BanTime::For(Seconds(1500)),
+                    escalation: None,
+                    evidence: Vec::new(),
+                };
+                let offences = vec![NumberedOffence { sequence: 1, offence }];
+                let (sensor, outbox) = ("web-1".parse().unwrap(), "o".parse().unwrap());
+                drop(self.bans.take(&sensor, (&outbox, 1), offences, &Earlier::default(), at(0)));
+            }
+            Step::Ban(prefix) => {
+                let _ = self.bans.ban(*prefix, BanTime::Permanent, "x: it scans us", true, at(0));
+            }
+            Step::Unban(prefix) => drop(self.bans.unban(*prefix, "test", at(0))),
+            Step::Expire(second) => drop(self.bans.expire(at(*second))),
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Before the first ban that stands, among them, and behind the last one.
+    let host = (0..8_u8, prop::sample::select(vec![9_u8, 198, 240]))
+        .prop_map(|(host, first)| IpAddr::from([first, 51, 100, host]));
+    prop_oneof![
+        3 => (host.clone(), 0..2_u8).prop_map(|(address, number)| Step::Offence(address, number)),
+        1 => host.clone().prop_map(|address| Step::Ban(address.into())),
+        2 => host.prop_map(|address| Step::Unban(address.into())),
+        1 => (0..1000_i64).prop_map(Step::Expire),
+    ]
+}
+
+#[test]
+fn bans_come_and_go_while_a_reload_goes_on_and_each_is_called_what_the_new_settings_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ledger, _writer) = ledger(&folder);
+    let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
+    let filler = (0..1000_u32).map(|number| {
+        let [_, _, high, low] = number.to_be_bytes();
+        (IpNet::from(IpAddr::from([100, 64, high, low])), 1800, 0, false)
+    });
+    let filler: Vec<Standing> = filler.collect();
+    let histories = (standing(), settings(), settings(), prop::collection::vec(step(), 0..12), any::<bool>());
+    let checked = runner.run(&histories, |(mut standing, before, after, steps, widened)| {
+        standing.extend(&filler);
+        // What a network is called depends on whose ban made it wide, and so on the order of what happened.
+        let widen = |settings: Settings| Settings { widen: settings.widen.filter(|_| widened), ..settings };
+        let (ipv6_prefix, allow) = (before.ipv6_prefix, before.allow.clone());
+        let (before, after) = (widen(before), widen(Settings { ipv6_prefix, allow: allow.clone(), ..after }));
+        let after = Settings { protect: after.protect && before.protect, ..after };
+        let scene = before.start(&standing, &ledger);
+        let (mut waiting, mut most) = (steps.iter(), 0);
+        scene.bans.reconfigure_between(after.rules(), after.allow(), at(0), |done| {
+            most = most.max(done);
+            waiting.by_ref().take(3).for_each(|step| scene.step(step));
+        });
+        waiting.for_each(|step| scene.step(step));
+        prop_assert!(most <= TOGETHER, "{} bans under one lock", most);
+        let restarted = after.start(&standing, &ledger);
+        steps.iter().for_each(|step| restarted.step(step));
+        prop_assert_eq!(scene.bans.len(), restarted.bans.len());
+        if widened {
+            let names = |scene: &Scene| -> Vec<String> {
+                let mut names: Vec<String> =
+                    scene.wanted().into_values().map(|(_, comment, _)| comment).collect();
+                names.sort();
+                names.dedup();
+                names
+            };
+            let template = after.comment.contains("sensor");
+            prop_assert!(
+                names(&scene).iter().all(|name| name.contains(" from ") == template),
+                "{:?}",
+                names(&scene)
+            );
+        } else {
+            prop_assert_eq!(scene.wanted(), restarted.wanted());
+        }
+        // Another reload finds nothing to change.
+        let subscription = &mut scene.desired.subscribe();
+        subscription.take();
+        scene
+            .bans
+            .reconfigure_between(after.rules(), after.allow(), at(0), |_| panic!("nothing is to be done"));
+        prop_assert!(subscription.take().is_empty());
+        Ok(())
+    });
+    checked.unwrap();
 }

@@ -5,13 +5,10 @@ use atalaya_wire::Name;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 
-use super::Bans;
 use super::book::Book;
 use super::claims::Remainder;
+use super::{Bans, TOGETHER};
 use crate::ledger::{Change, Claim, Receipt};
-
-/// So many bans of a sensor are taken back under one lock.
-const TOGETHER: usize = 256;
 
 /// What came of a sensor's unban.
 #[derive(Debug)]

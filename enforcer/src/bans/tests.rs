@@ -607,3 +607,19 @@ fn what_is_allowed_in_a_ban_stays_spared_when_the_ban_is_handed_over_to_who_else
     assert!(matches!(taken, Some(TakenBack::Lifted(_))), "{taken:?}");
     assert_eq!(scene.wanted(), [""; 0]);
 }
+
+#[test]
+fn offences_are_decided_while_many_bans_that_end_at_once_are_ended() {
+    let saved: Vec<String> = (0..1000).map(|n| format!("198.51.{}.{}/32", n / 250, n % 250)).collect();
+    let saved: Vec<(&str, Option<i64>)> = saved.iter().map(|prefix| (prefix.as_str(), Some(100))).collect();
+    let scene = scene(&saved, "10.0.0.0/8");
+    let mut holds = Vec::new();
+    // On this thread, which would wait for ever were the lock held.
+    let ended = scene.bans.expire_between(at(100), |ended| {
+        holds.push(ended);
+        let sequence = holds.len() as u64;
+        drop(scene.take(offence(sequence, &format!("203.0.113.{sequence}"), 100), 100));
+    });
+    assert_eq!((ended, holds), (1000, vec![TOGETHER; 3]));
+    assert_eq!(scene.wanted(), ["203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"]);
+}

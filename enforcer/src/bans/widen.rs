@@ -34,6 +34,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::desired::{Desired, Label, Moment, Severity, Wanted};
 use crate::prefixes::{self, Prefixes, network_length};
 
+mod renew;
+
 /// The longest that a network stays wide after fewer of its offenders are banned than the threshold says,
 /// in seconds.
 pub const LINGER: u64 = 300;
@@ -215,7 +217,7 @@ impl Widen {
             networks.insert(around);
         } else {
             let (mut last, mut count) = (None, 0);
-            for prefix in self.standing.within(changed) {
+            for prefix in self.members_of(changed) {
                 let network = self.network_of(prefix);
                 count = if network == last { count + 1 } else { 1 };
                 last = network;
@@ -329,21 +331,8 @@ impl Widen {
     fn begin(&mut self, network: IpNet, threshold: usize, changed: Option<IpNet>, entries: &mut dyn Entries) {
         let members: HashMap<IpNet, Wanted> =
             self.members_of(network).filter_map(|prefix| Some((prefix, entries.get(prefix)?))).collect();
-        let by_end: BTreeSet<(Moment, IpNet)> =
-            members.iter().map(|(prefix, entry)| (entry.until, *prefix)).collect();
-        let severity = members.values().map(|entry| entry.label.severity).max().unwrap_or_default();
-        let made_by = changed.or(by_end.last().map(|(_, prefix)| *prefix));
-        let Some(made_by) = made_by.and_then(|prefix| members.get(&prefix)) else { return };
-        let label = Arc::new(Label {
-            severity,
-            comment: format!("{} (widened)", made_by.label.comment),
-            ..made_by.label.as_ref().clone()
-        });
-        let mut wide = Wide { network: Wanted { until: Moment::FOREVER, label }, members, by_end };
-        let Some(until) = wide.wanted(threshold).filter(|_| !(self.one_jail && wide.mixes_jails())) else {
-            return;
-        };
-        wide.network.until = until;
+        let Some(wide) = Wide::of(members, changed, threshold, self.one_jail) else { return };
+        let until = wide.network.until;
         let covered: Vec<IpNet> =
             wide.by_end.iter().take_while(|(end, _)| *end <= until).map(|(_, prefix)| *prefix).collect();
         self.ends.push(Reverse((until, network)));
@@ -359,8 +348,8 @@ impl Widen {
         let wide = self.wide.get(&network).map(|wide| wide.network.clone());
         let given = self.given.get(&network).cloned();
         match (given, wide) {
-            (Some(given), Some(wide)) if wide.until > given.until => entries.set(network, wide),
-            (Some(entry), _) | (None, Some(entry)) => entries.set(network, entry),
+            (Some(given), Some(wide)) if wide.until > given.until => renew::put(network, wide, entries),
+            (Some(entry), _) | (None, Some(entry)) => renew::put(network, entry, entries),
             (None, None) => entries.remove(network),
         }
     }
@@ -404,6 +393,29 @@ impl Widen {
 // === impl Wide ===
 
 impl Wide {
+    /// Of these bans, of which one made the network wide, else the one that ends last; `None` where they are too few, or of
+    /// several jails where they must be of one.
+    fn of(
+        members: HashMap<IpNet, Wanted>,
+        made_by: Option<IpNet>,
+        threshold: usize,
+        one_jail: bool,
+    ) -> Option<Self> {
+        let by_end: BTreeSet<(Moment, IpNet)> =
+            members.iter().map(|(prefix, entry)| (entry.until, *prefix)).collect();
+        let severity = members.values().map(|entry| entry.label.severity).max().unwrap_or_default();
+        let made_by = made_by.or(by_end.last().map(|(_, prefix)| *prefix));
+        let made_by = made_by.and_then(|prefix| members.get(&prefix))?;
+        let label = Arc::new(Label {
+            severity,
+            comment: format!("{} (widened)", made_by.label.comment),
+            ..made_by.label.as_ref().clone()
+        });
+        let mut wide = Self { network: Wanted { until: Moment::FOREVER, label }, members, by_end };
+        wide.network.until = wide.wanted(threshold).filter(|_| !(one_jail && wide.mixes_jails()))?;
+        Some(wide)
+    }
+
     /// Until when the network is wanted; `None` where too few are banned.
     fn wanted(&self, threshold: usize) -> Option<Moment> {
         let last_prefix = IpNet::V6(Ipv6Net::from(Ipv6Addr::from_bits(u128::MAX)));

@@ -66,7 +66,8 @@ impl Basis {
     /// The bans, for a plan.
     pub fn desired(self) -> Desired {
         let label = |LabelAnswer { jail, sensor, severity, comment }| {
-            Arc::new(Label { origin: Origin::from_names(jail, sensor), severity, comment, is_scan: false })
+            let origin = Origin::from_names(jail, sensor);
+            Arc::new(Label { origin, severity, comment, is_scan: false, reason: None })
         };
         let labels: Vec<Arc<Label>> = self.labels.into_iter().map(label).collect();
         let desired = Desired::new();

@@ -20,6 +20,8 @@ pub struct Label {
     pub comment: String,
     /// Whether they are of scans, which anyone may have sent in the others' names.
     pub is_scan: bool,
+    /// Why it was banned by hand, as the comment has it, where that was said.
+    pub reason: Option<String>,
 }
 
 /// Makes labels: the comment's template, the jails' severities, and the labels that were made, which all bans of
@@ -78,6 +80,7 @@ impl Label {
             severity: Severity::Medium,
             comment: comment.to_owned(),
             is_scan: false,
+            reason: None,
         })
     }
 
@@ -114,7 +117,7 @@ impl Labels {
         }
         let severity = self.severity.get(jail).copied().unwrap_or_default();
         let comment = self.list.comment_of(jail.as_str(), sensor.as_str());
-        let label = Arc::new(Label { origin: origin.clone(), severity, comment, is_scan });
+        let label = Arc::new(Label { origin: origin.clone(), severity, comment, is_scan, reason: None });
         let pair = self.made.entry(jail.clone()).or_default().entry(sensor.clone()).or_default();
         pair[usize::from(is_scan)] = Some(Arc::clone(&label));
         self.count += 1;
@@ -130,14 +133,12 @@ impl Labels {
             return plain;
         }
         let comment = format!("{}{BEFORE_REASON}{reason}", plain.comment);
-        Arc::new(Label { comment, ..plain.as_ref().clone() })
+        Arc::new(Label { comment, reason: Some(reason), ..plain.as_ref().clone() })
     }
 
-    /// What these say where others said a label: a ban by hand keeps its reason.
-    pub fn again(&mut self, label: &Label, others: &Self) -> Arc<Label> {
-        let plain = others.list.comment_of(label.origin.jail().as_str(), label.origin.sensor().as_str());
-        let reason = label.comment.strip_prefix(&plain).and_then(|rest| rest.strip_prefix(BEFORE_REASON));
-        match reason.filter(|_| label.origin == Origin::Hand) {
+    /// What these say where others, or these, said a label: a ban by hand keeps its reason.
+    pub fn again(&mut self, label: &Label) -> Arc<Label> {
+        match &label.reason {
             Some(reason) => self.by_hand(reason),
             None => self.of(&label.origin, label.is_scan),
         }

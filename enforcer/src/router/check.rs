@@ -108,6 +108,7 @@ pub fn examine(config: &RouterConfig, facts: &Facts) -> Vec<Finding> {
     if facts.entry.is_none() {
         findings.extend(system::examine(config, facts));
         findings.extend(speed::examine(config, facts));
+        findings.extend(speed::examine_reading(config, facts));
         findings.extend(rights::examine(config, facts));
         findings.extend(rules::examine(config, facts));
         findings.extend(lists::examine(config, facts));

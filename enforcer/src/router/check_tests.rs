@@ -135,6 +135,7 @@ fn a_router_as_it_should_be_is_good_in_every_respect() {
             "memory",
             "clock",
             "speed",
+            "reading",
             "policies",
             "write",
             "access",
@@ -579,4 +580,22 @@ fn how_long_a_list_takes_is_told_by_the_board_or_by_a_sample_and_how_it_is_known
     let finding = speed(&facts);
     assert_eq!(finding.grade, Grade::Unclear);
     assert!(finding.says.contains("without --read-only"), "{}", finding.says);
+}
+
+#[test]
+fn how_long_new_bans_wait_for_a_reading_is_told_of_boards_that_were_measured_and_of_no_other() {
+    let mut facts = facts();
+    let reading = |facts: &Facts| examine(&config(), facts).into_iter().find(|one| one.check == "reading");
+    let mut of = |name: &str| {
+        let Page::Shown(resource) = &mut facts.resource else { panic!() };
+        resource.board = name.to_owned();
+        resource.total_memory = Some(256 * 1024 * 1024);
+        reading(&facts).map(|finding| finding.says)
+    };
+    assert!(of("RB5009UG+S+").unwrap().contains("about 1 s, of all 32768 that the router may hold 4 s"));
+    for hex in ["hEX", "RB750Gr3"] {
+        let says = of(hex).unwrap();
+        assert!(says.contains("about 1 s, of all 32768 that the router may hold 22 s"), "{says}");
+    }
+    assert_eq!([of("hEX S"), of("hAP ax^3"), of("RB951Ui-2HnD")], [None, None, None]);
 }

@@ -335,8 +335,9 @@ fn a_follower_that_was_away_for_too_long_gets_a_new_snapshot_on_the_same_connect
     let mut world = World::new();
     world.happen(&Event::Ban(1, Some(3000)));
     world.quiet();
-    for _ in 0..300_000 {
-        world.desired.set(network(2), world.wanted(Some(30)));
+    for change in 0..300_000_u32 {
+        // Followers are told of another end alone.
+        world.desired.set(network(2), world.wanted(Some(30 + u16::from(change % 2 == 1))));
         world.desired.remove(network(1));
     }
     world.quiet();
