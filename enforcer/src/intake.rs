@@ -327,8 +327,15 @@ impl Intake {
         if refused > 0 && share.note(Oddity::JailRefused, refused as u64, now) == 0 {
             tracing::warn!(%sensor, failures = refused, "a report names jails that the sensor may not name; the rest is taken, and the next line comes in a minute at the soonest");
         }
-        let Some(displaced) = self.reports.take(sensor, report, now).await else { return };
+        let most_bans = self.shares.most_bans();
+        let Some(taken) = self.reports.take(sensor, report, most_bans, now).await else { return };
         self.note(sensor, |seen| seen.reports += 1);
+        for (charged, offences) in taken.over_share {
+            if self.shares.of(&charged).note(Oddity::OverShare, offences, now) == 0 {
+                tracing::warn!(sensor = %charged, offences, "offences of fleet jails, most of whose failures the sensor reported, led to no ban: so many bans count to it already (`bans` in [sensors]); the next line comes in a minute at the soonest");
+            }
+        }
+        let displaced = taken.displaced;
         if displaced > 0 && share.note(Oddity::LoginsDisplaced, displaced, now) == 0 {
             tracing::warn!(%sensor, logins = displaced, "the sensor reports so many logins that its earlier ones protect no more (`logins` in [sensors]); the next line comes in a minute at the soonest");
         }

@@ -6,6 +6,8 @@
 //! kept than can still decide: the latest `maxretry` failures, and the latest of each of `sensors` sensors.
 //! An offender that was banned is counted anew. Offences are not counted: their failures come with the reports.
 
+mod places;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -14,7 +16,10 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The most offenders that are counted at a time, over all fleet jails; those that were quiet longest go.
+use places::{Held, Places};
+
+/// The most offenders that are counted at a time, over all fleet jails. Where there are more, the sensor that holds most
+/// of them gives some up.
 pub const MOST_OFFENDERS: usize = 200_000;
 
 /// The most reports about them that are kept, 16 bytes each.
@@ -41,6 +46,7 @@ pub struct FleetConfig {
 #[derive(Debug)]
 pub struct Fleet {
     jails: Vec<Jail>,
+    places: Places,
     /// The sensors' numbers, and their names by number.
     numbers: HashMap<Name, u32>,
     names: Vec<Name>,
@@ -49,6 +55,15 @@ pub struct Fleet {
     events: usize,
     clock: u64,
     dropped: u64,
+}
+
+/// An offence of a fleet jail, and to whose share its ban counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetOffence {
+    /// What the jail decided.
+    pub offence: Offence,
+    /// The sensor that reported most of the failures; of several, the one that did so last.
+    pub charged: Name,
 }
 
 /// A fleet jail at a glance.
@@ -71,8 +86,12 @@ struct Jail {
     bans: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Offender {
+    /// The number of the sensor that reported it first.
+    holder: u32,
+    /// Whether others reported it too.
+    is_shared: bool,
     /// In the order of their times.
     events: Vec<Event>,
     active: u64,
@@ -101,6 +120,7 @@ impl Fleet {
     fn bounded(jails: Vec<FleetConfig>, most_offenders: usize, most_events: usize) -> Self {
         Self {
             jails: jails.into_iter().map(Jail::new).collect(),
+            places: Places::default(),
             numbers: HashMap::new(),
             names: Vec::new(),
             most_offenders,
@@ -123,9 +143,13 @@ impl Fleet {
                 None => Jail::new(config),
             });
         }
-        let of_jail =
-            |jail: &Jail| jail.offenders.values().map(|offender| offender.events.len()).sum::<usize>();
-        self.events = self.jails.iter().map(of_jail).sum();
+        (self.events, self.places) = (0, Places::default());
+        for (number, jail) in self.jails.iter().enumerate() {
+            for (prefix, offender) in &jail.offenders {
+                self.events += offender.events.len();
+                self.places.put(offender.held(), (number, *prefix));
+            }
+        }
     }
 
     /// Whether there is no jail, so that nothing need be counted.
@@ -142,28 +166,33 @@ impl Fleet {
         offender: IpNet,
         last: Timestamp,
         now: Timestamp,
-    ) -> Vec<Offence> {
+    ) -> Vec<FleetOffence> {
         if failures.count == 0 {
             return Vec::new();
         }
         let number = self.number(sensor);
         let event = Event { time: last.as_millisecond(), sensor: number, count: failures.count };
         let mut offences = Vec::new();
-        for jail in &mut self.jails {
+        for (place, jail) in self.jails.iter_mut().enumerate() {
             if !jail.counts(&failures.jail) || event.time <= jail.before_window(now.as_millisecond()) {
                 continue;
             }
             self.clock += 1;
-            let before = jail.offenders.get(&offender).map_or(0, |offender| offender.events.len());
+            if let Some(held) = jail.offenders.get(&offender).map(Offender::held) {
+                self.places.give_up(held);
+                self.events -= held.events;
+            }
             if jail.add(offender, event, self.clock) {
                 let offence = jail.convict(offender, failures.address, &self.names);
                 offences.extend(offence);
             }
-            let after = jail.offenders.get(&offender).map_or(0, |offender| offender.events.len());
-            self.events = self.events + after - before;
+            if let Some(held) = jail.offenders.get(&offender).map(Offender::held) {
+                self.places.put(held, (place, offender));
+                self.events += held.events;
+            }
         }
         while self.events > self.most_events || self.offenders() > self.most_offenders {
-            if !self.drop_quietest() {
+            if !self.make_room() {
                 break;
             }
         }
@@ -180,8 +209,10 @@ impl Fleet {
                     break;
                 }
                 jail.by_activity.remove(&active);
-                let gone = jail.offenders.remove(&prefix);
-                self.events -= gone.map_or(0, |offender| offender.events.len());
+                if let Some(gone) = jail.offenders.remove(&prefix) {
+                    self.events -= gone.events.len();
+                    self.places.give_up(gone.held());
+                }
             }
         }
     }
@@ -205,13 +236,17 @@ impl Fleet {
         self.jails.iter().map(|jail| jail.offenders.len()).sum()
     }
 
-    fn drop_quietest(&mut self) -> bool {
-        let quiet =
-            |jail: &&mut Jail| jail.by_activity.first_key_value().map_or(u64::MAX, |(active, _)| *active);
-        let Some(jail) = self.jails.iter_mut().min_by_key(quiet) else { return false };
-        let Some((_, prefix)) = jail.by_activity.pop_first() else { return false };
-        let gone = jail.offenders.remove(&prefix);
-        self.events -= gone.map_or(0, |offender| offender.events.len());
+    fn make_room(&mut self) -> bool {
+        let Some((number, prefix)) = self.places.first_to_go() else { return false };
+        let jail = self.jails.get_mut(number);
+        let Some((jail, gone)) =
+            jail.and_then(|jail| jail.offenders.remove(&prefix).map(|gone| (jail, gone)))
+        else {
+            return false;
+        };
+        jail.by_activity.remove(&gone.active);
+        self.events -= gone.events.len();
+        self.places.give_up(gone.held());
         self.dropped += 1;
         true
     }
@@ -251,7 +286,8 @@ impl Jail {
     fn add(&mut self, prefix: IpNet, event: Event, clock: u64) -> bool {
         let (maxretry, sensors) = (u64::from(self.config.maxretry), self.config.sensors);
         let findtime = self.findtime();
-        let offender = self.offenders.entry(prefix).or_default();
+        let offender = self.offenders.entry(prefix).or_insert_with(|| Offender::new(event.sensor));
+        offender.is_shared |= offender.holder != event.sensor;
         self.by_activity.remove(&offender.active);
         offender.active = clock;
         self.by_activity.insert(clock, prefix);
@@ -265,7 +301,7 @@ impl Jail {
     }
 
     /// The offence of an offender, which is then counted anew.
-    fn convict(&mut self, prefix: IpNet, address: IpAddr, names: &[Name]) -> Option<Offence> {
+    fn convict(&mut self, prefix: IpNet, address: IpAddr, names: &[Name]) -> Option<FleetOffence> {
         let offender = self.offenders.remove(&prefix)?;
         self.by_activity.remove(&offender.active);
         self.bans += 1;
@@ -278,6 +314,8 @@ impl Jail {
             let sensor = sensors.entry(event.sensor).or_default();
             *sensor = (sensor.0.saturating_add(event.count), event.time);
         }
+        let charged =
+            sensors.iter().max_by_key(|(_, most)| **most).map_or(offender.holder, |(sensor, _)| *sensor);
         let mut latest: Vec<(u32, (u32, i64))> = sensors.into_iter().collect();
         latest.sort_unstable_by_key(|(_, (_, last))| *last);
         let others = latest.len().saturating_sub(Evidence::MOST);
@@ -287,7 +325,7 @@ impl Jail {
             let noun = if count == 1 { "failure" } else { "failures" };
             Some(Evidence::new(time, name.as_str(), &format!("{count} {noun} on {name}")))
         });
-        Some(Offence {
+        let offence = Offence {
             jail: self.config.name.clone(),
             address,
             time: Timestamp::from_millisecond(offender.newest()).ok()?,
@@ -295,13 +333,25 @@ impl Jail {
             bantime: self.config.bantime,
             escalation: None,
             evidence: evidence.collect(),
-        })
+        };
+        Some(FleetOffence { offence, charged: names.get(charged as usize)?.clone() })
     }
 }
 
 // === impl Offender ===
 
 impl Offender {
+    /// One that a sensor reported first.
+    fn new(holder: u32) -> Self {
+        Self { holder, is_shared: false, events: Vec::new(), active: 0, prune_at: 0 }
+    }
+
+    /// Under what its place is found.
+    fn held(&self) -> Held {
+        let Self { holder, is_shared, active, .. } = *self;
+        Held { holder, is_shared, active, events: self.events.len() }
+    }
+
     fn newest(&self) -> i64 {
         self.events.last().map_or(i64::MIN, |event| event.time)
     }
@@ -363,7 +413,7 @@ mod tests {
         }
     }
 
-    fn report(fleet: &mut Fleet, sensor: u32, address: &str, count: u32, second: i64) -> Vec<Offence> {
+    fn report(fleet: &mut Fleet, sensor: u32, address: &str, count: u32, second: i64) -> Vec<FleetOffence> {
         let address: IpAddr = address.parse().unwrap();
         let failures = Failures { jail: name("ssh"), address, count, last: at(second) };
         fleet.count(&name(&format!("web-{sensor}")), &failures, address.into(), at(second), at(second))
@@ -382,7 +432,8 @@ mod tests {
         assert!(report(&mut fleet, 49, "192.0.2.9", 1, 49).is_empty());
         let offences = report(&mut fleet, 49, "192.0.2.1", 1, 50);
         assert_eq!(offences.len(), 1);
-        let offence = &offences[0];
+        assert_eq!(offences[0].charged, name("web-7"), "it reported 31 of the 80 failures");
+        let offence = &offences[0].offence;
         assert_eq!((offence.jail.as_str(), offence.failures, offence.time), ("everywhere", 80, at(50)));
         let sources: Vec<&str> = offence.evidence.iter().map(|piece| piece.source.as_str()).collect();
         assert_eq!(sources, ["web-46", "web-47", "web-48", "web-7", "web-49"]);
@@ -418,8 +469,8 @@ mod tests {
         fleet.replace(vec![other.clone(), FleetConfig { bantime: BanTime::Permanent, ..config(3, 1) }]);
         assert_eq!((fleet.status()[1].counting, fleet.events), (1, 1));
         let offences = report(&mut fleet, 1, "192.0.2.1", 1, 1);
-        assert_eq!((offences.len(), offences[0].jail.as_str()), (1, "everywhere"));
-        assert_eq!(offences[0].bantime, BanTime::Permanent);
+        assert_eq!((offences.len(), offences[0].offence.jail.as_str()), (1, "everywhere"));
+        assert_eq!(offences[0].offence.bantime, BanTime::Permanent);
         fleet.replace(vec![FleetConfig { jails: vec![name("ssh")], ..other }]);
         assert_eq!((fleet.status()[0].counting, fleet.events, fleet.offenders()), (0, 0, 0));
         fleet.replace(Vec::new());
@@ -427,7 +478,57 @@ mod tests {
     }
 
     #[test]
-    fn those_that_were_quiet_longest_go_where_there_are_too_many() {
+    fn who_invents_offenders_pushes_out_none_that_others_reported() {
+        let mut fleet = Fleet::bounded(vec![config(50, 50)], 1000, 20_000);
+        let mut invented = 0_u32;
+        for sensor in 0..50 {
+            // The forger is there first, and names the attackers too.
+            for _ in 0..2000 {
+                invented += 1;
+                let address = std::net::Ipv4Addr::from(0x0b00_0000 + invented).to_string();
+                assert!(report(&mut fleet, 999, &address, 1, i64::from(sensor)).is_empty());
+            }
+            assert!(report(&mut fleet, 999, "192.0.2.2", 1, i64::from(sensor)).is_empty());
+            let one = report(&mut fleet, sensor, "192.0.2.1", 1, i64::from(sensor));
+            let other = report(&mut fleet, sensor, "192.0.2.2", 1, i64::from(sensor));
+            // The forger is one of the fifty hosts that saw the other.
+            assert_eq!((one.len(), other.len()), (usize::from(sensor == 49), usize::from(sensor == 48)));
+        }
+        assert!(fleet.offenders() <= 1000 && fleet.dropped() > 90_000);
+    }
+
+    #[test]
+    fn the_places_that_are_held_are_those_of_the_offenders_that_are_counted() {
+        let mut fleet = Fleet::bounded(
+            vec![config(3, 2), FleetConfig { findtime: Seconds(60), ..config(9, 1) }],
+            20,
+            100,
+        );
+        let mut random = 1_u32;
+        for second in 0..2000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let address = format!("192.0.2.{}", (random >> 8) % 30);
+            report(&mut fleet, (random >> 16) % 4, &address, 1, second / 10);
+            if second % 100 == 0 {
+                fleet.sweep(at(second / 10));
+            }
+            if second == 1000 {
+                fleet.replace(vec![config(3, 2), FleetConfig { findtime: Seconds(60), ..config(9, 1) }]);
+            }
+            let events: usize = fleet
+                .jails
+                .iter()
+                .flat_map(|jail| jail.offenders.values())
+                .map(|offender| offender.events.len())
+                .sum();
+            assert_eq!((fleet.events, fleet.places.count()), (events, fleet.offenders()));
+            assert!(fleet.offenders() <= 20 && events <= 100);
+        }
+        assert!(fleet.dropped() > 0);
+    }
+
+    #[test]
+    fn those_that_were_quiet_longest_go_where_one_sensor_reports_too_many() {
         let mut fleet = Fleet::bounded(vec![config(3, 1), config(3, 1)], 4, 100);
         for address in ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"] {
             report(&mut fleet, 1, address, 1, 0);
