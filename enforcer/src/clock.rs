@@ -2,14 +2,28 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+/// By how much the wall clock may differ from the time that passed and is not taken for set: NTP slews it by less.
+const SLEWED: SignedDuration = SignedDuration::from_secs(2);
 
 /// The wall clock of the service: the system's, plus an offset that only tests set.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     offset_seconds: Arc<AtomicI64>,
+}
+
+/// Notices that the wall clock was set: it moved by something else than the time that passed. A host that slept is one of
+/// these, too.
+#[derive(Debug)]
+pub struct ClockSteps {
+    clock: Clock,
+    wall: Timestamp,
+    at: Instant,
 }
 
 /// A time to the second in the zone of whoever reads it: `TZ`, or `/etc/localtime` without it. The distance from UTC is
@@ -40,9 +54,50 @@ impl Clock {
     }
 }
 
+// === impl ClockSteps ===
+
+impl ClockSteps {
+    /// Of a clock, from now on.
+    pub fn of(clock: &Clock) -> Self {
+        Self { clock: clock.clone(), wall: clock.now(), at: Instant::now() }
+    }
+
+    /// By how much the clock was set since the last look: forward, or back where negative. Slow drift is no step if it is
+    /// looked at every few minutes.
+    pub fn look(&mut self) -> Option<SignedDuration> {
+        let (wall, at) = (self.clock.now(), Instant::now());
+        let passed = SignedDuration::try_from(at.duration_since(self.at)).unwrap_or(SignedDuration::MAX);
+        let by = wall.duration_since(self.wall) - passed;
+        (self.wall, self.at) = (wall, at);
+        (by.abs() > SLEWED).then_some(by)
+    }
+}
+
+/// A step in words: `forward by 1h`.
+pub fn step_in_words(by: SignedDuration) -> String {
+    let seconds = by.unsigned_abs().saturating_add(Duration::from_millis(500)).as_secs();
+    let way = if by.is_negative() { "back" } else { "forward" };
+    format!("{way} by {:#}", SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_is_told_once_and_one_that_runs_on_is_not() {
+        let clock = Clock::system();
+        let mut steps = ClockSteps::of(&clock);
+        assert_eq!(steps.look(), None);
+        clock.advance(SignedDuration::from_hours(1));
+        assert_eq!(step_in_words(steps.look().unwrap()), "forward by 1h");
+        assert_eq!(steps.look(), None);
+        clock.advance(SignedDuration::from_secs(-90));
+        assert_eq!(step_in_words(steps.look().unwrap()), "back by 1m 30s");
+        // Tokio's clock goes on, the wall clock does not: a host whose clock hangs.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(step_in_words(steps.look().unwrap()), "back by 10s");
+    }
 
     #[test]
     fn a_time_is_told_in_the_readers_zone_with_its_distance_from_utc_also_across_summer_time() {

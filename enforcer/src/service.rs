@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::bans::allow::Allow;
 use crate::bans::names;
 use crate::bans::{Bans, Rules};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockSteps, step_in_words};
 use crate::config::Config;
 use crate::control::desired::Basis;
 use crate::control::open_files::OpenFilesCount;
@@ -301,10 +301,19 @@ async fn answer_commands(commands: UnixListener, control: Control, stop: Cancell
 async fn expire(bans: Arc<Bans>, reports: Arc<Reports>, clock: Clock) {
     let mut interval = tokio::time::interval(EXPIRY_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut steps = ClockSteps::of(&clock);
     loop {
         interval.tick().await;
+        let step = steps.look();
         let expired = bans.expire(clock.now());
         reports.sweep(clock.now());
+        if let Some(by) = step {
+            tracing::warn!(
+                ended = expired,
+                "this host's clock was set {}: bans end by it, so those of before last so much shorter or longer; routers are read anew",
+                step_in_words(by)
+            );
+        }
         if expired > 0 {
             tracing::debug!(bans = expired, "expired");
         }

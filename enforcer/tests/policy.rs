@@ -142,6 +142,48 @@ async fn one_password_on_each_of_fifty_hosts_is_one_ban_and_an_allowed_scanner_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_at_its_share_stops_no_fleet_ban_of_what_others_report() {
+    let fleet = "[sensors]\nbans = 100\n[fleet.everywhere]\njails = [\"ssh\"]\nmaxretry = 15\nsensors = 5";
+    let scene = scene(fleet).await;
+    let honest: Vec<JoinToken> = (0..5)
+        .map(|number| scene::enrol(&scene.folder, &scene.service, &format!("host-{number}"), false))
+        .collect();
+    let now = scene.clock.now();
+    // As many bans stand that it asked for as one sensor may have, and it reports the attacker too.
+    let own = (1..=100).map(|number| offence(number, &format!("198.51.100.{number}"), now));
+    scene.post(own.collect()).await;
+    let mut forged = report(&scene, 1);
+    forged.failures = vec![failure("203.0.113.7", 30, now)];
+    assert_eq!(scene.report(&forged, &scene.token).await, 200);
+    for token in &honest {
+        let mut one = report(&scene, 1);
+        one.failures = vec![failure("203.0.113.7", 3, now)];
+        assert_eq!(scene.report(&one, token).await, 200);
+    }
+    scene.banned("203.0.113.7").await;
+    let ban = scene.bans().await.into_iter().find(|ban| ban["prefix"] == "203.0.113.7").unwrap();
+    assert_eq!(ban["evidence"].as_array().unwrap().len(), 5, "{ban}");
+    assert!(!ban["evidence"].to_string().contains("web-1"), "{ban}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_to_which_many_fleet_bans_count_is_counted_no_more_and_the_others_are() {
+    let fleet =
+        "[sensors]\nbans = 100\n[widen]\nipv4 = 0\n[fleet.everywhere]\njails = [\"ssh\"]\nmaxretry = 5";
+    let scene = scene(fleet).await;
+    let honest = scene::enrol(&scene.folder, &scene.service, "host-1", false);
+    let now = scene.clock.now();
+    let mut invented = report(&scene, 1);
+    invented.failures = (1..=250).map(|number| failure(&format!("198.18.0.{number}"), 5, now)).collect();
+    assert_eq!(scene.report(&invented, &scene.token).await, 200);
+    let mut one = report(&scene, 1);
+    one.failures = vec![failure("203.0.113.7", 5, now)];
+    assert_eq!(scene.report(&one, &honest).await, 200);
+    scene.banned("203.0.113.7").await;
+    assert_eq!(scene.bans().await.len(), 101, "100 that were invented, and one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_logged_in_well_is_spared_and_listed_and_banned_by_hand_by_force_only() {
     let scene = scene("").await;
     let mut good = report(&scene, 1);

@@ -57,13 +57,13 @@ pub struct Fleet {
     dropped: u64,
 }
 
-/// An offence of a fleet jail, and to whose share its ban counts.
+/// An offence of a fleet jail, and to whose shares its ban counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetOffence {
     /// What the jail decided.
     pub offence: Offence,
-    /// The sensor that reported most of the failures; of several, the one that did so last.
-    pub charged: Name,
+    /// The sensors that reported the failures.
+    pub reporters: Vec<Name>,
 }
 
 /// A fleet jail at a glance.
@@ -314,8 +314,7 @@ impl Jail {
             let sensor = sensors.entry(event.sensor).or_default();
             *sensor = (sensor.0.saturating_add(event.count), event.time);
         }
-        let charged =
-            sensors.iter().max_by_key(|(_, most)| **most).map_or(offender.holder, |(sensor, _)| *sensor);
+        let reporters = sensors.keys().filter_map(|sensor| names.get(*sensor as usize).cloned()).collect();
         let mut latest: Vec<(u32, (u32, i64))> = sensors.into_iter().collect();
         latest.sort_unstable_by_key(|(_, (_, last))| *last);
         let others = latest.len().saturating_sub(Evidence::MOST);
@@ -334,7 +333,7 @@ impl Jail {
             escalation: None,
             evidence: evidence.collect(),
         };
-        Some(FleetOffence { offence, charged: names.get(charged as usize)?.clone() })
+        Some(FleetOffence { offence, reporters })
     }
 }
 
@@ -432,7 +431,7 @@ mod tests {
         assert!(report(&mut fleet, 49, "192.0.2.9", 1, 49).is_empty());
         let offences = report(&mut fleet, 49, "192.0.2.1", 1, 50);
         assert_eq!(offences.len(), 1);
-        assert_eq!(offences[0].charged, name("web-7"), "it reported 31 of the 80 failures");
+        assert_eq!(offences[0].reporters.len(), 50);
         let offence = &offences[0].offence;
         assert_eq!((offence.jail.as_str(), offence.failures, offence.time), ("everywhere", 80, at(50)));
         let sources: Vec<&str> = offence.evidence.iter().map(|piece| piece.source.as_str()).collect();

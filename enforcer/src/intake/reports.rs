@@ -2,7 +2,7 @@
 //! their addresses. A report that gets lost is no harm, so nothing here waits for the disk.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atalaya_wire::{BanTime, Failures, Name, Offence, Report};
@@ -28,12 +28,12 @@ pub struct Reports {
 pub struct Taken {
     /// How many earlier logins of its sensor protect no more for it.
     pub displaced: u64,
-    /// How many offences of fleet jails led to no ban, because so many bans of theirs count to a sensor.
-    pub over_share: BTreeMap<Name, u64>,
+    /// Of how many addresses the fleet jails did not count its failures, because so many bans count to its sensor.
+    pub over_share: u64,
 }
 
-/// When the bans of fleet jails end that count to each sensor. Not kept over a restart, after which a sensor may have as
-/// many once more.
+/// When the bans of fleet jails end that count to each sensor: to each of those that reported the failures, so that none
+/// can have another pay alone. Not kept over a restart, after which a sensor may have as many once more.
 #[derive(Debug, Default)]
 struct Charges(HashMap<Name, BinaryHeap<Reverse<Timestamp>>>);
 
@@ -45,8 +45,8 @@ impl Reports {
         Self { bans, fleet: Mutex::new(fleet), through: Mutex::default(), charges: Mutex::default() }
     }
 
-    /// Takes a report that arrived at a time; bans of fleet jails count to the sensor that reported most of the failures,
-    /// which may have so many. `None` where the report is not new: one that was taken before changes nothing.
+    /// Takes a report that arrived at a time; to a sensor so many bans may count. `None` where it is not new: one that was
+    /// taken before changes nothing.
     pub async fn take(
         &self,
         sensor: &Name,
@@ -64,53 +64,50 @@ impl Reports {
             login.address = self.bans.client(login.address);
             taken.displaced += self.bans.note_login(login, now);
         }
-        let mut offences = self.count(sensor, report, &dating, now);
-        if let Some(most) = most_bans {
-            offences.retain(|offence| {
-                let fits = self.charge(offence, most, now);
-                if !fits {
-                    *taken.over_share.entry(offence.charged.clone()).or_default() += 1;
-                }
-                fits
-            });
-        }
+        let room = most_bans.map_or(usize::MAX, |most| self.bans.room_for(sensor, most));
+        let offences = self.count(sensor, report, room, &dating, now, &mut taken.over_share);
         if !offences.is_empty() {
-            let offences: Vec<Offence> = offences.into_iter().map(|offence| offence.offence).collect();
             // What could not be written is tried again by the ledger's writer.
             drop(self.bans.take_fleet(offences, now).await);
         }
         Some(taken)
     }
 
-    /// Counts an offence of a fleet jail to a sensor's share; whether there was room in it.
-    fn charge(&self, FleetOffence { offence, charged }: &FleetOffence, most: usize, now: Timestamp) -> bool {
-        let until = match offence.bantime {
-            BanTime::For(time) => {
-                let time = SignedDuration::from_secs(i64::try_from(time.0).unwrap_or(i64::MAX));
-                offence.time.checked_add(time).unwrap_or(Timestamp::MAX)
-            }
-            BanTime::Permanent => Timestamp::MAX,
-        };
-        let room = self.bans.room_for(charged, most);
-        let mut charges = self.charges.lock().unwrap_or_else(PoisonError::into_inner);
-        charges.charge(charged, until, room, now)
-    }
-
-    /// What the fleet jails make of the failures of a report.
-    fn count(&self, sensor: &Name, report: &Report, dating: &Dating, now: Timestamp) -> Vec<FleetOffence> {
+    /// What the fleet jails make of the failures of a report. They count none of a sensor to which more bans count than it
+    /// has room for: what others report decides without it.
+    fn count(
+        &self,
+        sensor: &Name,
+        report: &Report,
+        room: usize,
+        dating: &Dating,
+        now: Timestamp,
+        over_share: &mut u64,
+    ) -> Vec<Offence> {
         let mut fleet = self.fleet();
         if fleet.is_empty() {
             return Vec::new();
         }
         let allow = self.bans.allow();
+        let mut charges = self.charges.lock().unwrap_or_else(PoisonError::into_inner);
         let mut offences = Vec::new();
         for failures in &report.failures {
             let failures = Failures { address: self.bans.client(failures.address), ..failures.clone() };
             if allow.contains(failures.address) {
                 continue;
             }
+            if charges.of(sensor, now) >= room {
+                *over_share += 1;
+                continue;
+            }
             let unit = self.bans.unit_of(failures.address);
-            offences.extend(fleet.count(sensor, &failures, unit, dating.date(failures.last), now));
+            for FleetOffence { offence, reporters } in
+                fleet.count(sensor, &failures, unit, dating.date(failures.last), now)
+            {
+                let until = end_of(&offence);
+                reporters.iter().for_each(|reporter| charges.charge(reporter, until));
+                offences.push(offence);
+            }
         }
         offences
     }
@@ -152,15 +149,16 @@ impl Reports {
 // === impl Charges ===
 
 impl Charges {
-    /// Counts a ban to a sensor that has room for so many; whether it had.
-    fn charge(&mut self, sensor: &Name, until: Timestamp, room: usize, now: Timestamp) -> bool {
-        let ends = self.0.entry(sensor.clone()).or_default();
+    /// How many bans that stand count to a sensor.
+    fn of(&mut self, sensor: &Name, now: Timestamp) -> usize {
+        let Some(ends) = self.0.get_mut(sensor) else { return 0 };
         end(ends, now);
-        let fits = ends.len() < room;
-        if fits {
-            ends.push(Reverse(until));
-        }
-        fits
+        ends.len()
+    }
+
+    /// Counts a ban to a sensor.
+    fn charge(&mut self, sensor: &Name, until: Timestamp) {
+        self.0.entry(sensor.clone()).or_default().push(Reverse(until));
     }
 
     /// Forgets bans that are over.
@@ -178,6 +176,17 @@ fn end(ends: &mut BinaryHeap<Reverse<Timestamp>>, now: Timestamp) {
     }
 }
 
+/// When the ban of an offence ends, if none before it makes it longer.
+fn end_of(offence: &Offence) -> Timestamp {
+    match offence.bantime {
+        BanTime::For(time) => {
+            let time = SignedDuration::from_secs(i64::try_from(time.0).unwrap_or(i64::MAX));
+            offence.time.checked_add(time).unwrap_or(Timestamp::MAX)
+        }
+        BanTime::Permanent => Timestamp::MAX,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,10 +196,12 @@ mod tests {
         let mut charges = Charges::default();
         let [forger, honest]: [Name; 2] = ["forger", "honest"].map(|name| name.parse().unwrap());
         let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
-        assert!(charges.charge(&forger, at(10), 2, at(0)) && charges.charge(&forger, at(20), 2, at(0)));
-        assert!(!charges.charge(&forger, at(30), 2, at(9)) && charges.charge(&honest, at(30), 2, at(9)));
-        assert!(charges.charge(&forger, at(30), 2, at(10)), "the first is over");
-        assert!(!charges.charge(&forger, at(30), 1, at(25)), "it has bans of its own jails by now");
+        for until in [10, 30, 20] {
+            charges.charge(&forger, at(until));
+        }
+        charges.charge(&honest, at(30));
+        assert_eq!([charges.of(&forger, at(9)), charges.of(&honest, at(9))], [3, 1]);
+        assert_eq!([charges.of(&forger, at(20)), charges.of(&honest, at(20))], [1, 1]);
         charges.sweep(at(30));
         assert!(charges.0.is_empty());
     }

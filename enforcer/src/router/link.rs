@@ -25,6 +25,7 @@ use super::status::State;
 use super::view::View;
 use super::workplace::Workplace;
 use super::{Deadlines, Holding, Question};
+use crate::clock::ClockSteps;
 use crate::desired::Moment;
 use crate::prefixes::Family;
 
@@ -72,6 +73,8 @@ pub(super) struct Link<'a> {
     latency: Option<Duration>,
     /// When the print that is under way was sent.
     reading_since: Timestamp,
+    /// What is believed to be on the router ends by the wall clock.
+    steps: ClockSteps,
     /// Prefixes whose commands were not sent to a read-only router since their table was printed.
     withheld: HashSet<IpNet>,
 }
@@ -189,6 +192,7 @@ impl<'a> Link<'a> {
         };
         let (look, withheld, reading_since) = (Look::default(), HashSet::new(), workplace.clock.now());
         let networks = NetworksReading::default();
+        let steps = ClockSteps::of(&workplace.clock);
         Self {
             workplace,
             session,
@@ -201,6 +205,7 @@ impl<'a> Link<'a> {
             timers,
             latency: None,
             reading_since,
+            steps,
             withheld,
         }
     }
@@ -460,6 +465,10 @@ impl<'a> Link<'a> {
         if self.timers.print_again.is_some_and(|again| again <= now) {
             self.timers.print_again = None;
             self.pipeline.print_again(Family::V6);
+        }
+        if self.steps.look().is_some() {
+            // When entries end was noted by the clock of before.
+            self.timers.reconcile = now;
         }
         if self.timers.reconcile <= now {
             self.timers.reconcile = now + jittered(self.workplace.config.reconcile_every);

@@ -95,12 +95,12 @@ impl Claims {
 
     /// Takes down that what led to a ban without an answer is through by now, unless that may never come: a sensor counts
     /// nothing of whom it knows to be allowed, hears of that within a minute, and what is over when it is told bans nobody.
-    pub fn through(&mut self, id: &ClaimId, now: Timestamp) {
+    /// What is over by then depends on the enforcer's clock, which may be off by so much.
+    pub fn through(&mut self, id: &ClaimId, now: Timestamp, clock_off: SignedDuration) {
         let ClaimId(prefix, place) = *id;
         let claims = self.of(prefix);
         let allowed = claims[..place].iter().any(|claim| matches!(claim.kind, ClaimKind::Allow(_)));
-        let over =
-            matches!(claims[place].kind, ClaimKind::Ban { earliest, .. } if earliest <= now + ROUNDING);
+        let over = matches!(claims[place].kind, ClaimKind::Ban { earliest, .. } if earliest <= now + ROUNDING + clock_off);
         if allowed || over {
             self.weaken(id);
         }

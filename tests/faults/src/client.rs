@@ -124,7 +124,8 @@ fn judge(attacker: u16, claim: &ClaimId, ruling: Ruling, ends: Timestamp, acked:
             let long_enough = match ms {
                 Left::Permanent => true,
                 Left::Milliseconds(left) => {
-                    acked + SignedDuration::from_millis(left as i64) + ROUNDING >= ends
+                    acked + SignedDuration::from_millis(left as i64) + ROUNDING + record.clock_spread()
+                        >= ends
                 }
             };
             net.contains(&attacker_address(attacker)) && long_enough
@@ -134,7 +135,7 @@ fn judge(attacker: u16, claim: &ClaimId, ruling: Ruling, ends: Timestamp, acked:
             record.claims().of(prefix).iter().any(|claim| matches!(claim.kind, ClaimKind::Allow(_)))
         }
         Ruling::Refused(Grounds::Over) => {
-            ends <= acked + ROUNDING
+            ends <= acked + ROUNDING + record.clock_spread()
                 || record
                     .claims()
                     .of(prefix)

@@ -129,7 +129,7 @@ pub fn judge_entries(claims: &Claims, moment: &Moment<'_>, entries: &[Entry]) ->
                 format!("still holds {prefix}, which was unbanned at {since:.1}"),
             );
         }
-        if let Some(since) = late(claims.allowed_since(prefix, now)) {
+        if let Some(since) = late(claims.allowed_since(prefix, now + clock_off)) {
             broken(
                 Invariant::NobodyAllowedIsBanned,
                 format!("holds {prefix}, which was allowed at {since:.1}"),
@@ -215,7 +215,7 @@ pub fn judge_ledger(
                     format!("the unban of {prefix} was acked at {since:.1}, and the ledger has {ban:?}");
                 breaches.push(Breach { invariant: Invariant::NothingAckedIsLost, what });
             }
-            if let Some(since) = claims.allowed_since(prefix, now) {
+            if let Some(since) = claims.allowed_since(prefix, now + clock_off) {
                 let what = format!("{prefix} was allowed at {since:.1}, and the ledger has {ban:?}");
                 breaches.push(Breach { invariant: Invariant::NobodyAllowedIsBanned, what });
             }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::claims::{ClaimId, ClaimKind, Claims};
 use crate::invariants::{Breach, Invariant};
@@ -21,6 +21,15 @@ pub struct Record {
     claims: Mutex<Claims>,
     lines: Mutex<Vec<String>>,
     breaches: Mutex<Breaches>,
+    enforcer_clock: Mutex<EnforcerClock>,
+}
+
+/// By how many seconds the clock of the enforcer's host is off, and was at the least and at the most.
+#[derive(Clone, Copy, Debug, Default)]
+struct EnforcerClock {
+    off: i64,
+    least: i64,
+    most: i64,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +49,29 @@ impl Record {
             claims: Mutex::default(),
             lines: Mutex::default(),
             breaches: Mutex::default(),
+            enforcer_clock: Mutex::default(),
         }
+    }
+
+    /// Takes down that the clock of the enforcer's host is off by so many seconds from now on.
+    pub fn set_enforcer_clock(&self, off: i64) {
+        let mut clock = self.enforcer_clock.lock().unwrap_or_else(PoisonError::into_inner);
+        *clock = EnforcerClock { off, least: clock.least.min(off), most: clock.most.max(off) };
+    }
+
+    /// What the enforcer's clock shows.
+    pub fn enforcer_now(&self) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(self.enforcer_clock().off)
+    }
+
+    /// By how much two times of the enforcer's clock may be further apart than they were, or closer.
+    pub fn clock_spread(&self) -> SignedDuration {
+        let EnforcerClock { least, most, .. } = self.enforcer_clock();
+        SignedDuration::from_secs(most - least)
+    }
+
+    fn enforcer_clock(&self) -> EnforcerClock {
+        *self.enforcer_clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes down what is asked for now.

@@ -35,6 +35,9 @@ const MOST_LATE: Duration = Duration::from_secs(30);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
 /// How long it takes at most until it sends again what was refused twice.
 const REFUSED_PAUSES: Duration = Duration::from_secs(16);
+/// In how much time a step of the enforcer's clock is seen by everyone: libfaketime looks once a second, and so does the
+/// enforcer.
+const STEP_NOTICED: Duration = Duration::from_secs(3);
 /// How long a message may be on its way, and is then taken for a clock's error.
 const WAY: SignedDuration = SignedDuration::from_secs(20);
 /// By how much a process may grow, in KiB and in descriptors.
@@ -221,6 +224,19 @@ impl Run {
                 let mut claims = self.record.claims();
                 by_log.iter().filter(|(at, _)| *at == sensor).for_each(|(_, claim)| claims.make_vague(claim));
             }
+            Event::SetEnforcerClock(off) => {
+                // The file is looked at every second, the clock every second by the enforcer, and routers are read then.
+                self.trouble(Part::Enforcer, Some(Instant::now() + STEP_NOTICED));
+                if !self.stage.enforcer.lock().await.set_clock(off)? {
+                    self.record.tell("no clock is set: there is no libfaketime");
+                    return Ok(());
+                }
+                self.record.set_enforcer_clock(off);
+                // What is on its way now is dated by either clock.
+                let by_log = self.by_log.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut claims = self.record.claims();
+                by_log.iter().for_each(|(_, claim)| claims.make_vague(claim));
+            }
             Event::Falter { router, how, after } => {
                 let fault = match how {
                     Falter::DropReply => Fault::DropReply,
@@ -337,7 +353,7 @@ impl Run {
             caught_up: self
                 .whole_for(place, patience)
                 .then(|| now - SignedDuration::try_from(patience).unwrap_or_default()),
-            clock_off: SignedDuration::ZERO,
+            clock_off: self.record.clock_spread(),
         };
         let mut breaches = judge_entries(&claims, &moment, &entries);
         drop(claims);
@@ -420,7 +436,12 @@ impl Run {
         };
         let mut breaches = Vec::new();
         for seat in &self.stage.routers {
-            breaches.extend(judge_settled(&seat.name, &standing, &seat.entries(), Timestamp::now()));
+            breaches.extend(judge_settled(
+                &seat.name,
+                &standing,
+                &seat.entries(),
+                self.record.enforcer_now(),
+            ));
         }
         if !breaches.is_empty() {
             return breaches;
@@ -431,7 +452,7 @@ impl Run {
             Ok(history) => history,
             Err(error) => return breach(format!("`history` does not answer: {error:#}")),
         };
-        let missing = judge_ledger(&self.record.claims(), &history, Timestamp::now(), SignedDuration::ZERO);
+        let missing = self.missing(&history);
         missing.into_iter().filter(|breach| breach.invariant == Invariant::NothingAckedIsLost).collect()
     }
 
@@ -439,16 +460,22 @@ impl Run {
     fn take_lines_as_acked(&self) {
         let mut claims = self.record.claims();
         for (_, claim) in self.by_log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            claims.through(claim, Timestamp::now());
+            claims.through(claim, Timestamp::now(), self.record.clock_spread());
         }
     }
 
     async fn judge_ledger(&self) -> Result<usize> {
         let history = self.bans("history").await.context("the ledger cannot be read at the end")?;
         self.take_lines_as_acked();
-        let breaches = judge_ledger(&self.record.claims(), &history, Timestamp::now(), SignedDuration::ZERO);
+        let breaches = self.missing(&history);
         breaches.into_iter().for_each(|breach| self.record.broke(breach));
         Ok(history.len())
+    }
+
+    /// What the ledger's history lacks, or has too much.
+    fn missing(&self, history: &[LedgerBan]) -> Vec<Breach> {
+        let (now, spread) = (self.record.enforcer_now(), self.record.clock_spread());
+        judge_ledger(&self.record.claims(), history, now, spread)
     }
 
     async fn bans(&self, which: &str) -> Result<Vec<LedgerBan>> {

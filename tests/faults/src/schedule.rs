@@ -119,6 +119,8 @@ pub enum Event {
     Disallow(u16),
     /// The clock of a sensor's host is set: it is then off by so many seconds.
     SetClock(usize, i64),
+    /// The clock of the enforcer's host is set: it is then off by so many seconds.
+    SetEnforcerClock(i64),
     /// A part breaks for a while.
     Break(Part, Breakage, Duration),
     /// A router's answer goes wrong at one of its next commands.
@@ -233,7 +235,7 @@ impl Cast {
 }
 
 /// How many kinds of trouble [`Script::trouble`] knows.
-const KINDS: usize = 9;
+const KINDS: usize = 10;
 
 /// A schedule in the making.
 struct Script {
@@ -305,6 +307,7 @@ impl Script {
             }
             // Up to half a minute is taken for the way of a message, not for a clock.
             7 => Event::SetClock(sensor, [0, 120, 3600, -3600, -7200][self.rng.usize(..5)]),
+            8 => Event::SetEnforcerClock([0, 0, 7, -7, 120, -120, 3600, -3600][self.rng.usize(..8)]),
             _ if !self.cast.small_disks => return,
             _ if self.rng.bool() => self.breakage(Part::EnforcerDisk, &[Breakage::Full], lasting),
             _ => self.breakage(Part::SensorDisk(sensor), &[Breakage::Full], lasting),
@@ -378,6 +381,7 @@ mod tests {
                     }
                     Event::Falter { router, .. } => prop_assert!(*router < schedule.cast.routers.len()),
                     Event::Rotate(sensor, _) | Event::SetClock(sensor, _) => prop_assert!(*sensor < schedule.cast.sensors),
+                    Event::SetEnforcerClock(off) => prop_assert!(off.abs() <= 3600),
                     Event::Ban(..) | Event::Unban(_) | Event::Allow(..) | Event::Disallow(_) => {}
                 }
             }

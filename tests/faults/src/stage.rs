@@ -98,7 +98,11 @@ impl Stage {
         let program = |name: &str| programs.join(name);
         let config = folder.join("enforcer.toml");
         write_private(&config, &enforcer_config(folder, listen, &routers))?;
-        let enforcer = Daemon::new(program("atalaya-enforcer"), config, folder.join("enforcer.log"));
+        let mut enforcer = Daemon::new(program("atalaya-enforcer"), config, folder.join("enforcer.log"));
+        if let Some(library) = &means.clockwork {
+            let clock = Clockwork { library: library.clone(), file: folder.join("enforcer.clock") };
+            enforcer = enforcer.with_clock(clock)?;
+        }
         let mut stage = Self {
             folder: folder.to_owned(),
             programs: programs.to_owned(),
