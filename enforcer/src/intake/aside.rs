@@ -25,9 +25,10 @@ impl Aside {
     pub fn new() -> std::io::Result<Self> {
         let (queue, works) = mpsc::channel::<Work>();
         std::thread::Builder::new().name("aside".into()).spawn(move || {
-            // Of this thread alone: to Linux each has a niceness of its own.
-            if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS)
-            {
+            // Of this thread alone: to Linux each has a niceness of its own. Where all give way more, it does too.
+            let thread = Some(rustix::thread::gettid());
+            let given = rustix::process::getpriority_process(thread).unwrap_or(0);
+            if let Err(error) = rustix::process::setpriority_process(thread, given.max(NICENESS)) {
                 tracing::debug!(%error, "the thread for long work is as urgent as the others");
             }
             works.iter().for_each(|work| work());
