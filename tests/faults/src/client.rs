@@ -58,7 +58,7 @@ impl Client {
         let mut claims = Vec::new();
         for &attacker in &attackers {
             *last += 1;
-            let latest = self.clock_off.is_zero().then_some(ends);
+            let latest = self.is_right(&record).then_some(ends);
             claims.push(record.ask(attacker_prefix(attacker), ClaimKind::Ban { earliest: ends, latest }));
             let offence = Offence {
                 jail: "posted".parse()?,
@@ -78,10 +78,9 @@ impl Client {
         }
         for ((attacker, claim), ruling) in attackers.iter().zip(&claims).zip(&rulings) {
             // A clock that is off is corrected by what the way took, too.
-            record.claims().bound(
-                claim,
-                if self.clock_off.is_zero() { ends } else { ends + acked.duration_since(seen) },
-            );
+            record
+                .claims()
+                .bound(claim, if self.is_right(&record) { ends } else { ends + acked.duration_since(seen) });
             judge(*attacker, claim, *ruling, ends, acked, &record);
         }
         record.tell(format!(
@@ -91,6 +90,11 @@ impl Client {
             attackers[0]
         ));
         Ok(())
+    }
+
+    /// Whether this client's clock and the enforcer's are what they are to be.
+    fn is_right(&self, record: &Record) -> bool {
+        self.clock_off.is_zero() && record.clock_spread().is_zero()
     }
 
     /// Posts until there is an ack.

@@ -151,10 +151,12 @@ impl Run {
         let claim = self.record.ask(attacker_prefix(attacker), kind);
         self.by_log.lock().unwrap_or_else(PoisonError::into_inner).push((sensor, claim.clone()));
         let (off, set) = self.clock(sensor);
+        if set.is_some() || !self.record.clock_spread().is_zero() {
+            // The way of a message is taken for the clock's error, too.
+            self.record.claims().bound(&claim, ends + WAY);
+        }
         if let Some(set) = set {
             let mut claims = self.record.claims();
-            // The way of a message is taken for the clock's error, too.
-            claims.bound(&claim, ends + WAY);
             if set.elapsed() < Duration::from_secs(3) {
                 // Nobody knows which of the two clocks the sensor reads.
                 claims.make_vague(&claim);
