@@ -50,7 +50,7 @@ use aside::Aside;
 use entrance::{Caller, ConnectionLimits, Entrance};
 use followers::Followers;
 use outboxes::Outboxes;
-use reports::{Reports, Taken};
+use reports::{Reports, TakenReport};
 use request::{
     BODY_DEADLINE, Refusal, acked, credentials, drain, malformed, parse, parse_report, parse_unban, parsed,
     read_body, unknown_version,
@@ -330,7 +330,7 @@ impl Intake {
         let most_bans = self.shares.most_bans();
         let Some(taken) = self.reports.take(sensor, report, most_bans, now).await else { return };
         self.note(sensor, |seen| seen.reports += 1);
-        let Taken { displaced, over_share } = taken;
+        let TakenReport { displaced, over_share } = taken;
         if over_share > 0 && share.note(Oddity::OverShare, over_share, now) == 0 {
             tracing::warn!(%sensor, addresses = over_share, "the fleet jails count no failures of this sensor's: as many bans count to it as one sensor may have (`bans` in [sensors]); the next line comes in a minute at the soonest");
         }

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use places::{Held, Places};
+use places::{HeldPlace, Places};
 
 /// The most offenders that are counted at a time, over all fleet jails. Where there are more, the sensor that holds most
 /// of them gives some up.
@@ -346,9 +346,9 @@ impl Offender {
     }
 
     /// Under what its place is found.
-    fn held(&self) -> Held {
+    fn held(&self) -> HeldPlace {
         let Self { holder, is_shared, active, .. } = *self;
-        Held { holder, is_shared, active, events: self.events.len() }
+        HeldPlace { holder, is_shared, active, events: self.events.len() }
     }
 
     fn newest(&self) -> i64 {

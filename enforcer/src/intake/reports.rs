@@ -25,7 +25,7 @@ pub struct Reports {
 
 /// What came of a report beside bans.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct TakenReport {
     /// How many earlier logins of its sensor protect no more for it.
     pub displaced: u64,
     /// Of how many addresses the fleet jails did not count its failures, because so many bans count to its sensor.
@@ -53,11 +53,11 @@ impl Reports {
         report: &Report,
         most_bans: Option<usize>,
         now: Timestamp,
-    ) -> Option<Taken> {
+    ) -> Option<TakenReport> {
         if !self.is_new(sensor, report) {
             return None;
         }
-        let mut taken = Taken::default();
+        let mut taken = TakenReport::default();
         let dating = Dating::new(Some(report.sent), now);
         for login in &report.logins {
             let mut login = protect::good_login(login, dating.date(login.time), sensor);

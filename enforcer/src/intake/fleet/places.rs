@@ -22,17 +22,17 @@ pub(super) struct Places {
 /// What one sensor holds, by when it was last active.
 #[derive(Debug, Default)]
 struct Holder {
-    alone: BTreeMap<u64, Place>,
-    shared: BTreeMap<u64, Place>,
+    alone: BTreeMap<u64, CountedAt>,
+    shared: BTreeMap<u64, CountedAt>,
     weight: usize,
 }
 
 /// Where an offender is counted: the place of its jail, and its prefix.
-pub(super) type Place = (usize, IpNet);
+pub(super) type CountedAt = (usize, IpNet);
 
 /// Under what an offender's place is found.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct HeldPlace {
     /// The number of the sensor that reported it first.
     pub holder: u32,
     /// Whether others reported it too.
@@ -47,7 +47,7 @@ pub(super) struct Held {
 
 impl Places {
     /// Notes the place of an offender.
-    pub fn put(&mut self, held: Held, place: Place) {
+    pub fn put(&mut self, held: HeldPlace, place: CountedAt) {
         let number = held.holder as usize;
         if self.holders.len() <= number {
             self.holders.resize_with(number + 1, Holder::default);
@@ -57,7 +57,7 @@ impl Places {
     }
 
     /// Gives up a place that was noted.
-    pub fn give_up(&mut self, held: Held) {
+    pub fn give_up(&mut self, held: HeldPlace) {
         let Some(holder) = self.holders.get_mut(held.holder as usize) else { return };
         if holder.queue(held.is_shared).remove(&held.active).is_some() {
             self.weigh(held.holder, |weight| weight.saturating_sub(held.weight()));
@@ -65,7 +65,7 @@ impl Places {
     }
 
     /// Whose place goes where there is no room.
-    pub fn first_to_go(&self) -> Option<Place> {
+    pub fn first_to_go(&self) -> Option<CountedAt> {
         let (_, holder) = self.by_weight.last()?;
         let holder = self.holders.get(*holder as usize)?;
         let quietest = holder.alone.first_key_value().or_else(|| holder.shared.first_key_value());
@@ -91,14 +91,14 @@ impl Places {
 // === impl Holder ===
 
 impl Holder {
-    fn queue(&mut self, is_shared: bool) -> &mut BTreeMap<u64, Place> {
+    fn queue(&mut self, is_shared: bool) -> &mut BTreeMap<u64, CountedAt> {
         if is_shared { &mut self.shared } else { &mut self.alone }
     }
 }
 
-// === impl Held ===
+// === impl HeldPlace ===
 
-impl Held {
+impl HeldPlace {
     fn weight(self) -> usize {
         PLACE + self.events
     }
