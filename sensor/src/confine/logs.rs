@@ -432,7 +432,9 @@ mod tests {
             "alice/moved/a.log",
         ] {
             let error = host.read(name).expect_err(name);
-            assert!(error.contains("leads out of its folder"), "{name}: {error}");
+            // Where `fs.protected_symlinks` is set, as systemd does, the kernel follows no such link for anybody.
+            let by_kernel = name == "shared/link" && error.contains("Permission denied");
+            assert!(by_kernel || error.contains("leads out of its folder"), "{name}: {error}");
         }
         for part in [LogPart::Archives(Side::Target), LogPart::Archive(Side::Target, "secret.1".into())] {
             std::fs::write(host.at("root/secret.1"), "old").unwrap();
