@@ -61,6 +61,21 @@ impl Scene {
         self.stage.start_sensor()
     }
 
+    /// Waits until what is read so far is on disk: a line that says nothing moves the position, and what is written after it
+    /// holds all before it.
+    async fn position_is_on_disk(&self) -> Result<()> {
+        let before = std::time::SystemTime::now();
+        let mut log = std::fs::File::options().append(true).open(self.stage.folder().join("log"))?;
+        log.write_all(b"nothing\n")?;
+        let written = self.file("sensor.sqlite3-wal");
+        let until = Instant::now() + PATIENCE;
+        while std::fs::metadata(&written)?.modified()? <= before {
+            ensure!(Instant::now() < until, "{} is not written", written.display());
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
     /// Starts it where the disk takes nothing; what it says of that.
     fn start_in_trouble(&self) -> Result<(Process, String)> {
         let mut command = self.stage.sensor();
@@ -165,8 +180,7 @@ async fn in_trouble(trouble: Trouble) -> Result<()> {
     scene.is_on_router("198.51.100.9").await?;
     if let Trouble::Full { killed: true } | Trouble::ReadOnly { killed: true } = trouble {
         scene.until("nothing waits", |status| status["outbox"]["waiting"] == 0).await?;
-        // Positions go to disk every second.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        scene.position_is_on_disk().await?;
     }
     scene.end(sensor, trouble)?;
     scene.fail("198.51.100.1", 1)?;
