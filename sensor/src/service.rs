@@ -162,13 +162,14 @@ pub async fn run(
         control::serve(listener, calls).await;
     });
 
+    // Whoever is told that it is ready may ask it to end at once.
+    let stop = asked_to_stop()?;
     let jails = lock(&watch).detector.totals().count();
     tracing::info!(jails, sources = sources.names.join(","), "ready");
     if sources.names.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
     }
 
-    let stop = wait_for_signal();
     tokio::pin!(stop);
     let loader_ended = service.kernel.ended();
     tokio::pin!(loader_ended);
@@ -176,10 +177,7 @@ pub async fn run(
     loop {
         let reply = tokio::select! {
             biased;
-            stopped = &mut stop => {
-                stopped?;
-                break;
-            }
+            () = &mut stop => break,
             () = &mut loader_ended => {
                 // Half a sensor that looks whole would be worse than one that its service starts again.
                 outcome = Err(anyhow!("the loader of the kernel programs ended; start the sensor again"));
@@ -431,14 +429,16 @@ async fn stop_at(shutdown: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
+/// Waits for SIGTERM or SIGINT; from when this returns on, neither ends the process by itself.
+fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn lock(watch: &Shared) -> MutexGuard<'_, Watch> {

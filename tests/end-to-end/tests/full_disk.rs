@@ -130,8 +130,8 @@ impl Scene {
         if killed {
             sensor.kill()?;
         } else {
-            // Whoever is asked before it listens for that ends by the signal.
-            sensor.terminate(PATIENCE)?;
+            let ended = sensor.terminate(PATIENCE)?;
+            ensure!(ended.success(), "asked to end, it ends with {ended}");
         }
         match trouble {
             Trouble::Full { .. } => {
