@@ -204,7 +204,7 @@ fn the_manual_has_a_page_for_each_command() {
     let host = Host::new("");
     let folder = host.folder.path().join("man1");
     host.prints(&["man", folder.to_str().unwrap()]);
-    for page in ["atalaya-enforcer.1", "atalaya-enforcer-status.1", "atalaya-enforcer-bans.1"] {
+    for page in ["atalaya-enforcer.8", "atalaya-enforcer-status.1", "atalaya-enforcer-bans.1"] {
         let text = std::fs::read_to_string(folder.join(page)).unwrap();
         assert!(text.contains(".SH EXAMPLES"), "{page}");
     }

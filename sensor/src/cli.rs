@@ -166,6 +166,13 @@ enum Command {
     /// Load and attach the kernel programs for the sensor that started this; not to be run by hand
     #[command(hide = true)]
     Loader,
+    /// Write the manual's pages
+    #[command(after_help = "Example:\n  atalaya-sensor man /tmp/man && man -l /tmp/man/atalaya-sensor.8")]
+    Man {
+        /// The folder; made where it is missing
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Print a script that completes commands and options in a shell
     #[command(
         after_help = "Example:\n  atalaya-sensor completions bash > /etc/bash_completion.d/atalaya-sensor"
@@ -260,6 +267,10 @@ pub fn run(cli: Cli, loader: impl FnOnce(OwnedFd) -> anyhow::Result<()>) -> anyh
                 anyhow::anyhow!("that is neither an address nor a network such as 192.0.2.0/24")
             })?;
             return said(ask(&state_of(&cli)?, &Request::Ignore { jail: jail.clone(), network })?);
+        }
+        Command::Man { folder } => {
+            atalaya_program::manual::write(Cli::command(), &folder)
+                .with_context(|| format!("cannot write the manual's pages into {}", folder.display()))?;
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "atalaya-sensor", &mut std::io::stdout());

@@ -34,6 +34,7 @@ use crate::store::{Snapshot, Store, Writer};
 use crate::uplink::outbox::Outbox;
 use crate::uplink::report::{ReportStatus, Reporter};
 use atalaya_program::count::counted;
+use atalaya_program::systemd::Systemd;
 
 mod answers;
 mod ban;
@@ -135,6 +136,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let Prepared { kernel, bounds, confinement } = prepared;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let systemd = Systemd::of_environment();
     let Idle { mut service, told, counted, doubts, writer } = open(&config, kernel, confinement)?;
     let listener = control::listen_as_possible(&config.state)?;
     let (state, folder) = (config.state.clone(), config.state.clone());
@@ -152,6 +154,7 @@ pub async fn run(
     store.flush().await;
     service.spawn(keep(watch.clone(), store.clone(), service.rate.clone()));
     service.spawn(tell_drops(watch.clone(), store.clone()));
+    service.spawn(systemd.clone().keep_watchdog());
     service.spawn(local_drop.keep(state.clone(), watch.clone()));
     let (calls, mut requests) = mpsc::channel(16);
     service.spawn(async move {
@@ -166,6 +169,7 @@ pub async fn run(
     let stop = asked_to_stop()?;
     let jails = lock(&watch).detector.totals().count();
     tracing::info!(jails, sources = sources.names.join(","), "ready");
+    systemd.ready();
     if sources.names.is_empty() {
         tracing::warn!("no source runs: nothing will be noticed");
     }
@@ -193,18 +197,16 @@ pub async fn run(
                 None => continue,
             },
         };
-        let answer = match reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new)) {
-            Ok(config) => service.reload(config, &folder, &mut sources).await,
-            Err(error) => Answer::Failed { message: format!("{error}; the sensor runs on as before") },
-        };
-        if let Answer::Failed { message } = &answer {
-            tracing::error!("reload: {message}");
-        }
+        systemd.reloading();
+        let read = reread().map_err(|error| error.to_string()).and_then(|new| bounds.admit(new));
+        let answer = service.take_up(read, &folder, &mut sources).await;
+        systemd.ready();
         if let Some(reply) = reply {
             let _ = reply.send(answer);
         }
     }
     tracing::info!("stopping");
+    systemd.stopping();
     sources.stop().await;
     service.shutdown.cancel();
     service.tasks.close();
@@ -289,6 +291,18 @@ impl Service {
             watch.detector.restore_bans(bans);
         }
         local_drop
+    }
+
+    /// Reloads, or says why everything stays as it was.
+    async fn take_up(&mut self, read: Result<Config, String>, state: &Path, sources: &mut Sources) -> Answer {
+        let answer = match read {
+            Ok(config) => self.reload(config, state, sources).await,
+            Err(error) => Answer::Failed { message: format!("{error}; the sensor runs on as before") },
+        };
+        if let Answer::Failed { message } = &answer {
+            tracing::error!("reload: {message}");
+        }
+        answer
     }
 
     /// Goes on with another configuration, whose state folder must be the same.

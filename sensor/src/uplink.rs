@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use atalaya_program::causes::Causes;
+use atalaya_program::host_names::HostNames;
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, Grounds, MAX_BATCH, Name, NumberedOffence,
     NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
@@ -120,6 +121,7 @@ impl Uplink {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
+            .dns_resolver(HostNames)
             .connect_timeout(Duration::from_secs(5))
             .timeout(REQUEST_DEADLINE)
             .pool_idle_timeout(None)

@@ -1,8 +1,9 @@
 //! `atalaya-enforcer man`: the manual's pages, from the same definition as the command line itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
+use atalaya_program::manual;
 use clap::CommandFactory;
 
 /// Where the pages go.
@@ -19,26 +20,8 @@ pub struct Arguments {
 /// Writes a page for the program and one for each command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = &arguments.folder;
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let mut command = super::Cli::command().disable_help_subcommand(true);
-    // Gives the commands their whole names, `atalaya-enforcer-bans`.
-    command.build();
-    write(&command, folder)
-}
-
-fn write(command: &clap::Command, folder: &Path) -> anyhow::Result<()> {
-    for sub in command.get_subcommands() {
-        write(sub, folder)?;
-    }
-    let source = format!("Atalaya {}", env!("CARGO_PKG_VERSION"));
-    let page = clap_mangen::Man::new(command.clone()).source(source).manual("Atalaya");
-    let mut text = Vec::new();
-    page.render(&mut text)?;
-    // What follows a command's help is its examples.
-    let text = String::from_utf8(text)?.replace("\n.SH EXTRA\n", "\n.SH EXAMPLES\n");
-    let path = folder.join(page.get_filename());
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    manual::write(super::Cli::command(), folder)
+        .with_context(|| format!("cannot write the manual's pages into {}", folder.display()))
 }
 
 #[cfg(test)]
@@ -51,8 +34,9 @@ mod tests {
         run(&Arguments { folder: folder.path().join("man1") }).unwrap();
         let commands = super::super::Cli::command();
         let names = commands.get_subcommands().map(|sub| format!("atalaya-enforcer-{}", sub.get_name()));
-        for name in names.chain(["atalaya-enforcer".to_owned()]) {
-            let page = std::fs::read_to_string(folder.path().join(format!("man1/{name}.1"))).unwrap();
+        let pages = names.map(|name| format!("{name}.1"));
+        for name in pages.chain(["atalaya-enforcer.8".to_owned()]) {
+            let page = std::fs::read_to_string(folder.path().join("man1").join(&name)).unwrap();
             assert!(page.contains(".SH EXAMPLES") && page.contains(".SH NAME"), "{name}");
         }
     }

@@ -5,6 +5,8 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
+use atalaya_program::host_names;
+
 /// The port of the plain API.
 pub const API_PORT: u16 = 8728;
 
@@ -52,8 +54,8 @@ impl Endpoint {
         if let Some((address, interface)) = scoped(&self.host) {
             return Ok(vec![SocketAddrV6::new(address, port, 0, interface_index(interface)?).into()]);
         }
-        let addresses: Vec<SocketAddr> =
-            tokio::net::lookup_host((self.host.as_str(), port)).await?.take(16).collect();
+        let mut addresses = host_names::look_up(&self.host, port).await?;
+        addresses.truncate(16);
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }

@@ -334,7 +334,7 @@ mod tests {
 
     const ALICE: u32 = 4711;
 
-    /// Whether the kernel follows a link in a sticky folder that all may write only for its owner (proc_sys_fs(5)).
+    /// Whether the kernel follows a link in a sticky folder that all may write only for its owner (`proc_sys_fs(5)`).
     fn protected_symlinks() -> bool {
         std::fs::read_to_string("/proc/sys/fs/protected_symlinks").unwrap().trim() == "1"
     }

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use atalaya_program::host_names;
 use atalaya_wire::Networks;
 use serde::Deserialize;
 
@@ -100,10 +101,9 @@ impl IgnoreList {
             }
         }
         for name in names {
-            let addresses =
-                tokio::time::timeout(LOOKUP_DEADLINE, tokio::net::lookup_host((name.as_str(), 0))).await;
+            let addresses = tokio::time::timeout(LOOKUP_DEADLINE, host_names::look_up(&name, 0)).await;
             match addresses {
-                Ok(Ok(addresses)) => found.extend(addresses.map(|address| address.ip().into())),
+                Ok(Ok(addresses)) => found.extend(addresses.iter().map(|address| address.ip().into())),
                 Ok(Err(error)) => tracing::warn!(name, %error, "cannot be looked up: it is not ignored"),
                 Err(_) => tracing::warn!(name, "looking it up takes too long: it is not ignored"),
             }

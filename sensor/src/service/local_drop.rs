@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use atalaya_program::host_names;
 use atalaya_wire::Name;
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
@@ -373,10 +374,10 @@ async fn addresses(url: &str) -> Option<Vec<IpAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Some(vec![address]);
     }
-    let found = tokio::time::timeout(LOOKUP_DEADLINE, tokio::net::lookup_host((host.as_str(), 0))).await;
+    let found = tokio::time::timeout(LOOKUP_DEADLINE, host_names::look_up(&host, 0)).await;
     match found {
         Ok(Ok(found)) => {
-            let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            let mut addresses: Vec<IpAddr> = found.iter().map(SocketAddr::ip).collect();
             addresses.sort_unstable();
             addresses.dedup();
             Some(addresses)
