@@ -241,6 +241,12 @@ fn check_listen(
     })
 }
 
+/// The socket that a configuration names, whatever else is wrong in it; none where it is no TOML.
+pub fn socket_of(path: &Path) -> Option<PathBuf> {
+    let table: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
+    Some(table.get("socket").and_then(toml::Value::as_str).map_or_else(default_socket, PathBuf::from))
+}
+
 fn default_state() -> PathBuf {
     "/var/lib/atalaya-enforcer".into()
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
-use atalaya_enforcer::config::Config;
+use atalaya_enforcer::config::{self, Config};
 use atalaya_enforcer::control::reload::{ReloadAnswer, ReloadRequest};
 use atalaya_wire::{Name, Problem};
 
@@ -38,9 +38,7 @@ pub struct Arguments {
 impl Arguments {
     /// Prints what changes, then lets it change.
     pub fn run(self, config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-        // A mistake is told here as `check` tells it, also where no enforcer runs.
-        let read = Config::read(config)?;
-        let socket = Socket::at(&read.socket)?;
+        let socket = socket(config)?;
         let Self { dry_run, new_certificate, json } = self;
         let would: ReloadAnswer = socket.post(PATH, &ReloadRequest { dry_run: true, new_certificate })?;
         if !json {
@@ -51,6 +49,27 @@ impl Arguments {
         }
         let done = apply(&socket, &would, new_certificate)?;
         if json { print_json(out, &done) } else { print_done(out, &would, &done) }
+    }
+}
+
+/// The way to the enforcer that runs. A mistake is told here as `check` tells it, also where none does; but the enforcer may
+/// read what this command may not, for systemd gives passwords to the service alone: then its word counts.
+fn socket(path: &Path) -> anyhow::Result<Socket> {
+    let mistake = match Config::read(path) {
+        Ok(config) => return Socket::at(&config.socket),
+        Err(mistake) => mistake,
+    };
+    let Some(socket) = config::socket_of(path).and_then(|socket| Socket::at(&socket).ok()) else {
+        return Err(mistake.into());
+    };
+    let look = ReloadRequest { dry_run: true, ..Default::default() };
+    let would: anyhow::Result<ReloadAnswer> = socket.post(PATH, &look);
+    match would {
+        Err(error) if error.is::<Problem>() && !error.to_string().contains(&mistake.to_string()) => {
+            Err(error)
+        }
+        Err(_no_answer_or_the_same) => Err(mistake.into()),
+        Ok(_) => Ok(socket),
     }
 }
 

@@ -100,13 +100,14 @@ impl Section<'_> {
             PasswordPlace::New(password) => {
                 let text = format!("{}\n", password.expose());
                 let file = folder.join(self.password_file());
-                Some(TentativeFile::write(&file, text.as_bytes(), 0o600, owner.as_ref()).map_err(
-                    |error| {
-                        let taken = error.kind() == io::ErrorKind::AlreadyExists;
-                        let hint = if taken { "; move it away, or use it with --password-file" } else { "" };
-                        anyhow::anyhow!("cannot write the password to {}: {error}{hint}", file.display())
-                    },
-                )?)
+                // A configuration of root's that a group may read is read by a service of that group.
+                let shared = owner.as_ref().is_some_and(|file| file.uid() == 0 && file.gid() != 0);
+                let mode = if shared { 0o640 } else { 0o600 };
+                Some(TentativeFile::write(&file, text.as_bytes(), mode, owner.as_ref()).map_err(|error| {
+                    let taken = error.kind() == io::ErrorKind::AlreadyExists;
+                    let hint = if taken { "; move it away, or use it with --password-file" } else { "" };
+                    anyhow::anyhow!("cannot write the password to {}: {error}{hint}", file.display())
+                })?)
             }
         };
         if let Err(error) = Config::parse(&after, &path) {
