@@ -16,7 +16,7 @@ use trial::{Terms, Tried};
 
 mod guide;
 mod host;
-mod image;
+pub mod image;
 mod recipe;
 mod recipes;
 mod table;

@@ -11,6 +11,8 @@ mod daemons;
 mod demo;
 mod dist;
 mod faults;
+mod package;
+mod packages;
 mod run;
 mod setup;
 mod suite;
@@ -63,8 +65,13 @@ enum Command {
         A seed makes one schedule. Which of two things that happen at once comes first is the machine's choice, so a\n\
         failure may need more than one try. Needs root for small disks; logs of failed runs are kept below target.")]
     Faults(faults::Arguments),
-    /// Build the two programs as they are handed out: optimized and stripped
-    #[command(after_help = "Example:\n  cargo xtask dist")]
+    /// Prove that Debian's packages do what docs/install.md says: installed, upgraded and purged under a real systemd
+    #[command(after_help = "Examples:\n  cargo xtask packages                   # on Debian 12\n  \
+        cargo xtask packages --suite trixie\n  cargo xtask packages --all\n\n\
+        Needs root: it makes namespaces. File roots are kept below target/daemons.")]
+    Packages(packages::Arguments),
+    /// Build the two programs as they are handed out: optimized and stripped, and Debian's packages of them
+    #[command(after_help = "Examples:\n  cargo xtask dist\n  cargo xtask dist --all --twice")]
     Dist(dist::Arguments),
     /// Measure the budgets of the design
     #[command(after_help = "Example:\n  cargo xtask bench latency")]
@@ -80,6 +87,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Daemons(arguments) => daemons::run(&arguments),
         Command::Faults(arguments) => faults::run(&arguments),
+        Command::Packages(arguments) => packages::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

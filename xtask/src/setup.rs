@@ -40,6 +40,26 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("/usr/sbin/logrotate", "logrotate"),
 ];
 
+/// What handing out for two processors needs: a compiler of C for the other, its emulator, and what reads images.
+const DISTRIBUTION_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/bin/aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ("/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross"),
+    ("/usr/bin/qemu-aarch64", "qemu-user"),
+    ("/usr/bin/umoci", "umoci"),
+];
+
+/// What makes Debian's packages, looks at them, and the file roots that they are tried in.
+const PACKAGING_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/bin/dpkg-shlibdeps", "dpkg-dev"),
+    ("/usr/bin/lintian", "lintian"),
+    ("/usr/sbin/debootstrap", "debootstrap"),
+];
+
+/// The release of cargo-deb that packs.
+const CARGO_DEB: &str = "3.8.0";
+/// The release of cargo-cyclonedx whose lists are handed out.
+const CYCLONEDX: &str = "0.5.9";
+
 /// Packages that Debian builds in one go, and that accept only each other's very version: the first is asked for
 /// in the version of the second, where that is installed, so that the second need not be upgraded.
 const OF_ONE_SOURCE: &[(&str, &str)] = &[
@@ -57,6 +77,10 @@ pub enum Purpose {
     Demo,
     /// Building, and running the demo, the tests and the benchmarks
     Test,
+    /// Packing, and trying Debian's packages
+    Packages,
+    /// Building what is handed out for amd64 and arm64
+    Distribution,
 }
 
 /// Options of `cargo xtask setup`.
@@ -95,7 +119,14 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         Purpose::Test => {
             let packages = [missing(DEMO_PACKAGES), missing(TEST_PACKAGES)].concat();
             install("the tests run real daemons, clients and kernels", &packages, Care::Upgrade)?;
-            ensure_fail2ban(&[Suite::Bookworm])
+            ensure_fail2ban(&[Suite::Bookworm])?;
+            ensure_packaging()
+        }
+        Purpose::Packages => ensure_packaging(),
+        Purpose::Distribution => {
+            let why = "programs for another processor, and images, are built and tried";
+            install(why, &missing(DISTRIBUTION_PACKAGES), Care::Upgrade)?;
+            ensure_cyclonedx()
         }
     }
 }
@@ -164,6 +195,43 @@ fn ensure_linker() -> Result<()> {
             "llvm-22",
         ]),
     )
+}
+
+/// The program that lists what a program is made of.
+pub fn cyclonedx() -> PathBuf {
+    programs("tools").join("bin/cargo-cyclonedx")
+}
+
+fn ensure_cyclonedx() -> Result<()> {
+    ensure_tool(&cyclonedx(), "cargo-cyclonedx", CYCLONEDX, "lists what the programs are made of")
+}
+
+/// The program that makes Debian's packages.
+pub fn cargo_deb() -> PathBuf {
+    programs("tools").join("bin/cargo-deb")
+}
+
+fn ensure_packaging() -> Result<()> {
+    let missing =
+        |(file, package): &(&'static str, &'static str)| (!Path::new(file).exists()).then_some(*package);
+    let missing: Vec<&str> = PACKAGING_PACKAGES.iter().filter_map(missing).collect();
+    install("Debian's packages are made, looked at and tried", &missing, Care::Upgrade)?;
+    ensure_tool(&cargo_deb(), "cargo-deb", CARGO_DEB, "makes Debian's packages")
+}
+
+/// Builds a program of crates.io beside what is built, in the one release that is relied on.
+fn ensure_tool(program: &Path, name: &str, release: &str, why: &str) -> Result<()> {
+    if program.exists() {
+        return Ok(());
+    }
+    let mut install = cargo();
+    install.env_remove("RUSTC_BOOTSTRAP").args([
+        "install",
+        "--locked",
+        &format!("{name}@{release}"),
+        "--root",
+    ]);
+    announce(&format!("{why}; about a minute"), install.arg(programs("tools")))
 }
 
 /// Where the files of Debian's openssh-server are: below the root where it is installed, else below the folder of

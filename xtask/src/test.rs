@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::run::{announce, cargo};
 use crate::suite::Suite;
-use crate::{daemons, faults, setup, vm};
+use crate::{daemons, faults, packages, setup, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
@@ -62,6 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     licences()?;
     faults::run_of_test(arguments.all)?;
     vm::run(&vm::Arguments::of_test(arguments.all))?;
+    packages::run(&packages::Arguments::of_test(arguments.all))?;
     daemons::run_of_test(arguments.all)
 }
 

@@ -123,20 +123,25 @@ impl Image {
 
     /// A daemon's file root, whose packages are installed where they are not yet.
     pub fn layers(&self, recipe: &Recipe) -> Result<Layers> {
-        let folder = self.folder.join("with").join(recipe.layer);
-        let packages = recipe.packages(self.suite).join(" ");
+        self.with(recipe.layer, recipe.packages(self.suite))
+    }
+
+    /// A file root with packages, by a name of theirs; they are installed where they are not yet.
+    pub fn with(&self, layer: &str, wanted: &[&str]) -> Result<Layers> {
+        let folder = self.folder.join("with").join(layer);
+        let packages = wanted.join(" ");
         let files = folder.join("files");
         if fs::read_to_string(folder.join("packages")).ok().as_deref() != Some(&packages) {
             if folder.exists() {
                 fs::remove_dir_all(&folder)?;
             }
-            let installed = self.install(recipe).or_else(|error| {
+            let installed = self.install(wanted).or_else(|error| {
                 if interruption()?.load(Ordering::SeqCst) {
                     return Err(error);
                 }
                 // Old lists name packages that are gone.
                 self.lists.fetch()?;
-                self.install(recipe)
+                self.install(wanted)
             })?;
             fs::write(installed.path().join("packages"), &packages)?;
             fs::create_dir_all(self.folder.join("with"))?;
@@ -146,13 +151,12 @@ impl Image {
         Ok(Layers { lower, workshop: self.folder.join(WORKSHOP) })
     }
 
-    /// Installs a daemon's packages; the draft of their layer.
-    fn install(&self, recipe: &Recipe) -> Result<TempDir> {
+    /// Installs packages; the draft of their layer.
+    fn install(&self, packages: &[&str]) -> Result<TempDir> {
         let draft = self.draft()?;
         let mut script = contained(&[], MAKE_LAYER);
         script.env("APT_CONFIG", self.lists.apt_configuration());
         script.arg(self.folder.join(WORKSHOP)).arg(draft.path().join("files")).arg(self.folder.join("base"));
-        let packages = recipe.packages(self.suite);
         let what = format!("installs {} beside Debian {}", packages.join(" "), self.suite.name());
         follow(&what, script.args(packages))?;
         Ok(draft)
