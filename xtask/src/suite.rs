@@ -32,6 +32,8 @@ pub enum Suite {
 pub struct PackageLists {
     suite: Suite,
     folder: PathBuf,
+    /// Debian's name of a processor whose packages are known beside this machine's.
+    foreign: Option<&'static str>,
 }
 
 /// Where this machine gets Debian's packages from.
@@ -58,24 +60,35 @@ impl Suite {
 
     /// Its package lists, fetched where there are none or where they are older than a day.
     pub fn lists(self) -> Result<PackageLists> {
-        let lists = PackageLists { suite: self, folder: programs("apt").join(self.name()) };
-        let fetched = lists.fetched();
-        let age = fetched.and_then(|fetched| SystemTime::now().duration_since(fetched).ok());
-        if age.is_none_or(|age| age > LISTS_LIFE)
-            && let Err(error) = lists.fetch()
-        {
-            if fetched.is_none() {
-                return Err(error.context(format!("no package lists of {}", self.name())));
-            }
-            eprintln!("{error:#}\nthe lists of before are used");
-        }
-        Ok(lists)
+        PackageLists { suite: self, folder: programs("apt").join(self.name()), foreign: None }.fresh()
+    }
+
+    /// The same with the packages of another processor, by Debian's name of it.
+    pub fn lists_with(self, foreign: &'static str) -> Result<PackageLists> {
+        let folder = programs("apt").join(format!("{}-{foreign}", self.name()));
+        PackageLists { suite: self, folder, foreign: Some(foreign) }.fresh()
     }
 }
 
 // === impl PackageLists ===
 
 impl PackageLists {
+    /// As they are, fetched where there are none or where they are older than a day.
+    fn fresh(self) -> Result<Self> {
+        let lists = self;
+        let fetched = lists.fetched();
+        let age = fetched.and_then(|fetched| SystemTime::now().duration_since(fetched).ok());
+        if age.is_none_or(|age| age > LISTS_LIFE)
+            && let Err(error) = lists.fetch()
+        {
+            if fetched.is_none() {
+                return Err(error.context(format!("no package lists of {}", lists.suite.name())));
+            }
+            eprintln!("{error:#}\nthe lists of before are used");
+        }
+        Ok(lists)
+    }
+
     /// The names of the packages that a regular expression of apt's (POSIX, extended) fits.
     pub fn names(&self, pattern: &str) -> Result<Vec<String>> {
         let found = output(self.apt("apt-cache").args(["search", "--names-only", pattern]))?;
@@ -189,6 +202,11 @@ impl PackageLists {
         }
         for nothing in ["sourceparts", "preferences", "preferencesparts"] {
             text.push_str(&format!("Dir::Etc::{nothing} \"/dev/null\";\n"));
+        }
+        if let Some(foreign) = self.foreign {
+            // The first is this machine's.
+            let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+            text.push_str(&format!("APT::Architectures {{ \"{own}\"; \"{foreign}\"; }};\n"));
         }
         text.push_str("// Texts for software centres, and descriptions in other languages.\n");
         text.push_str("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n");
