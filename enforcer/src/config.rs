@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
+use atalaya_program::metrics::MetricsConfig;
 use atalaya_wire::{Escalation, EscalationTable, Name, Nat64};
 use serde::Deserialize;
 use toml::Spanned;
@@ -39,6 +40,9 @@ use tables::{RawFleet, RawHistory, RawProtect, RawWiden, check_allow, check_esca
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/enforcer.toml";
 
+/// The port of loopback on which figures are told where `[metrics]` says nothing else.
+const METRICS_PORT: u16 = 8444;
+
 /// The whole configuration of an enforcer.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -66,6 +70,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// What one sensor may take of what all share.
     pub sensors: SensorLimits,
+    /// Where figures are told to Prometheus; nowhere where there is no such table.
+    pub metrics: Option<SocketAddr>,
     /// The prefixes of NAT64 beside the well-known one.
     pub nat64: Nat64,
     /// The routers, in the order of their names.
@@ -101,6 +107,7 @@ struct RawConfig {
     history: RawHistory,
     #[serde(default)]
     sensors: RawSensors,
+    metrics: Option<MetricsConfig>,
     #[serde(default)]
     router: BTreeMap<Name, Spanned<RawRouter>>,
 }
@@ -168,6 +175,7 @@ impl Config {
             protect: raw.protect.check(&at)?,
             history: raw.history.check(&at)?,
             sensors: raw.sensors.check(&at)?,
+            metrics: raw.metrics.map(|metrics| metrics.listen(METRICS_PORT)),
             nat64: raw.nat64,
             routers,
             warnings,

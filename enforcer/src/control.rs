@@ -27,6 +27,7 @@ pub mod answers;
 pub mod bans;
 pub mod desired;
 pub mod fault;
+pub mod figures;
 pub mod holding;
 pub mod open_files;
 pub mod rates;
@@ -81,7 +82,7 @@ struct Refused(StatusCode, Problem);
 
 impl Control {
     /// The paths that the commands use.
-    pub fn routes(self) -> Router {
+    pub fn routes(self: Arc<Self>) -> Router {
         Router::new()
             .route("/desired", get(desired::desired))
             .route("/lists/forget", post(desired::forget))
@@ -95,7 +96,7 @@ impl Control {
             .route("/bans", get(bans::list).post(bans::ban).delete(bans::unban))
             .route("/enrolled/refresh", post(sensors::refresh))
             .route("/sensors/unban", post(sensors::unban))
-            .with_state(Arc::new(self))
+            .with_state(self)
     }
 
     /// Since when a router is not logged in to; `None` for one that is.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use atalaya_program::metrics::Durations;
 use atalaya_wire::{
     ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, MAX_BATCH, Name, NumberedOffence,
     NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
@@ -79,6 +80,8 @@ pub struct Intake {
     entrance: Arc<Entrance>,
     shares: Shares,
     aside: Aside,
+    /// From the arrival of a batch to its ack.
+    acked: Durations,
 }
 
 // === impl Intake ===
@@ -107,7 +110,13 @@ impl Intake {
             entrance,
             shares: Shares::new(limits),
             aside: Aside::new()?,
+            acked: Durations::default(),
         })
+    }
+
+    /// How long each batch of offences took, from its arrival to its ack.
+    pub fn acked(&self) -> Durations {
+        self.acked.clone()
     }
 
     /// The paths that sensors use.
@@ -486,10 +495,14 @@ async fn offences(State(intake): State<Arc<Intake>>, request: Request) -> Result
     let may =
         |sensor: &Name, share: &Share| intake.shares.may_send_offences(sensor, share, intake.clock.now());
     let (sensor, share, body) = intake.receive(request, may).await?;
-    let _turn = turn(&share.batch, Instant::now() + BODY_DEADLINE).await?;
+    let came = Instant::now();
+    let _turn = turn(&share.batch, came + BODY_DEADLINE).await?;
     let batch = intake.read((&sensor, &share), body, parse).await?;
     let problem = match intake.take(&sensor, &share, batch).await {
-        Ok(ack) => return Ok(acked(ack, &intake.aside).await?),
+        Ok(ack) => {
+            intake.acked.took(came.elapsed());
+            return Ok(acked(ack, &intake.aside).await?);
+        }
         Err(problem) => problem,
     };
     tracing::debug!(%sensor, problem = problem.message, "no ack");

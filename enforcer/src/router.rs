@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use atalaya_program::metrics::Durations;
 use atalaya_wire::Name;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -76,6 +77,7 @@ pub struct RouterHandle {
     settings: watch::Sender<RouterConfig>,
     status: watch::Receiver<RouterStatus>,
     questions: mpsc::Sender<Question>,
+    answered: Durations,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -96,7 +98,9 @@ pub fn spawn(
     let (questions, asked) = mpsc::channel(64);
     let view = RwLock::new(config.view(&desired));
     let (settings, changed) = watch::channel(config.clone());
+    let answered = Durations::default();
     let workplace = workplace::Workplace {
+        answered: answered.clone(),
         pace: Pace::new(config.window, config.rate, config.max_cpu),
         subscription: desired.subscribe(),
         desired: Arc::clone(&desired),
@@ -119,7 +123,7 @@ pub fn spawn(
         status: sender,
     };
     let task = Mutex::new(Some(tokio::spawn(worker::run(workplace))));
-    RouterHandle { desired, view, settings, status, questions, stop, task }
+    RouterHandle { desired, view, settings, status, questions, answered, stop, task }
 }
 
 // === impl RouterHandle ===
@@ -140,6 +144,11 @@ impl RouterHandle {
     /// Whether these are the settings with which it runs.
     pub fn runs_with(&self, config: &RouterConfig) -> bool {
         *self.settings.borrow() == *config
+    }
+
+    /// How long the router took to answer each add, set and remove.
+    pub fn answered(&self) -> Durations {
+        self.answered.clone()
     }
 
     /// Lets the worker end, after what is in flight.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use atalaya_program::metrics;
 use atalaya_wire::{Fingerprint, Name};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, UnixListener};
@@ -25,7 +26,7 @@ use crate::control::desired::Basis;
 use crate::control::open_files::OpenFilesCount;
 use crate::control::rates::{Rates, Totals};
 use crate::control::reload::{ReloadAnswer, ReloadError, ReloadRequest, Reloads};
-use crate::control::{Control, socket};
+use crate::control::{Control, figures, socket};
 use crate::desired::{Desired, Labels};
 use crate::enrolment::{self, Enrolled};
 use crate::intake::Intake;
@@ -146,6 +147,8 @@ pub async fn start_rereading(mut config: Config, clock: Clock, reread: Reread) -
         reloads: reloads.clone(),
         started,
     };
+    let control = Arc::new(control);
+    tell_prometheus(config.metrics, &control, &tasks, &stop)?;
     tasks.spawn(answer_commands(commands, control, stop.clone()));
     let routes = intake.clone().routes();
     tasks.spawn(https::accept(listener, acceptor, routes, entrance, stop.clone(), tasks.clone()));
@@ -291,7 +294,30 @@ fn connection_limits(routers: usize) -> ConnectionLimits {
     ConnectionLimits::within(getrlimit(Resource::Nofile).current, routers)
 }
 
-async fn answer_commands(commands: UnixListener, control: Control, stop: CancellationToken) {
+/// Tells figures where that is wanted.
+fn tell_prometheus(
+    at: Option<SocketAddr>,
+    control: &Arc<Control>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(address) = at {
+        let (listener, control) = (metrics::listen(address)?, control.clone());
+        // Of thousands of sensors the text takes its time, in which nobody else is to wait.
+        let figures = move || {
+            let control = control.clone();
+            async move {
+                let told = tokio::task::spawn_blocking(move || figures::figures(&control)).await;
+                told.unwrap_or_default()
+            }
+        };
+        let served = metrics::serve(listener, figures);
+        tasks.spawn(until(stop.clone(), served));
+    }
+    Ok(())
+}
+
+async fn answer_commands(commands: UnixListener, control: Arc<Control>, stop: CancellationToken) {
     let served = axum::serve(commands, control.routes()).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the socket for commands failed");

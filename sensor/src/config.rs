@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use atalaya_program::config_file::{self, ConfigError, ConfigFile};
+use atalaya_program::metrics::MetricsConfig;
 use atalaya_sensor_ebpf::connections::{CONNECTION_JAILS, PORTS, SCAN_RULES, WATCHERS};
 use atalaya_wire::{BanTime, Name, Nat64, Networks, Seconds, reserved};
 use jiff::tz::TimeZone;
@@ -36,6 +37,9 @@ use local_drop::RawLocalDrop;
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/atalaya/sensor.toml";
 
+/// The port of loopback on which figures are told where `[metrics]` says nothing else.
+const METRICS_PORT: u16 = 8445;
+
 /// The whole configuration of a sensor.
 #[derive(Debug)]
 pub struct Config {
@@ -57,6 +61,8 @@ pub struct Config {
     pub report: bool,
     /// Whether and how this host itself drops what banned addresses send.
     pub local_drop: Option<LocalDropConfig>,
+    /// Where figures are told to Prometheus; nowhere where there is no such table.
+    pub metrics: Option<SocketAddr>,
     /// Whether the sensor's processes give up what they do not need.
     pub confine: bool,
     /// By which network fail2ban's jails count IPv6 failures, where `[defaults]` says so.
@@ -225,6 +231,7 @@ impl Config {
             logins: raw.logins,
             report: raw.report,
             local_drop: raw.local_drop.0,
+            metrics: raw.metrics.map(|metrics| metrics.listen(METRICS_PORT)),
             confine: raw.confine,
             ipv6_prefix: raw.defaults.ipv6_prefix.map(Spanned::into_inner),
             nat64: raw.defaults.nat64,
@@ -404,6 +411,7 @@ struct RawConfig {
     local_drop: RawLocalDrop,
     #[serde(default = "yes")]
     confine: bool,
+    metrics: Option<MetricsConfig>,
     journal: Option<PathBuf>,
     #[serde(default)]
     follow: Vec<Spanned<PathBuf>>,

@@ -42,6 +42,8 @@ pub enum Request {
         /// Only this jail, which must run; all jails where it is `None`.
         jail: Option<Name>,
     },
+    /// What Prometheus is told.
+    Figures,
     /// Read the configuration again and go on with it.
     Reload,
     /// Ban an address in a jail's name.
@@ -75,6 +77,11 @@ pub enum Request {
 pub enum Answer {
     /// How the sensor stands.
     Status(Box<Status>),
+    /// What Prometheus is told.
+    Figures {
+        /// In `OpenMetrics`' text.
+        text: String,
+    },
     /// It is done, in a sentence.
     Done {
         /// For people, on one line; the wording may change.

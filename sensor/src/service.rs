@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use atalaya_program::causes::Causes;
 use atalaya_program::config_file::ConfigError;
+use atalaya_program::metrics;
 use atalaya_wire::Name;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -40,6 +41,7 @@ mod answers;
 mod ban;
 mod connections;
 mod enforcer;
+mod figures;
 mod files;
 mod ignorecommands;
 mod journal;
@@ -139,7 +141,7 @@ pub async fn run(
     let systemd = Systemd::of_environment();
     let Idle { mut service, told, counted, doubts, writer } = open(&config, kernel, confinement)?;
     let listener = control::listen_as_possible(&config.state)?;
-    let (state, folder) = (config.state.clone(), config.state.clone());
+    let (state, folder, scraped) = (config.state.clone(), config.state.clone(), config.metrics);
     let Desk { watch, local_drop, outbox, store, .. } = service.desk.clone();
 
     // Before it is told that there is no enforcer: for hosts without a router that is as it should be. And before
@@ -157,6 +159,13 @@ pub async fn run(
     service.spawn(systemd.clone().keep_watchdog());
     service.spawn(local_drop.keep(state.clone(), watch.clone()));
     let (calls, mut requests) = mpsc::channel(16);
+    if let Some(address) = scraped {
+        let figures = metrics::serve(metrics::listen(address)?, {
+            let calls = calls.clone();
+            move || figures::asked(calls.clone())
+        });
+        service.spawn(figures);
+    }
     service.spawn(async move {
         let listener = match listener {
             Some(listener) => listener,

@@ -199,8 +199,10 @@ impl Uplink {
             let sent = Some(jiff::Timestamp::now());
             let batch = Batch { version: VERSION, outbox: outbox.name().clone(), sent, offences };
             let request = self.client.post(format!("{}{OFFENCES_PATH}", self.membership.url)).json(&batch);
+            let began = tokio::time::Instant::now();
             let error = match self.answer::<Ack>(request).await {
                 Ok(ack) => {
+                    outbox.was_answered(began.elapsed());
                     tracing::debug!(through = ack.through, offences = batch.offences.len(), "acked");
                     warn_refused(&ack.refused);
                     answered(batch.offences, ack.rulings).await;

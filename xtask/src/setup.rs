@@ -120,6 +120,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
             let packages = [missing(DEMO_PACKAGES), missing(TEST_PACKAGES)].concat();
             install("the tests run real daemons, clients and kernels", &packages, Care::Upgrade)?;
             ensure_fail2ban(&[Suite::Bookworm])?;
+            ensure_prometheus()?;
             ensure_packaging()
         }
         Purpose::Packages => ensure_packaging(),
@@ -195,6 +196,16 @@ fn ensure_linker() -> Result<()> {
             "llvm-22",
         ]),
     )
+}
+
+/// Unpacks Debian's Prometheus and its promtool, which the tests run: installing it would start a service.
+fn ensure_prometheus() -> Result<()> {
+    let folder = programs("prometheus");
+    if !folder.join("usr/bin/promtool").exists() {
+        let why = "the tests let a real Prometheus scrape the programs";
+        Suite::Bookworm.lists()?.unpack(&["prometheus"], &folder, why)?;
+    }
+    Ok(())
 }
 
 /// The program that lists what a program is made of.

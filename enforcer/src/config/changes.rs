@@ -40,6 +40,7 @@ impl Differences {
             protect: _,
             history: _,
             sensors: _,
+            metrics: _,
             nat64: _,
             routers: _,
             warnings: _,
@@ -48,6 +49,9 @@ impl Differences {
         found.needs_restart("listen", &before.listen, &after.listen);
         found.needs_restart("state", &before.state.display(), &after.state.display());
         found.needs_restart("socket", &before.socket.display(), &after.socket.display());
+        let told =
+            |at: Option<std::net::SocketAddr>| at.map_or_else(|| "nowhere".to_owned(), |at| at.to_string());
+        found.needs_restart("metrics", &told(before.metrics), &told(after.metrics));
         found.routers(&before.routers, &after.routers);
         found.list(before, after);
         found.set("allow", &allowed(before), &allowed(after));

@@ -25,6 +25,11 @@ impl Status {
 }
 
 pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
+    Json(snapshot(&control))
+}
+
+/// All of it, at this moment.
+pub(super) fn snapshot(control: &Control) -> Status {
     let routers: Vec<RouterStatus> = control.routers.now().iter().map(|router| router.status()).collect();
     let rates = control.rates.lock().unwrap_or_else(PoisonError::into_inner);
     let routers = routers.into_iter().map(|status| RouterAnswer {
@@ -54,11 +59,11 @@ pub(super) async fn status(State(control): State<Arc<Control>>) -> Json<Status> 
         list: control.list.borrow().clone(),
         fingerprint: control.presented.fingerprint(),
         routers,
-        sensors: sensors(&control),
+        sensors: sensors(control),
     };
     status.faults = fault::faults(&status);
     status.looking = fault::looking(&status);
-    Json(status)
+    status
 }
 
 fn sensors(control: &Control) -> BTreeMap<Name, SensorAnswer> {

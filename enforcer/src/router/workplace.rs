@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::mem::discriminant;
 use std::sync::Arc;
 
+use atalaya_program::metrics::Durations;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ use crate::prefixes::Family;
 pub(super) struct Workplace {
     pub(super) config: RouterConfig,
     pub(super) pace: Pace,
+    /// How long the router takes to answer, over all sessions.
+    pub(super) answered: Durations,
     pub(super) desired: Arc<Desired>,
     pub(super) recovery: Option<Arc<Recovery>>,
     pub(super) asked: mpsc::Receiver<Question>,

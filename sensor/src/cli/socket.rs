@@ -21,6 +21,8 @@ pub fn said(answer: Answer) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Answer::Failed { message } => bail!("{message}"),
-        Answer::Status(_) => bail!("the sensor answered something else than was asked"),
+        Answer::Status(_) | Answer::Figures { .. } => {
+            bail!("the sensor answered something else than was asked")
+        }
     }
 }

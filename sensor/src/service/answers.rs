@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::ban::never_banned;
+use super::figures::{self, FigureSources};
 use super::{Service, Sources, Watch, lock};
 use crate::control::{Answer, FileStatus, JournalCounters, Request, Status};
-use crate::source::logins::seen::unseen;
+use crate::source::logins::seen::{SeenService, unseen};
 use crate::uplink::Uplink;
 use crate::uplink::report::ReportStatus;
 
@@ -42,6 +43,20 @@ impl Service {
                     return;
                 }
             },
+            Request::Figures => {
+                // Without the jails' bans, which may be many: what is told of jails are their totals.
+                let mut status = self.without_jails(&watch, sources, self.kernel.seen());
+                let totals = watch.detector.totals();
+                let jails = totals.map(|(name, failing, totals)| (name.clone(), failing, totals)).collect();
+                let steps = self.desk.outbox.steps();
+                let local_drop = self.desk.local_drop.clone();
+                self.tasks.spawn_blocking(move || {
+                    status.local_drop = local_drop.status();
+                    let text = figures::text(FigureSources { status, jails, steps });
+                    let _ = reply.send(Answer::Figures { text });
+                });
+                return;
+            }
             Request::Ban { jail, address, bantime } => {
                 if let Some(why) = never_banned(address) {
                     failed(format!("{address} is never banned: {why}"))
@@ -84,9 +99,6 @@ impl Service {
     }
 
     fn status(&self, watch: &Watch, jail: Option<&Name>, sources: &Sources, now: Timestamp) -> Status {
-        let link = self.desk.link.lock();
-        let files = watch.positions.values();
-        let files = files.map(|saved| FileStatus::new(saved.path.clone(), saved.position.offset)).collect();
         let seen = self.kernel.seen();
         let mut jails = watch.detector.status(jail, now);
         for (name, services) in watch.detector.login_services() {
@@ -94,6 +106,13 @@ impl Service {
                 status.troubles.extend(unseen(services, &seen));
             }
         }
+        Status { jails, ..self.without_jails(watch, sources, seen) }
+    }
+
+    fn without_jails(&self, watch: &Watch, sources: &Sources, seen: Vec<SeenService>) -> Status {
+        let link = self.desk.link.lock();
+        let files = watch.positions.values();
+        let files = files.map(|saved| FileStatus::new(saved.path.clone(), saved.position.offset)).collect();
         Status {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
@@ -124,7 +143,7 @@ impl Service {
                 lost: journal.lost(),
             }),
             files,
-            jails,
+            jails: Vec::new(),
             local_drop: None,
             state_trouble: self.desk.store.trouble(),
             outbox: self.desk.outbox.status(),

@@ -115,7 +115,7 @@ mod tests {
             match answer(&"sshd".parse().unwrap(), "192.0.2.1".parse().unwrap(), bantime, outcome, drops) {
                 Answer::Done { message } => (true, message),
                 Answer::Failed { message } => (false, message),
-                Answer::Status(_) => panic!("a status"),
+                Answer::Status(_) | Answer::Figures { .. } => panic!("a status"),
             }
         };
         let (done, text) = said(AskedBan::Banned, false);

@@ -246,7 +246,7 @@ impl LocalDrop {
     }
 
     /// How it stands; `None` where it is off or the kernel refused it.
-    fn status(&self) -> Option<LocalDropStatus> {
+    pub(super) fn status(&self) -> Option<LocalDropStatus> {
         let state = self.lock();
         let (config, running) = (state.config.as_ref()?, state.running.as_ref()?);
         let totals = running.bans.totals();

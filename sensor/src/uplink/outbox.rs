@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use atalaya_program::metrics::Durations;
 use atalaya_wire::{Name, NumberedOffence, Offence};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -27,6 +28,8 @@ pub struct Outbox {
     through: Arc<watch::Sender<u64>>,
     /// The last number of an earlier run's offences that waited; 0 where none did.
     before: u64,
+    decided: Durations,
+    answered: Durations,
 }
 
 /// How many offences did not reach the enforcer.
@@ -69,12 +72,24 @@ impl Outbox {
             arrived: Arc::default(),
             through: Arc::new(watch::Sender::new(through)),
             before,
+            decided: Durations::default(),
+            answered: Durations::default(),
         }
     }
 
     /// The outbox's own name, which goes with every batch.
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// How long it took from an offence's last failure until it was pushed, and from sending offences to the answer.
+    pub fn steps(&self) -> [Durations; 2] {
+        [self.decided.clone(), self.answered.clone()]
+    }
+
+    /// Notes how long the enforcer took to answer a batch.
+    pub fn was_answered(&self, took: Duration) {
+        self.answered.took(took);
     }
 
     /// How many wait, as of the last write to disk.
@@ -84,6 +99,9 @@ impl Outbox {
 
     /// Numbers an offence, keeps it, and wakes the uplink; under which number.
     pub fn push(&self, offence: Offence) -> u64 {
+        // A date of a second's resolution, or of another clock, may be ahead.
+        let since = jiff::Timestamp::now().as_millisecond() - offence.time.as_millisecond();
+        self.decided.took(Duration::from_millis(u64::try_from(since).unwrap_or(0)));
         let mut queue = self.lock();
         let sequence = queue.next_sequence;
         let numbered = NumberedOffence { sequence, offence };

@@ -83,7 +83,7 @@ fn the_configurations_are_valid_as_they_lie_and_have_every_key_in_a_form_that_is
         (
             "atalaya-sensor",
             "sensor.toml",
-            &["", "defaults", "logins", "syslog", "local_drop", "jail.everything"],
+            &["", "defaults", "logins", "syslog", "local_drop", "metrics", "jail.everything"],
         ),
     ];
     for (program, file, tables) in tables {

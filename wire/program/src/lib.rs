@@ -15,6 +15,7 @@ pub mod host_names;
 mod journal;
 pub mod log;
 pub mod manual;
+pub mod metrics;
 pub mod open_files;
 pub mod systemd;
 mod toml_words;

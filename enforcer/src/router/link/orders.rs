@@ -54,6 +54,7 @@ impl Link<'_> {
         (self.timers.order_answered, self.timers.given_up) = (now, 0);
         let took = now.saturating_duration_since(sent);
         self.latency = Some(took);
+        self.workplace.answered.took(took);
         self.workplace.pace.done();
         // What waited behind a print says nothing about the router's speed.
         let printing = self.pipeline.printing().is_some() || self.look.is_under_way();
