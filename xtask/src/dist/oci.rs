@@ -32,7 +32,9 @@ set -e
 mkdir -p "$1/proc" "$1/dev"
 mount -t proc proc "$1/proc"
 mount -t tmpfs -o mode=755 none "$1/dev"
-mknod -m 666 "$1/dev/null" c 1 3
+for device in null:3 random:8 urandom:9; do
+    mknod -m 666 "$1/dev/${device%:*}" c 1 "${device#*:}"
+done
 exec chroot --userspec="$2:$2" "$1" "/usr/bin/$3" run
 "#;
 
