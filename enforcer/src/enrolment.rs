@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use atalaya_program::disk::FileTrouble;
-use atalaya_wire::{Fingerprint, JoinToken, Name, Secret, reserved};
+use atalaya_wire::{AnyToken, Fingerprint, JoinToken, Name, Secret, reserved};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,10 @@ use subtle::ConstantTimeEq;
 
 use crate::database::DatabaseTrouble;
 
+mod invitations;
 mod roll;
 
+pub use invitations::{INVITED, Redemption};
 use roll::{Roll, failed};
 
 /// How often a running enforcer looks whether the enrolled sensors changed.
@@ -54,6 +56,8 @@ struct Known {
     digest: [u8; 32],
     enrolled: Timestamp,
     jails: Option<Arc<BTreeSet<Name>>>,
+    /// Until when its secret is good for joining, and for that alone; it has joined where there is none.
+    invited: Option<Timestamp>,
 }
 
 /// The file, and which state of it was read last.
@@ -113,12 +117,33 @@ pub enum EnrolmentError {
     Cut(String),
 }
 
-/// Enrols a sensor and returns the token with which it joins.
+/// Enrols a sensor and returns the token with which it joins, whose secret lasts.
 pub fn enrol(
     state: &Path,
     name: Name,
     fingerprint: Fingerprint,
     replace: bool,
+) -> Result<JoinToken, EnrolmentError> {
+    add(state, name, fingerprint, replace, None)
+}
+
+/// Enrols a sensor and returns a token that is good for one join within [`INVITED`]: the sensor then makes a secret of its own.
+pub fn invite(
+    state: &Path,
+    name: Name,
+    fingerprint: Fingerprint,
+    replace: bool,
+) -> Result<AnyToken, EnrolmentError> {
+    let until = Timestamp::now().saturating_add(INVITED).unwrap_or(Timestamp::MAX);
+    add(state, name, fingerprint, replace, Some(until)).map(AnyToken::Once)
+}
+
+fn add(
+    state: &Path,
+    name: Name,
+    fingerprint: Fingerprint,
+    replace: bool,
+    invited_until: Option<Timestamp>,
 ) -> Result<JoinToken, EnrolmentError> {
     if let Some(meaning) = reserved::meaning(&name) {
         return Err(EnrolmentError::Reserved { name, meaning });
@@ -126,15 +151,23 @@ pub fn enrol(
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(EnrolmentError::Random)?;
     let secret = Secret::new(bytes);
-    let connection = roll::open(state)?;
+    let mut connection = roll::open(state)?;
     let sql = if replace {
         "INSERT OR REPLACE INTO sensors VALUES (?1, ?2, ?3)"
     } else {
         "INSERT OR IGNORE INTO sensors VALUES (?1, ?2, ?3)"
     };
     let now = Timestamp::now().as_millisecond();
-    let done = connection.execute(sql, params![name.as_str(), secret.digest(), now]);
-    if done.map_err(failed(state))? == 0 {
+    let add = || {
+        let transaction = connection.transaction()?;
+        let added = transaction.execute(sql, params![name.as_str(), secret.digest(), now])?;
+        if added > 0 {
+            invitations::set(&transaction, &name, &secret, invited_until)?;
+        }
+        transaction.commit()?;
+        Ok(added)
+    };
+    if { add }().map_err(failed(state))? == 0 {
         return Err(EnrolmentError::Taken(name));
     }
     Ok(JoinToken { sensor: name, secret, fingerprint })
@@ -151,6 +184,7 @@ pub fn revoke(state: &Path, name: &Name) -> Result<(), EnrolmentError> {
         if roll::has_table(&transaction, "jails")? {
             transaction.execute("DELETE FROM jails WHERE sensor = ?1", [name.as_str()])?;
         }
+        invitations::forget(&transaction, name)?;
         transaction.commit()?;
         Ok(true)
     };
@@ -207,7 +241,12 @@ pub fn sensors(state: &Path) -> Result<Vec<Sensor>, EnrolmentError> {
 
 /// Whether a sensor is enrolled, as far as is known: one that cannot be read may be.
 pub fn is_any(state: &Path) -> bool {
-    rows(state).map_or(true, |rows| !rows.is_empty())
+    let count = || {
+        let connection = roll::read(state)?.connection;
+        let count = connection.query_row("SELECT count(*) FROM sensors", [], |row| row.get::<_, i64>(0));
+        count.map_err(failed(state))
+    };
+    count().map_or(true, |count| count > 0)
 }
 
 /// The jails that sensors may name, as they are kept: sensor, jail.
@@ -228,11 +267,18 @@ pub(crate) fn prepare(state: &Path) -> Result<(), EnrolmentError> {
     roll::open(state).map(drop)
 }
 
-/// The enrolled sensors as they are kept: name, digest of the secret, milliseconds since 1970.
+/// The enrolled sensors as they are kept: name, digest of the secret, milliseconds since 1970. Without those that have not
+/// joined yet, whose secret is good for that alone.
 pub(crate) fn rows(state: &Path) -> Result<Vec<(String, Vec<u8>, i64)>, EnrolmentError> {
     let connection = roll::read(state)?.connection;
     let rows = || {
-        let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors ORDER BY name")?;
+        let joined = if roll::has_table(&connection, "invitations")? {
+            " WHERE name NOT IN (SELECT sensor FROM invitations WHERE redeemed IS NULL)"
+        } else {
+            ""
+        };
+        let sql = format!("SELECT name, digest, enrolled FROM sensors{joined} ORDER BY name");
+        let mut statement = connection.prepare(&sql)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         rows.collect::<Result<_, _>>()
     };
@@ -352,7 +398,47 @@ impl Enrolled {
     fn matches(&self, name: &Name, secret: &Secret) -> bool {
         // The digest is computed for unknown names too: how long it takes tells nothing.
         let digest = secret.digest();
-        self.known().get(name).is_some_and(|known| known.digest.ct_eq(&digest).into())
+        let known = self.known();
+        let known = known.get(name);
+        known.is_some_and(|known| known.digest.ct_eq(&digest).into() && known.invited.is_none())
+    }
+
+    /// Whether a secret is the named sensor's first one, which it has not used yet.
+    pub async fn invited(&self, name: &Name, secret: &Secret, now: Timestamp) -> bool {
+        let turn = self.again.lock().await;
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if let Err(error) = self.refresh().await {
+            tracing::warn!(%error, "who is enrolled could not be read; the last known hold");
+        }
+        drop(turn);
+        let digest = secret.digest();
+        let known = self.known();
+        known.get(name).is_some_and(|known| {
+            known.digest.ct_eq(&digest).into() && known.invited.is_some_and(|until| now < until)
+        })
+    }
+
+    /// Gives a sensor that was invited the secret that it made, of which this is the digest. One after another, and slowly.
+    pub async fn redeem(
+        &self,
+        name: Name,
+        first: Secret,
+        digest: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Redemption, EnrolmentError> {
+        let turn = self.again.lock().await;
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let source = self.source.clone();
+        let redeem = move || {
+            let state = source.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
+            let mut connection = roll::open(&state)?;
+            invitations::redeem(&mut connection, &name, &first, digest, now).map_err(failed(&state))
+        };
+        let done = tokio::task::spawn_blocking(redeem).await;
+        let done = done.map_err(|error| EnrolmentError::Cut(error.to_string()))??;
+        self.refresh().await?;
+        drop(turn);
+        Ok(done)
     }
 }
 
@@ -419,14 +505,16 @@ fn known(connection: &Connection) -> Result<HashMap<Name, Known>, rusqlite::Erro
             sensors.extend(row.get::<_, String>(1)?.parse());
         }
     }
+    let mut invited = invitations::open(connection)?;
     let mut statement = connection.prepare("SELECT name, digest, enrolled FROM sensors")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))?;
     let mut known = HashMap::new();
     for row in rows {
         let (name, digest, enrolled) = row?;
         let jails = jails.remove(&name).map(Arc::new);
+        let invited = invited.remove(&name);
         if let (Ok(name), Ok(enrolled)) = (name.parse(), Timestamp::from_millisecond(enrolled)) {
-            known.insert(name, Known { digest, enrolled, jails });
+            known.insert(name, Known { digest, enrolled, jails, invited });
         }
     }
     Ok(known)

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use atalaya_program::metrics::Durations;
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, MAX_BATCH, Name, NumberedOffence,
-    NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
-    Secret, UNBAN_PATH, Unban, VERSION, reserved,
+    ALLOW_PATH, Ack, AllowList, BANS_PATH, Batch, Follow, Grounds, JOIN_PATH, MAX_BATCH, Name,
+    NumberedOffence, NumberedRuling, OFFENCES_PATH, PACKAGE_PATH, Problem, ProblemCode, REPORTS_PATH,
+    RefusedOffence, Report, Ruling, Secret, UNBAN_PATH, Unban, VERSION, reserved,
 };
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -34,6 +34,7 @@ pub mod fleet;
 pub mod followers;
 mod half_open;
 pub mod https;
+mod joining;
 mod of_late;
 pub mod origins;
 mod outboxes;
@@ -127,6 +128,8 @@ impl Intake {
             .route(BANS_PATH, get(follow))
             .route(UNBAN_PATH, post(unban))
             .route(REPORTS_PATH, post(report))
+            .route(JOIN_PATH, post(joining::join))
+            .route(&format!("{PACKAGE_PATH}/{{processor}}"), get(joining::package))
             .fallback(|| async {
                 let paths = format!(
                     "nothing is here; sensors use {OFFENCES_PATH}, {REPORTS_PATH}, {ALLOW_PATH}, {BANS_PATH} and {UNBAN_PATH}"

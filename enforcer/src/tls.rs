@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use atalaya_program::disk::{self, FileTrouble};
 use atalaya_wire::Fingerprint;
+use data_encoding::BASE64;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 
 use crate::state;
 
@@ -88,6 +90,14 @@ impl Identity {
             }
             loaded => loaded,
         }
+    }
+
+    /// The SHA-256 of the certificate's public key, in base64, as curl's `--pinnedpubkey` takes it.
+    pub fn public_key_pin(&self) -> Result<String, TlsError> {
+        let wrong = |reason: String| TlsError::Content { path: "certificate.pem".into(), reason };
+        let parsed =
+            webpki::EndEntityCert::try_from(&self.certificate).map_err(|error| wrong(error.to_string()))?;
+        Ok(BASE64.encode(&Sha256::digest(parsed.subject_public_key_info())))
     }
 
     /// Reads the certificate from the state folder, where it must be.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use atalaya_program::causes::Causes;
 use atalaya_program::host_names::HostNames;
 use atalaya_wire::{
-    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, Grounds, MAX_BATCH, Name, NumberedOffence,
-    NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence, Report, Ruling,
-    UNBAN_PATH, Unban, VERSION,
+    ALLOW_PATH, Ack, AllowList, Batch, Fingerprint, FirstJoin, Grounds, JOIN_PATH, MAX_BATCH, Name,
+    NumberedOffence, NumberedRuling, OFFENCES_PATH, Problem, ProblemCode, REPORTS_PATH, RefusedOffence,
+    Report, Ruling, UNBAN_PATH, Unban, VERSION,
 };
 use backon::BackoffBuilder;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -145,6 +145,12 @@ impl Uplink {
             self.deliver(outbox, offences, &answered).await;
             outbox.acked(through);
         }
+    }
+
+    /// Sets this sensor's secret in place of its token's.
+    pub async fn set_secret(&self, join: &FirstJoin) -> Result<(), UplinkError> {
+        let request = self.client.post(format!("{}{JOIN_PATH}", self.membership.url)).json(join);
+        self.body(request).await.map(drop)
     }
 
     /// Reads the allow list.

@@ -31,11 +31,18 @@ pub use problem::{Problem, ProblemCode};
 pub use report::{Failures, Login, Report};
 pub use ruling::{Grounds, NumberedRuling, Ruling};
 pub use time::{BanTime, Seconds, TimeError};
-pub use token::{Fingerprint, JoinToken, Secret, TokenError};
+pub use token::{AnyToken, Fingerprint, FirstJoin, JoinToken, Secret, TokenError};
 
 /// The version of this protocol. A batch of another version is refused with
 /// [`ProblemCode::UnknownVersion`].
 pub const VERSION: u32 = 1;
+
+/// Where a sensor sets its secret: `POST` of a [`FirstJoin`], with HTTP Basic authentication by its name and the secret of a
+/// token that is good for one join. The same may be sent again, for its answer may be lost.
+pub const JOIN_PATH: &str = "/v1/join";
+
+/// Where such a token gets the sensor's package too: `GET`, followed by `/` and Debian's name of the processor.
+pub const PACKAGE_PATH: &str = "/v1/package";
 
 /// Where a sensor posts its batches.
 pub const OFFENCES_PATH: &str = "/v1/offences";

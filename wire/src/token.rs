@@ -22,6 +22,23 @@ pub struct JoinToken {
     pub fingerprint: Fingerprint,
 }
 
+/// What `atalaya-sensor join` takes: a token whose secret lasts, or one that is good for one join.
+/// As text the second is `atalaya2:NAME:SECRET:FINGERPRINT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnyToken {
+    /// The sensor's secret from now on.
+    Lasting(JoinToken),
+    /// Its secret lets the sensor set one of its own, once ([`JOIN_PATH`](crate::JOIN_PATH)).
+    Once(JoinToken),
+}
+
+/// The body of `POST /v1/join`: the secret that the sensor made for itself, of which the enforcer learns the digest alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstJoin {
+    /// The SHA-256 of the secret's bytes: 64 hexadecimal digits.
+    pub digest: String,
+}
+
 /// 256 random bits, written in unpadded URL-safe base64. Never shown by `Debug`; compared in
 /// constant time.
 #[derive(Clone, Serialize, Deserialize)]
@@ -59,6 +76,20 @@ pub enum TokenError {
     Fingerprint,
 }
 
+// === impl FirstJoin ===
+
+impl FirstJoin {
+    /// Of a secret that was just made.
+    pub fn of(secret: &Secret) -> Self {
+        Self { digest: HEXLOWER.encode(&secret.digest()) }
+    }
+
+    /// The digest's bytes; none where they are not 32.
+    pub fn bytes(&self) -> Option<[u8; 32]> {
+        HEXLOWER_PERMISSIVE.decode(self.digest.as_bytes()).ok()?.try_into().ok()
+    }
+}
+
 // === impl JoinToken ===
 
 impl FromStr for JoinToken {
@@ -74,6 +105,34 @@ impl FromStr for JoinToken {
                 Err(TokenError::Version(version.escape_debug().take(20).collect()))
             }
             _ => Err(TokenError::Shape),
+        }
+    }
+}
+
+impl FromStr for AnyToken {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        match text.trim().strip_prefix("atalaya2:") {
+            Some(rest) => Ok(Self::Once(format!("atalaya1:{rest}").parse()?)),
+            None => text.parse().map(Self::Lasting),
+        }
+    }
+}
+
+impl AnyToken {
+    /// The token as text. It holds the secret: print it to the administrator, log it nowhere.
+    pub fn expose(&self) -> String {
+        match self {
+            Self::Lasting(token) => token.expose(),
+            Self::Once(token) => token.expose().replacen("atalaya1:", "atalaya2:", 1),
+        }
+    }
+
+    /// What is in it.
+    pub fn parts(&self) -> &JoinToken {
+        match self {
+            Self::Lasting(token) | Self::Once(token) => token,
         }
     }
 }

@@ -17,8 +17,9 @@ mod cross;
 mod oci;
 mod origin;
 
-/// The largest that a program may be, in bytes: one that brings its C library along, and one that uses the host's.
-const LARGEST: u64 = 10_000_000;
+/// The largest that a program may be, in bytes: one that uses the host's C library, and one that brings its own along. What
+/// tells Prometheus and systemd, and writes the manual, is 0.3 MB of them.
+const LARGEST: u64 = 10_500_000;
 const LARGEST_STATIC: u64 = 12_000_000;
 /// The largest that the image of the enforcer may be, in bytes.
 const LARGEST_IMAGE: u64 = 15_000_000;
@@ -49,8 +50,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("{}:", folder.display());
     if !arguments.logs_only {
         setup::ensure(setup::Purpose::Packages)?;
-        for Built { program, .. } in &native {
-            package::stage(program)?;
+        // The sensor's first: it is part of the enforcer's.
+        for Built { program, .. } in native.iter().rev() {
+            package::stage(program, &packages)?;
             let package = package::pack(&name(program), None, false, &folder)?;
             println!("  {:45} {:5.1} MB", name(&package), mega(std::fs::metadata(&package)?.len()));
             packages.push(package);

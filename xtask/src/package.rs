@@ -10,17 +10,22 @@ use atalaya_end_to_end::process::output;
 use crate::run::{announce, cargo, root};
 use crate::setup;
 
-/// The two programs, which are packages too.
-pub const PROGRAMS: [&str; 2] = ["atalaya-enforcer", "atalaya-sensor"];
+/// The two programs, which are packages too; the sensor's is part of the enforcer's.
+pub const PROGRAMS: [&str; 2] = ["atalaya-sensor", "atalaya-enforcer"];
 
-/// Puts together what is in a program's package.
-pub fn stage(program: &Path) -> Result<()> {
+/// Puts together what is in a program's package; the enforcer's has packages of the sensor too, for hosts that join.
+pub fn stage(program: &Path, sensors: &[PathBuf]) -> Result<()> {
     let name = program.file_name().context("a program without a name")?.to_string_lossy().into_owned();
     let folder = root().join("target/package").join(&name);
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(folder.join("man"))?;
+    std::fs::create_dir_all(folder.join("packages"))?;
+    for package in sensors {
+        let to = folder.join("packages").join(package.file_name().context("a package without a name")?);
+        std::fs::copy(package, to).with_context(|| package.display().to_string())?;
+    }
     std::fs::copy(program, folder.join(&name)).with_context(|| program.display().to_string())?;
     output(Command::new(program).arg("man").arg(folder.join("man")))?;
     for shell in ["bash", "zsh", "fish"] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use atalaya_program::config_file::ConfigError;
 use atalaya_program::disk::FileTrouble;
-use atalaya_wire::JoinToken;
+use atalaya_wire::{AnyToken, FirstJoin, JoinToken};
 
 use super::runtime;
 use crate::config::Config;
@@ -48,8 +48,15 @@ pub fn run(
         text.clear();
         io::stdin().take(4096).read_to_string(&mut text).context("cannot read the token")?;
     }
-    let token: JoinToken = text.parse()?;
-    let membership = Membership::new(url, token)?;
+    let membership = match text.parse()? {
+        AnyToken::Lasting(token) => Membership::new(url, token)?,
+        AnyToken::Once(_) if offline => {
+            bail!(
+                "this token is good for one join at the enforcer: --offline needs one of `atalaya-enforcer enrol` without --once"
+            )
+        }
+        AnyToken::Once(token) => redeem(url, &token, &state)?,
+    };
     if !offline {
         let uplink = Uplink::new(membership.clone())?;
         if let Err(error) = runtime()?.block_on(uplink.allow()) {
@@ -63,8 +70,21 @@ pub fn run(
         println!("{} was not there: wrote one with a jail for ssh", file.display());
     }
     let path = membership.store(&state)?;
+    Membership::forget_pending(&state)?;
     println!("joined {} as {}; stored in {}", membership.url, membership.sensor, path.display());
     Ok(())
+}
+
+/// Sets a secret of this sensor's own, by a token that is good for that once. The secret is on disk before it is sent: where the
+/// answer is lost, the same token sets the same secret again.
+fn redeem(url: &str, token: &JoinToken, state: &Path) -> anyhow::Result<Membership> {
+    let first = Membership::new(url, token.clone())?;
+    let pending = Membership::pending(state, &first)?;
+    let uplink = Uplink::new(first)?;
+    runtime()?.block_on(uplink.set_secret(&FirstJoin::of(&pending.secret))).map_err(|error| {
+        anyhow::anyhow!("{error}\nNothing was stored. Where the enforcer is only away for now, join again within the token's hour.")
+    })?;
+    Ok(pending)
 }
 
 /// Writes the first configuration, never over another.

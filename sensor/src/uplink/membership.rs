@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use atalaya_program::disk::{self, FileTrouble};
 use atalaya_wire::{Fingerprint, JoinToken, Name, Secret};
+use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use crate::store::make_private;
@@ -22,6 +23,9 @@ pub struct Membership {
     /// Of the enforcer's certificate: no other is accepted, whoever signed it.
     pub fingerprint: Fingerprint,
 }
+
+/// What a token was to lead to whose answer has not come: a line that says which, then the membership.
+const PENDING: &str = "joining";
 
 /// Why the membership cannot be read or stored.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,39 @@ impl Membership {
                 .map_err(|source| MembershipError::Content { path, source }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(MembershipError::file(path, source)),
+        }
+    }
+
+    /// The membership that a token's one leads to, with a secret of this sensor's own: the one that was made for the same token
+    /// before, or a new one, which is on disk when this returns.
+    pub fn pending(state: &Path, first: &Self) -> Result<Self, MembershipError> {
+        let path = state.join(PENDING);
+        // Of which token it is, without its secret.
+        let of = BASE64URL_NOPAD.encode(&first.secret.digest());
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let (before, kept) = text.split_once('\n').unwrap_or_default();
+        let kept = (before == of).then(|| serde_json::from_str::<Self>(kept).ok()).flatten();
+        if let Some(kept) = kept.filter(|kept| kept.sensor == first.sensor) {
+            return Ok(Self { secret: kept.secret, ..first.clone() });
+        }
+        let mut bytes = [0; 32];
+        let random = getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()));
+        random.map_err(|error| MembershipError::file(path.clone(), error))?;
+        let pending = Self { secret: Secret::new(bytes), ..first.clone() };
+        let text = format!("{of}\n{}", serde_json::to_string_pretty(&pending).unwrap_or_default());
+        let stored = make_private(state).and_then(|()| disk::write_private(&path, text.as_bytes()));
+        stored.map_err(|source| MembershipError::file(path, source))?;
+        Ok(pending)
+    }
+
+    /// Forgets what a token was to lead to.
+    pub fn forget_pending(state: &Path) -> Result<(), MembershipError> {
+        let path = state.join(PENDING);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(MembershipError::file(path, error))
+            }
+            _ => Ok(()),
         }
     }
 
