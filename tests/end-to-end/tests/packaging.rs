@@ -201,3 +201,63 @@ fn the_docs_have_every_key_of_both_configurations_and_no_other_with_an_example_t
     }
     Ok(())
 }
+
+/// The commands of both programs in a document's blocks (fenced, or indented by four blanks): the program, then its words.
+/// What a shell adds, pipes and files, is left out.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let mut fenced = false;
+    let mut all = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced || line.starts_with("    ") {
+            let line = line.split(" #").next().unwrap_or_default();
+            for part in line.split(['|', '&', ';']) {
+                let words = words(part.split(['>', '<']).next().unwrap_or_default());
+                let program = words
+                    .iter()
+                    .position(|word| ["atalaya-sensor", "atalaya-enforcer"].contains(&word.as_str()));
+                // After another program's word it may be the name of a service or a package.
+                let is_command = |at: &usize| *at == 0 || words[0] == "ssh";
+                all.extend(program.filter(is_command).map(|at| words[at..].to_vec()));
+            }
+        }
+    }
+    all
+}
+
+/// A command's words; what stands in quotes is one.
+fn words(command: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for (place, text) in command.split('\'').enumerate() {
+        if place % 2 == 1 {
+            all.push(text.to_owned());
+        } else {
+            all.extend(text.split_whitespace().map(ToOwned::to_owned));
+        }
+    }
+    all
+}
+
+#[test]
+fn the_programs_know_every_command_and_option_in_the_blocks_of_the_readme_and_the_docs() -> Result<()> {
+    let stage = Stage::of_this_test()?;
+    let mut documents = vec![packaging("../README.md")];
+    for entry in std::fs::read_dir(packaging("../docs"))? {
+        documents.extend(Some(entry?.path()).filter(|path| path.extension().is_some_and(|end| end == "md")));
+    }
+    let mut found = 0;
+    for document in documents {
+        let text = std::fs::read_to_string(&document).with_context(|| document.display().to_string())?;
+        for command in commands(&text) {
+            found += 1;
+            // With `--help` at its end a program refuses what it does not know, and does nothing else.
+            let done = stage.program(&command[0]).args(&command[1..]).arg("--help").output()?;
+            let said = String::from_utf8_lossy(&done.stderr);
+            ensure!(done.status.success(), "{}: {}: {said}", document.display(), command.join(" "));
+        }
+    }
+    // Enough that a change of the blocks' form cannot empty the test.
+    ensure!(found > 20, "only {found} commands were found");
+    Ok(())
+}
