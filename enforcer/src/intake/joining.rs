@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
+use super::entrance::Caller;
 use super::{Intake, Refusal, credentials};
 use crate::enrolment::Redemption;
 
@@ -61,12 +62,18 @@ pub(super) async fn join(State(intake): State<Arc<Intake>>, request: Request) ->
 pub(super) async fn package(
     State(intake): State<Arc<Intake>>,
     Named(processor): Named<String>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let (name, first) = offered(&headers)?;
+    let (name, first) = offered(request.headers())?;
     if !intake.enrolled.invited(&name, &first, intake.clock.now()).await {
         let message = "the token was used, is over an hour old, or none of this enforcer's";
         return Err(Refusal(Problem::new(ProblemCode::Unauthorized, message)));
+    }
+    // It is the sensor's connection from here on: over a slow link a package takes longer than a stranger may stay.
+    if let (Some(caller), Some(enrolled)) =
+        (request.extensions().get::<Caller>(), intake.enrolled.since(&name))
+    {
+        caller.admit(&name, enrolled).map_err(Refusal)?;
     }
     let release = env!("CARGO_PKG_VERSION");
     let missing = || {
@@ -108,4 +115,34 @@ fn find(folder: &Path, release: &str, processor: &str) -> Option<PathBuf> {
     };
     let files = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     files.filter(fits).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_package_of_this_release_and_processor_is_handed_out_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = [
+            "atalaya-sensor_0.1.0-1_amd64.deb",
+            "atalaya-sensor_0.1.0-2_amd64.deb",
+            "atalaya-sensor_0.1.0-3_arm64.deb",
+            "atalaya-sensor_0.1.01-1_amd64.deb",
+            "atalaya-sensor_0.1.0.1-1_amd64.deb",
+            "atalaya-sensor_0.2.0-1_amd64.deb",
+            "other_0.1.0-9_amd64.deb",
+        ];
+        for file in files {
+            std::fs::write(folder.path().join(file), file).unwrap();
+        }
+        let name = |processor: &str| {
+            let found = find(folder.path(), "0.1.0", processor)?;
+            Some(found.file_name()?.to_str()?.to_owned())
+        };
+        assert_eq!(name("amd64").as_deref(), Some("atalaya-sensor_0.1.0-2_amd64.deb"));
+        assert_eq!(name("arm64").as_deref(), Some("atalaya-sensor_0.1.0-3_arm64.deb"));
+        assert_eq!(name("../amd64"), None);
+        assert_eq!(find(Path::new("/nowhere"), "0.1.0", "amd64"), None);
+    }
 }
