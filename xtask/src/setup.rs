@@ -48,12 +48,11 @@ const DISTRIBUTION_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/umoci", "umoci"),
 ];
 
-/// What makes Debian's packages, looks at them, and the file roots that they are tried in.
-const PACKAGING_PACKAGES: &[(&str, &str)] = &[
-    ("/usr/bin/dpkg-shlibdeps", "dpkg-dev"),
-    ("/usr/bin/lintian", "lintian"),
-    ("/usr/sbin/debootstrap", "debootstrap"),
-];
+/// What makes Debian's packages.
+const PACKING_PACKAGES: &[(&str, &str)] = &[("/usr/bin/dpkg-shlibdeps", "dpkg-dev")];
+/// What looks at them, and makes the file roots that they are tried in.
+const TRIAL_PACKAGES: &[(&str, &str)] =
+    &[("/usr/bin/lintian", "lintian"), ("/usr/sbin/debootstrap", "debootstrap")];
 
 /// The release of cargo-deb that packs.
 const CARGO_DEB: &str = "3.8.0";
@@ -77,7 +76,7 @@ pub enum Purpose {
     Demo,
     /// Building, and running the demo, the tests and the benchmarks
     Test,
-    /// Packing, and trying Debian's packages
+    /// Packing Debian's packages
     Packages,
     /// Building what is handed out for amd64 and arm64
     Distribution,
@@ -106,9 +105,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 pub fn ensure(purpose: Purpose) -> Result<()> {
     ensure_compiler()?;
     ensure_linker()?;
-    let missing = |packages: &[(&'static str, &'static str)]| -> Vec<&str> {
-        packages.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()
-    };
     match purpose {
         Purpose::Build => Ok(()),
         Purpose::Demo => {
@@ -121,9 +117,10 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
             install("the tests run real daemons, clients and kernels", &packages, Care::Upgrade)?;
             ensure_fail2ban(&[Suite::Bookworm])?;
             ensure_prometheus()?;
-            ensure_packaging()
+            install("packages are looked at and tried", &missing(TRIAL_PACKAGES), Care::Upgrade)?;
+            ensure_packing()
         }
-        Purpose::Packages => ensure_packaging(),
+        Purpose::Packages => ensure_packing(),
         Purpose::Distribution => {
             let why = "programs for another processor, and images, are built and tried";
             install(why, &missing(DISTRIBUTION_PACKAGES), Care::Upgrade)?;
@@ -135,6 +132,11 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
 /// Whether the sensor's kernel part can be built as things are.
 pub fn can_build_kernel_part() -> bool {
     toolchain::find().is_ok()
+}
+
+/// The packages of those whose files are not there.
+fn missing(packages: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    packages.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()
 }
 
 fn ensure_compiler() -> Result<()> {
@@ -222,11 +224,8 @@ pub fn cargo_deb() -> PathBuf {
     programs("tools").join("bin/cargo-deb")
 }
 
-fn ensure_packaging() -> Result<()> {
-    let missing =
-        |(file, package): &(&'static str, &'static str)| (!Path::new(file).exists()).then_some(*package);
-    let missing: Vec<&str> = PACKAGING_PACKAGES.iter().filter_map(missing).collect();
-    install("Debian's packages are made, looked at and tried", &missing, Care::Upgrade)?;
+fn ensure_packing() -> Result<()> {
+    install("Debian's packages are made", &missing(PACKING_PACKAGES), Care::Upgrade)?;
     ensure_tool(&cargo_deb(), "cargo-deb", CARGO_DEB, "makes Debian's packages")
 }
 
