@@ -241,6 +241,16 @@ fn try_on(suite: Suite, packages: &[PathBuf]) -> Result<()> {
     ensure!(bans.contains(CLIENTS[0]), "the upgrade lost a ban: {bans}");
     scene.fail(CLIENTS[1], 1)?;
     scene.is_banned(CLIENTS[1])?;
+    // The password for root alone, as docs/install.md has it.
+    scene.debian.run(
+        "cd /run/handed-in; install -D -m 600 edge.password /etc/atalaya/passwords/edge
+         rm /etc/atalaya/router-edge.password
+         mkdir /etc/systemd/system/atalaya-enforcer.service.d
+         printf '[Service]\nLoadCredential=edge:/etc/atalaya/passwords/edge\n' >/etc/systemd/system/atalaya-enforcer.service.d/override.conf
+         sed -i 's#^password_file = .*#password_file = \"/run/credentials/atalaya-enforcer.service/edge\"#' /etc/atalaya/enforcer.toml
+         systemctl daemon-reload",
+    )?;
+    scene.administrate("systemctl restart atalaya-enforcer")?;
     scene.administrate("systemctl reload atalaya-enforcer atalaya-sensor")?;
     let before = scene.debian.run("systemctl show --property MainPID atalaya-sensor")?;
     scene.debian.run("systemctl kill --signal KILL --kill-whom main atalaya-sensor || systemctl kill --signal KILL --kill-who main atalaya-sensor")?;
@@ -262,6 +272,8 @@ fn try_on(suite: Suite, packages: &[PathBuf]) -> Result<()> {
     let kept = scene.debian.run("ls /etc/atalaya /var/lib/atalaya-enforcer")?;
     ensure!(kept.contains("enforcer.toml") && kept.contains("ledger.sqlite3"), "removed too much: {kept}");
     scene.administrate("apt-get purge --yes atalaya-sensor atalaya-enforcer")?;
+    // What the administrator wrote is theirs to remove.
+    scene.debian.run("rm -r /etc/systemd/system/atalaya-enforcer.service.d")?;
     let left = scene.debian.run(
         "find / -xdev '(' -path /run/handed-in -o -path /var/log -o -path /proc -o -path /sys ')' -prune -o -iname '*atalaya*' -print
          find /sys/fs/bpf -iname '*atalaya*'
