@@ -273,12 +273,14 @@ async fn what_is_allowed_at_run_time_lifts_its_bans_and_ends_by_itself() {
     scene.post(vec![scene.offence(4, "203.0.113.7")]).await;
     assert_eq!(decisions(&scene).await["allowed"], 1);
     scene.advance(7201);
+    // Not by asking for the list again and again: who does is soon refused, and a refusal names no address.
     let gone = async {
-        while scene.allow().await.to_string().contains("\"203.0.113.7\"") {
+        while !scene.service.bans().allowances().is_empty() {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(5), gone).await.expect("it does not end");
+    assert!(!scene.allow().await.to_string().contains("\"203.0.113.7\""));
     scene.post(vec![scene.offence(5, "203.0.113.7")]).await;
     scene.banned("203.0.113.7").await;
 }

@@ -145,31 +145,62 @@ impl<'a> Course<'a> {
 // === impl Walk ===
 
 impl<'a> Walk<'a, '_> {
-    fn chain(&mut self, chain: &'a str, way: &Way<'a>) {
+    /// What of the packets goes on in the chain that they came from, by what is asked of them.
+    fn chain(&mut self, chain: &'a str, way: &Way<'a>) -> Vec<Vec<&'a Condition>> {
         self.reached.insert(chain);
         let before = self.gone.len();
-        for (place, rule) in self.chains.get(chain).cloned().unwrap_or_default() {
-            self.looks += 1;
-            if self.looks > MOST_LOOKS {
-                self.course.whole = false;
-                break;
-            }
-            self.rule(place, rule, chain, way);
-        }
+        let rules = self.chains.get(chain).cloned().unwrap_or_default();
+        let left = self.rules(&rules, chain, way);
         // What left the chain by a return was not taken by what came after that, and goes on in the chain
         // that it came from.
         if let Some(first) = self.gone[before..].iter().position(|gone| gone.returned) {
             self.gone.truncate(before + first);
         }
+        left
     }
 
-    fn rule(&mut self, place: usize, rule: &'a Rule, chain: &'a str, way: &Way<'a>) {
+    /// The same of the rules from one on. Where a jump lets only a part of the packets come back, the rules after it are
+    /// looked at for each such part.
+    fn rules(
+        &mut self,
+        rules: &[(usize, &'a Rule)],
+        chain: &'a str,
+        way: &Way<'a>,
+    ) -> Vec<Vec<&'a Condition>> {
+        let mut left = Vec::new();
+        for (number, (place, rule)) in rules.iter().enumerate() {
+            self.looks += 1;
+            if self.looks > MOST_LOOKS {
+                self.course.whole = false;
+                break;
+            }
+            let Some(back) = self.rule(*place, rule, chain, way, &mut left) else { continue };
+            for packets in back {
+                let part = Way { packets, ..way.clone() };
+                left.extend(self.rules(&rules[number + 1..], chain, &part));
+            }
+            return left;
+        }
+        left.push(way.packets.clone());
+        left
+    }
+
+    /// Looks at one rule. `None` where the packets go on to the next, those that it does not ask for at least; else what of them
+    /// does. What returns is added to `left`.
+    fn rule(
+        &mut self,
+        place: usize,
+        rule: &'a Rule,
+        chain: &'a str,
+        way: &Way<'a>,
+        left: &mut Vec<Vec<&'a Condition>>,
+    ) -> Option<Vec<Vec<&'a Condition>>> {
         let named = rule.list == self.list;
         let negated = rule.list.strip_prefix('!');
         // Who is on ours may be on another list too, or not: nobody knows here.
         let never = negated == Some(self.list) || !(named || rule.list.is_empty() || negated.is_some());
         if never {
-            return;
+            return None;
         }
         let mut packets = way.packets.clone();
         packets.extend(rule.conditions.iter().filter(|one| !way.packets.contains(one)));
@@ -179,19 +210,23 @@ impl<'a> Walk<'a, '_> {
         let holds = |gone: &&Gone<'_>| gone.packets.iter().all(|one| packets.contains(one));
         if let Some(gone) = self.gone.iter().find(holds) {
             self.missed.entry(place).or_insert(gone.taken);
-            return;
+            return None;
         }
         if !rule.is_on() {
-            return;
+            return None;
         }
+        // Whether it asks for all of them, but for who is on the list: of those alone it is to be said what becomes.
+        let all = packets.len() == way.packets.len();
         match rule.action.as_str() {
             "jump" => {
                 let chains: Vec<&str> = way.chains.iter().copied().chain([chain]).collect();
                 // Nothing comes out of a circle that did not come out before.
                 if chains.len() <= DEEPEST && !chains.contains(&rule.jump_target.as_str()) {
                     let at = Some(taken.at);
-                    self.chain(&rule.jump_target, &Way { packets, listed, at, chains });
+                    let back = self.chain(&rule.jump_target, &Way { packets, listed, at, chains });
+                    return (all && !back.contains(&way.packets)).then_some(back);
                 }
+                None
             }
             _ if drops => {
                 self.used.insert(place);
@@ -199,21 +234,25 @@ impl<'a> Walk<'a, '_> {
                 let conditions = asked.map(|one| one.name.as_str()).collect();
                 self.course.uses.push(Use { rule, entry: self.entry, conditions });
                 self.take(packets, taken, false);
+                all.then(Vec::new)
             }
             "accept" | "drop" | "reject" | "tarpit" => {
                 if packets.is_empty() {
                     self.course.barrier.get_or_insert(taken.at);
                 }
                 self.take(packets, taken, false);
+                all.then(Vec::new)
             }
             "return" => {
                 if packets.is_empty() && way.at.is_none() {
                     self.course.barrier.get_or_insert(rule);
                 }
+                left.push(packets.clone());
                 self.take(packets, taken, true);
+                all.then(Vec::new)
             }
             // Whatever else there is lets packets go on to the next rule, by RouterOS's manual.
-            _ => {}
+            _ => None,
         }
     }
 
@@ -308,6 +347,31 @@ mod tests {
             }
         }
         None
+    }
+
+    #[test]
+    fn a_chain_that_accepts_all_but_what_it_returns_leaves_a_part_to_the_drop_after_it() {
+        let rule = |chain: &str, action: &str, asks: &[&str]| Rule {
+            chain: chain.to_owned(),
+            action: action.to_owned(),
+            jump_target: "x".to_owned(),
+            list: if action == "drop" { LIST.to_owned() } else { String::new() },
+            conditions: asks
+                .iter()
+                .map(|name| Condition { name: (*name).to_owned(), value: "1".to_owned() })
+                .collect(),
+            ..Rule::default()
+        };
+        let rules = [
+            rule(ENTRY, "jump", &[]),
+            rule(ENTRY, "drop", &[]),
+            rule("x", "return", &["a"]),
+            rule("x", "return", &["b"]),
+            rule("x", "accept", &[]),
+        ];
+        let course = Course::follow(&rules, LIST, Chains::Raw);
+        let asked: Vec<_> = course.uses.iter().map(|one| one.conditions.clone()).collect();
+        assert_eq!(asked, [["a"], ["b"]]);
     }
 
     proptest! {
