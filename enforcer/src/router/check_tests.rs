@@ -270,7 +270,8 @@ fn off_by(facts: &mut Facts, seconds: i64) {
         of_chain("all", asking("dst-port=25", acting("return"))),
         of_chain("all", acting("accept")),
         rule("spammer"),
-    ]), "ipv4-rule", Grade::Good, "in prerouting", &[])]
+    ]), "ipv4-rule", Grade::Warning, "dst-port",
+    &["/ip/firewall/raw add chain=prerouting action=drop src-address-list=spammer comment=\"atalaya\" place-before=*1"])]
 #[case::after_a_return_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("return"), rule("spammer")]),
     "ipv4-rule", Grade::Fault, "(action=return)", &["/ip/firewall/raw move *2 destination=*1"])]
 #[case::no_rule_but_an_accept_of_everything(|f: &mut Facts| f.raw[0] = numbered([acting("accept")]),

@@ -167,7 +167,7 @@ impl<'a> Walk<'a, '_> {
         chain: &'a str,
         way: &Way<'a>,
     ) -> Vec<Vec<&'a Condition>> {
-        let mut left = Vec::new();
+        let (mut left, mut taken) = (Vec::new(), false);
         for (number, (place, rule)) in rules.iter().enumerate() {
             self.looks += 1;
             if self.looks > MOST_LOOKS {
@@ -175,13 +175,20 @@ impl<'a> Walk<'a, '_> {
                 break;
             }
             let Some(back) = self.rule(*place, rule, chain, way, &mut left) else { continue };
+            // Nothing is left: what comes after is looked at for what it misses.
+            taken |= back.is_empty();
+            if taken {
+                continue;
+            }
             for packets in back {
                 let part = Way { packets, ..way.clone() };
                 left.extend(self.rules(&rules[number + 1..], chain, &part));
             }
             return left;
         }
-        left.push(way.packets.clone());
+        if !taken {
+            left.push(way.packets.clone());
+        }
         left
     }
 
